@@ -1,0 +1,6 @@
+"""Rows: read from sources, converted to one canonical shape, tokenised, and counted."""
+
+from prefcli.data.split import Dropped, Split, load_split
+from prefcli.data.tokens import tokenise
+
+__all__ = ["Dropped", "Split", "load_split", "tokenise"]

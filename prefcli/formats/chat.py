@@ -1,0 +1,109 @@
+"""Messages: role and content, ShareGPT's from and value, and prompts inside conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prefcli.formats.base import RowError, describe
+
+Message = dict[str, str]
+
+_ROLES = {
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "system": "system",
+    "tool": "tool",
+}
+_UNSUPPORTED = ("tool_calls", "function_call", "images", "image")
+
+
+def is_messages(value: Any) -> bool:
+    """A list of messages, or one message alone, in either spelling."""
+    if isinstance(value, Mapping):
+        return "role" in value or "from" in value
+    return isinstance(value, list) and bool(value) and all(map(is_message, value))
+
+
+def is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and ("role" in value or "from" in value)
+
+
+def to_messages(value: Any, column: str) -> list[Message]:
+    """`value` as a list of {role, content}; raises RowError naming the column."""
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, list):
+        raise RowError(f"{describe(value)} in {column!r}", "a list of messages")
+    return [_message(m, f"{column}[{i}]") for i, m in enumerate(value)]
+
+
+def _message(value: Any, where: str) -> Message:
+    if not isinstance(value, Mapping):
+        raise RowError(f"{describe(value)} in {where}", "a message with role and content")
+    for key in _UNSUPPORTED:
+        if value.get(key):
+            raise RowError(f"{key!r} in {where}", "text messages; tools and images are not trained")
+    role = value.get("role", value.get("from"))
+    content = value.get("content", value.get("value"))
+    if not isinstance(role, str) or role not in _ROLES:
+        raise RowError(f"{describe(role)} as role of {where}", f"one of {', '.join(_ROLES)}")
+    if not isinstance(content, str):
+        raise RowError(f"{describe(content)} as content of {where}", "text")
+    return {"role": _ROLES[role], "content": content}
+
+
+def split_last_turn(messages: list[Message], column: str) -> tuple[list[Message], list[Message]]:
+    """(everything before the last assistant turn, that turn)."""
+    if not messages or messages[-1]["role"] != "assistant":
+        last = messages[-1]["role"] if messages else "no message"
+        raise RowError(f"{column!r} ends with {last}", "an assistant message at the end")
+    return messages[:-1], messages[-1:]
+
+
+def after_prompt(messages: list[Message], prompt: list[Message], column: str) -> list[Message]:
+    """The completion part of `messages`, which may or may not repeat the prompt."""
+    rest = messages[len(prompt) :] if messages[: len(prompt)] == prompt else messages
+    if not rest:
+        raise RowError(f"{column!r} holds the prompt and nothing after it", "an assistant message")
+    if rest[0]["role"] != "assistant":
+        raise RowError(
+            f"{column!r} starts with a {rest[0]['role']} message that is not the prompt's",
+            "the prompt's own messages followed by the assistant's, or the assistant's alone",
+        )
+    split_last_turn(rest, column)
+    return rest
+
+
+def check_prompt(prompt: list[Message]) -> list[Message]:
+    if prompt and prompt[-1]["role"] == "assistant":
+        raise RowError("a prompt that ends with an assistant message", "a user message at its end")
+    return prompt
+
+
+def to_prompt(value: Any) -> str | list[Message]:
+    """A prompt column: text or messages."""
+    if isinstance(value, str):
+        return value
+    if is_messages(value):
+        return check_prompt(to_messages(value, "prompt"))
+    if value == []:
+        return []
+    raise RowError(f"{describe(value)} in 'prompt'", "text or a list of messages")
+
+
+def complete(prompt: str | list[Message], value: Any, column: str) -> str | list[Message]:
+    """A completion column that fits `prompt`: text beside text, messages beside messages."""
+    if isinstance(prompt, str):
+        if isinstance(value, str):
+            return value
+        raise RowError(f"{describe(value)} in {column!r} beside a text prompt", "text")
+    if is_messages(value):
+        return after_prompt(to_messages(value, column), prompt, column)
+    if isinstance(value, str):
+        return [{"role": "assistant", "content": value}]
+    raise RowError(f"{describe(value)} in {column!r}", "an assistant message or its text")

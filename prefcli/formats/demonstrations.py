@@ -1,0 +1,61 @@
+"""What SFT trains on: conversations, prompt and completion, or plain text."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from prefcli.formats.base import Format, Raw, Row, RowError, describe, has
+from prefcli.formats.chat import complete, is_messages, split_last_turn, to_messages, to_prompt
+from prefcli.methods.base import RowKind
+
+
+class Messages(Format):
+    """A conversation in `messages`, or ShareGPT's `conversations` with from and value."""
+
+    name: ClassVar[str] = "messages"
+    kind: ClassVar[RowKind] = "demonstration"
+    columns: ClassVar[str] = "messages (or conversations)"
+
+    def claims(self, row: Raw) -> bool:
+        return has(row, "messages") or has(row, "conversations")
+
+    def convert(self, row: Raw) -> Row:
+        column = "messages" if has(row, "messages") else "conversations"
+        messages = to_messages(row[column], column)
+        if not any(m["role"] == "assistant" for m in messages):
+            raise RowError(f"{column!r} without an assistant message", "at least one to learn from")
+        split_last_turn(messages, column)
+        return {"messages": messages}
+
+
+class PromptCompletion(Format):
+    """prompt and completion, as text or messages."""
+
+    name: ClassVar[str] = "prompt and completion"
+    kind: ClassVar[RowKind] = "demonstration"
+    columns: ClassVar[str] = "prompt, completion"
+
+    def claims(self, row: Raw) -> bool:
+        return has(row, "prompt", "completion")
+
+    def convert(self, row: Raw) -> Row:
+        prompt = to_prompt(row["prompt"])
+        if isinstance(prompt, str) and is_messages(row["completion"]):
+            prompt = [{"role": "user", "content": prompt}]
+        return {"prompt": prompt, "completion": complete(prompt, row["completion"], "completion")}
+
+
+class Text(Format):
+    """Plain text; every token is trained on."""
+
+    name: ClassVar[str] = "text"
+    kind: ClassVar[RowKind] = "demonstration"
+    columns: ClassVar[str] = "text"
+
+    def claims(self, row: Raw) -> bool:
+        return has(row, "text")
+
+    def convert(self, row: Raw) -> Row:
+        if not isinstance(row["text"], str):
+            raise RowError(f"{describe(row['text'])} in 'text'", "text")
+        return {"text": row["text"]}

@@ -1,0 +1,134 @@
+"""Preference pairs: prompt, chosen, rejected, and the shapes in which the prompt is implied."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from prefcli.formats.base import Format, Raw, Row, RowError, describe, has
+from prefcli.formats.chat import (
+    Message,
+    check_prompt,
+    complete,
+    is_messages,
+    split_last_turn,
+    to_messages,
+    to_prompt,
+)
+from prefcli.methods.base import RowKind
+
+_HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+
+
+class Pairs(Format):
+    """prompt, chosen and rejected, as text or messages; either side may repeat the prompt."""
+
+    name: ClassVar[str] = "pairs"
+    kind: ClassVar[RowKind] = "pair"
+    columns: ClassVar[str] = "prompt, chosen, rejected"
+
+    def claims(self, row: Raw) -> bool:
+        return has(row, "prompt", "chosen", "rejected")
+
+    def convert(self, row: Raw) -> Row:
+        prompt = to_prompt(row["prompt"])
+        if isinstance(prompt, str) and is_messages(row["chosen"]):
+            prompt = self._text_prompt_of_chat(prompt, row)
+        return {
+            "prompt": prompt,
+            "chosen": complete(prompt, row["chosen"], "chosen"),
+            "rejected": complete(prompt, row["rejected"], "rejected"),
+        }
+
+    @staticmethod
+    def _text_prompt_of_chat(prompt: str, row: Raw) -> list[Message]:
+        """UltraFeedback's shape: the prompt as text, beside conversations that repeat it."""
+        before, _ = split_last_turn(to_messages(row["chosen"], "chosen"), "chosen")
+        if not before:
+            return [{"role": "user", "content": prompt}]
+        if before[-1]["content"] != prompt and before[0]["content"] != prompt:
+            raise RowError(
+                f"'prompt' {describe(prompt)} that occurs in no message of 'chosen'",
+                "the same prompt in both, or no 'prompt' column",
+            )
+        return check_prompt(before)
+
+
+class ShareGptPairs(Format):
+    """LLaMA-Factory's shape: a conversation, and one answer in chosen and in rejected."""
+
+    name: ClassVar[str] = "sharegpt pairs"
+    kind: ClassVar[RowKind] = "pair"
+    columns: ClassVar[str] = "conversations, chosen, rejected"
+
+    def claims(self, row: Raw) -> bool:
+        return has(row, "conversations", "chosen", "rejected")
+
+    def convert(self, row: Raw) -> Row:
+        prompt = check_prompt(to_messages(row["conversations"], "conversations"))
+        return {
+            "prompt": prompt,
+            "chosen": complete(prompt, row["chosen"], "chosen"),
+            "rejected": complete(prompt, row["rejected"], "rejected"),
+        }
+
+
+class ChatPairs(Format):
+    """chosen and rejected are whole conversations that differ in the last assistant turn."""
+
+    name: ClassVar[str] = "conversation pairs"
+    kind: ClassVar[RowKind] = "pair"
+    columns: ClassVar[str] = "chosen, rejected (whole conversations)"
+
+    def claims(self, row: Raw) -> bool:
+        return (
+            has(row, "chosen", "rejected")
+            and is_messages(row["chosen"])
+            and not has(row, "prompt")
+            and not has(row, "conversations")
+        )
+
+    def convert(self, row: Raw) -> Row:
+        prompt, chosen = split_last_turn(to_messages(row["chosen"], "chosen"), "chosen")
+        other, rejected = split_last_turn(to_messages(row["rejected"], "rejected"), "rejected")
+        if prompt != other:
+            raise RowError(
+                "conversations that differ before their last turn",
+                "the same messages up to the last assistant turn on both sides",
+            )
+        if not prompt:
+            raise RowError("an assistant message without a prompt", "a user message before it")
+        return {"prompt": check_prompt(prompt), "chosen": chosen, "rejected": rejected}
+
+
+class HhPairs(Format):
+    """Anthropic's HH text: turns behind Human: and Assistant:, both sides with the same start."""
+
+    name: ClassVar[str] = "Human/Assistant text pairs"
+    kind: ClassVar[RowKind] = "pair"
+    columns: ClassVar[str] = "chosen, rejected (texts with '\\n\\nHuman:' and '\\n\\nAssistant:')"
+
+    def claims(self, row: Raw) -> bool:
+        return (
+            has(row, "chosen", "rejected")
+            and not has(row, "prompt")
+            and isinstance(row["chosen"], str)
+            and _HUMAN in row["chosen"]
+            and _ASSISTANT in row["chosen"]
+        )
+
+    def convert(self, row: Raw) -> Row:
+        prompt, chosen = self._split(row["chosen"], "chosen")
+        other, rejected = self._split(row["rejected"], "rejected")
+        if prompt != other:
+            raise RowError(
+                "texts that differ before their last 'Assistant:'",
+                "the same dialogue up to there on both sides",
+            )
+        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+    @staticmethod
+    def _split(text: object, column: str) -> tuple[str, str]:
+        if not isinstance(text, str) or _ASSISTANT not in text:
+            raise RowError(f"{describe(text)} in {column!r}", "text with '\\n\\nAssistant:'")
+        at = text.rindex(_ASSISTANT) + len(_ASSISTANT)
+        return text[:at], text[at:]

@@ -1,0 +1,1 @@
+"""What runs a model without training it: scoring, the SFT gate, sampling."""

@@ -1,0 +1,145 @@
+"""Answers to prompts: what a policy writes, greedily or drawn with a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import set_seed as seed_everything
+
+from prefcli.data.sources import read
+from prefcli.errors import DataError, RecipeError
+from prefcli.formats import RowError
+from prefcli.formats.chat import Message, to_prompt
+from prefcli.model import load_model, load_tokenizer, machine
+from prefcli.model.weights import loading
+from prefcli.recipe.schema import Model, Source
+
+Prompt = str | list[Message]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to write: temperature 0 is greedy."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    seed: int = 42
+    batch_size: int = 32
+
+
+def answers(
+    models: Sequence[str], prompts_file: str, chat_template: str | None, options: Sampling
+) -> list[dict[str, Any]]:
+    """One row a prompt: `prompt`, `shown` (its last words), `completions` by model, and
+    `completion`, the last model's. Raises RecipeError and DataError."""
+    prompts = read_prompts(prompts_file)
+    columns = {}
+    for name in models:
+        model, tokenizer = load_policy(Model(name_or_path=name, chat_template=chat_template))
+        columns[name] = sample(model, tokenizer, prompts, options)
+    return [
+        {
+            "prompt": prompt,
+            "shown": prompt if isinstance(prompt, str) else prompt[-1]["content"],
+            "completions": {name: columns[name][i] for name in models},
+            "completion": columns[models[-1]][i],
+        }
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def read_prompts(path: str) -> list[Prompt]:
+    """The `prompt` column of a data file, as text or messages."""
+    rows = read(Source(path=path), "PROMPTS")
+    if "prompt" not in rows.column_names:
+        raise DataError(
+            f"found columns {', '.join(rows.column_names)}; expected prompt", place=path
+        )
+    prompts = []
+    for number, value in enumerate(rows["prompt"], 1):
+        try:
+            prompts.append(to_prompt(value))
+        except RowError as error:
+            raise DataError(str(error), place=f"{path}: row {number}") from None
+    return prompts
+
+
+def load_policy(options: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A finished run's model/ folder, an adapter with its base, or any hub model."""
+    device = machine()
+    dtype = torch.bfloat16 if device.bfloat16 else torch.float32
+    if (Path(options.name_or_path) / "adapter_config.json").is_file():
+        with loading(options, "adapter", adapter=True):
+            model = AutoPeftModelForCausalLM.from_pretrained(options.name_or_path, dtype=dtype)
+        tokenizer = load_tokenizer(options, adapter=True)
+    else:
+        model = load_model(options, dtype, seed=0)
+        tokenizer = load_tokenizer(options)
+    return model.to(device.kind).eval(), tokenizer
+
+
+@torch.no_grad()
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    options: Sampling,
+) -> list[str]:
+    """One completion a prompt, in order, without special tokens."""
+    if any(isinstance(p, list) for p in prompts) and tokenizer.chat_template is None:
+        raise RecipeError(
+            "the prompts are messages, but the tokenizer has no chat template",
+            hint="pass --chat-template FILE",
+        )
+    seed_everything(options.seed)
+    ids = [_prompt_ids(p, tokenizer) for p in prompts]
+    # By length, so that padding, and with it the draw, depends on the prompts alone.
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    texts = [""] * len(ids)
+    for start in range(0, len(order), options.batch_size):
+        batch = order[start : start + options.batch_size]
+        for i, text in zip(batch, _write(model, tokenizer, [ids[i] for i in batch], options)):
+            texts[i] = text
+    return texts
+
+
+def _prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    if isinstance(prompt, str):
+        ids: list[int] = tokenizer(text=prompt)["input_ids"]
+        return ids
+    return tokenizer.apply_chat_template(
+        prompt, tokenize=True, return_dict=True, add_generation_prompt=True
+    )["input_ids"]
+
+
+def _write(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    options: Sampling,
+) -> list[str]:
+    longest = max(map(len, prompts))
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+    drawn = (
+        {"do_sample": True, "temperature": options.temperature, "top_k": 0, "top_p": 1.0}
+        if options.temperature > 0
+        else {"do_sample": False}
+    )
+    output = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=options.max_new_tokens,
+        pad_token_id=pad,
+        **drawn,
+    )
+    return [
+        tokenizer.decode(row[longest:], skip_special_tokens=True) for row in output.tolist()
+    ]

@@ -1,0 +1,97 @@
+"""Log-probabilities of completions: batches by length, and no logits where nothing is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+TOKENS_PER_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Score:
+    """A completion under a model: `logp` is summed over its `tokens`, in nats."""
+
+    logp: float
+    tokens: int
+
+    @property
+    def per_token(self) -> float:
+        return self.logp / self.tokens
+
+
+@torch.no_grad()
+def score(
+    model: PreTrainedModel,
+    rows: Sequence[tuple[list[int], list[int]]],
+    *,
+    max_length: int,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+) -> list[Score | None]:
+    """log p(completion | prompt) of each (prompt ids, completion ids), cut at `max_length`.
+
+    The first token of a row without a prompt has no context and is not scored. None where nothing
+    is left to score. Results are in the order of the rows.
+    """
+    was_training = model.training
+    model.eval()
+    results: list[Score | None] = [None] * len(rows)
+    order = [i for i, (p, c) in enumerate(rows) if _scored(p, c, max_length)]
+    # Similar prompts side by side keep the scored span of a batch narrow.
+    order.sort(key=lambda i: (min(len(rows[i][0]) + len(rows[i][1]), max_length), len(rows[i][0])))
+    for batch in _batches(order, rows, max_length, tokens_per_batch):
+        for i, result in zip(batch, _score_batch(model, [rows[i] for i in batch], max_length)):
+            results[i] = result
+    model.train(was_training)
+    return results
+
+
+def _scored(prompt: list[int], completion: list[int], max_length: int) -> bool:
+    return min(len(prompt) + len(completion), max_length) > max(len(prompt), 1)
+
+
+def _batches(
+    order: list[int], rows: Sequence[tuple[list[int], list[int]]], max_length: int, budget: int
+) -> list[list[int]]:
+    """Runs of `order`, which is sorted by length, whose padded size stays within the budget."""
+    batches: list[list[int]] = []
+    batch: list[int] = []
+    for i in order:
+        length = min(sum(map(len, rows[i])), max_length)
+        if batch and length * (len(batch) + 1) > budget:
+            batches.append(batch)
+            batch = []
+        batch.append(i)
+    return [*batches, batch] if batch else batches
+
+
+def _score_batch(
+    model: PreTrainedModel, rows: list[tuple[list[int], list[int]]], max_length: int
+) -> list[Score]:
+    sequences = [(p + c)[:max_length] for p, c in rows]
+    starts = [max(len(p), 1) for p, _ in rows]
+    longest = max(map(len, sequences))
+    device = model.device
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    scored = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for i, (sequence, start) in enumerate(zip(sequences, starts, strict=True)):
+        ids[i, : len(sequence)] = torch.tensor(sequence)
+        mask[i, : len(sequence)] = 1
+        scored[i, start : len(sequence)] = True
+    # The logits at position t predict token t + 1, so the span moves one to the left.
+    first = min(starts) - 1
+    keep = torch.arange(first, longest - 1, device=device)
+    ids, mask, scored = ids.to(device), mask.to(device), scored.to(device)
+    logits = model(
+        input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep
+    ).logits
+    chosen = scored[:, first + 1 :]
+    nll = cross_entropy(logits[chosen].float(), ids[:, first + 1 :][chosen], reduction="none")
+    counts = chosen.sum(1).tolist()
+    sums = [part.double().sum().item() for part in nll.split(counts)]
+    return [Score(-total, count) for total, count in zip(sums, counts, strict=True)]

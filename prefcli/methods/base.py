@@ -1,0 +1,51 @@
+"""What every method is: its options as written in a recipe, and how trl spells them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from prefcli.options import Options
+
+RowKind = Literal["pair", "labelled", "demonstration"]
+"""pair: prompt, chosen, rejected. labelled: prompt, completion, label. demonstration: SFT rows."""
+
+
+class LearningRates(NamedTuple):
+    """What the method is usually trained with; used where a recipe names no learning rate."""
+
+    full: float
+    lora: float
+
+
+class Method(Options):
+    """One way to train. The docstring is the command's help, the fields are the section's keys."""
+
+    name: ClassVar[str]
+    rows: ClassVar[RowKind]
+    needs_reference: ClassVar[bool] = True
+    needs_sft: ClassVar[bool] = True
+    """Starts from an SFT policy, so `check-sft` guards it."""
+    min_per_device_batch: ClassVar[int] = 1
+    sequential: ClassVar[bool] = False
+    """trl keeps the row order, so rows are shuffled once, before training."""
+    prompt_margin: ClassVar[int] = 0
+    """Tokens that trl's trainer may put before a prompt beyond the tokenizer's own."""
+    learning_rates: ClassVar[LearningRates]
+
+    @abstractmethod
+    def trl_classes(self) -> tuple[type[Any], type[Any]]:
+        """trl's (config, trainer). Imports trl, and nothing else here does."""
+
+    @abstractmethod
+    def trl_options(self) -> Mapping[str, Any]:
+        """This section in trl's names: the part of the trl config that the method owns."""
+
+    def start_loss(self) -> float | None:
+        """The loss while the policy still equals the reference; None where that says nothing."""
+        return None
+
+    def notes(self) -> list[str]:
+        """What a user should know before the run starts."""
+        return []

@@ -1,0 +1,115 @@
+"""Direct Preference Optimization and the pairwise losses of its family."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from prefcli.methods.base import LearningRates, Method, RowKind
+from prefcli.options import Positive
+
+PairLoss = Literal[
+    "sigmoid",
+    "hinge",
+    "robust",
+    "exo_pair",
+    "nca_pair",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sigmoid_norm",
+    "sft",
+]
+
+# Loss while policy == reference, so every log-ratio is 0. Those left out depend on the model
+# (sft) or on more than the log-ratio.
+_START_LOSS = {
+    "sigmoid": math.log(2),
+    "sigmoid_norm": math.log(2),
+    "robust": math.log(2),
+    "hinge": 1.0,
+    "bco_pair": 2 * math.log(2),
+    "nca_pair": 2 * math.log(2),
+    "apo_zero": 1.0,
+    "apo_down": 1.0,
+}
+
+
+class Dpo(Method):
+    """Direct Preference Optimization (Rafailov et al. 2023, arXiv:2305.18290, eq. 7)."""
+
+    name: ClassVar[str] = "dpo"
+    rows: ClassVar[RowKind] = "pair"
+    learning_rates: ClassVar[LearningRates] = LearningRates(full=5e-7, lora=5e-6)
+
+    beta: Positive = 0.1
+    """How strongly the policy is held to the reference; smaller lets it drift further."""
+    loss_type: PairLoss | list[PairLoss] = "sigmoid"
+    """One of trl's pairwise losses, or a list of them combined by loss_weights."""
+    loss_weights: list[Annotated[float, Field(ge=0.0)]] | None = None
+    """One weight a loss when loss_type is a list; equal weights of 1 if left out."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """Share of swapped labels assumed by `robust`, epsilon of `exo_pair`; no other reads it."""
+
+    @property
+    def losses(self) -> list[str]:
+        return [*self.loss_type] if isinstance(self.loss_type, list) else [self.loss_type]
+
+    @field_validator("loss_type", mode="after")
+    @classmethod
+    def _some_preference_loss(cls, value: str | list[str]) -> str | list[str]:
+        losses = value if isinstance(value, list) else [value]
+        if not losses:
+            raise ValueError("an empty list trains nothing; name at least one loss")
+        if len(set(losses)) != len(losses):
+            raise ValueError("a loss is named twice; use loss_weights to weigh it")
+        if set(losses) == {"sft"}:
+            raise ValueError("'sft' alone ignores the rejected side; use `prefcli sft`")
+        return value
+
+    @model_validator(mode="after")
+    def _legal_combination(self) -> Dpo:
+        if self.loss_weights is not None and len(self.loss_weights) != len(self.losses):
+            raise ValueError(
+                f"loss_weights has {len(self.loss_weights)} entries for "
+                f"{len(self.losses)} losses {self.losses}; give one weight for each loss"
+            )
+        if self.loss_weights is not None and not any(self.loss_weights):
+            raise ValueError("loss_weights are all 0, so nothing would be trained")
+        if self.label_smoothing and not {"robust", "exo_pair"} & set(self.losses):
+            raise ValueError(
+                f"label_smoothing has no effect with loss_type {self.losses}; only robust and "
+                "exo_pair read it. Leave it out or choose one of them"
+            )
+        if "exo_pair" in self.losses and not self.label_smoothing:
+            raise ValueError(
+                "exo_pair needs label_smoothing above 0; its paper recommends 1e-3 "
+                "(arXiv:2402.00856)"
+            )
+        return self
+
+    def trl_classes(self) -> tuple[type[Any], type[Any]]:
+        from trl import DPOConfig, DPOTrainer
+
+        return DPOConfig, DPOTrainer
+
+    def trl_options(self) -> Mapping[str, Any]:
+        return {
+            "beta": self.beta,
+            "loss_type": self.losses,
+            "loss_weights": self.loss_weights,
+            "label_smoothing": self.label_smoothing,
+        }
+
+    def start_loss(self) -> float | None:
+        weights = self.loss_weights or [1.0] * len(self.losses)
+        if not all(loss in _START_LOSS for loss in self.losses):
+            return None
+        return sum(w * _START_LOSS[loss] for w, loss in zip(weights, self.losses, strict=True))

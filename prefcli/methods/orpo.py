@@ -1,0 +1,36 @@
+"""Odds Ratio Preference Optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, Field
+
+from prefcli.methods.base import LearningRates, Method, RowKind
+
+
+class Orpo(Method):
+    """Odds Ratio Preference Optimization (Hong et al. 2024, arXiv:2403.07691, eq. 6): one stage."""
+
+    name: ClassVar[str] = "orpo"
+    rows: ClassVar[RowKind] = "pair"
+    needs_reference: ClassVar[bool] = False
+    needs_sft: ClassVar[bool] = False
+    prompt_margin: ClassVar[int] = 1  # trl's ORPO adds a BOS token where the text has none
+    learning_rates: ClassVar[LearningRates] = LearningRates(full=5e-6, lora=2e-5)
+
+    # In YAML the key is `lambda` alone; the base class would let `lambda_` pass as well.
+    model_config = ConfigDict(populate_by_name=False)
+
+    lambda_: float = Field(default=0.1, alias="lambda", gt=0.0)
+    """Weight of the odds-ratio term beside the SFT loss on the chosen side (trl calls it beta)."""
+
+    def trl_classes(self) -> tuple[type[Any], type[Any]]:
+        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+        return ORPOConfig, ORPOTrainer
+
+    def trl_options(self) -> Mapping[str, Any]:
+        # trl's ORPO reads its own columns by name.
+        return {"beta": self.lambda_, "remove_unused_columns": False}

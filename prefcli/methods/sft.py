@@ -1,0 +1,41 @@
+"""Supervised fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from prefcli.methods.base import LearningRates, Method, RowKind
+from prefcli.options import Flag
+
+
+class Sft(Method):
+    """Supervised fine-tuning: next-token cross-entropy on demonstrations, the stage before DPO."""
+
+    name: ClassVar[str] = "sft"
+    rows: ClassVar[RowKind] = "demonstration"
+    needs_reference: ClassVar[bool] = False
+    needs_sft: ClassVar[bool] = False
+    learning_rates: ClassVar[LearningRates] = LearningRates(full=2e-5, lora=2e-4)
+
+    completion_only_loss: Flag = True
+    """Train on the completion only where rows have a prompt; no effect on whole texts."""
+    assistant_only_loss: Flag = False
+    """Train on assistant turns only; the chat template needs {% generation %} marks."""
+    packing: Flag = False
+    """Fill sequences of max_length with several rows. Needs flash attention to keep rows apart."""
+    loss_type: Literal["nll", "dft"] = "nll"
+    """nll: cross-entropy. dft: Dynamic Fine-Tuning (Wu et al. 2025, arXiv:2508.05629)."""
+
+    def trl_classes(self) -> tuple[type[Any], type[Any]]:
+        from trl import SFTConfig, SFTTrainer
+
+        return SFTConfig, SFTTrainer
+
+    def trl_options(self) -> Mapping[str, Any]:
+        return {
+            "completion_only_loss": self.completion_only_loss,
+            "assistant_only_loss": self.assistant_only_loss,
+            "packing": self.packing,
+            "loss_type": self.loss_type,
+        }

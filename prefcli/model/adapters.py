@@ -1,0 +1,52 @@
+"""LoRA as peft spells it, and proof that its targets exist."""
+
+from __future__ import annotations
+
+import torch
+from peft import LoraConfig, TaskType
+from peft.utils import INCLUDE_LINEAR_LAYERS_SHORTHAND
+from transformers import PreTrainedModel
+
+from prefcli.errors import Problem, RecipeError
+from prefcli.recipe.schema import Lora
+
+
+def lora_config(options: Lora) -> LoraConfig:
+    return LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=INCLUDE_LINEAR_LAYERS_SHORTHAND
+        if options.target_modules == "all-linear"
+        else list(options.target_modules),
+        use_rslora=options.use_rslora,
+        use_dora=options.use_dora,
+    )
+
+
+def check_targets(options: Lora, model: PreTrainedModel) -> list[str]:
+    """Names of the layers that get an adapter. Raises RecipeError listing what there is."""
+    head = model.get_output_embeddings()
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
+        and module is not head
+    }
+    if options.target_modules == "all-linear":
+        return list(linear)
+    found: list[str] = []
+    for target in options.target_modules:
+        matched = [n for n in linear if n == target or n.endswith(f".{target}")]
+        if not matched:
+            there = sorted({name.rpartition(".")[2] for name in linear})
+            raise RecipeError(
+                Problem(
+                    f"no linear layer is called {target!r}",
+                    path="lora.target_modules",
+                    hint=f"this model has {', '.join(there)}; or write all-linear",
+                )
+            )
+        found += matched
+    return found

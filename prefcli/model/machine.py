@@ -1,0 +1,69 @@
+"""What this machine offers, and what a recipe that does not insist gets on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+
+import torch
+
+from prefcli.errors import Problem, RecipeError
+from prefcli.recipe.schema import Lora, Model
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The device of this process."""
+
+    kind: str
+    """cuda, or cpu."""
+    name: str
+    bfloat16: bool
+    """Does the device compute in bfloat16 natively?"""
+
+    def autocast(self, model: Model) -> bool:
+        """Run the forward pass in bfloat16 over float32 weights?"""
+        return self.kind == "cuda" and self.bfloat16 and model.dtype in ("auto", "bfloat16")
+
+    def half(self, model: Model) -> bool:
+        """Run in float16 with loss scaling?"""
+        return self.kind == "cuda" and model.dtype == "float16"
+
+    def dtype(self, model: Model, lora: Lora | None) -> torch.dtype:
+        """Type of the weights. Trained weights stay float32 unless the recipe insists, because
+        small updates vanish in bfloat16's 8 bits; frozen ones need no such care."""
+        if model.dtype == "bfloat16":
+            return torch.bfloat16
+        if model.dtype == "auto" and lora is not None and self.autocast(model):
+            return torch.bfloat16
+        # float16 trains with loss scaling, which wants float32 weights.
+        return torch.float32
+
+
+def machine() -> Machine:
+    if torch.cuda.is_available():
+        return Machine("cuda", torch.cuda.get_device_name(), torch.cuda.is_bf16_supported())
+    return Machine("cpu", platform.processor() or platform.machine(), False)
+
+
+def world_size() -> int:
+    """Processes of this run, as torchrun and accelerate tell them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def refuse_many_gpus_without_launcher() -> None:
+    """One process over several GPUs would run nn.DataParallel, which trl refuses much later."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count > 1 and world_size() == 1:
+        raise RecipeError(
+            Problem(
+                f"{count} GPUs are visible to one process",
+                hint=f"torchrun --nproc-per-node {count} -m prefcli ..., "
+                "or CUDA_VISIBLE_DEVICES=0 for a single one",
+            )
+        )

@@ -1,0 +1,63 @@
+"""The tokenizer, with the recipe's chat template and a padding token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import TemplateError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from prefcli.errors import Problem, RecipeError
+from prefcli.model.weights import loading
+from prefcli.recipe.schema import Model
+
+
+def load_tokenizer(options: Model, *, adapter: bool = False) -> PreTrainedTokenizerBase:
+    """Raises RecipeError where the folder has none, or it lacks an end token.
+
+    adapter: the folder may hold an adapter instead of a model.
+    """
+    with loading(options, "tokenizer", adapter=adapter):
+        tokenizer = AutoTokenizer.from_pretrained(options.name_or_path, revision=options.revision)
+    if options.chat_template is not None:
+        tokenizer.chat_template = _template(options.chat_template)
+        _try_template(tokenizer)
+    if tokenizer.eos_token is None:
+        raise RecipeError(
+            Problem(
+                f"the tokenizer of {options.name_or_path} has no end-of-sequence token",
+                path="model.name_or_path",
+                hint="set eos_token in its tokenizer_config.json; without one a model never stops",
+            )
+        )
+    if tokenizer.pad_token is None:
+        # Safe for training: labels are masked by position, so end tokens are still learned.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _template(text: str) -> str:
+    if not any(sign in text for sign in ("{{", "{%", "\n")):
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise RecipeError(
+                Problem(
+                    f"no such file: {text}",
+                    path="model.chat_template",
+                    hint="name a .jinja file, or write the template itself",
+                )
+            )
+        text = path.read_text(encoding="utf-8")
+    return text
+
+
+def _try_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    try:
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        )
+    except TemplateError as error:
+        line = f"line {error.lineno}: " if getattr(error, "lineno", None) else ""
+        raise RecipeError(
+            Problem(f"{line}{error.message}", path="model.chat_template")
+        ) from None

@@ -1,0 +1,132 @@
+"""The model: its config, its weights, or fresh weights made from the config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import set_seed as seed_everything
+
+from prefcli.errors import Problem, RecipeError
+from prefcli.recipe.schema import Model
+
+
+@contextmanager
+def loading(options: Model, what: str, *, adapter: bool = False) -> Iterator[None]:
+    """Turn the libraries' ways of saying "not there" into an error about the recipe."""
+    path = Path(options.name_or_path).expanduser()
+    if not adapter:
+        _refuse_adapter_folder(options, path)
+    if _looks_local(options.name_or_path) and not path.is_dir():
+        raise RecipeError(
+            Problem(
+                f"no such folder: {options.name_or_path}",
+                path="model.name_or_path",
+                hint="if an earlier stage writes it, run that first; paths are relative to where "
+                "prefcli is run",
+            )
+        )
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        text = str(error).strip()
+        lines = text.splitlines() or [type(error).__name__]
+        raise RecipeError(
+            Problem(
+                f"the {what} of {options.name_or_path} can't be loaded: {lines[0]}",
+                path="model.name_or_path",
+                hint=_hint(text),
+            )
+        ) from None
+
+
+def _looks_local(name: str) -> bool:
+    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+
+
+def _hint(text: str) -> str | None:
+    if "gated" in text or "401" in text:
+        return "log in with `hf auth login`, and accept the model's terms on the hub"
+    if "connect" in text or "offline" in text or "internet" in text:
+        return "the hub can't be reached; name a local folder, or fill the cache beforehand"
+    if "trust_remote_code" in text:
+        return "prefcli runs no code from a model repository; use a model transformers knows"
+    return None
+
+
+def _refuse_adapter_folder(options: Model, path: Path) -> None:
+    if (path / "adapter_config.json").is_file():
+        raise RecipeError(
+            Problem(
+                f"{options.name_or_path} holds a LoRA adapter, not a model: which policy is the "
+                "reference would be a guess",
+                path="model.name_or_path",
+                hint="merge it first: AutoPeftModelForCausalLM.from_pretrained(FOLDER)"
+                ".merge_and_unload().save_pretrained(NEW_FOLDER), with its tokenizer",
+            )
+        )
+
+
+def load_config(options: Model) -> PretrainedConfig:
+    """The architecture, without weights. Raises RecipeError."""
+    with loading(options, "config"):
+        return AutoConfig.from_pretrained(options.name_or_path, revision=options.revision)
+
+
+def load_model(options: Model, dtype: torch.dtype, seed: int) -> PreTrainedModel:
+    """The weights on the CPU in `dtype`, or, with init: random, made from the config and `seed`."""
+    attention: dict[str, Any] = (
+        {}
+        if options.attn_implementation == "auto"
+        else {"attn_implementation": options.attn_implementation}
+    )
+    with loading(options, "model"):
+        if options.init == "random":
+            config = AutoConfig.from_pretrained(options.name_or_path, revision=options.revision)
+            seed_everything(seed)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, **attention)
+            model.config._name_or_path = options.name_or_path
+            return model
+        return AutoModelForCausalLM.from_pretrained(
+            options.name_or_path,
+            revision=options.revision,
+            dtype=dtype,
+            use_safetensors=True,
+            **attention,
+        )
+
+
+def check_weights(options: Model) -> None:
+    """Is there a weights file to load, and in safetensors? Folders only; a hub is not asked."""
+    path = Path(options.name_or_path).expanduser()
+    if options.init == "random" or not path.is_dir():
+        return
+    if any(path.glob("*.safetensors")):
+        return
+    pickled = any(path.glob("*.bin"))
+    raise RecipeError(
+        Problem(
+            f"{options.name_or_path} holds no .safetensors file"
+            + (", only pickled weights, which can run code" if pickled else ""),
+            path="model.name_or_path",
+            hint="convert them with transformers' save_pretrained, on a machine you can spare"
+            if pickled
+            else "to start from fresh weights, write model.init: random",
+        )
+    )
+
+
+def empty_model(config: PretrainedConfig) -> PreTrainedModel:
+    """The modules without memory behind them, for counting and naming."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def parameters_of(model: torch.nn.Module) -> tuple[int, int]:
+    """(all, trainable) parameters."""
+    every = list(model.parameters())
+    return sum(p.numel() for p in every), sum(p.numel() for p in every if p.requires_grad)

@@ -1,0 +1,163 @@
+"""${...}: each value is resolved by itself, so that each mistake is reported."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import (
+    InterpolationToMissingValueError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from prefcli.errors import Problem
+from prefcli.recipe import secrets
+from prefcli.recipe.places import Key, Places, dotted, leaves, put
+
+# What a recipe needs, with room; beyond it a few lines could keep a machine busy for hours.
+MAX_VALUES, MAX_CHAIN, MAX_CHARACTERS, MAX_COPIED = 100, 10, 2_000, 2_000
+
+_OPEN = "???"
+"""OmegaConf's mark for a value that is still to come."""
+_RESOLVER = re.compile(r"\$\{\s*([\w.]+)\s*:")
+_WHOLE = re.compile(r"\$\{[^${}]*\}")
+_FORMS = "forms: ${section.key}, ${oc.env:NAME}, ${oc.env:NAME,default}, ${recipe_dir:}"
+
+
+def resolve(
+    data: dict[str, Any], path: Path, places: Places
+) -> tuple[dict[Key, str], list[Problem]]:
+    """Resolve in place. Also returns the whole values that came as text, perhaps of a number."""
+    folder = str(path.resolve().parent)
+    OmegaConf.register_resolver("recipe_dir", lambda: folder, replace=True)
+    waiting, problems = _collect(data, places)
+    config = OmegaConf.create(data)
+    for at in waiting:
+        put(config, at, _OPEN)
+    loose: dict[Key, str] = {}
+    copied = 0
+    for _ in range(MAX_CHAIN):
+        before = len(waiting)
+        for at, text in list(waiting.items()):
+            try:
+                value = _evaluate(config, at, text)
+            except (InterpolationToMissingValueError, MissingMandatoryValue):
+                continue
+            except (OmegaConfBaseException, RecursionError) as error:
+                problems.append(_problem(at, text, *_reason(error), places))
+                value = None
+            del waiting[at]
+            copied += sum(1 for _ in leaves(value))
+            if copied > MAX_COPIED or len(str(value)) > MAX_COPIED * 10:
+                problems.append(_problem(at, text, "it makes the recipe too large", None, places))
+                for late in (at, *waiting):
+                    put(data, late, None)
+                return loose, problems
+            if isinstance(value, str) and _WHOLE.fullmatch(text):
+                loose[at] = value
+            problems += _settle(data, config, at, value, places)
+        if len(waiting) == before:
+            break
+    why = "it refers to itself, in a circle or through more than ten others"
+    if problems:
+        why = "what it refers to can't be resolved either"
+    for at, text in waiting.items():
+        problems.append(_problem(at, text, why, None, places))
+        put(data, at, None)
+    return loose, problems
+
+
+def _collect(data: dict[str, Any], places: Places) -> tuple[dict[Key, str], list[Problem]]:
+    """The values to resolve; those that can't be are reported and taken out."""
+    waiting: dict[Key, str] = {}
+    problems = []
+    for at, text in list(leaves(data)):
+        if not isinstance(text, str) or ("${" not in text and text != _OPEN):
+            continue
+        problem = _malformed(at, text, places)
+        if problem is None and len(waiting) == MAX_VALUES:
+            problem = _problem(at, text, f"a recipe has at most {MAX_VALUES}", None, places)
+        if problem:
+            problems.append(problem)
+            put(data, at, None)
+        else:
+            waiting[at] = text
+    return waiting, problems
+
+
+def _malformed(at: Key, text: str, places: Places) -> Problem | None:
+    if text == _OPEN:
+        name = dotted(at)
+        return Problem(
+            "'???' is still to be filled in",
+            place=places.value(at),
+            path=name,
+            hint=f"write a value, or give {name}=... on the command line",
+        )
+    if len(text) > MAX_CHARACTERS:
+        why = f"the text around it has more than {MAX_CHARACTERS} characters"
+        return _problem(at, text, why, None, places)
+    for name in _RESOLVER.findall(text):
+        if name not in ("oc.env", "recipe_dir"):
+            return _problem(at, text, f"there is no ${{{name}:...}}", None, places)
+    try:
+        OmegaConf.create({"value": text})
+    except (OmegaConfBaseException, RecursionError):
+        return _problem(at, text, "a brace is missing or a character misplaced", None, places)
+    return None
+
+
+def _evaluate(config: Any, at: Key, text: str) -> Any:
+    """The value of `text` as seen from `at`; afterwards the place is open again."""
+    parent = config
+    for part in at[:-1]:
+        parent = parent[part]
+    try:
+        parent[at[-1]] = text
+        value = parent[at[-1]]
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+        return value
+    finally:
+        parent[at[-1]] = _OPEN
+
+
+def _settle(data: Any, config: Any, at: Key, value: Any, places: Places) -> list[Problem]:
+    held = {"value": value}
+    found = secrets.mask(held, places)
+    problems = [secrets.refuse(places.value(at), dotted(at))] if found else []
+    put(data, at, held["value"])
+    # Text that holds "${" (an escaped one, or an environment variable's) is not resolved again.
+    quoted = isinstance(value, str) and "${" in value
+    put(config, at, value.replace("${", r"\${") if quoted else held["value"])
+    return problems
+
+
+def _reason(error: Exception) -> tuple[str, str | None]:
+    """What OmegaConf says, in the user's words, and what to do."""
+    what = str(error).splitlines()[0]
+    if found := re.search(r"Environment variable '(.*)' not found", what):
+        name = found[1]
+        return f"the environment variable {name} is not set", (
+            f"export {name}, or write a default: ${{oc.env:{name},DEFAULT}}"
+        )
+    if found := re.search(r"(?:Interpolation|resolving) key '(.*?)'", what):
+        return f"the recipe does not write {found[1]!r} (a default can't be referred to)", None
+    if isinstance(error, RecursionError) or "ecursive" in what or "parent node" in what:
+        return "it refers to itself", None
+    if "TypeError" in what:
+        return "too few or too many values behind the colon", _FORMS
+    return what.rstrip(".").strip('"'), _FORMS
+
+
+def _problem(at: Key, text: str, why: str, hint: str | None, places: Places) -> Problem:
+    shown = text if len(text) <= 60 else text[:57] + "..."
+    return Problem(
+        f"{shown!r} can't be resolved: {why}",
+        place=places.value(at),
+        path=dotted(at),
+        hint=hint or _FORMS,
+    )

@@ -1,0 +1,76 @@
+"""The shipped recipes: found beside the package in a clone, inside it in a wheel."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefcli.errors import RecipeError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A recipe file, by the name that `recipes show` and `copy` take."""
+
+    name: str
+    path: Path
+    about: str
+
+
+def root() -> Path:
+    """The folder of shipped recipes. AssertionError where the installation lacks it."""
+    for folder in (_PACKAGE / "shipped", _PACKAGE.parent / "recipes"):
+        if folder.is_dir():
+            return folder
+    raise AssertionError("the installation holds no recipes")
+
+
+def shipped() -> list[Shipped]:
+    """All of them, by name."""
+    return [
+        Shipped(path.relative_to(root()).with_suffix("").as_posix(), path, _about(path))
+        for path in sorted(root().rglob("*.yaml"))
+    ]
+
+
+def find(name: str) -> Shipped:
+    name = name.removesuffix(".yaml").removeprefix("recipes/")
+    for recipe in shipped():
+        if recipe.name == name:
+            return recipe
+    raise _unknown(name)
+
+
+def copy(name: str, target: Path) -> list[Path]:
+    """Copy one recipe, or a folder of recipes with its data, into `target`; the files written."""
+    source = root() / name.removesuffix("/").removeprefix("recipes/")
+    if not source.is_dir():
+        source = find(name).path
+    destination = target / source.name
+    if destination.exists():
+        raise RecipeError(
+            f"{destination} exists already", hint="remove it, or copy into another folder"
+        )
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, destination)
+        else:
+            shutil.copyfile(source, destination)
+    except OSError as error:
+        raise RecipeError(f"can't write {destination}: {error.strerror}") from None
+    return sorted(destination.rglob("*.yaml")) if destination.is_dir() else [destination]
+
+
+def _about(path: Path) -> str:
+    """The first comment line."""
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    return first.lstrip("# ")
+
+
+def _unknown(name: str) -> RecipeError:
+    names = ", ".join(recipe.name for recipe in shipped())
+    return RecipeError(f"no shipped recipe is called {name!r}", hint=f"there are: {names}")

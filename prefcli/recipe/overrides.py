@@ -1,0 +1,120 @@
+"""KEY=VALUE from the command line, put into the recipe's data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from prefcli.errors import Problem, RecipeError
+from prefcli.recipe import secrets
+from prefcli.recipe.document import scalar
+from prefcli.recipe.places import Key, Places, dotted
+from prefcli.recipe.syntax import MAX_DEPTH
+
+_FORM = "as in training.learning_rate=1e-6 or data.eval.split=test"
+_KEY = re.compile(r"[^\s.\[\]=]+(?:\.[^\s.\[\]=]+|\[[0-9]{1,6}\])*")
+_PART = re.compile(r"\[([0-9]+)\]|([^.\[\]]+)")
+
+
+class _OverrideError(Exception):
+    """Why an override can't be put in, and what to write instead."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def key_path(text: str) -> Key | None:
+    """`data.train[0].path` as its parts; None where it is not a dotted path."""
+    if not _KEY.fullmatch(text) or not text.isprintable():
+        return None
+    return tuple(int(index) if index else name for index, name in _PART.findall(text))
+
+
+def override(data: dict[str, Any], overrides: Sequence[str], places: Places) -> list[Problem]:
+    """Put each override into `data`; what can't be put in is reported and leaves no trace."""
+    problems = []
+    for text in overrides:
+        place = f"override {text[:200]!r}"
+        if secrets.is_secret(text):
+            problems.append(secrets.refuse("override on the command line"))
+            continue
+        name, equals, value = text.partition("=")
+        path = key_path(name.strip())
+        if not equals or path is None or len(path) > MAX_DEPTH:
+            what = f"{name[:40]!r} can't be a key" if equals else "not KEY=VALUE"
+            problems.append(Problem(what, place=place, hint=_FORM))
+            continue
+        if not value.strip():
+            problems.append(_no_value(place, path))
+            continue
+        try:
+            path = _set(data, path, scalar(value))
+        except _OverrideError as error:
+            problems.append(Problem(str(error), place=place, path=dotted(path), hint=error.hint))
+        except RecipeError as error:
+            problems += [
+                Problem(p.message, place, _join(dotted(path), p.path), p.hint)
+                for p in error.problems
+            ]
+        else:
+            places.overridden(path, text)
+    return problems
+
+
+def _join(path: str, inner: str | None) -> str:
+    return path if not inner else f"{path}{'' if inner.startswith('[') else '.'}{inner}"
+
+
+def _no_value(place: str, path: Key) -> Problem:
+    # Mostly an unset shell variable: `output_dir=$RUN`.
+    return Problem(
+        "nothing follows the =",
+        place=place,
+        path=dotted(path),
+        hint=f"write {dotted(path)}=null for nothing, or check the shell variable",
+    )
+
+
+def _set(data: Any, path: Key, value: Any) -> Key:
+    """Put `value` at `path`, making sections on the way; the path as it is in the data."""
+    here: Key = ()
+    for i, part in enumerate(path):
+        if isinstance(data, list):
+            part = _index(data, part, here, path[i:])
+        elif isinstance(data, dict):
+            if isinstance(part, int):
+                raise _not_a_list(here, path[i + 1 :], "is one section")
+        elif isinstance(part, int):
+            raise _not_a_list(here, path[i + 1 :], "is one value")
+        else:
+            raise _OverrideError(f"{dotted(here)} is one value, not a section with keys")
+        here = (*here, part)
+        if i == len(path) - 1:
+            data[part] = value
+        elif isinstance(data, list) or data.get(part) is not None:
+            data = data[part]
+        elif indices := [j for j in range(i + 1, len(path)) if isinstance(path[j], int)]:
+            name = dotted((*here, *path[i + 1 : indices[0]]))
+            raise _OverrideError(f"the recipe has no list {name}", f"write {name}=[...] as a whole")
+        else:
+            data[part] = {}
+            data = data[part]
+    return here
+
+
+def _index(data: list[Any], part: str | int, here: Key, rest: Key) -> int:
+    # `train.0.path` is OmegaConf's other spelling of `train[0].path`.
+    if isinstance(part, str) and not re.fullmatch(r"[0-9]{1,6}", part):
+        raise _OverrideError(
+            f"{dotted(here)} is a list of {len(data)}", f"write {dotted((*here, 0, *rest))}=..."
+        )
+    if int(part) >= len(data):
+        raise _OverrideError(f"{dotted(here)} has {len(data)} entries; the first is [0]")
+    return int(part)
+
+
+def _not_a_list(here: Key, rest: Key, what: str) -> _OverrideError:
+    instead = dotted((*here, *rest))
+    return _OverrideError(f"{dotted(here)} {what}, not a list", f"write {instead}=...")

@@ -1,0 +1,1 @@
+"""A run: rehearsed, started, watched, resumed and saved."""

@@ -1,0 +1,172 @@
+"""The recipe in transformers' and trl's names: the one place where they are spelled.
+
+What a method owns is spelled in `methods/`; this file owns the rest, and proves that every value
+arrived in the trainer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prefcli.errors import Problem, RecipeError
+from prefcli.methods import Method
+from prefcli.model import Machine
+from prefcli.model.machine import world_size
+from prefcli.recipe.schema import Recipe, Training
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe means on this many devices."""
+
+    rows: int
+    world_size: int
+    accumulation: int
+    steps: int
+    steps_per_epoch: int
+    warmup_steps: int
+    evaluations: int
+
+    def lines(self, training: Training) -> list[str]:
+        return [
+            f"plan: {self.steps} steps of {training.global_batch_size} rows "
+            f"({training.per_device_train_batch_size} a device x {self.world_size} devices x "
+            f"{self.accumulation} accumulated), {self.steps_per_epoch} steps an epoch, "
+            f"{self.warmup_steps} warm-up steps, {self.evaluations} evaluations"
+        ]
+
+
+def plan(training: Training, rows: int, *, has_eval: bool) -> Plan:
+    """Steps as transformers will count them. Raises RecipeError for an unreachable batch."""
+    world = world_size()
+    accumulation = accumulate(training, world)
+    batches = math.ceil(rows / (training.per_device_train_batch_size * world))
+    per_epoch = max(1, math.ceil(batches / accumulation))
+    steps = training.max_steps or math.ceil(training.num_train_epochs * per_epoch)
+    warmup = training.warmup
+    evaluations = 0
+    if has_eval:
+        every = training.eval_steps
+        # Before the first step, after the last, and every so many steps between.
+        evaluations = 2 + ((steps - 1) // every if every else 0)
+    return Plan(
+        rows=rows,
+        world_size=world,
+        accumulation=accumulation,
+        steps=steps,
+        steps_per_epoch=per_epoch,
+        warmup_steps=int(warmup) if warmup >= 1 else math.ceil(steps * warmup),
+        evaluations=evaluations,
+    )
+
+
+def accumulate(training: Training, world: int) -> int:
+    """Micro-batches per optimizer step, so that the global batch is exactly what was asked."""
+    micro = training.per_device_train_batch_size * world
+    if training.global_batch_size % micro:
+        sizes = [
+            f"{per_device} (accumulating {training.global_batch_size // (per_device * world)})"
+            for per_device in range(1, training.global_batch_size + 1)
+            if training.global_batch_size % (per_device * world) == 0
+        ]
+        raise RecipeError(
+            Problem(
+                f"{training.global_batch_size} can't be reached with "
+                f"{training.per_device_train_batch_size} rows a device on {world} devices",
+                path="training.global_batch_size",
+                hint=f"per-device sizes that reach it: {', '.join(sizes)}"
+                if sizes
+                else f"take a multiple of {world}",
+            )
+        )
+    return training.global_batch_size // micro
+
+
+def learning_rate(recipe: Recipe, method: Method) -> float:
+    """The recipe's, or the method's usual one."""
+    if recipe.training.learning_rate is not None:
+        return recipe.training.learning_rate
+    return method.learning_rates.full if recipe.lora is None else method.learning_rates.lora
+
+
+def trl_options(recipe: Recipe, method: Method, machine: Machine) -> dict[str, Any]:
+    """Every value that trl's config is given and must still have when training starts."""
+    training = recipe.training
+    options: dict[str, Any] = {
+        "output_dir": recipe.output_dir,
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "max_length": recipe.data.max_length,
+        "dataset_num_proc": recipe.data.num_proc,
+        "num_train_epochs": training.num_train_epochs,
+        "max_steps": training.max_steps or -1,
+        "per_device_train_batch_size": training.per_device_train_batch_size,
+        "per_device_eval_batch_size": training.eval_batch_size,
+        "gradient_accumulation_steps": accumulate(training, world_size()),
+        "learning_rate": learning_rate(recipe, method),
+        "lr_scheduler_type": training.lr_scheduler_type,
+        "warmup_steps": training.warmup,
+        "optim": training.optim,
+        "weight_decay": training.weight_decay,
+        "adam_beta1": training.adam_beta1,
+        "adam_beta2": training.adam_beta2,
+        "adam_epsilon": training.adam_epsilon,
+        "max_grad_norm": training.max_grad_norm,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "logging_steps": training.logging_steps,
+        "logging_first_step": True,
+        # The default hides a NaN behind the running mean.
+        "logging_nan_inf_filter": False,
+        "eval_strategy": "steps" if training.eval_steps else "no",
+        "save_strategy": "steps",
+        "save_steps": training.save_steps,
+        "save_total_limit": training.save_total_limit,
+        "report_to": list(recipe.logging.report_to),
+        "bf16": machine.autocast(recipe.model),
+        "fp16": machine.half(recipe.model),
+        "use_cpu": machine.kind == "cpu",
+        "disable_tqdm": True,
+        "push_to_hub": False,
+    }
+    if training.eval_steps:
+        options["eval_steps"] = training.eval_steps
+    if recipe.logging.run_name:
+        options["run_name"] = recipe.logging.run_name
+    if recipe.lora is not None and method.name != "sft":
+        # trl would switch off every dropout, the adapters' too; the base model's is off already
+        # (see run.py), so that lora.dropout is the only one left.
+        options["disable_dropout"] = False
+    own = dict(method.trl_options())
+    assert not own.keys() & options.keys(), "a method spells what training/arguments.py owns"
+    return {**options, **own}
+
+
+def build(options: Mapping[str, Any], config_class: type[Any], **more: Any) -> Any:
+    """trl's config. Unknown names are our bug: trl has changed under us."""
+    fields = {field.name for field in dataclasses.fields(config_class)}
+    unknown = set(options) - fields
+    assert not unknown, f"{config_class.__name__} has no {sorted(unknown)}"
+    return config_class(**options, **more)
+
+
+def prove_arrival(options: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """What the trainer will really use, name by name. AssertionError where a value got lost."""
+    effective = {name: _plain(getattr(config, name)) for name in options}
+    lost = {
+        name: (_plain(value), effective[name])
+        for name, value in options.items()
+        if _plain(value) != effective[name]
+    }
+    assert not lost, f"recipe values that did not arrive in the trainer (ours, trl's): {lost}"
+    return effective
+
+
+def _plain(value: Any) -> Any:
+    value = getattr(value, "value", value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value

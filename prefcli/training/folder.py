@@ -1,0 +1,180 @@
+"""The run folder: whose it is, what is in it, and where a run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from safetensors import SafetensorError, safe_open
+
+from prefcli import __version__
+from prefcli.errors import Problem, RecipeError
+from prefcli.recipe.load import leaves
+from prefcli.recipe.places import dotted
+from prefcli.recipe.schema import Recipe
+
+Status = Literal["running", "finished", "diverged", "failed"]
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+class RunFolder:
+    """One run's folder. Files are found by name: recipe.yaml, run.json, metrics.jsonl, model/."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.run = self.path / "run.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.model = self.path / "model"
+
+    def check(self, recipe: Recipe, method: str) -> Status | None:
+        """None for a new run, else the state of the same run. RecipeError for any other content."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RecipeError(
+                Problem(f"{self.path} is a file", path="output_dir", hint="name a folder")
+            )
+        _check_writable(self.path)
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return None
+        if not self.recipe.is_file() or not self.run.is_file():
+            raise RecipeError(
+                Problem(
+                    f"{self.path} holds something that is no prefcli run",
+                    path="output_dir",
+                    hint="name a new or empty folder",
+                )
+            )
+        run = self.read_run()
+        differences = _differences(
+            {"method": run.get("method"), **yaml.safe_load(self.recipe.read_text("utf-8"))},
+            {"method": method, **as_data(recipe)},
+        )
+        if differences:
+            raise RecipeError(
+                Problem(
+                    f"{self.path} holds a different run: {'; '.join(differences)}",
+                    path="output_dir",
+                    hint="name another output_dir, or undo the change to go on with that run",
+                )
+            )
+        status: Status = run.get("status", "failed")
+        return status
+
+    def start(self, recipe: Recipe, method: str) -> None:
+        """Make the folder and write down what will be run, before anything is loaded."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(as_data(recipe), sort_keys=False, allow_unicode=True)
+        _write(
+            self.recipe,
+            f"# Resolved by prefcli {__version__}; run again with: "
+            f"prefcli {method} {self.recipe.name}\n{text}",
+        )
+
+    def read_run(self) -> dict[str, Any]:
+        try:
+            run = json.loads(self.run.read_text("utf-8"))
+        except ValueError:
+            return {}
+        return run if isinstance(run, dict) else {}
+
+    def write_run(self, run: Mapping[str, Any]) -> None:
+        _write(self.run, json.dumps(run, indent=2, default=str) + "\n")
+
+    def last_checkpoint(self) -> tuple[Path | None, list[Path]]:
+        """(the newest complete checkpoint, torn ones newer than it)."""
+        found = sorted(
+            (int(m[1]), p)
+            for p in self.path.glob("checkpoint-*")
+            if (m := _CHECKPOINT.fullmatch(p.name))
+        )
+        torn = []
+        for _, path in reversed(found):
+            if is_complete(path):
+                return path, torn
+            torn.append(path)
+        return None, torn
+
+    def forget_after(self, step: int) -> None:
+        """Drop metric rows beyond `step`, which will be trained, and written, again."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text("utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # the line a kill cut short
+            if row["step"] <= step:
+                kept.append(line)
+        _write(self.metrics, "".join(f"{line}\n" for line in kept))
+
+    def clear(self) -> None:
+        """Start over: the same run never got as far as a checkpoint."""
+        for path in (self.metrics, *self.path.glob("checkpoint-*")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def as_data(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as it is saved: sections that are not there are left out."""
+    data = recipe.model_dump(mode="json", by_alias=True)
+    return {key: value for key, value in data.items() if value is not None}
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Was the checkpoint written to its end? trainer_state.json is what transformers writes last."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    weights = [*checkpoint.glob("*.safetensors")]
+    return (
+        bool(weights)
+        and all(map(_reads, weights))
+        and any(checkpoint.glob("rng_state*.pth"))
+        and (checkpoint / "scheduler.pt").is_file()
+    )
+
+
+def _reads(weights: Path) -> bool:
+    try:
+        with safe_open(weights, framework="numpy") as file:
+            return bool(list(file.keys()))
+    except (SafetensorError, OSError):
+        return False
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    old = {dotted(path): value for path, value in leaves(before)}
+    new = {dotted(path): value for path, value in leaves(now)}
+    return [
+        f"{key} was {old.get(key)!r} there and is {new.get(key)!r} now"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _check_writable(path: Path) -> None:
+    existing = path
+    while not existing.exists():
+        existing = existing.parent
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RecipeError(
+            Problem(f"{existing} is not writable", path="output_dir", hint="name another folder")
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all, also when the process is killed."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

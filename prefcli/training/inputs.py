@@ -1,0 +1,104 @@
+"""Tokenizer and rows of a run, and what they must have in common with model and method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from prefcli.data import Split, load_split
+from prefcli.errors import DataError, Problem, RecipeError
+from prefcli.methods import Method, Sft
+from prefcli.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Inputs:
+    train: Split
+    eval: Split | None
+
+    @property
+    def splits(self) -> list[Split]:
+        return [self.train, self.eval] if self.eval is not None else [self.train]
+
+
+def check_fit(recipe: Recipe, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Context length and vocabulary: told before any row is tokenised. Raises RecipeError."""
+    text = config.get_text_config()
+    context = getattr(text, "max_position_embeddings", None)
+    problems = []
+    if context is not None and recipe.data.max_length > context:
+        problems.append(
+            Problem(
+                f"{recipe.data.max_length} is more than the model's context of {context} tokens",
+                path="data.max_length",
+                hint=f"write {context} or less",
+            )
+        )
+    if len(tokenizer) > text.vocab_size:
+        problems.append(
+            Problem(
+                f"the tokenizer has {len(tokenizer)} tokens, the model {text.vocab_size}",
+                path="model.name_or_path",
+                hint="the folder mixes files of two models",
+            )
+        )
+    if problems:
+        raise RecipeError(problems)
+
+
+def load_inputs(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase) -> Inputs:
+    """Both splits in the method's kind of row. Raises RecipeError and DataError."""
+    data = recipe.data
+
+    def split(name: str) -> Split:
+        return load_split(
+            getattr(data, name),
+            f"data.{name}",
+            method.rows,
+            tokenizer,
+            max_length=data.max_length,
+            seed=recipe.seed,
+            prompt_margin=method.prompt_margin,
+            shuffle=method.sequential and name == "train",
+            num_proc=data.num_proc,
+        )
+
+    inputs = Inputs(split("train"), split("eval") if data.eval is not None else None)
+    if method.rows == "labelled":
+        _need_both_labels(inputs.train)
+    if isinstance(method, Sft) and method.assistant_only_loss:
+        _need_generation_marks(inputs.train, tokenizer)
+    return inputs
+
+
+def _need_both_labels(split: Split) -> None:
+    labels = set(split.rows["label"])
+    if len(labels) == 1:
+        only = str(labels.pop()).lower()
+        raise DataError(
+            f"every label is {only}",
+            place=split.rows[0]["_file"],
+            hint="kto learns from both: add rows with the other label, or train on the desirable "
+            "ones with `prefcli sft`",
+        )
+
+
+def _need_generation_marks(split: Split, tokenizer: PreTrainedTokenizerBase) -> None:
+    if not split.conversational:
+        raise RecipeError(
+            Problem(
+                "only messages have assistant turns, and these rows are text",
+                path="sft.assistant_only_loss",
+                hint="leave it out",
+            )
+        )
+    if "generation" not in (tokenizer.chat_template or ""):
+        raise RecipeError(
+            Problem(
+                "the chat template does not mark assistant turns",
+                path="sft.assistant_only_loss",
+                hint="put {% generation %} and {% endgeneration %} around them, in a template of "
+                "your own under model.chat_template",
+            )
+        )

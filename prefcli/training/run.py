@@ -1,0 +1,263 @@
+"""The story of a run, top to bottom."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import Trainer
+
+from prefcli import __version__
+from prefcli.console import say, warn
+from prefcli.errors import DivergedError, GateError, Problem, RecipeError
+from prefcli.measure.check_sft import SftReport, gate_split, measure_sft
+from prefcli.methods import Method
+from prefcli.model import (
+    Machine,
+    check_targets,
+    load_config,
+    load_model,
+    load_tokenizer,
+    machine,
+    parameters_of,
+)
+from prefcli.model.machine import is_main_process, refuse_many_gpus_without_launcher
+from prefcli.recipe.schema import Recipe
+from prefcli.training.arguments import learning_rate, plan
+from prefcli.training.folder import RunFolder
+from prefcli.training.inputs import check_fit, load_inputs
+from prefcli.training.summary import closing_lines
+from prefcli.training.trainer import make_trainer
+from prefcli.training.watch import Watch, duration
+
+Resume = Literal["auto", "never"]
+
+
+@dataclass
+class Outcome:
+    """What a script wants to know of a finished run."""
+
+    output_dir: str
+    model: str
+    already_finished: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def train(recipe: Recipe, method: Method, resume: Resume | str = "auto") -> Outcome:
+    """Run the recipe to its end: `model/` exists when this returns.
+
+    resume: auto goes on from the last complete checkpoint of the same run, never refuses a folder
+    that holds one, and a path names the checkpoint.
+    Raises RecipeError, DataError, GateError and DivergedError.
+    """
+    refuse_many_gpus_without_launcher()
+    folder = RunFolder(recipe.output_dir)
+    status = folder.check(recipe, method.name)
+    if status == "finished" and resume == "auto":
+        say(f"{folder.path} is finished already; its model is in {folder.model}")
+        return Outcome(str(folder.path), str(folder.model), already_finished=True)
+    if status == "diverged":
+        raise DivergedError(
+            Problem(
+                f"{folder.path} holds this very run, and it diverged",
+                hint="change the recipe and name another output_dir",
+            )
+        )
+    checkpoint = _where_to_start(folder, resume, started=status is not None)
+
+    device = machine()
+    say(f"prefcli {method.name}: {recipe.model.name_or_path} on {device.name}")
+    tokenizer = load_tokenizer(recipe.model)
+    check_fit(recipe, load_config(recipe.model), tokenizer)
+    inputs = load_inputs(recipe, method, tokenizer)
+    for split in inputs.splits:
+        say(*split.lines())
+    steps = plan(recipe.training, len(inputs.train.rows), has_eval=inputs.eval is not None)
+    say(*steps.lines(recipe.training))
+
+    run = _first_entry(recipe, method, device)
+    run["data"] = {split.name: split.as_dict() for split in inputs.splits}
+    if is_main_process():
+        folder.start(recipe, method.name)
+        folder.write_run(run)
+
+    policy = load_model(recipe.model, device.dtype(recipe.model, recipe.lora), recipe.seed)
+    if recipe.lora is not None:
+        targets = check_targets(recipe.lora, policy)
+        say(f"lora: rank {recipe.lora.rank} on {len(targets)} layers")
+    if method.needs_sft and recipe.check_sft.on_fail != "skip" and checkpoint is None:
+        split = gate_split(recipe, method.rows, tokenizer)
+        report = measure_sft(policy.to(device.kind), tokenizer, split, recipe)
+        run["check_sft"] = report.as_dict()
+        _gate(report, recipe, folder, run)
+
+    watch = Watch(folder.metrics)
+    trainer, run["effective"] = make_trainer(
+        recipe,
+        method,
+        device,
+        policy,
+        tokenizer,
+        inputs,
+        eval_on_start=checkpoint is None,
+        callbacks=[watch],
+    )
+    _announce(recipe, method, trainer)
+    if is_main_process():
+        folder.write_run(run)
+    _train_under_watch(trainer, watch, folder, run, checkpoint)
+
+    if inputs.eval is not None:
+        trainer.evaluate()
+    _save(trainer, folder)
+    run |= {
+        "status": "finished",
+        "finished": _now(),
+        "steps": trainer.state.global_step,
+        "eval": {"first": watch.first_eval, "last": watch.last_eval},
+    }
+    if is_main_process():
+        folder.write_run(run)
+    say(*closing_lines(method, folder, steps, watch))
+    return Outcome(str(folder.path), str(folder.model), metrics=watch.last_eval)
+
+
+def _where_to_start(folder: RunFolder, resume: str, *, started: bool) -> Path | None:
+    """The checkpoint to go on from, after clearing away what an interrupted run left half done."""
+    if resume not in ("auto", "never"):
+        path = Path(resume)
+        if not (path / "trainer_state.json").is_file():
+            raise RecipeError(
+                f"--resume {resume}: no checkpoint there", hint="name a checkpoint-* folder"
+            )
+        folder.forget_after(int(path.name.rpartition("-")[2]))
+        return path
+    if not started:
+        return None
+    if resume == "never":
+        raise RecipeError(
+            Problem(
+                f"{folder.path} holds a run already",
+                path="output_dir",
+                hint="name another folder, or leave --resume at auto to go on",
+            )
+        )
+    checkpoint, torn = folder.last_checkpoint()
+    for path in torn:
+        warn(f"{path.name} was cut short while it was written; it is removed")
+        if is_main_process():
+            shutil.rmtree(path, ignore_errors=True)
+    if checkpoint is None:
+        say(f"{folder.path} has no complete checkpoint yet: starting over")
+        if is_main_process():
+            folder.clear()
+        return None
+    say(f"resuming from {checkpoint}")
+    if is_main_process():
+        folder.forget_after(int(checkpoint.name.rpartition("-")[2]))
+    return checkpoint
+
+
+def _gate(report: SftReport, recipe: Recipe, folder: RunFolder, run: dict[str, Any]) -> None:
+    say(*report.lines())
+    if report.passed:
+        return
+    if recipe.check_sft.on_fail == "warn":
+        warn("going on, because check_sft.on_fail is warn")
+        return
+    run["status"] = "failed"
+    if is_main_process():
+        folder.write_run(run)
+    raise GateError(
+        Problem(
+            f"perplexity {report.perplexity:.1f} is above {report.max_perplexity:g}",
+            path="check_sft.max_perplexity",
+            hint="run `prefcli sft` on this kind of text first; or train anyway with "
+            "check_sft.on_fail=warn",
+        )
+    )
+
+
+def _announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
+    total, trainable = parameters_of(trainer.model)
+    say(f"model: {total:,} parameters, {trainable:,} trained ({trainable / total:.1%})")
+    if method.needs_reference:
+        say(
+            "reference: the starting policy, "
+            + ("with the adapter off" if recipe.lora is not None else "a frozen copy")
+        )
+    rate = learning_rate(recipe, method)
+    usual = "" if recipe.training.learning_rate is not None else f" ({method.name}'s usual value)"
+    say(f"learning rate: {rate:g}{usual}, {recipe.training.lr_scheduler_type}")
+    for note in method.notes():
+        say(f"note: {note}")
+    start = method.start_loss()
+    if start is not None:
+        say(f"loss: starts at {start:.4f}, where policy and reference agree")
+
+
+def _train_under_watch(
+    trainer: Trainer, watch: Watch, folder: RunFolder, run: dict[str, Any], checkpoint: Path | None
+) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except DivergedError:
+        run |= {"status": "diverged", "finished": _now()}
+        if is_main_process():
+            folder.write_run(run)
+        raise
+    finally:
+        watch.close()
+
+
+def _save(trainer: Trainer, folder: RunFolder) -> None:
+    """model/ appears whole: it is written beside its place and moved there."""
+    partial = folder.path / "model.partial"
+    if is_main_process():
+        shutil.rmtree(partial, ignore_errors=True)
+    trainer.save_model(str(partial))
+    if is_main_process():
+        (partial / "training_args.bin").unlink(missing_ok=True)
+        shutil.rmtree(folder.model, ignore_errors=True)
+        partial.rename(folder.model)
+
+
+def _first_entry(recipe: Recipe, method: Method, device: Machine) -> dict[str, Any]:
+    return {
+        "status": "running",
+        "method": method.name,
+        "started": _now(),
+        "prefcli": __version__,
+        "versions": {
+            name: version(name)
+            for name in ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
+        },
+        "python": platform.python_version(),
+        "device": {"kind": device.kind, "name": device.name},
+        "lineage": _lineage(recipe),
+    }
+
+
+def _lineage(recipe: Recipe) -> list[Mapping[str, Any]]:
+    """The stages behind the starting weights, oldest first, as far as run folders tell."""
+    name = recipe.model.name_or_path
+    parent = RunFolder(str(Path(name).parent))
+    before: list[Mapping[str, Any]] = []
+    if Path(name).name == "model" and parent.run.is_file():
+        run = parent.read_run()
+        before = [*run.get("lineage", []), {"stage": run.get("method"), "model": name}]
+        return before
+    return [{"stage": "start", "model": name, "revision": recipe.model.revision}]
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+__all__ = ["Outcome", "Resume", "duration", "train"]

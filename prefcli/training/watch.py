@@ -1,0 +1,171 @@
+"""The stream of metrics: into metrics.jsonl, onto the screen, and a stop when it is lost."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from prefcli.console import say, stream
+from prefcli.errors import DivergedError, Problem
+
+# What a reader of a log looks for, in this order; the rest is in metrics.jsonl.
+_SHOWN = (
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+    "kl",
+    "nll_loss",
+    "log_odds_chosen",
+    "mean_token_accuracy",
+)
+_NEVER_FINITE = ("loss", "grad_norm", "eval_loss")
+
+
+class Watch(TrainerCallback):
+    """One object a logging step in metrics.jsonl, one plain line (or a bar) for the reader."""
+
+    def __init__(self, metrics: Path) -> None:
+        self._metrics = metrics
+        self._started = time.monotonic()
+        self._first_step = 0
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self.last_eval: dict[str, float] = {}
+        self.first_eval: dict[str, float] = {}
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self._started = time.monotonic()
+        self._first_step = state.global_step
+        if state.is_world_process_zero and stream().isatty():
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=Console(file=stream()),
+            )
+            self._task = self._progress.add_task(
+                "step", total=state.max_steps, completed=state.global_step
+            )
+            self._progress.start()
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        row = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, (int, float))}
+        if "train_runtime" in row:
+            return  # transformers' own summary; ours is printed at the end
+        if any(key.startswith("eval_") for key in row):
+            self.last_eval = row
+            self.first_eval = self.first_eval or row
+        if state.is_world_process_zero:
+            self._write(state.global_step, row)
+            self._show(state, row)
+        lost = [key for key in _NEVER_FINITE if not math.isfinite(row.get(key, 0.0))]
+        if lost:
+            # Every rank logs the same reduced values, so every rank stops here.
+            raise DivergedError(
+                Problem(
+                    f"{lost[0]} is {row[lost[0]]} at step {state.global_step}",
+                    place=str(self._metrics),
+                    hint="lower training.learning_rate, or look for broken rows with --dry-run; "
+                    "no final model was written, checkpoints before this step are intact",
+                )
+            )
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _write(self, step: int, row: dict[str, float]) -> None:
+        entry = {"step": step, "seconds": round(time.monotonic() - self._started, 3), **row}
+        with self._metrics.open("a", encoding="utf-8") as file:
+            # NaN is no JSON: a lost value is written as null.
+            finite = {k: v if math.isfinite(v) else None for k, v in entry.items()}
+            file.write(json.dumps(finite) + "\n")
+
+    def _show(self, state: TrainerState, row: dict[str, float]) -> None:
+        prefix = "eval_" if any(key.startswith("eval_") for key in row) else ""
+        shown = [
+            f"{prefix}{name} {_figure(name, row[prefix + name])}"
+            for name in _SHOWN
+            if prefix + name in row
+        ]
+        if not shown:
+            return
+        width = len(str(state.max_steps))
+        line = f"step {state.global_step:>{width}}/{state.max_steps}  {'  '.join(shown)}"
+        if not prefix and self._progress is None:
+            line += f"  eta {self._eta(state)}"
+        if self._progress is not None:
+            self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        else:
+            say(line)
+
+    def _eta(self, state: TrainerState) -> str:
+        done = state.global_step - self._first_step
+        if not done:
+            return "-"
+        seconds = (time.monotonic() - self._started) / done * (state.max_steps - state.global_step)
+        return duration(seconds)
+
+
+def duration(seconds: float) -> str:
+    """h:mm:ss, or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _figure(name: str, value: float) -> str:
+    if name == "learning_rate":
+        return f"{value:.2e}"
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:.1f}"
+
+
+def quiet_libraries() -> None:
+    """Bars and advice meant for other programs stay out of the log."""
+    import warnings
+
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")

@@ -1,0 +1,151 @@
+"""A tiny real model and tokenizer, and rows of every shape; nothing is downloaded or mocked."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from prefcli.recipe import Loaded, load
+from prefcli.training.watch import quiet_libraries
+
+torch.set_num_threads(1)
+quiet_libraries()
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}"
+    "A:{% generation %}{{ m.content + eos_token }}{% endgeneration %}"
+    "{% else %}{{ m.role[0] | upper }}:{{ m.content }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}A:{% endif %}"
+)
+WORDS = "red green blue big small kind rude yes no please thanks cat dog sun".split()
+
+
+def sentence(seed: int, length: int) -> str:
+    return " ".join(WORDS[(seed * 7 + i * (seed % 5 + 3)) % len(WORDS)] for i in range(length))
+
+
+def pairs(count: int, *, chat: bool = False) -> list[dict]:
+    rows = []
+    for i in range(count):
+        prompt, chosen, rejected = (
+            f"say {sentence(i, 3)}",
+            f" {sentence(i + 1, 2 + i % 4)} thanks",
+            f" {sentence(i + 2, 2 + (i + 1) % 4)} no",
+        )
+        if chat:
+            rows.append(
+                {
+                    "prompt": [{"role": "user", "content": prompt}],
+                    "chosen": [{"role": "assistant", "content": chosen}],
+                    "rejected": [{"role": "assistant", "content": rejected}],
+                }
+            )
+        else:
+            rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+    return rows
+
+
+def labelled(count: int) -> list[dict]:
+    return [
+        {"prompt": r["prompt"], "completion": r["chosen" if i % 3 else "rejected"], "label": i % 3 > 0}
+        for i, r in enumerate(pairs(count))
+    ]
+
+
+def write_jsonl(path: Path, rows: list) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A two-layer Llama with random weights and a byte-level BPE tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-model")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        [sentence(i, 8) for i in range(50)],
+        trainers.BpeTrainer(
+            vocab_size=300,
+            special_tokens=["<s>", "</s>", "<pad>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe_data(tiny_model, tmp_path) -> dict:
+    """A small valid recipe with every method, as plain data to change in a test."""
+    train = write_jsonl(tmp_path / "train.jsonl", pairs(24))
+    held_out = write_jsonl(tmp_path / "eval.jsonl", pairs(40)[30:])
+    return {
+        "output_dir": str(tmp_path / "run"),
+        "model": {"name_or_path": str(tiny_model)},
+        "sft": {},
+        "dpo": {},
+        "ipo": {"beta": 1.0},
+        "kto": {},
+        "orpo": {},
+        "data": {
+            "train": {"path": str(train)},
+            "eval": {"path": str(held_out)},
+            "max_length": 64,
+        },
+        "training": {
+            "global_batch_size": 8,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-3,
+            "gradient_checkpointing": False,
+            "logging_steps": 1,
+            "max_steps": 2,
+        },
+        "check_sft": {"on_fail": "skip"},
+    }
+
+
+@pytest.fixture
+def make_recipe(tmp_path):
+    """Plain data -> a loaded recipe, by way of a file."""
+
+    def make(data: dict, *overrides: str) -> Loaded:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(data), encoding="utf-8")
+        return load(str(path), overrides)
+
+    return make
+
+
+def metric_rows(run: str | Path) -> list[dict]:
+    lines = (Path(run) / "metrics.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]

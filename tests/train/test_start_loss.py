@@ -1,0 +1,61 @@
+"""While the policy equals the reference, each loss has a closed form; trl's trainers must show it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from prefcli.training.run import train
+from tests.train.conftest import labelled, metric_rows, write_jsonl
+
+LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
+
+
+def first_loss(loaded, name: str) -> float:
+    train(loaded.recipe, loaded.recipe.methods[name])
+    return next(r["loss"] for r in metric_rows(loaded.recipe.output_dir) if "loss" in r)
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    ("name", "section", "expected"),
+    [
+        ("dpo", {"beta": 0.1}, math.log(2)),
+        ("dpo", {"beta": 0.5, "loss_type": "hinge"}, 1.0),
+        ("dpo", {"loss_type": "robust", "label_smoothing": 0.1}, math.log(2)),
+        ("dpo", {"loss_type": ["sigmoid", "hinge"], "loss_weights": [1.0, 0.5]}, math.log(2) + 0.5),
+        ("ipo", {"beta": 0.1}, 25.0),
+        ("ipo", {"beta": 1.0}, 0.25),
+        ("kto", {}, 0.5),
+    ],
+    ids=lambda v: "-".join(map(str, v.values())) if isinstance(v, dict) else None,
+)
+def test_closed_form(recipe_data, make_recipe, name, section, expected, lora):
+    recipe_data[name] = section
+    if lora:
+        recipe_data["lora"] = lora
+    loaded = make_recipe(recipe_data)
+    assert loaded.recipe.methods[name].start_loss() == pytest.approx(expected)
+    assert first_loss(loaded, name) == pytest.approx(expected, abs=1e-3)
+
+
+def test_kto_starts_at_half_the_label_weights(recipe_data, make_recipe, tmp_path):
+    rows = labelled(24)
+    recipe_data["data"]["train"]["path"] = str(write_jsonl(tmp_path / "labelled.jsonl", rows))
+    del recipe_data["data"]["eval"]
+    recipe_data["kto"] = {"desirable_weight": 3.0, "undesirable_weight": 1.0}
+    recipe_data["training"] |= {"global_batch_size": 24, "per_device_train_batch_size": 24}
+    good = sum(r["label"] for r in rows)
+    expected = 0.5 * (3.0 * good + (24 - good)) / 24
+    assert first_loss(make_recipe(recipe_data), "kto") == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["dpo", "ipo", "kto"])
+def test_eval_before_the_first_step_shows_it_too(recipe_data, make_recipe, name):
+    loaded = make_recipe(recipe_data)
+    method = loaded.recipe.methods[name]
+    train(loaded.recipe, method)
+    first = metric_rows(loaded.recipe.output_dir)[0]
+    assert first["step"] == 0
+    assert first["eval_loss"] == pytest.approx(method.start_loss(), abs=1e-3)

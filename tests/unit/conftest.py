@@ -1,0 +1,46 @@
+"""Every test here runs, and is collected, as if the heavy half's libraries were not installed."""
+
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+HEAVY = ("torch", "transformers", "trl", "datasets", "peft", "accelerate")
+
+
+class _Blocker:
+    """First in sys.meta_path: refuses the heavy libraries instead of finding them."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in HEAVY:
+            raise ImportError(f"tests/unit is the light half: it must not import {name}")
+
+
+@contextmanager
+def _light():
+    # In a run together with tests/train the libraries are loaded; they are set aside, so that
+    # an import meets the blocker here too.
+    aside = {name: m for name, m in sys.modules.items() if name.partition(".")[0] in HEAVY}
+    for name in aside:
+        del sys.modules[name]
+    sys.meta_path.insert(0, _Blocker)
+    try:
+        yield
+        loaded = [name for name in sys.modules if name in HEAVY]
+        assert not loaded, f"the light half loaded {', '.join(loaded)}"
+    finally:
+        sys.meta_path.remove(_Blocker)
+        sys.modules.update(aside)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    with _light():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    with _light():
+        return (yield)

@@ -1,0 +1,135 @@
+"""${...}: what resolves to what, and what can't."""
+
+import pytest
+from broken import GOOD, added, mistakes, swapped, table, write
+
+from prefcli.recipe import load
+
+WRONG = table(
+    swapped("self", "runs/x", "${output_dir}", "1:13", "output_dir", "it refers to itself"),
+    swapped("parent", "some/model", "'${model}'", "2:23", "model.name_or_path", "refers to itself"),
+    added("own section", "lora: ${lora}", "6:7", "lora", "it refers to itself"),
+    swapped("missing key", "runs/x", "${nope.x}", "1:13", "output_dir", "does not write 'nope.x' | forms:"),
+    swapped("a default", "runs/x", "a${seed}", "1:13", "output_dir", "does not write 'seed' | a default can't"),
+    swapped("a list's entry", "runs/x", "${data.train[0].path}", "1:13", "output_dir", "does not write"),
+    swapped("above the top", "runs/x", "${..x}", "1:13", "output_dir", "does not write '..x'"),
+    swapped("missing variable", "runs/x", "${oc.env:NOPE}", "1:13", "output_dir", "environment variable NOPE is not set | export NOPE | ${oc.env:NOPE,DEFAULT}"),
+    swapped("no variable", "runs/x", "${oc.env:}", "1:13", "output_dir", "too few or too many"),
+    swapped("recipe_dir with a value", "runs/x", "${recipe_dir:a}", "1:13", "output_dir", "too few or too many"),
+    swapped("unknown function", "runs/x", "${eval:1}", "1:13", "output_dir", "there is no ${eval:...} | forms:"),
+    swapped("function of OmegaConf", "runs/x", "${oc.decode:x}", "1:13", "output_dir", "there is no ${oc.decode:...}"),
+    swapped("open", "runs/x", "a${", "1:13", "output_dir", "a brace is missing"),
+    swapped("open with a name", "runs/x", "${seed", "1:13", "output_dir", "a brace is missing"),
+    swapped("empty", "runs/x", "a/${}", "1:13", "output_dir", "a brace is missing or a character"),
+    swapped("two words", "runs/x", "${a b}", "1:13", "output_dir", "a brace is missing or a character"),
+    swapped("a thousand braces", "runs/x", "${" * 900, "1:13", "output_dir", "a brace is missing"),
+    swapped("long text", "runs/x", "${x}" * 600, "1:13", "output_dir", "more than 2000 characters"),
+    swapped("to be filled in", "runs/x", "???", "1:13", "output_dir", "to be filled in | output_dir=..."),
+    swapped("a section for text", "runs/x", "${model}", "1:13", "output_dir", "{'name_or_path': 'some/model'} is not text"),
+    swapped("text for a number", "dpo: {}", "dpo: {beta: '${output_dir}'}", "3:13", "dpo.beta", "'runs/x' is not a number"),
+)  # fmt: skip
+
+
+@WRONG
+def test_wrong(case, tmp_path):
+    case.check(tmp_path)
+
+
+def read(tmp_path, text, *overrides):
+    return load(write(tmp_path, text), overrides).recipe
+
+
+def test_a_circle_of_two(tmp_path):
+    text = GOOD.replace("runs/x", "${seed}") + "seed: ${output_dir}\n"
+    problems = mistakes(tmp_path, text)
+    assert [p.path for p in problems] == ["output_dir", "seed"]
+    assert all("in a circle" in p.message for p in problems)
+
+
+def chain(length: int, link: str) -> str:
+    """Names that refer each to the next; the last is a word."""
+    words = [f'"{link.format(i + 1)}"' for i in range(length)]
+    return f"{GOOD}lora: {{target_modules: [{', '.join(words)}, q]}}\n"
+
+
+def test_a_chain(tmp_path):
+    text = chain(8, "${{lora.target_modules.{}}}")
+    assert read(tmp_path, text).lora.target_modules == ["q"] * 9
+
+
+def test_a_long_chain_is_refused_soon(tmp_path):
+    problems = mistakes(tmp_path, chain(99, "${{lora.target_modules.{}}}"))
+    assert all("more than ten others" in p.message for p in problems)
+
+
+def test_more_than_a_hundred_are_refused(tmp_path):
+    problems = mistakes(tmp_path, chain(1500, "${{lora.target_modules.{}}}"))
+    assert any("at most 100" in p.message for p in problems)
+
+
+@pytest.mark.parametrize("times", [2, 40])
+def test_doubling_is_refused_soon(times, tmp_path):
+    problems = mistakes(tmp_path, chain(40, "${{lora.target_modules.{}}}" * times))
+    assert problems
+
+
+def test_doubled_sections_are_refused_soon(tmp_path):
+    lines = [f'k{i}: ["${{k{i + 1}}}", "${{k{i + 1}}}", "${{k{i + 1}}}"]' for i in range(25)]
+    problems = mistakes(tmp_path, GOOD + "\n".join(reversed(lines)) + "\nk25: [x, x, x]\n")
+    assert any("too large" in p.message or "more than ten" in p.message for p in problems)
+
+
+def test_what_depends_on_a_mistake_is_told_so(tmp_path):
+    text = GOOD.replace("runs/x", "${oc.env:NOPE}") + "logging: {run_name: '${output_dir}'}\n"
+    first, second = mistakes(tmp_path, text)
+    assert "NOPE is not set" in first.message
+    assert second.path == "logging.run_name"
+
+
+def test_keys_and_sections(tmp_path):
+    text = GOOD.replace("runs/x", "runs/${model.name_or_path}/${.data.max_length}")
+    text = text.replace("data:", "data:\n  max_length: 512\n  eval: ${data.train}")
+    recipe = read(tmp_path, text)
+    assert recipe.output_dir == "runs/some/model/512"
+    assert recipe.data.eval == recipe.data.train
+
+
+def test_keys_with_dots_are_no_paths(tmp_path):
+    text = GOOD.replace("a.jsonl", "a, columns: {a.b: '${model.name_or_path}'}")
+    assert read(tmp_path, text).data.train[0].columns == {"a.b": "some/model"}
+
+
+def test_recipe_dir(tmp_path):
+    text = GOOD.replace("a.jsonl", "'${recipe_dir:}/a.jsonl'")
+    assert read(tmp_path, text).data.train[0].path == f"{tmp_path}/a.jsonl"
+
+
+def test_escaped(tmp_path):
+    assert read(tmp_path, GOOD.replace("runs/x", r"a\${b}")).output_dir == "a${b}"
+
+
+def test_an_environment_variable_becomes_what_is_wanted(tmp_path, monkeypatch):
+    monkeypatch.setenv("JOB", "42")
+    monkeypatch.setenv("RATE", "5e-7")
+    monkeypatch.setenv("DORA", "true")
+    text = GOOD.replace("runs/x", "${oc.env:JOB}") + (
+        "seed: ${oc.env:JOB}\nlora: {use_dora: '${oc.env:DORA}'}\n"
+        "training: {learning_rate: '${oc.env:RATE}', max_steps: '${oc.env:NOPE,7}'}\n"
+    )
+    recipe = read(tmp_path, text)
+    assert (recipe.output_dir, recipe.seed, recipe.lora.use_dora) == ("42", 42, True)
+    assert (recipe.training.learning_rate, recipe.training.max_steps) == (5e-7, 7)
+
+
+@pytest.mark.parametrize("value", ["a: b: c", "[" * 3000, "*x", "${oc.env:HOME}", "!x y", "# c"])
+def test_an_environment_variable_stays_text(value, tmp_path, monkeypatch):
+    monkeypatch.setenv("OUT", value)
+    assert read(tmp_path, GOOD.replace("runs/x", "${oc.env:OUT}")).output_dir == value
+
+
+@pytest.mark.parametrize("value", ["x", "{a: 1}", "", "9" * 5000, "[" * 3000, ".nan"])
+def test_an_environment_variable_of_the_wrong_type(value, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEED", value)
+    (problem,) = mistakes(tmp_path, f"{GOOD}seed: ${{oc.env:SEED}}\n")
+    assert problem.path == "seed"
+    assert "is not a whole number" in problem.message

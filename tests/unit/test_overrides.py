@@ -1,0 +1,126 @@
+"""KEY=VALUE on the command line: where it may be put, and errors that point at it."""
+
+import pytest
+from broken import GOOD, given, mistakes, table, write
+
+from prefcli.recipe import load
+
+TWO = GOOD.replace("{path: a.jsonl}", "[{path: a}, {path: b}]")
+
+WRONG = table(
+    given("no equals", "seed", None, "not KEY=VALUE | as in training.learning_rate=1e-6"),
+    given("nothing", "", None, "not KEY=VALUE"),
+    given("no key", "=3", None, "can't be a key | as in"),
+    given("dots", "...=3", None, "can't be a key"),
+    given("index first", "[0]=3", None, "can't be a key"),
+    given("index below zero", "data.train[-1].path=x", None, "can't be a key", TWO),
+    given("name as index", "data[train].path=x", None, "can't be a key"),
+    given("brackets unbalanced", "data]]=3", None, "can't be a key"),
+    given("superscript index", "data.train[²].path=x", None, "can't be a key"),
+    given("half a character", "\udc80=3", None, "can't be a key"),
+    given("forty-one levels", ".".join("a" * 41) + "=3", None, "can't be a key"),
+    given("hydra's delete", "~dpo", None, "not KEY=VALUE"),
+    given("hydra's add", "+seed=3", "+seed", "mean seed?"),
+    given("an option", "--seed=3", "--seed", "no such key | mean seed?"),
+    given("unknown top", "sede=1", "sede", "no such key | mean seed?"),
+    given("unknown below", "dpo.bta=1", "dpo.bta", "no such key | mean beta?"),
+    given("foreign", "training.lr=1e-6", "training.lr", "training.learning_rate"),
+    given("deep unknown", "a.b.c=1", "a", "no such key"),
+    given("in a new section", "lora.r=8", "lora.r", "lora.rank"),
+    given("text for number", "dpo.beta=x", "dpo.beta", "'x' is not a number"),
+    given("quoted number", 'dpo.beta="0.1"', "dpo.beta", "without quotes"),
+    given("nan", "dpo.beta=.nan", "dpo.beta", "not a finite number"),
+    given("out of range", "training.max_steps=0", "training.max_steps", "write 1 or more"),
+    given("float for int", "training.max_steps=1.5", "training.max_steps", "1.5 is not a whole"),
+    given("null", "dpo.beta=null", "dpo.beta", "nothing (null) is not a number"),
+    given("empty", "output_dir=", "output_dir", "nothing follows the = | shell variable"),
+    given("blank", "lora= ", "lora", "nothing follows the ="),
+    given("value for section", "dpo=3", "dpo", "3 is not a section with keys"),
+    given("list for section", "training=[1]", "training", "[1] is not a section"),
+    given("section for value", "seed.x=3", "seed", "{'x': 3} is not a whole number"),
+    given("last method gone", "dpo=null", "dpo", "no method section"),
+    given("two equals", "seed=1=2", "seed", "'1=2' is not a whole number"),
+    given("below a value", "output_dir.x=1", "output_dir.x", "output_dir is one value, not a sec"),
+    given("index of a value", "output_dir[0]=x", "output_dir[0]", "one value | output_dir=..."),
+    given("index of a section", "data[0].train=x", "data[0].train", "one section | data.train=..."),
+    given(
+        "index of one source",
+        "data.train[0].path=x",
+        "data.train[0].path",
+        "data.train is one section, not a list | write data.train.path=...",
+    ),
+    given("index of no list", "data.eval[0].path=x", "data.eval[0].path", "no list data.eval | =[...]"),
+    given("entry of no list", "lora.target_modules[0]=q", "lora.target_modules[0]", "no list lora.target_modules"),
+    given("key of a list", "data.train.path=x", "data.train.path", "list of 2 | data.train[0].path=...", TWO),
+    given("beyond a list", "data.train[2].path=x", "data.train[2].path", "has 2 entries", TWO),
+    given("in a list", "data.train[1].fraction=3", "data.train[1].fraction", "write 1 or less", TWO),
+    given("text for source", "data.train=b", "data.train", "write {path: b}"),
+    given("inside a value", "data.train={pth: b, path: c}", "data.train.pth", "mean path?"),
+    given("missing inside", "data.eval.split=x", "data.eval.path", "is missing | path: FILE"),
+    given("all of data", "data={}", "data.train", "is missing | train: {path:"),
+    given("open bracket", "lora.target_modules=[a", "lora.target_modules", "this [ is never closed"),
+    given("deep brackets", "seed=" + "[" * 90 + "]" * 90, "seed", "nested deeper than 40"),
+    given("twice inside", "lora={rank: 8, rank: 9}", "lora.rank", "stands twice"),
+    given("tag", "output_dir=!!python/name:os.system x", "output_dir", "YAML tag !!python/name"),
+    given("alias", "output_dir=*x", "output_dir", "YAML alias *x"),
+    given("5000 digits", "seed=" + "9" * 190, "seed", "a number of 190 digits"),
+    given("half a character as value", "output_dir=\udc80", "output_dir", "not valid Unicode"),
+    given("rule", "dpo.loss_weights=[1, 2]", "dpo.loss_weights", "one weight for each loss"),
+    given(
+        "rule with the file",
+        "training.warmup_steps=3",
+        "training.warmup_steps",
+        "both given",
+        f"{GOOD}training: {{warmup_ratio: 0.1}}\n",
+    ),
+)  # fmt: skip
+
+
+@WRONG
+def test_wrong(case, tmp_path):
+    case.check(tmp_path)
+
+
+def read(tmp_path, *overrides, text=GOOD):
+    return load(write(tmp_path, text), overrides).recipe
+
+
+def test_a_new_section(tmp_path):
+    assert read(tmp_path, "lora.rank=8").lora.rank == 8
+    assert read(tmp_path, "ipo={}").ipo is not None
+
+
+def test_a_section_switched_off(tmp_path):
+    assert read(tmp_path, "lora=null", text=f"{GOOD}lora: {{rank: 8}}\n").lora is None
+
+
+def test_one_source(tmp_path):
+    assert read(tmp_path, "data.train.path=b").data.train[0].path == "b"
+    assert read(tmp_path, "data.train={path: b}").data.train[0].path == "b"
+    assert [s.path for s in read(tmp_path, "data.train=[{path: b}, {path: c}]").data.train] == ["b", "c"]
+
+
+@pytest.mark.parametrize("key", ["data.train[1].path", "data.train.1.path"])
+def test_one_of_a_list(key, tmp_path):
+    assert [s.path for s in read(tmp_path, f"{key}=z", text=TWO).data.train] == ["a", "z"]
+
+
+def test_columns_may_have_any_name(tmp_path):
+    recipe = read(tmp_path, "data.train.columns.prompt=q", "data.train.columns.2=r")
+    assert recipe.data.train[0].columns == {"prompt": "q", "2": "r"}
+
+
+def test_spaces_equals_and_text(tmp_path):
+    assert read(tmp_path, "output_dir = a=b").output_dir == "a=b"
+    assert read(tmp_path, "output_dir=a b").output_dir == "a b"
+
+
+def test_it_cures_the_file(tmp_path):
+    assert read(tmp_path, "output_dir=x", text=GOOD.replace("runs/x", "3")).output_dir == "x"
+    assert read(tmp_path, "output_dir=x", text=GOOD.replace("runs/x", "???")).output_dir == "x"
+
+
+def test_the_last_one_counts(tmp_path):
+    assert read(tmp_path, "seed=1", "seed=2").seed == 2
+    (problem,) = mistakes(tmp_path, GOOD, "lora.rank=8", "lora={rank: x}")
+    assert problem.place == "override 'lora={rank: x}'"
