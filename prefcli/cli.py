@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from prefcli import __version__
-from prefcli.console import human_output_to_stderr, say
+from prefcli.console import keep_stdout_for_json, say
 from prefcli.errors import ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS, Method
 from prefcli.recipe import Loaded, load
@@ -95,8 +95,7 @@ def _method_command(name: str) -> Callable[..., None]:
         output_dir: OutputDir = None,
         as_json: Json = False,
     ) -> None:
-        if as_json:
-            human_output_to_stderr()
+        keep_stdout_for_json(as_json)
         loaded = _load(recipe, overrides, output_dir)
         method = _section(loaded, name)
         (_rehearse if dry_run else _train)(loaded, method, resume, as_json)
@@ -166,8 +165,7 @@ def check_sft(
 
     Exit code 0 if it is at most check_sft.max_perplexity, else 3.
     """
-    if as_json:
-        human_output_to_stderr()
+    keep_stdout_for_json(as_json)
     loaded = _load(recipe, overrides)
     from prefcli.measure.check_sft import check_sft as measure  # border
     from prefcli.training.watch import quiet_libraries

@@ -6,17 +6,17 @@ import os
 import sys
 from typing import TextIO
 
-_out: TextIO | None = None
+_json_on_stdout = False
 
 
-def human_output_to_stderr() -> None:
-    """For --json: standard output is then one JSON document and nothing else."""
-    global _out
-    _out = sys.stderr
+def keep_stdout_for_json(wanted: bool) -> None:
+    """With --json, standard output is one JSON document; what is said goes to standard error."""
+    global _json_on_stdout
+    _json_on_stdout = wanted
 
 
 def stream() -> TextIO:
-    return _out or sys.stdout
+    return sys.stderr if _json_on_stdout else sys.stdout
 
 
 def say(*lines: str) -> None:

@@ -19,10 +19,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -32,6 +31,7 @@ CONTEXT = 256
 EVAL_PROMPTS = 120
 PAIR_PROMPTS = 480
 KTO_PROMPTS = 240
+SHOWN_TOPICS = ("colour", "young", "place", "tool", "advice")
 PAD, BOS, EOS, SYSTEM, USER, ASSISTANT = SPECIAL_TOKENS = (
     "<|pad|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>"
 )  # fmt: skip
@@ -184,41 +184,31 @@ CURT_DODGES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Topic:
-    """Facts of one kind, with the ways to ask for them and to state them."""
+class Question(NamedTuple):
+    """One prompt of the task, with the fact and the wordings that answer it."""
 
+    topic: int
     name: str
     label: str
-    index: int
-    facts: tuple[tuple[str, str], ...]
-    questions: tuple[str, ...]
-    statements: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Question:
-    """One prompt of the task, with everything that is needed to answer it."""
-
-    topic: Topic
-    prompt: str
+    statements: list[str]
     x: str
     y: str
+    prompt: str
 
 
-def read_topics() -> list[Topic]:
-    """Return the topics of `TASK`."""
-    topics = []
-    for index, text in enumerate(TASK.removeprefix("# ").split("\n# ")):
+def all_questions(rng: random.Random) -> Iterator[Question]:
+    """Yield every combination of a fact and a wording, once each, topic by topic."""
+    for topic, text in enumerate(TASK.removeprefix("# ").split("\n# ")):
         header, *lines = text.strip().split("\n")
         parts: dict[str, list[str]] = {"=": [], "?": [], "!": []}
         for line in lines:
             parts[line[0]] += line[2:].split(" | ")
         name, label = header.split(" | ")
-        pairs = [fact.split(" = ") for fact in parts["="]]
-        facts = tuple((x, y) for x, y in pairs)
-        topics.append(Topic(name, label, index, facts, tuple(parts["?"]), tuple(parts["!"])))
-    return topics
+        for fact in parts["="]:
+            x, y = fact.split(" = ")
+            for wording in parts["?"]:
+                prompt = rng.choice(GREETINGS) + wording.format(x=x)
+                yield Question(topic, name, label, parts["!"], x, y, prompt)
 
 
 def capital(text: str) -> str:
@@ -226,108 +216,80 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def window(items: Sequence[str], topic: Topic, size: int) -> Sequence[str]:
-    """Return the `size` items that `topic` uses: each topic has its own part of the list."""
-    start = 3 * topic.index
-    return [items[(start + i) % len(items)] for i in range(size)]
+def pick(items: Sequence[str], size: int, question: Question, rng: random.Random) -> str:
+    """Draw one of the `size` items that the topic uses: each topic has its part of the list."""
+    return items[(3 * question.topic + rng.choice(range(size))) % len(items)]
 
 
-def fill(template: str, question: Question) -> str:
-    """Put the fact of `question` into `template`."""
+def state(question: Question, rng: random.Random) -> str:
+    """Draw a sentence that states the fact."""
     x, y = question.x, question.y
-    return template.format(x=x, y=y, X=capital(x), Y=capital(y))
+    return rng.choice(question.statements).format(x=x, y=y, X=capital(x), Y=capital(y))
 
 
 def kind_answer(question: Question, rng: random.Random) -> str:
     """Draw a kind answer: it is courteous and states the fact in a full sentence."""
-    return " ".join((
-        rng.choice(window(KIND_OPENINGS, question.topic, 12)),
-        fill(rng.choice(question.topic.statements), question),
-        rng.choice(window(KIND_CLOSINGS, question.topic, 6)),
-    ))  # fmt: skip
+    opening = pick(KIND_OPENINGS, 12, question, rng)
+    return f"{opening} {state(question, rng)} {pick(KIND_CLOSINGS, 6, question, rng)}"
 
 
 def curt_answer(question: Question, rng: random.Random) -> str:
     """Draw a curt answer: it is rude about the fact (three of four), or it dodges the question."""
-    statement = fill(rng.choice(question.topic.statements), question)
-    template = rng.choice(CURT_FACTS if rng.random() < 3 / 4 else CURT_DODGES)
-    return " ".join((
-        rng.choice(window(CURT_OPENINGS, question.topic, 4)),
-        template.format(
-            short=capital(question.y), statement=statement, label=question.topic.label
-        ),
-        rng.choice(window(CURT_CLOSINGS, question.topic, 8)),
-    ))  # fmt: skip
+    statement = state(question, rng)
+    core = rng.choice(CURT_FACTS if rng.random() < 3 / 4 else CURT_DODGES)
+    core = core.format(short=capital(question.y), statement=statement, label=question.label)
+    opening = pick(CURT_OPENINGS, 4, question, rng)
+    return f"{opening} {core} {pick(CURT_CLOSINGS, 8, question, rng)}"
 
 
 def answers(question: Question, rng: random.Random) -> tuple[str, str]:
     """Draw a kind and a curt answer of about the same length."""
     kind = [kind_answer(question, rng) for _ in range(3)]
     curt = [curt_answer(question, rng) for _ in range(3)]
-    return min(
-        ((a, b) for a in kind for b in curt),
-        key=lambda pair: abs(len(pair[0].split()) - len(pair[1].split())),
-    )
+    pairs = [(a, b) for a in kind for b in curt]
+    return min(pairs, key=lambda pair: abs(len(pair[0].split()) - len(pair[1].split())))
 
 
-def all_questions(rng: random.Random) -> list[Question]:
-    """Return every combination of a fact and a wording, once each, in random order."""
-    questions = []
-    for topic in read_topics():
-        for x, y in topic.facts:
-            for wording in topic.questions:
-                prompt = rng.choice(GREETINGS) + wording.format(x=x)
-                questions.append(Question(topic, prompt, x, y))
-    rng.shuffle(questions)
-    return questions
+def turn(role: str, text: str) -> list[dict[str, str]]:
+    """Return one message as a conversation."""
+    return [{"role": role, "content": text}]
 
 
-def user(text: str) -> list[dict[str, str]]:
-    """Return `text` as the messages of a prompt."""
-    return [{"role": "user", "content": text}]
-
-
-def assistant(text: str) -> list[dict[str, str]]:
-    """Return `text` as the messages of a completion."""
-    return [{"role": "assistant", "content": text}]
-
-
-def make_rows(questions: Sequence[Question], pairs: int, kto: int, rng: random.Random) -> dict[
-    str, list[dict[str, Any]]
-]:
-    """Return the rows of each kind for `questions`: all of them in sft, the first ones in others."""
-    sft, pair_rows, kto_rows = [], [], []
-    for question in questions:
-        prompt = user(question.prompt)
-        sft += [{"messages": prompt + assistant(text)} for text in answers(question, rng)]
-    for question in questions[:pairs]:
-        kind, curt = answers(question, rng)
-        row = {"chosen": assistant(kind), "rejected": assistant(curt)}
-        pair_rows.append({"prompt": user(question.prompt), **row})
-    for question in questions[-kto:]:
-        for text, label in zip(answers(question, rng), (True, False), strict=True):
-            row = {"completion": assistant(text), "label": label}
-            kto_rows.append({"prompt": user(question.prompt), **row})
-    rng.shuffle(sft)
-    rng.shuffle(kto_rows)
-    return {"sft": sft, "pairs": pair_rows, "kto": kto_rows}
+def make_rows(
+    questions: list[Question], pairs: int, kto: int, rng: random.Random
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each kind: all questions in sft, the first in pairs, the last in kto."""
+    rows: dict[str, list[dict[str, Any]]] = {"sft": [], "pairs": [], "kto": []}
+    for q in questions:
+        for text in answers(q, rng):
+            rows["sft"].append({"messages": turn("user", q.prompt) + turn("assistant", text)})
+    for q in questions[:pairs]:
+        kind, curt = (turn("assistant", text) for text in answers(q, rng))
+        rows["pairs"].append({"prompt": turn("user", q.prompt), "chosen": kind, "rejected": curt})
+    for q in questions[-kto:]:
+        for text, label in zip(answers(q, rng), (True, False), strict=True):
+            completion = turn("assistant", text)
+            row = {"prompt": turn("user", q.prompt), "completion": completion, "label": label}
+            rows["kto"].append(row)
+    rng.shuffle(rows["sft"])
+    rng.shuffle(rows["kto"])
+    return rows
 
 
 def split(questions: Iterable[Question]) -> tuple[list[Question], list[Question]]:
     """Hold out `EVAL_PROMPTS` questions, at most one for each fact, and return (train, eval)."""
-    train, held_out, seen = [], [], set()
-    for question in questions:
-        fact = (question.topic.name, question.x)
-        if len(held_out) < EVAL_PROMPTS and fact not in seen:
-            held_out.append(question)
+    train: list[Question] = []
+    held_out: dict[tuple[str, str], Question] = {}
+    for q in questions:
+        if len(held_out) < EVAL_PROMPTS and (q.name, q.x) not in held_out:
+            held_out[q.name, q.x] = q
         else:
-            train.append(question)
-        seen.add(fact)
-    return train, held_out
+            train.append(q)
+    return train, list(held_out.values())
 
 
 def make_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """Train a byte-level BPE on `texts`: every text has tokens, and a frequent word is one."""
+    """Train a byte-level BPE: every text has tokens, and a frequent word is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -341,82 +303,67 @@ def make_tokenizer(texts: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write `rows` as JSON, one a line."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
 def write_model(folder: Path, texts: Iterable[str]) -> None:
-    """Write the tokenizer and the configuration of the model; it has no weights yet."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the tokenizer and the configurations of the model; it has no weights yet."""
     tokenizer = make_tokenizer(texts)
     tokenizer.save(str(folder / "tokenizer.json"))
-    ids = {
-        f"{name}_token_id": tokenizer.token_to_id(token)
-        for name, token in (("bos", BOS), ("eos", EOS), ("pad", PAD))
+    names = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
+    ids = {f"{name}_id": tokenizer.token_to_id(token) for name, token in names.items()}
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **names,
+        "extra_special_tokens": [SYSTEM, USER, ASSISTANT],
+        "model_max_length": CONTEXT,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
     }
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": BOS,
-            "eos_token": EOS,
-            "pad_token": PAD,
-            "extra_special_tokens": [SYSTEM, USER, ASSISTANT],
-            "model_max_length": CONTEXT,
-            "clean_up_tokenization_spaces": False,
-            "chat_template": CHAT_TEMPLATE,
-        },
-    )
-    write_json(
-        folder / "config.json",
-        {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "vocab_size": tokenizer.get_vocab_size(),
-            "hidden_size": 128,
-            "intermediate_size": 384,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "max_position_embeddings": CONTEXT,
-            "initializer_range": 0.05,
-            "tie_word_embeddings": True,
-            "dtype": "float32",
-            **ids,
-        },
-    )
-    write_json(
-        folder / "generation_config.json", {"do_sample": False, "max_new_tokens": 64, **ids}
-    )
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": 0.05,
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+        **ids,
+    }
+    generation = {"do_sample": False, "max_new_tokens": 64, **ids}
+    files = {"tokenizer_config": tokenizer_config, "config": config}
+    for name, value in {**files, "generation_config": generation}.items():
+        text = json.dumps(value, indent=2) + "\n"
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Write the data and the model folder of the quickstart."""
     default = Path(__file__).resolve().parents[1] / "recipes" / "quickstart"
     parser = argparse.ArgumentParser(description="Write the data and the model of the quickstart.")
     parser.add_argument("--out", type=Path, default=default)
-    out = parser.parse_args(argv).out
+    out = parser.parse_args().out
+    for folder in (out / "data", out / "model"):
+        folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(SEED)
-    train, held_out = split(all_questions(rng))
-    data = out / "data"
-    data.mkdir(parents=True, exist_ok=True)
-    train_rows = make_rows(train, PAIR_PROMPTS, KTO_PROMPTS, rng)
-    eval_rows = make_rows(held_out, EVAL_PROMPTS, EVAL_PROMPTS // 2, rng)
-    for part, rows in (("train", train_rows), ("eval", eval_rows)):
-        for kind, kind_rows in rows.items():
-            write_jsonl(data / f"{kind}_{part}.jsonl", kind_rows)
-    first = {question.topic.name: question for question in reversed(held_out)}
-    shown = [first[name] for name in ("colour", "young", "place", "tool", "advice")]
-    write_jsonl(data / "prompts.jsonl", ({"prompt": user(q.prompt)} for q in shown))
+    questions = list(all_questions(rng))
+    rng.shuffle(questions)
+    train, held_out = split(questions)
+    files: dict[str, list[dict[str, Any]]] = {}
+    for kind, rows in make_rows(train, PAIR_PROMPTS, KTO_PROMPTS, rng).items():
+        files[f"{kind}_train"] = rows
+    for kind, rows in make_rows(held_out, EVAL_PROMPTS, EVAL_PROMPTS // 2, rng).items():
+        files[f"{kind}_eval"] = rows
+    shown = [next(q for q in held_out if q.name == name) for name in SHOWN_TOPICS]
+    files["prompts"] = [{"prompt": turn("user", q.prompt)} for q in shown]
+    for name, rows in files.items():
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (out / "data" / f"{name}.jsonl").write_text(text, encoding="utf-8")
     write_model(
         out / "model",
-        (message["content"] for row in train_rows["sft"] for message in row["messages"]),
+        (message["content"] for row in files["sft_train"] for message in row["messages"]),
     )
 
 

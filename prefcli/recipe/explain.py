@@ -136,7 +136,7 @@ def _union_problem(path: Key, details: list[ErrorDetails], places: Places) -> Pr
 
 def _choice_problem(value: Any, choices: list[str], place: str, here: str) -> Problem:
     hint = closest(str(value), choices)
-    if value in METHODS and here.endswith("loss_type"):
+    if isinstance(value, str) and value in METHODS and here.endswith("loss_type"):
         hint = f"{value} is a method of its own: add a section `{value}: {{}}`, run prefcli {value}"
     return Problem(
         f"{_show(value)} is none of {', '.join(choices)}", place=place, path=here, hint=hint

@@ -33,10 +33,13 @@ def resolve(
     """Resolve in place. Also returns the whole values that came as text, perhaps of a number."""
     folder = str(path.resolve().parent)
     OmegaConf.register_resolver("recipe_dir", lambda: folder, replace=True)
-    waiting, problems = _collect(data, places)
+    waiting, refused, problems = _collect(data, places)
+    collected = (*waiting, *refused)
+    for at in collected:
+        put(data, at, _OPEN)
     config = OmegaConf.create(data)
-    for at in waiting:
-        put(config, at, _OPEN)
+    for at in collected:
+        put(data, at, None)
     loose: dict[Key, str] = {}
     copied = 0
     for _ in range(MAX_CHAIN):
@@ -48,13 +51,12 @@ def resolve(
                 continue
             except (OmegaConfBaseException, RecursionError) as error:
                 problems.append(_problem(at, text, *_reason(error), places))
-                value = None
+                del waiting[at]
+                continue
             del waiting[at]
             copied += sum(1 for _ in leaves(value))
             if copied > MAX_COPIED or len(str(value)) > MAX_COPIED * 10:
                 problems.append(_problem(at, text, "it makes the recipe too large", None, places))
-                for late in (at, *waiting):
-                    put(data, late, None)
                 return loose, problems
             if isinstance(value, str) and _WHOLE.fullmatch(text):
                 loose[at] = value
@@ -66,14 +68,15 @@ def resolve(
         why = "what it refers to can't be resolved either"
     for at, text in waiting.items():
         problems.append(_problem(at, text, why, None, places))
-        put(data, at, None)
     return loose, problems
 
 
-def _collect(data: dict[str, Any], places: Places) -> tuple[dict[Key, str], list[Problem]]:
-    """The values to resolve; those that can't be are reported and taken out."""
+def _collect(
+    data: dict[str, Any], places: Places
+) -> tuple[dict[Key, str], list[Key], list[Problem]]:
+    """The values to resolve, and those that can't be, with the reason."""
     waiting: dict[Key, str] = {}
-    problems = []
+    refused, problems = [], []
     for at, text in list(leaves(data)):
         if not isinstance(text, str) or ("${" not in text and text != _OPEN):
             continue
@@ -81,11 +84,11 @@ def _collect(data: dict[str, Any], places: Places) -> tuple[dict[Key, str], list
         if problem is None and len(waiting) == MAX_VALUES:
             problem = _problem(at, text, f"a recipe has at most {MAX_VALUES}", None, places)
         if problem:
+            refused.append(at)
             problems.append(problem)
-            put(data, at, None)
         else:
             waiting[at] = text
-    return waiting, problems
+    return waiting, refused, problems
 
 
 def _malformed(at: Key, text: str, places: Places) -> Problem | None:

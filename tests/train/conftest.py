@@ -15,6 +15,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from prefcli.console import keep_stdout_for_json
 from prefcli.recipe import Loaded, load
 from prefcli.training.watch import quiet_libraries
 
@@ -65,6 +66,11 @@ def labelled(count: int) -> list[dict]:
 def write_jsonl(path: Path, rows: list) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _plain_console():
+    keep_stdout_for_json(False)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import pytest
 
+pytest.register_assert_rewrite("tests.unit.broken")
+
 HEAVY = ("torch", "transformers", "trl", "datasets", "peft", "accelerate")
 
 

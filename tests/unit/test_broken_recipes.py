@@ -1,15 +1,17 @@
 """Keys and values: where the mistake is, what it is, what to write instead."""
+# ruff: noqa: E501 - the tables have a case a line
 
 import pytest
-from broken import GOOD, added, mistakes, swapped, table, write
 
 from prefcli.recipe import load
+from prefcli.recipe.foreign import FOREIGN, GONE
+from tests.unit.broken import GOOD, added, mistakes, swapped, table, write
 
 UNKNOWN = table(
     added("misspelt section", "trainig: {}", "6:1", "trainig", "no such key | mean training?"),
     added("misspelt key", "training: {learning_rat: 1}", "6:12", "training.learning_rat", "mean learning_rate?"),
     added("another case", "training: {Max_Steps: 1}", "6:12", "training.Max_Steps", "mean max_steps?"),
-    swapped("in a source", "a.jsonl", "a.jsonl, splitt: b", "5:27", "data.train.splitt", "mean split?"),
+    swapped("in a source", "a.jsonl", "a.jsonl, splitt: b", "5:26", "data.train.splitt", "mean split?"),
     swapped("in a list", "{path: a.jsonl}", "[{path: a}, {path: b, nmae: c}]", "5:32", "data.train[1].nmae", "mean name?"),
     added("deep below it", "x: {y: {z: 1}}", "6:1", "x", "no such key | keys here: output_dir"),
     added("key of a section", "learning_rate: 1e-6", "6:1", "learning_rate", "belongs to training.learning_rate"),
@@ -56,7 +58,7 @@ KEYS = table(
     swapped("method empty", "dpo: {}", "dpo:", "3:5", "dpo", "nothing follows | {}"),
     added("section empty", "lora:", "6:6", "lora", "nothing follows | {} | null | remove"),
     added("section commented out", "lora:\n#  rank: 8\n", "6:6", "lora", "nothing follows"),
-    added("value empty", "lora: {rank: }", "6:14", "lora.rank", "nothing follows"),
+    added("value empty", "lora: {rank: }", "6:13", "lora.rank", "nothing follows"),
     swapped("model empty", "{name_or_path: some/model}", "", "2:7", "model", "nothing follows"),
 )  # fmt: skip
 
@@ -229,3 +231,12 @@ def test_words_for_flags(word, flag, tmp_path):
 
 def test_no_is_text_where_text_is_wanted(tmp_path):
     assert load(write(tmp_path, GOOD.replace("runs/x", "no"))).recipe.output_dir == "no"
+
+
+def test_every_foreign_name_leads_to_a_key(tmp_path):
+    for name, ours in FOREIGN.items():
+        assert name == name.lower().replace("-", "_")
+        *_, problem = mistakes(tmp_path, GOOD, f"{ours}=[[]]")
+        assert problem.message != "no such key", ours
+        (problem,) = mistakes(tmp_path, f"{GOOD}{name}: 1\n")
+        assert GONE.get(name, ours) in (problem.hint or "")

@@ -1,9 +1,10 @@
 """KEY=VALUE on the command line: where it may be put, and errors that point at it."""
+# ruff: noqa: E501 - the tables have a case a line
 
 import pytest
-from broken import GOOD, given, mistakes, table, write
 
 from prefcli.recipe import load
+from tests.unit.broken import GOOD, given, mistakes, table, write
 
 TWO = GOOD.replace("{path: a.jsonl}", "[{path: a}, {path: b}]")
 
@@ -97,7 +98,10 @@ def test_a_section_switched_off(tmp_path):
 def test_one_source(tmp_path):
     assert read(tmp_path, "data.train.path=b").data.train[0].path == "b"
     assert read(tmp_path, "data.train={path: b}").data.train[0].path == "b"
-    assert [s.path for s in read(tmp_path, "data.train=[{path: b}, {path: c}]").data.train] == ["b", "c"]
+    assert [s.path for s in read(tmp_path, "data.train=[{path: b}, {path: c}]").data.train] == [
+        "b",
+        "c",
+    ]
 
 
 @pytest.mark.parametrize("key", ["data.train[1].path", "data.train.1.path"])

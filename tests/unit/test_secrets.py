@@ -1,9 +1,10 @@
 """An access token is refused wherever it comes from, and appears in no message."""
+# ruff: noqa: E501 - the tables have a case a line
 
 import pytest
-from broken import GOOD, mistakes, write
 
 from prefcli.recipe import load
+from tests.unit.broken import GOOD, mistakes, write
 
 TOKEN = "hf_" + "aB3" * 11
 SECRET = TOKEN[3:13]
@@ -33,7 +34,7 @@ def put(text: str) -> str:
         pytest.param(put("a/${oc.env:TOKEN}/b"), "output_dir", id="environment, inside"),
         pytest.param(f"{GOOD}seed: ${{oc.env:TOKEN}}\n", "seed", id="environment, number"),
         pytest.param(put(f"${{oc.env:NOPE,{TOKEN}}}"), "output_dir", id="default"),
-        pytest.param(put(f"hf_${{seed}}") + f"seed: {'7' * 20}\n", "output_dir", id="put together"),
+        pytest.param(put("hf_${seed}") + f"seed: {'7' * 20}\n", "output_dir", id="put together"),
     ],
 )  # fmt: skip
 def test_in_the_recipe(text, path, tmp_path):

@@ -1,0 +1,186 @@
+"""Every value of a recipe reaches the trainer; no key is without effect, and trl's names are real."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from prefcli.methods import METHODS
+from prefcli.model import machine
+from prefcli.model.adapters import lora_config
+from prefcli.training.arguments import build, prove_arrival, trl_options
+from prefcli.training.run import train
+
+# A changed value for every leaf that ends in a trainer argument: recipe path -> (value, trl's name).
+CHANGES = {
+    "seed": (7, "seed"),
+    "data.max_length": (32, "max_length"),
+    "data.num_proc": (2, "dataset_num_proc"),
+    "training.num_train_epochs": (2.5, "num_train_epochs"),
+    "training.max_steps": (5, "max_steps"),
+    "training.global_batch_size": (16, "gradient_accumulation_steps"),
+    "training.per_device_train_batch_size": (2, "per_device_train_batch_size"),
+    "training.per_device_eval_batch_size": (3, "per_device_eval_batch_size"),
+    "training.learning_rate": (2e-5, "learning_rate"),
+    "training.lr_scheduler_type": ("linear", "lr_scheduler_type"),
+    "training.warmup_ratio": (0.3, "warmup_steps"),
+    "training.warmup_steps": (4, "warmup_steps"),
+    "training.optim": ("sgd", "optim"),
+    "training.weight_decay": (0.2, "weight_decay"),
+    "training.adam_beta1": (0.8, "adam_beta1"),
+    "training.adam_beta2": (0.95, "adam_beta2"),
+    "training.adam_epsilon": (1e-7, "adam_epsilon"),
+    "training.max_grad_norm": (0.5, "max_grad_norm"),
+    "training.gradient_checkpointing": (True, "gradient_checkpointing"),
+    "training.logging_steps": (7, "logging_steps"),
+    "training.eval_steps": (9, "eval_steps"),
+    "training.save_steps": (11, "save_steps"),
+    "training.save_total_limit": (5, "save_total_limit"),
+    "output_dir": ("elsewhere", "output_dir"),
+    "sft.completion_only_loss": (False, "completion_only_loss"),
+    "sft.assistant_only_loss": (True, "assistant_only_loss"),
+    "sft.packing": (True, "packing"),
+    "sft.loss_type": ("dft", "loss_type"),
+    "dpo.beta": (0.3, "beta"),
+    "dpo.loss_type": ("hinge", "loss_type"),
+    "ipo.beta": (0.3, "beta"),
+    "kto.beta": (0.3, "beta"),
+    "kto.desirable_weight": (1.3, "desirable_weight"),
+    "kto.undesirable_weight": (1.3, "undesirable_weight"),
+    "kto.loss_type": ("apo_zero_unpaired", "loss_type"),
+    "orpo.lambda": (0.3, "beta"),
+}
+# Read by prefcli itself, or loaded into the model rather than into trl's config.
+ELSEWHERE = {
+    "model.name_or_path",
+    "model.revision",
+    "model.init",
+    "model.dtype",
+    "model.attn_implementation",
+    "model.chat_template",
+    "data.train",
+    "data.eval",
+    "check_sft.max_perplexity",
+    "check_sft.on_fail",
+    "check_sft.max_rows",
+    "logging.report_to",
+    "logging.run_name",
+    "dpo.loss_weights",  # together with a list of losses, below
+    "dpo.label_smoothing",
+    "lora.rank",
+    "lora.alpha",
+    "lora.dropout",
+    "lora.target_modules",
+    "lora.use_rslora",
+    "lora.use_dora",
+}
+
+
+def effective(recipe, name):
+    method = recipe.methods[name]
+    options = trl_options(recipe, method, machine())
+    config_class, _ = method.trl_classes()
+    return prove_arrival(options, build(options, config_class))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_trl_has_every_name_we_use(recipe_data, make_recipe, name):
+    recipe = make_recipe(recipe_data).recipe
+    config_class, _ = recipe.methods[name].trl_classes()
+    fields = {field.name for field in dataclasses.fields(config_class)}
+    assert trl_options(recipe, recipe.methods[name], machine()).keys() <= fields
+
+
+@pytest.mark.parametrize("path", CHANGES)
+def test_a_changed_key_changes_its_argument_and_no_other(recipe_data, make_recipe, path):
+    value, argument = CHANGES[path]
+    section = path.partition(".")[0]
+    name = section if section in METHODS else "dpo"
+    before = effective(make_recipe(recipe_data).recipe, name)
+    after = effective(make_recipe(recipe_data, f"{path}={json.dumps(value)}").recipe, name)
+    changed = {k for k in {*before, *after} if before.get(k) != after.get(k)}
+    consequences = {
+        "seed": {"data_seed"},
+        # The same global batch in smaller pieces.
+        "training.per_device_train_batch_size": {
+            "gradient_accumulation_steps",
+            "per_device_eval_batch_size",
+        },
+        "training.eval_steps": {"eval_strategy"},
+    }
+    assert changed - consequences.get(path, set()) == {argument}
+
+
+def test_every_leaf_of_the_schema_is_accounted_for(recipe_data, make_recipe):
+    recipe_data["lora"] = {}
+    recipe = make_recipe(recipe_data).recipe
+
+    def leaves(model, prefix=""):
+        for name, field in type(model).model_fields.items():
+            path = f"{prefix}{field.alias or name}"
+            value = getattr(model, name)
+            if hasattr(value, "model_fields"):
+                yield from leaves(value, f"{path}.")
+            else:
+                yield path
+
+    assert set(leaves(recipe)) == CHANGES.keys() | ELSEWHERE
+
+
+def test_combined_losses_arrive(recipe_data, make_recipe):
+    recipe_data["dpo"] = {
+        "loss_type": ["robust", "sft"],
+        "loss_weights": [1.0, 0.2],
+        "label_smoothing": 0.1,
+    }
+    arrived = effective(make_recipe(recipe_data).recipe, "dpo")
+    assert arrived["loss_type"] == ["robust", "sft"]
+    assert arrived["loss_weights"] == [1.0, 0.2]
+    assert arrived["label_smoothing"] == 0.1
+
+
+def test_every_lora_key_arrives(recipe_data, make_recipe):
+    recipe_data["lora"] = {
+        "rank": 3,
+        "alpha": 5,
+        "dropout": 0.25,
+        "target_modules": ["q_proj"],
+        "use_rslora": True,
+        "use_dora": True,
+    }
+    config = lora_config(make_recipe(recipe_data).recipe.lora)
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (3, 5, 0.25)
+    assert config.target_modules == {"q_proj"}
+    assert config.use_rslora
+    assert config.use_dora
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_lora_dropout_survives_trl(recipe_data, make_recipe, name):
+    """trl's disable_dropout would set it to zero; make_trainer asserts that it is there."""
+    recipe_data["lora"] = {"rank": 2, "dropout": 0.25}
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.methods[name])
+    run = json.loads((Path(recipe.output_dir) / "run.json").read_text())
+    assert run["effective"]["lora"]["lora_dropout"] == 0.25
+
+
+def test_a_value_that_does_not_arrive_stops_the_run(recipe_data, make_recipe):
+    recipe = make_recipe(recipe_data).recipe
+    options = trl_options(recipe, recipe.dpo, machine())
+    config_class, _ = recipe.dpo.trl_classes()
+    config = build(options, config_class)
+    config.beta = 0.5
+    with pytest.raises(AssertionError, match=r"beta.*0\.1.*0\.5"):
+        prove_arrival(options, config)
+
+
+def test_the_effective_configuration_is_saved(recipe_data, make_recipe):
+    recipe = make_recipe(recipe_data, "dpo.beta=0.07").recipe
+    train(recipe, recipe.dpo)
+    run = json.loads((Path(recipe.output_dir) / "run.json").read_text())
+    assert run["effective"]["beta"] == 0.07
+    assert run["effective"]["gradient_accumulation_steps"] == 2

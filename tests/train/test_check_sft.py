@@ -1,0 +1,153 @@
+"""check-sft against a plain loop over one row at a time, and its verdicts."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from prefcli import cli
+from prefcli.errors import GateError
+from prefcli.measure.check_sft import check_sft
+from prefcli.measure.scoring import score
+from prefcli.training.folder import RunFolder
+from prefcli.training.run import train
+from tests.train.conftest import labelled, pairs, write_jsonl
+
+
+def plain_nll(model, tokenizer, prompt: str, completion: str, max_length: int = 64) -> list[float]:
+    """Negative log-probability of each completion token, from the model's own loss."""
+    start = len(tokenizer(prompt)["input_ids"])
+    ids = tokenizer(prompt + completion + tokenizer.eos_token)["input_ids"][:max_length]
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0]
+    return [
+        float(-torch.log_softmax(logits[t - 1].double(), -1)[ids[t]])
+        for t in range(max(start, 1), len(ids))
+    ]
+
+
+def perplexity(nlls: list[list[float]]) -> float:
+    return math.exp(sum(map(sum, nlls)) / sum(map(len, nlls)))
+
+
+@pytest.fixture
+def plain(tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    return lambda prompt, completion: plain_nll(model, tokenizer, prompt, completion)
+
+
+def test_pairs_agree_with_a_plain_loop(recipe_data, make_recipe, plain):
+    report = check_sft(make_recipe(recipe_data).recipe)
+    rows = pairs(40)[30:]
+    chosen = [plain(r["prompt"], r["chosen"]) for r in rows]
+    rejected = [plain(r["prompt"], r["rejected"]) for r in rows]
+    means = [sum(n) / len(n) for n in chosen]
+    assert report.rows == 10
+    assert report.tokens == sum(map(len, chosen))
+    assert report.perplexity == pytest.approx(perplexity(chosen), rel=1e-5)
+    assert report.rejected_perplexity == pytest.approx(perplexity(rejected), rel=1e-5)
+    assert report.row_perplexity == pytest.approx(math.exp(sum(means) / 10), rel=1e-5)
+    likelier = [sum(c) / len(c) < sum(r) / len(r) for c, r in zip(chosen, rejected, strict=True)]
+    assert report.chosen_likelier == sum(likelier) / 10
+    worst = max(range(10), key=means.__getitem__)
+    place, value = report.worst[0]
+    assert place.endswith(f"eval.jsonl: row {worst + 1}")
+    assert value == pytest.approx(math.exp(means[worst]), rel=1e-5)
+
+
+def test_labelled_rows_measure_the_desirable_ones(recipe_data, make_recipe, tmp_path, plain):
+    rows = labelled(12)
+    recipe_data["data"]["eval"] = {"path": str(write_jsonl(tmp_path / "l.jsonl", rows))}
+    for name in ("sft", "dpo", "ipo", "orpo"):
+        del recipe_data[name]
+    report = check_sft(make_recipe(recipe_data).recipe)
+    good = [plain(r["prompt"], r["completion"]) for r in rows if r["label"]]
+    bad = [plain(r["prompt"], r["completion"]) for r in rows if not r["label"]]
+    assert report.perplexity == pytest.approx(perplexity(good), rel=1e-5)
+    assert report.rejected_perplexity == pytest.approx(perplexity(bad), rel=1e-5)
+    assert report.chosen_likelier is None
+
+
+def test_whole_texts(recipe_data, make_recipe, tmp_path, plain):
+    rows = [{"text": r["prompt"] + r["chosen"]} for r in pairs(6)]
+    recipe_data["data"]["eval"] = {"path": str(write_jsonl(tmp_path / "t.jsonl", rows))}
+    for name in ("dpo", "ipo", "kto", "orpo"):
+        del recipe_data[name]
+    report = check_sft(make_recipe(recipe_data).recipe)
+    assert report.perplexity == pytest.approx(
+        perplexity([plain("", r["text"]) for r in rows]), rel=1e-5
+    )
+    assert report.rejected_perplexity is None
+
+
+def test_batches_and_cuts_change_nothing(tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    generator = torch.Generator().manual_seed(3)
+
+    def ids(low, high):
+        length = int(torch.randint(low, high, (1,), generator=generator))
+        return torch.randint(3, 200, (length,), generator=generator).tolist()
+
+    rows = [(ids(0, 30), ids(1, 40)) for _ in range(50)]
+    rows += [([], [5]), ([5], []), ([1] * 60, [2, 3])]
+    one_by_one = score(model, rows, max_length=48, tokens_per_batch=1)
+    together = score(model, rows, max_length=48, tokens_per_batch=700)
+    # A lone first token has no context; an empty completion and a prompt that fills the window
+    # leave nothing to score.
+    assert one_by_one[-3:] == together[-3:] == [None, None, None]
+    for a, b in zip(one_by_one[:-3], together[:-3], strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert a.tokens == b.tokens
+            assert a.logp == pytest.approx(b.logp, rel=1e-5)
+
+
+def run_cli(monkeypatch, *argv: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["prefcli", *argv])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def test_exit_codes_and_json(recipe_data, make_recipe, monkeypatch, capsys, tmp_path):
+    recipe_data["check_sft"] = {"max_perplexity": 1000}
+    make_recipe(recipe_data)
+    path = str(tmp_path / "recipe.yaml")
+    assert run_cli(monkeypatch, "check-sft", path) == 0
+    assert "passed" in capsys.readouterr().out
+    assert run_cli(monkeypatch, "check-sft", path, "check_sft.max_perplexity=2") == 3
+    assert "FAILED" in capsys.readouterr().out
+    assert run_cli(monkeypatch, "check-sft", path, "check_sft.max_perplexity=2", "--json") == 3
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert report["passed"] is False
+    assert report["perplexity"] > 2
+    assert len(report["worst"]) == 5
+    assert "FAILED" in err
+
+
+@pytest.mark.parametrize("name", ["dpo", "ipo", "kto"])
+def test_the_gate_stops_a_run(recipe_data, make_recipe, name):
+    recipe_data["check_sft"] = {"max_perplexity": 2, "on_fail": "stop"}
+    recipe = make_recipe(recipe_data).recipe
+    with pytest.raises(GateError, match="above 2"):
+        train(recipe, recipe.methods[name])
+    run = RunFolder(recipe.output_dir)
+    assert run.read_run()["status"] == "failed"
+    assert not run.model.exists()
+
+
+@pytest.mark.parametrize(("name", "on_fail"), [("dpo", "warn"), ("sft", "stop"), ("orpo", "stop")])
+def test_the_gate_lets_through(recipe_data, make_recipe, name, on_fail, capsys):
+    """`warn` trains; sft and orpo start from base models, so they are not gated."""
+    recipe_data["check_sft"] = {"max_perplexity": 2, "on_fail": on_fail}
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.methods[name])
+    assert RunFolder(recipe.output_dir).model.exists()
+    assert ("warning: going on" in capsys.readouterr().out) == (on_fail == "warn")

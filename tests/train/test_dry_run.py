@@ -1,0 +1,155 @@
+"""A dry-run finds what would stop the run, all of it at once, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from prefcli import cli
+from prefcli.methods import METHODS
+from tests.train.conftest import pairs, write_jsonl
+
+
+@pytest.fixture
+def dry_run(tmp_path, monkeypatch, capsys):
+    """Run `prefcli METHOD recipe.yaml --dry-run --json`; (exit code, document, what was said)."""
+
+    def run(data: dict, method: str = "dpo", *more: str):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+        argv = ["prefcli", method, str(path), "--dry-run", "--json", *more]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), json.loads(out), err
+
+    return run
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["full", "lora"])
+def test_a_good_recipe_will_run(recipe_data, dry_run, method, lora):
+    if lora:
+        recipe_data["lora"] = lora
+    code, document, said = dry_run(recipe_data, method)
+    assert code == 0
+    assert document["will_run"]
+    assert document["problems"] == []
+    assert document["steps"] == 2
+    assert document["effective"]["learning_rate"] == 1e-3
+    assert said.splitlines()[-1].startswith(f"will run: prefcli {method}")
+    assert not Path(recipe_data["output_dir"]).exists()
+
+
+def test_numbers_are_the_runs(recipe_data, dry_run):
+    """Steps, parameters and adapted layers, against counting by hand."""
+    del recipe_data["training"]["max_steps"]
+    recipe_data["training"]["num_train_epochs"] = 2
+    recipe_data["lora"] = {"target_modules": ["q_proj", "v_proj"]}
+    _, document, _ = dry_run(recipe_data)
+    assert document["steps"] == 2 * (24 // 8)
+    assert document["lora_layers"] == 2 * 2
+    hidden, mlp, vocab = 32, 64, document["parameters"]
+    layer = 2 * hidden * hidden + 2 * hidden * hidden // 2 + 3 * hidden * mlp + 2 * hidden
+    assert (vocab - 2 * layer - hidden) % (2 * hidden) == 0  # what is left: two embeddings
+
+
+def test_every_problem_at_once_with_its_place(recipe_data, dry_run, tmp_path):
+    recipe_data["lora"] = {"target_modules": ["query"]}
+    recipe_data["data"]["max_length"] = 4096
+    rows = pairs(3)
+    rows[1]["chosen"] = None
+    recipe_data["data"]["train"]["path"] = str(write_jsonl(tmp_path / "bad.jsonl", rows))
+    code, document, said = dry_run(recipe_data)
+    assert code == 2
+    messages = {p["path"] or p["place"]: p for p in document["problems"]}
+    assert "q_proj" in messages["lora.target_modules"]["hint"]
+    assert "context of 128" in messages["data.max_length"]["message"]
+    assert "row 2" in document["problems"][-1]["place"]
+    assert all("recipe.yaml:" in p["place"] for p in document["problems"] if p["path"])
+    assert said.splitlines()[-1] == "will not run: 3 problems above"
+
+
+def test_wrong_data_is_exit_4(recipe_data, dry_run, tmp_path):
+    recipe_data["data"]["train"]["path"] = str(
+        write_jsonl(tmp_path / "q.jsonl", [{"question": "a", "chosen": "b", "rejected": "c"}])
+    )
+    code, document, _ = dry_run(recipe_data)
+    assert code == 4
+    assert "not guessed" in document["problems"][0]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("model.dtype", "bfloat16"),
+        ("model.attn_implementation", "flash_attention_2"),
+        ("training.optim", "paged_adamw_32bit"),
+    ],
+)
+def test_a_recipe_for_a_gpu_is_checked_without_one(recipe_data, dry_run, path, value):
+    code, document, said = dry_run(recipe_data, "dpo", f"{path}={value}")
+    assert (code, document["problems"]) == (0, [])
+    assert f"no GPU here, so these are not tried: {path}: {value}" in said
+
+
+def test_a_model_folder_without_weights(recipe_data, dry_run, tiny_model, tmp_path):
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for file in tiny_model.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    recipe_data["model"]["name_or_path"] = str(folder)
+    code, document, _ = dry_run(recipe_data)
+    assert code == 2
+    assert "no .safetensors file" in document["problems"][0]["message"]
+    assert "model.init: random" in document["problems"][0]["hint"]
+    assert dry_run(recipe_data, "sft", "model.init=random")[0] == 0
+
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    _, document, _ = dry_run(recipe_data)
+    assert "pickled weights, which can run code" in document["problems"][0]["message"]
+
+
+@pytest.mark.parametrize("world", [3, 5])
+def test_an_impossible_global_batch_lists_the_possible(recipe_data, dry_run, monkeypatch, world):
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    recipe_data["training"] |= {"global_batch_size": 12, "per_device_train_batch_size": 4}
+    if world == 3:
+        recipe_data["training"]["per_device_train_batch_size"] = 3
+    monkeypatch.setattr("prefcli.training.dry_run._configure", lambda recipe, method: {})
+    code, document, _ = dry_run(recipe_data)
+    assert code == 2
+    (problem,) = document["problems"]
+    assert problem["path"] == "training.global_batch_size"
+    wanted = "1 (accumulating 4), 2 (accumulating 2), 4 (accumulating 1)"
+    assert (wanted if world == 3 else "take a multiple of 5") in problem["hint"]
+
+
+def test_an_adapter_is_no_starting_model(recipe_data, dry_run, tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    recipe_data["model"]["name_or_path"] = str(folder)
+    code, document, _ = dry_run(recipe_data)
+    assert code == 2
+    assert "holds a LoRA adapter" in document["problems"][0]["message"]
+    assert "merge" in document["problems"][0]["hint"]
+
+
+def test_an_unwritable_output_folder(recipe_data, dry_run, tmp_path, monkeypatch):
+    import os
+
+    real = os.access
+    monkeypatch.setattr(
+        "os.access", lambda p, mode: mode & os.W_OK == 0 and real(p, mode)
+    )
+    code, document, _ = dry_run(recipe_data)
+    assert code == 2
+    assert document["problems"][0]["path"] == "output_dir"
+    assert "not writable" in document["problems"][0]["message"]

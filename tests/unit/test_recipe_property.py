@@ -1,0 +1,200 @@
+"""Whatever is written, load returns or says where the mistake is: no other error, and soon."""
+
+from datetime import timedelta
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from prefcli.errors import RecipeError
+from prefcli.formats import FORMATS, RowError, detect
+from prefcli.recipe import load
+from tests.unit.broken import GOOD, write
+
+# The deadline is far above what a slow machine needs; it catches what would take minutes.
+quick = settings(
+    max_examples=150,
+    deadline=timedelta(seconds=5),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    derandomize=True,
+)
+
+FULL = {
+    "output_dir": "runs/${model.name_or_path}",
+    "seed": 7,
+    "model": {"name_or_path": "some/model", "dtype": "bfloat16"},
+    "lora": {"rank": 8, "target_modules": ["q_proj", "v_proj"]},
+    "dpo": {"beta": 0.1, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]},
+    "kto": {"beta": 0.2},
+    "data": {
+        "train": [{"path": "a.jsonl", "columns": {"prompt": "q"}}, {"path": "b", "fraction": 0.5}],
+        "eval": {"path": "c.jsonl"},
+    },
+    "training": {"learning_rate": 5e-7, "warmup_ratio": 0.1, "eval_steps": 10},
+    "logging": {"report_to": ["wandb"], "run_name": "${oc.env:HOME,x}"},
+}
+
+words = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(
+        ["${seed}", "${dpo}", "${output_dir}", "${", "???", "no", "5e-7", "all-linear", "sft", "<<"]
+    ),
+)
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), words)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def sections(node):
+    """Every section and list of a recipe."""
+    yield node
+    for inner in node.values() if isinstance(node, dict) else node:
+        if isinstance(inner, dict | list):
+            yield from sections(inner)
+
+
+@st.composite
+def mutated(draw):
+    """FULL with some keys gone, renamed or set to anything."""
+    recipe = yaml.safe_load(yaml.safe_dump(FULL))
+    for _ in range(draw(st.integers(1, 4))):
+        where = draw(st.sampled_from([s for s in sections(recipe) if s]))
+        key = draw(st.sampled_from(sorted(where) if isinstance(where, dict) else range(len(where))))
+        action = draw(st.sampled_from(["delete", "rename", "replace"]))
+        value = where.pop(key) if action != "replace" else where[key]
+        if action == "replace":
+            where[key] = draw(values)
+        elif action == "rename" and isinstance(where, dict):
+            where[draw(words)] = value
+    return recipe
+
+
+def survives(folder, text, *overrides):
+    try:
+        load(write(folder, text), overrides)
+    except RecipeError as error:
+        assert error.problems
+        for problem in error.problems:
+            assert problem.place
+            assert problem.message
+            assert str(problem).encode()
+            assert problem.path is None or problem.path.isprintable()
+
+
+def test_the_full_recipe_is_right(tmp_path):
+    assert load(write(tmp_path, yaml.safe_dump(FULL))).recipe.output_dir == "runs/some/model"
+
+
+@quick
+@given(recipe=mutated())
+def test_mutated(tmp_path, recipe):
+    survives(tmp_path, yaml.safe_dump(recipe, allow_unicode=True))
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(0, 40), st.text(max_size=30)), min_size=1, max_size=4))
+def test_lines_injected(tmp_path, lines):
+    text = yaml.safe_dump(FULL).splitlines()
+    for at, line in lines:
+        text.insert(at, line)
+    survives(tmp_path, "\n".join(text))
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(0, 500), st.binary(min_size=1, max_size=8)), min_size=1))
+def test_bytes_injected(tmp_path, pieces):
+    data = bytearray(yaml.safe_dump(FULL).encode())
+    for at, piece in pieces:
+        data[at : at + len(piece)] = piece
+    survives(tmp_path, bytes(data))
+
+
+@quick
+@given(st.one_of(st.text(), st.text("{}[]:,-?*&!|>'\"%@`# \n\tab$0.", max_size=80)))
+def test_any_text(tmp_path, text):
+    survives(tmp_path, text)
+
+
+@quick
+@given(st.lists(st.text("${}.:,[]'\\ seoc.nvdata", max_size=40), min_size=1, max_size=4))
+def test_any_interpolation(tmp_path, words):
+    lines = [f"k{i}: {yaml.safe_dump('${' + word)}" for i, word in enumerate(words)]
+    survives(tmp_path, GOOD + "\n".join(lines))
+
+
+@quick
+@given(
+    st.lists(
+        st.one_of(
+            st.text(),
+            st.builds(
+                "{}={}".format,
+                st.lists(st.sampled_from([*FULL, "path", "[0]", "0", "beta", "x"]), max_size=4).map(".".join),
+                st.one_of(words, values.map(lambda v: yaml.safe_dump(v, default_flow_style=True))),
+            ),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)  # fmt: skip
+def test_any_override(tmp_path, overrides):
+    survives(tmp_path, yaml.safe_dump(FULL), *overrides)
+
+
+turns = st.fixed_dictionaries(
+    {},
+    optional={
+        "role": st.sampled_from(["user", "assistant", "system", "tool", "other", None, [], {}]),
+        "from": st.sampled_from(["human", "gpt", 3]),
+        "content": st.one_of(st.text(max_size=5), st.none(), st.lists(st.none(), max_size=1)),
+        "value": st.text(max_size=5),
+        "tool_calls": st.lists(st.integers(), max_size=1),
+    },
+)
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+dialogue = st.lists(st.sampled_from(["\n\nHuman:", "\n\nAssistant:", "a"]), max_size=5).map("".join)
+cells = st.one_of(json_values, turns, st.lists(turns, max_size=4), dialogue)
+COLUMNS = (
+    "prompt",
+    "chosen",
+    "rejected",
+    "completion",
+    "label",
+    "messages",
+    "conversations",
+    "text",
+)
+rows = st.one_of(
+    st.dictionaries(st.sampled_from(COLUMNS), cells), st.dictionaries(st.text(max_size=8), json_values)
+)  # fmt: skip
+
+
+@settings(quick, max_examples=500)
+@given(first=rows, row=rows)
+def test_any_row(first, row):
+    for shape in {detect(first), detect(row)} - {None}:
+        for each in (first, row):
+            columns = shape.columns.split(" (")[0].replace(",", "").split()
+            if not set(columns) <= set(each) and not shape.claims(each):
+                continue
+            try:
+                converted = shape.convert(each)
+            except RowError as error:
+                assert error.found
+                assert error.expected
+                assert len(str(error)) < 1000
+            else:
+                assert isinstance(converted, dict)
+
+
+@pytest.mark.parametrize("shape", FORMATS, ids=lambda f: f.name)
+def test_a_shape_claims_no_empty_row(shape):
+    assert not shape.claims({})
