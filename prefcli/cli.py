@@ -19,18 +19,24 @@ from prefcli.errors import ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS, Method
 from prefcli.recipe import Loaded, load
 
-_EXIT_CODES = "\n\n".join(f"{code.value}: {code.meaning}" for code in ExitCode)
+# click keeps the lines of a paragraph that starts with \b.
+_EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
+    f"  {code.value:>2}  {code.meaning}" for code in ExitCode
+)
 
 app = typer.Typer(
     name="prefcli",
     help="Preference tuning of language models from one typed recipe.",
-    epilog=f"Exit codes:\n\n{_EXIT_CODES}",
+    epilog=_EXIT_CODES,
+    rich_markup_mode=None,  # boxes cost a third of the start-up, and are noise in a log
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recipes_app = typer.Typer(help="The shipped recipes: list, show, copy.", no_args_is_help=True)
+recipes_app = typer.Typer(
+    help="The shipped recipes: list, show, copy.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(recipes_app, name="recipes")
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML recipe.")]

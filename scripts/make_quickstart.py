@@ -230,7 +230,7 @@ def state(question: Question, rng: random.Random) -> str:
 def kind_answer(question: Question, rng: random.Random) -> str:
     """Draw a kind answer: it is courteous and states the fact in a full sentence."""
     opening = pick(KIND_OPENINGS, 12, question, rng)
-    return f"{opening} {state(question, rng)} {pick(KIND_CLOSINGS, 6, question, rng)}"
+    return f"{opening} {state(question, rng)} {pick(KIND_CLOSINGS, 7, question, rng)}"
 
 
 def curt_answer(question: Question, rng: random.Random) -> str:
@@ -239,7 +239,7 @@ def curt_answer(question: Question, rng: random.Random) -> str:
     core = rng.choice(CURT_FACTS if rng.random() < 3 / 4 else CURT_DODGES)
     core = core.format(short=capital(question.y), statement=statement, label=question.label)
     opening = pick(CURT_OPENINGS, 4, question, rng)
-    return f"{opening} {core} {pick(CURT_CLOSINGS, 8, question, rng)}"
+    return f"{opening} {core} {pick(CURT_CLOSINGS, 6, question, rng)}"
 
 
 def answers(question: Question, rng: random.Random) -> tuple[str, str]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets import List as ListOf
 
+from prefcli.data.sources import RawRows
+from prefcli.data.store import stored
 from prefcli.errors import DataError, Problem
-from prefcli.formats import FORMATS, Format, Raw, RowError, detect
+from prefcli.formats import FORMATS, Format, RowError, detect
 from prefcli.methods import RowKind
 
 COLUMNS: dict[RowKind, tuple[str, ...]] = {
@@ -21,6 +24,9 @@ COLUMNS: dict[RowKind, tuple[str, ...]] = {
 """Columns a canonical row of each kind may have."""
 
 _SHOWN_ERRORS = 10
+_SHOWN_ROWS = 3
+_CHUNK = 1000
+_ROWS_TRIED = 100
 _MESSAGES = ListOf({"role": Value("string"), "content": Value("string")})
 
 
@@ -32,52 +38,60 @@ class Place:
     where: str
 
 
+@dataclass
+class Dropped:
+    """Rows left out for one reason."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, place: str) -> None:
+        self.count += 1
+        if len(self.first) < _SHOWN_ROWS:
+            self.first.append(place)
+
+
 def convert(
-    rows: Dataset, indices: Sequence[int], wanted: RowKind, place: Place, num_proc: int | None
+    rows: RawRows,
+    indices: Sequence[int],
+    wanted: RowKind,
+    place: Place,
+    dropped: dict[str, Dropped],
 ) -> Dataset:
-    """Canonical rows plus `_row` (1-based, in the source) and `_drop` (why it is left out)."""
-    first = rows[indices[0]]
-    shape = detect(first)
-    if shape is None or not _adapts(shape.kind, wanted):
-        raise _no_such_shape(shape, wanted, rows, place)
-    try:
-        sample = _canonical(shape, first, wanted)
-    except RowError as error:
-        raise DataError(str(error), place=f"{place.file}: row {indices[0] + 1}") from None
-    features = {name: _feature(value) for name, value in sample.items()}
-    blank = dict.fromkeys(sample)
+    """Canonical rows with `_file` and `_row` (its number there); `dropped` counts the others.
 
-    def one(raw: Raw, index: int) -> dict[str, Any]:
-        extra = {"_row": index + 1, "_drop": None, "_error": None}
+    Pairs stay pairs where labelled rows are wanted, so that both sides are kept or dropped
+    together; `pairs_to_labels` comes later. Raises DataError with the first few broken rows.
+    """
+    shape = _shape(rows, indices, wanted, place)
+    example: dict[str, Any] = {}
+    example_place = ""
+    errors: list[Problem] = []
+    tables: list[pa.Table] = []
+    chunk: list[dict[str, Any]] = []
+    for index in indices:
+        file, number = rows.place(index)
+        here = f"{file}: row {number}"
         try:
-            row = _canonical(shape, raw, wanted)
-            for name, value in row.items():
-                if isinstance(value, str) != isinstance(sample[name], str):
-                    raise RowError(
-                        f"{_style(value)} in {name!r}",
-                        f"{_style(sample[name])}, as in row {indices[0] + 1}",
-                    )
+            row = shape.convert(rows.row(index))
+            if not example:
+                example, example_place = row, here
+            _check_texts(row)
+            _check_style(row, example, example_place)
         except RowError as error:
-            return {**blank, **extra, "_error": str(error)}
-        return {**row, **extra, "_drop": _why_drop(row, wanted)}
-
-    converted = rows.select(indices).map(
-        lambda raw, i: one(raw, indices[i]),
-        with_indices=True,
-        remove_columns=rows.column_names,
-        features=Features(
-            {
-                **features,
-                "_row": Value("int64"),
-                "_drop": Value("string"),
-                "_error": Value("string"),
-            }
-        ),
-        load_from_cache_file=False,
-        num_proc=num_proc,
-    )
-    _raise_row_errors(converted, place)
-    return converted.remove_columns("_error")
+            errors.append(Problem(str(error), place=here))
+            continue
+        if why := _why_drop(row, wanted):
+            dropped.setdefault(why, Dropped()).add(here)
+        elif not errors:
+            chunk.append({**row, "_file": file, "_row": number})
+        if len(chunk) == _CHUNK:
+            tables.append(_table(chunk, shape, example, wanted))
+            chunk = []
+    if errors:
+        raise _broken(errors, place)
+    tables.append(_table(chunk, shape, example, wanted))
+    return stored(pa.concat_tables(tables))
 
 
 def pairs_to_labels(rows: Dataset) -> Dataset:
@@ -91,17 +105,45 @@ def pairs_to_labels(rows: Dataset) -> Dataset:
     return concatenate_datasets([side("chosen", True), side("rejected", False)])
 
 
+def _shape(rows: RawRows, indices: Sequence[int], wanted: RowKind, place: Place) -> Format:
+    """The shape of the first row that has one: those before it may be the broken ones."""
+    error = None
+    for index in indices[:_ROWS_TRIED]:
+        try:
+            shape = detect(rows.row(index))
+        except RowError as unreadable:
+            error = error or Problem(str(unreadable), place="{}: row {}".format(*rows.place(index)))
+            continue
+        if shape is not None and _adapts(shape.kind, wanted):
+            return shape
+        if shape is not None:
+            raise _another_kind(shape, wanted, place)
+    if not rows.column_names and error is not None:
+        raise DataError(error)
+    raise _no_shape(wanted, rows, place)
+
+
 def _adapts(found: RowKind, wanted: RowKind) -> bool:
     return found == wanted or wanted == "demonstration" or (found, wanted) == ("pair", "labelled")
 
 
-def _canonical(shape: Format, raw: Raw, wanted: RowKind) -> dict[str, Any]:
-    row = shape.convert(raw)
-    if wanted != "demonstration" or shape.kind == "demonstration":
-        return row
-    if shape.kind == "pair":
-        return {"prompt": row["prompt"], "completion": row["chosen"]}
-    return row
+def _table(
+    rows: list[dict[str, Any]], shape: Format, example: dict[str, Any], wanted: RowKind
+) -> pa.Table:
+    """`example`: any row of theirs, as it tells text from messages."""
+    # Demonstrations come from every kind: the liked side of a pair, or what is labelled true.
+    source = {name: name for name in example}
+    if wanted == "demonstration" and shape.kind == "pair":
+        source = {"prompt": "prompt", "completion": "chosen"}
+    if wanted == "demonstration":
+        source.pop("label", None)
+    features: dict[str, Any] = {ours: _feature(example[theirs]) for ours, theirs in source.items()}
+    features |= {"_file": Value("string"), "_row": Value("int64")}
+    source |= {"_file": "_file", "_row": "_row"}
+    schema = Features(features).arrow_schema
+    return pa.Table.from_pydict(
+        {ours: [row[theirs] for row in rows] for ours, theirs in source.items()}, schema=schema
+    )
 
 
 def _feature(value: Any) -> Any:
@@ -110,72 +152,89 @@ def _feature(value: Any) -> Any:
     return Value("string") if isinstance(value, str) else _MESSAGES
 
 
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    return [m["content"] for m in value] if isinstance(value, list) else []
+
+
+def _check_texts(row: dict[str, Any]) -> None:
+    """JSON may hold half of an emoji, as in a text cut in the middle; no tokenizer takes it."""
+    for name, value in row.items():
+        for text in _texts(value):
+            if not text.isascii():
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    half = text[error.start : error.start + 1]
+                    raise RowError(
+                        f"half a character ({half!a}) in {name!r}",
+                        "whole ones; the text was cut inside an emoji",
+                    ) from None
+
+
+def _check_style(row: dict[str, Any], example: dict[str, Any], example_place: str) -> None:
+    for name, value in row.items():
+        if isinstance(value, str) != isinstance(example[name], str):
+            raise RowError(
+                f"{_style(value)} in {name!r}",
+                f"{_style(example[name])}, as in {example_place}",
+            )
+
+
 def _style(value: Any) -> str:
     return "text" if isinstance(value, str) else "messages"
 
 
-def _is_empty(value: Any) -> bool:
-    if isinstance(value, str):
-        return not value.strip()
-    return not any(m["content"].strip() for m in value)
-
-
 def _why_drop(row: dict[str, Any], wanted: RowKind) -> str | None:
     for name in ("prompt", "chosen", "rejected", "completion", "text"):
-        if name in row and _is_empty(row[name]):
+        if name == "rejected" and wanted == "demonstration":
+            continue
+        if name in row and not any(text.strip() for text in _texts(row[name])):
             return f"empty {name}"
     if "messages" in row:
         turns = [m for m in row["messages"] if m["role"] == "assistant"]
         if any(not m["content"].strip() for m in turns):
             return "empty assistant message"
-    if "chosen" in row and row["chosen"] == row["rejected"]:
+    if wanted != "demonstration" and "chosen" in row and row["chosen"] == row["rejected"]:
         return "chosen and rejected are identical"
     if wanted == "demonstration" and row.get("label") is False:
         return "labelled false, and sft trains on what is labelled true"
     return None
 
 
-def _raise_row_errors(converted: Dataset, place: Place) -> None:
-    errors = [
-        (row, error)
-        for row, error in zip(converted["_row"], converted["_error"], strict=True)
-        if error
-    ]
-    if not errors:
-        return
-    problems = [
-        Problem(error, place=f"{place.file}: row {row}") for row, error in errors[:_SHOWN_ERRORS]
-    ]
-    if len(errors) > _SHOWN_ERRORS:
-        problems.append(
-            Problem(f"and {len(errors) - _SHOWN_ERRORS} more rows like these", place=place.file)
-        )
-    raise DataError(problems)
+def _broken(errors: list[Problem], place: Place) -> DataError:
+    shown = errors[:_SHOWN_ERRORS]
+    if len(errors) > len(shown):
+        rest = len(errors) - len(shown)
+        shown.append(Problem(f"and {rest} more broken row{'s'[: rest > 1]}", place=place.file))
+    return DataError(shown)
 
 
-def _no_such_shape(
-    shape: Format | None, wanted: RowKind, rows: Dataset, place: Place
-) -> DataError:
-    found = ", ".join(rows.column_names)
-    fitting = [f for f in FORMATS if _adapts(f.kind, wanted)]
-    shapes = "; or ".join(f.columns for f in fitting)
-    if shape is not None:
-        use = {
+def _another_kind(shape: Format, wanted: RowKind, place: Place) -> DataError:
+    return DataError(
+        f"found {shape.columns}, which is {shape.name}; expected {_shapes(wanted)}",
+        place=place.file,
+        hint={
             "labelled": "train on labelled rows with `prefcli kto`",
             "demonstration": "train on demonstrations with `prefcli sft`",
             "pair": "train on pairs with `prefcli dpo`",
-        }[shape.kind]
-        return DataError(
-            f"found {shape.columns}, which is {shape.name}; expected {shapes}",
-            place=place.file,
-            hint=use,
-        )
+        }[shape.kind],
+    )
+
+
+def _no_shape(wanted: RowKind, rows: RawRows, place: Place) -> DataError:
     hint = f"rename columns with {place.where}.columns, as in {{prompt: question}}"
     if wanted == "pair" and {"chosen", "rejected"} <= set(rows.column_names):
         hint = (
             "the prompt is not guessed from what chosen and rejected share; name its column "
             f"with {place.where}.columns: {{prompt: ...}}"
         )
+    found = ", ".join(rows.column_names) or "none"
     return DataError(
-        f"found columns {found}; expected {shapes}", place=place.file, hint=hint
+        f"found columns {found}; expected {_shapes(wanted)}", place=place.file, hint=hint
     )
+
+
+def _shapes(wanted: RowKind) -> str:
+    return "; or ".join(f.columns for f in FORMATS if _adapts(f.kind, wanted))

@@ -1,41 +1,121 @@
-"""One source of a recipe becomes a datasets.Dataset of raw rows."""
+"""One source of a recipe becomes raw rows, each with its file and its number there."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import random
-from collections.abc import Iterator
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import (
+    Dataset,
+    DatasetDict,
+    ReadInstruction,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
+from prefcli.data.files import SUFFIXES, Part, last_line, part_of, read_file
 from prefcli.errors import DataError, Problem, RecipeError
+from prefcli.formats import Raw, RowError
 from prefcli.recipe.schema import Source
 
-_READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+
+@dataclass(frozen=True)
+class RawRows:
+    """The rows of a source, with columns renamed."""
+
+    parts: list[Part]
+    renamed: dict[str, str]
+    """Our column name: the name it has in the data."""
+    taken: Sequence[int]
+    """Indices over all parts."""
+
+    def __len__(self) -> int:
+        return len(self.taken)
+
+    @cached_property
+    def column_names(self) -> list[str]:
+        found = dict.fromkeys(name for part in self.parts for name in part.columns)
+        return list(self._rename(found))
+
+    def place(self, index: int) -> tuple[str, int]:
+        """File and number of a row."""
+        part, at = self._find(index)
+        return part.file, part.numbers[at]
+
+    def row(self, index: int) -> Raw:
+        """All columns, those the row lacks as null. Raises RowError where it can't be read."""
+        part, at = self._find(index)
+        return {**dict.fromkeys(self.column_names), **self._rename(part.rows[at])}
+
+    def __getitem__(self, column: str) -> list[Any]:
+        """All values of a column. Raises DataError where a row can't be read."""
+        values = []
+        for index in range(len(self)):
+            try:
+                values.append(self.row(index)[column])
+            except RowError as error:
+                file, number = self.place(index)
+                raise DataError(str(error), place=f"{file}: row {number}") from None
+        return values
+
+    def _find(self, index: int) -> tuple[Part, int]:
+        at = self.taken[index]
+        part = bisect_right(self._ends, at)
+        return self.parts[part], at - (self._ends[part - 1] if part else 0)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(len(part.rows) for part in self.parts))
+
+    def _rename(self, row: Raw) -> Raw:
+        if not self.renamed:
+            return row
+        touched = {*self.renamed, *self.renamed.values()}
+        rest = {name: value for name, value in row.items() if name not in touched}
+        return rest | {ours: row.get(theirs) for ours, theirs in self.renamed.items()}
 
 
 def is_local(path: str) -> bool:
     """A file or folder here, rather than a hub id."""
     return (
         path.startswith(("/", "./", "../", "~"))
-        or Path(path).suffix in _READERS
+        or Path(path).suffix.lower() in SUFFIXES
         or Path(path).exists()
     )
 
 
-def read(source: Source, where: str) -> Dataset:
+def read(source: Source, where: str) -> RawRows:
     """All rows of the source, with columns renamed. `where` is its dotted path in the recipe."""
-    rows = _read_local(source, where) if is_local(source.path) else _read_hub(source, where)
-    if not len(rows):
+    split, cut = _split(source, where)
+    parts = (
+        _read_local(source, split, where)
+        if is_local(source.path)
+        else [part_of(_read_hub(source, split, where), source.path)]
+    )
+    count = sum(len(part.rows) for part in parts)
+    if not count:
         raise DataError("no rows", place=source.path)
-    return _rename(rows, source, where)
+    rows = RawRows(parts, {}, _slice(source, split, cut, count, where))
+    if not len(rows):
+        raise RecipeError(
+            Problem(f"{source.split} takes none of the {count} rows", path=f"{where}.split")
+        )
+    if rows.column_names:
+        _check_columns(rows, source, where)
+    return replace(rows, renamed=dict(source.columns))
 
 
-def sample(rows: Dataset, fraction: float, seed: int) -> list[int]:
+def sample(rows: RawRows, fraction: float, seed: int) -> list[int]:
     """Row indices in their order: all of them, or a seeded draw of a share of them."""
     indices = list(range(len(rows)))
     if fraction == 1.0:
@@ -44,7 +124,41 @@ def sample(rows: Dataset, fraction: float, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(indices, count))
 
 
-def _read_local(source: Source, where: str) -> Dataset:
+def _split(source: Source, where: str) -> tuple[str, str]:
+    """The name of a split, and its slice, as in train and [:1000].
+
+    The whole split is read and sliced here, so that rows keep their numbers.
+    """
+    match = re.fullmatch(r"([\w.-]+)(\[.*\])?", source.split or "train")
+    try:
+        if match is not None:
+            ReadInstruction.from_spec(match[0])
+            return match[1], match[2] or ""
+    except ValueError:
+        pass
+    raise RecipeError(
+        Problem(
+            f"{source.split!r} is no split",
+            path=f"{where}.split",
+            hint="write a name, or a slice of it as in train[:1000] or train[90%:]; "
+            "to join splits, list them as sources",
+        )
+    )
+
+
+def _slice(source: Source, split: str, cut: str, count: int, where: str) -> range:
+    if not cut:
+        return range(count)
+    try:
+        (part,) = ReadInstruction.from_spec(f"{split}{cut}").to_absolute({split: count})
+    except (ValueError, AssertionError) as error:
+        raise RecipeError(
+            Problem(f"{source.split}: {last_line(error)}", path=f"{where}.split")
+        ) from None
+    return range(part.from_ or 0, count if part.to is None else part.to)
+
+
+def _read_local(source: Source, split: str, where: str) -> list[Part]:
     path = Path(source.path).expanduser()
     if not path.exists():
         raise RecipeError(
@@ -55,25 +169,17 @@ def _read_local(source: Source, where: str) -> Dataset:
             )
         )
     if path.is_dir():
-        return _read_folder(path, source, where)
-    reader = _READERS.get(path.suffix)
-    if reader is None:
+        return _read_folder(path, source, split, where)
+    if path.suffix.lower() not in SUFFIXES:
         raise RecipeError(
             Problem(
                 f"{path.suffix or 'a file without suffix'} is no data format prefcli reads",
                 path=f"{where}.path",
-                hint=f"convert it to one of {', '.join(_READERS)}",
+                hint=f"convert it to one of {', '.join(SUFFIXES)}",
             )
         )
-    for key in ("name", "data_files", "revision"):
-        if getattr(source, key) is not None:
-            raise RecipeError(
-                Problem(f"{key} has no effect on a single file", path=f"{where}.{key}")
-            )
-    if path.stat().st_size == 0:
-        raise DataError("the file is empty", place=source.path)
-    split = source.split or "train"
-    if not split.startswith("train"):
+    _no_effect(source, where, "a single file", "name", "data_files", "revision")
+    if split != "train":
         raise RecipeError(
             Problem(
                 f"a single file has no split {split!r}",
@@ -81,32 +187,40 @@ def _read_local(source: Source, where: str) -> Dataset:
                 hint="leave split out, or slice with train[:1000]",
             )
         )
-    return _load(reader, source, where, data_files=str(path), split=split)
+    return [read_file(path, source.path, _label(source))]
 
 
-def _read_folder(path: Path, source: Source, where: str) -> Dataset:
+def _read_folder(path: Path, source: Source, split: str, where: str) -> list[Part]:
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        _no_effect(source, where, "a saved dataset", "name", "data_files", "revision")
         try:
             saved = load_from_disk(str(path))
         except Exception as error:
-            raise DataError(f"can't be read: {_last_line(error)}", place=source.path) from None
-        if isinstance(saved, DatasetDict):
-            split = source.split or "train"
-            if split not in saved:
-                raise RecipeError(
-                    Problem(
-                        f"no split {split!r}; the folder has {', '.join(saved)}",
-                        path=f"{where}.split",
-                    )
-                )
-            return saved[split]
-        return saved
-    return _load(
-        str(path), source, where, data_files=source.data_files, split=source.split or "train"
-    )
+            raise DataError(
+                f"the saved dataset can't be read: {last_line(error)}", place=source.path
+            ) from None
+        splits = dict(saved) if isinstance(saved, DatasetDict) else {"train": saved}
+        return [part_of(_one_of(splits, split, source, where), source.path)]
+    _no_effect(source, where, "a folder", "revision")
+    try:
+        builder = load_dataset_builder(str(path), name=source.name, data_files=source.data_files)
+    except FileNotFoundError as error:
+        raise _no_files(path, source, where, error) from None
+    except Exception as error:
+        raise RecipeError(Problem(f"{source.path}: {last_line(error)}", path=where)) from None
+    files = _one_of(builder.config.data_files or {}, split, source, where)
+    paths = [Path(file) for file in files]
+    if all(file.suffix.lower() in SUFFIXES and file.exists() for file in paths):
+        inside = [file.relative_to(path) if path in file.parents else file for file in paths]
+        shown = [str(Path(source.path) / file) for file in inside]
+        return [
+            read_file(file, name, _label(source)) for file, name in zip(paths, shown, strict=True)
+        ]
+    options = {"name": source.name, "data_files": source.data_files}
+    return [part_of(_load(str(path), source, where, split=split, **options), source.path)]
 
 
-def _read_hub(source: Source, where: str) -> Dataset:
+def _read_hub(source: Source, split: str, where: str) -> Dataset:
     return _load(
         source.path,
         source,
@@ -114,7 +228,7 @@ def _read_hub(source: Source, where: str) -> Dataset:
         name=source.name,
         data_files=source.data_files,
         revision=source.revision,
-        split=source.split or "train",
+        split=split,
     )
 
 
@@ -126,98 +240,86 @@ def _load(reader: str, source: Source, where: str, **options: Any) -> Dataset:
             Problem(
                 f"neither a file here nor a dataset on the hub: {source.path}",
                 path=f"{where}.path",
-                hint=_last_line(error),
+                hint=last_line(error),
             )
         ) from None
     except DatasetGenerationError as error:
-        _blame_row(source)
-        raise DataError(
-            f"can't be read: {_last_line(error.__cause__ or error)}", place=source.path
-        ) from None
+        raise DataError(f"can't be read: {last_line(error)}", place=source.path) from None
     except ConnectionError as error:
         raise RecipeError(
             Problem(
-                f"the hub can't be reached for {source.path}: {_last_line(error)}",
+                f"the hub can't be reached for {source.path}: {last_line(error)}",
                 path=f"{where}.path",
                 hint="check the network, or point path at a local copy",
             )
         ) from None
-    except (ValueError, FileNotFoundError, OSError, RuntimeError) as error:
-        raise RecipeError(
-            Problem(f"{source.path}: {_last_line(error)}", path=where)
-        ) from None
+    # Whatever a library says about a dataset the user named is the user's to put right.
+    except Exception as error:
+        raise RecipeError(Problem(f"{source.path}: {last_line(error)}", path=where)) from None
 
 
-def _blame_row(source: Source) -> None:
-    """Find the row of a JSON file that stops pyarrow, and raise DataError about it."""
-    path = Path(source.path).expanduser()
-    if path.suffix not in (".jsonl", ".json") or not path.is_file():
-        return
-    types: dict[str, tuple[str, int]] = {}
-    for number, row in _json_rows(path):
-        place = f"{source.path}: row {number}"
-        if not isinstance(row, dict):
-            raise DataError(
-                f"found {json.dumps(row)[:60]}; expected an object with columns", place=place
-            )
-        for column, value in row.items():
-            kind = _kind(value)
-            if kind == "null":
-                continue
-            first = types.setdefault(column, (kind, number))
-            if first[0] != kind:
-                raise DataError(
-                    f"found {kind} in {column!r}; expected {first[0]}, as in row {first[1]}",
-                    place=place,
-                )
+def _label(source: Source) -> str:
+    return source.columns.get("label", "label")
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if text.lstrip().startswith("["):
-        try:
-            yield from enumerate(json.loads(text), 1)
-        except json.JSONDecodeError as error:
-            raise DataError(f"not JSON: {error.msg}", place=f"{path}:{error.lineno}") from None
-        return
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"not JSON: {error.msg} at column {error.colno}: found {line[:60]!r}; "
-                "expected one JSON object a line",
-                place=f"{path}: row {number}",
-            ) from None
-        yield number, row
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true/false"
-    if isinstance(value, (int, float)):
-        return "a number"
-    return {str: "text", list: "a list", dict: "an object"}[type(value)]
-
-
-def _rename(rows: Dataset, source: Source, where: str) -> Dataset:
-    for ours, theirs in source.columns.items():
-        if theirs not in rows.column_names:
-            close = difflib.get_close_matches(theirs, rows.column_names, n=1)
+def _no_effect(source: Source, where: str, container: str, *keys: str) -> None:
+    for key in keys:
+        if getattr(source, key) is not None:
             raise RecipeError(
                 Problem(
-                    f"no column {theirs!r} in {source.path}; it has {', '.join(rows.column_names)}",
-                    path=f"{where}.columns.{ours}",
-                    hint=f"did you mean {close[0]}?" if close else None,
+                    f"{key} has no effect on {container}",
+                    path=f"{where}.{key}",
+                    hint="leave it out",
                 )
             )
-    replaced = set(source.columns) - set(source.columns.values())
-    rows = rows.remove_columns([c for c in rows.column_names if c in replaced])
-    return rows.rename_columns({theirs: ours for ours, theirs in source.columns.items()})
+
+
+def _one_of(splits: dict[str, Any], split: str, source: Source, where: str) -> Any:
+    names = {str(name): value for name, value in splits.items()}
+    if split not in names:
+        raise RecipeError(
+            Problem(
+                f"no split {split!r} in {source.path}; it has {', '.join(names)}",
+                path=f"{where}.split",
+                hint=_nearest(split, list(names)) or f"write split: {next(iter(names), 'train')}",
+            )
+        )
+    return names[split]
+
+
+def _no_files(path: Path, source: Source, where: str, error: Exception) -> RecipeError:
+    if source.data_files is None:
+        return RecipeError(
+            Problem(
+                f"{source.path} holds no data files",
+                path=f"{where}.path",
+                hint=f"files end with one of {', '.join(SUFFIXES)}",
+            )
+        )
+    wanted = source.data_files if isinstance(source.data_files, str) else source.data_files[0]
+    names = [str(file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file()]
+    return RecipeError(
+        Problem(
+            f"no such files in {source.path}: {source.data_files}",
+            path=f"{where}.data_files",
+            hint=_nearest(wanted, names) or f"it holds {', '.join(names[:10]) or 'no files'}",
+        )
+    )
+
+
+def _check_columns(rows: RawRows, source: Source, where: str) -> None:
+    names = rows.column_names
+    problems = [
+        Problem(
+            f"no column {theirs!r} in {source.path}; it has {', '.join(names)}",
+            path=f"{where}.columns.{ours}",
+            hint=_nearest(theirs, names),
+        )
+        for ours, theirs in source.columns.items()
+        if theirs not in names
+    ]
+    if problems:
+        raise RecipeError(problems)
 
 
 def _neighbours(path: Path) -> str | None:
@@ -228,6 +330,6 @@ def _neighbours(path: Path) -> str | None:
     return f"did you mean {folder / close[0]}?" if close else None
 
 
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
+def _nearest(name: str, names: list[str]) -> str | None:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else None

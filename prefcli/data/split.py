@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from datasets import Dataset, concatenate_datasets
-from jinja2.exceptions import TemplateError
+from datasets import Dataset, Features, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from prefcli.data.convert import COLUMNS, Place, convert, pairs_to_labels
+from prefcli.data.convert import COLUMNS, Dropped, Place, convert, pairs_to_labels
+from prefcli.data.files import last_line
 from prefcli.data.sources import read, sample
-from prefcli.data.tokens import tokenise
+from prefcli.data.tokens import tokenise, tokenise_all
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import RowKind
 from prefcli.recipe.schema import Source
 
-_SHOWN_ROWS = 3
-
-
-@dataclass
-class Dropped:
-    """Rows left out for one reason."""
-
-    count: int = 0
-    first: list[str] = field(default_factory=list)
-
-    def add(self, place: str) -> None:
-        self.count += 1
-        if len(self.first) < _SHOWN_ROWS:
-            self.first.append(place)
+_BATCH = 1000
+_MEASURES = Features(
+    {
+        "tokens": Value("int64"),
+        "seams": Value("int64"),
+        "cut": Value("int64"),
+        "drop": Value("string"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -48,10 +43,7 @@ class Split:
 
     @property
     def conversational(self) -> bool:
-        return any(
-            name in self.rows.column_names and not isinstance(self.rows[0][name], str)
-            for name in ("prompt", "messages")
-        )
+        return _is_chat(self.rows)
 
     def for_trl(self) -> Dataset:
         """The rows as a trl trainer takes them."""
@@ -59,8 +51,7 @@ class Split:
 
     def place(self, index: int) -> str:
         """File and row number of a kept row."""
-        row = self.rows[index]
-        return f"{row['_file']}: row {row['_row']}"
+        return _place(self.rows[index])
 
     def lines(self) -> list[str]:
         """What happened to the rows, a line each."""
@@ -102,44 +93,49 @@ def load_split(
     Raises RecipeError for a wrong path or option, DataError for a wrong row.
     """
     dropped: dict[str, Dropped] = {}
-    parts, total, seams, cut = [], 0, 0, 0
+    parts, total, tokens, seams, cut = [], 0, 0, 0, 0
     for i, source in enumerate(sources):
         place = Place(source.path, where if len(sources) == 1 else f"{where}[{i}]")
         raw = read(source, place.where)
         indices = sample(raw, source.fraction, seed)
         total += len(indices)
-        converted = convert(raw, indices, kind, place, num_proc)
-        _need_template(converted, tokenizer, place)
-        measured = _measure(converted, tokenizer, max_length - prompt_margin, place, num_proc)
+        rows = convert(raw, indices, kind, place, dropped)
+        _need_template(rows, tokenizer, place)
+        measures = _measure(rows, tokenizer, kind, max_length - prompt_margin, num_proc)
         keep = []
-        for at, (row, why) in enumerate(zip(measured["_row"], measured["_drop"], strict=True)):
-            if why:
-                dropped.setdefault(why, Dropped()).add(f"{source.path}: row {row}")
-            else:
-                keep.append(at)
-        measured = measured.select(keep)
-        measured = measured.add_column("_file", [source.path] * len(keep))
-        seams += sum(n > 0 for n in measured["_seam"])
-        cut += sum(measured["_cut"])
-        parts.append(measured)
+        for at, measure in enumerate(measures):
+            if measure["drop"]:
+                dropped.setdefault(measure["drop"], Dropped()).add(_place(rows[at]))
+                continue
+            keep.append(at)
+            tokens += measure["tokens"]
+            seams += measure["seams"]
+            cut += measure["cut"]
+        if len(keep) < len(rows):
+            rows = rows.select(keep)
+        if kind == "labelled" and "chosen" in rows.column_names:
+            rows = pairs_to_labels(rows)
+        parts.append(rows)
     rows = _join(parts, sources)
     if not len(rows):
         reasons = "; ".join(f"{d.count} {why}" for why, d in dropped.items())
-        raise DataError(f"no rows are left: {reasons}", place=", ".join(s.path for s in sources))
-    tokens = sum(rows["_tokens"])
-    if kind == "labelled" and "chosen" in rows.column_names:
-        rows = pairs_to_labels(rows)
+        raise DataError(
+            f"no rows are left: {reasons}", place=", ".join(dict.fromkeys(s.path for s in sources))
+        )
     if shuffle:
         rows = rows.shuffle(seed=seed)
-    split = where.rpartition(".")[2]
+    left = sum(d.count for d in dropped.values())
+    notes = _notes(len(rows), seams, cut, max_length)
+    if len(rows) != total - left:
+        notes.insert(0, f"{len(rows) - (total - left)} pairs became two labelled rows each")
     return Split(
-        name=split,
+        name=where.rpartition(".")[2],
         rows=rows.select_columns(
             [c for c in (*COLUMNS[kind], "_file", "_row") if c in rows.column_names]
         ),
         read=total,
         dropped=dropped,
-        notes=_notes(len(rows), seams, cut, max_length),
+        notes=notes,
         tokens=tokens,
     )
 
@@ -147,37 +143,85 @@ def load_split(
 def _measure(
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    max_prompt: int,
-    place: Place,
+    kind: RowKind,
+    room: int,
     num_proc: int | None,
-) -> Dataset:
-    """Add `_tokens`, `_seam`, `_cut`, and `_drop` rows whose prompt leaves no room."""
+) -> list[dict[str, Any]]:
+    """For each row: its tokens, seams and cuts, and why it is dropped, if it is.
 
-    def one(row: dict[str, Any]) -> dict[str, Any]:
-        if row["_drop"]:
-            return {"_tokens": 0, "_seam": 0, "_cut": False, "_drop": row["_drop"]}
-        try:
-            ids = tokenise(row, tokenizer)
-        except TemplateError as error:
-            raise DataError(
-                f"the chat template refuses this row: {error}",
-                place=f"{place.file}: row {row['_row']}",
-            ) from None
+    room: tokens of prompt and completion together; the prompt must leave some.
+    """
+    if not len(rows):
+        return []
+
+    def measure(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        columns = {name: values for name, values in batch.items() if not name.startswith("_")}
+        if kind == "labelled" and "chosen" in columns:
+            # trl will see each side alone, and may divide prompt and completion elsewhere.
+            sides = [
+                {"prompt": columns["prompt"], "completion": columns[side]}
+                for side in ("chosen", "rejected")
+            ]
+        else:
+            sides = [columns]
+        ids = zip(*(_tokenise(side, tokenizer, batch) for side in sides), strict=True)
+        found = [_measure_row(row, room) for row in ids]
+        return {key: [row[key] for row in found] for key in _MEASURES}
+
+    # Counts are few and small: a file in the cache would outlive its use.
+    measured = rows.map(
+        measure,
+        batched=True,
+        batch_size=_BATCH,
+        remove_columns=rows.column_names,
+        features=_MEASURES,
+        keep_in_memory=True,
+        load_from_cache_file=False,
+        num_proc=num_proc,
+    )
+    return list(measured)
+
+
+def _measure_row(parts: Sequence[dict[str, Any]], room: int) -> dict[str, Any]:
+    """One row, or the two that a pair becomes."""
+    drop = None
+    tokens = seams = cut = 0
+    for ids in parts:
         prompt = len(ids["prompt_ids"])
-        lengths = [prompt + len(v) for k, v in ids.items() if k.endswith("_ids") and k[0] != "p"]
-        return {
-            "_tokens": sum(min(n, max_prompt) for n in lengths),
-            "_seam": ids["seam"],
-            "_cut": any(n > max_prompt for n in lengths),
-            "_drop": "the prompt alone fills max_length" if prompt >= max_prompt else None,
-        }
+        sides = [ids[key] for key in ("chosen_ids", "rejected_ids", "completion_ids") if key in ids]
+        if prompt >= room:
+            drop = "the prompt alone fills max_length"
+        elif not all(sides):
+            drop = drop or "the chat template writes nothing for a completion"
+        tokens += sum(min(prompt + len(side), room) for side in sides)
+        seams += ids["seam"] > 0
+        cut += any(prompt + len(side) > room for side in sides)
+    return {"tokens": tokens, "seams": seams, "cut": cut, "drop": drop}
 
-    return rows.map(one, load_from_cache_file=False, num_proc=num_proc)
+
+def _tokenise(
+    columns: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, batch: dict[str, list[Any]]
+) -> list[dict[str, Any]]:
+    try:
+        return tokenise_all(columns, tokenizer)
+    # A chat template is a program of the user's, and may end in any exception.
+    except Exception:
+        if all(isinstance(values[0], str) for values in columns.values()):
+            raise
+        for at, (file, number) in enumerate(zip(batch["_file"], batch["_row"], strict=True)):
+            try:
+                tokenise({name: values[at] for name, values in columns.items()}, tokenizer)
+            except Exception as error:
+                raise DataError(
+                    f"the chat template refuses this row: {last_line(error)}",
+                    place=f"{file}: row {number}",
+                    hint="change the row, or the template in model.chat_template",
+                ) from None
+        raise
 
 
 def _need_template(rows: Dataset, tokenizer: PreTrainedTokenizerBase, place: Place) -> None:
-    chat = any(c in rows.column_names and isinstance(rows[0][c], list) for c in ("prompt", "messages"))
-    if chat and tokenizer.chat_template is None:
+    if not tokenizer.chat_template and _is_chat(rows):
         raise RecipeError(
             Problem(
                 f"{place.file} holds messages, but the tokenizer has no chat template",
@@ -185,6 +229,15 @@ def _need_template(rows: Dataset, tokenizer: PreTrainedTokenizerBase, place: Pla
                 hint="name a .jinja file in model.chat_template",
             )
         )
+
+
+def _is_chat(rows: Dataset) -> bool:
+    columns = {"prompt", "messages"} & set(rows.column_names)
+    return any(rows.features[name] != Value("string") for name in columns)
+
+
+def _place(row: dict[str, Any]) -> str:
+    return f"{row['_file']}: row {row['_row']}"
 
 
 def _join(parts: list[Dataset], sources: Sequence[Source]) -> Dataset:

@@ -17,50 +17,64 @@ def tokenise(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict
     the number of prompt tokens that came out differently beside the completion; they count as
     completion, as trl counts them.
     """
-    if row.get("messages") is not None:
-        return {"prompt_ids": [], "completion_ids": _ids(row["messages"], tokenizer), "seam": 0}
-    if row.get("text") is not None:
-        text = _with_eos(row["text"], tokenizer)
-        return {"prompt_ids": [], "completion_ids": _ids(text, tokenizer), "seam": 0}
-    prompt = row["prompt"]
-    sides = ("chosen", "rejected") if "chosen" in row else ("completion",)
-    chat = {"add_generation_prompt": True} if isinstance(prompt, list) else {}
-    prompt_ids = _ids(prompt, tokenizer, **chat)
-    whole = {
+    return tokenise_all({name: [value] for name, value in row.items()}, tokenizer)[0]
+
+
+def tokenise_all(
+    rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase
+) -> list[dict[str, Any]]:
+    """`tokenise` for many rows at once, given by column."""
+    for whole in ("messages", "text"):
+        if whole in rows:
+            ids = _ids([_with_eos(value, tokenizer) for value in rows[whole]], tokenizer)
+            return [{"prompt_ids": [], "completion_ids": each, "seam": 0} for each in ids]
+    prompts = rows["prompt"]
+    sides = ("chosen", "rejected") if "chosen" in rows else ("completion",)
+    wholes = {
         side: _ids(
-            prompt + row[side]
-            if isinstance(prompt, list)
-            else prompt + _with_eos(row[side], tokenizer),
+            [
+                prompt + _with_eos(completion, tokenizer)
+                for prompt, completion in zip(prompts, rows[side], strict=True)
+            ],
             tokenizer,
         )
         for side in sides
     }
-    shared = min(_common_prefix(prompt_ids, ids) for ids in whole.values())
-    return {
-        "prompt_ids": prompt_ids[:shared],
-        **{f"{side}_ids": ids[shared:] for side, ids in whole.items()},
-        "seam": len(prompt_ids) - shared,
-    }
-
-
-def _ids(value: str | list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, **chat: Any) -> Ids:
-    if isinstance(value, str):
-        ids: Ids = tokenizer(text=value)["input_ids"]
-        return ids
-    return tokenizer.apply_chat_template(value, tokenize=True, return_dict=True, **chat)[
-        "input_ids"
+    return [
+        _divide(prompt, dict(zip(sides, ids, strict=True)))
+        for prompt, *ids in zip(
+            _ids(prompts, tokenizer, add_generation_prompt=True), *wholes.values(), strict=True
+        )
     ]
 
 
-def _with_eos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def _divide(prompt: Ids, wholes: dict[str, Ids]) -> dict[str, Any]:
+    shared = min(_common_prefix(prompt, ids) for ids in wholes.values())
+    return {
+        "prompt_ids": prompt[:shared],
+        **{f"{side}_ids": ids[shared:] for side, ids in wholes.items()},
+        "seam": len(prompt) - shared,
+    }
+
+
+def _ids(values: list[Any], tokenizer: PreTrainedTokenizerBase, **chat: Any) -> list[Ids]:
+    """`chat`: options of the chat template, for values that are messages."""
+    ids: list[Ids]
+    if isinstance(values[0], str):
+        ids = tokenizer(text=values)["input_ids"]
+        return ids
+    rendered = tokenizer.apply_chat_template(values, tokenize=True, return_dict=True, **chat)
+    ids = rendered["input_ids"]
+    return ids
+
+
+def _with_eos(value: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Texts get an end token; messages have theirs from the chat template, or have none."""
     eos = tokenizer.eos_token
-    return text if text.endswith(eos) else text + eos
+    return value if isinstance(value, list) or value.endswith(eos) else value + eos
 
 
 def _common_prefix(a: Ids, b: Ids) -> int:
-    length = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        length += 1
-    return length
+    if a == b[: len(a)]:
+        return len(a)
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(b))

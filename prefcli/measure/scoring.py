@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-TOKENS_PER_BATCH = 8192
+# A batch holds so many padded tokens, and at most so many logits: small enough for a CPU's caches
+# and for the memory left beside a model on a GPU.
+_TOKENS = {"cpu": 1024, "cuda": 16384}
+_LOGITS = 2**27
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,16 @@ def score(
     rows: Sequence[tuple[list[int], list[int]]],
     *,
     max_length: int,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
 ) -> list[Score | None]:
     """log p(completion | prompt) of each (prompt ids, completion ids), cut at `max_length`.
 
     The first token of a row without a prompt has no context and is not scored. None where nothing
     is left to score. Results are in the order of the rows.
     """
+    if tokens_per_batch is None:
+        vocabulary = model.config.get_text_config().vocab_size
+        tokens_per_batch = min(_TOKENS.get(model.device.type, 1024), _LOGITS // vocabulary)
     was_training = model.training
     model.eval()
     results: list[Score | None] = [None] * len(rows)
@@ -75,7 +82,6 @@ def _score_batch(
     sequences = [(p + c)[:max_length] for p, c in rows]
     starts = [max(len(p), 1) for p, _ in rows]
     longest = max(map(len, sequences))
-    device = model.device
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
     scored = torch.zeros(len(rows), longest, dtype=torch.bool)
@@ -83,15 +89,28 @@ def _score_batch(
         ids[i, : len(sequence)] = torch.tensor(sequence)
         mask[i, : len(sequence)] = 1
         scored[i, start : len(sequence)] = True
-    # The logits at position t predict token t + 1, so the span moves one to the left.
-    first = min(starts) - 1
-    keep = torch.arange(first, longest - 1, device=device)
-    ids, mask, scored = ids.to(device), mask.to(device), scored.to(device)
-    logits = model(
-        input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep
-    ).logits
-    chosen = scored[:, first + 1 :]
-    nll = cross_entropy(logits[chosen].float(), ids[:, first + 1 :][chosen], reduction="none")
-    counts = chosen.sum(1).tolist()
+    counts = scored.sum(1).tolist()
+    ids, mask, scored = ids.to(model.device), mask.to(model.device), scored.to(model.device)
+    # The logits at position t predict token t + 1.
+    before = torch.zeros_like(scored)
+    before[:, :-1] = scored[:, 1:]
+    with _head_only_at(model, before):
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    nll = cross_entropy(logits.float(), ids[scored], reduction="none")
     sums = [part.double().sum().item() for part in nll.split(counts)]
     return [Score(-total, count) for total, count in zip(sums, counts, strict=True)]
+
+
+@contextmanager
+def _head_only_at(model: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
+    """Project only the hidden states at `positions` (rows, length) onto the vocabulary.
+
+    The model's own head and whatever it does to logits (scaling, soft caps) stay in use; the logits
+    come out as (positions, vocabulary).
+    """
+    head = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda module, args: (args[0][positions], *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,11 @@ def _evaluate(config: Any, at: Key, text: str) -> Any:
     for part in at[:-1]:
         parent = parent[part]
     try:
-        parent[at[-1]] = text
-        value = parent[at[-1]]
+        with warnings.catch_warnings():
+            # `${oc.env:NAME,}` has an empty default, whatever OmegaConf thinks of its spelling.
+            warnings.simplefilter("ignore")
+            parent[at[-1]] = text
+            value = parent[at[-1]]
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
         return value

@@ -1,7 +1,10 @@
 """The light half loads none of the heavy libraries, seen from a fresh interpreter."""
 
+import importlib
 import subprocess
 import sys
+
+import pytest
 
 from tests.unit.conftest import HEAVY
 
@@ -16,3 +19,9 @@ def test_light_imports():
     loaded = set(done.stdout.split())
     assert {"prefcli", "pydantic", "omegaconf", "yaml"} <= loaded
     assert not loaded & {*HEAVY, "numpy", "pandas", "pyarrow", "bitsandbytes"}
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_the_blocker_blocks(name):
+    with pytest.raises(ImportError, match="tests/unit is the light half"):
+        importlib.import_module(name)

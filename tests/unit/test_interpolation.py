@@ -1,6 +1,8 @@
 """${...}: what resolves to what, and what can't."""
 # ruff: noqa: E501 - the tables have a case a line
 
+import warnings
+
 import pytest
 
 from prefcli.recipe import load
@@ -104,6 +106,13 @@ def test_keys_with_dots_are_no_paths(tmp_path):
 def test_recipe_dir(tmp_path):
     text = GOOD.replace("a.jsonl", "'${recipe_dir:}/a.jsonl'")
     assert read(tmp_path, text).data.train[0].path == f"{tmp_path}/a.jsonl"
+
+
+def test_an_empty_default(tmp_path):
+    text = GOOD.replace("runs/x", "'a${oc.env:NOPE,}'")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(tmp_path, text).output_dir == "a"
 
 
 def test_escaped(tmp_path):

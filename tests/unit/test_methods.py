@@ -136,13 +136,24 @@ def test_illegal(method, options, said):
 @pytest.mark.parametrize(
     ("section", "options"),
     [
-        (Dpo(), {"beta": 0.1, "loss_type": ["sigmoid"], "loss_weights": None, "label_smoothing": 0.0}),
+        (
+            Dpo(),
+            {"beta": 0.1, "loss_type": ["sigmoid"], "loss_weights": None, "label_smoothing": 0.0},
+        ),
         (Ipo(beta=0.5), {"beta": 0.5, "loss_type": ["ipo"]}),
         (Orpo(**{"lambda": 0.2}), {"beta": 0.2}),
-        (Sft(packing="yes"), {"packing": True, "completion_only_loss": True, "assistant_only_loss": False, "loss_type": "nll"}),
+        (
+            Sft(packing="yes"),
+            {
+                "packing": True,
+                "completion_only_loss": True,
+                "assistant_only_loss": False,
+                "loss_type": "nll",
+            },
+        ),
     ],
     ids=lambda value: type(value).__name__,
-)  # fmt: skip
+)
 def test_trl_options(section, options):
     told = section.trl_options()
     assert {name: told[name] for name in options} == options
