@@ -59,9 +59,15 @@ def main() -> None:
             print(f"error: {problem}", file=sys.stderr)
         if "--json" in sys.argv:
             _print_json(
-                {"exit_code": int(error.exit_code), "problems": [p.as_dict() for p in error.problems]}
+                {
+                    "exit_code": int(error.exit_code),
+                    "problems": [p.as_dict() for p in error.problems],
+                }
             )
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)  # 128 + SIGINT, as shells have it
     except BrokenPipeError:
         sys.exit(0)
 
@@ -164,9 +170,7 @@ for _name, _class in METHODS.items():
 
 
 @app.command("check-sft")
-def check_sft(
-    recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False
-) -> None:
+def check_sft(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
     """Perplexity of the chosen responses under the starting model: fit for preference tuning?
 
     Exit code 0 if it is at most check_sft.max_perplexity, else 3.
@@ -290,15 +294,22 @@ def copy_recipe(
         say(str(path))
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"prefcli {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
     ] = False,
 ) -> None:
-    if version:
-        say(f"prefcli {__version__}")
-        raise typer.Exit
+    """Preference tuning of language models from one typed recipe."""
 
 
 if __name__ == "__main__":

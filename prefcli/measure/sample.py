@@ -110,12 +110,14 @@ def sample(
 
 
 def _prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    ids: list[int]
     if isinstance(prompt, str):
-        ids: list[int] = tokenizer(text=prompt)["input_ids"]
+        ids = tokenizer(text=prompt)["input_ids"]
         return ids
-    return tokenizer.apply_chat_template(
+    ids = tokenizer.apply_chat_template(
         prompt, tokenize=True, return_dict=True, add_generation_prompt=True
     )["input_ids"]
+    return ids
 
 
 def _write(
@@ -140,6 +142,4 @@ def _write(
         pad_token_id=pad,
         **drawn,
     )
-    return [
-        tokenizer.decode(row[longest:], skip_special_tokens=True) for row in output.tolist()
-    ]
+    return [tokenizer.decode(row[longest:], skip_special_tokens=True) for row in output.tolist()]

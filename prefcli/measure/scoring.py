@@ -97,7 +97,7 @@ def _score_batch(
     with _head_only_at(model, before):
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     nll = cross_entropy(logits.float(), ids[scored], reduction="none")
-    sums = [part.double().sum().item() for part in nll.split(counts)]
+    sums = [part.double().sum().item() for part in torch.split(nll, counts)]
     return [Score(-total, count) for total, count in zip(sums, counts, strict=True)]
 
 

@@ -57,7 +57,5 @@ def _try_template(tokenizer: PreTrainedTokenizerBase) -> None:
             [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         )
     except TemplateError as error:
-        line = f"line {error.lineno}: " if getattr(error, "lineno", None) else ""
-        raise RecipeError(
-            Problem(f"{line}{error.message}", path="model.chat_template")
-        ) from None
+        line = f"line {number}: " if (number := getattr(error, "lineno", None)) else ""
+        raise RecipeError(Problem(f"{line}{error.message}", path="model.chat_template")) from None

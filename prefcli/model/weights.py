@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers import set_seed as seed_everything
 
 from prefcli.errors import Problem, RecipeError
@@ -39,7 +45,7 @@ def loading(options: Model, what: str, *, adapter: bool = False) -> Iterator[Non
             Problem(
                 f"the {what} of {options.name_or_path} can't be loaded: {lines[0]}",
                 path="model.name_or_path",
-                hint=_hint(text),
+                hint=_hint(text, path),
             )
         ) from None
 
@@ -48,7 +54,9 @@ def _looks_local(name: str) -> bool:
     return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
 
 
-def _hint(text: str) -> str | None:
+def _hint(text: str, path: Path) -> str | None:
+    if (path / "model" / "config.json").is_file():
+        return f"this is a run folder; its model is {path / 'model'}"
     if "gated" in text or "401" in text:
         return "log in with `hf auth login`, and accept the model's terms on the hub"
     if "connect" in text or "offline" in text or "internet" in text:
@@ -84,15 +92,20 @@ def load_model(options: Model, dtype: torch.dtype, seed: int) -> PreTrainedModel
         if options.attn_implementation == "auto"
         else {"attn_implementation": options.attn_implementation}
     )
+    # An adapter names its base by this, so a folder is named in full.
+    path = Path(options.name_or_path).expanduser()
+    name = str(path.resolve()) if path.is_dir() else options.name_or_path
     with loading(options, "model"):
         if options.init == "random":
-            config = AutoConfig.from_pretrained(options.name_or_path, revision=options.revision)
+            config = AutoConfig.from_pretrained(name, revision=options.revision)
             seed_everything(seed)
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, **attention)
-            model.config._name_or_path = options.name_or_path
+            model.config._name_or_path = name
+            with suppress(OSError):
+                model.generation_config = GenerationConfig.from_pretrained(name)
             return model
         return AutoModelForCausalLM.from_pretrained(
-            options.name_or_path,
+            name,
             revision=options.revision,
             dtype=dtype,
             use_safetensors=True,

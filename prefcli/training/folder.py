@@ -94,7 +94,7 @@ class RunFolder:
             for p in self.path.glob("checkpoint-*")
             if (m := _CHECKPOINT.fullmatch(p.name))
         )
-        torn = []
+        torn: list[Path] = []
         for _, path in reversed(found):
             if is_complete(path):
                 return path, torn

@@ -33,7 +33,7 @@ _SHOWN = (
 _NEVER_FINITE = ("loss", "grad_norm", "eval_loss")
 
 
-class Watch(TrainerCallback):
+class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """One object a logging step in metrics.jsonl, one plain line (or a bar) for the reader."""
 
     def __init__(self, metrics: Path) -> None:

@@ -44,7 +44,9 @@ def main() -> None:
         for name, arguments in COMMANDS.items():
             times[name].append(seconds(arguments))
     floor = statistics.median(times[next(iter(COMMANDS))])
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {runs} runs")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {runs} runs"
+    )
     for name, values in times.items():
         median = statistics.median(values)
         print(f"{name:<42} {median * 1000:6.0f} ms  {median / floor:5.2f} x floor")

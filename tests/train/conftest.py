@@ -28,7 +28,7 @@ TEMPLATE = (
     "{% else %}{{ m.role[0] | upper }}:{{ m.content }}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}A:{% endif %}"
 )
-WORDS = "red green blue big small kind rude yes no please thanks cat dog sun".split()
+WORDS = "red green blue big small kind rude yes no please thanks cat dog sun".split()  # noqa: SIM905
 
 
 def sentence(seed: int, length: int) -> str:
@@ -58,7 +58,11 @@ def pairs(count: int, *, chat: bool = False) -> list[dict]:
 
 def labelled(count: int) -> list[dict]:
     return [
-        {"prompt": r["prompt"], "completion": r["chosen" if i % 3 else "rejected"], "label": i % 3 > 0}
+        {
+            "prompt": r["prompt"],
+            "completion": r["chosen" if i % 3 else "rejected"],
+            "label": i % 3 > 0,
+        }
         for i, r in enumerate(pairs(count))
     ]
 

@@ -146,9 +146,7 @@ def test_an_unwritable_output_folder(recipe_data, dry_run, tmp_path, monkeypatch
     import os
 
     real = os.access
-    monkeypatch.setattr(
-        "os.access", lambda p, mode: mode & os.W_OK == 0 and real(p, mode)
-    )
+    monkeypatch.setattr("os.access", lambda p, mode: mode & os.W_OK == 0 and real(p, mode))
     code, document, _ = dry_run(recipe_data)
     assert code == 2
     assert document["problems"][0]["path"] == "output_dir"

@@ -122,7 +122,9 @@ def test_kto_eq_7(built, lora):
     rows = [trainer.train_dataset[i] for i in range(4)]  # one device batch: the KL term's scope
 
     def ratio(prompt, completion):
-        return (logps(trainer.model, prompt, completion) - logps(reference, prompt, completion)).sum()
+        return (
+            logps(trainer.model, prompt, completion) - logps(reference, prompt, completion)
+        ).sum()
 
     kl = torch.stack(
         [ratio(row["prompt_ids"], rows[i - 1]["completion_ids"]) for i, row in enumerate(rows)]

@@ -104,6 +104,7 @@ def test_kill_9_then_the_same_command(long_run, method, sections, tmp_path, make
     one, other = weights(tmp_path / "undisturbed"), weights(tmp_path / "disturbed")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
     # The metrics, too, tell one story: every step once, with the same loss.
     def losses(run):
         return [(r["step"], r["loss"]) for r in metric_rows(run) if "loss" in r]

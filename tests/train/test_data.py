@@ -1,0 +1,735 @@
+"""Sources, shapes, counts, and what broken data says: file, row, what was found and expected."""
+# ruff: noqa: E501 - the tables have a case a line
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import AutoTokenizer
+
+from prefcli.data import load_split
+from prefcli.errors import DataError, ExitCode, PrefcliError, RecipeError
+from prefcli.model import load_model, load_tokenizer, machine
+from prefcli.recipe.schema import Source
+from prefcli.training.inputs import load_inputs
+from prefcli.training.trainer import make_trainer
+from tests.train.conftest import TEMPLATE, pairs, write_jsonl
+
+U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": " good"}
+B, S = {"role": "assistant", "content": " bad"}, {"role": "system", "content": "s"}
+HUMAN, GPT = {"from": "human", "value": "q"}, {"from": "gpt", "value": " good"}
+HH = "\n\nHuman: q\n\nAssistant:"
+PAIR = {"prompt": "q", "chosen": " good", "rejected": " bad"}
+LABELLED = {"prompt": "q", "completion": " good", "label": True}
+CHAT_PAIR = {"prompt": [U], "chosen": [A], "rejected": [B]}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+@pytest.fixture
+def read(tokenizer, tmp_path, monkeypatch):
+    """load_split in an empty folder, with the sources as a recipe has them."""
+    monkeypatch.chdir(tmp_path)
+
+    def read(*sources, kind="pair", tokenizer=tokenizer, **options):
+        options = {"max_length": 64, "seed": 1, **options}
+        return load_split(
+            [
+                Source.model_validate(s if isinstance(s, dict) else {"path": str(s)})
+                for s in sources
+            ],
+            "data.train",
+            kind,
+            tokenizer,
+            **options,
+        )
+
+    return read
+
+
+def plain(split):
+    return split.rows.remove_columns(["_file", "_row"]).to_list()
+
+
+def rows_of(split):
+    return split.rows["_row"][:]
+
+
+# --- containers
+
+
+def as_json(path, rows):
+    path.write_text(json.dumps(rows, indent=1), "utf-8")
+
+
+def as_csv(path, rows):
+    Dataset.from_list(rows).to_csv(str(path))
+
+
+def as_parquet(path, rows):
+    Dataset.from_list(rows).to_parquet(str(path))
+
+
+CONTAINERS = {
+    "rows.jsonl": write_jsonl,
+    "rows.JSONL": write_jsonl,
+    "array.json": as_json,
+    "lines.json": write_jsonl,
+    "array.jsonl": lambda path, rows: path.write_text(json.dumps(rows), "utf-8"),
+    "rows.parquet": as_parquet,
+    "rows.csv": as_csv,
+    "saved": lambda path, rows: Dataset.from_list(rows).save_to_disk(str(path)),
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_container(read, name):
+    rows = pairs(5)
+    CONTAINERS[name](Path(name), rows)
+    split = read(name)
+    assert plain(split) == rows
+    assert (split.read, rows_of(split), split.place(4)) == (5, [1, 2, 3, 4, 5], f"{name}: row 5")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "saved"])
+@pytest.mark.parametrize(
+    ("slice_", "expected"),
+    [
+        ("[:2]", [1, 2]),
+        ("[3:]", [4, 5]),
+        ("[-2:]", [4, 5]),
+        ("[40%:80%]", [3, 4]),
+        ("[2:99]", [3, 4, 5]),
+    ],
+)
+def test_slices_keep_row_numbers(read, name, slice_, expected):
+    CONTAINERS[name](Path(name), pairs(5))
+    split = read({"path": name, "split": f"train{slice_}"})
+    assert rows_of(split) == expected
+    assert plain(split) == [pairs(5)[n - 1] for n in expected]
+
+
+def test_saved_splits(read):
+    DatasetDict(
+        train=Dataset.from_list(pairs(3)), test_prefs=Dataset.from_list(pairs(9)[5:])
+    ).save_to_disk("saved")
+    assert plain(read("saved")) == pairs(3)
+    split = read({"path": "saved", "split": "test_prefs[1:3]"})
+    assert plain(split) == pairs(8)[6:]
+    assert rows_of(split) == [2, 3]
+
+
+def test_folder_of_files(read):
+    Path("folder/more").mkdir(parents=True)
+    write_jsonl(Path("folder/train.jsonl"), pairs(2))
+    write_jsonl(Path("folder/test.jsonl"), pairs(3)[2:])
+    write_jsonl(Path("folder/more/a.jsonl"), pairs(5)[3:])
+    assert plain(read("folder")) == pairs(2)
+    assert plain(read({"path": "folder", "split": "test"})) == pairs(3)[2:]
+    assert plain(read({"path": "folder", "data_files": "more/*.jsonl"})) == pairs(5)[3:]
+    both = read(
+        {"path": "folder", "data_files": ["train.jsonl", "more/a.jsonl"], "split": "train[1:]"}
+    )
+    assert plain(both) == [pairs(2)[1], *pairs(5)[3:]]
+    assert [both.place(i) for i in range(3)] == [
+        "folder/train.jsonl: row 2",
+        "folder/more/a.jsonl: row 1",
+        "folder/more/a.jsonl: row 2",
+    ]
+
+
+def test_folder_of_parquet(read):
+    Path("folder/data").mkdir(parents=True)
+    for i in range(2):
+        as_parquet(Path(f"folder/data/train-0000{i}-of-00002.parquet"), pairs(6)[i * 3 : i * 3 + 3])
+    split = read({"path": "folder", "split": "train[2:5]"})
+    assert plain(split) == pairs(5)[2:]
+    assert split.place(2) == "folder/data/train-00001-of-00002.parquet: row 2"
+
+
+def test_home_folder(read, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_jsonl(Path("rows.jsonl"), pairs(2))
+    assert read("~/rows.jsonl").place(1) == "~/rows.jsonl: row 2"
+
+
+def test_fractions_of_several_sources(read):
+    write_jsonl(Path("a.jsonl"), pairs(40))
+    write_jsonl(Path("b.jsonl"), pairs(20))
+    sources = [
+        {"path": "a.jsonl", "fraction": 0.25},
+        {"path": "b.jsonl", "split": "train[:10]", "fraction": 0.5},
+    ]
+
+    def drawn(**options):
+        split = read(*sources, **options)
+        assert split.read == len(split.rows) == 15
+        return [split.place(i) for i in range(15)]
+
+    places = drawn()
+    assert [p[0] for p in places] == ["a"] * 10 + ["b"] * 5
+    assert all(int(p.rpartition(" ")[2]) <= 10 for p in places[10:])
+    assert len(set(places)) == 15
+    assert drawn() == places
+    assert drawn(seed=2) != places
+    assert sorted(drawn(shuffle=True)) == sorted(places) != drawn(shuffle=True)
+    assert read({"path": "b.jsonl", "fraction": 0.001}).read == 1
+
+
+def test_columns_are_renamed_and_swapped(read):
+    write_jsonl(
+        Path("rows.jsonl"),
+        [{"question": "q", "chosen": " bad", "rejected": " good", "prompt": 7}] * 2,
+    )
+    columns = {"prompt": "question", "chosen": "rejected", "rejected": "chosen"}
+    assert plain(read({"path": "rows.jsonl", "columns": columns})) == [PAIR] * 2
+
+
+def test_one_column_may_serve_twice(read):
+    write_jsonl(Path("rows.jsonl"), [{"x": "q", "y": " good"}])
+    split = read({"path": "rows.jsonl", "columns": {"prompt": "x", "chosen": "y", "rejected": "x"}})
+    assert plain(split) == [{"prompt": "q", "chosen": " good", "rejected": "q"}]
+
+
+def test_values_are_as_in_the_file(read):
+    """Dates, numbers and nulls in quotes are text: readers that guess types make them others."""
+    rows = [
+        {"prompt": p, "chosen": c, "rejected": r}
+        for p, c, r in [
+            ("2024-01-01", "1", "NA"),
+            ("2024-01-02", "2.50", "None"),
+            ("null", "007", "nan"),
+        ]
+    ]
+    for name in ("rows.jsonl", "array.json", "rows.csv", "rows.parquet"):
+        CONTAINERS[name](Path(name), rows)
+        assert plain(read(name)) == rows
+
+
+def test_a_csv_has_labels_and_lines(read):
+    Path("rows.csv").write_text(
+        'completion,good,prompt\n" a ""b""\n,c",True,q\n d,FALSE,q\n\n,true,q\n', "utf-8"
+    )
+    split = read({"path": "rows.csv", "columns": {"label": "good"}}, kind="labelled")
+    assert plain(split) == [
+        {"prompt": "q", "completion": ' a "b"\n,c', "label": True},
+        {"prompt": "q", "completion": " d", "label": False},
+    ]
+    assert split.as_dict()["dropped"] == {"empty completion": 1}
+    assert split.dropped["empty completion"].first == ["rows.csv: row 3"]
+
+
+NAMES = ("rows.jsonl", "array.json")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize("bom", ["", "\ufeff"], ids=["no bom", "bom"])
+def test_line_ends_and_marks(read, name, newline, bom):
+    """Also U+2028 and U+0085, which Python's splitlines takes for line ends, inside strings."""
+    rows = [{**PAIR, "prompt": f"a\u2028b\u0085c {i}"} for i in range(3)]
+    if name == "array.json":
+        text = (
+            newline.join(["[", *(json.dumps(r, ensure_ascii=False) + "," for r in rows)]).rstrip(
+                ","
+            )
+            + "]"
+        )
+        numbers = [1, 2, 3]
+    else:
+        text = newline.join(json.dumps(r, ensure_ascii=False) for r in rows).replace(
+            "}", "}" + newline, 1
+        )
+        numbers = [1, 3, 4]  # a blank line counts, as in an editor
+    Path(name).write_bytes((bom + text).encode())
+    split = read(name)
+    assert plain(split) == rows
+    assert rows_of(split) == numbers
+
+
+def test_columns_nobody_asks_for_may_hold_anything(read):
+    junk = [1, "a", None, [1, "b", {"c": []}], {"d": {"e": [{}]}}, 10**40, float("nan"), {}]
+    rows = [{**PAIR, "meta": value, f"only {i}": value} for i, value in enumerate(junk)]
+    # Each of these makes one of datasets' readers take the file for something else.
+    rows[0] |= {"type": "session", "id": "1", "source": "x", "model": "m", "system_prompt": "s"}
+    write_jsonl(Path("rows.jsonl"), rows)
+    assert plain(read("rows.jsonl")) == [PAIR] * len(junk)
+
+
+# --- shapes
+
+MESSAGES = {"messages": [S, U, A]}
+SHAPES = {
+    "pairs": ("pair", PAIR, PAIR),
+    "messages": ("pair", CHAT_PAIR, CHAT_PAIR),
+    "prompt in both": ("pair", {"prompt": [S, U], "chosen": [S, U, A], "rejected": [S, U, B]}, {**CHAT_PAIR, "prompt": [S, U]}),
+    "ultrafeedback": ("pair", {"prompt": "q", "chosen": [U, A], "rejected": [U, B], "score_chosen": 8.0}, CHAT_PAIR),
+    "sharegpt": ("pair", {"conversations": [HUMAN], "chosen": GPT, "rejected": {"from": "gpt", "value": " bad"}}, CHAT_PAIR),
+    "whole conversations": ("pair", {"chosen": [U, A], "rejected": [U, B]}, CHAT_PAIR),
+    "hh": ("pair", {"chosen": f"{HH} good", "rejected": f"{HH} bad"}, {**PAIR, "prompt": HH}),
+    "labelled": ("labelled", LABELLED, LABELLED),
+    "labelled messages": ("labelled", {"prompt": [U], "completion": [A], "label": False}, {"prompt": [U], "completion": [A], "label": False}),
+    "sft messages": ("demonstration", MESSAGES, MESSAGES),
+    "sft sharegpt": ("demonstration", {"conversations": [HUMAN, GPT]}, {"messages": [U, A]}),
+    "sft prompt": ("demonstration", {"prompt": "q", "completion": "a"}, {"prompt": "q", "completion": "a"}),
+    "sft text": ("demonstration", {"text": "a b"}, {"text": "a b"}),
+    "sft from pairs": ("demonstration", {**PAIR, "rejected": ""}, {"prompt": "q", "completion": " good"}),
+    "sft from whole conversations": ("demonstration", {"chosen": [U, A], "rejected": [U, B]}, {"prompt": [U], "completion": [A]}),
+    "sft from labelled": ("demonstration", LABELLED, {"prompt": "q", "completion": " good"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("container", ["rows.jsonl", "rows.parquet", "array.json"])
+@pytest.mark.parametrize(("kind", "row", "canonical"), SHAPES.values(), ids=SHAPES)
+def test_shape(read, container, kind, row, canonical):
+    CONTAINERS[container](Path(container), [row] * 3)
+    split = read(container, kind=kind)
+    assert plain(split) == [canonical] * 3
+    assert split.conversational == any(isinstance(v, list) for v in canonical.values())
+    assert split.lines() == [f"train: 3 rows read, 3 kept, {split.tokens} tokens"]
+
+
+def test_pairs_become_labels(read):
+    rows = [*pairs(4), {**PAIR, "chosen": " ", "prompt": "q"}]
+    write_jsonl(Path("rows.jsonl"), rows)
+    split = read("rows.jsonl", kind="labelled")
+    assert plain(split) == [
+        {"prompt": r["prompt"], "completion": r[side], "label": side == "chosen"}
+        for side in ("chosen", "rejected")
+        for r in pairs(4)
+    ]
+    assert rows_of(split) == [1, 2, 3, 4] * 2
+    assert split.lines() == [
+        f"train: 5 rows read, 8 kept, {split.tokens} tokens",
+        "train: 1 rows dropped: empty chosen (first: rows.jsonl: row 5)",
+        "train: 4 pairs became two labelled rows each",
+    ]
+
+
+def test_kinds_may_be_mixed_where_they_come_to_the_same(read):
+    write_jsonl(Path("pairs.jsonl"), [PAIR])
+    write_jsonl(Path("labelled.jsonl"), [{**LABELLED, "label": False}, LABELLED])
+    labels = read("pairs.jsonl", "labelled.jsonl", kind="labelled")
+    assert labels.rows["label"][:] == [True, False, False, True]
+    assert labels.notes == ["1 pairs became two labelled rows each"]
+    sft = read("pairs.jsonl", "labelled.jsonl", kind="demonstration")
+    assert plain(sft) == [{"prompt": "q", "completion": " good"}] * 2
+    assert sft.as_dict()["dropped"] == {
+        "labelled false, and sft trains on what is labelled true": 1
+    }
+
+
+def test_the_shape_is_told_by_the_first_row_that_has_one(read):
+    write_jsonl(
+        Path("rows.jsonl"),
+        [{"chosen": None, "rejected": None}, {"chosen": [U, A], "rejected": [U, B]}],
+    )
+    with pytest.raises(DataError, match=r"rows.jsonl: row 1: found nothing \(null\) in 'chosen'"):
+        read("rows.jsonl")
+
+
+# --- counts
+
+CRAFTED = [
+    (PAIR, None),
+    ({**PAIR, "chosen": ""}, "empty chosen"),
+    ({**PAIR, "chosen": " \n\t"}, "empty chosen"),
+    ({**PAIR, "rejected": ""}, "empty rejected"),
+    (PAIR, None),
+    ({**PAIR, "prompt": ""}, "empty prompt"),
+    ({**PAIR, "prompt": "  "}, "empty prompt"),
+    ({**PAIR, "chosen": " bad"}, "chosen and rejected are identical"),
+    ({**PAIR, "prompt": "x" * 16}, "the prompt alone fills max_length"),
+    ({**PAIR, "prompt": "x" * 99}, "the prompt alone fills max_length"),
+    ({**PAIR, "prompt": "x" * 15}, "cut"),
+    ({**PAIR, "chosen": "x" * 15}, None),  # 1 + 15 + the end token are 17
+    ({**PAIR, "chosen": "x" * 14}, None),
+    ({**PAIR, "rejected": "x" * 40}, "cut"),
+    ({**PAIR, "chosen": "x" * 40, "rejected": "x" * 41}, "cut"),
+    ({**PAIR, "chosen": "", "rejected": ""}, "empty chosen"),
+    ({**PAIR, "chosen": " bad"}, "chosen and rejected are identical"),
+    ({**PAIR, "chosen": "", "prompt": ""}, "empty prompt"),
+    ({**PAIR, "chosen": "\u2003"}, "empty chosen"),
+    (PAIR, None),
+]  # fmt: skip
+CRAFTED[11] = (CRAFTED[11][0], "cut")
+
+
+def test_exact_counts(read):
+    write_jsonl(Path("rows.jsonl"), [row for row, _ in CRAFTED])
+    split = read("rows.jsonl", max_length=16)
+    kept = [i for i, (_, why) in enumerate(CRAFTED) if why in (None, "cut")]
+    assert rows_of(split) == [i + 1 for i in kept] == [1, 5, 11, 12, 13, 14, 15, 20]
+    tokens = split.tokens
+    assert split.as_dict() == {
+        "read": 20,
+        "kept": 8,
+        "tokens": tokens,
+        "dropped": {
+            "empty chosen": 4,
+            "empty rejected": 1,
+            "empty prompt": 3,
+            "chosen and rejected are identical": 2,
+            "the prompt alone fills max_length": 2,
+        },
+        "notes": ["4 of 8 rows are cut at max_length 16"],
+    }
+    assert split.lines() == [
+        f"train: 20 rows read, 8 kept, {tokens} tokens",
+        "train: 4 rows dropped: empty chosen (first: rows.jsonl: row 2, rows.jsonl: row 3, rows.jsonl: row 16)",
+        "train: 1 rows dropped: empty rejected (first: rows.jsonl: row 4)",
+        "train: 3 rows dropped: empty prompt (first: rows.jsonl: row 6, rows.jsonl: row 7, rows.jsonl: row 18)",
+        "train: 2 rows dropped: chosen and rejected are identical (first: rows.jsonl: row 8, rows.jsonl: row 17)",
+        "train: 2 rows dropped: the prompt alone fills max_length (first: rows.jsonl: row 9, rows.jsonl: row 10)",
+        "train: 4 of 8 rows are cut at max_length 16",
+    ]
+
+
+@pytest.mark.parametrize("name", ["dpo", "ipo", "kto", "orpo", "sft"])
+@pytest.mark.parametrize("chat", [False, True], ids=["text", "messages"])
+def test_trl_keeps_what_we_keep(recipe_data, make_recipe, tmp_path, name, chat):
+    """make_trainer asserts it; here also that counting works in two processes."""
+    rows = [row for row, _ in CRAFTED]
+    if chat:
+        rows = [
+            {
+                "prompt": [{**U, "content": row["prompt"]}],
+                "chosen": [{**A, "content": row["chosen"]}],
+                "rejected": [{**A, "content": row["rejected"]}],
+            }
+            for row in rows
+        ]
+    recipe_data["data"] = {
+        "train": {"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))},
+        "max_length": 16,
+    }
+    recipe = make_recipe(recipe_data).recipe
+    tokenizer = load_tokenizer(recipe.model)
+    inputs = load_inputs(recipe, recipe.methods[name], tokenizer)
+    policy = load_model(recipe.model, torch.float32, recipe.seed)
+    trainer, _ = make_trainer(recipe, recipe.methods[name], machine(), policy, tokenizer, inputs)
+    split = inputs.train
+    kept = len(split.rows) // (2 if name == "kto" else 1)
+    assert len(trainer.train_dataset) == len(split.rows)
+    assert split.read == 20 == kept + sum(d.count for d in split.dropped.values())
+    if name == "dpo":
+        ids = trainer.train_dataset.to_list()
+        sides = [r["prompt_ids"] + r[s] for r in ids for s in ("chosen_ids", "rejected_ids")]
+        assert split.tokens == sum(min(len(side), 16) for side in sides)
+    two = load_split(
+        recipe.data.train, "data.train", recipe.methods[name].rows, tokenizer, max_length=16,
+        seed=recipe.seed, prompt_margin=recipe.methods[name].prompt_margin, num_proc=2,
+    )  # fmt: skip
+    assert two.as_dict() == split.as_dict()
+
+
+def test_prompt_and_its_side_are_counted_as_trl_divides_them(recipe_data, make_recipe, tmp_path):
+    """The prompt joins with one side's first letters only: kto sees it longer beside the other."""
+    rows = [{"prompt": "x" * 14 + "re", "chosen": "d", "rejected": "x"}, PAIR]
+    for length in range(14, 19):
+        recipe_data["data"] = {
+            "train": {"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))},
+            "max_length": length,
+        }
+        recipe = make_recipe(recipe_data).recipe
+        tokenizer = load_tokenizer(recipe.model)
+        inputs = load_inputs(recipe, recipe.methods["kto"], tokenizer)
+        policy = load_model(recipe.model, torch.float32, recipe.seed)
+        make_trainer(recipe, recipe.methods["kto"], machine(), policy, tokenizer, inputs)
+
+
+def test_a_template_that_leaves_the_answer_out(read, tokenizer, tiny_model):
+    silent = AutoTokenizer.from_pretrained(tiny_model)
+    silent.chat_template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    write_jsonl(Path("rows.jsonl"), [CHAT_PAIR])
+    with pytest.raises(DataError, match="no rows are left: 1 the chat template writes nothing"):
+        read("rows.jsonl", tokenizer=silent)
+
+
+# --- broken data
+
+
+def lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+DEEP = b"[" * 100_000
+BROKEN = {
+    # id: (kind, file's bytes, place, phrases)
+    "malformed line": ("pair", lines(PAIR) + b'{"prompt": "q", \n' + lines(PAIR), "row 2", "not JSON | column 17 | one JSON object a line"),
+    "cut file": ("pair", lines(PAIR, PAIR)[:-9], "row 2", "not JSON | Unterminated string"),
+    "single quotes": ("pair", b"{'prompt': 'q'}\n", "row 1", "not JSON | property name enclosed in double quotes"),
+    "two objects on a line": ("pair", lines(PAIR).strip() + lines(PAIR), "row 1", "Extra data"),
+    "row a list": ("pair", lines(PAIR, [1, 2]), "row 2", "a list of 2 | an object with columns"),
+    "all rows lists": ("pair", lines([1], [2]), "row 1", "a list of 1 | an object"),
+    "row text": ("pair", lines(PAIR, "q"), "row 2", "text 'q' | an object"),
+    "row null": ("pair", lines(None, PAIR), "row 1", "nothing (null) | an object"),
+    "pretty-printed": ("pair", json.dumps(PAIR, indent=1).encode(), "", "one object with keys 'prompt' | over the whole file | one row a line"),
+    "pretty-printed, wrapped": ("pair", json.dumps({"version": 1, "data": [PAIR]}, indent=1).encode(), "", "over the whole file | array under 'data'"),
+    "pretty-printed, many": ("pair", json.dumps(PAIR, indent=1).encode() * 2, "row 1", "text '{', which is not JSON | one JSON object a line"),
+    "broken array": ("pair", b'[\n{"prompt": "q"},\n{"prompt" 1}\n]', ":3:11", "not JSON: Expecting ':'"),
+    "not UTF-8": ("pair", lines(PAIR) + '{"prompt": "é"}\n'.encode("latin-1"), "row 2", "the byte 0xe9, which is not UTF-8"),
+    "UTF-16": ("pair", lines(PAIR).decode().encode("utf-16"), "row 1", "the byte 0xff, which is not UTF-8"),
+    "half an emoji": ("pair", lines(PAIR, {**PAIR, "chosen": "a \ud83d"}), "row 2", "half a character ('\\ud83d') in 'chosen'"),
+    "too deep": ("pair", lines(PAIR) + DEEP + b"\n", "row 2", "nested too deep"),
+    "too deep, whole": ("pair", DEEP, "", "nested too deep"),
+    "5000 digits": ("pair", lines(PAIR) + b'{"prompt": ' + b"9" * 5000 + b"}\n", "row 2", "a number of too many digits"),
+    "binary": ("pair", b"\x00\x01\x02\n\xff\xfe", "row 1", "not JSON"),
+    "after blank lines": ("pair", b"\n\n" + lines(PAIR) + b" \t\n\r\n" + lines({**PAIR, "chosen": 1}), "row 6", "int 1 in 'chosen'"),
+    "after line separators": ("pair", json.dumps({**PAIR, "prompt": "\u2028\u2029\u0085\x0b"}, ensure_ascii=False).encode() + b"\n{\n", "row 2", "not JSON"),
+    "type change": ("pair", lines(*[PAIR] * 1500, {**PAIR, "rejected": 3}), "row 1501", "int 3 in 'rejected' | text"),
+    "text, then messages": ("pair", lines(PAIR, PAIR, CHAT_PAIR), "row 3", "messages in 'prompt' | expected text, as in rows.jsonl: row 1"),
+    "messages, then text": ("pair", lines(CHAT_PAIR, PAIR), "row 2", "text in 'prompt' | expected messages, as in rows.jsonl: row 1"),
+    "mixed in a row": ("pair", lines({**PAIR, "rejected": [B]}), "row 1", "a list of 1 in 'rejected' beside a text prompt"),
+    "chosen null": ("pair", lines(PAIR, {**PAIR, "chosen": None}), "row 2", "nothing (null) in 'chosen'"),
+    "chosen left out": ("pair", lines(PAIR, {"prompt": "q", "rejected": "b"}), "row 2", "nothing (null) in 'chosen'"),
+    "all null": ("pair", lines(*[dict.fromkeys(PAIR)] * 3), "row 1", "nothing (null) in 'prompt'"),
+    "prompt a number": ("pair", lines({**PAIR, "prompt": 3}), "row 1", "int 3 in 'prompt' | text or a list of messages"),
+    "prompt a huge number": ("pair", lines({**PAIR, "prompt": 10**300}), "row 1", "int 1000 | in 'prompt'"),
+    "prompt an object": ("pair", lines({**PAIR, "prompt": {"a": 1}}), "row 1", "an object with keys 'a' in 'prompt'"),
+    "label text": ("labelled", lines(LABELLED, {**LABELLED, "label": "true"}), "row 2", "text 'true' in 'label' | true or false"),
+    "label a number": ("labelled", lines({**LABELLED, "label": 1}), "row 1", "int 1 in 'label' | true or false"),
+    "label null": ("labelled", lines(LABELLED, {**LABELLED, "label": None}), "row 2", "nothing (null) in 'label'"),
+    "pairs differ before": ("pair", lines({"chosen": [U, A], "rejected": [S, U, B]}), "row 1", "conversations that differ before their last turn | the same messages"),
+    "hh differs": ("pair", lines({"chosen": f"{HH} a", "rejected": f"x{HH} b"}), "row 1", "texts that differ before their last"),
+    "last role user": ("pair", lines({"chosen": [U, A, U], "rejected": [U, B]}), "row 1", "'chosen' ends with user | an assistant message at the end"),
+    "sft, last role user": ("demonstration", lines(MESSAGES, {"messages": [U, A, U]}), "row 2", "'messages' ends with user"),
+    "prompt ends with system": ("pair", lines({**CHAT_PAIR, "prompt": [U, S]}), "row 1", "a prompt that ends with a system message | a user message at its end"),
+    "unknown role": ("demonstration", lines({"messages": [{"role": "boss", "content": "q"}, A]}), "row 1", "text 'boss' as role of messages[0] | one of user"),
+    "tool calls": ("demonstration", lines({"messages": [U, {**A, "tool_calls": [{"id": "1"}]}]}), "row 1", "'tool_calls' in messages[1] | not trained"),
+    "content null": ("demonstration", lines({"messages": [U, {"role": "assistant", "content": None}]}), "row 1", "nothing (null) as content of messages[1]"),
+    "content a list": ("demonstration", lines({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, A]}), "row 1", "a list of 1 as content of messages[0] | text"),
+    "messages null": ("demonstration", lines({"messages": None}), "row 1", "nothing (null) in 'messages'"),
+    "a message of null": ("demonstration", lines({"messages": [None, A]}), "row 1", "nothing (null) in messages[0]"),
+    "empty file": ("pair", b"", "", "the file is empty"),
+    "blank file": ("pair", b"\n \n", "", "no rows"),
+    "only a mark": ("pair", b"\xef\xbb\xbf", "", "no rows"),
+    "empty array": ("pair", b"[]", "", "no rows"),
+    "rows without columns": ("pair", b"{}\n{}\n", "", "found columns none | expected prompt, chosen, rejected"),
+    "nothing left": ("pair", lines({**PAIR, "chosen": ""}, {**PAIR, "chosen": " bad"}), "", "no rows are left: 1 empty chosen; 1 chosen and rejected are identical"),
+    "nothing left, messages": ("pair", lines({**CHAT_PAIR, "chosen": [{**A, "content": ""}]}), "", "no rows are left: 1 empty chosen"),
+    "pairs for sft text": ("demonstration", lines({"question": "q", "answer": "a"}), "", "found columns question, answer | rename columns with data.train.columns"),
+    "labelled for dpo": ("pair", lines(LABELLED), "", "found prompt, completion, label, which is labelled | prefcli kto"),
+    "messages for dpo": ("pair", lines(MESSAGES), "", "found messages (or conversations), which is messages | prefcli sft"),
+    "messages for kto": ("labelled", lines(MESSAGES), "", "which is messages | prefcli sft"),
+    "text for dpo": ("pair", lines({"text": "a"}), "", "found text, which is text | prefcli sft"),
+    "no prompt": ("pair", lines({"question": "q", "chosen": "a", "rejected": "b"}), "", "found columns question, chosen, rejected | the prompt is not guessed | data.train.columns: {prompt: question}"),
+}  # fmt: skip
+
+
+def check(caught, kind, place, phrases):
+    error = caught.value
+    assert error.exit_code == {DataError: ExitCode.DATA, RecipeError: ExitCode.RECIPE}[kind]
+    first = error.problems[0]
+    if place is not None:
+        assert first.place == place
+    text = str(error)
+    for phrase in phrases.split(" | "):
+        assert phrase in text
+    assert len(text) < 3000
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(("kind", "content", "place", "phrases"), BROKEN.values(), ids=BROKEN)
+def test_broken(read, kind, content, place, phrases):
+    Path("rows.jsonl").write_bytes(content)
+    with pytest.raises(PrefcliError) as caught:
+        read("rows.jsonl", kind=kind)
+    separator = ": " if place and not place.startswith(":") else ""
+    check(caught, DataError, f"rows.jsonl{separator}{place}", phrases)
+
+
+def test_many_broken_rows_are_shown_at_once(read):
+    rows = [PAIR if i % 2 else {**PAIR, "chosen": i} for i in range(50)]
+    write_jsonl(Path("rows.jsonl"), rows)
+    with pytest.raises(DataError) as caught:
+        read("rows.jsonl")
+    places = [p.place for p in caught.value.problems]
+    assert places == [f"rows.jsonl: row {i * 2 + 1}" for i in range(10)] + ["rows.jsonl"]
+    assert caught.value.problems[-1].message == "and 15 more broken rows"
+
+
+def test_one_label(recipe_data, make_recipe, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [LABELLED] * 4)
+    recipe_data["data"]["train"] = {"path": str(path)}
+    recipe = make_recipe(recipe_data).recipe
+    with pytest.raises(DataError, match="every label is true"):
+        load_inputs(recipe, recipe.methods["kto"], load_tokenizer(recipe.model))
+
+
+def test_sources_of_two_styles(read):
+    write_jsonl(Path("text.jsonl"), [PAIR])
+    write_jsonl(Path("chat.jsonl"), [CHAT_PAIR])
+    with pytest.raises(DataError) as caught:
+        read("text.jsonl", "chat.jsonl")
+    check(
+        caught,
+        DataError,
+        "chat.jsonl",
+        "prompt (messages) | beside prompt (text) | all text or all messages",
+    )
+
+
+def test_messages_need_a_template(read, tiny_model):
+    bare = AutoTokenizer.from_pretrained(tiny_model)
+    bare.chat_template = None
+    write_jsonl(Path("rows.jsonl"), [CHAT_PAIR])
+    with pytest.raises(PrefcliError) as caught:
+        read("rows.jsonl", tokenizer=bare)
+    check(caught, RecipeError, None, "rows.jsonl holds messages | name a .jinja file")
+    assert caught.value.problems[0].path == "model.chat_template"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{{ m.role + 1 }}", "can only concatenate str"),
+        ("{{ nothing.at_all }}", "'nothing' is undefined"),
+        ("{{ 1 / 0 }}", "division by zero"),
+    ],
+    ids=["raises", "type", "undefined", "arithmetic"],
+)
+@pytest.mark.parametrize("num_proc", [None, 2])
+def test_a_template_that_refuses_a_row(read, tiny_model, refusal, said, num_proc):
+    strict = AutoTokenizer.from_pretrained(tiny_model)
+    strict.chat_template = (
+        "{% for m in messages %}{% if m.content == 'no' %}"
+        + refusal
+        + "{% endif %}{% endfor %}"
+        + TEMPLATE
+    )
+    bad = {**CHAT_PAIR, "prompt": [{"role": "user", "content": "no"}]}
+    write_jsonl(Path("rows.jsonl"), [*[CHAT_PAIR] * 4, bad, CHAT_PAIR])
+    with pytest.raises(PrefcliError) as caught:
+        read("rows.jsonl", tokenizer=strict, num_proc=num_proc)
+    check(
+        caught,
+        DataError,
+        "rows.jsonl: row 5",
+        f"the chat template refuses this row: {said} | model.chat_template",
+    )
+
+
+CSV = {
+    "too few cells": ("prompt,chosen,rejected\nq,a,b\nq,a\n", "rows.csv: row 2", "found 2 cells; expected 3 | prompt, chosen, rejected"),
+    "too many cells": ("prompt,chosen,rejected\nq,a, b, c\n", "rows.csv: row 1", "found 4 cells; expected 3 | put text with commas in"),
+    "open quote": ('prompt,chosen,rejected\nq,a,b\nq,"a,b\n', "rows.csv: row 2", "not CSV: unexpected end of data"),
+    "only a header": ("prompt,chosen,rejected\n", "rows.csv", "no rows"),
+    "a column twice": ("prompt,prompt,chosen\na,b,c\n", "rows.csv", "'prompt' stands twice"),
+    "semicolons": ("prompt;chosen;rejected\nq;a;b\n", "rows.csv", "found columns prompt;chosen;rejected"),
+    "not UTF-8": ("prompt,chosen,rejected\né,a,b\n", "rows.csv", "the byte 0xe9, which is not UTF-8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "place", "phrases"), CSV.values(), ids=CSV)
+def test_broken_csv(read, content, place, phrases):
+    Path("rows.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(PrefcliError) as caught:
+        read("rows.csv")
+    check(caught, DataError, place, phrases)
+
+
+def test_label_of_a_csv(read):
+    Path("rows.csv").write_text("prompt,completion,label\nq,a,True\nq,b,yes\n", "utf-8")
+    with pytest.raises(
+        DataError, match="row 2: found text 'yes' in 'label'; expected true or false"
+    ):
+        read("rows.csv", kind="labelled")
+
+
+@pytest.mark.parametrize(
+    "content", [b"no parquet", b"PAR1" + b"\0" * 64 + b"PAR1"], ids=["text", "zeros"]
+)
+def test_parquet_that_is_none(read, content):
+    Path("rows.parquet").write_bytes(content)
+    with pytest.raises(PrefcliError) as caught:
+        read("rows.parquet")
+    check(caught, DataError, "rows.parquet", "no readable parquet")
+
+
+def test_types_of_parquet(read):
+    def parquet(**columns):
+        pq.write_table(
+            pa.table({"prompt": ["q"], "chosen": ["a"], "rejected": ["b"], **columns}),
+            "rows.parquet",
+        )
+        return "rows.parquet"
+
+    assert plain(read(parquet(chosen=pa.array(["a"]).dictionary_encode()))) == [
+        {**PAIR, "chosen": "a", "rejected": "b"}
+    ]
+    assert plain(read(parquet(chosen=pa.array(["a"], pa.large_string()), other=[{"x": [1]}])))
+    for column in ([1.5], [b"a"], pa.array([None]), pa.array([0], pa.timestamp("s")), [[1]]):
+        with pytest.raises(
+            DataError, match=r"rows.parquet: row 1: found .* in 'rejected'.*; expected"
+        ):
+            read(parquet(rejected=column))
+
+
+def test_a_saved_dataset_that_is_broken(read):
+    Dataset.from_list([PAIR]).save_to_disk("saved")
+    next(Path("saved").glob("*.arrow")).write_bytes(b"nothing")
+    with pytest.raises(PrefcliError) as caught:
+        read("saved")
+    check(caught, DataError, "saved", "the saved dataset can't be read")
+
+
+SOURCES = {
+    # id: (source, path in the recipe, phrases)
+    "missing file": ({"path": "rows.jsno"}, "data.train.path", "neither a file here nor a dataset on the hub | did you mean rows.jsonl?"),
+    "missing file, dot": ({"path": "./row.jsonl"}, "data.train.path", "no such file or folder: ./row.jsonl | did you mean rows.jsonl?"),
+    "missing folder": ({"path": "dta/rows.jsonl"}, "data.train.path", "no such file or folder | there is no folder dta either | relative to where prefcli is run"),
+    "unknown suffix": ({"path": "rows.xlsx"}, "data.train.path", ".xlsx is no data format prefcli reads | .jsonl, .json, .parquet, .csv"),
+    "no suffix": ({"path": "./rows"}, "data.train.path", "a file without suffix | convert it"),
+    "folder without data": ({"path": "empty"}, "data.train.path", "empty holds no data files | .jsonl"),
+    "no such data_files": ({"path": "folder", "data_files": "c.jsonl"}, "data.train.data_files", "no such files in folder: c.jsonl | did you mean b.jsonl?"),
+    "no such data_files, far": ({"path": "folder", "data_files": "*.zip"}, "data.train.data_files", "no such files | it holds a/x.jsonl, b.jsonl"),
+    "split of a file": ({"path": "rows.jsonl", "split": "test"}, "data.train.split", "a single file has no split 'test' | train[:1000]"),
+    "split of a folder": ({"path": "folder", "data_files": "b.jsonl", "split": "trian"}, "data.train.split", "no split 'trian' in folder; it has train | did you mean train?"),
+    "split of a saved dataset": ({"path": "saved", "split": "dev"}, "data.train.split", "no split 'dev' in saved; it has train"),
+    "no slice": ({"path": "rows.jsonl", "split": "train[:abc]"}, "data.train.split", "'train[:abc]' is no split | train[:1000]"),
+    "splits joined": ({"path": "rows.jsonl", "split": "train+test"}, "data.train.split", "'train+test' is no split | list them as sources"),
+    "empty slice": ({"path": "rows.jsonl", "split": "train[2:1]"}, "data.train.split", "train[2:1] takes none of the 3 rows"),
+    "slice past the end": ({"path": "rows.jsonl", "split": "train[7:]"}, "data.train.split", "train[7:] takes none of the 3 rows"),
+    "name of a file": ({"path": "rows.jsonl", "name": "x"}, "data.train.name", "name has no effect on a single file | leave it out"),
+    "revision of a folder": ({"path": "folder", "revision": "x"}, "data.train.revision", "revision has no effect on a folder"),
+    "data_files of a saved dataset": ({"path": "saved", "data_files": "x"}, "data.train.data_files", "no effect on a saved dataset"),
+    "missing column": ({"path": "rows.jsonl", "columns": {"chosen": "chosn"}}, "data.train.columns.chosen", "no column 'chosn' in rows.jsonl; it has prompt, chosen, rejected | did you mean chosen?"),
+    "hub": ({"path": "nobody/nothing"}, "data.train.path", "nobody/nothing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "path", "phrases"), SOURCES.values(), ids=SOURCES)
+def test_broken_source(read, source, path, phrases):
+    write_jsonl(Path("rows.jsonl"), [PAIR] * 3)
+    for name in ("rows.xlsx", "rows"):
+        Path(name).write_bytes(b"x")
+    Path("empty").mkdir()
+    Path("folder/a").mkdir(parents=True)
+    write_jsonl(Path("folder/a/x.jsonl"), [PAIR])
+    write_jsonl(Path("folder/b.jsonl"), [PAIR])
+    Dataset.from_list([PAIR]).save_to_disk("saved")
+    with pytest.raises(PrefcliError) as caught:
+        read(source)
+    check(caught, RecipeError, None, phrases)
+    assert caught.value.problems[0].path == path
+
+
+def test_the_source_of_a_list_is_named(read):
+    write_jsonl(Path("rows.jsonl"), [PAIR])
+    with pytest.raises(RecipeError) as caught:
+        read("rows.jsonl", {"path": "rows.jsonl", "columns": {"prompt": "x", "chosen": "y"}})
+    assert [p.path for p in caught.value.problems] == [
+        "data.train[1].columns.prompt",
+        "data.train[1].columns.chosen",
+    ]
