@@ -58,12 +58,8 @@ def main() -> None:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         if "--json" in sys.argv:
-            _print_json(
-                {
-                    "exit_code": int(error.exit_code),
-                    "problems": [p.as_dict() for p in error.problems],
-                }
-            )
+            problems = [problem.as_dict() for problem in error.problems]
+            _print_json({"exit_code": int(error.exit_code), "problems": problems})
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -72,7 +68,7 @@ def main() -> None:
         sys.exit(0)
 
 
-class Located(PrefcliError):
+class LocatedError(PrefcliError):
     """An error of a later stage, with the places its dotted paths have in the recipe."""
 
     def __init__(self, error: PrefcliError, loaded: Loaded) -> None:
@@ -133,7 +129,7 @@ def _train(loaded: Loaded, method: Method, resume: str, as_json: bool) -> None:
     try:
         outcome = train(loaded.recipe, method, resume)
     except PrefcliError as error:
-        raise Located(error, loaded) from None
+        raise LocatedError(error, loaded) from None
     if as_json:
         _print_json(vars(outcome))
 
@@ -184,7 +180,7 @@ def check_sft(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json
     try:
         report = measure(loaded.recipe)
     except PrefcliError as error:
-        raise Located(error, loaded) from None
+        raise LocatedError(error, loaded) from None
     say(*report.lines())
     if as_json:
         _print_json(report.as_dict())

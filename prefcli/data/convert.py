@@ -63,7 +63,7 @@ def convert(
     Pairs stay pairs where labelled rows are wanted, so that both sides are kept or dropped
     together; `pairs_to_labels` comes later. Raises DataError with the first few broken rows.
     """
-    shape = _shape(rows, indices, wanted, place)
+    shape, blank = _shape(rows, indices, wanted, place)
     example: dict[str, Any] = {}
     example_place = ""
     errors: list[Problem] = []
@@ -73,7 +73,7 @@ def convert(
         file, number = rows.place(index)
         here = f"{file}: row {number}"
         try:
-            row = shape.convert(rows.row(index))
+            row = shape.convert({**blank, **rows.row(index)})
             if not example:
                 example, example_place = row, here
             _check_texts(row)
@@ -105,20 +105,26 @@ def pairs_to_labels(rows: Dataset) -> Dataset:
     return concatenate_datasets([side("chosen", True), side("rejected", False)])
 
 
-def _shape(rows: RawRows, indices: Sequence[int], wanted: RowKind, place: Place) -> Format:
-    """The shape of the first row that has one: those before it may be the broken ones."""
+def _shape(
+    rows: RawRows, indices: Sequence[int], wanted: RowKind, place: Place
+) -> tuple[Format, dict[str, None]]:
+    """The shape of the first row that has one, and a row of its columns with nothing in them.
+
+    The rows before it may be the broken ones.
+    """
     error = None
     for index in indices[:_ROWS_TRIED]:
         try:
-            shape = detect(rows.row(index))
+            row = rows.row(index)
+            shape = detect(row)
         except RowError as unreadable:
             error = error or Problem(str(unreadable), place="{}: row {}".format(*rows.place(index)))
             continue
         if shape is not None and _adapts(shape.kind, wanted):
-            return shape
+            return shape, dict.fromkeys(row)
         if shape is not None:
             raise _another_kind(shape, wanted, place)
-    if not rows.column_names and error is not None:
+    if error is not None:
         raise DataError(error)
     raise _no_shape(wanted, rows, place)
 
@@ -225,10 +231,13 @@ def _another_kind(shape: Format, wanted: RowKind, place: Place) -> DataError:
 
 def _no_shape(wanted: RowKind, rows: RawRows, place: Place) -> DataError:
     hint = f"rename columns with {place.where}.columns, as in {{prompt: question}}"
-    if wanted == "pair" and {"chosen", "rejected"} <= set(rows.column_names):
+    names = set(rows.column_names)
+    if {"chosen", "rejected"} <= names:
+        others = names - {"chosen", "rejected"}
+        name = others.pop() if len(others) == 1 else "..."
         hint = (
             "the prompt is not guessed from what chosen and rejected share; name its column "
-            f"with {place.where}.columns: {{prompt: ...}}"
+            f"with {place.where}.columns: {{prompt: {name}}}"
         )
     found = ", ".join(rows.column_names) or "none"
     return DataError(

@@ -26,7 +26,7 @@ SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = 1000
-_COLUMNS_AT_MOST = 100
+_ROWS_TRIED = 100
 
 
 @dataclass(frozen=True)
@@ -164,13 +164,14 @@ def _json(path: Path, shown: str) -> Part:
 
 
 def _columns(rows: Sequence[Raw]) -> list[str]:
-    """Those of the first row that can be read."""
-    for i in range(min(len(rows), _COLUMNS_AT_MOST)):
+    """Of the first rows, those that can be read; JSON may leave a column out of any row."""
+    names: dict[str, None] = {}
+    for i in range(min(len(rows), _ROWS_TRIED)):
         try:
-            return list(rows[i])
+            names |= dict.fromkeys(rows[i])
         except RowError:
             continue
-    return []
+    return list(names)
 
 
 def _parse(line: bytes) -> Any:

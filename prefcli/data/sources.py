@@ -209,12 +209,10 @@ def _read_folder(path: Path, source: Source, split: str, where: str) -> list[Par
     except Exception as error:
         raise RecipeError(Problem(f"{source.path}: {last_line(error)}", path=where)) from None
     files = _one_of(builder.config.data_files or {}, split, source, where)
-    paths = [Path(file) for file in files]
+    paths = [Path(file).resolve() for file in files]
     if all(file.suffix.lower() in SUFFIXES and file.exists() for file in paths):
-        inside = [file.relative_to(path) if path in file.parents else file for file in paths]
-        shown = [str(Path(source.path) / file) for file in inside]
         return [
-            read_file(file, name, _label(source)) for file, name in zip(paths, shown, strict=True)
+            read_file(file, _shown(file, path.resolve(), source), _label(source)) for file in paths
         ]
     options = {"name": source.name, "data_files": source.data_files}
     return [part_of(_load(str(path), source, where, split=split, **options), source.path)]
@@ -240,7 +238,7 @@ def _load(reader: str, source: Source, where: str, **options: Any) -> Dataset:
             Problem(
                 f"neither a file here nor a dataset on the hub: {source.path}",
                 path=f"{where}.path",
-                hint=last_line(error),
+                hint=_nearest_file(Path(source.path)) or last_line(error),
             )
         ) from None
     except DatasetGenerationError as error:
@@ -250,12 +248,19 @@ def _load(reader: str, source: Source, where: str, **options: Any) -> Dataset:
             Problem(
                 f"the hub can't be reached for {source.path}: {last_line(error)}",
                 path=f"{where}.path",
-                hint="check the network, or point path at a local copy",
+                hint=_nearest_file(Path(source.path))
+                or "check the network, or point path at a local copy",
             )
         ) from None
     # Whatever a library says about a dataset the user named is the user's to put right.
     except Exception as error:
         raise RecipeError(Problem(f"{source.path}: {last_line(error)}", path=where)) from None
+
+
+def _shown(file: Path, folder: Path, source: Source) -> str:
+    """A file of a folder, starting as the user wrote the folder."""
+    inside = folder in file.parents
+    return str(Path(source.path) / file.relative_to(folder) if inside else file)
 
 
 def _label(source: Source) -> str:
@@ -323,11 +328,18 @@ def _check_columns(rows: RawRows, source: Source, where: str) -> None:
 
 
 def _neighbours(path: Path) -> str | None:
-    folder = path.parent
-    if not folder.is_dir():
-        return f"there is no folder {folder} either; paths are relative to where prefcli is run"
-    close = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], n=1)
-    return f"did you mean {folder / close[0]}?" if close else None
+    if not path.parent.is_dir():
+        return (
+            f"there is no folder {path.parent} either; paths are relative to where prefcli is run"
+        )
+    return _nearest_file(path)
+
+
+def _nearest_file(path: Path) -> str | None:
+    if not path.parent.is_dir():
+        return None
+    close = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
+    return f"did you mean {path.parent / close[0]}?" if close else None
 
 
 def _nearest(name: str, names: list[str]) -> str | None:

@@ -80,8 +80,10 @@ def after_prompt(messages: list[Message], prompt: list[Message], column: str) ->
 
 
 def check_prompt(prompt: list[Message]) -> list[Message]:
-    if prompt and prompt[-1]["role"] == "assistant":
-        raise RowError("a prompt that ends with an assistant message", "a user message at its end")
+    """The model must be the next to speak; ORPO's trainer insists on it."""
+    if prompt and prompt[-1]["role"] not in ("user", "tool"):
+        last = "an assistant" if prompt[-1]["role"] == "assistant" else "a system"
+        raise RowError(f"a prompt that ends with {last} message", "a user message at its end")
     return prompt
 
 

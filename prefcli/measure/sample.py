@@ -104,7 +104,8 @@ def sample(
     texts = [""] * len(ids)
     for start in range(0, len(order), options.batch_size):
         batch = order[start : start + options.batch_size]
-        for i, text in zip(batch, _write(model, tokenizer, [ids[i] for i in batch], options)):
+        written = _write(model, tokenizer, [ids[i] for i in batch], options)
+        for i, text in zip(batch, written, strict=True):
             texts[i] = text
     return texts
 

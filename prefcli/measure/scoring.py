@@ -51,7 +51,8 @@ def score(
     # Similar prompts side by side keep the scored span of a batch narrow.
     order.sort(key=lambda i: (min(len(rows[i][0]) + len(rows[i][1]), max_length), len(rows[i][0])))
     for batch in _batches(order, rows, max_length, tokens_per_batch):
-        for i, result in zip(batch, _score_batch(model, [rows[i] for i in batch], max_length)):
+        scores = _score_batch(model, [rows[i] for i in batch], max_length)
+        for i, result in zip(batch, scores, strict=True):
             results[i] = result
     model.train(was_training)
     return results

@@ -131,7 +131,7 @@ def as_data(recipe: Recipe) -> dict[str, Any]:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Was the checkpoint written to its end? trainer_state.json is what transformers writes last."""
+    """Was the checkpoint written to its end? transformers writes trainer_state.json last."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
     except (OSError, ValueError):

@@ -40,6 +40,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         self._metrics = metrics
         self._started = time.monotonic()
         self._first_step = 0
+        self._first_done = self._started
         self._progress: Progress | None = None
         self._task: Any = None
         self.last_eval: dict[str, float] = {}
@@ -74,6 +75,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
+        if state.global_step == self._first_step + 1:
+            self._first_done = time.monotonic()
         if self._progress is not None:
             self._progress.update(self._task, completed=state.global_step)
 
@@ -137,11 +140,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             say(line)
 
     def _eta(self, state: TrainerState) -> str:
-        done = state.global_step - self._first_step
-        if not done:
+        """From the steps after the first, which pays for evaluation and warm caches."""
+        done = state.global_step - self._first_step - 1
+        if done < 1:
             return "-"
-        seconds = (time.monotonic() - self._started) / done * (state.max_steps - state.global_step)
-        return duration(seconds)
+        seconds = (time.monotonic() - self._first_done) / done
+        return duration(seconds * (state.max_steps - state.global_step))
 
 
 def duration(seconds: float) -> str:

@@ -3,10 +3,11 @@
 
     python scripts/bench/check_sft.py [--rows 96] [--threads 2]
 
-A Llama with random weights (256 wide, 4 layers, 32k vocabulary, float32) scores rows with the lengths
-of UltraFeedback (prompts around 150 tokens, responses around 250). The plain loop takes a row at a
-time and keeps all its logits; plain batches take eight rows in file order, padded, with all logits.
-The three must agree on every row; their times are taken in turn, three rounds, medians.
+A Llama with random weights (256 wide, 4 layers, 32k vocabulary, float32) scores rows with the
+lengths of UltraFeedback (prompts around 150 tokens, responses around 250). The plain loop takes a
+row at a time and keeps all its logits; plain batches take eight rows in file order, padded, with
+all logits. The three must agree on every row; their times are taken in turn, three rounds,
+medians.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 
     python scripts/bench/startup.py [--runs 15]
 
-Runs `import typer, pydantic, omegaconf` (the floor), `prefcli --help` and `prefcli validate` on every
-shipped recipe in turn, so that a drift of the machine's speed touches all alike, and prints medians
-and the ratio of each to the floor.
+Runs `import typer, pydantic, omegaconf` (the floor), `prefcli --help` and `prefcli validate` on
+the shipped recipes in turn, so that a drift of the machine's speed touches all alike, and prints
+medians and the ratio of each to the floor.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ def main() -> None:
         for name, arguments in COMMANDS.items():
             times[name].append(seconds(arguments))
     floor = statistics.median(times[next(iter(COMMANDS))])
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {runs} runs"
-    )
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    print(f"{machine}, Python {platform.python_version()}, {runs} runs")
     for name, values in times.items():
         median = statistics.median(values)
         print(f"{name:<42} {median * 1000:6.0f} ms  {median / floor:5.2f} x floor")

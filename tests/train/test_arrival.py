@@ -1,4 +1,4 @@
-"""Every value of a recipe reaches the trainer; no key is without effect, and trl's names are real."""
+"""Every value of a recipe reaches the trainer, no key is without effect, trl's names are real."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefcli.model.adapters import lora_config
 from prefcli.training.arguments import build, prove_arrival, trl_options
 from prefcli.training.run import train
 
-# A changed value for every leaf that ends in a trainer argument: recipe path -> (value, trl's name).
+# Every leaf that ends in a trainer argument: recipe path -> (changed value, trl's name).
 CHANGES = {
     "seed": (7, "seed"),
     "data.max_length": (32, "max_length"),

@@ -466,7 +466,7 @@ DEEP = b"[" * 100_000
 BROKEN = {
     # id: (kind, file's bytes, place, phrases)
     "malformed line": ("pair", lines(PAIR) + b'{"prompt": "q", \n' + lines(PAIR), "row 2", "not JSON | column 17 | one JSON object a line"),
-    "cut file": ("pair", lines(PAIR, PAIR)[:-9], "row 2", "not JSON | Unterminated string"),
+    "cut file": ("pair", lines(PAIR, PAIR)[:-4], "row 2", "not JSON | Unterminated string"),
     "single quotes": ("pair", b"{'prompt': 'q'}\n", "row 1", "not JSON | property name enclosed in double quotes"),
     "two objects on a line": ("pair", lines(PAIR).strip() + lines(PAIR), "row 1", "Extra data"),
     "row a list": ("pair", lines(PAIR, [1, 2]), "row 2", "a list of 2 | an object with columns"),
@@ -686,7 +686,7 @@ def test_a_saved_dataset_that_is_broken(read):
 
 SOURCES = {
     # id: (source, path in the recipe, phrases)
-    "missing file": ({"path": "rows.jsno"}, "data.train.path", "neither a file here nor a dataset on the hub | did you mean rows.jsonl?"),
+    "missing file": ({"path": "rows.jsno"}, "data.train.path", "rows.jsno | did you mean rows.jsonl?"),
     "missing file, dot": ({"path": "./row.jsonl"}, "data.train.path", "no such file or folder: ./row.jsonl | did you mean rows.jsonl?"),
     "missing folder": ({"path": "dta/rows.jsonl"}, "data.train.path", "no such file or folder | there is no folder dta either | relative to where prefcli is run"),
     "unknown suffix": ({"path": "rows.xlsx"}, "data.train.path", ".xlsx is no data format prefcli reads | .jsonl, .json, .parquet, .csv"),

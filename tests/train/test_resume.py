@@ -19,7 +19,7 @@ from prefcli.training.folder import RunFolder, is_complete
 from prefcli.training.run import train
 from tests.train.conftest import metric_rows
 
-# The process dies by its own hand right after a step beyond the first checkpoint, as an out-of-memory
+# The process dies by its own hand after a step beyond the first checkpoint, as the out-of-memory
 # killer would end it: no handler runs.
 KILL_AT_STEP = """
 import os, signal, sys

@@ -1,4 +1,4 @@
-"""While the policy equals the reference, each loss has a closed form; trl's trainers must show it."""
+"""While policy equals reference, each loss has a closed form; trl's trainers must show it."""
 
 from __future__ import annotations
 
