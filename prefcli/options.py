@@ -22,7 +22,6 @@ class Options(BaseModel):
         strict=True,
         allow_inf_nan=False,
         validate_default=False,
-        populate_by_name=True,
     )
 
 

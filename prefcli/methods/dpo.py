@@ -28,18 +28,8 @@ PairLoss = Literal[
     "sft",
 ]
 
-# Loss while policy == reference, so every log-ratio is 0. Those left out depend on the model
-# (sft) or on more than the log-ratio.
-_START_LOSS = {
-    "sigmoid": math.log(2),
-    "sigmoid_norm": math.log(2),
-    "robust": math.log(2),
-    "hinge": 1.0,
-    "bco_pair": 2 * math.log(2),
-    "nca_pair": 2 * math.log(2),
-    "apo_zero": 1.0,
-    "apo_down": 1.0,
-}
+_READ_LABEL_SMOOTHING = {"robust", "exo_pair", "aot", "aot_unpaired"}
+_LN_2 = math.log(2)
 
 
 class Dpo(Method):
@@ -56,7 +46,7 @@ class Dpo(Method):
     loss_weights: list[Annotated[float, Field(ge=0.0)]] | None = None
     """One weight a loss when loss_type is a list; equal weights of 1 if left out."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
-    """Share of swapped labels assumed by `robust`, epsilon of `exo_pair`; no other reads it."""
+    """Share of swapped labels assumed by robust, aot and aot_unpaired; epsilon of exo_pair."""
 
     @property
     def losses(self) -> list[str]:
@@ -83,10 +73,10 @@ class Dpo(Method):
             )
         if self.loss_weights is not None and not any(self.loss_weights):
             raise ValueError("loss_weights are all 0, so nothing would be trained")
-        if self.label_smoothing and not {"robust", "exo_pair"} & set(self.losses):
+        if self.label_smoothing and not _READ_LABEL_SMOOTHING & set(self.losses):
             raise ValueError(
-                f"label_smoothing has no effect with loss_type {self.losses}; only robust and "
-                "exo_pair read it. Leave it out or choose one of them"
+                f"label_smoothing has no effect with loss_type {self.losses}; only "
+                f"{', '.join(sorted(_READ_LABEL_SMOOTHING))} read it. Leave it out or choose one"
             )
         if "exo_pair" in self.losses and not self.label_smoothing:
             raise ValueError(
@@ -110,6 +100,24 @@ class Dpo(Method):
 
     def start_loss(self) -> float | None:
         weights = self.loss_weights or [1.0] * len(self.losses)
-        if not all(loss in _START_LOSS for loss in self.losses):
+        parts = [_start_loss(loss, self.beta, self.label_smoothing) for loss in self.losses]
+        if None in parts:
             return None
-        return sum(w * _START_LOSS[loss] for w, loss in zip(weights, self.losses, strict=True))
+        return sum(w * part for w, part in zip(weights, parts, strict=True) if part is not None)
+
+
+def _start_loss(loss: str, beta: float, epsilon: float) -> float | None:
+    """The loss where every log-ratio is 0; None for `sft`, which depends on the model."""
+    if loss == "sft":
+        return None
+    if loss == "exo_pair":  # KL((1/2, 1/2) || (1 - epsilon, epsilon)); arXiv:2402.00856, eq. 16
+        return -_LN_2 - (math.log1p(-epsilon) + math.log(epsilon)) / 2
+    if loss == "sppo_hard":  # (1/(2 beta))^2 from either side; arXiv:2405.00675, eq. 4.7
+        return 1 / (2 * beta**2)
+    if loss in ("bco_pair", "nca_pair"):
+        return 2 * _LN_2
+    if loss in ("hinge", "apo_zero", "apo_down"):
+        return 1.0
+    if loss == "discopop":  # half logistic, half exponential; arXiv:2406.08414, eq. 5
+        return (_LN_2 + 1) / 2
+    return _LN_2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from prefcli.methods.base import LearningRates, Method, RowKind
 
@@ -19,9 +19,6 @@ class Orpo(Method):
     needs_sft: ClassVar[bool] = False
     prompt_margin: ClassVar[int] = 1  # trl's ORPO adds a BOS token where the text has none
     learning_rates: ClassVar[LearningRates] = LearningRates(full=5e-6, lora=2e-5)
-
-    # In YAML the key is `lambda` alone; the base class would let `lambda_` pass as well.
-    model_config = ConfigDict(populate_by_name=False)
 
     lambda_: float = Field(default=0.1, alias="lambda", gt=0.0)
     """Weight of the odds-ratio term beside the SFT loss on the chosen side (trl calls it beta)."""

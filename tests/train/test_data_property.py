@@ -42,7 +42,8 @@ values = st.recursive(
     ),
     max_leaves=5,
 )
-COLUMNS = "prompt chosen rejected completion label messages conversations text meta".split()
+COLUMNS = ["prompt", "chosen", "rejected", "completion", "label", "messages"]
+COLUMNS += ["conversations", "text", "meta"]
 cells = st.one_of(texts, messages, values)
 # Columns of one file, so that most rows have the shape of the first.
 files = st.sets(st.sampled_from(COLUMNS), min_size=1, max_size=4).flatmap(

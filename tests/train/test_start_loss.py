@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 
+from prefcli.methods.dpo import PairLoss
 from prefcli.training.run import train
 from tests.train.conftest import labelled, metric_rows, write_jsonl
 
@@ -38,6 +40,17 @@ def test_closed_form(recipe_data, make_recipe, name, section, expected, lora):
     loaded = make_recipe(recipe_data)
     assert loaded.recipe.methods[name].start_loss() == pytest.approx(expected)
     assert first_loss(loaded, name) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("loss", [loss for loss in get_args(PairLoss) if loss != "sft"])
+def test_every_pairwise_loss(recipe_data, make_recipe, loss):
+    smoothed = loss in ("robust", "exo_pair", "aot", "aot_unpaired")
+    recipe_data["dpo"] = {"beta": 0.2, "loss_type": loss} | (
+        {"label_smoothing": 0.1} if smoothed else {}
+    )
+    loaded = make_recipe(recipe_data, "training.max_steps=1")
+    expected = loaded.recipe.dpo.start_loss()
+    assert first_loss(loaded, "dpo") == pytest.approx(expected, abs=1e-3)
 
 
 def test_kto_starts_at_half_the_label_weights(recipe_data, make_recipe, tmp_path):

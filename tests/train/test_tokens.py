@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.train.conftest import TEMPLATE, labelled, pairs, write_jsonl
 from tokenizers import processors
 
 from prefcli.data import tokenise
@@ -15,14 +14,15 @@ from prefcli.data.tokens import tokenise_all
 from prefcli.model import load_model, load_tokenizer, machine
 from prefcli.training.inputs import load_inputs
 from prefcli.training.trainer import make_trainer
+from tests.train.conftest import TEMPLATE, labelled, pairs, write_jsonl
 
 CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 LLAMA3 = (
-    "{% for m in messages %}{{ (bos_token | default('') if loop.first else '') + '[' + m.role + ']\n\n' "
-    "+ m.content | trim + eos_token }}{% endfor %}"
+    "{% for m in messages %}{{ bos_token | default('') if loop.first else '' }}"
+    "{{ '[' + m.role + ']\n\n' + m.content | trim + eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}[assistant]\n\n{% endif %}"
 )
 # As in Qwen 3 and Gemma: the generation prompt opens what the rendered turn does not have.

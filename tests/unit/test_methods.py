@@ -60,7 +60,12 @@ def test_defaults(method):
         (Dpo(loss_type=["sigmoid", "hinge"], loss_weights=[2.0, 0.5]), 2 * LN2 + 0.5),
         (Dpo(loss_type="sigmoid", loss_weights=[0.5]), LN2 / 2),
         (Dpo(loss_type=["sigmoid", "sft"]), None),
-        (Dpo(loss_type="exo_pair", label_smoothing=1e-3), None),
+        (
+            Dpo(loss_type="exo_pair", label_smoothing=1e-3),
+            0.5 * math.log(0.5 / 0.999) + 0.5 * math.log(0.5 / 0.001),
+        ),
+        (Dpo(loss_type="sppo_hard", beta=0.5), 2.0),
+        (Dpo(loss_type="aot", label_smoothing=0.1), LN2),
         (Ipo(beta=0.1), 25.0),
         (Ipo(beta=1.0), 0.25),
         (Ipo(beta=0.5), 1.0),
