@@ -180,7 +180,7 @@ def _parse(line: bytes) -> Any:
     except json.JSONDecodeError as error:
         text = line.decode("utf-8").strip()
         raise RowError(
-            f"{describe(text)}, which is not JSON ({error.msg} at column {error.colno})",
+            f"{describe(text)}, which is not JSON (column {error.colno}: {error.msg})",
             "one JSON object a line",
         ) from None
     except (ValueError, RecursionError) as error:

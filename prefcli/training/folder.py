@@ -52,6 +52,8 @@ class RunFolder:
                 )
             )
         run = self.read_run()
+        if run.get("status") == "failed" and not any(self.path.glob("checkpoint-*")):
+            return None  # a gate said no before anything was trained
         differences = _differences(
             {"method": run.get("method"), **yaml.safe_load(self.recipe.read_text("utf-8"))},
             {"method": method, **as_data(recipe)},

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import Trainer
 
 from prefcli import __version__
@@ -34,7 +35,7 @@ from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import check_fit, load_inputs
 from prefcli.training.summary import closing_lines
 from prefcli.training.trainer import make_trainer
-from prefcli.training.watch import Watch, duration
+from prefcli.training.watch import Watch
 
 Resume = Literal["auto", "never"]
 
@@ -113,7 +114,7 @@ def train(recipe: Recipe, method: Method, resume: Resume | str = "auto") -> Outc
         folder.write_run(run)
     _train_under_watch(trainer, watch, folder, run, checkpoint)
 
-    if inputs.eval is not None:
+    if inputs.eval is not None and watch.last_eval_step != trainer.state.global_step:
         trainer.evaluate()
     _save(trainer, folder)
     run |= {
@@ -212,6 +213,16 @@ def _train_under_watch(
         if is_main_process():
             folder.write_run(run)
         raise
+    except torch.OutOfMemoryError as error:
+        raise RecipeError(
+            Problem(
+                f"the GPU's memory is full at step {trainer.state.global_step}: "
+                f"{str(error).splitlines()[0]}",
+                path="training.per_device_train_batch_size",
+                hint="lower it (accumulation keeps the global batch); or data.max_length, or train "
+                "a lora; keep training.gradient_checkpointing on",
+            )
+        ) from None
     finally:
         watch.close()
 
@@ -258,6 +269,3 @@ def _lineage(recipe: Recipe) -> list[Mapping[str, Any]]:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
-
-
-__all__ = ["Outcome", "Resume", "duration", "train"]

@@ -21,7 +21,10 @@ _MEANINGLESS_AT_START = ("eval_rewards/accuracies", "eval_rewards/margins")
 
 
 def closing_lines(method: Method, folder: RunFolder, plan: Plan, watch: Watch) -> list[str]:
-    lines = [f"done: {plan.steps} steps of {method.name}; the model is in {folder.model}"]
+    lines = [
+        f"done: {plan.steps} steps of {method.name} in {watch.elapsed}; "
+        f"the model is in {folder.model}"
+    ]
     first, last = watch.first_eval, watch.last_eval
     for key, words in _COMPARED:
         if key not in last:

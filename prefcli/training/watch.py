@@ -6,9 +6,12 @@ import json
 import math
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
+import datasets
+import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -43,8 +46,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         self._first_done = self._started
         self._progress: Progress | None = None
         self._task: Any = None
+        self.first_eval = _first_eval(metrics)
         self.last_eval: dict[str, float] = {}
-        self.first_eval: dict[str, float] = {}
+        self.last_eval_step = -1
 
     def on_train_begin(
         self,
@@ -92,7 +96,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         if "train_runtime" in row:
             return  # transformers' own summary; ours is printed at the end
         if any(key.startswith("eval_") for key in row):
-            self.last_eval = row
+            self.last_eval, self.last_eval_step = row, state.global_step
             self.first_eval = self.first_eval or row
         if state.is_world_process_zero:
             self._write(state.global_step, row)
@@ -108,6 +112,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
                     "no final model was written, checkpoints before this step are intact",
                 )
             )
+
+    @property
+    def elapsed(self) -> str:
+        """Since training began."""
+        return duration(time.monotonic() - self._started)
 
     def close(self) -> None:
         if self._progress is not None:
@@ -148,6 +157,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         return duration(seconds * (state.max_steps - state.global_step))
 
 
+def _first_eval(metrics: Path) -> dict[str, float]:
+    """What a run that is resumed measured at its very start."""
+    if not metrics.exists():
+        return {}
+    rows = map(json.loads, metrics.read_text("utf-8").splitlines())
+    return next((row for row in rows if "eval_loss" in row), {})
+
+
 def duration(seconds: float) -> str:
     """h:mm:ss, or m:ss."""
     minutes, rest = divmod(round(seconds), 60)
@@ -163,11 +180,6 @@ def _figure(name: str, value: float) -> str:
 
 def quiet_libraries() -> None:
     """Bars and advice meant for other programs stay out of the log."""
-    import warnings
-
-    import datasets
-    import transformers
-
     datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

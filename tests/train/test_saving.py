@@ -91,6 +91,13 @@ def test_the_run_folder_tells_the_run(recipe_data, make_recipe):
     assert not (folder.path / "README.md").exists()
 
 
+def test_evaluation_is_done_once_a_step(recipe_data, make_recipe):
+    recipe_data["training"] |= {"eval_steps": 2, "max_steps": 4}
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.dpo)
+    assert [r["step"] for r in metric_rows(recipe.output_dir) if "eval_loss" in r] == [0, 2, 4]
+
+
 def test_lineage_grows_with_the_stages(recipe_data, make_recipe, tmp_path, tiny_model):
     first = make_recipe(recipe_data, f"output_dir={tmp_path / 'one'}").recipe
     train(first, first.sft)

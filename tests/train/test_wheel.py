@@ -47,7 +47,7 @@ def test_the_wheel_alone_runs_the_quickstart_recipes(prefcli):
     assert len(copied) == 5
     assert "will run" in run("sft", "quickstart/sft.yaml", "--dry-run")
     said = run("sft", "quickstart/sft.yaml", "training.max_steps=2", "data.train.fraction=0.02")
-    assert "done: 2 steps of sft" in said
+    assert "done: 2 steps of sft in" in said
     assert (empty / "runs" / "quickstart-sft" / "model" / "model.safetensors").is_file()
     # A model that has seen two batches is no SFT policy, and the gate of the next stage says so.
     assert "will run" in run("dpo", "quickstart/dpo.yaml", "--dry-run")
