@@ -29,6 +29,24 @@ _MEASURES = Features(
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a trainer can train on; rows beyond it are dropped, and counted."""
+
+    max_length: int
+    """Tokens of prompt and completion; the completion is cut, the prompt must leave room."""
+    prompt_margin: int = 0
+    """Tokens the trainer may add to a prompt beyond those counted here."""
+    max_seam: int | None = None
+    """Tokens of a text prompt that may come out differently beside the completion."""
+    assistant_only: bool = False
+    """Nothing but what the chat template marks as the assistant's is trained on."""
+
+    @property
+    def room(self) -> int:
+        return self.max_length - self.prompt_margin
+
+
+@dataclass(frozen=True)
 class Split:
     """Canonical rows of one kind, and what happened on the way."""
 
@@ -79,16 +97,14 @@ def load_split(
     kind: RowKind,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    max_length: int,
+    limits: Limits,
     seed: int,
-    prompt_margin: int = 0,
     shuffle: bool = False,
     num_proc: int | None = None,
 ) -> Split:
     """Rows of `kind` from all sources, without those that can't be trained on.
 
     where: dotted path of the sources in the recipe, as in data.train.
-    prompt_margin: tokens the trainer may add to a prompt beyond those counted here.
     shuffle: fix a seeded order now, for trainers that keep the order of the rows.
     Raises RecipeError for a wrong path or option, DataError for a wrong row.
     """
@@ -101,7 +117,7 @@ def load_split(
         total += len(indices)
         rows = convert(raw, indices, kind, place, dropped)
         _need_template(rows, tokenizer, place)
-        measures = _measure(rows, tokenizer, kind, max_length - prompt_margin, num_proc)
+        measures = _measure(rows, tokenizer, kind, limits, num_proc)
         keep = []
         for at, measure in enumerate(measures):
             if measure["drop"]:
@@ -125,7 +141,7 @@ def load_split(
     if shuffle:
         rows = rows.shuffle(seed=seed)
     left = sum(d.count for d in dropped.values())
-    notes = _notes(len(rows), seams, cut, max_length)
+    notes = _notes(len(rows), seams, cut, limits.max_length)
     if len(rows) != total - left:
         notes.insert(0, f"{len(rows) - (total - left)} pairs became two labelled rows each")
     return Split(
@@ -144,15 +160,13 @@ def _measure(
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     kind: RowKind,
-    room: int,
+    limits: Limits,
     num_proc: int | None,
 ) -> list[dict[str, Any]]:
-    """For each row: its tokens, seams and cuts, and why it is dropped, if it is.
-
-    room: tokens of prompt and completion together; the prompt must leave some.
-    """
+    """For each row: its tokens, seams and cuts, and why it is dropped, if it is."""
     if not len(rows):
         return []
+    chat = _is_chat(rows)
 
     def measure(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         columns = {name: values for name, values in batch.items() if not name.startswith("_")}
@@ -165,7 +179,9 @@ def _measure(
         else:
             sides = [columns]
         ids = zip(*(_tokenise(side, tokenizer, batch) for side in sides), strict=True)
-        found = [_measure_row(row, room) for row in ids]
+        found = [_measure_row(row, limits, chat=chat) for row in ids]
+        if limits.assistant_only:
+            _drop_unmarked(columns, tokenizer, found, limits)
         return {key: [row[key] for row in found] for key in _MEASURES}
 
     # Counts are few and small: a file in the cache would outlive its use.
@@ -182,9 +198,10 @@ def _measure(
     return list(measured)
 
 
-def _measure_row(parts: Sequence[dict[str, Any]], room: int) -> dict[str, Any]:
+def _measure_row(parts: Sequence[dict[str, Any]], limits: Limits, *, chat: bool) -> dict[str, Any]:
     """One row, or the two that a pair becomes."""
-    drop = None
+    drop, room = None, limits.room
+    max_seam = None if chat else limits.max_seam
     tokens = seams = cut = 0
     for ids in parts:
         prompt = len(ids["prompt_ids"])
@@ -193,10 +210,33 @@ def _measure_row(parts: Sequence[dict[str, Any]], room: int) -> dict[str, Any]:
             drop = "the prompt alone fills max_length"
         elif not all(sides):
             drop = drop or "the chat template writes nothing for a completion"
+        elif max_seam is not None and ids["seam"] > max_seam:
+            drop = drop or "several of the prompt's last tokens merge with the completion"
         tokens += sum(min(prompt + len(side), room) for side in sides)
         seams += ids["seam"] > 0
         cut += any(prompt + len(side) > room for side in sides)
     return {"tokens": tokens, "seams": seams, "cut": cut, "drop": drop}
+
+
+def _drop_unmarked(
+    columns: dict[str, list[Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    found: list[dict[str, Any]],
+    limits: Limits,
+) -> None:
+    """Drop rows without an assistant token that is trained; trl does so without a word."""
+    if "messages" in columns:
+        chats = columns["messages"]
+    elif "prompt" in columns and isinstance(columns["prompt"][0], list):
+        chats = [p + c for p, c in zip(columns["prompt"], columns["completion"], strict=True)]
+    else:
+        return  # text has no assistant turns, and the caller says so
+    masks = tokenizer.apply_chat_template(
+        chats, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )["assistant_masks"]
+    for row, mask in zip(found, masks, strict=True):
+        if not any(mask[: limits.room]):
+            row["drop"] = row["drop"] or "no assistant token within max_length"
 
 
 def _tokenise(

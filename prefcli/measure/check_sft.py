@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefcli.data import Split, load_split, tokenise
+from prefcli.data import Limits, Split, load_split, tokenise
 from prefcli.measure.scoring import Score, score
 from prefcli.methods import Method, RowKind
 from prefcli.model import load_model, load_tokenizer, machine
@@ -96,7 +96,7 @@ def gate_split(recipe: Recipe, kind: RowKind, tokenizer: PreTrainedTokenizerBase
         f"data.{name}",
         kind,
         tokenizer,
-        max_length=recipe.data.max_length,
+        limits=Limits(recipe.data.max_length),
         seed=recipe.seed,
         num_proc=recipe.data.num_proc,
     )

@@ -62,11 +62,12 @@ def read_prompts(path: str) -> list[Prompt]:
             f"found columns {', '.join(rows.column_names)}; expected prompt", place=path
         )
     prompts = []
-    for number, value in enumerate(rows["prompt"], 1):
+    for i in range(len(rows)):
         try:
-            prompts.append(to_prompt(value))
+            prompts.append(to_prompt(rows.row(i)["prompt"]))
         except RowError as error:
-            raise DataError(str(error), place=f"{path}: row {number}") from None
+            file, number = rows.place(i)
+            raise DataError(str(error), place=f"{file}: row {number}") from None
     return prompts
 
 

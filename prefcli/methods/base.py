@@ -32,6 +32,8 @@ class Method(Options):
     """trl keeps the row order, so rows are shuffled once, before training."""
     prompt_margin: ClassVar[int] = 0
     """Tokens that trl's trainer may put before a prompt beyond the tokenizer's own."""
+    max_seam: ClassVar[int | None] = None
+    """Tokens of a prompt that may merge with the completion, where trl's trainer has a limit."""
     learning_rates: ClassVar[LearningRates]
 
     @abstractmethod

@@ -18,6 +18,7 @@ class Orpo(Method):
     needs_reference: ClassVar[bool] = False
     needs_sft: ClassVar[bool] = False
     prompt_margin: ClassVar[int] = 1  # trl's ORPO adds a BOS token where the text has none
+    max_seam: ClassVar[int | None] = 1  # beyond that it raises, or takes the wrong tokens
     learning_rates: ClassVar[LearningRates] = LearningRates(full=5e-6, lora=2e-5)
 
     lambda_: float = Field(default=0.1, alias="lambda", gt=0.0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
-from prefcli.data import Split, load_split
+from prefcli.data import Limits, Split, load_split
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method, Sft
 from prefcli.recipe.schema import Recipe
@@ -50,6 +52,8 @@ def check_fit(recipe: Recipe, config: PretrainedConfig, tokenizer: PreTrainedTok
 def load_inputs(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase) -> Inputs:
     """Both splits in the method's kind of row. Raises RecipeError and DataError."""
     data = recipe.data
+    assistant_only = isinstance(method, Sft) and method.assistant_only_loss
+    limits = Limits(data.max_length, method.prompt_margin, method.max_seam, assistant_only)
 
     def split(name: str) -> Split:
         return load_split(
@@ -57,18 +61,25 @@ def load_inputs(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBa
             f"data.{name}",
             method.rows,
             tokenizer,
-            max_length=data.max_length,
+            limits=limits,
             seed=recipe.seed,
-            prompt_margin=method.prompt_margin,
             shuffle=method.sequential and name == "train",
             num_proc=data.num_proc,
         )
 
+    if assistant_only:
+        tokenizer = _with_marks(tokenizer)
     inputs = Inputs(split("train"), split("eval") if data.eval is not None else None)
+    if assistant_only and not inputs.train.conversational:
+        raise RecipeError(
+            Problem(
+                "only messages have assistant turns, and these rows are text",
+                path="sft.assistant_only_loss",
+                hint="leave it out",
+            )
+        )
     if method.rows == "labelled":
         _need_both_labels(inputs.train)
-    if isinstance(method, Sft) and method.assistant_only_loss:
-        _need_generation_marks(inputs.train, tokenizer)
     return inputs
 
 
@@ -84,16 +95,13 @@ def _need_both_labels(split: Split) -> None:
         )
 
 
-def _need_generation_marks(split: Split, tokenizer: PreTrainedTokenizerBase) -> None:
-    if not split.conversational:
-        raise RecipeError(
-            Problem(
-                "only messages have assistant turns, and these rows are text",
-                path="sft.assistant_only_loss",
-                hint="leave it out",
-            )
-        )
-    if "generation" not in (tokenizer.chat_template or ""):
+def _with_marks(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer with a template that marks assistant turns, as trl will use it."""
+    if tokenizer.chat_template is None or has_generation_markers(tokenizer.chat_template):
+        return tokenizer
+    try:
+        template = get_training_chat_template(tokenizer)
+    except ValueError:
         raise RecipeError(
             Problem(
                 "the chat template does not mark assistant turns",
@@ -101,4 +109,7 @@ def _need_generation_marks(split: Split, tokenizer: PreTrainedTokenizerBase) -> 
                 hint="put {% generation %} and {% endgeneration %} around them, in a template of "
                 "your own under model.chat_template",
             )
-        )
+        ) from None
+    marked = copy.copy(tokenizer)
+    marked.chat_template = template
+    return marked

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import (
@@ -14,6 +16,7 @@ from transformers import (
 from trl.trainer.utils import disable_dropout_in_model
 
 from prefcli.data import Split
+from prefcli.errors import DataError
 from prefcli.methods import Method
 from prefcli.model import Machine, load_model, lora_config
 from prefcli.recipe.schema import Lora, Recipe
@@ -52,15 +55,16 @@ def make_trainer(
     elif method.needs_reference:
         reference = load_model(recipe.model, machine.dtype(recipe.model, None), recipe.seed)
         more["ref_model"] = reference.to(machine.kind)
-    trainer = trainer_class(
-        model=policy,
-        args=config,
-        train_dataset=inputs.train.for_trl(),
-        eval_dataset=inputs.eval.for_trl() if inputs.eval is not None else None,
-        processing_class=tokenizer,
-        callbacks=callbacks,
-        **more,
-    )
+    with _dividing_prompts(inputs):
+        trainer = trainer_class(
+            model=policy,
+            args=config,
+            train_dataset=inputs.train.for_trl(),
+            eval_dataset=inputs.eval.for_trl() if inputs.eval is not None else None,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+            **more,
+        )
     # Watch does the printing.
     trainer.remove_callback(PrinterCallback)
     # trl writes a card about "None" beside the checkpoints.
@@ -71,6 +75,22 @@ def make_trainer(
     if not getattr(trainer.args, "packing", False):
         _prove_rows(inputs.train, trainer.train_dataset)
     return trainer, effective
+
+
+@contextmanager
+def _dividing_prompts(inputs: Inputs) -> Iterator[None]:
+    """trl's ORPO gives up on a row whose prompt is not a prefix of prompt and answer in tokens."""
+    try:
+        yield
+    except ValueError as error:
+        if "input ids" not in str(error) and "prompt_input_ids" not in str(error):
+            raise
+        raise DataError(
+            "in some row the tokens of the prompt merge with those of the answer",
+            place=inputs.train.rows[0]["_file"],
+            hint="let prompts end where a word ends, or the chat template render the prompt alone "
+            "as it does beside the answer",
+        ) from None
 
 
 def _prove_lora(options: Lora, model: Any) -> dict[str, Any]:

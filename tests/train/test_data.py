@@ -13,7 +13,8 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
-from prefcli.data import load_split
+from prefcli.data import Limits, load_split
+from prefcli.data.split import _measure_row
 from prefcli.errors import DataError, ExitCode, PrefcliError, RecipeError
 from prefcli.model import load_model, load_tokenizer, machine
 from prefcli.recipe.schema import Source
@@ -40,8 +41,8 @@ def read(tokenizer, tmp_path, monkeypatch):
     """load_split in an empty folder, with the sources as a recipe has them."""
     monkeypatch.chdir(tmp_path)
 
-    def read(*sources, kind="pair", tokenizer=tokenizer, **options):
-        options = {"max_length": 64, "seed": 1, **options}
+    def read(*sources, kind="pair", tokenizer=tokenizer, max_length=64, **options):
+        options = {"limits": Limits(max_length), "seed": 1, **options}
         return load_split(
             [
                 Source.model_validate(s if isinstance(s, dict) else {"path": str(s)})
@@ -426,8 +427,8 @@ def test_trl_keeps_what_we_keep(recipe_data, make_recipe, tmp_path, name, chat):
         sides = [r["prompt_ids"] + r[s] for r in ids for s in ("chosen_ids", "rejected_ids")]
         assert split.tokens == sum(min(len(side), 16) for side in sides)
     two = load_split(
-        recipe.data.train, "data.train", recipe.methods[name].rows, tokenizer, max_length=16,
-        seed=recipe.seed, prompt_margin=recipe.methods[name].prompt_margin, num_proc=2,
+        recipe.data.train, "data.train", recipe.methods[name].rows, tokenizer, limits=Limits(16, recipe.methods[name].prompt_margin),
+        seed=recipe.seed, num_proc=2,
     )  # fmt: skip
     assert two.as_dict() == split.as_dict()
 
@@ -733,3 +734,45 @@ def test_the_source_of_a_list_is_named(read):
         "data.train[1].columns.prompt",
         "data.train[1].columns.chosen",
     ]
+
+
+ASSISTANT_ONLY = {"assistant_only_loss": True}
+
+
+def test_rows_without_a_trained_assistant_token_are_counted(recipe_data, make_recipe, tmp_path):
+    """trl drops them without a word when only assistant turns are trained."""
+    long = [{"role": "user", "content": "red " * 60}, {"role": "assistant", "content": "yes"}]
+    short = [{"role": "user", "content": "red"}, {"role": "assistant", "content": "yes"}]
+    data = write_jsonl(tmp_path / "chat.jsonl", [{"messages": m} for m in (short, long, short)])
+    recipe_data["data"] = {"train": {"path": str(data)}, "max_length": 32}
+    recipe_data["sft"] = ASSISTANT_ONLY
+    recipe = make_recipe(recipe_data).recipe
+    tokenizer = load_tokenizer(recipe.model)
+    inputs = load_inputs(recipe, recipe.sft, tokenizer)
+    assert inputs.train.as_dict()["dropped"] == {"no assistant token within max_length": 1}
+    policy = load_model(recipe.model, torch.float32, 0)
+    make_trainer(recipe, recipe.sft, machine(), policy, tokenizer, inputs)
+
+
+def test_assistant_turns_need_marks_and_messages(recipe_data, make_recipe, tmp_path):
+    recipe_data["sft"] = ASSISTANT_ONLY
+    text = make_recipe(recipe_data).recipe
+    with pytest.raises(RecipeError, match="these rows are text"):
+        load_inputs(text, text.sft, load_tokenizer(text.model))
+    data = write_jsonl(tmp_path / "chat.jsonl", pairs(4, chat=True))
+    recipe_data["data"] = {"train": {"path": str(data)}, "max_length": 32}
+    recipe_data["model"]["chat_template"] = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    chat = make_recipe(recipe_data).recipe
+    with pytest.raises(RecipeError, match="does not mark assistant turns"):
+        load_inputs(chat, chat.sft, load_tokenizer(chat.model))
+
+
+def test_orpo_drops_what_its_trainer_can_not_divide(recipe_data, make_recipe):
+    recipe = make_recipe(recipe_data).recipe
+    assert recipe.orpo.max_seam == 1
+    tokenizer = load_tokenizer(recipe.model)
+    row = {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4], "seam": 2}
+    assert "merge" in _measure_row([row], Limits(64, max_seam=1), chat=False)["drop"]
+    assert _measure_row([row], Limits(64, max_seam=1), chat=True)["drop"] is None
+    assert _measure_row([row], Limits(64), chat=False)["drop"] is None
+    assert load_inputs(recipe, recipe.orpo, tokenizer).train.dropped == {}

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from prefcli.data import load_split
+from prefcli.data import Limits, load_split
 from prefcli.errors import PrefcliError
 from prefcli.recipe.schema import Source
 
@@ -82,7 +82,7 @@ def load(path, kind, tokenizer):
     """Loads or raises PrefcliError, with a place and a message of a readable length."""
     try:
         split = load_split(
-            [Source(path=str(path))], "data.train", kind, tokenizer, max_length=16, seed=0
+            [Source(path=str(path))], "data.train", kind, tokenizer, limits=Limits(16), seed=0
         )
     except PrefcliError as error:
         for problem in error.problems:
