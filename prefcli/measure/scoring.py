@@ -95,11 +95,19 @@ def _score_batch(
     # The logits at position t predict token t + 1.
     before = torch.zeros_like(scored)
     before[:, :-1] = scored[:, 1:]
-    with _head_only_at(model, before):
+    # As in training: autocast is what lets flash attention take float32 weights.
+    with (
+        _head_only_at(model, before),
+        torch.autocast("cuda", torch.bfloat16, enabled=_computes_in_bfloat16(model)),
+    ):
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     nll = cross_entropy(logits.float(), ids[scored], reduction="none")
     sums = [part.double().sum().item() for part in torch.split(nll, counts)]
     return [Score(-total, count) for total, count in zip(sums, counts, strict=True)]
+
+
+def _computes_in_bfloat16(model: PreTrainedModel) -> bool:
+    return bool(model.device.type == "cuda" and torch.cuda.is_bf16_supported())
 
 
 @contextmanager

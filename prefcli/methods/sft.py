@@ -23,7 +23,7 @@ class Sft(Method):
     assistant_only_loss: Flag = False
     """Train on assistant turns only; the chat template needs {% generation %} marks."""
     packing: Flag = False
-    """Fill sequences of max_length with several rows. Needs flash attention to keep rows apart."""
+    """Fill sequences of max_length with several rows, kept apart by their positions."""
     loss_type: Literal["nll", "dft"] = "nll"
     """nll: cross-entropy. dft: Dynamic Fine-Tuning (Wu et al. 2025, arXiv:2508.05629)."""
 

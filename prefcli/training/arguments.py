@@ -23,7 +23,8 @@ from prefcli.recipe.schema import Recipe, Training
 class Plan:
     """What a recipe means on this many devices."""
 
-    rows: int
+    exact: bool
+    """False where packing decides how many sequences the rows make."""
     world_size: int
     accumulation: int
     steps: int
@@ -33,14 +34,14 @@ class Plan:
 
     def lines(self, training: Training) -> list[str]:
         return [
-            f"plan: {self.steps} steps of {training.global_batch_size} rows "
+            f"plan: {'' if self.exact else 'about '}{self.steps} steps of {training.global_batch_size} rows "
             f"({training.per_device_train_batch_size} a device x {self.world_size} devices x "
             f"{self.accumulation} accumulated), {self.steps_per_epoch} steps an epoch, "
             f"{self.warmup_steps} warm-up steps, {self.evaluations} evaluations"
         ]
 
 
-def plan(training: Training, rows: int, *, has_eval: bool) -> Plan:
+def plan(training: Training, rows: int, *, exact: bool = True, has_eval: bool) -> Plan:
     """Steps as transformers will count them. Raises RecipeError for an unreachable batch."""
     world = world_size()
     accumulation = accumulate(training, world)
@@ -54,7 +55,7 @@ def plan(training: Training, rows: int, *, has_eval: bool) -> Plan:
         # Before the first step, after the last, and every so many steps between.
         evaluations = 2 + ((steps - 1) // every if every else 0)
     return Plan(
-        rows=rows,
+        exact=exact,
         world_size=world,
         accumulation=accumulation,
         steps=steps,
@@ -91,6 +92,18 @@ def learning_rate(recipe: Recipe, method: Method) -> float:
     if recipe.training.learning_rate is not None:
         return recipe.training.learning_rate
     return method.learning_rates.full if recipe.lora is None else method.learning_rates.lora
+
+
+def notes(recipe: Recipe, method: Method) -> list[str]:
+    """What a user should know of this recipe before it runs."""
+    found = list(method.notes())
+    if recipe.model.dtype == "bfloat16" and recipe.lora is None:
+        found.append(
+            "model.dtype bfloat16 keeps the trained weights themselves in bfloat16: an update "
+            "smaller than about 1/256 of a weight is lost, which most are at "
+            f"{learning_rate(recipe, method):g}. auto trains float32 weights with bfloat16 autocast"
+        )
+    return found
 
 
 def trl_options(recipe: Recipe, method: Method, machine: Machine) -> dict[str, Any]:

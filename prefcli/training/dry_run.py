@@ -19,7 +19,14 @@ from prefcli.model import (
 )
 from prefcli.model.weights import check_weights, empty_model
 from prefcli.recipe.schema import Recipe
-from prefcli.training.arguments import build, learning_rate, plan, prove_arrival, trl_options
+from prefcli.training.arguments import (
+    build,
+    learning_rate,
+    notes,
+    plan,
+    prove_arrival,
+    trl_options,
+)
 from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import check_fit, load_inputs
 
@@ -77,9 +84,9 @@ def dry_run(recipe: Recipe, method: Method) -> Rehearsal:
             for split in inputs.splits:
                 say(*split.lines())
                 found.facts[split.name] = split.as_dict()
-            rows = len(inputs.train.rows)
+            rows, exact = inputs.sequences(method, recipe.data.max_length)
             steps = found.attempt(
-                lambda: plan(recipe.training, rows, has_eval=inputs.eval is not None)
+                lambda: plan(recipe.training, rows, exact=exact, has_eval=inputs.eval is not None)
             )
             if steps is not None:
                 tokens = inputs.train.tokens
@@ -102,7 +109,7 @@ def _configure(recipe: Recipe, method: Method) -> dict[str, Any]:
 
 
 def _notes(recipe: Recipe, method: Method, device: str) -> list[str]:
-    notes = list(method.notes())
+    found = notes(recipe, method)
     if device == "cpu":
         wants = [
             f"model.{key}: {value}"
@@ -113,5 +120,5 @@ def _notes(recipe: Recipe, method: Method, device: str) -> list[str]:
         if "8bit" in recipe.training.optim or "paged" in recipe.training.optim:
             wants.append(f"training.optim: {recipe.training.optim}")
         if wants:
-            notes.append(f"no GPU here, so these are not tried: {', '.join(wants)}")
-    return notes
+            found.append(f"no GPU here, so these are not tried: {', '.join(wants)}")
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -18,6 +19,12 @@ from prefcli.recipe.schema import Recipe
 class Inputs:
     train: Split
     eval: Split | None
+
+    def sequences(self, method: Method, max_length: int) -> tuple[int, bool]:
+        """(sequences an epoch has, is that exact?): rows, or what packing makes of them."""
+        if isinstance(method, Sft) and method.packing:
+            return math.ceil(self.train.tokens / max_length), False
+        return len(self.train.rows), True
 
     @property
     def splits(self) -> list[Split]:

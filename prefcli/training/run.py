@@ -30,7 +30,7 @@ from prefcli.model import (
 )
 from prefcli.model.machine import is_main_process, refuse_many_gpus_without_launcher
 from prefcli.recipe.schema import Recipe
-from prefcli.training.arguments import learning_rate, plan
+from prefcli.training.arguments import learning_rate, notes, plan
 from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import check_fit, load_inputs
 from prefcli.training.summary import closing_lines
@@ -79,7 +79,8 @@ def train(recipe: Recipe, method: Method, resume: Resume | str = "auto") -> Outc
     inputs = load_inputs(recipe, method, tokenizer)
     for split in inputs.splits:
         say(*split.lines())
-    steps = plan(recipe.training, len(inputs.train.rows), has_eval=inputs.eval is not None)
+    rows, exact = inputs.sequences(method, recipe.data.max_length)
+    steps = plan(recipe.training, rows, exact=exact, has_eval=inputs.eval is not None)
     say(*steps.lines(recipe.training))
 
     run = _first_entry(recipe, method, device)
@@ -125,7 +126,7 @@ def train(recipe: Recipe, method: Method, resume: Resume | str = "auto") -> Outc
     }
     if is_main_process():
         folder.write_run(run)
-    say(*closing_lines(method, folder, steps, watch))
+    say(*closing_lines(method, folder, trainer.state.global_step, watch))
     return Outcome(str(folder.path), str(folder.model), metrics=watch.last_eval)
 
 
@@ -196,7 +197,7 @@ def _announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
     rate = learning_rate(recipe, method)
     usual = "" if recipe.training.learning_rate is not None else f" ({method.name}'s usual value)"
     say(f"learning rate: {rate:g}{usual}, {recipe.training.lr_scheduler_type}")
-    for note in method.notes():
+    for note in notes(recipe, method):
         say(f"note: {note}")
     start = method.start_loss()
     if start is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from prefcli.methods import Method
-from prefcli.training.arguments import Plan
 from prefcli.training.folder import RunFolder
 from prefcli.training.watch import Watch
 
@@ -20,10 +19,9 @@ _COMPARED = (
 _MEANINGLESS_AT_START = ("eval_rewards/accuracies", "eval_rewards/margins")
 
 
-def closing_lines(method: Method, folder: RunFolder, plan: Plan, watch: Watch) -> list[str]:
+def closing_lines(method: Method, folder: RunFolder, steps: int, watch: Watch) -> list[str]:
     lines = [
-        f"done: {plan.steps} steps of {method.name} in {watch.elapsed}; "
-        f"the model is in {folder.model}"
+        f"done: {steps} steps of {method.name} in {watch.elapsed}; the model is in {folder.model}"
     ]
     first, last = watch.first_eval, watch.last_eval
     for key, words in _COMPARED:

@@ -157,3 +157,22 @@ def test_orpo_eq_6(built):
     expected = nll / tokens - BETA * sum(ratios_) / len(ratios_)
     rows = [trainer.train_dataset[i] for i in range(6)]
     assert loss_of(trainer, rows) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
+def test_sft_is_the_mean_over_completion_tokens(recipe_data, make_recipe, packing):
+    """Packed rows share a sequence, and must not see each other without flash attention either."""
+    recipe_data["sft"] = {"packing": packing}
+    recipe_data["data"].pop("eval")
+    recipe = make_recipe(recipe_data).recipe
+    tokenizer = load_tokenizer(recipe.model)
+    inputs = load_inputs(recipe, recipe.sft, tokenizer)
+    policy = load_model(recipe.model, torch.float32, recipe.seed)
+    trainer, _ = make_trainer(recipe, recipe.sft, machine(), policy, tokenizer, inputs)
+    trainer.model.eval()
+    ids = [tokenise(row, tokenizer) for row in inputs.train.rows]
+    scores = [logps(trainer.model, row["prompt_ids"], row["completion_ids"]) for row in ids]
+    expected = -float(torch.cat(scores).mean())
+    assert (len(trainer.train_dataset) < len(ids)) == packing
+    rows = [trainer.train_dataset[i] for i in range(len(trainer.train_dataset))]
+    assert loss_of(trainer, rows) == pytest.approx(expected, rel=1e-5)
