@@ -61,11 +61,6 @@ def main() -> None:
             problems = [problem.as_dict() for problem in error.problems]
             _print_json({"exit_code": int(error.exit_code), "problems": problems})
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)  # 128 + SIGINT, as shells have it
-    except BrokenPipeError:
-        sys.exit(0)
 
 
 class LocatedError(PrefcliError):
@@ -77,7 +72,11 @@ class LocatedError(PrefcliError):
 
 
 def _load(path: str, overrides: list[str] | None, output_dir: str | None = None) -> Loaded:
-    extra = [f"output_dir={json.dumps(output_dir)}"] if output_dir is not None else []
+    extra = (
+        [f"output_dir={json.dumps(output_dir, ensure_ascii=False)}"]
+        if output_dir is not None
+        else []
+    )
     return load(path, [*(overrides or []), *extra])
 
 
@@ -130,6 +129,9 @@ def _train(loaded: Loaded, method: Method, resume: str, as_json: bool) -> None:
         outcome = train(loaded.recipe, method, resume)
     except PrefcliError as error:
         raise LocatedError(error, loaded) from None
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from the last checkpoint, if there is one")
+        raise typer.Exit(130) from None  # 128 + SIGINT, as shells have it
     if as_json:
         _print_json(vars(outcome))
 
@@ -139,7 +141,7 @@ def _rehearse(loaded: Loaded, method: Method, resume: str, as_json: bool) -> Non
     from prefcli.training.watch import quiet_libraries
 
     quiet_libraries()
-    found = dry_run(loaded.recipe, method)
+    found = dry_run(loaded.recipe, method, resume)
     problems = [loaded.locate(problem) for problem in found.problems]
     code = found.failure.exit_code if found.failure else ExitCode.DONE
     if as_json:
@@ -201,7 +203,7 @@ def sample(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    seed: int = 42,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 42,
     chat_template: Annotated[str | None, typer.Option(metavar="FILE")] = None,
 ) -> None:
     """What each model answers to each prompt: before beside after."""
@@ -209,17 +211,25 @@ def sample(
     from prefcli.training.watch import quiet_libraries
 
     quiet_libraries()
+    if output is not None:
+        _make_parent(Path(output))
     rows = answers(models, prompts, chat_template, Sampling(max_new_tokens, temperature, seed))
     if output is not None:
-        path = Path(output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        Path(output).write_text(text, encoding="utf-8")
         say(f"{len(rows)} prompts answered, written to {output}")
         return
     for row in rows:
         say("", f"prompt: {row['shown']}")
         for model in models:
             say(f"  {model}: {row['completions'][model].strip()}")
+
+
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"--output {path}: {error.strerror}") from None
 
 
 @app.command()

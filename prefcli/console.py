@@ -21,8 +21,13 @@ def stream() -> TextIO:
 
 def say(*lines: str) -> None:
     """Print, flushed at once, so that a cluster log is complete when the job is killed."""
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") != "0":
+        return
+    try:
         print(*lines, sep="\n", file=stream(), flush=True)
+    except BrokenPipeError:
+        # Whoever read along is gone (`| head`); the run is not over for that.
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def warn(message: str) -> None:

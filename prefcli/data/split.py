@@ -134,7 +134,7 @@ def load_split(
         parts.append(rows)
     rows = _join(parts, sources)
     if not len(rows):
-        reasons = "; ".join(f"{d.count} {why}" for why, d in dropped.items())
+        reasons = "; ".join(f"{d.count} rows: {why}" for why, d in dropped.items())
         raise DataError(
             f"no rows are left: {reasons}", place=", ".join(dict.fromkeys(s.path for s in sources))
         )

@@ -46,7 +46,7 @@ def has(row: Raw, *columns: str) -> bool:
 def describe(value: Any) -> str:
     """A value in few words, for an error about a row."""
     if value is None:
-        return "nothing (null)"
+        return "nothing"
     if isinstance(value, str):
         return f"text {value[:40]!r}" + ("..." if len(value) > 40 else "")
     if isinstance(value, bool):

@@ -56,7 +56,7 @@ def answers(
 
 def read_prompts(path: str) -> list[Prompt]:
     """The `prompt` column of a data file, as text or messages."""
-    rows = read(Source(path=path), "PROMPTS")
+    rows = read(Source(path=path), "--prompts")
     if "prompt" not in rows.column_names:
         raise DataError(
             f"found columns {', '.join(rows.column_names)}; expected prompt", place=path

@@ -27,6 +27,10 @@ def loading(options: Model, what: str, *, adapter: bool = False) -> Iterator[Non
     path = Path(options.name_or_path).expanduser()
     if not adapter:
         _refuse_adapter_folder(options, path)
+    if path.is_dir() and options.revision is not None:
+        raise RecipeError(
+            Problem("a local folder has no revisions", path="model.revision", hint="leave it out")
+        )
     if _looks_local(options.name_or_path) and not path.is_dir():
         raise RecipeError(
             Problem(

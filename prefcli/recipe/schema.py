@@ -246,6 +246,12 @@ class Recipe(Options):
         return self
 
     @model_validator(mode="after")
+    def _eval_for_eval_batches(self) -> Recipe:
+        if self.training.per_device_eval_batch_size is not None and self.data.eval is None:
+            raise ValueError("training.per_device_eval_batch_size has no effect without data.eval")
+        return self
+
+    @model_validator(mode="after")
     def _eval_for_eval_steps(self) -> Recipe:
         if self.training.eval_steps is not None and self.data.eval is None:
             raise ValueError("training.eval_steps has no effect without data.eval")

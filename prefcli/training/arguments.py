@@ -31,13 +31,16 @@ class Plan:
     steps_per_epoch: int
     warmup_steps: int
     evaluations: int
+    checkpoints: int
 
     def lines(self, training: Training) -> list[str]:
+        about = "" if self.exact else "about "
         return [
-            f"plan: {'' if self.exact else 'about '}{self.steps} steps of {training.global_batch_size} rows "
+            f"plan: {about}{self.steps} steps of {training.global_batch_size} rows "
             f"({training.per_device_train_batch_size} a device x {self.world_size} devices x "
             f"{self.accumulation} accumulated), {self.steps_per_epoch} steps an epoch, "
-            f"{self.warmup_steps} warm-up steps, {self.evaluations} evaluations"
+            f"{self.warmup_steps} warm-up steps, {self.evaluations} evaluations, "
+            f"{self.checkpoints} checkpoints"
         ]
 
 
@@ -49,6 +52,15 @@ def plan(training: Training, rows: int, *, exact: bool = True, has_eval: bool) -
     per_epoch = max(1, math.ceil(batches / accumulation))
     steps = training.max_steps or math.ceil(training.num_train_epochs * per_epoch)
     warmup = training.warmup
+    if warmup >= steps:
+        raise RecipeError(
+            Problem(
+                f"{training.warmup_steps} warm-up steps of {steps} steps in all: the learning rate "
+                "would never be reached",
+                path="training.warmup_steps",
+                hint="write fewer, or training.warmup_ratio",
+            )
+        )
     evaluations = 0
     if has_eval:
         every = training.eval_steps
@@ -62,6 +74,7 @@ def plan(training: Training, rows: int, *, exact: bool = True, has_eval: bool) -
         steps_per_epoch=per_epoch,
         warmup_steps=int(warmup) if warmup >= 1 else math.ceil(steps * warmup),
         evaluations=evaluations,
+        checkpoints=steps // training.save_steps + bool(steps % training.save_steps),
     )
 
 

@@ -29,6 +29,7 @@ from prefcli.training.arguments import (
 )
 from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import check_fit, load_inputs
+from prefcli.training.run import where_it_stands
 
 T = TypeVar("T")
 
@@ -51,12 +52,13 @@ class Rehearsal:
             return None
 
 
-def dry_run(recipe: Recipe, method: Method) -> Rehearsal:
+def dry_run(recipe: Recipe, method: Method, resume: str = "auto") -> Rehearsal:
     """Read, convert, count and configure everything; load no weights and train nothing."""
     found = Rehearsal()
     device = machine()
     say(f"dry-run of prefcli {method.name}: {recipe.model.name_or_path}")
-    status = found.attempt(lambda: RunFolder(recipe.output_dir).check(recipe, method.name))
+    folder = RunFolder(recipe.output_dir)
+    status = found.attempt(lambda: where_it_stands(folder, recipe, method, resume))
     if status is not None:
         say(f"output: {recipe.output_dir} holds this run ({status})")
 

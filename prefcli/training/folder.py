@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from prefcli import __version__
@@ -41,7 +42,7 @@ class RunFolder:
                 Problem(f"{self.path} is a file", path="output_dir", hint="name a folder")
             )
         _check_writable(self.path)
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if not self.path.exists() or not any(p for p in self.path.iterdir() if p.name != ".lock"):
             return None
         if not self.recipe.is_file() or not self.run.is_file():
             raise RecipeError(
@@ -68,6 +69,40 @@ class RunFolder:
             )
         status: Status = run.get("status", "failed")
         return status
+
+    def lock(self) -> BaseFileLock:
+        """Keep other processes out until this one ends, however it ends. RecipeError if one is in.
+
+        One lock a run: taken by the main process alone.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RecipeError(
+                Problem(
+                    f"another prefcli is writing into {self.path}",
+                    path="output_dir",
+                    hint="wait for it, or name another folder",
+                )
+            ) from None
+        return lock
+
+    def checkpoint_to_resume(self, name: str) -> Path:
+        """The checkpoint that --resume names. RecipeError unless it is a whole one of this run."""
+        path = Path(name)
+        if not path.is_dir() or path.resolve().parent != self.path.resolve():
+            raise RecipeError(
+                f"--resume {name}: no checkpoint of the run in {self.path}",
+                hint=f"name one of its folders, as in {self.path}/checkpoint-500",
+            )
+        if not is_complete(path):
+            raise RecipeError(
+                f"--resume {name}: this checkpoint is not complete",
+                hint="leave --resume at auto: it takes the last complete one",
+            )
+        return path
 
     def start(self, recipe: Recipe, method: str) -> None:
         """Make the folder and write down what will be run, before anything is loaded."""
@@ -169,6 +204,10 @@ def _check_writable(path: Path) -> None:
     existing = path
     while not existing.exists():
         existing = existing.parent
+    if not existing.is_dir():
+        raise RecipeError(
+            Problem(f"{existing} is a file", path="output_dir", hint="name another folder")
+        )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise RecipeError(
             Problem(f"{existing} is not writable", path="output_dir", hint="name another folder")

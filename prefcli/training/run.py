@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import Trainer
 
 from prefcli import __version__
@@ -31,13 +35,16 @@ from prefcli.model import (
 from prefcli.model.machine import is_main_process, refuse_many_gpus_without_launcher
 from prefcli.recipe.schema import Recipe
 from prefcli.training.arguments import learning_rate, notes, plan
-from prefcli.training.folder import RunFolder
+from prefcli.training.folder import RunFolder, Status
 from prefcli.training.inputs import check_fit, load_inputs
 from prefcli.training.summary import closing_lines
 from prefcli.training.trainer import make_trainer
 from prefcli.training.watch import Watch
 
 Resume = Literal["auto", "never"]
+
+_NO_ROOM = 2**20
+"""Bytes below which an error while writing is taken for a full disk."""
 
 
 @dataclass
@@ -59,10 +66,20 @@ def train(recipe: Recipe, method: Method, resume: Resume | str = "auto") -> Outc
     """
     refuse_many_gpus_without_launcher()
     folder = RunFolder(recipe.output_dir)
-    status = folder.check(recipe, method.name)
-    if status == "finished" and resume == "auto":
+    status = where_it_stands(folder, recipe, method, resume)
+    if status == "finished":
         say(f"{folder.path} is finished already; its model is in {folder.model}")
-        return Outcome(str(folder.path), str(folder.model), already_finished=True)
+        last = folder.read_run().get("eval", {}).get("last", {})
+        return Outcome(str(folder.path), str(folder.model), already_finished=True, metrics=last)
+    with folder.lock() if is_main_process() else nullcontext():
+        return _train(recipe, method, folder, resume, started=status is not None)
+
+
+def where_it_stands(
+    folder: RunFolder, recipe: Recipe, method: Method, resume: Resume | str
+) -> Status | None:
+    """The state of the run in the folder, None if it is new. Raises what forbids going on."""
+    status = folder.check(recipe, method.name)
     if status == "diverged":
         raise DivergedError(
             Problem(
@@ -70,10 +87,33 @@ def train(recipe: Recipe, method: Method, resume: Resume | str = "auto") -> Outc
                 hint="change the recipe and name another output_dir",
             )
         )
-    checkpoint = _where_to_start(folder, resume, started=status is not None)
+    if status is not None and resume == "never":
+        raise RecipeError(
+            Problem(
+                f"{folder.path} holds a run already",
+                path="output_dir",
+                hint="name another folder, or leave --resume at auto to go on",
+            )
+        )
+    if resume not in ("auto", "never"):
+        if status == "finished":
+            raise RecipeError(
+                f"--resume {resume}: this run is finished, and would be trained again",
+                hint="name another output_dir for another run",
+            )
+        folder.checkpoint_to_resume(resume)
+    return status
 
+
+def _train(
+    recipe: Recipe, method: Method, folder: RunFolder, resume: str, *, started: bool
+) -> Outcome:
+    checkpoint = _where_to_start(folder, resume, started=started)
     device = machine()
-    say(f"prefcli {method.name}: {recipe.model.name_or_path} on {device.name}")
+    say(
+        f"prefcli {method.name}: {recipe.model.name_or_path} on {device.name}",
+        f"output: {folder.path} ({_now()}, host {platform.node()}, process {os.getpid()})",
+    )
     tokenizer = load_tokenizer(recipe.model)
     check_fit(recipe, load_config(recipe.model), tokenizer)
     inputs = load_inputs(recipe, method, tokenizer)
@@ -84,6 +124,14 @@ def train(recipe: Recipe, method: Method, resume: Resume | str = "auto") -> Outc
     say(*steps.lines(recipe.training))
 
     run = _first_entry(recipe, method, device)
+    if checkpoint is not None:
+        before = folder.read_run()
+        # The gate's verdict and the time of the start are the run's, not this process's.
+        run |= {key: before[key] for key in ("started", "check_sft") if key in before}
+        run["resumed"] = [
+            *before.get("resumed", []),
+            {"at": _now(), "checkpoint": checkpoint.name},
+        ]
     run["data"] = {split.name: split.as_dict() for split in inputs.splits}
     if is_main_process():
         folder.start(recipe, method.name)
@@ -110,14 +158,14 @@ def train(recipe: Recipe, method: Method, resume: Resume | str = "auto") -> Outc
         eval_on_start=checkpoint is None,
         callbacks=[watch],
     )
-    _announce(recipe, method, trainer)
+    _announce(recipe, method, trainer, resumed=checkpoint is not None)
     if is_main_process():
         folder.write_run(run)
-    _train_under_watch(trainer, watch, folder, run, checkpoint)
-
-    if inputs.eval is not None and watch.last_eval_step != trainer.state.global_step:
-        trainer.evaluate()
-    _save(trainer, folder)
+    with _room_on_disk(folder):
+        _train_under_watch(trainer, watch, folder, run, checkpoint)
+        if inputs.eval is not None and watch.last_eval_step != trainer.state.global_step:
+            trainer.evaluate()
+        _save(trainer, folder)
     run |= {
         "status": "finished",
         "finished": _now(),
@@ -132,29 +180,16 @@ def train(recipe: Recipe, method: Method, resume: Resume | str = "auto") -> Outc
 
 def _where_to_start(folder: RunFolder, resume: str, *, started: bool) -> Path | None:
     """The checkpoint to go on from, after clearing away what an interrupted run left half done."""
-    if resume not in ("auto", "never"):
-        path = Path(resume)
-        if not (path / "trainer_state.json").is_file():
-            raise RecipeError(
-                f"--resume {resume}: no checkpoint there", hint="name a checkpoint-* folder"
-            )
-        folder.forget_after(int(path.name.rpartition("-")[2]))
-        return path
     if not started:
         return None
-    if resume == "never":
-        raise RecipeError(
-            Problem(
-                f"{folder.path} holds a run already",
-                path="output_dir",
-                hint="name another folder, or leave --resume at auto to go on",
-            )
-        )
-    checkpoint, torn = folder.last_checkpoint()
-    for path in torn:
-        warn(f"{path.name} was cut short while it was written; it is removed")
-        if is_main_process():
-            shutil.rmtree(path, ignore_errors=True)
+    if resume == "auto":
+        checkpoint, torn = folder.last_checkpoint()
+        for path in torn:
+            warn(f"{path.name} was cut short while it was written; it is removed")
+            if is_main_process():
+                shutil.rmtree(path, ignore_errors=True)
+    else:
+        checkpoint = folder.checkpoint_to_resume(resume)
     if checkpoint is None:
         say(f"{folder.path} has no complete checkpoint yet: starting over")
         if is_main_process():
@@ -186,7 +221,7 @@ def _gate(report: SftReport, recipe: Recipe, folder: RunFolder, run: dict[str, A
     )
 
 
-def _announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
+def _announce(recipe: Recipe, method: Method, trainer: Trainer, *, resumed: bool) -> None:
     total, trainable = parameters_of(trainer.model)
     say(f"model: {total:,} parameters, {trainable:,} trained ({trainable / total:.1%})")
     if method.needs_reference:
@@ -200,7 +235,7 @@ def _announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
     for note in notes(recipe, method):
         say(f"note: {note}")
     start = method.start_loss()
-    if start is not None:
+    if start is not None and not resumed:
         say(f"loss: starts at {start:.4f}, where policy and reference agree")
 
 
@@ -226,6 +261,24 @@ def _train_under_watch(
         ) from None
     finally:
         watch.close()
+
+
+@contextmanager
+def _room_on_disk(folder: RunFolder) -> Iterator[None]:
+    """A full disk shows itself as any of a dozen errors, deep in torch or safetensors."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(folder.path).free
+        if free > _NO_ROOM and getattr(error, "errno", None) != errno.ENOSPC:
+            raise
+        raise RecipeError(
+            Problem(
+                f"the disk of {folder.path} is full ({free / 1e6:.0f} MB left)",
+                path="output_dir",
+                hint="free some space; the same command goes on from the last complete checkpoint",
+            )
+        ) from None
 
 
 def _save(trainer: Trainer, folder: RunFolder) -> None:

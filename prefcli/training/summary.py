@@ -21,7 +21,8 @@ _MEANINGLESS_AT_START = ("eval_rewards/accuracies", "eval_rewards/margins")
 
 def closing_lines(method: Method, folder: RunFolder, steps: int, watch: Watch) -> list[str]:
     lines = [
-        f"done: {steps} steps of {method.name} in {watch.elapsed}; the model is in {folder.model}"
+        f"done: {steps} steps of {method.name}{watch.since} in {watch.elapsed}; "
+        f"the model is in {folder.model}"
     ]
     first, last = watch.first_eval, watch.last_eval
     for key, words in _COMPARED:

@@ -31,8 +31,9 @@ _SHOWN = (
     "kl",
     "nll_loss",
     "log_odds_chosen",
-    "mean_token_accuracy",
 )
+# Before the first step policy and reference agree: every pair is a tie.
+_TIES = ("rewards/margins", "rewards/accuracies")
 _NEVER_FINITE = ("loss", "grad_norm", "eval_loss")
 
 
@@ -84,6 +85,16 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         if self._progress is not None:
             self._progress.update(self._task, completed=state.global_step)
 
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero:
+            self._print(f"saved checkpoint-{state.global_step}")
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -114,6 +125,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             )
 
     @property
+    def since(self) -> str:
+        """Where this process took over a run, in words."""
+        return f", {self._first_step} of them before this resume," if self._first_step else ""
+
+    @property
     def elapsed(self) -> str:
         """Since training began."""
         return duration(time.monotonic() - self._started)
@@ -132,17 +148,23 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
 
     def _show(self, state: TrainerState, row: dict[str, float]) -> None:
         prefix = "eval_" if any(key.startswith("eval_") for key in row) else ""
+        hidden = _TIES if state.global_step == 0 else ()
         shown = [
             f"{prefix}{name} {_figure(name, row[prefix + name])}"
             for name in _SHOWN
-            if prefix + name in row
+            if prefix + name in row and name not in hidden
         ]
+        if prefix + "mean_token_accuracy" in row and prefix + "rewards/margins" not in row:
+            shown.append(f"{prefix}token_accuracy {row[prefix + 'mean_token_accuracy']:.4f}")
         if not shown:
             return
         width = len(str(state.max_steps))
         line = f"step {state.global_step:>{width}}/{state.max_steps}  {'  '.join(shown)}"
         if not prefix and self._progress is None:
             line += f"  eta {self._eta(state)}"
+        self._print(line)
+
+    def _print(self, line: str) -> None:
         if self._progress is not None:
             self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
         else:

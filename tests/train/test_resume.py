@@ -135,6 +135,57 @@ def test_another_run_is_never_written_over(recipe_data, make_recipe):
         train(loaded.recipe, loaded.recipe.methods["dpo"], resume="never")
 
 
+def test_resume_takes_whole_checkpoints_of_this_run_only(recipe_data, make_recipe, tmp_path):
+    recipe_data["training"] |= {"max_steps": 4, "save_steps": 2}
+    other = make_recipe(recipe_data, f"output_dir={tmp_path / 'other'}").recipe
+    train(other, other.sft)
+    recipe = make_recipe(recipe_data).recipe
+    foreign = tmp_path / "other" / "checkpoint-2"
+    with pytest.raises(RecipeError, match="no checkpoint of the run in"):
+        train(recipe, recipe.dpo, resume=str(foreign))
+    train(recipe, recipe.dpo)
+    run = RunFolder(recipe.output_dir)
+    with pytest.raises(RecipeError, match="is finished"):
+        train(recipe, recipe.dpo, resume=str(run.path / "checkpoint-2"))
+
+    # As if it had been killed after its last checkpoint.
+    run.write_run({**run.read_run(), "status": "running"})
+    whole = weights(run.path)
+    (run.path / "checkpoint-4" / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(RecipeError, match="not complete"):
+        train(recipe, recipe.dpo, resume=str(run.path / "checkpoint-4"))
+    train(recipe, recipe.dpo, resume=str(run.path / "checkpoint-2"))
+    again = weights(run.path)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert run.read_run()["resumed"][0]["checkpoint"] == "checkpoint-2"
+
+
+def test_two_processes_never_share_a_folder(recipe_data, make_recipe):
+    recipe = make_recipe(recipe_data).recipe
+    run = RunFolder(recipe.output_dir)
+    with run.lock(), pytest.raises(RecipeError, match="another prefcli is writing"):
+        train(recipe, recipe.dpo)
+    train(recipe, recipe.dpo)
+
+
+def test_a_resumed_run_keeps_its_gate_and_its_start(recipe_data, make_recipe, capsys):
+    recipe_data["training"] |= {"max_steps": 4, "save_steps": 2}
+    recipe_data["check_sft"] = {"max_perplexity": 1000}
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.dpo)
+    run = RunFolder(recipe.output_dir)
+    first = run.read_run()
+    run.write_run({**first, "status": "running"})
+    capsys.readouterr()
+    train(recipe, recipe.dpo, resume=str(run.path / "checkpoint-2"))
+    said = capsys.readouterr().out
+    assert run.read_run()["check_sft"] == first["check_sft"]
+    assert run.read_run()["started"] == first["started"]
+    assert "loss: starts at" not in said
+    assert "done: 4 steps of dpo, 2 of them before this resume, in" in said
+    assert "saved checkpoint-4" in said
+
+
 def test_a_strange_folder_is_never_written_into(recipe_data, make_recipe, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("important")
