@@ -21,7 +21,7 @@ def stream() -> TextIO:
 
 def say(*lines: str) -> None:
     """Print, flushed at once, so that a cluster log is complete when the job is killed."""
-    if os.environ.get("RANK", "0") != "0":
+    if not lines or os.environ.get("RANK", "0") != "0":
         return
     try:
         print(*lines, sep="\n", file=stream(), flush=True)

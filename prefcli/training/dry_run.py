@@ -29,7 +29,7 @@ from prefcli.training.arguments import (
 )
 from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import check_fit, load_inputs
-from prefcli.training.run import where_it_stands
+from prefcli.training.resume import where_it_stands
 
 T = TypeVar("T")
 

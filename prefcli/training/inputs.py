@@ -26,6 +26,16 @@ class Inputs:
             return math.ceil(self.train.tokens / max_length), False
         return len(self.train.rows), True
 
+    def uneven_eval(self, batch: int) -> list[str]:
+        """A note where trl's means over batches weigh the rows of a smaller last batch more."""
+        rows = len(self.eval.rows) if self.eval is not None else 0
+        if rows <= batch or rows % batch == 0:
+            return []
+        return [
+            f"note: eval figures are means over batches, and the last of {batch} has only "
+            f"{rows % batch} rows; they are exact when per_device_eval_batch_size divides {rows}"
+        ]
+
     @property
     def splits(self) -> list[Split]:
         return [self.train, self.eval] if self.eval is not None else [self.train]

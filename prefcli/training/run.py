@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
-import shutil
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from transformers import Trainer
 
-from prefcli import __version__
 from prefcli.console import say, warn
 from prefcli.errors import DivergedError, GateError, Problem, RecipeError
 from prefcli.measure.check_sft import SftReport, gate_split, measure_sft
 from prefcli.methods import Method
 from prefcli.model import (
-    Machine,
     check_targets,
     load_config,
     load_model,
@@ -32,19 +24,23 @@ from prefcli.model import (
     machine,
     parameters_of,
 )
-from prefcli.model.machine import is_main_process, refuse_many_gpus_without_launcher
+from prefcli.model.machine import (
+    is_main_process,
+    refuse_many_gpus_without_launcher,
+    world_size,
+)
 from prefcli.recipe.schema import Recipe
 from prefcli.training.arguments import learning_rate, notes, plan
-from prefcli.training.folder import RunFolder, Status
+from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import check_fit, load_inputs
+from prefcli.training.record import first_entry, now
+from prefcli.training.resume import where_it_stands, where_to_start
+from prefcli.training.saving import room_on_disk, save_model
 from prefcli.training.summary import closing_lines
 from prefcli.training.trainer import make_trainer
 from prefcli.training.watch import Watch
 
 Resume = Literal["auto", "never"]
-
-_NO_ROOM = 2**20
-"""Bytes below which an error while writing is taken for a full disk."""
 
 
 @dataclass
@@ -75,44 +71,14 @@ def train(recipe: Recipe, method: Method, resume: Resume | str = "auto") -> Outc
         return _train(recipe, method, folder, resume, started=status is not None)
 
 
-def where_it_stands(
-    folder: RunFolder, recipe: Recipe, method: Method, resume: Resume | str
-) -> Status | None:
-    """The state of the run in the folder, None if it is new. Raises what forbids going on."""
-    status = folder.check(recipe, method.name)
-    if status == "diverged":
-        raise DivergedError(
-            Problem(
-                f"{folder.path} holds this very run, and it diverged",
-                hint="change the recipe and name another output_dir",
-            )
-        )
-    if status is not None and resume == "never":
-        raise RecipeError(
-            Problem(
-                f"{folder.path} holds a run already",
-                path="output_dir",
-                hint="name another folder, or leave --resume at auto to go on",
-            )
-        )
-    if resume not in ("auto", "never"):
-        if status == "finished":
-            raise RecipeError(
-                f"--resume {resume}: this run is finished, and would be trained again",
-                hint="name another output_dir for another run",
-            )
-        folder.checkpoint_to_resume(resume)
-    return status
-
-
 def _train(
     recipe: Recipe, method: Method, folder: RunFolder, resume: str, *, started: bool
 ) -> Outcome:
-    checkpoint = _where_to_start(folder, resume, started=started)
+    checkpoint = where_to_start(folder, resume, started=started)
     device = machine()
     say(
         f"prefcli {method.name}: {recipe.model.name_or_path} on {device.name}",
-        f"output: {folder.path} ({_now()}, host {platform.node()}, process {os.getpid()})",
+        f"output: {folder.path} ({now()}, host {platform.node()}, process {os.getpid()})",
     )
     tokenizer = load_tokenizer(recipe.model)
     check_fit(recipe, load_config(recipe.model), tokenizer)
@@ -122,15 +88,16 @@ def _train(
     rows, exact = inputs.sequences(method, recipe.data.max_length)
     steps = plan(recipe.training, rows, exact=exact, has_eval=inputs.eval is not None)
     say(*steps.lines(recipe.training))
+    say(*inputs.uneven_eval(recipe.training.eval_batch_size * world_size()))
 
-    run = _first_entry(recipe, method, device)
+    run = first_entry(recipe, method, device)
     if checkpoint is not None:
         before = folder.read_run()
         # The gate's verdict and the time of the start are the run's, not this process's.
         run |= {key: before[key] for key in ("started", "check_sft") if key in before}
         run["resumed"] = [
             *before.get("resumed", []),
-            {"at": _now(), "checkpoint": checkpoint.name},
+            {"at": now(), "checkpoint": checkpoint.name},
         ]
     run["data"] = {split.name: split.as_dict() for split in inputs.splits}
     if is_main_process():
@@ -161,14 +128,14 @@ def _train(
     _announce(recipe, method, trainer, resumed=checkpoint is not None)
     if is_main_process():
         folder.write_run(run)
-    with _room_on_disk(folder):
+    with room_on_disk(folder):
         _train_under_watch(trainer, watch, folder, run, checkpoint)
         if inputs.eval is not None and watch.last_eval_step != trainer.state.global_step:
             trainer.evaluate()
-        _save(trainer, folder)
+        save_model(trainer, folder)
     run |= {
         "status": "finished",
-        "finished": _now(),
+        "finished": now(),
         "steps": trainer.state.global_step,
         "eval": {"first": watch.first_eval, "last": watch.last_eval},
     }
@@ -176,29 +143,6 @@ def _train(
         folder.write_run(run)
     say(*closing_lines(method, folder, trainer.state.global_step, watch))
     return Outcome(str(folder.path), str(folder.model), metrics=watch.last_eval)
-
-
-def _where_to_start(folder: RunFolder, resume: str, *, started: bool) -> Path | None:
-    """The checkpoint to go on from, after clearing away what an interrupted run left half done."""
-    if not started:
-        return None
-    if resume == "auto":
-        checkpoint, torn = folder.last_checkpoint()
-        for path in torn:
-            warn(f"{path.name} was cut short while it was written; it is removed")
-            if is_main_process():
-                shutil.rmtree(path, ignore_errors=True)
-    else:
-        checkpoint = folder.checkpoint_to_resume(resume)
-    if checkpoint is None:
-        say(f"{folder.path} has no complete checkpoint yet: starting over")
-        if is_main_process():
-            folder.clear()
-        return None
-    say(f"resuming from {checkpoint}")
-    if is_main_process():
-        folder.forget_after(int(checkpoint.name.rpartition("-")[2]))
-    return checkpoint
 
 
 def _gate(report: SftReport, recipe: Recipe, folder: RunFolder, run: dict[str, Any]) -> None:
@@ -245,7 +189,7 @@ def _train_under_watch(
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except DivergedError:
-        run |= {"status": "diverged", "finished": _now()}
+        run |= {"status": "diverged", "finished": now()}
         if is_main_process():
             folder.write_run(run)
         raise
@@ -261,65 +205,3 @@ def _train_under_watch(
         ) from None
     finally:
         watch.close()
-
-
-@contextmanager
-def _room_on_disk(folder: RunFolder) -> Iterator[None]:
-    """A full disk shows itself as any of a dozen errors, deep in torch or safetensors."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        free = shutil.disk_usage(folder.path).free
-        if free > _NO_ROOM and getattr(error, "errno", None) != errno.ENOSPC:
-            raise
-        raise RecipeError(
-            Problem(
-                f"the disk of {folder.path} is full ({free / 1e6:.0f} MB left)",
-                path="output_dir",
-                hint="free some space; the same command goes on from the last complete checkpoint",
-            )
-        ) from None
-
-
-def _save(trainer: Trainer, folder: RunFolder) -> None:
-    """model/ appears whole: it is written beside its place and moved there."""
-    partial = folder.path / "model.partial"
-    if is_main_process():
-        shutil.rmtree(partial, ignore_errors=True)
-    trainer.save_model(str(partial))
-    if is_main_process():
-        (partial / "training_args.bin").unlink(missing_ok=True)
-        shutil.rmtree(folder.model, ignore_errors=True)
-        partial.rename(folder.model)
-
-
-def _first_entry(recipe: Recipe, method: Method, device: Machine) -> dict[str, Any]:
-    return {
-        "status": "running",
-        "method": method.name,
-        "started": _now(),
-        "prefcli": __version__,
-        "versions": {
-            name: version(name)
-            for name in ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
-        },
-        "python": platform.python_version(),
-        "device": {"kind": device.kind, "name": device.name},
-        "lineage": _lineage(recipe),
-    }
-
-
-def _lineage(recipe: Recipe) -> list[Mapping[str, Any]]:
-    """The stages behind the starting weights, oldest first, as far as run folders tell."""
-    name = recipe.model.name_or_path
-    parent = RunFolder(str(Path(name).parent))
-    before: list[Mapping[str, Any]] = []
-    if Path(name).name == "model" and parent.run.is_file():
-        run = parent.read_run()
-        before = [*run.get("lineage", []), {"stage": run.get("method"), "model": name}]
-        return before
-    return [{"stage": "start", "model": name, "revision": recipe.model.revision}]
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

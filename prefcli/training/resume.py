@@ -1,0 +1,66 @@
+"""Where a run goes on: its folder's state, and the checkpoint to take."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from prefcli.console import say, warn
+from prefcli.errors import DivergedError, Problem, RecipeError
+from prefcli.methods import Method
+from prefcli.model.machine import is_main_process
+from prefcli.recipe.schema import Recipe
+from prefcli.training.folder import RunFolder, Status
+
+
+def where_it_stands(
+    folder: RunFolder, recipe: Recipe, method: Method, resume: str
+) -> Status | None:
+    """The state of the run in the folder, None if it is new. Raises what forbids going on."""
+    status = folder.check(recipe, method.name)
+    if status == "diverged":
+        raise DivergedError(
+            Problem(
+                f"{folder.path} holds this very run, and it diverged",
+                hint="change the recipe and name another output_dir",
+            )
+        )
+    if status is not None and resume == "never":
+        raise RecipeError(
+            Problem(
+                f"{folder.path} holds a run already",
+                path="output_dir",
+                hint="name another folder, or leave --resume at auto to go on",
+            )
+        )
+    if resume not in ("auto", "never"):
+        if status == "finished":
+            raise RecipeError(
+                f"--resume {resume}: this run is finished, and would be trained again",
+                hint="name another output_dir for another run",
+            )
+        folder.checkpoint_to_resume(resume)
+    return status
+
+
+def where_to_start(folder: RunFolder, resume: str, *, started: bool) -> Path | None:
+    """The checkpoint to go on from, after clearing away what an interrupted run left half done."""
+    if not started:
+        return None
+    if resume == "auto":
+        checkpoint, torn = folder.last_checkpoint()
+        for path in torn:
+            warn(f"{path.name} was cut short while it was written; it is removed")
+            if is_main_process():
+                shutil.rmtree(path, ignore_errors=True)
+    else:
+        checkpoint = folder.checkpoint_to_resume(resume)
+    if checkpoint is None:
+        say(f"{folder.path} has no complete checkpoint yet: starting over")
+        if is_main_process():
+            folder.clear()
+        return None
+    say(f"resuming from {checkpoint}")
+    if is_main_process():
+        folder.forget_after(int(checkpoint.name.rpartition("-")[2]))
+    return checkpoint
