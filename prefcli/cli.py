@@ -6,6 +6,7 @@ The heavy half is imported inside commands, below the line that says `border`, a
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from prefcli import __version__
-from prefcli.console import keep_stdout_for_json, say
+from prefcli.console import document, keep_stdout_for_json, say
 from prefcli.errors import ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS, Method
 from prefcli.recipe import Loaded, load
@@ -55,8 +56,9 @@ def main() -> None:
     try:
         app()
     except PrefcliError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            for problem in error.problems:
+                print(f"error: {problem}", file=sys.stderr)
         if "--json" in sys.argv:
             problems = [problem.as_dict() for problem in error.problems]
             _print_json({"exit_code": int(error.exit_code), "problems": problems})
@@ -80,8 +82,8 @@ def _load(path: str, overrides: list[str] | None, output_dir: str | None = None)
     return load(path, [*(overrides or []), *extra])
 
 
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, default=str))
+def _print_json(content: Any) -> None:
+    document(json.dumps(content, indent=2, default=str))
 
 
 def _method_command(name: str) -> Callable[..., None]:
@@ -142,6 +144,7 @@ def _rehearse(loaded: Loaded, method: Method, resume: str, as_json: bool) -> Non
 
     quiet_libraries()
     found = dry_run(loaded.recipe, method, resume)
+    texts = dict.fromkeys(loaded.places.overrides.values())
     problems = [loaded.locate(problem) for problem in found.problems]
     code = found.failure.exit_code if found.failure else ExitCode.DONE
     if as_json:
@@ -158,7 +161,7 @@ def _rehearse(loaded: Loaded, method: Method, resume: str, as_json: bool) -> Non
     say(
         f"will not run: {len(problems)} problem{'s'[: len(problems) != 1]} above"
         if problems
-        else f"will run: prefcli {method.name} {loaded.places.source}"
+        else f"will run: {' '.join(['prefcli', method.name, loaded.places.source, *texts])}"
     )
     raise typer.Exit(code)
 

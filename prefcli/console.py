@@ -30,5 +30,14 @@ def say(*lines: str) -> None:
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
+def document(text: str) -> None:
+    """A result for a script: on standard output, once a run."""
+    if os.environ.get("RANK", "0") == "0":
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
 def warn(message: str) -> None:
     say(f"warning: {message}")

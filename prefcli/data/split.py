@@ -134,9 +134,10 @@ def load_split(
         parts.append(rows)
     rows = _join(parts, sources)
     if not len(rows):
-        reasons = "; ".join(f"{d.count} rows: {why}" for why, d in dropped.items())
+        reasons = ", ".join(f"{why} ({d.count})" for why, d in dropped.items())
         raise DataError(
-            f"no rows are left: {reasons}", place=", ".join(dict.fromkeys(s.path for s in sources))
+            f"no rows are left; dropped: {reasons}",
+            place=", ".join(dict.fromkeys(s.path for s in sources)),
         )
     if shuffle:
         rows = rows.shuffle(seed=seed)
@@ -212,6 +213,8 @@ def _measure_row(parts: Sequence[dict[str, Any]], limits: Limits, *, chat: bool)
             drop = drop or "the chat template writes nothing for a completion"
         elif max_seam is not None and ids["seam"] > max_seam:
             drop = drop or "several of the prompt's last tokens merge with the completion"
+        elif "rejected_ids" in ids and sides[0][: room - prompt] == sides[1][: room - prompt]:
+            drop = drop or "chosen and rejected are identical after the cut at max_length"
         tokens += sum(min(prompt + len(side), room) for side in sides)
         seams += ids["seam"] > 0
         cut += any(prompt + len(side) > room for side in sides)

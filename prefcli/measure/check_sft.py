@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.data import Limits, Split, load_split, tokenise
+from prefcli.errors import DataError
 from prefcli.measure.scoring import Score, score
 from prefcli.methods import Method, RowKind
 from prefcli.model import load_model, load_tokenizer, machine
@@ -70,7 +71,9 @@ class SftReport:
         return [*lines, f"check-sft: {verdict}"]
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "passed": self.passed}
+        # JSON has no infinity: a perplexity beyond all bounds is null.
+        finite = {k: None if v == math.inf else v for k, v in asdict(self).items()}
+        return {**finite, "passed": self.passed}
 
 
 def check_sft(recipe: Recipe) -> SftReport:
@@ -118,6 +121,12 @@ def measure_sft(
     )
     pairs = [(c, r) for c, r in zip(chosen, rejected, strict=True) if c and r]
     scored = [(c, i) for c, i in zip(chosen, indices, strict=True) if c]
+    if not scored:
+        raise DataError(
+            "no desirable row is left to measure",
+            place=split.rows[0]["_file"],
+            hint="check-sft needs responses that the policy should prefer",
+        )
     by_row = sorted(((_perplexity([c]), i) for c, i in scored), reverse=True)
     return SftReport(
         model=recipe.model.name_or_path,
@@ -160,7 +169,8 @@ def _score(
         (row["prompt_ids"], row[side] if wanted is None or wanted[i] else [])
         for i, row in enumerate(ids)
     ]
-    return score(model, rows, max_length=recipe.data.max_length)
+    autocast = machine().autocast(recipe.model)
+    return score(model, rows, max_length=recipe.data.max_length, autocast=autocast)
 
 
 def _perplexity(scores: list[Score]) -> float:

@@ -34,12 +34,13 @@ def score(
     rows: Sequence[tuple[list[int], list[int]]],
     *,
     max_length: int,
+    autocast: bool = False,
     tokens_per_batch: int | None = None,
 ) -> list[Score | None]:
     """log p(completion | prompt) of each (prompt ids, completion ids), cut at `max_length`.
 
     The first token of a row without a prompt has no context and is not scored. None where nothing
-    is left to score. Results are in the order of the rows.
+    is left to score. Results are in the order of the rows. autocast: compute in bfloat16 on a GPU.
     """
     if tokens_per_batch is None:
         vocabulary = model.config.get_text_config().vocab_size
@@ -51,7 +52,7 @@ def score(
     # Similar prompts side by side keep the scored span of a batch narrow.
     order.sort(key=lambda i: (min(len(rows[i][0]) + len(rows[i][1]), max_length), len(rows[i][0])))
     for batch in _batches(order, rows, max_length, tokens_per_batch):
-        scores = _score_batch(model, [rows[i] for i in batch], max_length)
+        scores = _score_batch(model, [rows[i] for i in batch], max_length, autocast)
         for i, result in zip(batch, scores, strict=True):
             results[i] = result
     model.train(was_training)
@@ -78,7 +79,10 @@ def _batches(
 
 
 def _score_batch(
-    model: PreTrainedModel, rows: list[tuple[list[int], list[int]]], max_length: int
+    model: PreTrainedModel,
+    rows: list[tuple[list[int], list[int]]],
+    max_length: int,
+    autocast: bool,
 ) -> list[Score]:
     sequences = [(p + c)[:max_length] for p, c in rows]
     starts = [max(len(p), 1) for p, _ in rows]
@@ -98,16 +102,12 @@ def _score_batch(
     # As in training: autocast is what lets flash attention take float32 weights.
     with (
         _head_only_at(model, before),
-        torch.autocast("cuda", torch.bfloat16, enabled=_computes_in_bfloat16(model)),
+        torch.autocast("cuda", torch.bfloat16, enabled=autocast),
     ):
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     nll = cross_entropy(logits.float(), ids[scored], reduction="none")
     sums = [part.double().sum().item() for part in torch.split(nll, counts)]
     return [Score(-total, count) for total, count in zip(sums, counts, strict=True)]
-
-
-def _computes_in_bfloat16(model: PreTrainedModel) -> bool:
-    return bool(model.device.type == "cuda" and torch.cuda.is_bf16_supported())
 
 
 @contextmanager

@@ -43,7 +43,10 @@ class Machine:
 
 def machine() -> Machine:
     if torch.cuda.is_available():
-        return Machine("cuda", torch.cuda.get_device_name(), torch.cuda.is_bf16_supported())
+        # Each process of a launcher has its own; "cuda" means it from here on.
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Machine("cuda", torch.cuda.get_device_name(), native)
     return Machine("cpu", platform.processor() or platform.machine(), False)
 
 

@@ -46,8 +46,8 @@ def find(name: str) -> Shipped:
 
 def copy(name: str, target: Path) -> list[Path]:
     """Copy one recipe, or a folder of recipes with its data, into `target`; the files written."""
-    source = root() / name.removesuffix("/").removeprefix("recipes/")
-    if not source.is_dir():
+    source = (root() / name.removesuffix("/").removeprefix("recipes/")).resolve()
+    if not source.is_dir() or root().resolve() not in source.parents:
         source = find(name).path
     destination = target / source.name
     if destination.exists():

@@ -6,9 +6,10 @@ reads it. Recipes are frozen: what is derived is computed where it is used.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from prefcli.methods import METHODS, Dpo, Ipo, Kto, Method, Orpo, Sft
 from prefcli.options import Count, Flag, Fraction, Options, Positive
@@ -16,10 +17,14 @@ from prefcli.options import Count, Flag, Fraction, Options, Positive
 NonNegative = Annotated[float, Field(ge=0.0)]
 
 
+PathOrName = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
+"""A path, in which ~ is the home folder, or a hub id."""
+
+
 class Model(Options):
     """The weights that training starts from."""
 
-    name_or_path: str = Field(min_length=1)
+    name_or_path: PathOrName
     """Hub id or local folder."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
@@ -65,7 +70,7 @@ class Lora(Options):
 class Source(Options):
     """One dataset, in datasets' own words."""
 
-    path: str = Field(min_length=1)
+    path: PathOrName
     """.jsonl, .json, .parquet or .csv file, a saved datasets folder, or a hub id."""
     name: str | None = None
     """The hub dataset's configuration."""
@@ -159,6 +164,9 @@ class Training(Options):
                 f"per_device_train_batch_size {self.per_device_train_batch_size}; "
                 f"per-device sizes that divide it: {', '.join(map(str, divisors))}"
             )
+        adam = sorted(k for k in self.model_fields_set if k.startswith("adam_"))
+        if adam and "adam" not in self.optim:
+            raise ValueError(f"{', '.join(adam)} has no effect with optim {self.optim}")
         constant = self.lr_scheduler_type == "constant"
         if constant and (self.warmup_ratio or self.warmup_steps):
             raise ValueError(
@@ -210,7 +218,7 @@ class CheckSft(Options):
 class Recipe(Options):
     """A run, readable alone."""
 
-    output_dir: str = Field(min_length=1)
+    output_dir: PathOrName
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     model: Model
     lora: Lora | None = None

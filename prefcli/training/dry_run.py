@@ -29,6 +29,7 @@ from prefcli.training.arguments import (
 )
 from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import check_fit, load_inputs
+from prefcli.training.packages import check_packages
 from prefcli.training.resume import where_it_stands
 
 T = TypeVar("T")
@@ -62,6 +63,8 @@ def dry_run(recipe: Recipe, method: Method, resume: str = "auto") -> Rehearsal:
     if status is not None:
         say(f"output: {recipe.output_dir} holds this run ({status})")
 
+    # Without a GPU here, what a GPU needs is another machine's matter, and noted below.
+    found.attempt(lambda: check_packages(recipe, gpu_too=device.kind == "cuda"))
     config = found.attempt(lambda: load_config(recipe.model))
     found.attempt(lambda: check_weights(recipe.model))
     tokenizer = found.attempt(lambda: load_tokenizer(recipe.model))

@@ -22,6 +22,8 @@ from prefcli.recipe.schema import Recipe
 
 Status = Literal["running", "finished", "diverged", "failed"]
 
+# What a run that was killed in its first moments may have left.
+_BEGUN = {".lock", "recipe.yaml", "recipe.yaml.partial", "run.json.partial"}
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -42,7 +44,7 @@ class RunFolder:
                 Problem(f"{self.path} is a file", path="output_dir", hint="name a folder")
             )
         _check_writable(self.path)
-        if not self.path.exists() or not any(p for p in self.path.iterdir() if p.name != ".lock"):
+        if not self.path.exists() or {p.name for p in self.path.iterdir()} <= _BEGUN:
             return None
         if not self.recipe.is_file() or not self.run.is_file():
             raise RecipeError(
@@ -53,8 +55,9 @@ class RunFolder:
                 )
             )
         run = self.read_run()
-        if run.get("status") == "failed" and not any(self.path.glob("checkpoint-*")):
-            return None  # a gate said no before anything was trained
+        trained = any(self.path.glob("checkpoint-*")) or self.model.exists()
+        if run.get("status") in ("running", "failed") and not trained:
+            return None  # a gate said no, or it crashed before there was anything to lose
         differences = _differences(
             {"method": run.get("method"), **yaml.safe_load(self.recipe.read_text("utf-8"))},
             {"method": method, **as_data(recipe)},
@@ -110,8 +113,7 @@ class RunFolder:
         text = yaml.safe_dump(as_data(recipe), sort_keys=False, allow_unicode=True)
         _write(
             self.recipe,
-            f"# Resolved by prefcli {__version__}; run again with: "
-            f"prefcli {method} {self.recipe.name}\n{text}",
+            f"# What `prefcli {method}` ran, with every default, by prefcli {__version__}.\n{text}",
         )
 
     def read_run(self) -> dict[str, Any]:
@@ -164,7 +166,16 @@ class RunFolder:
 def as_data(recipe: Recipe) -> dict[str, Any]:
     """The recipe as it is saved: sections that are not there are left out."""
     data = recipe.model_dump(mode="json", by_alias=True)
-    return {key: value for key, value in data.items() if value is not None}
+    return {key: _escaped(value) for key, value in data.items() if value is not None}
+
+
+def _escaped(value: Any) -> Any:
+    """What is resolved stays so when it is read again: a template may hold ${...} of its own."""
+    if isinstance(value, str):
+        return value.replace("${", r"\${")
+    if isinstance(value, list):
+        return [_escaped(v) for v in value]
+    return {k: _escaped(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -174,8 +185,9 @@ def is_complete(checkpoint: Path) -> bool:
     except (OSError, ValueError):
         return False
     weights = [*checkpoint.glob("*.safetensors")]
+    sharded = [*checkpoint.glob("pytorch_model_fsdp*"), *checkpoint.glob("global_step*")]
     return (
-        bool(weights)
+        bool(weights or sharded)
         and all(map(_reads, weights))
         and any(checkpoint.glob("rng_state*.pth"))
         and (checkpoint / "scheduler.pt").is_file()

@@ -46,6 +46,8 @@ def where_it_stands(
 def where_to_start(folder: RunFolder, resume: str, *, started: bool) -> Path | None:
     """The checkpoint to go on from, after clearing away what an interrupted run left half done."""
     if not started:
+        if is_main_process():
+            folder.clear()
         return None
     if resume == "auto":
         checkpoint, torn = folder.last_checkpoint()

@@ -33,6 +33,7 @@ from prefcli.recipe.schema import Recipe
 from prefcli.training.arguments import learning_rate, notes, plan
 from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import check_fit, load_inputs
+from prefcli.training.packages import check_packages
 from prefcli.training.record import first_entry, now
 from prefcli.training.resume import where_it_stands, where_to_start
 from prefcli.training.saving import room_on_disk, save_model
@@ -80,6 +81,7 @@ def _train(
         f"prefcli {method.name}: {recipe.model.name_or_path} on {device.name}",
         f"output: {folder.path} ({now()}, host {platform.node()}, process {os.getpid()})",
     )
+    check_packages(recipe)
     tokenizer = load_tokenizer(recipe.model)
     check_fit(recipe, load_config(recipe.model), tokenizer)
     inputs = load_inputs(recipe, method, tokenizer)

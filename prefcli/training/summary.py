@@ -56,7 +56,7 @@ def _in_words(first: dict[str, float], last: dict[str, float]) -> list[str]:
     key = "eval_logps/chosen"
     if key in first and key in last and last[key] < first[key]:
         words.append(
-            "chosen responses became less likely too, only less so than rejected ones; common "
-            "with DPO, and to be watched when it is large"
+            "chosen responses became less likely than at the start, too; common with DPO, and to "
+            "be watched when it is large"
         )
     return words

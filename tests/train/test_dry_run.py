@@ -151,3 +151,10 @@ def test_an_unwritable_output_folder(recipe_data, dry_run, tmp_path, monkeypatch
     assert code == 2
     assert document["problems"][0]["path"] == "output_dir"
     assert "not writable" in document["problems"][0]["message"]
+
+
+def test_a_missing_tracker_is_found_before_the_run(recipe_data, dry_run):
+    code, document, _ = dry_run(recipe_data, "dpo", "logging.report_to=[mlflow]")
+    assert code == 2
+    assert document["problems"][0]["path"] == "logging.report_to"
+    assert "prefcli[trackers]" in document["problems"][0]["hint"]

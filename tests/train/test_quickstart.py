@@ -37,6 +37,13 @@ def test_from_chance_to_nearly_all_held_out_pairs(tmp_path):
     changed = [row for row in rows if len(set(row["completions"].values())) == 2]
     assert len(changed) >= 3
 
+    for name in ("ipo", "kto", "orpo"):
+        changes = [f"output_dir={tmp_path / name}", "training.max_steps=2"]
+        changes += [start] if name != "orpo" else []
+        recipe = load(str(QUICKSTART / f"{name}.yaml"), changes).recipe
+        train(recipe, recipe.methods[name])
+        assert (tmp_path / name / "model" / "model.safetensors").is_file()
+
 
 def test_the_script_writes_the_shipped_files(tmp_path):
     """Same bytes: nobody has to trust a file that no script makes."""

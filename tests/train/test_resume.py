@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from prefcli.errors import RecipeError
+from prefcli.recipe import load
 from prefcli.training.folder import RunFolder, is_complete
 from prefcli.training.run import train
 from tests.train.conftest import metric_rows
@@ -158,6 +159,27 @@ def test_resume_takes_whole_checkpoints_of_this_run_only(recipe_data, make_recip
     again = weights(run.path)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert run.read_run()["resumed"][0]["checkpoint"] == "checkpoint-2"
+
+
+def test_a_run_that_crashed_before_its_first_checkpoint_frees_its_folder(recipe_data, make_recipe):
+    """The cure of most early crashes is a changed key; the folder must not stand in its way."""
+    recipe = make_recipe(recipe_data).recipe
+    run = RunFolder(recipe.output_dir)
+    run.path.mkdir()
+    run.start(recipe, "dpo")
+    changed = make_recipe(recipe_data, "dpo.beta=0.2").recipe
+    assert run.check(changed, "dpo") is None  # killed before run.json was written
+    run.write_run({"status": "running", "method": "dpo"})
+    train(changed, changed.dpo)
+    assert run.read_run()["effective"]["beta"] == 0.2
+
+
+def test_a_template_with_its_own_interpolation_survives_saving(recipe_data, make_recipe):
+    recipe_data["model"]["chat_template"] = r"{{ '\${x}' }}{{ eos_token }}"
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.dpo)
+    assert load(str(RunFolder(recipe.output_dir).recipe)).recipe == recipe
+    assert train(recipe, recipe.dpo).already_finished
 
 
 def test_two_processes_never_share_a_folder(recipe_data, make_recipe):

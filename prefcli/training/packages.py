@@ -1,0 +1,32 @@
+"""Packages that some settings need beyond prefcli's own: told before anything is loaded."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from prefcli.errors import Problem, RecipeError
+from prefcli.recipe.schema import Recipe
+
+
+def check_packages(recipe: Recipe, *, gpu_too: bool = True) -> None:
+    """Raises RecipeError naming the setting and the command that installs what it needs.
+
+    gpu_too: also what only the machine of the real run must have.
+    """
+    needs: list[tuple[str, str, str, str]] = []
+    if "8bit" in recipe.training.optim or "paged" in recipe.training.optim:
+        needs.append(("training.optim", recipe.training.optim, "bitsandbytes", "prefcli[quant]"))
+    for tracker in recipe.logging.report_to:
+        needs.append(("logging.report_to", tracker, tracker, "prefcli[trackers]"))
+    if recipe.model.attn_implementation == "flash_attention_2":
+        value = recipe.model.attn_implementation
+        needs.append(("model.attn_implementation", value, "flash_attn", "flash-attn"))
+    if not gpu_too:
+        needs = [need for need in needs if need[0] == "logging.report_to"]
+    problems = [
+        Problem(f"{value} needs {package}", path=path, hint=f"pip install '{install}'")
+        for path, value, package, install in needs
+        if find_spec(package) is None
+    ]
+    if problems:
+        raise RecipeError(problems)
