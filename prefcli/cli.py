@@ -18,7 +18,8 @@ from prefcli import __version__
 from prefcli.console import document, keep_stdout_for_json, say
 from prefcli.errors import ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS, Method
-from prefcli.recipe import Loaded, load
+from prefcli.recipe import Loaded, Recipe, library, load
+from prefcli.recipe.explain import missing_method
 
 # click keeps the lines of a paragraph that starts with \b.
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
@@ -116,8 +117,6 @@ def _method_command(name: str) -> Callable[..., None]:
 def _section(loaded: Loaded, name: str) -> Method:
     method = loaded.recipe.methods.get(name)
     if method is None:
-        from prefcli.recipe.explain import missing_method
-
         raise RecipeError(missing_method(loaded.recipe, name, loaded.places))
     return method
 
@@ -264,17 +263,13 @@ def validate(
 @app.command()
 def schema() -> None:
     """The recipe's JSON Schema, for completion in editors."""
-    from prefcli.recipe import Recipe
-
     _print_json(Recipe.model_json_schema(by_alias=True))
 
 
 @recipes_app.command("list")
 def list_recipes(as_json: Json = False) -> None:
     """Name and purpose of each shipped recipe."""
-    from prefcli.recipe.library import shipped
-
-    found = shipped()
+    found = library.shipped()
     if as_json:
         _print_json([{"name": r.name, "about": r.about} for r in found])
         return
@@ -286,9 +281,7 @@ def list_recipes(as_json: Json = False) -> None:
 @recipes_app.command("show")
 def show_recipe(name: str) -> None:
     """Print a shipped recipe."""
-    from prefcli.recipe.library import find
-
-    say(find(name).path.read_text(encoding="utf-8").rstrip())
+    say(library.find(name).path.read_text(encoding="utf-8").rstrip())
 
 
 @recipes_app.command("copy")
@@ -297,9 +290,7 @@ def copy_recipe(
     target: Annotated[Path, typer.Argument(help="Folder to copy into.")],
 ) -> None:
     """Copy a shipped recipe, or a folder of recipes with its data, to make it yours."""
-    from prefcli.recipe.library import copy
-
-    for path in copy(name, target):
+    for path in library.copy(name, target):
         say(str(path))
 
 
