@@ -6,7 +6,6 @@ The heavy half is imported inside commands, below the line that says `border`, a
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from prefcli import __version__
-from prefcli.console import document, keep_stdout_for_json, say
+from prefcli.console import document, is_main_process, keep_stdout_for_json, say
 from prefcli.errors import ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS, Method
 from prefcli.recipe import Loaded, Recipe, library, load
@@ -57,7 +56,7 @@ def main() -> None:
     try:
         app()
     except PrefcliError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if is_main_process():
             for problem in error.problems:
                 print(f"error: {problem}", file=sys.stderr)
         if "--json" in sys.argv:

@@ -15,13 +15,18 @@ def keep_stdout_for_json(wanted: bool) -> None:
     _json_on_stdout = wanted
 
 
+def is_main_process() -> bool:
+    """Of all processes a launcher started, the one that prints and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def stream() -> TextIO:
     return sys.stderr if _json_on_stdout else sys.stdout
 
 
 def say(*lines: str) -> None:
     """Print, flushed at once, so that a cluster log is complete when the job is killed."""
-    if not lines or os.environ.get("RANK", "0") != "0":
+    if not lines or not is_main_process():
         return
     try:
         print(*lines, sep="\n", file=stream(), flush=True)
@@ -32,7 +37,7 @@ def say(*lines: str) -> None:
 
 def document(text: str) -> None:
     """A result for a script: on standard output, once a run."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         try:
             print(text, flush=True)
         except BrokenPipeError:

@@ -10,6 +10,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets import List as ListOf
 
+from prefcli.data.files import ROWS_TRIED
 from prefcli.data.sources import RawRows
 from prefcli.data.store import stored
 from prefcli.errors import DataError, Problem
@@ -26,7 +27,6 @@ COLUMNS: dict[RowKind, tuple[str, ...]] = {
 _SHOWN_ERRORS = 10
 _SHOWN_ROWS = 3
 _CHUNK = 1000
-_ROWS_TRIED = 100
 _MESSAGES = ListOf({"role": Value("string"), "content": Value("string")})
 
 
@@ -113,7 +113,7 @@ def _shape(
     The rows before it may be the broken ones.
     """
     error = None
-    for index in indices[:_ROWS_TRIED]:
+    for index in indices[:ROWS_TRIED]:
         try:
             row = rows.row(index)
             shape = detect(row)

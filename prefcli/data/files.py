@@ -11,6 +11,7 @@ import csv
 import json
 import mmap
 import sys
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = 1000
-_ROWS_TRIED = 100
+ROWS_TRIED = 100
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,24 @@ def part_of(rows: Dataset, file: str) -> Part:
     return Part(file, Blocks(rows), list(rows.column_names), range(1, len(rows) + 1))
 
 
-class Blocks(Sequence[Raw]):
+class LazyRows(Sequence[Raw]):
+    """Rows that are made when they are asked for."""
+
+    @abstractmethod
+    def row(self, index: int) -> Raw:
+        """The row at an index."""
+
+    @overload
+    def __getitem__(self, index: int) -> Raw: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Raw]: ...
+    def __getitem__(self, index: int | slice) -> Raw | list[Raw]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.row(index)
+
+
+class Blocks(LazyRows):
     """A Dataset that is read in order: decoding a thousand rows at once is ten times as fast."""
 
     def __init__(self, rows: Dataset) -> None:
@@ -75,13 +93,7 @@ class Blocks(Sequence[Raw]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Raw: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Raw]: ...
-    def __getitem__(self, index: int | slice) -> Raw | list[Raw]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def row(self, index: int) -> Raw:
         start = index - index % _BLOCK
         if start != self._start:
             columns = self._rows[start : start + _BLOCK]
@@ -93,7 +105,7 @@ class Blocks(Sequence[Raw]):
         return self._block[index - start]
 
 
-class JsonLines(Sequence[Raw]):
+class JsonLines(LazyRows):
     """One JSON object a line, parsed when it is asked for; blank lines are none."""
 
     def __init__(self, path: Path) -> None:
@@ -130,13 +142,7 @@ class JsonLines(Sequence[Raw]):
     def __len__(self) -> int:
         return len(self._spans)
 
-    @overload
-    def __getitem__(self, index: int) -> Raw: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Raw]: ...
-    def __getitem__(self, index: int | slice) -> Raw | list[Raw]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def row(self, index: int) -> Raw:
         start, end = self._spans[index]
         return _object(_parse(self._text[start:end]))
 
@@ -166,7 +172,7 @@ def _json(path: Path, shown: str) -> Part:
 def _columns(rows: Sequence[Raw]) -> list[str]:
     """Of the first rows, those that can be read; JSON may leave a column out of any row."""
     names: dict[str, None] = {}
-    for i in range(min(len(rows), _ROWS_TRIED)):
+    for i in range(min(len(rows), ROWS_TRIED)):
         try:
             names |= dict.fromkeys(rows[i])
         except RowError:

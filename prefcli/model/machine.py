@@ -55,10 +55,6 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
 def refuse_many_gpus_without_launcher() -> None:
     """One process over several GPUs would run nn.DataParallel, which trl refuses much later."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from prefcli.console import say, warn
+from prefcli.console import is_main_process, say, warn
 from prefcli.errors import DivergedError, Problem, RecipeError
 from prefcli.methods import Method
-from prefcli.model.machine import is_main_process
 from prefcli.recipe.schema import Recipe
 from prefcli.training.folder import RunFolder, Status
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from transformers import Trainer
 
-from prefcli.console import say, warn
+from prefcli.console import is_main_process, say, warn
 from prefcli.errors import DivergedError, GateError, Problem, RecipeError
 from prefcli.measure.check_sft import SftReport, gate_split, measure_sft
 from prefcli.methods import Method
@@ -24,11 +24,7 @@ from prefcli.model import (
     machine,
     parameters_of,
 )
-from prefcli.model.machine import (
-    is_main_process,
-    refuse_many_gpus_without_launcher,
-    world_size,
-)
+from prefcli.model.machine import refuse_many_gpus_without_launcher, world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.training.arguments import learning_rate, notes, plan
 from prefcli.training.folder import RunFolder
@@ -111,7 +107,7 @@ def _train(
         targets = check_targets(recipe.lora, policy)
         say(f"lora: rank {recipe.lora.rank} on {len(targets)} layers")
     if method.needs_sft and recipe.check_sft.on_fail != "skip" and checkpoint is None:
-        split = gate_split(recipe, method.rows, tokenizer)
+        split = inputs.eval or gate_split(recipe, method.rows, tokenizer)
         report = measure_sft(policy.to(device.kind), tokenizer, split, recipe)
         run["check_sft"] = report.as_dict()
         _gate(report, recipe, folder, run)

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from safetensors import SafetensorError
 from transformers import Trainer
 
+from prefcli.console import is_main_process
 from prefcli.errors import Problem, RecipeError
-from prefcli.model.machine import is_main_process
 from prefcli.training.folder import RunFolder
 
 _NO_ROOM = 2**20
