@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from prefcli.options import Options
 
@@ -17,6 +17,24 @@ class LearningRates(NamedTuple):
 
     full: float
     lora: float
+
+
+class Band(NamedTuple):
+    """Where the published runs lie, ends included."""
+
+    low: float
+    high: float
+    source: str
+
+
+BATCH = Band(16, 128, "the published runs of alignment-handbook, SimPO and KTO")
+
+
+def pair_learning_rates(lora: bool) -> Band:
+    """Of the losses over log-ratios of pairs."""
+    if lora:
+        return Band(1e-6, 1e-5, "alignment-handbook's recipes, ten times the full values")
+    return Band(2e-7, 1e-6, "alignment-handbook's recipes; rules of thumb go to 5e-5 for LoRA")
 
 
 class Method(Options):
@@ -44,8 +62,19 @@ class Method(Options):
     def trl_options(self) -> Mapping[str, Any]:
         """This section in trl's names: the part of the trl config that the method owns."""
 
-    def start_loss(self) -> float | None:
-        """The loss while the policy still equals the reference; None where that says nothing."""
+    @abstractmethod
+    def bands(self, *, lora: bool, parameters: int) -> Mapping[str, Band]:
+        """Dotted recipe path -> the band of its published values, for a model of this size."""
+
+    def for_labels(self, desirable: int, undesirable: int) -> tuple[Self, list[str]]:
+        """The method for data with so many rows of each label, and what to say of it."""
+        return self, []
+
+    def start_loss(self, labels: Sequence[bool] = ()) -> float | None:
+        """The loss while the policy still equals the reference; None where that says nothing.
+
+        labels: those of the rows it is taken over, for methods that read labels.
+        """
         return None
 
     def notes(self) -> list[str]:

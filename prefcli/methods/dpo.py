@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from prefcli.methods.base import LearningRates, Method, RowKind
+from prefcli.methods.base import (
+    BATCH,
+    Band,
+    LearningRates,
+    Method,
+    RowKind,
+    pair_learning_rates,
+)
+from prefcli.methods.ipo import target_gap_notes
 from prefcli.options import Positive
 
 PairLoss = Literal[
     "sigmoid",
     "hinge",
     "robust",
+    "ipo",
     "exo_pair",
     "nca_pair",
     "bco_pair",
@@ -29,6 +38,9 @@ PairLoss = Literal[
 ]
 
 _READ_LABEL_SMOOTHING = {"robust", "exo_pair", "aot", "aot_unpaired"}
+# Elsewhere the unknown partition function of an f-divergence does not cancel.
+_READ_F_DIVERGENCE = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop"}
+_MEANS_OVER_TOKENS = {"ipo", "sigmoid_norm"}
 _LN_2 = math.log(2)
 
 
@@ -47,6 +59,16 @@ class Dpo(Method):
     """One weight a loss when loss_type is a list; equal weights of 1 if left out."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
     """Share of swapped labels assumed by robust, aot and aot_unpaired; epsilon of exo_pair."""
+    ld_alpha: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """LD-DPO (arXiv:2409.06411): weight of the tokens beyond the shorter side's length."""
+    f_divergence_type: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] = (
+        "reverse_kl"
+    )
+    """f-DPO (arXiv:2309.16240): what holds the policy to the reference; DPO has reverse_kl."""
+    f_alpha_divergence_coef: Positive | None = None
+    """The alpha of alpha_divergence; at 1 it is reverse_kl."""
+    discopop_tau: Positive | None = None
+    """Temperature of discopop's blend (arXiv:2406.08414, eq. 5); its paper's 0.05 if left out."""
 
     @property
     def losses(self) -> list[str]:
@@ -85,6 +107,32 @@ class Dpo(Method):
             )
         return self
 
+    @model_validator(mode="after")
+    def _legal_variants(self) -> Dpo:
+        losses = set(self.losses)
+        if self.discopop_tau is not None and "discopop" not in losses:
+            raise ValueError(f"discopop_tau has no effect with loss_type {self.losses}")
+        if self.ld_alpha is not None and losses & _MEANS_OVER_TOKENS:
+            raise ValueError(
+                f"ld_alpha and {', '.join(sorted(losses & _MEANS_OVER_TOKENS))} both correct for "
+                "length, and together divide a part of the tokens by all of them; keep one"
+            )
+        alpha = self.f_divergence_type == "alpha_divergence"
+        if alpha and self.f_alpha_divergence_coef is None:
+            raise ValueError("alpha_divergence needs f_alpha_divergence_coef, as in 0.5")
+        if self.f_alpha_divergence_coef is not None and not alpha:
+            raise ValueError(
+                f"f_alpha_divergence_coef has no effect with f_divergence_type "
+                f"{self.f_divergence_type}; write alpha_divergence or leave it out"
+            )
+        unread = losses - _READ_F_DIVERGENCE - {"sft"}
+        if self.f_divergence_type != "reverse_kl" and unread:
+            raise ValueError(
+                f"{', '.join(sorted(unread))} has no form for f_divergence_type "
+                f"{self.f_divergence_type}; these have: {', '.join(sorted(_READ_F_DIVERGENCE))}"
+            )
+        return self
+
     def trl_classes(self) -> tuple[type[Any], type[Any]]:
         from trl import DPOConfig, DPOTrainer
 
@@ -96,14 +144,35 @@ class Dpo(Method):
             "loss_type": self.losses,
             "loss_weights": self.loss_weights,
             "label_smoothing": self.label_smoothing,
+            "ld_alpha": self.ld_alpha,
+            "f_divergence_type": self.f_divergence_type,
+            # Without effect where they are None; trl wants numbers all the same.
+            "f_alpha_divergence_coef": self.f_alpha_divergence_coef or 0.5,
+            "discopop_tau": self.discopop_tau or 0.05,
         }
 
-    def start_loss(self) -> float | None:
+    def bands(self, *, lora: bool, parameters: int) -> Mapping[str, Band]:
+        found = {
+            "training.learning_rate": pair_learning_rates(lora),
+            "training.global_batch_size": BATCH,
+        }
+        # For the mean over tokens nothing is published, and a sum's beta does not carry over.
+        if not set(self.losses) & _MEANS_OVER_TOKENS:
+            low, source = 0.01, "zephyr 0.01 to 0.1, SmolLM2 0.5, OpenHermes' best 0.6"
+            if "sppo_hard" in self.losses:
+                low, source = 0.001, f"SPPO's 0.001; {source}"
+            found["dpo.beta"] = Band(low, 0.6, source)
+        return found
+
+    def start_loss(self, labels: Sequence[bool] = ()) -> float | None:
         weights = self.loss_weights or [1.0] * len(self.losses)
         parts = [_start_loss(loss, self.beta, self.label_smoothing) for loss in self.losses]
         if None in parts:
             return None
         return sum(w * part for w, part in zip(weights, parts, strict=True) if part is not None)
+
+    def notes(self) -> list[str]:
+        return target_gap_notes(self.beta) if "ipo" in self.losses else []
 
 
 def _start_loss(loss: str, beta: float, epsilon: float) -> float | None:
@@ -112,6 +181,8 @@ def _start_loss(loss: str, beta: float, epsilon: float) -> float | None:
         return None
     if loss == "exo_pair":  # KL((1/2, 1/2) || (1 - epsilon, epsilon)); arXiv:2402.00856, eq. 16
         return -_LN_2 - (math.log1p(-epsilon) + math.log(epsilon)) / 2
+    if loss == "ipo":
+        return 1 / (4 * beta**2)
     if loss == "sppo_hard":  # (1/(2 beta))^2 from either side; arXiv:2405.00675, eq. 4.7
         return 1 / (2 * beta**2)
     if loss in ("bco_pair", "nca_pair"):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from prefcli.methods.base import LearningRates, Method, RowKind
+from prefcli.methods.base import (
+    BATCH,
+    Band,
+    LearningRates,
+    Method,
+    RowKind,
+    pair_learning_rates,
+)
 from prefcli.options import Positive
 
 
@@ -32,14 +39,30 @@ class Ipo(Method):
     def trl_options(self) -> Mapping[str, Any]:
         return {"beta": self.beta, "loss_type": ["ipo"]}
 
-    def start_loss(self) -> float | None:
+    def bands(self, *, lora: bool, parameters: int) -> Mapping[str, Band]:
+        return {
+            "training.learning_rate": pair_learning_rates(lora),
+            "training.global_batch_size": BATCH,
+            "ipo.beta": Band(0.01, 1.0, "the scan of alignment-handbook (0.01 to 0.9)"),
+        }
+
+    def start_loss(self, labels: Sequence[bool] = ()) -> float | None:
         return self.target_gap**2
 
     def notes(self) -> list[str]:
-        gap = f"ipo pulls the margin to 1/(2 beta) = {self.target_gap:.3g} nats a token"
-        if self.target_gap <= 1:
-            return [gap]
-        return [
-            f"{gap}. That is far: with a learning rate that can reach it, text falls apart "
-            "while accuracy still looks good. beta 1.0 asks for 0.5 nats a token."
-        ]
+        return target_gap_notes(self.beta)
+
+
+def target_gap_notes(beta: float) -> list[str]:
+    """What IPO's beta asks for, so that nobody is surprised by the loss, or by the text."""
+    gap = 1 / (2 * beta)
+    asks = (
+        f"ipo pulls the margin to 1/(2 beta) = {gap:.3g} nats a token, so the loss starts at "
+        f"{gap**2:.4g}, however good the model"
+    )
+    if gap <= 1:
+        return [asks]
+    return [
+        f"{asks}. That is far: with a learning rate that can reach it, text falls apart "
+        "while accuracy still looks good. beta 1.0 asks for 0.5 nats a token"
+    ]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
-from prefcli.methods.base import LearningRates, Method, RowKind
+from prefcli.methods.base import BATCH, Band, LearningRates, Method, RowKind
 from prefcli.options import Positive
+
+Weight = Positive | Literal["auto"]
+
+_MOST = 4 / 3
+"""Upper end of the paper's band for (lambda_D n_D) / (lambda_U n_U); the lower is 1 (eq. 8)."""
 
 
 class Kto(Method):
@@ -21,10 +26,10 @@ class Kto(Method):
 
     beta: Positive = 0.1
     """How strongly the policy is held to the reference."""
-    desirable_weight: Positive = 1.0
-    """Weight of rows labelled true (the paper's lambda_D)."""
-    undesirable_weight: Positive = 1.0
-    """Weight of rows labelled false (the paper's lambda_U)."""
+    desirable_weight: Weight = "auto"
+    """Weight of rows labelled true (the paper's lambda_D). auto: 1, or more where true is rare."""
+    undesirable_weight: Weight = "auto"
+    """Weight of rows labelled false (the paper's lambda_U). auto: 1, or more where false is rare."""
     loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
 
     def trl_classes(self) -> tuple[type[Any], type[Any]]:
@@ -33,15 +38,74 @@ class Kto(Method):
         return KTOConfig, KTOTrainer
 
     def trl_options(self) -> Mapping[str, Any]:
+        desirable, undesirable = self._weights
         return {
             "beta": self.beta,
-            "desirable_weight": self.desirable_weight,
-            "undesirable_weight": self.undesirable_weight,
+            "desirable_weight": desirable,
+            "undesirable_weight": undesirable,
             "loss_type": self.loss_type,
         }
 
-    def start_loss(self) -> float | None:
-        # Half the mean label weight: exact when both weights agree, else it depends on the mix.
-        if self.desirable_weight == self.undesirable_weight:
-            return 0.5 * self.desirable_weight
-        return None
+    @property
+    def _weights(self) -> tuple[float, float]:
+        assert self.desirable_weight != "auto", "for_labels settles the weights"
+        assert self.undesirable_weight != "auto", "for_labels settles the weights"
+        return self.desirable_weight, self.undesirable_weight
+
+    def for_labels(self, desirable: int, undesirable: int) -> tuple[Self, list[str]]:
+        """With `auto` weights settled: (w_D n_D) / (w_U n_U) in [1, 4/3], where one can choose."""
+        good, bad = self.desirable_weight, self.undesirable_weight
+        counts = desirable / undesirable
+        if good == "auto" and bad == "auto":
+            good, bad = ("auto", 1.0) if counts < 1 else (1.0, "auto")
+        if good == "auto":
+            assert bad != "auto"
+            good = _nearest(1.0, 1 / counts * bad, _MOST / counts * bad)
+        elif bad == "auto":
+            bad = _nearest(1.0, counts * good / _MOST, counts * good)
+        settled = {"desirable_weight": good, "undesirable_weight": bad}
+        ratio = good * desirable / (bad * undesirable)
+        line = (
+            f"kto: {desirable} desirable rows weigh {good:.3g} each, {undesirable} undesirable "
+            f"{bad:.3g}: together {ratio:.2f} to 1"
+        )
+        # trl's own bounds are rounded to two digits.
+        line += (
+            " (the paper's band is 1 to 1.33, eq. 8)"
+            if 0.99 <= ratio <= 1.01 * _MOST
+            else ", outside the paper's 1 to 1.33 (eq. 8); leave one weight at auto to be inside"
+        )
+        return self.model_copy(update=settled), [line]
+
+    def bands(self, *, lora: bool, parameters: int) -> Mapping[str, Band]:
+        rate = (
+            Band(1e-6, 1e-5, "published LoRA runs of KTO")
+            if lora
+            else Band(5e-7, 5e-6, "the KTO authors' advice in trl; at most 1e-6 at beta 0.1")
+        )
+        return {
+            "training.learning_rate": rate,
+            "training.global_batch_size": BATCH,
+            "kto.beta": Band(0.01, 0.9, "the scan of alignment-handbook"),
+        }
+
+    def start_loss(self, labels: Sequence[bool] = ()) -> float | None:
+        """Half the mean weight of the labels."""
+        if "auto" in (self.desirable_weight, self.undesirable_weight):
+            return None
+        good, bad = self._weights
+        if labels:
+            return sum(good if label else bad for label in labels) / (2 * len(labels))
+        return good / 2 if good == bad else None
+
+    def notes(self) -> list[str]:
+        if self.loss_type != "kto":
+            return []
+        return [
+            "kto estimates its KL term within a device batch: per_device_train_batch_size is part "
+            "of the method, and its authors advise 4 or more"
+        ]
+
+
+def _nearest(wish: float, low: float, high: float) -> float:
+    return min(max(wish, low), high)

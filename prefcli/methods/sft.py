@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from prefcli.methods.base import LearningRates, Method, RowKind
+from prefcli.methods.base import BATCH, Band, LearningRates, Method, RowKind
 from prefcli.options import Flag
 
 
@@ -39,3 +39,13 @@ class Sft(Method):
             "packing": self.packing,
             "loss_type": self.loss_type,
         }
+
+    def bands(self, *, lora: bool, parameters: int) -> Mapping[str, Band]:
+        handbook = "alignment-handbook's recipes"
+        if lora:
+            rate = Band(1e-4, 3e-4, handbook)
+        elif parameters <= 5e8:
+            rate = Band(1e-5, 1e-3, f"{handbook}; SmolLM for the upper end")
+        else:
+            rate = Band(1e-5, 5e-5, handbook)
+        return {"training.learning_rate": rate, "training.global_batch_size": BATCH}

@@ -64,6 +64,8 @@ FOREIGN: dict[str, str] = {
     "kto_desirable_weight": "kto.desirable_weight",
     "kto_undesirable_weight": "kto.undesirable_weight",
     "orpo_alpha": "orpo.lambda",
+    "simpo_gamma": "simpo.gamma",
+    "gamma_beta_ratio": "simpo.gamma",
     # training
     "epochs": "training.num_train_epochs",
     "num_epochs": "training.num_train_epochs",

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from prefcli.methods import METHODS, Dpo, Ipo, Kto, Method, Orpo, Sft
+from prefcli.methods import METHODS, Dpo, Ipo, Kto, Method, Orpo, Sft, Simpo
 from prefcli.options import Count, Flag, Fraction, Options, Positive
 
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -227,6 +227,7 @@ class Recipe(Options):
     ipo: Ipo | None = None
     kto: Kto | None = None
     orpo: Orpo | None = None
+    simpo: Simpo | None = None
     data: Data
     training: Training = Field(default_factory=Training)
     check_sft: CheckSft = Field(default_factory=CheckSft)

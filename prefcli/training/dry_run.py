@@ -86,6 +86,8 @@ def dry_run(recipe: Recipe, method: Method, resume: str = "auto") -> Rehearsal:
         known = tokenizer
         inputs = found.attempt(lambda: load_inputs(recipe, method, known))
         if inputs is not None:
+            method, settled = inputs.settle(method)
+            say(*settled)
             for split in inputs.splits:
                 say(*split.lines())
                 found.facts[split.name] = split.as_dict()

@@ -36,6 +36,14 @@ class Inputs:
             f"{rows % batch} rows; they are exact when per_device_eval_batch_size divides {rows}"
         ]
 
+    def settle(self, method: Method) -> tuple[Method, list[str]]:
+        """The method with what only the data can tell, and what to say of it."""
+        if method.rows != "labelled":
+            return method, []
+        labels = self.train.rows["label"]
+        desirable = sum(labels)
+        return method.for_labels(desirable, len(labels) - desirable)
+
     @property
     def splits(self) -> list[Split]:
         return [self.train, self.eval] if self.eval is not None else [self.train]

@@ -81,8 +81,10 @@ def _train(
     tokenizer = load_tokenizer(recipe.model)
     check_fit(recipe, load_config(recipe.model), tokenizer)
     inputs = load_inputs(recipe, method, tokenizer)
+    method, settled = inputs.settle(method)
     for split in inputs.splits:
         say(*split.lines())
+    say(*settled)
     rows, exact = inputs.sequences(method, recipe.data.max_length)
     steps = plan(recipe.training, rows, exact=exact, has_eval=inputs.eval is not None)
     say(*steps.lines(recipe.training))

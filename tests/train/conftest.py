@@ -127,6 +127,7 @@ def recipe_data(tiny_model, tmp_path) -> dict:
         "ipo": {"beta": 1.0},
         "kto": {},
         "orpo": {},
+        "simpo": {},
         "data": {
             "train": {"path": str(train)},
             "eval": {"path": str(held_out)},

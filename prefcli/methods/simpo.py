@@ -1,0 +1,61 @@
+"""Simple Preference Optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from prefcli.methods.base import BATCH, Band, LearningRates, Method, RowKind
+from prefcli.options import Positive
+
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class Simpo(Method):
+    """Simple Preference Optimization (Meng et al. 2024, arXiv:2405.14734, eq. 6): no reference."""
+
+    name: ClassVar[str] = "simpo"
+    rows: ClassVar[RowKind] = "pair"
+    needs_reference: ClassVar[bool] = False
+    prompt_margin: ClassVar[int] = 1  # trl adds a BOS token where the text has none
+    max_seam: ClassVar[int | None] = 1  # beyond that it raises, or takes the wrong tokens
+    learning_rates: ClassVar[LearningRates] = LearningRates(full=6e-7, lora=6e-6)
+
+    beta: Positive = 2.0
+    """Scale of the reward, which is the mean log-probability of a response's tokens."""
+    gamma: NonNegative = 1.0
+    """Margin by which the chosen reward should lead; the authors start at gamma/beta 0.5."""
+    cpo_alpha: NonNegative = 0.0
+    """Weight of an SFT term on the chosen side (CPO's), against forgetting."""
+
+    def trl_classes(self) -> tuple[type[Any], type[Any]]:
+        from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+        return CPOConfig, CPOTrainer
+
+    def trl_options(self) -> Mapping[str, Any]:
+        return {
+            "loss_type": "simpo",
+            "beta": self.beta,
+            "simpo_gamma": self.gamma,
+            "cpo_alpha": self.cpo_alpha,
+            # trl's CPO reads its own columns by name.
+            "remove_unused_columns": False,
+        }
+
+    def bands(self, *, lora: bool, parameters: int) -> Mapping[str, Band]:
+        rate = (
+            Band(3e-6, 1e-5, "ten times the authors' full values, alignment-handbook's LoRA rule")
+            if lora
+            else Band(3e-7, 1e-6, "the authors' repository")
+        )
+        return {
+            "training.learning_rate": rate,
+            "training.global_batch_size": BATCH,
+            "simpo.beta": Band(2.0, 10.0, "the authors' repository"),
+            "simpo.gamma": Band(
+                0.1 * self.beta, 0.8 * self.beta, "gamma/beta 0.1 to 0.8, the authors' repository"
+            ),
+        }
