@@ -102,12 +102,18 @@ def _method_command(name: str) -> Callable[..., None]:
             ),
         ] = "auto",
         output_dir: OutputDir = None,
+        allow_unusual: Annotated[
+            bool,
+            typer.Option(
+                "--allow-unusual", help="Take values ten times outside what is published."
+            ),
+        ] = False,
         as_json: Json = False,
     ) -> None:
         keep_stdout_for_json(as_json)
         loaded = _load(recipe, overrides, output_dir)
-        method = _section(loaded, name)
-        (_rehearse if dry_run else _train)(loaded, method, resume, as_json)
+        run = _rehearse if dry_run else _train
+        run(loaded, _section(loaded, name), resume, as_json, allow_unusual=allow_unusual)
 
     command.__doc__ = METHODS[name].__doc__
     return command
@@ -120,13 +126,15 @@ def _section(loaded: Loaded, name: str) -> Method:
     return method
 
 
-def _train(loaded: Loaded, method: Method, resume: str, as_json: bool) -> None:
+def _train(
+    loaded: Loaded, method: Method, resume: str, as_json: bool, *, allow_unusual: bool
+) -> None:
     from prefcli.training.run import train  # border
     from prefcli.training.watch import quiet_libraries
 
     quiet_libraries()
     try:
-        outcome = train(loaded.recipe, method, resume)
+        outcome = train(loaded.recipe, method, resume, allow_unusual=allow_unusual)
     except PrefcliError as error:
         raise LocatedError(error, loaded) from None
     except KeyboardInterrupt:
@@ -136,12 +144,14 @@ def _train(loaded: Loaded, method: Method, resume: str, as_json: bool) -> None:
         _print_json(vars(outcome))
 
 
-def _rehearse(loaded: Loaded, method: Method, resume: str, as_json: bool) -> None:
+def _rehearse(
+    loaded: Loaded, method: Method, resume: str, as_json: bool, *, allow_unusual: bool
+) -> None:
     from prefcli.training.dry_run import dry_run  # border
     from prefcli.training.watch import quiet_libraries
 
     quiet_libraries()
-    found = dry_run(loaded.recipe, method, resume)
+    found = dry_run(loaded.recipe, method, resume, allow_unusual=allow_unusual)
     texts = dict.fromkeys(loaded.places.overrides.values())
     problems = [loaded.locate(problem) for problem in found.problems]
     code = found.failure.exit_code if found.failure else ExitCode.DONE

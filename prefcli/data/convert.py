@@ -15,6 +15,7 @@ from prefcli.data.sources import RawRows
 from prefcli.data.store import stored
 from prefcli.errors import DataError, Problem
 from prefcli.formats import FORMATS, Format, RowError, detect
+from prefcli.formats.chat import split_last_turn
 from prefcli.methods import RowKind
 
 COLUMNS: dict[RowKind, tuple[str, ...]] = {
@@ -57,8 +58,12 @@ def convert(
     wanted: RowKind,
     place: Place,
     dropped: dict[str, Dropped],
+    *,
+    last_turn: bool = False,
 ) -> Dataset:
     """Canonical rows with `_file` and `_row` (its number there); `dropped` counts the others.
+
+    last_turn: a conversation becomes a prompt and its last turn, which alone is the completion.
 
     Pairs stay pairs where labelled rows are wanted, so that both sides are kept or dropped
     together; `pairs_to_labels` comes later. Raises DataError with the first few broken rows.
@@ -74,6 +79,9 @@ def convert(
         here = f"{file}: row {number}"
         try:
             row = shape.convert({**blank, **rows.row(index)})
+            if last_turn and "messages" in row:
+                prompt, answer = split_last_turn(row["messages"], "messages")
+                row = {"prompt": prompt, "completion": answer}
             if not example:
                 example, example_place = row, here
             _check_texts(row)

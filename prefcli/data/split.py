@@ -100,12 +100,14 @@ def load_split(
     limits: Limits,
     seed: int,
     shuffle: bool = False,
+    last_turn: bool = False,
     num_proc: int | None = None,
 ) -> Split:
     """Rows of `kind` from all sources, without those that can't be trained on.
 
     where: dotted path of the sources in the recipe, as in data.train.
     shuffle: fix a seeded order now, for trainers that keep the order of the rows.
+    last_turn: of a conversation, the last turn alone is the completion.
     Raises RecipeError for a wrong path or option, DataError for a wrong row.
     """
     dropped: dict[str, Dropped] = {}
@@ -115,7 +117,7 @@ def load_split(
         raw = read(source, place.where)
         indices = sample(raw, source.fraction, seed)
         total += len(indices)
-        rows = convert(raw, indices, kind, place, dropped)
+        rows = convert(raw, indices, kind, place, dropped, last_turn=last_turn)
         _need_template(rows, tokenizer, place)
         measures = _measure(rows, tokenizer, kind, limits, num_proc)
         keep = []

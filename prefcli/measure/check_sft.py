@@ -14,7 +14,7 @@ from prefcli.data import Limits, Split, load_split, tokenise
 from prefcli.errors import DataError
 from prefcli.measure.scoring import Score, score
 from prefcli.methods import Method, RowKind
-from prefcli.model import load_model, load_tokenizer, machine
+from prefcli.model import load_policy, load_tokenizer, machine, on_device
 from prefcli.recipe import Recipe
 
 _WORST = 5
@@ -81,8 +81,9 @@ def check_sft(recipe: Recipe) -> SftReport:
     device = machine()
     tokenizer = load_tokenizer(recipe.model)
     split = gate_split(recipe, kind_of(list(recipe.methods.values())), tokenizer)
-    model = load_model(recipe.model, device.dtype(recipe.model, recipe.lora), recipe.seed)
-    return measure_sft(model.to(device.kind), tokenizer, split, recipe)
+    dtype = device.dtype(recipe.model, frozen=recipe.trains_adapter)
+    model = load_policy(recipe.model, dtype, recipe.seed)
+    return measure_sft(on_device(model, device), tokenizer, split, recipe)
 
 
 def kind_of(methods: Sequence[Method]) -> RowKind:

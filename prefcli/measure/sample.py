@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from peft import AutoPeftModelForCausalLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import set_seed as seed_everything
 
@@ -16,8 +14,8 @@ from prefcli.data.sources import read
 from prefcli.errors import DataError, RecipeError
 from prefcli.formats import RowError
 from prefcli.formats.chat import Message, to_prompt
-from prefcli.model import load_model, load_tokenizer, machine
-from prefcli.model.weights import loading
+from prefcli.model import load_policy, load_tokenizer, machine
+from prefcli.model.start import holds_adapter
 from prefcli.recipe.schema import Model, Source
 
 Prompt = str | list[Message]
@@ -41,7 +39,7 @@ def answers(
     prompts = read_prompts(prompts_file)
     columns = {}
     for name in models:
-        model, tokenizer = load_policy(Model(name_or_path=name, chat_template=chat_template))
+        model, tokenizer = load_writer(Model(name_or_path=name, chat_template=chat_template))
         columns[name] = sample(model, tokenizer, prompts, options)
     return [
         {
@@ -71,18 +69,14 @@ def read_prompts(path: str) -> list[Prompt]:
     return prompts
 
 
-def load_policy(options: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_writer(options: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A finished run's model/ folder, an adapter with its base, or any hub model."""
     device = machine()
     dtype = torch.bfloat16 if device.bfloat16 else torch.float32
-    if (Path(options.name_or_path) / "adapter_config.json").is_file():
-        with loading(options, "adapter", adapter=True):
-            model = AutoPeftModelForCausalLM.from_pretrained(options.name_or_path, dtype=dtype)
-        tokenizer = load_tokenizer(options, adapter=True)
-    else:
-        model = load_model(options, dtype, seed=0)
-        tokenizer = load_tokenizer(options)
-    return model.to(device.kind).eval(), tokenizer
+    if holds_adapter(options.name_or_path, options.revision):
+        options = options.model_copy(update={"adapter": "merge"})
+    model = load_policy(options, dtype, seed=0)
+    return model.to(device.kind).eval(), load_tokenizer(options)
 
 
 @torch.no_grad()

@@ -45,6 +45,8 @@ class Method(Options):
     needs_reference: ClassVar[bool] = True
     needs_sft: ClassVar[bool] = True
     """Starts from an SFT policy, so `check-sft` guards it."""
+    keeps_dropout: ClassVar[bool] = False
+    """Trains with the base model's own dropout; the others compare two passes, which it blurs."""
     min_per_device_batch: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
     """trl keeps the row order, so rows are shuffled once, before training."""
@@ -70,10 +72,13 @@ class Method(Options):
         """The method for data with so many rows of each label, and what to say of it."""
         return self, []
 
-    def start_loss(self, labels: Sequence[bool] = ()) -> float | None:
+    def start_loss(
+        self, labels: Sequence[bool] = (), chosen_nll: float | None = None
+    ) -> float | None:
         """The loss while the policy still equals the reference; None where that says nothing.
 
         labels: those of the rows it is taken over, for methods that read labels.
+        chosen_nll: mean negative log-probability per token of the chosen side, for SFT terms.
         """
         return None
 

@@ -164,9 +164,16 @@ class Dpo(Method):
             found["dpo.beta"] = Band(low, 0.6, source)
         return found
 
-    def start_loss(self, labels: Sequence[bool] = ()) -> float | None:
+    def start_loss(
+        self, labels: Sequence[bool] = (), chosen_nll: float | None = None
+    ) -> float | None:
         weights = self.loss_weights or [1.0] * len(self.losses)
-        parts = [_start_loss(loss, self.beta, self.label_smoothing) for loss in self.losses]
+        if self.ld_alpha is not None:
+            chosen_nll = None  # trl's logps/chosen are then weighted ones
+        parts = [
+            chosen_nll if loss == "sft" else _start_loss(loss, self.beta, self.label_smoothing)
+            for loss in self.losses
+        ]
         if None in parts:
             return None
         return sum(w * part for w, part in zip(weights, parts, strict=True) if part is not None)
@@ -175,10 +182,8 @@ class Dpo(Method):
         return target_gap_notes(self.beta) if "ipo" in self.losses else []
 
 
-def _start_loss(loss: str, beta: float, epsilon: float) -> float | None:
-    """The loss where every log-ratio is 0; None for `sft`, which depends on the model."""
-    if loss == "sft":
-        return None
+def _start_loss(loss: str, beta: float, epsilon: float) -> float:
+    """The loss where every log-ratio is 0."""
     if loss == "exo_pair":  # KL((1/2, 1/2) || (1 - epsilon, epsilon)); arXiv:2402.00856, eq. 16
         return -_LN_2 - (math.log1p(-epsilon) + math.log(epsilon)) / 2
     if loss == "ipo":

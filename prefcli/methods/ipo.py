@@ -46,7 +46,9 @@ class Ipo(Method):
             "ipo.beta": Band(0.01, 1.0, "the scan of alignment-handbook (0.01 to 0.9)"),
         }
 
-    def start_loss(self, labels: Sequence[bool] = ()) -> float | None:
+    def start_loss(
+        self, labels: Sequence[bool] = (), chosen_nll: float | None = None
+    ) -> float | None:
         return self.target_gap**2
 
     def notes(self) -> list[str]:

@@ -27,9 +27,9 @@ class Kto(Method):
     beta: Positive = 0.1
     """How strongly the policy is held to the reference."""
     desirable_weight: Weight = "auto"
-    """Weight of rows labelled true (the paper's lambda_D). auto: 1, or more where true is rare."""
+    """Weight of rows labelled true (the paper's lambda_D). auto: 1, more where true is rare."""
     undesirable_weight: Weight = "auto"
-    """Weight of rows labelled false (the paper's lambda_U). auto: 1, or more where false is rare."""
+    """Weight of rows labelled false (the paper's lambda_U). auto: 1, more where false is rare."""
     loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
 
     def trl_classes(self) -> tuple[type[Any], type[Any]]:
@@ -89,7 +89,9 @@ class Kto(Method):
             "kto.beta": Band(0.01, 0.9, "the scan of alignment-handbook"),
         }
 
-    def start_loss(self, labels: Sequence[bool] = ()) -> float | None:
+    def start_loss(
+        self, labels: Sequence[bool] = (), chosen_nll: float | None = None
+    ) -> float | None:
         """Half the mean weight of the labels."""
         if "auto" in (self.desirable_weight, self.undesirable_weight):
             return None

@@ -16,6 +16,7 @@ class Sft(Method):
     rows: ClassVar[RowKind] = "demonstration"
     needs_reference: ClassVar[bool] = False
     needs_sft: ClassVar[bool] = False
+    keeps_dropout: ClassVar[bool] = True
     learning_rates: ClassVar[LearningRates] = LearningRates(full=2e-5, lora=2e-4)
 
     completion_only_loss: Flag = True

@@ -1,7 +1,8 @@
 """Tokenizer, weights and adapters, from a hub id or a folder."""
 
 from prefcli.model.adapters import check_targets, lora_config
-from prefcli.model.machine import Machine, machine
+from prefcli.model.machine import Machine, machine, on_device
+from prefcli.model.start import load_policy, load_reference, start_of
 from prefcli.model.tokenizer import load_tokenizer
 from prefcli.model.weights import load_config, load_model, parameters_of
 
@@ -10,8 +11,12 @@ __all__ = [
     "check_targets",
     "load_config",
     "load_model",
+    "load_policy",
+    "load_reference",
     "load_tokenizer",
     "lora_config",
     "machine",
+    "on_device",
     "parameters_of",
+    "start_of",
 ]

@@ -50,3 +50,17 @@ def check_targets(options: Lora, model: PreTrainedModel) -> list[str]:
             )
         found += matched
     return found
+
+
+def disable_base_dropout(model: torch.nn.Module) -> None:
+    """Switch off every dropout but the adapters' own; trl's switch knows no difference."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout) and ".lora_dropout." not in name:
+            module.p = 0.0
+
+
+def freeze_reference_adapter(model: torch.nn.Module) -> None:
+    """trl's frozen copy of an adapter keeps its dropout, which would blur the reference."""
+    for name, module in model.named_modules():
+        if name.endswith(".lora_dropout.ref") and isinstance(module, torch.nn.Dropout):
+            module.p = 0.0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.recipe.schema import Lora, Model
+from prefcli.recipe.schema import Model
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,23 @@ class Machine:
         """Run in float16 with loss scaling?"""
         return self.kind == "cuda" and model.dtype == "float16"
 
-    def dtype(self, model: Model, lora: Lora | None) -> torch.dtype:
-        """Type of the weights. Trained weights stay float32 unless the recipe insists, because
-        small updates vanish in bfloat16's 8 bits; frozen ones need no such care."""
+    def dtype(self, model: Model, *, frozen: bool) -> torch.dtype:
+        """Type of the weights; frozen: those under an adapter.
+
+        Trained weights stay float32 unless the recipe insists, because small updates vanish in
+        bfloat16's 8 bits; frozen ones need no such care.
+        """
         if model.dtype == "bfloat16":
             return torch.bfloat16
-        if model.dtype == "auto" and lora is not None and self.autocast(model):
+        if model.dtype == "auto" and frozen and self.autocast(model):
             return torch.bfloat16
         # float16 trains with loss scaling, which wants float32 weights.
         return torch.float32
+
+
+def on_device(model: torch.nn.Module, device: Machine) -> Any:
+    """The model there; quantised weights are there already."""
+    return model if getattr(model, "quantization_method", None) else model.to(device.kind)
 
 
 def machine() -> Machine:

@@ -8,17 +8,23 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prefcli.errors import Problem, RecipeError
+from prefcli.model.start import start_of
 from prefcli.model.weights import loading
 from prefcli.recipe.schema import Model
 
 
-def load_tokenizer(options: Model, *, adapter: bool = False) -> PreTrainedTokenizerBase:
-    """Raises RecipeError where the folder has none, or it lacks an end token.
+def load_tokenizer(options: Model) -> PreTrainedTokenizerBase:
+    """The one beside the weights, or beside the adapter, or of the adapter's base.
 
-    adapter: the folder may hold an adapter instead of a model.
+    Raises RecipeError where there is none, or it lacks an end token.
     """
-    with loading(options, "tokenizer", adapter=adapter):
-        tokenizer = AutoTokenizer.from_pretrained(options.name_or_path, revision=options.revision)
+    source = options
+    start = start_of(options)
+    folder = Path(options.name_or_path).expanduser()
+    if start.adapter is not None and not (folder / "tokenizer_config.json").is_file():
+        source = start.base
+    with loading(source, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(source.name_or_path, revision=source.revision)
     if options.chat_template is not None:
         tokenizer.chat_template = _template(options.chat_template)
         _try_template(tokenizer)

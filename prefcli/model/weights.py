@@ -18,15 +18,14 @@ from transformers import (
 from transformers import set_seed as seed_everything
 
 from prefcli.errors import Problem, RecipeError
+from prefcli.model.quantization import quantized
 from prefcli.recipe.schema import Model
 
 
 @contextmanager
-def loading(options: Model, what: str, *, adapter: bool = False) -> Iterator[None]:
+def loading(options: Model, what: str) -> Iterator[None]:
     """Turn the libraries' ways of saying "not there" into an error about the recipe."""
     path = Path(options.name_or_path).expanduser()
-    if not adapter:
-        _refuse_adapter_folder(options, path)
     if path.is_dir() and options.revision is not None:
         raise RecipeError(
             Problem("a local folder has no revisions", path="model.revision", hint="leave it out")
@@ -70,21 +69,8 @@ def _hint(text: str, path: Path) -> str | None:
     return None
 
 
-def _refuse_adapter_folder(options: Model, path: Path) -> None:
-    if (path / "adapter_config.json").is_file():
-        raise RecipeError(
-            Problem(
-                f"{options.name_or_path} holds a LoRA adapter, not a model: which policy is the "
-                "reference would be a guess",
-                path="model.name_or_path",
-                hint="merge it first: AutoPeftModelForCausalLM.from_pretrained(FOLDER)"
-                ".merge_and_unload().save_pretrained(NEW_FOLDER), with its tokenizer",
-            )
-        )
-
-
 def load_config(options: Model) -> PretrainedConfig:
-    """The architecture, without weights. Raises RecipeError."""
+    """The architecture, without weights. Raises RecipeError. Takes plain models (see start.py)."""
     with loading(options, "config"):
         return AutoConfig.from_pretrained(options.name_or_path, revision=options.revision)
 
@@ -114,6 +100,7 @@ def load_model(options: Model, dtype: torch.dtype, seed: int) -> PreTrainedModel
             dtype=dtype,
             use_safetensors=True,
             **attention,
+            **quantized(options, dtype),
         )
 
 

@@ -39,6 +39,27 @@ class Model(Options):
     """auto: whatever transformers picks on this machine."""
     chat_template: str | None = None
     """A .jinja file, or the template itself; left out, the tokenizer's own is used."""
+    adapter: Literal["continue", "stack", "merge"] | None = None
+    """Where name_or_path holds a LoRA adapter. continue: train that adapter on. stack: a new one
+    (lora:) over it. merge: into its base, which is then trained in full. The reference is the
+    base with the adapter, in each case."""
+    quantization: Literal["4bit", "8bit"] | None = None
+    """Frozen base weights in NF4 or int8 under an adapter (QLoRA, Dettmers et al. 2023,
+    arXiv:2305.14314); needs bitsandbytes."""
+
+    @model_validator(mode="after")
+    def _pretrained_for_these(self) -> Model:
+        if self.init == "random" and (self.adapter or self.quantization):
+            key = "adapter" if self.adapter else "quantization"
+            raise ValueError(f"{key} has no meaning for random weights; leave init or {key} out")
+        if self.quantization and self.adapter in ("stack", "merge"):
+            raise ValueError(
+                f"adapter {self.adapter} merges into the base, and quantization leaves no weights "
+                "to merge into; write adapter: continue, or merge in 16 bits first"
+            )
+        if self.quantization and self.dtype == "float32":
+            raise ValueError("dtype float32 has no effect with quantization; leave dtype out")
+        return self
 
 
 class Lora(Options):
@@ -65,6 +86,23 @@ class Lora(Options):
                 "trained; leave lm_head out"
             )
         return value
+
+
+class Reference(Options):
+    """What the policy is held to. Left out: the starting policy, whatever it is made of."""
+
+    name_or_path: PathOrName | None = None
+    """Another model than the starting policy: hub id, folder, or a folder with an adapter."""
+    revision: str | None = None
+    precompute: Flag = False
+    """Score all rows once, before training, and keep the figures on disk for later runs: the
+    reference needs no memory while training."""
+
+    @model_validator(mode="after")
+    def _revision_of_something(self) -> Reference:
+        if self.revision is not None and self.name_or_path is None:
+            raise ValueError("revision has no effect without name_or_path; see model.revision")
+        return self
 
 
 class Source(Options):
@@ -108,6 +146,21 @@ class Data(Options):
     """Processes that convert and tokenise."""
 
 
+class SftMix(Options):
+    """SFT demonstrations beside the preference rows of each optimizer step, against forgetting.
+
+    The step minimises L_preference + weight * (S / P) * NLL over P preference rows and S
+    demonstrations; NLL is the mean over their response tokens.
+    """
+
+    fraction: Annotated[float, Field(ge=0.0, le=0.5)] = 0.15
+    """Share of demonstrations among the examples of a step: S / (S + P); 0 mixes nothing in."""
+    data: Sources
+    """Demonstrations; of a conversation, the last turn is the response."""
+    weight: Positive = 1.0
+    """1: a demonstration counts as much as a preference row."""
+
+
 class Training(Options):
     """How long, how fast, how often. Names are transformers' own."""
 
@@ -115,7 +168,8 @@ class Training(Options):
     max_steps: Count | None = None
     """Stop after this many optimizer steps, whatever the epochs say."""
     global_batch_size: Count = 32
-    """Rows per optimizer step over all devices; accumulation is derived from it."""
+    """Rows per optimizer step over all devices; accumulation is derived from it. Demonstrations of
+    sft_mix come on top."""
     per_device_train_batch_size: Count = 8
     per_device_eval_batch_size: Count | None = None
     """Left out: as in training."""
@@ -164,7 +218,10 @@ class Training(Options):
                 f"per_device_train_batch_size {self.per_device_train_batch_size}; "
                 f"per-device sizes that divide it: {', '.join(map(str, divisors))}"
             )
-        adam = sorted(k for k in self.model_fields_set if k.startswith("adam_"))
+        fields = type(self).model_fields
+        adam = sorted(
+            k for k in fields if k.startswith("adam_") and getattr(self, k) != fields[k].default
+        )
         if adam and "adam" not in self.optim:
             raise ValueError(f"{', '.join(adam)} has no effect with optim {self.optim}")
         constant = self.lr_scheduler_type == "constant"
@@ -222,6 +279,7 @@ class Recipe(Options):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     model: Model
     lora: Lora | None = None
+    reference: Reference = Field(default_factory=Reference)
     sft: Sft | None = None
     dpo: Dpo | None = None
     ipo: Ipo | None = None
@@ -229,6 +287,7 @@ class Recipe(Options):
     orpo: Orpo | None = None
     simpo: Simpo | None = None
     data: Data
+    sft_mix: SftMix | None = None
     training: Training = Field(default_factory=Training)
     check_sft: CheckSft = Field(default_factory=CheckSft)
     logging: Logging = Field(default_factory=Logging)
@@ -255,6 +314,47 @@ class Recipe(Options):
         return self
 
     @model_validator(mode="after")
+    def _an_adapter_where_one_is_trained(self) -> Recipe:
+        adapter = self.model.adapter
+        if adapter == "stack" and self.lora is None:
+            raise ValueError("model.adapter stack needs a lora section: it is the new adapter")
+        if adapter == "continue" and self.lora is not None:
+            raise ValueError(
+                "model.adapter continue trains the adapter with the rank, alpha and layers it "
+                "has; leave the lora section out, or write stack"
+            )
+        if adapter == "merge" and self.lora is not None:
+            raise ValueError(
+                "model.adapter merge trains the merged model in full; with a lora section, "
+                "write stack"
+            )
+        if self.model.quantization and not self.trains_adapter:
+            raise ValueError(
+                "model.quantization freezes the weights, so something else must be trained: "
+                "add a lora section"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_reference_for_someone(self) -> Recipe:
+        if self.reference != Reference() and not any(
+            m.needs_reference for m in self.methods.values()
+        ):
+            raise ValueError(
+                f"reference has no effect on {', '.join(self.methods)}, which have none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_method_to_mix_into(self) -> Recipe:
+        if self.sft_mix is not None and set(self.methods) == {"sft"}:
+            raise ValueError(
+                "sft_mix has no effect on sft, which trains on demonstrations anyway; "
+                "add the rows to data.train"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _eval_for_eval_batches(self) -> Recipe:
         if self.training.per_device_eval_batch_size is not None and self.data.eval is None:
             raise ValueError("training.per_device_eval_batch_size has no effect without data.eval")
@@ -265,6 +365,11 @@ class Recipe(Options):
         if self.training.eval_steps is not None and self.data.eval is None:
             raise ValueError("training.eval_steps has no effect without data.eval")
         return self
+
+    @property
+    def trains_adapter(self) -> bool:
+        """Is a LoRA adapter trained, a new one or one that is there?"""
+        return self.lora is not None or self.model.adapter == "continue"
 
     @property
     def methods(self) -> dict[str, Method]:

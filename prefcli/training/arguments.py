@@ -104,13 +104,13 @@ def learning_rate(recipe: Recipe, method: Method) -> float:
     """The recipe's, or the method's usual one."""
     if recipe.training.learning_rate is not None:
         return recipe.training.learning_rate
-    return method.learning_rates.full if recipe.lora is None else method.learning_rates.lora
+    return method.learning_rates.lora if recipe.trains_adapter else method.learning_rates.full
 
 
 def notes(recipe: Recipe, method: Method) -> list[str]:
     """What a user should know of this recipe before it runs."""
     found = list(method.notes())
-    if recipe.model.dtype == "bfloat16" and recipe.lora is None:
+    if recipe.model.dtype == "bfloat16" and not recipe.trains_adapter:
         found.append(
             "model.dtype bfloat16 keeps the trained weights themselves in bfloat16: an update "
             "smaller than about 1/256 of a weight is lost, which most are at "
@@ -162,10 +162,12 @@ def trl_options(recipe: Recipe, method: Method, machine: Machine) -> dict[str, A
         options["eval_steps"] = training.eval_steps
     if recipe.logging.run_name:
         options["run_name"] = recipe.logging.run_name
-    if recipe.lora is not None and method.name != "sft":
+    if recipe.trains_adapter and not method.keeps_dropout:
         # trl would switch off every dropout, the adapters' too; the base model's is off already
-        # (see run.py), so that lora.dropout is the only one left.
+        # (see trainer.py), so that lora.dropout is the only one left.
         options["disable_dropout"] = False
+    if recipe.reference.precompute and method.needs_reference:
+        options["precompute_ref_log_probs"] = True
     own = dict(method.trl_options())
     assert not own.keys() & options.keys(), "a method spells what training/arguments.py owns"
     return {**options, **own}

@@ -16,9 +16,11 @@ from prefcli.model import (
     lora_config,
     machine,
     parameters_of,
+    start_of,
 )
 from prefcli.model.weights import check_weights, empty_model
 from prefcli.recipe.schema import Recipe
+from prefcli.recipe.unusual import check_unusual
 from prefcli.training.arguments import (
     build,
     learning_rate,
@@ -31,6 +33,7 @@ from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import check_fit, load_inputs
 from prefcli.training.packages import check_packages
 from prefcli.training.resume import where_it_stands
+from prefcli.training.sft_mix import mix_lines
 
 T = TypeVar("T")
 
@@ -53,7 +56,9 @@ class Rehearsal:
             return None
 
 
-def dry_run(recipe: Recipe, method: Method, resume: str = "auto") -> Rehearsal:
+def dry_run(
+    recipe: Recipe, method: Method, resume: str = "auto", *, allow_unusual: bool = False
+) -> Rehearsal:
     """Read, convert, count and configure everything; load no weights and train nothing."""
     found = Rehearsal()
     device = machine()
@@ -65,14 +70,24 @@ def dry_run(recipe: Recipe, method: Method, resume: str = "auto") -> Rehearsal:
 
     # Without a GPU here, what a GPU needs is another machine's matter, and noted below.
     found.attempt(lambda: check_packages(recipe, gpu_too=device.kind == "cuda"))
-    config = found.attempt(lambda: load_config(recipe.model))
-    found.attempt(lambda: check_weights(recipe.model))
-    tokenizer = found.attempt(lambda: load_tokenizer(recipe.model))
+    start = found.attempt(lambda: start_of(recipe.model))
+    config = tokenizer = None
+    if start is not None:
+        base, adapter = start.base, start.adapter
+        config = found.attempt(lambda: load_config(base))
+        found.attempt(lambda: check_weights(base))
+        tokenizer = found.attempt(lambda: load_tokenizer(recipe.model))
+        if adapter is not None:
+            say(f"model: an adapter of rank {adapter.r} on {base.name_or_path}")
     if config is not None:
         model = empty_model(config)
         total, _ = parameters_of(model)
         found.facts["parameters"] = total
         say(f"model: {type(model).__name__}, {total:,} parameters, {recipe.model.init} weights")
+        for warning in (
+            found.attempt(lambda: check_unusual(recipe, method, total, allowed=allow_unusual)) or []
+        ):
+            say(f"warning: {warning}")
         if recipe.lora is not None:
             lora = recipe.lora
             targets = found.attempt(lambda: check_targets(lora, model))
@@ -98,6 +113,8 @@ def dry_run(recipe: Recipe, method: Method, resume: str = "auto") -> Rehearsal:
             if steps is not None:
                 tokens = inputs.train.tokens
                 say(*steps.lines(recipe.training), f"plan: {tokens} tokens an epoch")
+                if recipe.sft_mix is not None and inputs.sft_mix is not None:
+                    say(*mix_lines(recipe.sft_mix, inputs.sft_mix, steps, recipe.training))
                 found.facts |= {"steps": steps.steps, "tokens_per_epoch": tokens}
     for note in _notes(recipe, method, device.kind):
         say(f"note: {note}")

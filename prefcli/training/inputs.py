@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from prefcli.recipe.schema import Recipe
 class Inputs:
     train: Split
     eval: Split | None
+    sft_mix: Split | None = None
+    """Demonstrations that are mixed in; None also where their fraction is 0."""
 
     def sequences(self, method: Method, max_length: int) -> tuple[int, bool]:
         """(sequences an epoch has, is that exact?): rows, or what packing makes of them."""
@@ -46,7 +49,7 @@ class Inputs:
 
     @property
     def splits(self) -> list[Split]:
-        return [self.train, self.eval] if self.eval is not None else [self.train]
+        return [s for s in (self.train, self.eval, self.sft_mix) if s is not None]
 
 
 def check_fit(recipe: Recipe, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -94,7 +97,11 @@ def load_inputs(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBa
 
     if assistant_only:
         tokenizer = _with_marks(tokenizer)
-    inputs = Inputs(split("train"), split("eval") if data.eval is not None else None)
+    inputs = Inputs(
+        split("train"),
+        split("eval") if data.eval is not None else None,
+        _demonstrations(recipe, method, tokenizer),
+    )
     if assistant_only and not inputs.train.conversational:
         raise RecipeError(
             Problem(
@@ -106,6 +113,25 @@ def load_inputs(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBa
     if method.rows == "labelled":
         _need_both_labels(inputs.train)
     return inputs
+
+
+def _demonstrations(
+    recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase
+) -> Split | None:
+    mix = recipe.sft_mix
+    if mix is None or mix.fraction == 0 or method.rows == "demonstration":
+        return None
+    split = load_split(
+        mix.data,
+        "sft_mix.data",
+        "demonstration",
+        tokenizer,
+        limits=Limits(recipe.data.max_length),
+        seed=recipe.seed,
+        last_turn=True,
+        num_proc=recipe.data.num_proc,
+    )
+    return dataclasses.replace(split, name="sft_mix")
 
 
 def _need_both_labels(split: Split) -> None:

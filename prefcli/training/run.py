@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from prefcli.console import is_main_process, say, warn
 from prefcli.errors import DivergedError, GateError, Problem, RecipeError
@@ -19,13 +19,17 @@ from prefcli.methods import Method
 from prefcli.model import (
     check_targets,
     load_config,
-    load_model,
+    load_policy,
     load_tokenizer,
     machine,
+    on_device,
     parameters_of,
+    start_of,
 )
 from prefcli.model.machine import refuse_many_gpus_without_launcher, world_size
+from prefcli.model.weights import empty_model
 from prefcli.recipe.schema import Recipe
+from prefcli.recipe.unusual import check_unusual
 from prefcli.training.arguments import learning_rate, notes, plan
 from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import check_fit, load_inputs
@@ -33,11 +37,16 @@ from prefcli.training.packages import check_packages
 from prefcli.training.record import first_entry, now
 from prefcli.training.resume import where_it_stands, where_to_start
 from prefcli.training.saving import room_on_disk, save_model
+from prefcli.training.sft_mix import mix_lines
+from prefcli.training.step_zero import StepZero
 from prefcli.training.summary import closing_lines
 from prefcli.training.trainer import make_trainer
 from prefcli.training.watch import Watch
 
 Resume = Literal["auto", "never"]
+
+_OF_THE_RUN = ("started", "check_sft", "step_zero")
+"""What a resume keeps of run.json."""
 
 
 @dataclass
@@ -50,9 +59,16 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def train(recipe: Recipe, method: Method, resume: Resume | str = "auto") -> Outcome:
+def train(
+    recipe: Recipe,
+    method: Method,
+    resume: Resume | str = "auto",
+    *,
+    allow_unusual: bool = False,
+) -> Outcome:
     """Run the recipe to its end: `model/` exists when this returns.
 
+    allow_unusual: values ten times outside the published bands are no error.
     resume: auto goes on from the last complete checkpoint of the same run, never refuses a folder
     that holds one, and a path names the checkpoint.
     Raises RecipeError, DataError, GateError and DivergedError.
@@ -65,11 +81,24 @@ def train(recipe: Recipe, method: Method, resume: Resume | str = "auto") -> Outc
         last = folder.read_run().get("eval", {}).get("last", {})
         return Outcome(str(folder.path), str(folder.model), already_finished=True, metrics=last)
     with folder.lock() if is_main_process() else nullcontext():
-        return _train(recipe, method, folder, resume, started=status is not None)
+        return _train(
+            recipe,
+            method,
+            folder,
+            resume,
+            started=status is not None,
+            allow_unusual=allow_unusual,
+        )
 
 
 def _train(
-    recipe: Recipe, method: Method, folder: RunFolder, resume: str, *, started: bool
+    recipe: Recipe,
+    method: Method,
+    folder: RunFolder,
+    resume: str,
+    *,
+    started: bool,
+    allow_unusual: bool,
 ) -> Outcome:
     checkpoint = where_to_start(folder, resume, started=started)
     device = machine()
@@ -79,7 +108,11 @@ def _train(
     )
     check_packages(recipe)
     tokenizer = load_tokenizer(recipe.model)
-    check_fit(recipe, load_config(recipe.model), tokenizer)
+    config = load_config(start_of(recipe.model).base)
+    check_fit(recipe, config, tokenizer)
+    total, _ = parameters_of(empty_model(config))
+    for warning in check_unusual(recipe, method, total, allowed=allow_unusual):
+        warn(warning)
     inputs = load_inputs(recipe, method, tokenizer)
     method, settled = inputs.settle(method)
     for split in inputs.splits:
@@ -88,13 +121,15 @@ def _train(
     rows, exact = inputs.sequences(method, recipe.data.max_length)
     steps = plan(recipe.training, rows, exact=exact, has_eval=inputs.eval is not None)
     say(*steps.lines(recipe.training))
+    if recipe.sft_mix is not None and inputs.sft_mix is not None:
+        say(*mix_lines(recipe.sft_mix, inputs.sft_mix, steps, recipe.training))
     say(*inputs.uneven_eval(recipe.training.eval_batch_size * world_size()))
 
     run = first_entry(recipe, method, device)
     if checkpoint is not None:
         before = folder.read_run()
         # The gate's verdict and the time of the start are the run's, not this process's.
-        run |= {key: before[key] for key in ("started", "check_sft") if key in before}
+        run |= {key: before[key] for key in _OF_THE_RUN if key in before}
         run["resumed"] = [
             *before.get("resumed", []),
             {"at": now(), "checkpoint": checkpoint.name},
@@ -104,17 +139,25 @@ def _train(
         folder.start(recipe, method.name)
         folder.write_run(run)
 
-    policy = load_model(recipe.model, device.dtype(recipe.model, recipe.lora), recipe.seed)
+    dtype = device.dtype(recipe.model, frozen=recipe.trains_adapter)
+    policy = load_policy(recipe.model, dtype, recipe.seed)
     if recipe.lora is not None:
         targets = check_targets(recipe.lora, policy)
         say(f"lora: rank {recipe.lora.rank} on {len(targets)} layers")
     if method.needs_sft and recipe.check_sft.on_fail != "skip" and checkpoint is None:
         split = inputs.eval or gate_split(recipe, method.rows, tokenizer)
-        report = measure_sft(policy.to(device.kind), tokenizer, split, recipe)
+        report = measure_sft(on_device(policy, device), tokenizer, split, recipe)
         run["check_sft"] = report.as_dict()
         _gate(report, recipe, folder, run)
 
-    watch = Watch(folder.metrics)
+    watch = Watch(folder.metrics, ties_at_start=method.needs_reference)
+    callbacks: list[TrainerCallback] = [watch]
+    if method.needs_reference:
+        starts_equal = recipe.reference.name_or_path is None
+        callbacks.append(
+            step_zero := StepZero(method, starts_equal=starts_equal, known=run.get("step_zero"))
+        )
+        step_zero.on_done = lambda figures: _remember(run, folder, figures)
     trainer, run["effective"] = make_trainer(
         recipe,
         method,
@@ -123,7 +166,7 @@ def _train(
         tokenizer,
         inputs,
         eval_on_start=checkpoint is None,
-        callbacks=[watch],
+        callbacks=callbacks,
     )
     _announce(recipe, method, trainer, resumed=checkpoint is not None)
     if is_main_process():
@@ -132,7 +175,7 @@ def _train(
         _train_under_watch(trainer, watch, folder, run, checkpoint)
         if inputs.eval is not None and watch.last_eval_step != trainer.state.global_step:
             trainer.evaluate()
-        save_model(trainer, folder)
+        save_model(trainer, folder, recipe.model)
     run |= {
         "status": "finished",
         "finished": now(),
@@ -143,6 +186,11 @@ def _train(
         folder.write_run(run)
     say(*closing_lines(method, folder, trainer.state.global_step, watch))
     return Outcome(str(folder.path), str(folder.model), metrics=watch.last_eval)
+
+
+def _remember(run: dict[str, Any], folder: RunFolder, figures: list[list[float]]) -> None:
+    run["step_zero"] = figures
+    folder.write_run(run)
 
 
 def _gate(report: SftReport, recipe: Recipe, folder: RunFolder, run: dict[str, Any]) -> None:
@@ -169,10 +217,7 @@ def _announce(recipe: Recipe, method: Method, trainer: Trainer, *, resumed: bool
     total, trainable = parameters_of(trainer.model)
     say(f"model: {total:,} parameters, {trainable:,} trained ({trainable / total:.1%})")
     if method.needs_reference:
-        say(
-            "reference: the starting policy, "
-            + ("with the adapter off" if recipe.lora is not None else "a frozen copy")
-        )
+        say(f"reference: {_reference_in_words(recipe)}")
     rate = learning_rate(recipe, method)
     usual = "" if recipe.training.learning_rate is not None else f" ({method.name}'s usual value)"
     say(f"learning rate: {rate:g}{usual}, {recipe.training.lr_scheduler_type}")
@@ -183,13 +228,29 @@ def _announce(recipe: Recipe, method: Method, trainer: Trainer, *, resumed: bool
         say(f"loss: starts at {start:.4f}, where policy and reference agree")
 
 
+def _reference_in_words(recipe: Recipe) -> str:
+    if recipe.reference.name_or_path is not None:
+        return recipe.reference.name_or_path
+    how = "a frozen copy"
+    if recipe.model.adapter == "continue":
+        how = "with a frozen copy of its adapter"
+    elif recipe.lora is not None:
+        how = "with the new adapter off"
+    return "the starting policy, " + ("precomputed" if recipe.reference.precompute else how)
+
+
 def _train_under_watch(
     trainer: Trainer, watch: Watch, folder: RunFolder, run: dict[str, Any], checkpoint: Path | None
 ) -> None:
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except DivergedError:
-        run |= {"status": "diverged", "finished": now()}
+    except DivergedError as error:
+        run |= {"status": "diverged", "finished": now(), "why": str(error)}
+        if is_main_process():
+            folder.write_run(run)
+        raise
+    except GateError as error:
+        run |= {"status": "failed", "finished": now(), "why": str(error)}
         if is_main_process():
             folder.write_run(run)
         raise

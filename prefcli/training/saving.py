@@ -12,6 +12,8 @@ from transformers import Trainer
 
 from prefcli.console import is_main_process
 from prefcli.errors import Problem, RecipeError
+from prefcli.model.stacking import stack
+from prefcli.recipe.schema import Model
 from prefcli.training.folder import RunFolder
 
 _NO_ROOM = 2**20
@@ -36,13 +38,19 @@ def room_on_disk(folder: RunFolder) -> Iterator[None]:
         ) from None
 
 
-def save_model(trainer: Trainer, folder: RunFolder) -> None:
-    """model/ appears whole: it is written beside its place and moved there."""
+def save_model(trainer: Trainer, folder: RunFolder, start: Model) -> None:
+    """model/ appears whole: it is written beside its place and moved there.
+
+    An adapter in it lies on plain weights: one stacked on `start`'s adapter becomes their sum.
+    """
     partial = folder.path / "model.partial"
     if is_main_process():
         shutil.rmtree(partial, ignore_errors=True)
     trainer.save_model(str(partial))
     if is_main_process():
         (partial / "training_args.bin").unlink(missing_ok=True)
+        shutil.rmtree(partial / "ref", ignore_errors=True)  # the reference's copy of an adapter
+        if start.adapter == "stack":
+            stack(start, partial)
         shutil.rmtree(folder.model, ignore_errors=True)
         partial.rename(folder.model)

@@ -16,7 +16,7 @@ _COMPARED = (
 )
 
 # Policy and reference agree at the start, so every pair is a tie there.
-_MEANINGLESS_AT_START = ("eval_rewards/accuracies", "eval_rewards/margins")
+_TIES = ("eval_rewards/accuracies", "eval_rewards/margins")
 
 
 def closing_lines(method: Method, folder: RunFolder, steps: int, watch: Watch) -> list[str]:
@@ -28,7 +28,8 @@ def closing_lines(method: Method, folder: RunFolder, steps: int, watch: Watch) -
     for key, words in _COMPARED:
         if key not in last:
             continue
-        compared = key in first and first is not last and key not in _MEANINGLESS_AT_START
+        tied = method.needs_reference and key in _TIES
+        compared = key in first and first is not last and not tied
         before = f"{_number(first[key])} -> " if compared else ""
         lines.append(f"done: {words} {before}{_number(last[key])}")
     if not last:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from peft import PeftModel
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -13,35 +14,36 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
-from trl.trainer.utils import disable_dropout_in_model
+from trl.trainer.utils import add_fused_lm_head
 
 from prefcli.data import Split
 from prefcli.errors import DataError
 from prefcli.methods import Method
-from prefcli.model import Machine, load_model, lora_config
-from prefcli.recipe.schema import Lora, Recipe
+from prefcli.model import Machine, load_policy, load_reference, lora_config, on_device
+from prefcli.model.adapters import disable_base_dropout, freeze_reference_adapter
+from prefcli.recipe.schema import Lora, Recipe, SftMix
 from prefcli.training.arguments import build, prove_arrival, trl_options
+from prefcli.training.guard import Guarded
 from prefcli.training.inputs import Inputs
+from prefcli.training.precompute import Precomputed
+from prefcli.training.sft_mix import Demonstrations, Mixing
+from prefcli.training.step_zero import StepZero
 
 
 def make_trainer(
     recipe: Recipe,
     method: Method,
     machine: Machine,
-    policy: PreTrainedModel,
+    policy: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     inputs: Inputs,
     *,
     eval_on_start: bool = True,
-    callbacks: list[TrainerCallback] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[Trainer, dict[str, Any]]:
-    """The trainer, and the effective configuration, proven to hold the recipe's values.
-
-    The reference of a full fine-tuning run is loaded a second time, from the place of the policy;
-    under LoRA it is the policy with its adapter off.
-    """
+    """The trainer, and the effective configuration, proven to hold the recipe's values."""
     options = trl_options(recipe, method, machine)
-    config_class, trainer_class = method.trl_classes()
+    config_class, trl_class = method.trl_classes()
     config = build(
         options,
         config_class,
@@ -49,32 +51,82 @@ def make_trainer(
     )
     more: dict[str, Any] = {}
     if recipe.lora is not None:
-        if method.name != "sft":
-            disable_dropout_in_model(policy)
         more["peft_config"] = lora_config(recipe.lora)
-    elif method.needs_reference:
-        reference = load_model(recipe.model, machine.dtype(recipe.model, None), recipe.seed)
-        more["ref_model"] = reference.to(machine.kind)
+    if recipe.trains_adapter and not method.keeps_dropout:
+        disable_base_dropout(policy)
+    if method.needs_reference:
+        more |= _reference(recipe, machine)
+    mixed = inputs.sft_mix is not None
     with _dividing_prompts(inputs):
-        trainer = trainer_class(
+        trainer = _trainer_class(trl_class, precompute=_precomputes(recipe, method), mixed=mixed)(
             model=policy,
             args=config,
             train_dataset=inputs.train.for_trl(),
             eval_dataset=inputs.eval.for_trl() if inputs.eval is not None else None,
             processing_class=tokenizer,
-            callbacks=callbacks,
+            callbacks=list(callbacks),
             **more,
         )
+    trainer.rows_of = inputs.train
+    if _precomputes(recipe, method):
+        trainer.ref_model = None  # trl keeps it, though nothing reads it any more
+    if recipe.model.adapter == "continue":
+        freeze_reference_adapter(trainer.model)
+    if inputs.sft_mix is not None and recipe.sft_mix is not None:
+        _mix(trainer, recipe.sft_mix, inputs.sft_mix, recipe, method)
     # Watch does the printing.
     trainer.remove_callback(PrinterCallback)
     # trl writes a card about "None" beside the checkpoints.
     trainer.create_model_card = lambda *args, **kwargs: None
+    for callback in callbacks:
+        if isinstance(callback, StepZero):
+            callback.trainer = trainer
     effective = prove_arrival(options, trainer.args)
-    if recipe.lora is not None:
+    if recipe.trains_adapter:
         effective["lora"] = _prove_lora(recipe.lora, trainer.model)
     if not getattr(trainer.args, "packing", False):
         _prove_rows(inputs.train, trainer.train_dataset)
     return trainer, effective
+
+
+def _trainer_class(trl_class: type[Any], *, precompute: bool, mixed: bool) -> type[Any]:
+    """trl's trainer with what we put around its loss; the demonstrations outermost."""
+    layers: list[type[Any]] = [Guarded]
+    if precompute:
+        layers.insert(0, Precomputed)
+    if mixed:
+        layers.insert(0, Mixing)
+    return type(trl_class.__name__, (*layers, trl_class), {})
+
+
+def _precomputes(recipe: Recipe, method: Method) -> bool:
+    return recipe.reference.precompute and method.needs_reference
+
+
+def _reference(recipe: Recipe, machine: Machine) -> dict[str, Any]:
+    """The frozen model beside the policy, where the policy's own weights can't serve.
+
+    Under an adapter it is the policy with that adapter off, or with a frozen copy of the one that
+    is trained on; precomputed, it is the policy itself before the first step.
+    """
+    dtype = machine.dtype(recipe.model, frozen=recipe.trains_adapter)
+    other = recipe.reference
+    if other.name_or_path is not None:
+        model = load_reference(other.name_or_path, other.revision, recipe.model, dtype)
+    elif recipe.trains_adapter or other.precompute:
+        return {}
+    else:
+        model = load_policy(recipe.model, dtype, recipe.seed)
+    return {"ref_model": on_device(model, machine)}
+
+
+def _mix(trainer: Any, options: SftMix, split: Split, recipe: Recipe, method: Method) -> None:
+    if not method.needs_reference:
+        # Those of trl's trainers that score with whole logits lack it.
+        policy = trainer.model
+        add_fused_lm_head(policy.get_base_model() if isinstance(policy, PeftModel) else policy)
+    stream = Demonstrations(split, trainer.processing_class, recipe.data.max_length, recipe.seed)
+    trainer.mix(stream, options.fraction, options.weight)
 
 
 @contextmanager
@@ -93,10 +145,10 @@ def _dividing_prompts(inputs: Inputs) -> Iterator[None]:
         ) from None
 
 
-def _prove_lora(options: Lora, model: Any) -> dict[str, Any]:
-    """The adapter in the model is the recipe's, down to the dropout layers."""
+def _prove_lora(options: Lora | None, model: Any) -> dict[str, Any]:
+    """The adapter is the recipe's, or the one there was, down to the dropout layers."""
     config = model.peft_config["default"]
-    ours = lora_config(options)
+    ours = lora_config(options) if options is not None else config
     effective = {}
     for name in ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora"):
         effective[name] = getattr(config, name)
@@ -106,7 +158,7 @@ def _prove_lora(options: Lora, model: Any) -> dict[str, Any]:
         for layer in model.modules()
         if hasattr(layer, "lora_dropout")
     }
-    assert dropouts == {options.dropout}, f"lora: dropout is {dropouts}, not {options.dropout}"
+    assert dropouts == {ours.lora_dropout}, f"lora: dropout is {dropouts}"
     effective["target_modules"] = sorted(config.target_modules)
     return effective
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 import time
@@ -22,6 +23,8 @@ from prefcli.errors import DivergedError, Problem
 # What a reader of a log looks for, in this order; the rest is in metrics.jsonl.
 _SHOWN = (
     "loss",
+    "preference_loss",
+    "sft_mix/loss",
     "grad_norm",
     "learning_rate",
     "rewards/margins",
@@ -32,7 +35,6 @@ _SHOWN = (
     "nll_loss",
     "log_odds_chosen",
 )
-# Before the first step policy and reference agree: every pair is a tie.
 _TIES = ("rewards/margins", "rewards/accuracies")
 _MUST_BE_FINITE = ("loss", "grad_norm", "eval_loss")
 
@@ -40,8 +42,10 @@ _MUST_BE_FINITE = ("loss", "grad_norm", "eval_loss")
 class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """One object a logging step in metrics.jsonl, one plain line (or a bar) for the reader."""
 
-    def __init__(self, metrics: Path) -> None:
+    def __init__(self, metrics: Path, *, ties_at_start: bool) -> None:
+        """ties_at_start: policy and reference agree before the first step, and every pair is one."""
         self._metrics = metrics
+        self._hidden_at_start = _TIES if ties_at_start else ()
         self._started = time.monotonic()
         self._first_step = 0
         self._first_done = self._started
@@ -150,11 +154,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
 
     def _show(self, state: TrainerState, row: dict[str, float]) -> None:
         prefix = "eval_" if any(key.startswith("eval_") for key in row) else ""
-        hidden = _TIES if state.global_step == 0 else ()
+        hidden = self._hidden_at_start if state.global_step == 0 else ()
         shown = [
             f"{prefix}{name} {_figure(name, row[prefix + name])}"
             for name in _SHOWN
-            if prefix + name in row and name not in hidden
+            if row.get(prefix + name) is not None and name not in hidden
         ]
         if prefix + "mean_token_accuracy" in row and prefix + "rewards/margins" not in row:
             shown.append(f"{prefix}token_accuracy {row[prefix + 'mean_token_accuracy']:.4f}")
@@ -207,5 +211,6 @@ def quiet_libraries() -> None:
     datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

@@ -1,0 +1,62 @@
+"""Values outside the bands of what is published: a warning, and far outside an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefcli.errors import Problem, RecipeError
+from prefcli.methods import Band, Method
+from prefcli.recipe.schema import Recipe
+
+_FAR = 10.0
+_FEWEST_PARAMETERS = 100e6
+"""The smallest models with published values have 135 million."""
+
+
+def check_unusual(
+    recipe: Recipe, method: Method, parameters: int, *, allowed: bool = False
+) -> list[str]:
+    """Warnings, a line each. RecipeError for what is ten times outside, unless it is `allowed`."""
+    if parameters < _FEWEST_PARAMETERS:
+        return []
+    data = recipe.model_dump(by_alias=True)
+    bands = method.bands(lora=recipe.trains_adapter, parameters=parameters)
+    found = [
+        (path, value, band)
+        for path, band in bands.items()
+        if (value := _at(data, path)) is not None and not band.low <= value <= band.high
+    ]
+    far = [(p, v, b) for p, v, b in found if not b.low / _FAR <= v <= b.high * _FAR]
+    if far and not allowed:
+        raise RecipeError(
+            [
+                Problem(
+                    f"{value:g} is {_off(value, band)} {_published(method, band)}",
+                    path=path,
+                    hint="write a value nearer to these; or pass --allow-unusual, if you mean it",
+                )
+                for path, value, band in far
+            ]
+        )
+    return [
+        f"{path} {value:g} is outside {_published(method, band)}" for path, value, band in found
+    ]
+
+
+def _at(data: dict[str, Any], path: str) -> float | None:
+    value: Any = data
+    for key in path.split("."):
+        value = value[key]
+    return value if isinstance(value, int | float) else None
+
+
+def _published(method: Method, band: Band) -> str:
+    return f"what is published for {method.name}: {band.low:g} to {band.high:g} ({band.source})"
+
+
+def _off(value: float, band: Band) -> str:
+    return (
+        f"{value / band.high:.0f} times above"
+        if value > band.high
+        else f"{band.low / value:.0f} times below"
+    )

@@ -1,0 +1,112 @@
+"""Stop at the first non-finite number, before it reaches the weights, and name its rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from transformers import Trainer as TransformersTrainer
+
+from prefcli.data import Split
+from prefcli.errors import DivergedError, Problem
+
+_ROWS_SHOWN = 8
+_LOG_PROBABILITIES = ("logps/", "rewards/")
+
+
+class Guarded(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
+    """trl's trainer, with every micro-batch and every gradient checked.
+
+    trl's own figures go through `.item()` in each micro-batch, so one more look costs nothing.
+    """
+
+    rows_of: Split
+    """Where the rows of the train dataset came from, in its order."""
+    _recent: tuple[int, list[Mapping[str, torch.Tensor]]] = (-1, [])
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        if not self.model.training:
+            return super().compute_loss(model, inputs, return_outputs, **kwargs)
+        self._remember(inputs)
+        result = super().compute_loss(model, inputs, return_outputs, **kwargs)
+        loss = result[0] if return_outputs else result
+        finite = self.accelerator.gather(torch.isfinite(loss.detach()).reshape(1))
+        if not bool(finite.all()):
+            self._stop(f"the loss is {float(loss)}", [inputs] if not torch.isfinite(loss) else [])
+        for name, value in self._last_figures():
+            # A loss can stay finite where a log-probability does not: sigmoid(inf) is 1.
+            if not math.isfinite(value):
+                self._stop(f"{name} is {value}", [inputs])
+        return result
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        # float16's loss scaling overflows now and then by design, and skips that step.
+        if not self.args.fp16 and not math.isfinite(float(norm)):
+            self._stop(f"the gradient's norm is {float(norm)}", self._recent[1])
+        return norm
+
+    def _remember(self, inputs: Mapping[str, Any]) -> None:
+        step, batches = self._recent
+        if step != self.state.global_step:
+            step, batches = self.state.global_step, []
+        batches.append({k: v for k, v in inputs.items() if k in _IDS or k in _MASKS})
+        self._recent = (step, batches)
+
+    def _last_figures(self) -> list[tuple[str, float]]:
+        """What trl has just added to its metrics; gathered, so the same on every process."""
+        stored = getattr(self, "_metrics", None) or getattr(self, "_stored_metrics", {})
+        return [
+            (name, float(values[-1]))
+            for name, values in stored.get("train", {}).items()
+            if name.startswith(_LOG_PROBABILITIES) and values
+        ]
+
+    def _stop(self, what: str, batches: list[Mapping[str, torch.Tensor]]) -> None:
+        """Raise on every process at once, with the rows that any of them saw."""
+        mine = [place for batch in batches for place in self._places(batch)]
+        places = list(dict.fromkeys(gather_object(mine)))
+        shown = ", ".join(places[:_ROWS_SHOWN])
+        more = f" and {len(places) - _ROWS_SHOWN} more" if len(places) > _ROWS_SHOWN else ""
+        rows = f"; rows of the batch: {shown}{more}" if places else ""
+        raise DivergedError(
+            Problem(
+                f"{what} at step {self.state.global_step + 1}{rows}",
+                path="training.learning_rate",
+                hint="lower it, or look for broken rows among these; no final model was written",
+            )
+        )
+
+    def _places(self, batch: Mapping[str, torch.Tensor]) -> list[str]:
+        """File and row of each row in a batch, found again by its tokens."""
+        ids_key = next((key for key in _IDS if key in batch), None)
+        if ids_key is None:
+            return []
+        ids, mask = batch[ids_key], batch[_MASKS[_IDS.index(ids_key)]]
+        wanted = {tuple(row[keep.bool()].tolist()) for row, keep in zip(ids, mask, strict=True)}
+        limit = self.args.max_length
+        return [
+            self.rows_of.place(i)
+            for i, row in enumerate(self.train_dataset)
+            if tuple(_sequence(row)[:limit]) in wanted
+        ]
+
+
+# Of DPO, KTO and SFT, and of ORPO and CPO.
+_IDS = ("input_ids", "chosen_input_ids")
+_MASKS = ("attention_mask", "chosen_attention_mask")
+
+
+def _sequence(row: Mapping[str, Any]) -> list[int]:
+    """The (chosen) sequence of a row as trl has prepared it."""
+    for whole in ("chosen_input_ids", "input_ids"):
+        if whole in row:
+            sequence: list[int] = row[whole]
+            return sequence
+    response: list[int] = row["chosen_ids"] if "chosen_ids" in row else row["completion_ids"]
+    return list(row["prompt_ids"]) + response

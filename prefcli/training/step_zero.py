@@ -1,0 +1,153 @@
+"""Before the first step: is the reference the one that was meant, and the loss the one asked for?
+
+While the policy still equals the reference, every log-ratio is zero and each loss has a value of
+its own (`Method.start_loss`). A wrong reference, a stale file of its log-probabilities or a loss
+that was swapped on the way shows here, and nowhere else: training goes on with either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from prefcli.console import say
+from prefcli.errors import GateError, Problem
+from prefcli.methods import Method
+
+_ROWS = 8
+# Same weights, same row: what is left is the order of additions.
+_NATS_A_TOKEN = {"float32": 1e-4, "half": 1e-2}
+_OF_THE_LOSS = {"float32": 0.01, "half": 0.05}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row, before training."""
+
+    loss: float
+    expected: float | None
+    drift: float
+    """Largest of its sides' |policy - reference|, in nats a token."""
+    reference: list[float]
+    """Log-probability of each side under the reference."""
+
+
+class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """Looks at a few rows when training begins; on a resume, whether the reference is the same.
+
+    starts_equal: the reference is the starting policy, and not another model.
+    known: what the reference said of these rows when the run began, if it did.
+    """
+
+    def __init__(
+        self, method: Method, *, starts_equal: bool, known: Sequence[Sequence[float]] | None = None
+    ) -> None:
+        self._method = method
+        self._starts_equal = starts_equal
+        self._known = known
+        self.on_done: Callable[[list[list[float]]], None] = lambda figures: None
+        """Told the reference's figures of a new run."""
+        self.trainer: Trainer = None
+        self.figures: list[Figure] = []
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        trainer = self.trainer
+        precision = "half" if args.bf16 or args.fp16 or _is_half(trainer.model) else "float32"
+        self.figures = [self._look(row) for row in _spread(trainer.train_dataset)]
+        if state.global_step == 0 and self._starts_equal:
+            self._prove_start(precision)
+        elif state.global_step == 0:
+            mean = sum(f.drift for f in self.figures) / len(self.figures)
+            say(f"step 0: the policy is {mean:.3g} nats a token from its reference, another model")
+        if self._known:
+            self._prove_same(self._known, precision)
+        elif state.is_world_process_zero:
+            self.on_done([f.reference for f in self.figures])
+
+    def _look(self, row: dict[str, Any]) -> Figure:
+        """Through the very code that trains, one row at a time, so that nothing averages out."""
+        trainer, method = self.trainer, self._method
+        inputs = trainer.data_collator([row])
+        was_training = trainer.model.training
+        trainer.model.eval()
+        loss, _, _ = trainer.prediction_step(trainer.model_wrapped, inputs, True)
+        told = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
+        trainer._metrics["eval"].clear()
+        trainer.model.train(was_training)
+        tokens = inputs["completion_mask"].sum(1).tolist()
+        sides = [s for s in ("chosen", "rejected") if f"logps/{s}" in told]
+        ratios = [told[f"rewards/{s}"] / trainer.beta for s in sides]
+        labels = [bool(row["label"])] if "label" in row else []
+        chosen_nll = -told["logps/chosen"] / tokens[0] if "logps/chosen" in told else None
+        return Figure(
+            loss=float(loss),
+            expected=method.start_loss(labels, chosen_nll),
+            drift=max(abs(r) / n for r, n in zip(ratios, tokens, strict=True)),
+            reference=[told[f"logps/{s}"] - r for s, r in zip(sides, ratios, strict=True)],
+        )
+
+    def _prove_start(self, precision: str) -> None:
+        drift = max(f.drift for f in self.figures)
+        # "not at most" rather than "more than": NaN must not pass.
+        if not drift <= _NATS_A_TOKEN[precision]:
+            raise GateError(
+                Problem(
+                    f"step 0: the reference is not the starting policy: they differ by {drift:.3g} "
+                    f"nats a token on {len(self.figures)} rows, where 0 is due",
+                    path="reference",
+                    hint="if another model was meant, name it in reference.name_or_path; else the "
+                    "weights on disk changed while the run was loading, or this is a bug of ours",
+                )
+            )
+        for figure in self.figures:
+            if figure.expected is None:
+                continue
+            if not abs(figure.loss - figure.expected) <= _OF_THE_LOSS[precision] * figure.expected:
+                raise GateError(
+                    Problem(
+                        f"step 0: the loss is {figure.loss:.5g} where policy and reference agree; "
+                        f"by its formula it is {figure.expected:.5g}",
+                        path=self._method.name,
+                        hint="the trainer computes another loss than the recipe asks for: this "
+                        "version of trl is not the one that prefcli was tested with",
+                    )
+                )
+        loss = self.figures[0]
+        formula = f", loss {loss.loss:.4f} as by its formula" if loss.expected is not None else ""
+        say(
+            f"step 0: policy and reference agree on {len(self.figures)} rows "
+            f"(within {drift:.1g} nats a token){formula}"
+        )
+
+    def _prove_same(self, known: Sequence[Sequence[float]], precision: str) -> None:
+        for before, figure in zip(known, self.figures, strict=True):
+            for old, new in zip(before, figure.reference, strict=True):
+                if not abs(old - new) <= _NATS_A_TOKEN[precision] * max(abs(old), 1.0):
+                    raise GateError(
+                        Problem(
+                            "the reference is not the one this run began with: it gives a response "
+                            f"{new:.5g} nats where it gave {old:.5g}",
+                            path="model.name_or_path",
+                            hint="the weights that the run started from have changed on disk; put "
+                            "them back, or start a new run in another output_dir",
+                        )
+                    )
+
+
+def _spread(dataset: Any) -> list[dict[str, Any]]:
+    """A few rows from all over the data."""
+    count = min(_ROWS, len(dataset))
+    return [dataset[i * len(dataset) // count] for i in range(count)]
+
+
+def _is_half(model: Any) -> bool:
+    return any(p.element_size() < 4 and p.is_floating_point() for p in model.parameters())
