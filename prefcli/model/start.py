@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
 from prefcli.errors import Problem, RecipeError
+from prefcli.model.stacking import check_stackable
 from prefcli.model.weights import load_model, loading
-from prefcli.recipe.schema import Model
+from prefcli.recipe.schema import Lora, Model
 
 _CHOICES = (
     "say what to do with it, in model.adapter: continue (train this adapter on), stack (a new one "
@@ -40,8 +41,11 @@ def holds_adapter(name: str, revision: str | None = None) -> bool:
         return False  # not there at all: whoever loads it says so
 
 
-def start_of(options: Model) -> Start:
-    """Raises RecipeError where it is a guess what the policy, and so the reference, would be."""
+def start_of(options: Model, above: Lora | None = None) -> Start:
+    """Raises RecipeError where it is a guess what the policy, and so the reference, would be.
+
+    above: the new adapter, where one is stacked on the one that is there.
+    """
     if not holds_adapter(options.name_or_path, options.revision):
         if options.adapter is not None:
             raise RecipeError(
@@ -70,6 +74,8 @@ def start_of(options: Model) -> Start:
                 hint="only LoRA adapters are trained on; merge this one into its base first",
             )
         )
+    if options.adapter == "stack" and above is not None:
+        check_stackable(config, above)
     base = config.base_model_name_or_path
     if not base:
         raise RecipeError(
@@ -106,7 +112,8 @@ def load_policy(options: Model, dtype: torch.dtype, seed: int) -> PreTrainedMode
         return policy
     merged = policy.merge_and_unload().to(dtype)
     merged.config.dtype = dtype
-    return merged
+    # The adapter had frozen them.
+    return merged.requires_grad_(True)
 
 
 def load_reference(

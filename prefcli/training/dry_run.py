@@ -70,7 +70,7 @@ def dry_run(
 
     # Without a GPU here, what a GPU needs is another machine's matter, and noted below.
     found.attempt(lambda: check_packages(recipe, gpu_too=device.kind == "cuda"))
-    start = found.attempt(lambda: start_of(recipe.model))
+    start = found.attempt(lambda: start_of(recipe.model, recipe.lora))
     config = tokenizer = None
     if start is not None:
         base, adapter = start.base, start.adapter

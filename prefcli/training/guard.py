@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,20 +36,27 @@ class Guarded(TransformersTrainer):  # type: ignore[misc]  # transformers is unt
         self._remember(inputs)
         result = super().compute_loss(model, inputs, return_outputs, **kwargs)
         loss = result[0] if return_outputs else result
-        finite = self.accelerator.gather(torch.isfinite(loss.detach()).reshape(1))
-        if not bool(finite.all()):
-            self._stop(f"the loss is {float(loss)}", [inputs] if not torch.isfinite(loss) else [])
+        self.must_be_finite(loss, "the loss", lambda: self._places([inputs]))
         for name, value in self._last_figures():
             # A loss can stay finite where a log-probability does not: sigmoid(inf) is 1.
             if not math.isfinite(value):
-                self._stop(f"{name} is {value}", [inputs])
+                self._stop(f"{name} is {value}", self._places([inputs]))
         return result
+
+    def must_be_finite(
+        self, value: torch.Tensor, what: str, places: Callable[[], list[str]]
+    ) -> None:
+        """Raise DivergedError on every process if the value of any of them is not."""
+        mine = bool(torch.isfinite(value.detach()))
+        finite = self.accelerator.gather(torch.tensor([mine], device=value.device))
+        if not bool(finite.all()):
+            self._stop(f"{what} is {float(value)}", [] if mine else places())
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
         # float16's loss scaling overflows now and then by design, and skips that step.
         if not self.args.fp16 and not math.isfinite(float(norm)):
-            self._stop(f"the gradient's norm is {float(norm)}", self._recent[1])
+            self._stop(f"the gradient's norm is {float(norm)}", self._places(self._recent[1]))
         return norm
 
     def _remember(self, inputs: Mapping[str, Any]) -> None:
@@ -67,10 +75,9 @@ class Guarded(TransformersTrainer):  # type: ignore[misc]  # transformers is unt
             if name.startswith(_LOG_PROBABILITIES) and values
         ]
 
-    def _stop(self, what: str, batches: list[Mapping[str, torch.Tensor]]) -> None:
+    def _stop(self, what: str, places: list[str]) -> None:
         """Raise on every process at once, with the rows that any of them saw."""
-        mine = [place for batch in batches for place in self._places(batch)]
-        places = list(dict.fromkeys(gather_object(mine)))
+        places = list(dict.fromkeys(gather_object(places)))
         shown = ", ".join(places[:_ROWS_SHOWN])
         more = f" and {len(places) - _ROWS_SHOWN} more" if len(places) > _ROWS_SHOWN else ""
         rows = f"; rows of the batch: {shown}{more}" if places else ""
@@ -82,24 +89,35 @@ class Guarded(TransformersTrainer):  # type: ignore[misc]  # transformers is unt
             )
         )
 
-    def _places(self, batch: Mapping[str, torch.Tensor]) -> list[str]:
-        """File and row of each row in a batch, found again by its tokens."""
-        ids_key = next((key for key in _IDS if key in batch), None)
-        if ids_key is None:
-            return []
-        ids, mask = batch[ids_key], batch[_MASKS[_IDS.index(ids_key)]]
-        wanted = {tuple(row[keep.bool()].tolist()) for row, keep in zip(ids, mask, strict=True)}
-        limit = self.args.max_length
-        return [
-            self.rows_of.place(i)
-            for i, row in enumerate(self.train_dataset)
-            if tuple(_sequence(row)[:limit]) in wanted
-        ]
+    def _places(self, batches: list[Mapping[str, torch.Tensor]]) -> list[str]:
+        """File and row of each row in the batches, found again by its tokens."""
+        wanted: Counter[tuple[int, ...]] = Counter()
+        for batch in batches:
+            sequences = _sequences(batch)
+            # DPO's collator puts all chosen sides before all rejected ones.
+            paired = "chosen_ids" in self.train_dataset.column_names
+            wanted.update(sequences[: len(sequences) // 2] if paired else sequences)
+        found = []
+        for i, row in enumerate(self.train_dataset):
+            sequence = tuple(_sequence(row)[: self.args.max_length])
+            if wanted[sequence] > 0:
+                wanted[sequence] -= 1
+                found.append(self.rows_of.place(i))
+        return found
 
 
 # Of DPO, KTO and SFT, and of ORPO and CPO.
 _IDS = ("input_ids", "chosen_input_ids")
 _MASKS = ("attention_mask", "chosen_attention_mask")
+
+
+def _sequences(batch: Mapping[str, torch.Tensor]) -> list[tuple[int, ...]]:
+    """Token ids of a batch without padding."""
+    for ids, mask in zip(_IDS, _MASKS, strict=True):
+        if ids in batch and mask in batch:
+            rows = zip(batch[ids], batch[mask], strict=True)
+            return [tuple(row[keep.bool()].tolist()) for row, keep in rows]
+    return []  # packed: no row is left to be told from another
 
 
 def _sequence(row: Mapping[str, Any]) -> list[int]:

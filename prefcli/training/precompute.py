@@ -9,6 +9,7 @@ file in datasets' cache, the columns that its loss reads.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -37,7 +38,9 @@ class Precomputed(TransformersTrainer):  # type: ignore[misc]  # transformers is
         was_training = self.model.training
         self.model.eval()
         self._precompute_model_hash = self._reference_hash()
-        keyed = dataset.select(range(len(dataset)))
+        # With an index of kept rows, joining the columns would leave a copy of them in the cache
+        # under a name that does not depend on what they hold.
+        keyed = copy.copy(dataset if dataset._indices is None else dataset.flatten_indices())
         keyed._fingerprint = self._key(dataset)
         found = self._file(keyed)
         hit = found.is_file()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from prefcli import __version__
 from prefcli.methods import Method
-from prefcli.model import Machine
+from prefcli.model import Machine, start_of
 from prefcli.recipe.schema import Recipe
 from prefcli.training.folder import RunFolder
 
@@ -32,16 +32,34 @@ def first_entry(recipe: Recipe, method: Method, device: Machine) -> dict[str, An
     }
 
 
-def _lineage(recipe: Recipe) -> list[Mapping[str, Any]]:
+def _lineage(recipe: Recipe) -> list[dict[str, Any]]:
     """The stages behind the starting weights, oldest first, as far as run folders tell."""
     name = recipe.model.name_or_path
     parent = RunFolder(str(Path(name).parent))
-    before: list[Mapping[str, Any]] = []
     if Path(name).name == "model" and parent.run.is_file():
         run = parent.read_run()
-        before = [*run.get("lineage", []), {"stage": run.get("method"), "model": name}]
-        return before
-    return [{"stage": "start", "model": name, "revision": recipe.model.revision}]
+        stage = {"stage": run.get("method", "?"), "model": name}
+        before = run.get("lineage", [])
+    else:
+        start = start_of(recipe.model)
+        stage = {"stage": "start", "model": name, "revision": recipe.model.revision}
+        before = []
+        if start.adapter is not None:
+            stage["stage"] = "adapter"
+            before = [{"stage": "start", "model": start.base.name_or_path}]
+    if recipe.model.adapter is not None:
+        stage["adapter"] = recipe.model.adapter
+    return [*before, stage]
+
+
+def lineage_in_words(lineage: Sequence[Mapping[str, Any]], method: Method) -> str:
+    """base -> sft (runs/sft/model, adapter: stack) -> dpo (this run)."""
+    words = []
+    for stage in lineage:
+        adapter = f", adapter: {stage['adapter']}" if stage.get("adapter") else ""
+        place = f"{stage['model']}{adapter}"
+        words.append(place if stage["stage"] == "start" else f"{stage['stage']} ({place})")
+    return " -> ".join([*words, f"{method.name} (this run)"])
 
 
 def now() -> str:

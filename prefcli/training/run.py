@@ -34,7 +34,7 @@ from prefcli.training.arguments import learning_rate, notes, plan
 from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import check_fit, load_inputs
 from prefcli.training.packages import check_packages
-from prefcli.training.record import first_entry, now
+from prefcli.training.record import first_entry, lineage_in_words, now
 from prefcli.training.resume import where_it_stands, where_to_start
 from prefcli.training.saving import room_on_disk, save_model
 from prefcli.training.sft_mix import mix_lines
@@ -108,7 +108,7 @@ def _train(
     )
     check_packages(recipe)
     tokenizer = load_tokenizer(recipe.model)
-    config = load_config(start_of(recipe.model).base)
+    config = load_config(start_of(recipe.model, recipe.lora).base)
     check_fit(recipe, config, tokenizer)
     total, _ = parameters_of(empty_model(config))
     for warning in check_unusual(recipe, method, total, allowed=allow_unusual):
@@ -126,6 +126,7 @@ def _train(
     say(*inputs.uneven_eval(recipe.training.eval_batch_size * world_size()))
 
     run = first_entry(recipe, method, device)
+    say(f"lineage: {lineage_in_words(run['lineage'], method)}")
     if checkpoint is not None:
         before = folder.read_run()
         # The gate's verdict and the time of the start are the run's, not this process's.

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
-from transformers import Trainer as TransformersTrainer
 
 from prefcli.data import Split, tokenise
 from prefcli.recipe.schema import SftMix, Training
 from prefcli.training.arguments import Plan
+from prefcli.training.guard import Guarded
 
 _IGNORED = -100
 
@@ -125,7 +125,7 @@ class _Step:
     """Micro-batches that this process has trained."""
 
 
-class Mixing(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
+class Mixing(Guarded):
     """Adds the demonstrations to the loss of any of trl's preference trainers."""
 
     stream: Demonstrations
@@ -187,6 +187,9 @@ class Mixing(TransformersTrainer):  # type: ignore[misc]  # transformers is unty
         if not positions:
             return loss
         nll = self._nll(model, positions)
+        self.must_be_finite(
+            nll, "the loss of the demonstrations (sft_mix)", lambda: self._taken(positions)
+        )
         self._window.nll += float(nll.detach())
         # trl divides by the micro-batches, and the processes' gradients are averaged.
         slots = self.current_gradient_accumulation_steps * self.args.world_size
@@ -217,6 +220,9 @@ class Mixing(TransformersTrainer):  # type: ignore[misc]  # transformers is unty
         )
         log_probs: torch.Tensor = output.log_probs
         return -log_probs.sum()
+
+    def _taken(self, positions: range) -> list[str]:
+        return [self.stream.place(position) for position in positions]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:

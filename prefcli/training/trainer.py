@@ -42,6 +42,7 @@ def make_trainer(
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[Trainer, dict[str, Any]]:
     """The trainer, and the effective configuration, proven to hold the recipe's values."""
+    method, _ = inputs.settle(method)
     options = trl_options(recipe, method, machine)
     config_class, trl_class = method.trl_classes()
     config = build(

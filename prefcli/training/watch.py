@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
 import time
 import warnings
@@ -43,7 +44,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """One object a logging step in metrics.jsonl, one plain line (or a bar) for the reader."""
 
     def __init__(self, metrics: Path, *, ties_at_start: bool) -> None:
-        """ties_at_start: policy and reference agree before the first step, and every pair is one."""
+        """ties_at_start: before the first step policy and reference agree on every pair."""
         self._metrics = metrics
         self._hidden_at_start = _TIES if ties_at_start else ()
         self._started = time.monotonic()
@@ -211,6 +212,8 @@ def quiet_libraries() -> None:
     datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    if not stream().isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read by trl for a bar of its own
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

@@ -1,0 +1,352 @@
+"""Demonstrations beside preference rows: the loss, the share, and nothing else changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from prefcli.data import tokenise
+from prefcli.errors import RecipeError
+from prefcli.model import load_policy, load_tokenizer, machine
+from prefcli.training.dry_run import dry_run
+from prefcli.training.inputs import load_inputs
+from prefcli.training.run import train
+from prefcli.training.sft_mix import Schedule
+from prefcli.training.trainer import make_trainer
+from tests.train.conftest import metric_rows, pairs, sentence, write_jsonl
+
+PREFERENCE = ["dpo", "ipo", "kto", "orpo", "simpo"]
+LORA = {"rank": 2, "alpha": 4, "dropout": 0.0}
+
+
+@pytest.fixture
+def mixed_data(recipe_data, tmp_path) -> dict:
+    """The recipe of every method, with demonstrations that no pair holds."""
+    rows = [
+        {"prompt": f"tell {sentence(i, 2)}", "completion": f" {sentence(i + 5, 1 + i % 6)} please"}
+        for i in range(11)
+    ]
+    recipe_data["sft_mix"] = {
+        "fraction": 0.25,
+        "data": {"path": str(write_jsonl(tmp_path / "demonstrations.jsonl", rows))},
+        "weight": 0.7,
+    }
+    return recipe_data
+
+
+def build(recipe, name: str):
+    method = recipe.methods[name]
+    tokenizer = load_tokenizer(recipe.model)
+    inputs = load_inputs(recipe, method, tokenizer)
+    policy = load_policy(recipe.model, torch.float32, recipe.seed)
+    return make_trainer(recipe, method, machine(), policy, tokenizer, inputs)[0]
+
+
+def weights_of(folder: str | Path) -> dict[str, torch.Tensor]:
+    return load_file(next((Path(folder) / "model").glob("*.safetensors")))
+
+
+def losses(folder: str | Path) -> list[float]:
+    return [row["loss"] for row in metric_rows(folder) if "loss" in row]
+
+
+def untimed(folder: str | Path) -> list[dict]:
+    timed = ("seconds", "runtime", "per_second")
+    return [{k: v for k, v in row.items() if not k.endswith(timed)} for row in metric_rows(folder)]
+
+
+@given(
+    fraction=st.floats(0.01, 0.5),
+    rows=st.integers(1, 200),
+    micro=st.integers(1, 32),
+    accumulation=st.integers(1, 5),
+    step=st.integers(0, 400),
+)
+def test_the_share_is_exact_at_every_step(fraction, rows, micro, accumulation, step):
+    schedule = Schedule(fraction, rows, micro, accumulation)
+    batch = schedule.first_batch(step)
+    seen, mixed = schedule.preference_rows(batch), schedule.demonstrations(batch)
+    exact = seen * fraction / (1 - fraction)
+    assert exact - 1 - 1e-6 <= mixed <= exact + 1e-6
+    one_more = schedule.preference_rows(batch + 1) - seen
+    assert 1 <= one_more <= micro
+    # The same rows in one piece, or on more processes: the same demonstrations in each step.
+    whole = Schedule(fraction, rows, micro * accumulation, 1)
+    assert whole.demonstrations(whole.first_batch(step)) == mixed
+
+
+def test_an_epoch_that_ends_with_a_part_of_a_step():
+    """10 rows in micro-batches of 3, two a step: 6 + 4 rows, so the second epoch begins at 10."""
+    schedule = Schedule(0.5, rows=10, micro_batch=3, accumulation=2)
+    starts = [schedule.preference_rows(schedule.first_batch(step)) for step in range(5)]
+    assert starts == [0, 6, 10, 16, 20]
+    assert schedule.demonstrations(schedule.first_batch(3)) == 16
+
+
+def oracle(trainer, positions) -> torch.Tensor:
+    """Mean negative log-likelihood over all response tokens, each row alone and unpadded."""
+    model = trainer.model
+    scores = []
+    for position in positions:
+        row = trainer.stream.split.rows[trainer.stream.index(position)]
+        ids = tokenise(row, trainer.processing_class)
+        prompt, completion = ids["prompt_ids"], ids["completion_ids"]
+        logits = model(input_ids=torch.tensor([prompt + completion])).logits[0]
+        logps = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+        scores.append(logps.gather(1, torch.tensor(completion)[:, None])[:, 0])
+    return -torch.cat(scores).mean()
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("name", PREFERENCE)
+def test_loss_and_gradient_of_a_step(mixed_data, make_recipe, name, lora):
+    """L_preference + weight (S / P) NLL, over a step of two micro-batches; SGD shows the gradient.
+
+    8 preference rows and 2.67 demonstrations a step: two in the first, three in the second.
+    """
+    if lora:
+        mixed_data["lora"] = lora
+    mixed_data["training"] |= {
+        "optim": "sgd",
+        "learning_rate": 0.5,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1e9,
+        "max_steps": 1,
+    }
+    plain = {key: value for key, value in mixed_data.items() if key != "sft_mix"}
+    moved = {}
+    for kind, data in (("plain", plain), ("mixed", mixed_data)):
+        data = {**data, "output_dir": f"{mixed_data['output_dir']}-{kind}"}
+        trainer = build(make_recipe(data).recipe, name)
+        before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+        trainer.train()
+        moved[kind] = {
+            n: p.detach() - before[n]
+            for n, p in trainer.model.named_parameters()
+            if p.requires_grad
+        }
+    log = next(row for row in trainer.state.log_history if "loss" in row)
+    trainer.model.load_state_dict(before, strict=False)
+    trainer.model.eval().zero_grad()
+    nll = oracle(trainer, range(2))
+    nll.backward()
+    assert log["sft_mix/loss"] == pytest.approx(float(nll), rel=1e-5)
+    assert log["sft_mix/perplexity"] == pytest.approx(float(nll.exp()), rel=1e-5)
+    assert log["sft_mix/fraction"] == pytest.approx(2 / 10)
+    assert log["loss"] == pytest.approx(log["preference_loss"] + 0.7 * 2 / 8 * float(nll), rel=1e-5)
+    for parameter, value in trainer.model.named_parameters():
+        if not value.requires_grad:
+            continue
+        step = -0.5 * 0.7 * 2 / 8 * value.grad
+        got = moved["mixed"][parameter] - moved["plain"][parameter]
+        # A weight near 1 is stored in steps of 6e-8 to 1.2e-7, twice here.
+        torch.testing.assert_close(got, step, rtol=2e-4, atol=3e-7)
+
+
+@pytest.mark.parametrize("name", PREFERENCE)
+def test_preference_rows_and_their_metrics_are_untouched(mixed_data, make_recipe, name):
+    """With a policy that stands still, each step reports the same rows as without the mix."""
+    mixed_data["training"] |= {"max_steps": 7, "learning_rate": 1e-30}
+    seen = []
+    for extra in (mixed_data.pop("sft_mix"), None):
+        data = {**mixed_data, "output_dir": f"{mixed_data['output_dir']}-{bool(extra)}"}
+        recipe = make_recipe({**data, "sft_mix": extra} if extra else data).recipe
+        train(recipe, recipe.methods[name])
+        seen.append(untimed(recipe.output_dir))
+    with_, without = seen
+    compared = 0
+    for mixed, plain in zip(with_, without, strict=True):
+        for key in plain.keys() - {"grad_norm", "loss"}:
+            assert mixed[key] == pytest.approx(plain[key], rel=1e-6, abs=1e-9), key
+            compared += 1
+        if "loss" in plain:
+            assert mixed["preference_loss"] == pytest.approx(plain["loss"], rel=1e-5)
+            assert mixed["loss"] > plain["loss"] + 0.1
+    assert compared > 50
+
+
+@pytest.mark.parametrize("lora", [None, {**LORA, "dropout": 0.2}], ids=["full", "lora"])
+def test_fraction_zero_is_no_mix_bit_for_bit(mixed_data, make_recipe, lora):
+    if lora:
+        mixed_data["lora"] = lora
+    mixed_data["sft_mix"]["fraction"] = 0
+    found = []
+    for extra in (mixed_data.pop("sft_mix"), None):
+        data = {**mixed_data, "output_dir": f"{mixed_data['output_dir']}-{bool(extra)}"}
+        recipe = make_recipe({**data, "sft_mix": extra} if extra else data).recipe
+        train(recipe, recipe.dpo)
+        found.append((untimed(recipe.output_dir), weights_of(recipe.output_dir)))
+    assert found[0][0] == found[1][0]
+    for name, value in found[0][1].items():
+        assert torch.equal(value, found[1][1][name])
+
+
+@pytest.mark.parametrize("name", ["dpo", "ipo", "orpo", "simpo"])
+def test_the_cut_into_micro_batches_changes_nothing(mixed_data, make_recipe, name):
+    found = []
+    for micro in (8, 2, 1):
+        mixed_data["training"] |= {"per_device_train_batch_size": micro, "max_steps": 5}
+        mixed_data["training"]["per_device_eval_batch_size"] = 5
+        data = {**mixed_data, "output_dir": f"{mixed_data['output_dir']}-{micro}"}
+        if name == "orpo":  # its SFT term is a mean over the tokens of a micro-batch, in trl
+            data["training"] |= {"learning_rate": 1e-30}
+        recipe = make_recipe(data, *(["kto=null"] if micro == 1 else [])).recipe
+        train(recipe, recipe.methods[name])
+        rows = [r for r in metric_rows(recipe.output_dir) if "loss" in r]
+        found.append([(r["sft_mix/loss"], r["sft_mix/fraction"]) for r in rows])
+        if name != "orpo":
+            found[-1] += [r["loss"] for r in rows]
+    for other in found[1:]:
+        assert torch.tensor(_flat(other)).tolist() == pytest.approx(_flat(found[0]), rel=2e-5)
+
+
+def _flat(values: list) -> list[float]:
+    return [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+@pytest.mark.parametrize("lora", [None, {**LORA, "dropout": 0.1}], ids=["full", "lora"])
+def test_ten_steps_are_five_and_five_more(mixed_data, make_recipe, name, lora):
+    if lora:
+        mixed_data["lora"] = lora
+    mixed_data["training"] |= {"max_steps": 10, "save_steps": 5}
+    recipe = make_recipe(mixed_data).recipe
+    method = recipe.methods[name]
+    train(recipe, method)
+    folder = Path(recipe.output_dir)
+    whole, curve = weights_of(folder), metric_rows(folder)
+    shutil.rmtree(folder / "model")
+    shutil.rmtree(folder / "checkpoint-10")
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**run, "status": "running"}))
+    train(recipe, method)
+    keys = ("loss", "sft_mix/loss", "sft_mix/fraction", "preference_loss", "grad_norm")
+    assert [[r.get(k) for k in keys] for r in metric_rows(folder)] == [
+        [r.get(k) for k in keys] for r in curve
+    ]
+    again = weights_of(folder)
+    for weight, value in whole.items():
+        assert torch.equal(value, again[weight]), weight
+
+
+@pytest.mark.parametrize(
+    ("name", "lora", "fraction"),
+    [("dpo", None, 0.25), ("dpo", LORA, 0.06), ("simpo", None, 0.4)],
+    ids=["dpo-full", "dpo-lora-fewer-than-processes", "simpo-full"],
+)
+def test_two_processes_are_one(mixed_data, make_recipe, tmp_path, name, lora, fraction):
+    """The same global batch on gloo; also where a micro-batch has a demonstration for one alone."""
+    if lora:
+        mixed_data["lora"] = lora
+    mixed_data["sft_mix"]["fraction"] = fraction
+    mixed_data["training"] |= {"max_steps": 6, "per_device_eval_batch_size": 5}
+    data = {**mixed_data, "output_dir": str(tmp_path / "one")}
+    recipe = make_recipe(data).recipe
+    train(recipe, recipe.methods[name])
+    output = tmp_path / "two"
+    data["training"] = {**data["training"], "per_device_train_batch_size": 2}
+    make_recipe(data)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "prefcli",
+            name,
+            str(tmp_path / "recipe.yaml"),
+            f"output_dir={output}",
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    keys = ("loss", "sft_mix/loss", "sft_mix/fraction", "preference_loss", "eval_loss")
+    curves = [
+        [row[key] for row in metric_rows(folder) for key in keys if key in row]
+        for folder in (tmp_path / "one", output)
+    ]
+    assert len(curves[0]) > 20
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+
+
+def test_of_a_conversation_the_last_turn_is_trained(mixed_data, make_recipe, tmp_path):
+    turns = [
+        {"role": "user", "content": "say red"},
+        {"role": "assistant", "content": "red red"},
+        {"role": "user", "content": "say blue"},
+        {"role": "assistant", "content": "blue"},
+    ]
+    path = write_jsonl(tmp_path / "chats.jsonl", [{"messages": turns}])
+    mixed_data["sft_mix"]["data"] = {"path": str(path)}
+    trainer = build(make_recipe(mixed_data).recipe, "dpo")
+    ((ids, start),) = trainer.stream.take([0])
+    assert trainer.processing_class.decode(ids[start:]) == "blue</s>"
+    assert "red red" in trainer.processing_class.decode(ids[:start])
+
+
+def test_demonstrations_are_cut_and_dropped_as_everywhere(
+    mixed_data, make_recipe, tmp_path, capsys
+):
+    rows = [
+        {"prompt": "say", "completion": f" {sentence(1, 200)}"},
+        {"prompt": f"say {sentence(1, 200)}", "completion": " red"},
+        {"prompt": "say", "completion": " "},
+        {"prompt": "say", "completion": " red"},
+    ]
+    mixed_data["sft_mix"]["data"] = {"path": str(write_jsonl(tmp_path / "d.jsonl", rows))}
+    recipe = make_recipe(mixed_data).recipe
+    train(recipe, recipe.dpo)
+    out = capsys.readouterr().out
+    assert "sft_mix: 4 rows read, 2 kept" in out
+    assert "sft_mix: 1 of 2 rows are cut at max_length 64" in out
+    assert "25.0% of the examples are demonstrations, 2.67 beside the 8 rows of a step" in out
+    trainer = build(recipe, "dpo")
+    assert max(len(ids) for ids, _ in trainer.stream.take(range(2))) == 64
+
+
+def test_the_liked_side_of_pairs_will_do(mixed_data, make_recipe, tmp_path):
+    mixed_data["sft_mix"]["data"] = {"path": str(write_jsonl(tmp_path / "p.jsonl", pairs(5)))}
+    trainer = build(make_recipe(mixed_data).recipe, "dpo")
+    assert {trainer.stream.index(i) for i in range(5)} == set(range(5))
+    assert {trainer.stream.index(i) for i in range(5, 10)} == set(range(5))
+
+
+def test_the_dry_run_reads_them_too(mixed_data, make_recipe, capsys):
+    recipe = make_recipe(mixed_data).recipe
+    assert dry_run(recipe, recipe.dpo).problems == []
+    assert "sft_mix: 11 rows read, 11 kept" in capsys.readouterr().out
+    mixed_data["sft_mix"]["data"] = {"path": "nowhere.jsonl"}
+    recipe = make_recipe(mixed_data).recipe
+    (problem,) = dry_run(recipe, recipe.dpo).problems
+    assert "nowhere.jsonl" in str(problem)
+    assert "sft_mix.data" in str(problem)
+
+
+def test_without_a_preference_method_it_is_refused(mixed_data, make_recipe):
+    for name in PREFERENCE:
+        del mixed_data[name]
+    with pytest.raises(RecipeError, match="no effect on sft"):
+        make_recipe(mixed_data)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 0.51, 1.5])
+def test_fractions_out_of_range(mixed_data, make_recipe, fraction):
+    mixed_data["sft_mix"]["fraction"] = fraction
+    with pytest.raises(RecipeError, match="out of range"):
+        make_recipe(mixed_data)
