@@ -16,7 +16,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefcli.console import keep_stdout_for_json
+from prefcli.model import load_model, load_tokenizer, machine
 from prefcli.recipe import Loaded, load
+from prefcli.training.inputs import load_inputs
+from prefcli.training.trainer import make_trainer
 from prefcli.training.watch import quiet_libraries
 
 torch.set_num_threads(1)
@@ -155,6 +158,16 @@ def make_recipe(tmp_path):
         return load(str(path), overrides)
 
     return make
+
+
+def trainer_of(recipe, name: str, tokenizer=None):
+    """(trainer, inputs) as a run builds them, on a fresh float32 policy."""
+    tokenizer = tokenizer or load_tokenizer(recipe.model)
+    inputs = load_inputs(recipe, recipe.methods[name], tokenizer)
+    method, _ = inputs.settle(recipe.methods[name])
+    policy = load_model(recipe.model, torch.float32, recipe.seed)
+    trainer, _ = make_trainer(recipe, method, machine(), policy, tokenizer, inputs)
+    return trainer, inputs
 
 
 def metric_rows(run: str | Path) -> list[dict]:

@@ -13,6 +13,7 @@ from prefcli.model import machine
 from prefcli.model.adapters import lora_config
 from prefcli.training.arguments import build, prove_arrival, trl_options
 from prefcli.training.run import train
+from tests.train.conftest import labelled, write_jsonl
 
 # Every leaf that ends in a trainer argument: recipe path -> (changed value, trl's name).
 CHANGES = {
@@ -46,12 +47,17 @@ CHANGES = {
     "sft.loss_type": ("dft", "loss_type"),
     "dpo.beta": (0.3, "beta"),
     "dpo.loss_type": ("hinge", "loss_type"),
+    "dpo.ld_alpha": (0.3, "ld_alpha"),
+    "dpo.f_divergence_type": ("js_divergence", "f_divergence_type"),
     "ipo.beta": (0.3, "beta"),
     "kto.beta": (0.3, "beta"),
     "kto.desirable_weight": (1.3, "desirable_weight"),
     "kto.undesirable_weight": (1.3, "undesirable_weight"),
     "kto.loss_type": ("apo_zero_unpaired", "loss_type"),
     "orpo.lambda": (0.3, "beta"),
+    "simpo.beta": (0.3, "beta"),
+    "simpo.gamma": (0.3, "simpo_gamma"),
+    "simpo.cpo_alpha": (0.3, "cpo_alpha"),
 }
 # Read by prefcli itself, or loaded into the model rather than into trl's config.
 ELSEWHERE = {
@@ -70,6 +76,8 @@ ELSEWHERE = {
     "logging.run_name",
     "dpo.loss_weights",  # together with a list of losses, below
     "dpo.label_smoothing",
+    "dpo.f_alpha_divergence_coef",  # with alpha_divergence, below
+    "dpo.discopop_tau",  # with discopop, below
     "lora.rank",
     "lora.alpha",
     "lora.dropout",
@@ -80,7 +88,7 @@ ELSEWHERE = {
 
 
 def effective(recipe, name):
-    method = recipe.methods[name]
+    method, _ = recipe.methods[name].for_labels(1, 1)
     options = trl_options(recipe, method, machine())
     config_class, _ = method.trl_classes()
     return prove_arrival(options, build(options, config_class))
@@ -91,12 +99,14 @@ def test_trl_has_every_name_we_use(recipe_data, make_recipe, name):
     recipe = make_recipe(recipe_data).recipe
     config_class, _ = recipe.methods[name].trl_classes()
     fields = {field.name for field in dataclasses.fields(config_class)}
-    assert trl_options(recipe, recipe.methods[name], machine()).keys() <= fields
+    method, _ = recipe.methods[name].for_labels(1, 1)
+    assert trl_options(recipe, method, machine()).keys() <= fields
 
 
 @pytest.mark.parametrize("path", CHANGES)
 def test_a_changed_key_changes_its_argument_and_no_other(recipe_data, make_recipe, path):
     value, argument = CHANGES[path]
+    recipe_data["kto"] = {"desirable_weight": 1.0, "undesirable_weight": 1.0}  # auto follows
     section = path.partition(".")[0]
     name = section if section in METHODS else "dpo"
     before = effective(make_recipe(recipe_data).recipe, name)
@@ -140,6 +150,42 @@ def test_combined_losses_arrive(recipe_data, make_recipe):
     assert arrived["loss_type"] == ["robust", "sft"]
     assert arrived["loss_weights"] == [1.0, 0.2]
     assert arrived["label_smoothing"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("section", "argument", "value"),
+    [
+        (
+            {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.3},
+            "f_alpha_divergence_coef",
+            0.3,
+        ),
+        ({"loss_type": "discopop", "discopop_tau": 0.3}, "discopop_tau", 0.3),
+        ({"loss_type": ["sigmoid", "ipo"]}, "loss_type", ["sigmoid", "ipo"]),
+        ({"ld_alpha": 0.0}, "ld_alpha", 0.0),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_keys_that_need_another_arrive(recipe_data, make_recipe, section, argument, value):
+    recipe_data["dpo"] = section
+    assert effective(make_recipe(recipe_data).recipe, "dpo")[argument] == value
+
+
+def test_auto_weights_arrive_settled(recipe_data, make_recipe, tmp_path, capsys):
+    """What trl gets is what for_labels makes of the labels of the rows that are kept."""
+    rows = [row for row in labelled(24) if row["label"]][:8] + [
+        row for row in labelled(12) if not row["label"]
+    ]
+    rows.append({"prompt": "say", "completion": "", "label": False})  # dropped, so not counted
+    data = write_jsonl(tmp_path / "labelled.jsonl", rows)
+    recipe_data["data"] = {"train": {"path": str(data)}, "max_length": 64}
+    recipe_data["training"] |= {"global_batch_size": 4, "max_steps": 1}
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.kto)
+    run = json.loads((Path(recipe.output_dir) / "run.json").read_text())
+    assert run["effective"]["desirable_weight"] == 1.0
+    assert run["effective"]["undesirable_weight"] == pytest.approx(8 / 4 * 3 / 4)
+    assert "8 desirable rows weigh 1 each, 4 undesirable 1.5" in capsys.readouterr().out
 
 
 def test_every_lora_key_arrives(recipe_data, make_recipe):

@@ -14,6 +14,7 @@ from prefcli import cli
 from prefcli.errors import GateError
 from prefcli.measure.check_sft import check_sft
 from prefcli.measure.scoring import score
+from prefcli.methods import METHODS
 from prefcli.training.folder import RunFolder
 from prefcli.training.run import train
 from tests.train.conftest import labelled, pairs, write_jsonl
@@ -64,7 +65,7 @@ def test_pairs_agree_with_a_plain_loop(recipe_data, make_recipe, plain):
 def test_labelled_rows_measure_the_desirable_ones(recipe_data, make_recipe, tmp_path, plain):
     rows = labelled(12)
     recipe_data["data"]["eval"] = {"path": str(write_jsonl(tmp_path / "l.jsonl", rows))}
-    for name in ("sft", "dpo", "ipo", "orpo"):
+    for name in METHODS.keys() - {"kto"}:
         del recipe_data[name]
     report = check_sft(make_recipe(recipe_data).recipe)
     good = [plain(r["prompt"], r["completion"]) for r in rows if r["label"]]
@@ -77,7 +78,7 @@ def test_labelled_rows_measure_the_desirable_ones(recipe_data, make_recipe, tmp_
 def test_whole_texts(recipe_data, make_recipe, tmp_path, plain):
     rows = [{"text": r["prompt"] + r["chosen"]} for r in pairs(6)]
     recipe_data["data"]["eval"] = {"path": str(write_jsonl(tmp_path / "t.jsonl", rows))}
-    for name in ("dpo", "ipo", "kto", "orpo"):
+    for name in METHODS.keys() - {"sft"}:
         del recipe_data[name]
     report = check_sft(make_recipe(recipe_data).recipe)
     assert report.perplexity == pytest.approx(
@@ -132,7 +133,7 @@ def test_exit_codes_and_json(recipe_data, make_recipe, monkeypatch, capsys, tmp_
     assert "FAILED" in err
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "kto"])
+@pytest.mark.parametrize("name", [name for name, m in METHODS.items() if m.needs_sft])
 def test_the_gate_stops_a_run(recipe_data, make_recipe, name):
     recipe_data["check_sft"] = {"max_perplexity": 2, "on_fail": "stop"}
     recipe = make_recipe(recipe_data).recipe

@@ -9,18 +9,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
 from prefcli.data import Limits, load_split
 from prefcli.data.split import _measure_row
 from prefcli.errors import DataError, ExitCode, PrefcliError, RecipeError
-from prefcli.model import load_model, load_tokenizer, machine
+from prefcli.methods import METHODS
+from prefcli.model import load_tokenizer
 from prefcli.recipe.schema import Source
 from prefcli.training.inputs import load_inputs
-from prefcli.training.trainer import make_trainer
-from tests.train.conftest import TEMPLATE, pairs, write_jsonl
+from tests.train.conftest import TEMPLATE, pairs, trainer_of, write_jsonl
 
 U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": " good"}
 B, S = {"role": "assistant", "content": " bad"}, {"role": "system", "content": "s"}
@@ -397,7 +396,7 @@ def test_exact_counts(read):
     ]
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "kto", "orpo", "sft"])
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("chat", [False, True], ids=["text", "messages"])
 def test_trl_keeps_what_we_keep(recipe_data, make_recipe, tmp_path, name, chat):
     """make_trainer asserts it; here also that counting works in two processes."""
@@ -417,9 +416,7 @@ def test_trl_keeps_what_we_keep(recipe_data, make_recipe, tmp_path, name, chat):
     }
     recipe = make_recipe(recipe_data).recipe
     tokenizer = load_tokenizer(recipe.model)
-    inputs = load_inputs(recipe, recipe.methods[name], tokenizer)
-    policy = load_model(recipe.model, torch.float32, recipe.seed)
-    trainer, _ = make_trainer(recipe, recipe.methods[name], machine(), policy, tokenizer, inputs)
+    trainer, inputs = trainer_of(recipe, name, tokenizer)
     split = inputs.train
     kept = len(split.rows) // (2 if name == "kto" else 1)
     assert len(trainer.train_dataset) == len(split.rows)
@@ -443,11 +440,7 @@ def test_prompt_and_its_side_are_counted_as_trl_divides_them(recipe_data, make_r
             "train": {"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))},
             "max_length": length,
         }
-        recipe = make_recipe(recipe_data).recipe
-        tokenizer = load_tokenizer(recipe.model)
-        inputs = load_inputs(recipe, recipe.methods["kto"], tokenizer)
-        policy = load_model(recipe.model, torch.float32, recipe.seed)
-        make_trainer(recipe, recipe.methods["kto"], machine(), policy, tokenizer, inputs)
+        trainer_of(make_recipe(recipe_data).recipe, "kto")
 
 
 def test_a_template_that_leaves_the_answer_out(read, tokenizer, tiny_model):
@@ -751,11 +744,8 @@ def test_rows_without_a_trained_assistant_token_are_counted(recipe_data, make_re
     recipe_data["data"] = {"train": {"path": str(data)}, "max_length": 32}
     recipe_data["sft"] = ASSISTANT_ONLY
     recipe = make_recipe(recipe_data).recipe
-    tokenizer = load_tokenizer(recipe.model)
-    inputs = load_inputs(recipe, recipe.sft, tokenizer)
+    _, inputs = trainer_of(recipe, "sft")
     assert inputs.train.as_dict()["dropped"] == {"no assistant token within max_length": 1}
-    policy = load_model(recipe.model, torch.float32, 0)
-    make_trainer(recipe, recipe.sft, machine(), policy, tokenizer, inputs)
 
 
 def test_assistant_turns_need_marks_and_messages(recipe_data, make_recipe, tmp_path):
@@ -771,12 +761,14 @@ def test_assistant_turns_need_marks_and_messages(recipe_data, make_recipe, tmp_p
         load_inputs(chat, chat.sft, load_tokenizer(chat.model))
 
 
-def test_orpo_drops_what_its_trainer_can_not_divide(recipe_data, make_recipe):
+@pytest.mark.parametrize("name", ["orpo", "simpo"])
+def test_what_its_trainer_can_not_divide_is_dropped(recipe_data, make_recipe, name):
     recipe = make_recipe(recipe_data).recipe
-    assert recipe.orpo.max_seam == 1
+    method = recipe.methods[name]
+    assert method.max_seam == 1
     tokenizer = load_tokenizer(recipe.model)
     row = {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4], "seam": 2}
     assert "merge" in _measure_row([row], Limits(64, max_seam=1), chat=False)["drop"]
     assert _measure_row([row], Limits(64, max_seam=1), chat=True)["drop"] is None
     assert _measure_row([row], Limits(64), chat=False)["drop"] is None
-    assert load_inputs(recipe, recipe.orpo, tokenizer).train.dropped == {}
+    assert load_inputs(recipe, method, tokenizer).train.dropped == {}

@@ -39,7 +39,7 @@ def build(make_recipe, capsys):
         capsys.readouterr()
         trainer, _ = make_trainer(recipe, method, machine(), policy, tokenizer, inputs)
         out = capsys.readouterr()
-        lines = [line for line in out.out.splitlines() if "log-probabilities" in line]
+        lines = [line for line in out.out.splitlines() if line.startswith("reference: log-prob")]
         return trainer, [COMPUTED if COMPUTED in line else READ for line in lines], out.out
 
     return make

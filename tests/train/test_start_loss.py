@@ -29,7 +29,17 @@ def first_loss(loaded, name: str) -> float:
         ("dpo", {"loss_type": ["sigmoid", "hinge"], "loss_weights": [1.0, 0.5]}, math.log(2) + 0.5),
         ("ipo", {"beta": 0.1}, 25.0),
         ("ipo", {"beta": 1.0}, 0.25),
-        ("kto", {}, 0.5),
+        ("dpo", {"ld_alpha": 0.5}, math.log(2)),
+        ("dpo", {"f_divergence_type": "forward_kl", "loss_type": "hinge"}, 1.0),
+        ("dpo", {"f_divergence_type": "js_divergence"}, math.log(2)),
+        (
+            "dpo",
+            {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5},
+            math.log(2),
+        ),
+        ("dpo", {"loss_type": "discopop", "discopop_tau": 1.0}, (math.log(2) + 1) / 2),
+        ("kto", {"desirable_weight": 1.0, "undesirable_weight": 1.0}, 0.5),
+        ("kto", {"desirable_weight": 1.5, "undesirable_weight": 1.5}, 0.75),
     ],
     ids=lambda v: "-".join(map(str, v.values())) if isinstance(v, dict) else None,
 )
@@ -64,11 +74,25 @@ def test_kto_starts_at_half_the_label_weights(recipe_data, make_recipe, tmp_path
     assert first_loss(make_recipe(recipe_data), "kto") == pytest.approx(expected, abs=1e-3)
 
 
+def test_kto_starts_there_with_auto_weights_too(recipe_data, make_recipe, tmp_path):
+    rows = labelled(24)
+    recipe_data["data"]["train"]["path"] = str(write_jsonl(tmp_path / "labelled.jsonl", rows))
+    del recipe_data["data"]["eval"]
+    recipe_data["training"] |= {"global_batch_size": 24, "per_device_train_batch_size": 24}
+    labels = [row["label"] for row in rows]
+    method, _ = make_recipe(recipe_data).recipe.kto.for_labels(16, 8)
+    assert method.undesirable_weight == pytest.approx(1.5)
+    expected = method.start_loss(labels)
+    assert expected == pytest.approx((16 + 8 * 1.5) / 2 / 24)
+    assert first_loss(make_recipe(recipe_data), "kto") == pytest.approx(expected, abs=1e-3)
+
+
 @pytest.mark.parametrize("name", ["dpo", "ipo", "kto"])
 def test_eval_before_the_first_step_shows_it_too(recipe_data, make_recipe, name):
     loaded = make_recipe(recipe_data)
     method = loaded.recipe.methods[name]
     train(loaded.recipe, method)
+    method, _ = method.for_labels(1, 1)  # pairs: as many of either label
     first = metric_rows(loaded.recipe.output_dir)[0]
     assert first["step"] == 0
     assert first["eval_loss"] == pytest.approx(method.start_loss(), abs=1e-3)

@@ -6,15 +6,12 @@ Counts, drops and check-sft all rest on this.
 from __future__ import annotations
 
 import pytest
-import torch
 from tokenizers import processors
 
 from prefcli.data import tokenise
 from prefcli.data.tokens import tokenise_all
-from prefcli.model import load_model, load_tokenizer, machine
-from prefcli.training.inputs import load_inputs
-from prefcli.training.trainer import make_trainer
-from tests.train.conftest import TEMPLATE, labelled, pairs, write_jsonl
+from prefcli.model import load_tokenizer
+from tests.train.conftest import TEMPLATE, labelled, pairs, trainer_of, write_jsonl
 
 CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
@@ -109,11 +106,7 @@ def built(recipe_data, make_recipe, tmp_path):
         tokenizer = load_tokenizer(recipe.model)
         change(tokenizer)
         tokenizer.chat_template = template
-        inputs = load_inputs(recipe, recipe.methods[name], tokenizer)
-        policy = load_model(recipe.model, torch.float32, recipe.seed)
-        trainer, _ = make_trainer(
-            recipe, recipe.methods[name], machine(), policy, tokenizer, inputs
-        )
+        trainer, inputs = trainer_of(recipe, name, tokenizer)
         return inputs.train.rows.to_list(), trainer.train_dataset.to_list(), tokenizer
 
     return build
@@ -195,12 +188,14 @@ def test_sft_on_whole_texts(built, change, kind):
         assert prepared["input_ids"] == prepared["labels"] == ids["completion_ids"]
 
 
-# ORPO tokenises without special tokens, so a tokenizer's own EOS is not there.
+# trl's ORPO and CPO (which trains simpo) tokenise without special tokens, so a tokenizer's own EOS
+# is not there.
+@pytest.mark.parametrize("name", ["orpo", "simpo"])
 @tokenizers([case for case in CASES if case[0] is not puts_eos])
-def test_orpo(built, change, template):
+def test_orpo_and_simpo(built, name, change, template):
     """The same ids but for its own BOS before and EOS after them."""
     rows = chat(pair_rows()) if template else pair_rows()
-    ours, theirs, tokenizer = built("orpo", rows, change, TEMPLATES.get(template))
+    ours, theirs, tokenizer = built(name, rows, change, TEMPLATES.get(template))
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     for row, prepared in zip(ours, theirs, strict=True):
         ids = tokenise(row, tokenizer)
@@ -213,12 +208,13 @@ def test_orpo(built, change, template):
             assert prepared[f"{side}_input_ids"] == mine
 
 
+@pytest.mark.parametrize("name", ["orpo", "simpo"])
 @tokenizers([case for case in CASES if case[0] is not puts_eos])
-def test_orpo_never_gets_an_empty_completion(built, change, template):
-    """Prompts of every length up to max_length, whether or not ORPO adds its BOS."""
+def test_no_completion_is_cut_away(built, name, change, template):
+    """Prompts of every length up to max_length, whether or not trl adds its BOS."""
     texts = [{"prompt": "x" * n, "chosen": " red", "rejected": " blue"} for n in range(1, 64)]
     rows = chat(texts) if template else texts
-    _, theirs, _ = built("orpo", rows, change, TEMPLATES.get(template), max_length=64)
+    _, theirs, _ = built(name, rows, change, TEMPLATES.get(template), max_length=64)
     assert 0 < len(theirs) < len(rows)
     assert max(len(row["chosen_input_ids"]) for row in theirs) == 64
     for row in theirs:

@@ -37,6 +37,8 @@ UNKNOWN = table(
     added("number as key", "1: 2", "6:1", "1", "no such key"),
     added("truth as key", "true: 2", "6:1", "true", "no such key"),
     added("the attribute of lambda", "orpo: {lambda_: 0.2}", "6:8", "orpo.lambda_", "mean lambda?"),
+    added("simpo_gamma", "simpo: {simpo_gamma: 1}", "6:9", "simpo.simpo_gamma", "prefcli's name is simpo.gamma"),
+    added("a key simpo lacks", "simpo: {label_smoothing: 0.1}", "6:9", "simpo.label_smoothing", "no such key"),
     added("no space in braces", "training: {max_steps:1}", "6:23", "training.max_steps:1", "space after the colon"),
     added("equals in braces", "training: {max_steps=1}", "6:23", "training.max_steps=1", "space after the colon"),
 )  # fmt: skip
@@ -53,7 +55,7 @@ KEYS = table(
     swapped("missing top key", "output_dir: runs/x\n", "", "1:1", "output_dir", "is missing | output_dir: runs/my-run"),
     swapped("missing inner key", "name_or_path: some/model", "dtype: auto", "2:1", "model.name_or_path", "is missing | write name_or_path: HUB"),
     swapped("missing in a list", "{path: a.jsonl}", "[{path: a}, {name: b}]", "5:22", "data.train[1].path", "is missing | write path: FILE"),
-    swapped("missing method", "dpo: {}\n", "", "1:1", None, "no method section | sft:, dpo:, ipo:, kto:, orpo: | `dpo: {}`"),
+    swapped("missing method", "dpo: {}\n", "", "1:1", None, "no method section | sft:, dpo:, ipo:, kto:, orpo:, simpo: | `dpo: {}`"),
     swapped("method null", "dpo: {}", "dpo: null", "3:6", "dpo", "no method section"),
     swapped("method empty", "dpo: {}", "dpo:", "3:5", "dpo", "nothing follows | {}"),
     added("section empty", "lora:", "6:6", "lora", "nothing follows | {} | null | remove"),
@@ -97,6 +99,7 @@ TYPES = table(
     swapped("no sources", "{path: a.jsonl}", "[]", "5:10", "data.train", "list is empty | at least one"),
     swapped("number for columns", "a.jsonl", "a, columns: 3", "5:29", "data.train.columns", "3 is not a section"),
     swapped("number as column", "a.jsonl", "a, columns: {prompt: 3}", "5:38", "data.train.columns.prompt", '3 is not text | "3"'),
+    swapped("word for a share", "dpo: {}", "dpo: {ld_alpha: auto}", "3:17", "dpo.ld_alpha", "'auto' is not a number"),
     added("word for list", "logging: {report_to: wandb}", "6:22", "logging.report_to", "not a list | write a list: [wandb]"),
     added("wrong list entry", "logging: {report_to: [wandb, tensorbord]}", "6:30", "logging.report_to[1]", "mean tensorboard?"),
     added("number in text list", "lora: {target_modules: [q, 2]}", "6:28", "lora.target_modules[1]", "2 is not text"),
@@ -118,6 +121,10 @@ RANGES = table(
     added("large seed", "seed: 4294967296", "6:7", "seed", "out of range | a number below 4294967296"),
     added("int of 5000 digits", "seed: " + "9" * 5000, "6:7", "seed", "a number of 5000 digits is out of range"),
     added("rate of 4000 digits", "training: {learning_rate: " + "1" * 4000 + "}", "6:27", "training.learning_rate", "4000 digits"),
+    swapped("weight of 0", "dpo: {}", "kto: {desirable_weight: 0}", "3:25", "kto.desirable_weight", "0 is "),
+    swapped("gamma below 0", "dpo: {}", "simpo: {gamma: -1}", "3:16", "simpo.gamma", "out of range | write 0 or more"),
+    swapped("ld_alpha above 1", "dpo: {}", "dpo: {ld_alpha: 1.5}", "3:17", "dpo.ld_alpha", "out of range | write 1 or less"),
+    swapped("tau of 0", "dpo: {}", "dpo: {loss_type: discopop, discopop_tau: 0}", "3:42", "dpo.discopop_tau", "above 0"),
     swapped("fraction of 0", "a.jsonl", "a, fraction: 0", "5:30", "data.train.fraction", "a number above 0"),
     swapped("one token", "data:", "data:\n  max_length: 1", "5:15", "data.max_length", "write 8 or more"),
 )  # fmt: skip
@@ -130,7 +137,11 @@ CHOICES = table(
     added("null", "check_sft: {on_fail: ~}", "6:22", "check_sft.on_fail", "nothing (null) is none of"),
     swapped("loss", "dpo: {}", "dpo: {loss_type: sigmod}", "3:18", "dpo.loss_type", "mean sigmoid?"),
     swapped("loss in a list", "dpo: {}", "dpo: {loss_type: [hinge, sigmod]}", "3:26", "dpo.loss_type[1]", "mean sigmoid?"),
-    swapped("a method as loss", "dpo: {}", "dpo: {loss_type: ipo}", "3:18", "dpo.loss_type", "a method of its own | ipo: {}"),
+    swapped("a method as loss", "dpo: {}", "dpo: {loss_type: simpo}", "3:18", "dpo.loss_type", "a method of its own | simpo: {}"),
+    swapped("divergence", "dpo: {}", "dpo: {f_divergence_type: js}", "3:26", "dpo.f_divergence_type", "'js' is none of reverse_kl, forward_kl"),
+    swapped("word as weight", "dpo: {}", "kto: {desirable_weight: autom}", "3:25", "kto.desirable_weight", "'autom' is neither a number nor auto"),
+    swapped("quoted weight", "dpo: {}", "kto: {desirable_weight: '2'}", "3:25", "kto.desirable_weight", "'2' is neither a number nor auto"),
+    swapped("null as weight", "dpo: {}", "kto: {undesirable_weight: ~}", "3:27", "kto.undesirable_weight", "nothing (null) is neither a number nor auto"),
     swapped("number as loss", "dpo: {}", "dpo: {loss_type: 3}", "3:18", "dpo.loss_type", "3 is neither one of sigmoid, | nor a list"),
 )  # fmt: skip
 
@@ -144,6 +155,11 @@ RULES = table(
     added("kto alone in a batch", "kto: {}\ntraining: {per_device_train_batch_size: 1}", "7:41", "training.per_device_train_batch_size", "kto needs | at least 2, not 1"),
     added("adapter at the head", "lora: {target_modules: [lm_head]}", "6:24", "lora.target_modules", "leave lm_head out"),
     swapped("weights", "dpo: {}", "dpo: {loss_weights: [1, 2]}", "3:21", "dpo.loss_weights", "2 entries for 1 losses | one weight for each"),
+    swapped("tau unread", "dpo: {}", "dpo: {discopop_tau: 0.1}", "3:21", "dpo.discopop_tau", "no effect"),
+    swapped("coefficient unread", "dpo: {}", "dpo: {f_alpha_divergence_coef: 2}", "3:32", "dpo.f_alpha_divergence_coef", "no effect | alpha_divergence"),
+    swapped("coefficient missing", "dpo: {}", "dpo: {f_divergence_type: alpha_divergence}", "3:6", "dpo", "needs f_alpha_divergence_coef"),
+    swapped("divergence unread", "dpo: {}", "dpo: {loss_type: aot, f_divergence_type: forward_kl}", "3:42", "dpo.f_divergence_type", "aot has no form | sigmoid_norm"),
+    swapped("length twice", "dpo: {}", "dpo: {ld_alpha: 0.5, loss_type: ipo}", "3:17", "dpo.ld_alpha", "both correct for length | keep one"),
     swapped("smoothing unread", "dpo: {}", "dpo: {label_smoothing: 0.1}", "3:24", "dpo.label_smoothing", "no effect"),
 )  # fmt: skip
 

@@ -71,7 +71,7 @@ def test_version(monkeypatch, capsys):
 
 def test_every_shipped_recipe_is_valid_and_none_is_forgotten(monkeypatch, capsys):
     recipes = shipped()
-    assert len(recipes) == 9
+    assert len(recipes) == 10
     assert {r.name.rpartition("/")[2] for r in recipes if "/" in r.name} == {*METHODS}
     assert run(monkeypatch, "validate", *(str(r.path) for r in recipes)) == 0
     assert capsys.readouterr().out.count(": valid (") == len(recipes)

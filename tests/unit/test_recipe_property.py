@@ -25,8 +25,16 @@ FULL = {
     "seed": 7,
     "model": {"name_or_path": "some/model", "dtype": "bfloat16"},
     "lora": {"rank": 8, "target_modules": ["q_proj", "v_proj"]},
-    "dpo": {"beta": 0.1, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]},
-    "kto": {"beta": 0.2},
+    "dpo": {
+        "beta": 0.1,
+        "loss_type": ["sigmoid", "sft"],
+        "loss_weights": [1.0, 0.5],
+        "ld_alpha": 0.5,
+        "f_divergence_type": "alpha_divergence",
+        "f_alpha_divergence_coef": 0.5,
+    },
+    "kto": {"beta": 0.2, "desirable_weight": "auto", "undesirable_weight": 1.5},
+    "simpo": {"beta": 2.5, "gamma": 1.0, "cpo_alpha": 0.1},
     "data": {
         "train": [{"path": "a.jsonl", "columns": {"prompt": "q"}}, {"path": "b", "fraction": 0.5}],
         "eval": {"path": "c.jsonl"},
