@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from prefcli.measure.check_sft import check_sft
 from prefcli.measure.sample import Sampling, answers
 from prefcli.recipe import load
@@ -15,10 +17,17 @@ ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "recipes" / "quickstart"
 
 
-def test_from_chance_to_nearly_all_held_out_pairs(tmp_path):
-    sft = load(str(QUICKSTART / "sft.yaml"), [f"output_dir={tmp_path / 'sft'}"]).recipe
+@pytest.fixture(scope="module")
+def sft_model(tmp_path_factory) -> Path:
+    """Stage 1, which the others start from."""
+    folder = tmp_path_factory.mktemp("quickstart") / "sft"
+    sft = load(str(QUICKSTART / "sft.yaml"), [f"output_dir={folder}"]).recipe
     train(sft, sft.sft)
-    start = f"model.name_or_path={tmp_path / 'sft' / 'model'}"
+    return folder / "model"
+
+
+def test_from_chance_to_nearly_all_held_out_pairs(sft_model, tmp_path):
+    start = f"model.name_or_path={sft_model}"
     dpo = load(str(QUICKSTART / "dpo.yaml"), [f"output_dir={tmp_path / 'dpo'}", start]).recipe
     before = check_sft(dpo)
     assert before.passed
@@ -31,7 +40,7 @@ def test_from_chance_to_nearly_all_held_out_pairs(tmp_path):
     assert after.passed
     assert after.chosen_likelier > 0.9
 
-    models = [str(tmp_path / "sft" / "model"), outcome.model]
+    models = [str(sft_model), outcome.model]
     rows = answers(models, str(QUICKSTART / "data" / "prompts.jsonl"), None, Sampling(48))
     assert len(rows) == 5
     changed = [row for row in rows if len(set(row["completions"].values())) == 2]
@@ -43,6 +52,23 @@ def test_from_chance_to_nearly_all_held_out_pairs(tmp_path):
         recipe = load(str(QUICKSTART / f"{name}.yaml"), changes).recipe
         train(recipe, recipe.methods[name])
         assert (tmp_path / name / "model" / "model.safetensors").is_file()
+
+
+def test_simpo_does_so_without_a_reference(sft_model, tmp_path):
+    """The chosen side becomes likelier without becoming less likely than it was."""
+    start = f"model.name_or_path={sft_model}"
+    path = str(QUICKSTART / "simpo.yaml")
+    recipe = load(path, [f"output_dir={tmp_path / 'simpo'}", start]).recipe
+    before = check_sft(recipe)
+    assert before.passed
+    assert 0.35 < before.chosen_likelier < 0.65
+
+    outcome = train(recipe, recipe.simpo)
+    assert outcome.metrics["eval_rewards/accuracies"] > 0.9
+    after = check_sft(load(path, [f"model.name_or_path={outcome.model}"]).recipe)
+    assert after.chosen_likelier > 0.9
+    assert after.perplexity < 1.1 * before.perplexity
+    assert after.rejected_perplexity > 1.2 * before.rejected_perplexity
 
 
 def test_the_script_writes_the_shipped_files(tmp_path):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from prefcli.methods import METHODS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -44,7 +46,7 @@ def test_the_wheel_alone_runs_the_quickstart_recipes(prefcli):
     assert (site / "prefcli" / "py.typed").is_file()
     assert "quickstart/dpo" in run("recipes", "list")
     copied = run("recipes", "copy", "quickstart", ".").split()
-    assert len(copied) == 5
+    assert len(copied) == len(METHODS)
     assert "will run" in run("sft", "quickstart/sft.yaml", "--dry-run")
     said = run("sft", "quickstart/sft.yaml", "training.max_steps=2", "data.train.fraction=0.02")
     assert "done: 2 steps of sft in" in said
