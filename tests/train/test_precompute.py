@@ -24,6 +24,7 @@ READ = "read from an earlier run, and checked"
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("PYTEST_ELSEWHERE", str(tmp_path / "elsewhere"))
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_no_reference_is_kept_in_memory(recipe_data, build):
         "dpo.loss_type=hinge",
         "training.learning_rate=3e-5",
         "training.per_device_train_batch_size=2",
-        "output_dir=elsewhere",
+        "output_dir=${oc.env:PYTEST_ELSEWHERE}",
         "training.max_steps=7",
     ],
 )

@@ -202,7 +202,7 @@ def test_a_different_scaling_of_each_adapter_is_kept(recipe_data, make_recipe, s
     recipe = make_recipe(recipe_data).recipe
     outcome = train(recipe, recipe.dpo)
     again = {"name_or_path": outcome.model, "adapter": "merge"}
-    data = {**recipe_data, "model": again, "output_dir": "x", "lora": None}
+    data = {**recipe_data, "model": again, "output_dir": recipe.output_dir + "-again"}
     data["reference"] = {"name_or_path": str(merged)}
     del data["lora"]
     trainer, _, _ = build(make_recipe(data).recipe)
