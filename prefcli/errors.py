@@ -28,7 +28,7 @@ _MEANINGS = {
     ExitCode.DONE: "done",
     ExitCode.BUG: "a bug of ours (traceback)",
     ExitCode.RECIPE: "the recipe or the command line is wrong",
-    ExitCode.GATE: "a gate said no (check-sft)",
+    ExitCode.GATE: "a gate said no (check-sft, or the look at the reference at step 0)",
     ExitCode.DATA: "the data is wrong",
     ExitCode.DIVERGED: "training diverged (a non-finite loss or gradient)",
     ExitCode.PUSH_FAILED: "saved, but the push to the hub failed (reserved)",

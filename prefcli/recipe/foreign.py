@@ -31,6 +31,11 @@ FOREIGN: dict[str, str] = {
     "peft": "lora",
     "adapter": "lora",
     "finetuning_type": "lora",
+    # reference
+    "ref_model": "reference.name_or_path",
+    "ref_model_name_or_path": "reference.name_or_path",
+    "model_ref": "reference.name_or_path",
+    "precompute_ref_log_probs": "reference.precompute",
     # data
     "dataset": "data.train",
     "datasets": "data.train",
@@ -109,8 +114,9 @@ GONE: dict[str, str] = {
     "use_peft": "a `lora:` section turns LoRA on; its absence means full fine-tuning",
     "bf16": "the precision follows the machine; insist with model.dtype: bfloat16",
     "fp16": "the precision follows the machine; insist with model.dtype: float16",
-    "load_in_4bit": "quantised base weights are not supported yet",
-    "load_in_8bit": "quantised base weights are not supported yet",
+    "load_in_4bit": "write model.quantization: 4bit, beside a lora section",
+    "load_in_8bit": "write model.quantization: 8bit, beside a lora section",
+    "sync_ref_model": "the reference does not move; leave it out",
     "rpo_alpha": "write dpo.loss_type: [sigmoid, sft] with dpo.loss_weights: [1.0, RPO_ALPHA]",
 }
 """Names without a counterpart, or whose counterpart needs a word: what to do instead."""

@@ -169,7 +169,7 @@ def _train(
         eval_on_start=checkpoint is None,
         callbacks=callbacks,
     )
-    _announce(recipe, method, trainer, resumed=checkpoint is not None)
+    _announce(recipe, method, trainer)
     if is_main_process():
         folder.write_run(run)
     with room_on_disk(folder):
@@ -214,7 +214,7 @@ def _gate(report: SftReport, recipe: Recipe, folder: RunFolder, run: dict[str, A
     )
 
 
-def _announce(recipe: Recipe, method: Method, trainer: Trainer, *, resumed: bool) -> None:
+def _announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
     total, trainable = parameters_of(trainer.model)
     say(f"model: {total:,} parameters, {trainable:,} trained ({trainable / total:.1%})")
     if method.needs_reference:
@@ -224,9 +224,6 @@ def _announce(recipe: Recipe, method: Method, trainer: Trainer, *, resumed: bool
     say(f"learning rate: {rate:g}{usual}, {recipe.training.lr_scheduler_type}")
     for note in notes(recipe, method):
         say(f"note: {note}")
-    start = method.start_loss()
-    if start is not None and not resumed:
-        say(f"loss: starts at {start:.4f}, where policy and reference agree")
 
 
 def _reference_in_words(recipe: Recipe) -> str:

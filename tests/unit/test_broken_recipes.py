@@ -31,7 +31,7 @@ UNKNOWN = table(
     added("warmup", "training: {warmup: 0.1}", "6:12", "training.warmup", "training.warmup_ratio"),
     added("lr", "training: {lr: 1e-6}", "6:12", "training.lr", "training.learning_rate"),
     added("trust_remote_code", "trust_remote_code: true", "6:1", "trust_remote_code", "leave it out"),
-    added("load_in_4bit", "load_in_4bit: true", "6:1", "load_in_4bit", "not supported"),
+    added("load_in_4bit", "load_in_4bit: true", "6:1", "load_in_4bit", "write model.quantization: 4bit"),
     added("dotted key", "training.max_steps: 3", "6:1", "training.max_steps", "inside the section `training:`"),
     added("merge key", "<<: {seed: 1}", "6:1", "<<", "no YAML merge | ${section.key}"),
     added("number as key", "1: 2", "6:1", "1", "no such key"),
