@@ -1,0 +1,97 @@
+"""The tests' own arithmetic: double precision, a row at a time, unpadded, no prefcli and no trl.
+
+A trainer's loss and gradient are float32 sums over a padded batch; these are what they stand for.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.func import functional_call
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+class Oracle:
+    """The weights of a trained model as float64 leaves, and those it started from."""
+
+    def __init__(self, folder, model, *, lora_scale=None):
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.net = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float64, attn_implementation="sdpa"
+        ).requires_grad_(False)
+        for module in self.net.modules():
+            if type(module).__name__ == "LlamaRMSNorm":
+                module.forward = _norm(module)
+        self.leaves = {
+            name: parameter.detach().cpu().double().requires_grad_()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+        self.weights = self.leaves if lora_scale is None else self._adapted(lora_scale)
+
+    def _adapted(self, scale):
+        """W + (alpha / r) B A (arXiv:2106.09685, eq. 3 and sec. 4.1), without peft."""
+        start = dict(self.net.named_parameters())
+        weights = {}
+        for name, a in self.leaves.items():
+            if ".lora_A." in name:
+                b = self.leaves[name.replace(".lora_A.", ".lora_B.")]
+                path = name.removeprefix("base_model.model.").replace(".lora_A.default", "")
+                weights[path] = start[path] + scale * (b @ a)
+        assert 2 * len(weights) == len(self.leaves)
+        return weights
+
+    def ids(self, prompt, completion, *, max_length, bos=False):
+        """(prompt, completion) as token ids: an end token behind, cut at max_length."""
+        start = [self.tokenizer.bos_token_id] if bos else []
+        before = start + self.tokenizer(prompt)["input_ids"]
+        whole = self.tokenizer(prompt + completion + self.tokenizer.eos_token)["input_ids"]
+        whole = (start + whole)[:max_length]
+        assert whole[: len(before)] == before
+        return before, whole[len(before) :]
+
+    def policy(self, prompt, completion):
+        """log p of each completion token, with its graph."""
+        return self._score(self.weights, prompt, completion)
+
+    def reference(self, prompt, completion):
+        """The same under the weights that training started from."""
+        return self._score({}, prompt, completion)
+
+    def _score(self, weights, prompt, completion):
+        ids = torch.tensor([prompt + completion])
+        call = {"input_ids": ids, "use_cache": False}
+        logits = functional_call(self.net, weights, (), call).logits[0]
+        assert logits.dtype == torch.float64
+        scores = torch.log_softmax(logits, -1)
+        at = torch.arange(len(prompt), ids.shape[1])
+        return scores[at - 1, ids[0, at]]
+
+    def gradients(self, loss):
+        return dict(
+            zip(self.leaves, torch.autograd.grad(loss, list(self.leaves.values())), strict=True)
+        )
+
+
+def _norm(module):
+    """transformers computes this one in float32, whatever it is given."""
+
+    def forward(hidden):
+        mean = hidden.pow(2).mean(-1, keepdim=True)
+        return module.weight * hidden * torch.rsqrt(mean + module.variance_epsilon)
+
+    return forward
+
+
+def log_sigmoid(x):
+    return -torch.log1p(torch.exp(-x))
+
+
+def deviation(theirs, ours):
+    """(of a scalar, or of gradients by name) relative to the size of ours."""
+    if not isinstance(ours, dict):
+        return abs(float(theirs) - float(ours)) / abs(float(ours))
+    assert theirs.keys() == ours.keys()
+    apart = sum(float((theirs[name].double() - ours[name]).pow(2).sum()) for name in ours)
+    size = sum(float(each.pow(2).sum()) for each in ours.values())
+    assert size > 0, "a gradient of zero shows nothing"
+    return (apart / size) ** 0.5

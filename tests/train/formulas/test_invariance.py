@@ -1,0 +1,247 @@
+"""What must not change the step: accumulation, order, padding, recomputed activations.
+
+Steps are taken by transformers' own loop, so its scaling and trl's are what is tested. The
+gradient is read before the optimizer uses it.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from tests.train.formulas.conftest import LABELLED, PAIRS, gradients, mean
+from tests.train.formulas.oracle import deviation, log_sigmoid
+from tests.train.formulas.test_sft import ROWS
+
+# ORPO's SFT term is a mean over tokens, which accumulation leaves alone only where all chosen
+# texts have as many (see the last tests here). The rejected sides do not enter it.
+EVEN = [
+    {"prompt": "say red", "chosen": " big small kind", "rejected": " no"},
+    {"prompt": "say red", "chosen": " kind big small", "rejected": " rude no please dog"},
+    {"prompt": "say red", "chosen": " small kind big", "rejected": " yes cat"},
+    {"prompt": "say red", "chosen": " big kind small", "rejected": " sun green no"},
+]
+WEIGHTS = {"desirable_weight": 1.5, "undesirable_weight": 0.7}
+# method -> (section, rows). KTO's loss with its reference point has a test of its own.
+CASES = {
+    "sft": ({}, ROWS),
+    "sft-dft": ({"loss_type": "dft"}, ROWS),
+    "dpo": ({"beta": 0.3}, PAIRS),
+    "ipo": ({"beta": 1.0}, PAIRS),
+    "kto": (WEIGHTS | {"beta": 0.3, "loss_type": "apo_zero_unpaired"}, LABELLED),
+    "orpo": ({"lambda": 0.5}, EVEN),
+    "simpo": ({"beta": 2.0, "gamma": 1.0}, PAIRS),
+}
+cases = pytest.mark.parametrize("case", CASES)
+both = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+
+
+class _Before(TrainerCallback):
+    """The accumulated gradient, unclipped, as the optimizer is about to see it."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.gradients = gradients(model)
+
+
+def step(case):
+    """(loss, gradient) of one optimizer step of trainer.train()."""
+    trainer, before, losses = case.trainer, _Before(), []
+    training_step = trainer.training_step
+
+    def watched(*args, **kwargs):
+        losses.append(training_step(*args, **kwargs))
+        return losses[-1]
+
+    trainer.training_step = watched
+    # A checkpoint, and looking for garbage, take longer than the step.
+    trainer.args.save_strategy = "no"
+    trainer.accelerator.free_memory = lambda: None
+    trainer.add_callback(before)
+    trainer.train()
+    assert trainer.state.global_step == 1
+    assert len(losses) == trainer.args.gradient_accumulation_steps
+    loss = torch.stack(losses).sum()
+    # What is logged is what was stepped on.
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(float(loss), rel=1e-6)
+    return loss, before.gradients
+
+
+def same(one, other):
+    assert deviation(one[0], other[0]) < 1e-5
+    doubled = {name: gradient.double() for name, gradient in other[1].items()}
+    assert deviation(one[1], doubled) < 1e-5
+
+
+@pytest.fixture
+def stepping(build):
+    """Build a case that takes one step, whose gradient is not clipped."""
+
+    def build_one(name, section, rows, **changes):
+        # A norm far beyond any gradient's; 1 would scale the larger ones down.
+        return build(name, section, rows, max_steps=1, max_grad_norm=1e9, **changes)
+
+    return build_one
+
+
+@cases
+@both
+def test_accumulation(stepping, case, lora):
+    """4 rows at once and as 4 x 1 (kto, which asks for 2 rows, as 2 x 2): the same step."""
+    name, (section, rows) = case.partition("-")[0], CASES[case]
+    whole = step(stepping(name, section, rows, lora=lora))
+    size = 2 if name == "kto" else 1
+    parts = stepping(name, section, rows, lora=lora, per_device_train_batch_size=size)
+    assert parts.trainer.args.gradient_accumulation_steps == 4 // size
+    same(step(parts), whole)
+
+
+@both
+def test_accumulation_of_kto_at_its_start(stepping, lora):
+    """KTO (arXiv:2402.01306, eq. 7) as 4 and as 2 x 2 rows, policy and reference still equal.
+
+    There the reference point is 0 in any batch. Later it is estimated in each device batch, from
+    other mismatched pairs where the batch is another size, and clamped before it is averaged; so
+    accumulation changes the loss, and per_device_train_batch_size is part of the method.
+    """
+    section = WEIGHTS | {"beta": 0.3}
+    whole = step(stepping("kto", section, LABELLED, lora=lora, size=0))
+    parts = stepping("kto", section, LABELLED, lora=lora, size=0, per_device_train_batch_size=2)
+    same(step(parts), whole)
+
+
+def test_accumulation_of_packed_rows(stepping):
+    """Sequences of unequal token counts weigh by their tokens, whichever step they are in."""
+    changes = {"max_length": 32, "global_batch_size": 2}
+    whole = stepping("sft", {"packing": True}, ROWS, per_device_train_batch_size=2, **changes)
+    assert len(whole.trainer.train_dataset) == 2
+    parts = stepping("sft", {"packing": True}, ROWS, per_device_train_batch_size=1, **changes)
+    same(step(parts), step(whole))
+
+
+@cases
+def test_the_order_of_rows(build, case):
+    name, (section, rows) = case.partition("-")[0], CASES[case]
+    built = build(name, section, rows)
+    same(built.theirs(built.batch([2, 0, 3, 1])), built.theirs())
+
+
+def test_the_order_of_rows_in_ktos_batch(build):
+    """The mismatched completion of a row was chosen before, and travels with it."""
+    built = build("kto", WEIGHTS | {"beta": 0.3}, LABELLED, seed=2)
+    same(built.theirs(built.batch([2, 0, 3, 1])), built.theirs())
+
+
+def widened(batch, by, pad):
+    """The batch beside a neighbour that is longer by so many tokens."""
+    filled = {"input_ids": pad, "labels": -100, "attention_mask": 0, "completion_mask": 0}
+    wider = dict(batch)
+    for key, value in batch.items():
+        for ending, filling in filled.items():
+            if key.endswith(ending) and not key.startswith("prompt_"):
+                wider[key] = torch.nn.functional.pad(value, (0, by), value=filling)
+    assert wider.keys() == batch.keys()
+    return wider
+
+
+@cases
+def test_padding(build, case):
+    name, (section, rows) = case.partition("-")[0], CASES[case]
+    built = build(name, section, rows)
+    batch = built.batch()
+    wide = widened(batch, 9, built.oracle.tokenizer.pad_token_id)
+    assert sum(wide[key] is not batch[key] for key in batch) >= 3  # ids, and two masks or labels
+    same(built.theirs(wide), built.theirs(batch))
+
+
+@pytest.mark.parametrize("case", ["sft", "dpo", "ipo", "kto", "simpo"])
+def test_a_longer_neighbour(build, case):
+    """A short row and a long one in a batch, against each alone: rows weigh 1/2, SFT's tokens
+    each as much."""
+    section, rows = CASES[case]
+    built = build(case, section, rows)
+    together = built.theirs(built.batch([0, 1]))
+    alone = [built.theirs(built.batch([i])) for i in (0, 1)]
+    share = [0.5, 0.5]
+    if case == "sft":
+        labels = [built.batch([i])["labels"] for i in (0, 1)]
+        counts = [int((each != -100).sum()) for each in labels]
+        assert counts[0] != counts[1]
+        share = [count / sum(counts) for count in counts]
+    loss = sum(part * each[0] for part, each in zip(share, alone, strict=True))
+    gradient = {
+        name: sum(part * each[1][name] for part, each in zip(share, alone, strict=True))
+        for name in together[1]
+    }
+    same(together, (loss, gradient))
+
+
+@cases
+@both
+def test_gradient_checkpointing(stepping, case, lora):
+    name, (section, rows) = case.partition("-")[0], CASES[case]
+    results, calls = [], []
+    for on in (False, True):
+        built = stepping(name, section, rows, lora=lora, gradient_checkpointing=on)
+        layer = next(
+            m for n, m in built.trainer.model.named_modules() if n.endswith("layers.0.mlp")
+        )
+        seen = []
+        layer.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
+        results.append(step(built))
+        calls.append(len(seen))
+    assert calls[1] == calls[0] + 1  # the policy's forward pass, once more
+    same(*reversed(results))
+
+
+# trl's trainers for pairs count no tokens over accumulation steps: a term that is a mean over
+# tokens is then a mean of means. These pin down what it is, so that a change is seen.
+
+
+def _mean_of_means(case, *, bos=False, prompts=False):
+    rows = [
+        case.oracle.ids(row["prompt"], row["chosen"], max_length=case.max_length, bos=bos)
+        for row in case.rows
+    ]
+    if prompts:
+        rows = [(prompt[:1], prompt[1:] + chosen) for prompt, chosen in rows]
+    return -mean([case.oracle.policy(*row) for row in rows]).mean()
+
+
+def test_accumulation_changes_orpos_sft_term(stepping):
+    """ORPO (arXiv:2403.07691, eq. 6): with a row a batch each row's SFT term is its own mean."""
+    case = stepping("orpo", {"lambda": 0.5}, PAIRS, per_device_train_batch_size=1)
+    pairs = case.pairs(bos=True)
+    log_odds = [p - torch.log(1 - p.exp()) for p in (mean(pairs.chosen), mean(pairs.rejected))]
+    preference = -log_sigmoid(log_odds[0] - log_odds[1]).mean()
+    _agrees(case, _mean_of_means(case, bos=True, prompts=True) + 0.5 * preference)
+
+
+def test_accumulation_changes_simpos_sft_term(stepping):
+    """SimPO with CPO's NLL (arXiv:2405.14734, eq. 6; arXiv:2401.08417): likewise."""
+    section = {"beta": 2.0, "gamma": 1.0, "cpo_alpha": 0.3}
+    case = stepping("simpo", section, PAIRS, per_device_train_batch_size=1)
+    pairs = case.pairs(bos=True)
+    preference = -log_sigmoid(2.0 * (mean(pairs.chosen) - mean(pairs.rejected)) - 1.0).mean()
+    _agrees(case, preference + 0.3 * _mean_of_means(case, bos=True))
+
+
+def test_accumulation_changes_dpos_sft_term(stepping):
+    """RPO (arXiv:2404.19733, eq. 1): with a row a batch it is the paper's, each NLL divided by
+    its answer's length."""
+    section = {"beta": 0.3, "loss_type": ["sigmoid", "sft"]}
+    case = stepping("dpo", section, PAIRS, per_device_train_batch_size=1)
+    pairs = case.pairs()
+    _agrees(case, -log_sigmoid(0.3 * (pairs.w - pairs.l)).mean() + _mean_of_means(case))
+
+
+def test_accumulation_takes_the_sorting_out_of_aot(stepping):
+    """Paired AOT (arXiv:2406.05882) sorts within a device batch: a row alone is DPO's eq. 7."""
+    section = {"beta": 0.3, "loss_type": "aot"}
+    case = stepping("dpo", section, PAIRS, per_device_train_batch_size=1)
+    pairs = case.pairs()
+    _agrees(case, -log_sigmoid(0.3 * (pairs.w - pairs.l)).mean())
+
+
+def _agrees(case, expected):
+    same(step(case), (expected.detach(), case.oracle.gradients(expected)))

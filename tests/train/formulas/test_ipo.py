@@ -1,0 +1,42 @@
+"""IPO, as its own method and among dpo's losses."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.train.formulas.conftest import mean
+
+BETA = 0.3
+both = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+
+
+def expected(pairs, beta):
+    w = mean(pairs.chosen) - mean(pairs.chosen_reference)
+    l_ = mean(pairs.rejected) - mean(pairs.rejected_reference)
+    return ((w - l_ - 1 / (2 * beta)) ** 2).mean()
+
+
+@both
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_ipo(build, beta, lora):
+    """IPO (Azar et al. 2023, arXiv:2310.12036, eq. 17), beta in the place of tau.
+
+    The paper's h is of whole answers; trl divides each side's log-ratio by its tokens, so the
+    target 1/(2 beta) is of nats a token.
+    """
+    case = build("ipo", {"beta": beta}, lora=lora)
+    case.agrees(expected(case.pairs(), beta))
+
+
+def test_ipo_among_dpos_losses(build):
+    """The same (arXiv:2310.12036, eq. 17) by dpo.loss_type."""
+    case = build("dpo", {"beta": BETA, "loss_type": "ipo"})
+    case.agrees(expected(case.pairs(), BETA))
+
+
+def test_cut_at_max_length(build):
+    """IPO (arXiv:2310.12036, eq. 17): the mean is over the tokens that are left."""
+    case = build("ipo", {"beta": BETA}, max_length=10)
+    pairs = case.pairs()
+    assert pairs.lengths != case.pairs(max_length=64).lengths
+    case.agrees(expected(pairs, BETA))
