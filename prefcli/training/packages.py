@@ -17,8 +17,8 @@ def check_packages(recipe: Recipe, *, gpu_too: bool = True) -> None:
     if "8bit" in recipe.training.optim or "paged" in recipe.training.optim:
         needs.append(("training.optim", recipe.training.optim, "bitsandbytes", "prefcli[quant]"))
     if recipe.model.quantization is not None:
-        value = recipe.model.quantization
-        needs.append(("model.quantization", value, "bitsandbytes", "prefcli[quant]"))
+        bits = recipe.model.quantization
+        needs.append(("model.quantization", bits, "bitsandbytes", "prefcli[quant]"))
     for tracker in recipe.logging.report_to:
         needs.append(("logging.report_to", tracker, tracker, "prefcli[trackers]"))
     if recipe.model.attn_implementation == "flash_attention_2":

@@ -141,6 +141,7 @@ class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untype
                             "them back, or start a new run in another output_dir",
                         )
                     )
+        say(f"resume: the reference is the one this run began with, on {len(known)} rows")
 
 
 def _spread(dataset: Any) -> list[dict[str, Any]]:

@@ -203,7 +203,8 @@ def test_a_resumed_run_keeps_its_gate_and_its_start(recipe_data, make_recipe, ca
     said = capsys.readouterr().out
     assert run.read_run()["check_sft"] == first["check_sft"]
     assert run.read_run()["started"] == first["started"]
-    assert "loss: starts at" not in said
+    assert "policy and reference agree" not in said
+    assert "the reference is the one this run began with" in said
     assert "done: 4 steps of dpo, 2 of them before this resume, in" in said
     assert "saved checkpoint-4" in said
 
