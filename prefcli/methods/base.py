@@ -47,7 +47,6 @@ class Method(Options):
     """Starts from an SFT policy, so `check-sft` guards it."""
     keeps_dropout: ClassVar[bool] = False
     """Trains with the base model's own dropout; the others compare two passes, which it blurs."""
-    min_per_device_batch: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
     """trl keeps the row order, so rows are shuffled once, before training."""
     prompt_margin: ClassVar[int] = 0
@@ -67,6 +66,20 @@ class Method(Options):
     @abstractmethod
     def bands(self, *, lora: bool, parameters: int) -> Mapping[str, Band]:
         """Dotted recipe path -> the band of its published values, for a model of this size."""
+
+    @property
+    def has_sft_term(self) -> bool:
+        """Does trl's loss hold a mean over the tokens of a device batch?"""
+        return False
+
+    @property
+    def pairs_neighbours(self) -> bool:
+        """Does trl pair each row with its neighbour in the device batch, before training?"""
+        return False
+
+    def smallest_batch(self) -> tuple[int, str]:
+        """Rows that a device batch must have, and why."""
+        return 1, ""
 
     def for_labels(self, desirable: int, undesirable: int) -> tuple[Self, list[str]]:
         """The method for data with so many rows of each label, and what to say of it."""

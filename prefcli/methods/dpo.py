@@ -17,7 +17,7 @@ from prefcli.methods.base import (
     pair_learning_rates,
 )
 from prefcli.methods.ipo import target_gap_notes
-from prefcli.options import Positive
+from prefcli.options import Fraction, Positive
 
 PairLoss = Literal[
     "sigmoid",
@@ -65,8 +65,8 @@ class Dpo(Method):
         "reverse_kl"
     )
     """f-DPO (arXiv:2309.16240): what holds the policy to the reference; DPO has reverse_kl."""
-    f_alpha_divergence_coef: Positive | None = None
-    """The alpha of alpha_divergence; at 1 it is reverse_kl."""
+    f_alpha_divergence_coef: Fraction | None = None
+    """trl's alpha of alpha_divergence, which is 1 minus the paper's; at 1 it is reverse_kl."""
     discopop_tau: Positive | None = None
     """Temperature of discopop's blend (arXiv:2406.08414, eq. 5); its paper's 0.05 if left out."""
 
@@ -119,7 +119,9 @@ class Dpo(Method):
             )
         alpha = self.f_divergence_type == "alpha_divergence"
         if alpha and self.f_alpha_divergence_coef is None:
-            raise ValueError("alpha_divergence needs f_alpha_divergence_coef, as in 0.5")
+            raise ValueError(
+                "f_divergence_type alpha_divergence needs f_alpha_divergence_coef, as in 0.5"
+            )
         if self.f_alpha_divergence_coef is not None and not alpha:
             raise ValueError(
                 f"f_alpha_divergence_coef has no effect with f_divergence_type "
@@ -132,6 +134,15 @@ class Dpo(Method):
                 f"{self.f_divergence_type}; these have: {', '.join(sorted(_READ_F_DIVERGENCE))}"
             )
         return self
+
+    @property
+    def has_sft_term(self) -> bool:
+        return "sft" in self.losses
+
+    def smallest_batch(self) -> tuple[int, str]:
+        if {"aot", "aot_unpaired"} & set(self.losses):
+            return 2, "aot sorts the rows of a device batch, and of one row nothing is left but dpo"
+        return 1, ""
 
     def trl_classes(self) -> tuple[type[Any], type[Any]]:
         from trl import DPOConfig, DPOTrainer

@@ -19,8 +19,6 @@ class Kto(Method):
 
     name: ClassVar[str] = "kto"
     rows: ClassVar[RowKind] = "labelled"
-    # The KL term pairs each prompt with its neighbour's completion inside the device batch.
-    min_per_device_batch: ClassVar[int] = 2
     sequential: ClassVar[bool] = True
     learning_rates: ClassVar[LearningRates] = LearningRates(full=1e-6, lora=5e-6)
 
@@ -51,6 +49,13 @@ class Kto(Method):
         assert self.desirable_weight != "auto", "for_labels settles the weights"
         assert self.undesirable_weight != "auto", "for_labels settles the weights"
         return self.desirable_weight, self.undesirable_weight
+
+    def smallest_batch(self) -> tuple[int, str]:
+        return 2, "its KL term pairs each prompt with its neighbour's completion in that batch"
+
+    @property
+    def pairs_neighbours(self) -> bool:
+        return self.loss_type == "kto"
 
     def for_labels(self, desirable: int, undesirable: int) -> tuple[Self, list[str]]:
         """With `auto` weights settled: (w_D n_D) / (w_U n_U) in [1, 4/3], where one can choose."""

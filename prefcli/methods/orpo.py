@@ -24,6 +24,10 @@ class Orpo(Method):
     lambda_: float = Field(default=0.1, alias="lambda", gt=0.0)
     """Weight of the odds-ratio term beside the SFT loss on the chosen side (trl calls it beta)."""
 
+    @property
+    def has_sft_term(self) -> bool:
+        return True
+
     def trl_classes(self) -> tuple[type[Any], type[Any]]:
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 

@@ -30,6 +30,10 @@ class Simpo(Method):
     cpo_alpha: NonNegative = 0.0
     """Weight of an SFT term on the chosen side (CPO's), against forgetting."""
 
+    @property
+    def has_sft_term(self) -> bool:
+        return self.cpo_alpha > 0
+
     def trl_classes(self) -> tuple[type[Any], type[Any]]:
         from trl.experimental.cpo import CPOConfig, CPOTrainer
 

@@ -89,8 +89,7 @@ def _problem(detail: ErrorDetails, path: Key, places: Places) -> Problem:
     place = places.value(path)
     if kind == "literal_error":
         return _choice_problem(value, _quoted(context["expected"]), place, here)
-    bounds = [text.format(_plain(context[k])) for k, text in _BOUNDS.items() if k in context]
-    if bounds:
+    if bounds := _bounds(detail):
         message, hint = f"{_show(value)} is out of range", f"write {bounds[0]}"
     elif kind == "finite_number":
         message, hint = f"{value} is not a finite number", None
@@ -104,6 +103,11 @@ def _problem(detail: ErrorDetails, path: Key, places: Places) -> Problem:
         what = f"is not {_TYPES[kind]}" if kind in _TYPES else f"is refused: {detail['msg']}"
         message, hint = f"{_show(value)} {what}", _cure(kind, value, path)
     return Problem(message, place=place, path=here, hint=hint)
+
+
+def _bounds(detail: ErrorDetails) -> list[str]:
+    context = detail.get("ctx", {})
+    return [text.format(_plain(context[k])) for k, text in _BOUNDS.items() if k in context]
 
 
 def _rule_problem(message: str, path: Key, places: Places) -> Problem:
@@ -121,7 +125,8 @@ def _union_problem(path: Key, details: list[ErrorDetails], places: Places) -> Pr
     wanted: list[str] = []
     for detail in details:
         if detail["type"] != "literal_error":
-            wanted.append(_TYPES.get(detail["type"], detail["msg"]))
+            bounds = _bounds(detail)
+            wanted.append(bounds[0] if bounds else _TYPES.get(detail["type"], detail["msg"]))
             continue
         choices = _quoted(detail["ctx"]["expected"])
         if isinstance(value, str) and len(choices) > 1:

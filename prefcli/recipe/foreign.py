@@ -70,7 +70,6 @@ FOREIGN: dict[str, str] = {
     "kto_undesirable_weight": "kto.undesirable_weight",
     "orpo_alpha": "orpo.lambda",
     "simpo_gamma": "simpo.gamma",
-    "gamma_beta_ratio": "simpo.gamma",
     # training
     "epochs": "training.num_train_epochs",
     "num_epochs": "training.num_train_epochs",
@@ -116,6 +115,7 @@ GONE: dict[str, str] = {
     "fp16": "the precision follows the machine; insist with model.dtype: float16",
     "load_in_4bit": "write model.quantization: 4bit, beside a lora section",
     "load_in_8bit": "write model.quantization: 8bit, beside a lora section",
+    "gamma_beta_ratio": "write simpo.gamma: the ratio times simpo.beta",
     "sync_ref_model": "the reference does not move; leave it out",
     "rpo_alpha": "write dpo.loss_type: [sigmoid, sft] with dpo.loss_weights: [1.0, RPO_ALPHA]",
 }

@@ -262,7 +262,7 @@ class Logging(Options):
 
 
 class CheckSft(Options):
-    """The gate before dpo, ipo and kto: is the starting policy fit for preference tuning?"""
+    """The gate before dpo, ipo, kto and simpo: is the starting policy fit for preference tuning?"""
 
     max_perplexity: Annotated[float, Field(gt=1.0)] = 10.0
     """Per token, on chosen (kto: desirable) responses given their prompts."""
@@ -305,11 +305,11 @@ class Recipe(Options):
     def _big_enough_batches(self) -> Recipe:
         per_device = self.training.per_device_train_batch_size
         for method in self.methods.values():
-            if per_device < method.min_per_device_batch:
+            smallest, why = method.smallest_batch()
+            if per_device < smallest:
                 raise ValueError(
                     f"{method.name} needs training.per_device_train_batch_size of at least "
-                    f"{method.min_per_device_batch}, not {per_device}: its KL term pairs rows "
-                    "inside the device batch"
+                    f"{smallest}, not {per_device}: {why}"
                 )
         return self
 

@@ -127,7 +127,8 @@ def trl_options(recipe: Recipe, method: Method, machine: Machine) -> dict[str, A
         "seed": recipe.seed,
         "data_seed": recipe.seed,
         "max_length": recipe.data.max_length,
-        "dataset_num_proc": recipe.data.num_proc,
+        # Several processes would cut the rows elsewhere than the device batches do.
+        "dataset_num_proc": None if method.pairs_neighbours else recipe.data.num_proc,
         "num_train_epochs": training.num_train_epochs,
         "max_steps": training.max_steps or -1,
         "per_device_train_batch_size": training.per_device_train_batch_size,

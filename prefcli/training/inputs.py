@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
-from prefcli.data import Limits, Split, load_split
+from prefcli.data import Dropped, Limits, Split, load_split, tokenise
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method, Sft
 from prefcli.recipe.schema import Recipe
@@ -112,7 +112,31 @@ def load_inputs(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBa
         )
     if method.rows == "labelled":
         _need_both_labels(inputs.train)
+    if method.pairs_neighbours:
+        size = recipe.training.per_device_train_batch_size
+        inputs = dataclasses.replace(
+            inputs,
+            train=_without_a_lone_row(inputs.train, size, tokenizer),
+            eval=_without_a_lone_row(inputs.eval, size, tokenizer) if inputs.eval else None,
+        )
     return inputs
+
+
+def _without_a_lone_row(split: Split, size: int, tokenizer: PreTrainedTokenizerBase) -> Split:
+    """trl would pair a row that is alone in its device batch with its own completion."""
+    last = len(split.rows) - 1
+    if last == 0 or last % size:
+        return split
+    why = f"alone in the last device batch of {size}, where kto pairs neighbours"
+    dropped = Dropped()
+    dropped.add(split.place(last))
+    ids = tokenise(split.rows[last], tokenizer)
+    return dataclasses.replace(
+        split,
+        rows=split.rows.select(range(last)),
+        dropped={**split.dropped, why: dropped},
+        tokens=split.tokens - len(ids["prompt_ids"]) - len(ids["completion_ids"]),
+    )
 
 
 def _demonstrations(

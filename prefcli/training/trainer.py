@@ -28,6 +28,7 @@ from prefcli.training.inputs import Inputs
 from prefcli.training.precompute import Precomputed
 from prefcli.training.sft_mix import Demonstrations, Mixing
 from prefcli.training.step_zero import StepZero
+from prefcli.training.token_means import TokenMeans
 
 
 def make_trainer(
@@ -59,7 +60,7 @@ def make_trainer(
         more |= _reference(recipe, machine)
     mixed = inputs.sft_mix is not None
     with _dividing_prompts(inputs):
-        trainer = _trainer_class(trl_class, precompute=_precomputes(recipe, method), mixed=mixed)(
+        trainer = _trainer_class(trl_class, recipe, method, mixed=mixed)(
             model=policy,
             args=config,
             train_dataset=inputs.train.for_trl(),
@@ -90,13 +91,16 @@ def make_trainer(
     return trainer, effective
 
 
-def _trainer_class(trl_class: type[Any], *, precompute: bool, mixed: bool) -> type[Any]:
+def _trainer_class(
+    trl_class: type[Any], recipe: Recipe, method: Method, *, mixed: bool
+) -> type[Any]:
     """trl's trainer with what we put around its loss; the demonstrations outermost."""
-    layers: list[type[Any]] = [Guarded]
-    if precompute:
-        layers.insert(0, Precomputed)
-    if mixed:
-        layers.insert(0, Mixing)
+    layers: list[type[Any]] = [Mixing] if mixed else []
+    layers.append(Guarded)
+    if method.has_sft_term:
+        layers.append(TokenMeans)
+    if _precomputes(recipe, method):
+        layers.append(Precomputed)
     return type(trl_class.__name__, (*layers, trl_class), {})
 
 

@@ -772,3 +772,30 @@ def test_what_its_trainer_can_not_divide_is_dropped(recipe_data, make_recipe, na
     assert _measure_row([row], Limits(64, max_seam=1), chat=True)["drop"] is None
     assert _measure_row([row], Limits(64), chat=False)["drop"] is None
     assert load_inputs(recipe, method, tokenizer).train.dropped == {}
+
+
+def test_kto_leaves_no_row_alone_in_its_batch(recipe_data, make_recipe, tmp_path):
+    """Alone, it would be paired with its own completion, which is no estimate of the KL."""
+    rows = [{"prompt": f"p{i}", "completion": f" c{i}", "label": i % 2 == 0} for i in range(9)]
+    recipe_data["data"] = {
+        "train": {"path": str(write_jsonl(tmp_path / "t.jsonl", rows))},
+        "eval": {"path": str(write_jsonl(tmp_path / "e.jsonl", rows[:5]))},
+        "max_length": 64,
+        "num_proc": 2,  # trl would cut the rows elsewhere than the batches do
+    }
+    recipe = make_recipe(recipe_data).recipe
+    inputs = load_inputs(recipe, recipe.kto, load_tokenizer(recipe.model))
+    assert (len(inputs.train.rows), len(inputs.eval.rows)) == (8, 4)
+    assert sum(d.count for d in inputs.train.dropped.values()) == 1
+    assert any(
+        "rows dropped: alone in the last device batch of 4" in x for x in inputs.train.lines()
+    )
+    trainer, _ = trainer_of(recipe, "kto")
+    for start in (0, 4):
+        rows = [trainer.train_dataset[i] for i in range(start, start + 4)]
+        for i, row in enumerate(rows):
+            assert row["KL_completion_ids"] == rows[i - 1]["completion_ids"]
+            assert row["KL_completion_ids"] != row["completion_ids"]
+    without = make_recipe(recipe_data, "kto.loss_type=apo_zero_unpaired").recipe
+    kept = load_inputs(without, without.kto, load_tokenizer(without.model))
+    assert len(kept.train.rows) == 9

@@ -246,7 +246,9 @@ def test_ipo_says_how_far_it_pulls():
 
 
 def test_kto_needs_two_rows_on_a_device():
-    assert Kto.min_per_device_batch == 2
+    assert Kto().smallest_batch()[0] == 2
+    assert Dpo(loss_type="aot").smallest_batch()[0] == 2
+    assert Dpo().smallest_batch()[0] == 1
     assert Kto.sequential
 
 

@@ -10,18 +10,10 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from tests.train.formulas.conftest import LABELLED, PAIRS, gradients, mean
-from tests.train.formulas.oracle import deviation, log_sigmoid
+from tests.train.formulas.conftest import LABELLED, PAIRS, gradients
+from tests.train.formulas.oracle import deviation
 from tests.train.formulas.test_sft import ROWS
 
-# ORPO's SFT term is a mean over tokens, which accumulation leaves alone only where all chosen
-# texts have as many (see the last tests here). The rejected sides do not enter it.
-EVEN = [
-    {"prompt": "say red", "chosen": " big small kind", "rejected": " no"},
-    {"prompt": "say red", "chosen": " kind big small", "rejected": " rude no please dog"},
-    {"prompt": "say red", "chosen": " small kind big", "rejected": " yes cat"},
-    {"prompt": "say red", "chosen": " big kind small", "rejected": " sun green no"},
-]
 WEIGHTS = {"desirable_weight": 1.5, "undesirable_weight": 0.7}
 # method -> (section, rows). KTO's loss with its reference point has a test of its own.
 CASES = {
@@ -30,7 +22,7 @@ CASES = {
     "dpo": ({"beta": 0.3}, PAIRS),
     "ipo": ({"beta": 1.0}, PAIRS),
     "kto": (WEIGHTS | {"beta": 0.3, "loss_type": "apo_zero_unpaired"}, LABELLED),
-    "orpo": ({"lambda": 0.5}, EVEN),
+    "orpo": ({"lambda": 0.5}, PAIRS),
     "simpo": ({"beta": 2.0, "gamma": 1.0}, PAIRS),
 }
 cases = pytest.mark.parametrize("case", CASES)
@@ -194,54 +186,32 @@ def test_gradient_checkpointing(stepping, case, lora):
     same(*reversed(results))
 
 
-# trl's trainers for pairs count no tokens over accumulation steps: a term that is a mean over
-# tokens is then a mean of means. These pin down what it is, so that a change is seen.
+# trl's trainers for pairs count no tokens over accumulation steps, so that an SFT term of theirs
+# is a mean of means; training/token_means.py makes it the mean over the step's tokens.
 
 
-def _mean_of_means(case, *, bos=False, prompts=False):
-    rows = [
-        case.oracle.ids(row["prompt"], row["chosen"], max_length=case.max_length, bos=bos)
-        for row in case.rows
-    ]
-    if prompts:
-        rows = [(prompt[:1], prompt[1:] + chosen) for prompt, chosen in rows]
-    return -mean([case.oracle.policy(*row) for row in rows]).mean()
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [
+        ("orpo", {"lambda": 0.5}),
+        ("simpo", {"beta": 2.0, "gamma": 1.0, "cpo_alpha": 0.3}),
+        ("dpo", {"beta": 0.3, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.4]}),
+    ],
+)
+@both
+def test_accumulation_of_sft_terms(stepping, name, section, lora):
+    """Responses of unequal lengths, 4 at once and as 2 x 2 and 4 x 1: the same step."""
+    whole = step(stepping(name, section, PAIRS, lora=lora))
+    for size in (2, 1):
+        parts = stepping(name, section, PAIRS, lora=lora, per_device_train_batch_size=size)
+        same(step(parts), whole)
 
 
-def test_accumulation_changes_orpos_sft_term(stepping):
-    """ORPO (arXiv:2403.07691, eq. 6): with a row a batch each row's SFT term is its own mean."""
-    case = stepping("orpo", {"lambda": 0.5}, PAIRS, per_device_train_batch_size=1)
-    pairs = case.pairs(bos=True)
-    log_odds = [p - torch.log(1 - p.exp()) for p in (mean(pairs.chosen), mean(pairs.rejected))]
-    preference = -log_sigmoid(log_odds[0] - log_odds[1]).mean()
-    _agrees(case, _mean_of_means(case, bos=True, prompts=True) + 0.5 * preference)
-
-
-def test_accumulation_changes_simpos_sft_term(stepping):
-    """SimPO with CPO's NLL (arXiv:2405.14734, eq. 6; arXiv:2401.08417): likewise."""
-    section = {"beta": 2.0, "gamma": 1.0, "cpo_alpha": 0.3}
-    case = stepping("simpo", section, PAIRS, per_device_train_batch_size=1)
-    pairs = case.pairs(bos=True)
-    preference = -log_sigmoid(2.0 * (mean(pairs.chosen) - mean(pairs.rejected)) - 1.0).mean()
-    _agrees(case, preference + 0.3 * _mean_of_means(case, bos=True))
-
-
-def test_accumulation_changes_dpos_sft_term(stepping):
-    """RPO (arXiv:2404.19733, eq. 1): with a row a batch it is the paper's, each NLL divided by
-    its answer's length."""
-    section = {"beta": 0.3, "loss_type": ["sigmoid", "sft"]}
-    case = stepping("dpo", section, PAIRS, per_device_train_batch_size=1)
-    pairs = case.pairs()
-    _agrees(case, -log_sigmoid(0.3 * (pairs.w - pairs.l)).mean() + _mean_of_means(case))
-
-
-def test_accumulation_takes_the_sorting_out_of_aot(stepping):
-    """Paired AOT (arXiv:2406.05882) sorts within a device batch: a row alone is DPO's eq. 7."""
-    section = {"beta": 0.3, "loss_type": "aot"}
-    case = stepping("dpo", section, PAIRS, per_device_train_batch_size=1)
-    pairs = case.pairs()
-    _agrees(case, -log_sigmoid(0.3 * (pairs.w - pairs.l)).mean())
-
-
-def _agrees(case, expected):
-    same(step(case), (expected.detach(), case.oracle.gradients(expected)))
+def test_a_sft_term_is_logged_as_it_is_stepped_on(stepping):
+    """nll_loss of an accumulated step is the mean over its tokens."""
+    found = []
+    for size in (4, 1):
+        case = stepping("orpo", {"lambda": 0.5}, PAIRS, per_device_train_batch_size=size)
+        step(case)
+        found.append(case.trainer.state.log_history[0]["nll_loss"])
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
