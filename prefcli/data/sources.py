@@ -26,7 +26,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from prefcli.data.files import SUFFIXES, Part, last_line, part_of, read_file
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.formats import Raw, RowError
-from prefcli.recipe.schema import Source
+from prefcli.recipe.sections import Source
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from prefcli.data.sources import read, sample
 from prefcli.data.tokens import tokenise, tokenise_all
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import RowKind
-from prefcli.recipe.schema import Source
+from prefcli.recipe.sections import Source
 
 _BATCH = 1000
 _MEASURES = Features(

@@ -16,7 +16,7 @@ from prefcli.formats import RowError
 from prefcli.formats.chat import Message, to_prompt
 from prefcli.model import load_policy, load_tokenizer, machine
 from prefcli.model.start import holds_adapter
-from prefcli.recipe.schema import Model, Source
+from prefcli.recipe.sections import Model, Source
 
 Prompt = str | list[Message]
 

@@ -8,7 +8,7 @@ from peft.utils import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from transformers import PreTrainedModel
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.recipe.schema import Lora
+from prefcli.recipe.sections import Lora
 
 
 def lora_config(options: Lora) -> LoraConfig:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.recipe.schema import Model
+from prefcli.recipe.sections import Model
 
 
 @dataclass(frozen=True)

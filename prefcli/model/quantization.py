@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig
 
-from prefcli.recipe.schema import Model
+from prefcli.recipe.sections import Model
 
 
 def quantized(options: Model, compute: torch.dtype) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.recipe.schema import Lora, Model
+from prefcli.recipe.sections import Lora, Model
 
 _Pair = tuple[torch.Tensor, torch.Tensor]
 _WEIGHTS = "adapter_model.safetensors"

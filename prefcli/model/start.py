@@ -13,7 +13,7 @@ from transformers.utils import find_adapter_config_file
 from prefcli.errors import Problem, RecipeError
 from prefcli.model.stacking import check_stackable
 from prefcli.model.weights import load_model, loading
-from prefcli.recipe.schema import Lora, Model
+from prefcli.recipe.sections import Lora, Model
 
 _CHOICES = (
     "say what to do with it, in model.adapter: continue (train this adapter on), stack (a new one "

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from prefcli.errors import Problem, RecipeError
 from prefcli.model.start import start_of
 from prefcli.model.weights import loading
-from prefcli.recipe.schema import Model
+from prefcli.recipe.sections import Model
 
 
 def load_tokenizer(options: Model) -> PreTrainedTokenizerBase:

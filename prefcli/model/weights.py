@@ -19,7 +19,7 @@ from transformers import set_seed as seed_everything
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.model.quantization import quantized
-from prefcli.recipe.schema import Model
+from prefcli.recipe.sections import Model
 
 
 @contextmanager

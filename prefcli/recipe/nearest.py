@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from prefcli.options import Options
 from prefcli.recipe.foreign import FOREIGN, GONE
 from prefcli.recipe.places import Key, dotted
-from prefcli.recipe.schema import Recipe, Source
+from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import Source
 
 _EXAMPLES = {
     "output_dir": "runs/my-run",

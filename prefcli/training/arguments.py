@@ -16,7 +16,8 @@ from prefcli.errors import Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.model import Machine
 from prefcli.model.machine import world_size
-from prefcli.recipe.schema import Recipe, Training
+from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import Training
 
 
 @dataclass(frozen=True)

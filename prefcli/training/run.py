@@ -186,6 +186,10 @@ def _train(
     if is_main_process():
         folder.write_run(run)
     say(*closing_lines(method, folder, trainer.state.global_step, watch))
+    if world_size() > 1:
+        # A process that leaves early takes the launcher, and with it the one that still saves.
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
     return Outcome(str(folder.path), str(folder.model), metrics=watch.last_eval)
 
 

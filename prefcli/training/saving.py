@@ -13,7 +13,7 @@ from transformers import Trainer
 from prefcli.console import is_main_process
 from prefcli.errors import Problem, RecipeError
 from prefcli.model.stacking import stack
-from prefcli.recipe.schema import Model
+from prefcli.recipe.sections import Model
 from prefcli.training.folder import RunFolder
 
 _NO_ROOM = 2**20

@@ -21,7 +21,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.data import Split, tokenise
-from prefcli.recipe.schema import SftMix, Training
+from prefcli.recipe.sections import SftMix, Training
 from prefcli.training.arguments import Plan
 from prefcli.training.guard import Guarded
 

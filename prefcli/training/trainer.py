@@ -21,7 +21,8 @@ from prefcli.errors import DataError
 from prefcli.methods import Method
 from prefcli.model import Machine, load_policy, load_reference, lora_config, on_device
 from prefcli.model.adapters import disable_base_dropout, freeze_reference_adapter
-from prefcli.recipe.schema import Lora, Recipe, SftMix
+from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import Lora, SftMix
 from prefcli.training.arguments import build, prove_arrival, trl_options
 from prefcli.training.guard import Guarded
 from prefcli.training.inputs import Inputs

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefcli.console import keep_stdout_for_json
-from prefcli.model import load_model, load_tokenizer, machine
+from prefcli.model import load_policy, load_tokenizer, machine
 from prefcli.recipe import Loaded, load
 from prefcli.training.inputs import load_inputs
 from prefcli.training.trainer import make_trainer
@@ -165,7 +165,7 @@ def trainer_of(recipe, name: str, tokenizer=None):
     tokenizer = tokenizer or load_tokenizer(recipe.model)
     inputs = load_inputs(recipe, recipe.methods[name], tokenizer)
     method, _ = inputs.settle(recipe.methods[name])
-    policy = load_model(recipe.model, torch.float32, recipe.seed)
+    policy = load_policy(recipe.model, torch.float32, recipe.seed)
     trainer, _ = make_trainer(recipe, method, machine(), policy, tokenizer, inputs)
     return trainer, inputs
 

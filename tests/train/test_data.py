@@ -17,7 +17,7 @@ from prefcli.data.split import _measure_row
 from prefcli.errors import DataError, ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS
 from prefcli.model import load_tokenizer
-from prefcli.recipe.schema import Source
+from prefcli.recipe.sections import Source
 from prefcli.training.inputs import load_inputs
 from tests.train.conftest import TEMPLATE, pairs, trainer_of, write_jsonl
 

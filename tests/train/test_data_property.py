@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from prefcli.data import Limits, load_split
 from prefcli.errors import PrefcliError
-from prefcli.recipe.schema import Source
+from prefcli.recipe.sections import Source
 
 quick = settings(
     deadline=None,

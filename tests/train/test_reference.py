@@ -15,14 +15,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from prefcli.data import tokenise
 from prefcli.errors import ExitCode, GateError, RecipeError
 from prefcli.measure.check_sft import check_sft
-from prefcli.model import load_policy, load_tokenizer, machine
-from prefcli.recipe.schema import Model
+from prefcli.model import load_tokenizer
+from prefcli.recipe.sections import Model
 from prefcli.training import trainer as trainer_module
 from prefcli.training.dry_run import dry_run
-from prefcli.training.inputs import load_inputs
 from prefcli.training.run import train
-from prefcli.training.trainer import make_trainer
-from tests.train.conftest import metric_rows
+from tests.train.conftest import metric_rows, trainer_of
 
 LORA = {"rank": 3, "alpha": 6, "dropout": 0.0}
 
@@ -57,11 +55,8 @@ def logps(model, prompt: list[int], completion: list[int]) -> float:
 
 
 def build(recipe, name: str = "dpo"):
-    method = recipe.methods[name]
     tokenizer = load_tokenizer(recipe.model)
-    inputs = load_inputs(recipe, method, tokenizer)
-    policy = load_policy(recipe.model, torch.float32, recipe.seed)
-    return make_trainer(recipe, method, machine(), policy, tokenizer, inputs)[0], inputs, tokenizer
+    return *trainer_of(recipe, name, tokenizer), tokenizer
 
 
 def first_step(recipe) -> tuple[float, dict[str, torch.Tensor]]:

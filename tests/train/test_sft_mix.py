@@ -17,13 +17,10 @@ from safetensors.torch import load_file
 
 from prefcli.data import tokenise
 from prefcli.errors import RecipeError
-from prefcli.model import load_policy, load_tokenizer, machine
 from prefcli.training.dry_run import dry_run
-from prefcli.training.inputs import load_inputs
 from prefcli.training.run import train
 from prefcli.training.sft_mix import Schedule
-from prefcli.training.trainer import make_trainer
-from tests.train.conftest import metric_rows, pairs, sentence, write_jsonl
+from tests.train.conftest import metric_rows, pairs, sentence, trainer_of, write_jsonl
 
 PREFERENCE = ["dpo", "ipo", "kto", "orpo", "simpo"]
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.0}
@@ -42,14 +39,6 @@ def mixed_data(recipe_data, tmp_path) -> dict:
         "weight": 0.7,
     }
     return recipe_data
-
-
-def build(recipe, name: str):
-    method = recipe.methods[name]
-    tokenizer = load_tokenizer(recipe.model)
-    inputs = load_inputs(recipe, method, tokenizer)
-    policy = load_policy(recipe.model, torch.float32, recipe.seed)
-    return make_trainer(recipe, method, machine(), policy, tokenizer, inputs)[0]
 
 
 def weights_of(folder: str | Path) -> dict[str, torch.Tensor]:
@@ -127,7 +116,7 @@ def test_loss_and_gradient_of_a_step(mixed_data, make_recipe, name, lora):
     moved = {}
     for kind, data in (("plain", plain), ("mixed", mixed_data)):
         data = {**data, "output_dir": f"{mixed_data['output_dir']}-{kind}"}
-        trainer = build(make_recipe(data).recipe, name)
+        trainer = trainer_of(make_recipe(data).recipe, name)[0]
         before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
         trainer.train()
         moved[kind] = {
@@ -290,7 +279,7 @@ def test_of_a_conversation_the_last_turn_is_trained(mixed_data, make_recipe, tmp
     ]
     path = write_jsonl(tmp_path / "chats.jsonl", [{"messages": turns}])
     mixed_data["sft_mix"]["data"] = {"path": str(path)}
-    trainer = build(make_recipe(mixed_data).recipe, "dpo")
+    trainer = trainer_of(make_recipe(mixed_data).recipe, "dpo")[0]
     ((ids, start),) = trainer.stream.take([0])
     assert trainer.processing_class.decode(ids[start:]) == "blue</s>"
     assert "red red" in trainer.processing_class.decode(ids[:start])
@@ -312,13 +301,13 @@ def test_demonstrations_are_cut_and_dropped_as_everywhere(
     assert "sft_mix: 4 rows read, 2 kept" in out
     assert "sft_mix: 1 of 2 rows are cut at max_length 64" in out
     assert "25.0% of the examples are demonstrations, 2.67 beside the 8 rows of a step" in out
-    trainer = build(recipe, "dpo")
+    trainer = trainer_of(recipe, "dpo")[0]
     assert max(len(ids) for ids, _ in trainer.stream.take(range(2))) == 64
 
 
 def test_the_liked_side_of_pairs_will_do(mixed_data, make_recipe, tmp_path):
     mixed_data["sft_mix"]["data"] = {"path": str(write_jsonl(tmp_path / "p.jsonl", pairs(5)))}
-    trainer = build(make_recipe(mixed_data).recipe, "dpo")
+    trainer = trainer_of(make_recipe(mixed_data).recipe, "dpo")[0]
     assert {trainer.stream.index(i) for i in range(5)} == set(range(5))
     assert {trainer.stream.index(i) for i in range(5, 10)} == set(range(5))
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from prefcli.methods import METHODS, Dpo, Ipo, Kto, Method, Orpo, Sft, Simpo
 from prefcli.methods.dpo import PairLoss
 from prefcli.recipe import Recipe
-from prefcli.recipe.schema import Training
+from prefcli.recipe.sections import Training
 
 LN2 = math.log(2)
 PAIR_LOSSES = get_args(PairLoss)
