@@ -153,6 +153,8 @@ def _rehearse(
     quiet_libraries()
     found = dry_run(loaded.recipe, method, resume, allow_unusual=allow_unusual)
     texts = dict.fromkeys(loaded.places.overrides.values())
+    flags = ["--allow-unusual"] if allow_unusual else []
+    flags += ["--resume", resume] if resume != "auto" else []
     problems = [loaded.locate(problem) for problem in found.problems]
     code = found.failure.exit_code if found.failure else ExitCode.DONE
     if as_json:
@@ -169,7 +171,7 @@ def _rehearse(
     say(
         f"will not run: {len(problems)} problem{'s'[: len(problems) != 1]} above"
         if problems
-        else f"will run: {' '.join(['prefcli', method.name, loaded.places.source, *texts])}"
+        else f"will run: {' '.join(['prefcli', method.name, loaded.places.source, *texts, *flags])}"
     )
     raise typer.Exit(code)
 

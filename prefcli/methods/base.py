@@ -34,7 +34,7 @@ def pair_learning_rates(lora: bool) -> Band:
     """Of the losses over log-ratios of pairs."""
     if lora:
         return Band(1e-6, 1e-5, "alignment-handbook's recipes, ten times the full values")
-    return Band(2e-7, 1e-6, "alignment-handbook's recipes; rules of thumb go to 5e-5 for LoRA")
+    return Band(2e-7, 1e-6, "alignment-handbook's recipes; a rule of thumb begins at 1e-6")
 
 
 class Method(Options):

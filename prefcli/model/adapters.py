@@ -11,8 +11,10 @@ from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.sections import Lora
 
 
-def lora_config(options: Lora) -> LoraConfig:
+def lora_config(options: Lora, revision: str | None = None) -> LoraConfig:
+    """revision: of the model that the adapter lies on; whoever loads it needs the same."""
     return LoraConfig(
+        revision=revision,
         task_type=TaskType.CAUSAL_LM,
         r=options.rank,
         lora_alpha=options.alpha,
@@ -64,3 +66,15 @@ def freeze_reference_adapter(model: torch.nn.Module) -> None:
     for name, module in model.named_modules():
         if name.endswith(".lora_dropout.ref") and isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+
+
+@torch.no_grad()
+def train_in_float32(model: torch.nn.Module) -> None:
+    """trl rounds the adapters of a quantised base to bfloat16, where a step of 5e-6 is lost on any
+    weight above 1e-3. The values come from the frozen copy of an adapter, if there is one.
+    """
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+            whole = parameters.get(name.replace(".default.", ".ref."), parameter)
+            parameter.data = whole.data.float().clone()

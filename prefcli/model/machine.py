@@ -39,7 +39,8 @@ class Machine:
         """
         if model.dtype == "bfloat16":
             return torch.bfloat16
-        if model.dtype == "auto" and frozen and self.autocast(model):
+        # Merged with an adapter, they hold sums that bfloat16 would round the adapter out of.
+        if model.dtype == "auto" and frozen and model.adapter != "stack" and self.autocast(model):
             return torch.bfloat16
         # float16 trains with loss scaling, which wants float32 weights.
         return torch.float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -10,46 +11,33 @@ from peft.utils import load_peft_weights
 from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 
-from prefcli.errors import Problem, RecipeError
-from prefcli.recipe.sections import Lora, Model
-
 _Pair = tuple[torch.Tensor, torch.Tensor]
 _WEIGHTS = "adapter_model.safetensors"
 
 
-def check_stackable(first: LoraConfig, second: Lora) -> None:
-    """The sum of two adapters is an adapter only where both are plain. Raises RecipeError."""
-    odd = [
-        name
-        for name, there in (
-            ("use_dora", first.use_dora or second.use_dora),
-            ("modules_to_save", bool(first.modules_to_save)),
-            (f"bias: {first.bias}", first.bias != "none"),
-        )
-        if there
-    ]
-    if odd:
-        raise RecipeError(
-            Problem(
-                f"an adapter with {', '.join(odd)} can't be stacked on",
-                path="model.adapter",
-                hint="write continue, or merge",
-            )
-        )
+def keep(name: str, revision: str | None, folder: Path) -> None:
+    """Copy an adapter, so that what is stacked on it does not depend on what becomes of it."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    PeftConfig.from_pretrained(name, revision=revision).save_pretrained(str(partial))
+    save_file(load_peft_weights(name, device="cpu", revision=revision), partial / _WEIGHTS)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
-def stack(first: Model, folder: Path) -> None:
-    """Rewrite the adapter in `folder` as the one of `first` plus itself, on the same base.
+def stack(below: Path, folder: Path) -> None:
+    """Rewrite the adapter in `folder` as the one in `below` plus itself, on that one's base.
 
     B1 A1 s1 + B2 A2 s2 = [s1 B1, s2 B2] [A1; A2], so the ranks add up and the sum is exact.
     """
-    below = PeftConfig.from_pretrained(first.name_or_path, revision=first.revision)
-    above = PeftConfig.from_pretrained(str(folder))
-    assert isinstance(below, LoraConfig)
-    assert isinstance(above, LoraConfig)
+    first = PeftConfig.from_pretrained(str(below))
+    joint = PeftConfig.from_pretrained(str(folder))
+    assert isinstance(first, LoraConfig)
+    assert isinstance(joint, LoraConfig)
     sides = [
-        _pairs(load_peft_weights(first.name_or_path, device="cpu", revision=first.revision), below),
-        _pairs(load_peft_weights(str(folder), device="cpu"), above),
+        _pairs(load_peft_weights(str(place), device="cpu"), config)
+        for place, config in ((below, first), (folder, joint))
     ]
     ranks = [max(a.shape[0] for a, _ in side.values()) for side in sides]
     names = sorted(sides[0].keys() | sides[1].keys())
@@ -63,12 +51,13 @@ def stack(first: Model, folder: Path) -> None:
         ]
         joined[f"{name}.lora_A.weight"] = torch.cat([a for a, _ in parts]).contiguous()
         joined[f"{name}.lora_B.weight"] = torch.cat([b for _, b in parts], dim=1).contiguous()
-    above.r = above.lora_alpha = sum(ranks)
-    above.use_rslora = False
-    above.rank_pattern, above.alpha_pattern = {}, {}
-    above.target_modules = {name.removeprefix("base_model.model.") for name in names}
+    joint.r = joint.lora_alpha = sum(ranks)
+    joint.use_rslora = False
+    joint.rank_pattern, joint.alpha_pattern = {}, {}
+    joint.target_modules = {name.removeprefix("base_model.model.") for name in names}
+    joint.base_model_name_or_path, joint.revision = first.base_model_name_or_path, first.revision
     save_file(joined, folder / _WEIGHTS, metadata={"format": "pt"})
-    above.save_pretrained(str(folder))
+    joint.save_pretrained(str(folder))
 
 
 def _pairs(weights: dict[str, torch.Tensor], config: LoraConfig) -> dict[str, _Pair]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
-from transformers import PreTrainedModel
+from peft.utils import load_peft_weights
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.model.stacking import check_stackable
-from prefcli.model.weights import load_model, loading
+from prefcli.model.weights import load_config, load_model, loading, missing_folder
 from prefcli.recipe.sections import Lora, Model
 
 _CHOICES = (
@@ -24,7 +25,7 @@ _CHOICES = (
 
 @dataclass(frozen=True)
 class Start:
-    """`base` names plain weights; `adapter` is what lies on them, if anything does."""
+    """`base` names what the adapter lies on, if there is one, and else the weights themselves."""
 
     base: Model
     adapter: LoraConfig | None = None
@@ -35,19 +36,28 @@ def holds_adapter(name: str, revision: str | None = None) -> bool:
     path = Path(name).expanduser()
     if path.is_dir():
         return (path / "adapter_config.json").is_file()
+    return _hub_adapter(name, revision)
+
+
+@lru_cache
+def _hub_adapter(name: str, revision: str | None) -> bool:
     try:
         return find_adapter_config_file(name, revision=revision) is not None
     except (OSError, ValueError):
         return False  # not there at all: whoever loads it says so
 
 
-def start_of(options: Model, above: Lora | None = None) -> Start:
+def start_of(options: Model, above: Lora | None = None, *, where: str = "model") -> Start:
     """Raises RecipeError where it is a guess what the policy, and so the reference, would be.
 
     above: the new adapter, where one is stacked on the one that is there.
+    where: the section of the recipe that names the model.
     """
+    path = f"{where}.name_or_path"
     if not holds_adapter(options.name_or_path, options.revision):
         if options.adapter is not None:
+            with loading(options, "adapter", where):
+                pass  # not there at all?
             raise RecipeError(
                 Problem(
                     f"{options.name_or_path} holds no adapter to {options.adapter}",
@@ -60,48 +70,98 @@ def start_of(options: Model, above: Lora | None = None) -> Start:
         raise RecipeError(
             Problem(
                 f"{options.name_or_path} holds a LoRA adapter, not a model",
-                path="model.name_or_path",
+                path=path,
                 hint=_CHOICES,
             )
         )
-    with loading(options, "adapter"):
+    with loading(options, "adapter", where):
         config = PeftConfig.from_pretrained(options.name_or_path, revision=options.revision)
     if not isinstance(config, LoraConfig):
         raise RecipeError(
             Problem(
                 f"{options.name_or_path} holds an adapter of type {config.peft_type}",
-                path="model.name_or_path",
+                path=path,
                 hint="only LoRA adapters are trained on; merge this one into its base first",
             )
         )
-    if options.adapter == "stack" and above is not None:
-        check_stackable(config, above)
+    _check_use(options, config, above, where)
     base = config.base_model_name_or_path
     if not base:
         raise RecipeError(
             Problem(
                 f"the adapter in {options.name_or_path} does not name its base",
-                path="model.name_or_path",
+                path=path,
                 hint="write base_model_name_or_path into its adapter_config.json",
             )
         )
+    if missing_folder(base):
+        raise RecipeError(
+            Problem(
+                f"the adapter in {options.name_or_path} lies on {base}, which is not there",
+                path=path,
+                hint="put it back, or correct base_model_name_or_path in the adapter_config.json",
+            )
+        )
+    # A checkpoint of a stacked run lies on the adapter below it.
+    under = "merge" if holds_adapter(base, config.revision) else None
     return Start(
         options.model_copy(
-            update={"name_or_path": base, "revision": config.revision, "adapter": None}
+            update={"name_or_path": base, "revision": config.revision, "adapter": under}
         ),
         config,
     )
 
 
-def load_policy(options: Model, dtype: torch.dtype, seed: int) -> PreTrainedModel | PeftModel:
-    """The starting policy on the CPU: plain weights, or a PeftModel whose adapter is trained on."""
-    start = start_of(options)
+def _check_use(options: Model, config: LoraConfig, above: Lora | None, where: str) -> None:
+    """Adapters that hold more than pairs of matrices on inner layers do not suit every use."""
+    if options.adapter == "merge":
+        return
+    with loading(options, "adapter", where):
+        weights = load_peft_weights(options.name_or_path, device="cpu", revision=options.revision)
+    odd = sorted({key for key in weights if ".lm_head.lora_" in key or "lora_embedding" in key})
+    settings = {
+        "bias": config.bias != "none",
+        "lora_bias": config.lora_bias,
+        "target_parameters": bool(config.target_parameters),
+    }
+    if options.adapter == "stack":
+        settings |= {
+            "use_dora": config.use_dora or (above is not None and above.use_dora),
+            "modules_to_save": bool(config.modules_to_save),
+            "trainable_token_indices": bool(config.trainable_token_indices),
+        }
+        matrices = (".lora_A.weight", ".lora_B.weight")
+        odd += [k for k, w in weights.items() if not k.endswith(matrices) or w.dim() != 2]
+    found = [name for name, there in settings.items() if there] or odd[:1]
+    if found:
+        raise RecipeError(
+            Problem(
+                f"{options.adapter} can't take an adapter with {', '.join(found)}",
+                path="model.adapter",
+                hint="write merge, or merge it into its base beforehand",
+            )
+        )
+
+
+def start_config(options: Model, *, where: str = "model") -> PretrainedConfig:
+    """The architecture at the bottom, under any adapters. Raises RecipeError."""
+    start = start_of(options, where=where)
     if start.adapter is None:
-        return load_model(options, dtype, seed)
-    # A merge in bfloat16 would round away most of what the adapter has learned.
+        return load_config(options, where)
+    return start_config(start.base, where=where)
+
+
+def load_policy(
+    options: Model, dtype: torch.dtype, seed: int, *, where: str = "model"
+) -> PreTrainedModel | PeftModel:
+    """The starting policy on the CPU: plain weights, or a PeftModel whose adapter is trained on."""
+    start = start_of(options, where=where)
+    if start.adapter is None:
+        return load_model(options, dtype, seed, where)
+    # Rounded once, after the sum; an adapter's small numbers would not survive more.
     whole = torch.float32 if options.adapter != "continue" else dtype
-    base = load_model(start.base, whole, seed)
-    with loading(options, "adapter"):
+    base = load_policy(start.base, whole, seed, where=where)
+    with loading(options, "adapter", where):
         policy = PeftModel.from_pretrained(
             base,
             options.name_or_path,
@@ -116,14 +176,16 @@ def load_policy(options: Model, dtype: torch.dtype, seed: int) -> PreTrainedMode
     return merged.requires_grad_(True)
 
 
-def load_reference(
-    name: str, revision: str | None, options: Model, dtype: torch.dtype
-) -> PreTrainedModel:
-    """Another model than the starting policy, loaded as that one is, its adapter merged."""
-    other = {
-        "name_or_path": name,
-        "revision": revision,
-        "adapter": "merge" if holds_adapter(name, revision) else None,
-        "init": "pretrained",
-    }
-    return load_policy(options.model_copy(update=other), dtype, seed=0)
+def named_reference(name: str, revision: str | None, options: Model) -> Model:
+    """Another model than the starting policy, to be loaded as that one is, its adapter merged."""
+    adapter = holds_adapter(name, revision)
+    return options.model_copy(
+        update={
+            "name_or_path": name,
+            "revision": revision,
+            "adapter": "merge" if adapter else None,
+            "init": "pretrained",
+            # There is nothing to merge into in 4 bits.
+            "quantization": None if adapter else options.quantization,
+        }
+    )

@@ -13,18 +13,17 @@ from prefcli.model.weights import loading
 from prefcli.recipe.sections import Model
 
 
-def load_tokenizer(options: Model) -> PreTrainedTokenizerBase:
+def load_tokenizer(options: Model, *, where: str = "model") -> PreTrainedTokenizerBase:
     """The one beside the weights, or beside the adapter, or of the adapter's base.
 
     Raises RecipeError where there is none, or it lacks an end token.
     """
-    source = options
-    start = start_of(options)
+    start = start_of(options, where=where)
     folder = Path(options.name_or_path).expanduser()
     if start.adapter is not None and not (folder / "tokenizer_config.json").is_file():
-        source = start.base
-    with loading(source, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(source.name_or_path, revision=source.revision)
+        return load_tokenizer(start.base, where=where)
+    with loading(options, "tokenizer", where):
+        tokenizer = AutoTokenizer.from_pretrained(options.name_or_path, revision=options.revision)
     if options.chat_template is not None:
         tokenizer.chat_template = _template(options.chat_template)
         _try_template(tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,18 +24,20 @@ from prefcli.recipe.sections import Model
 
 
 @contextmanager
-def loading(options: Model, what: str) -> Iterator[None]:
-    """Turn the libraries' ways of saying "not there" into an error about the recipe."""
+def loading(options: Model, what: str, where: str = "model") -> Iterator[None]:
+    """Turn the libraries' ways of saying "not there" into an error about the recipe's `where`."""
     path = Path(options.name_or_path).expanduser()
     if path.is_dir() and options.revision is not None:
         raise RecipeError(
-            Problem("a local folder has no revisions", path="model.revision", hint="leave it out")
+            Problem(
+                "a local folder has no revisions", path=f"{where}.revision", hint="leave it out"
+            )
         )
-    if _looks_local(options.name_or_path) and not path.is_dir():
+    if missing_folder(options.name_or_path):
         raise RecipeError(
             Problem(
                 f"no such folder: {options.name_or_path}",
-                path="model.name_or_path",
+                path=f"{where}.name_or_path",
                 hint="if an earlier stage writes it, run that first; paths are relative to where "
                 "prefcli is run",
             )
@@ -47,18 +50,24 @@ def loading(options: Model, what: str) -> Iterator[None]:
         raise RecipeError(
             Problem(
                 f"the {what} of {options.name_or_path} can't be loaded: {lines[0]}",
-                path="model.name_or_path",
+                path=f"{where}.name_or_path",
                 hint=_hint(text, path),
             )
         ) from None
 
 
-def _looks_local(name: str) -> bool:
-    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+def missing_folder(name: str) -> bool:
+    """Is this a path that is not there, rather than a hub id?"""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return False
+    local = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+    # runs/sft, where there is a folder runs, is no organisation's model.
+    return local or (name.count("/") == 1 and path.parent.is_dir())
 
 
 def _hint(text: str, path: Path) -> str | None:
-    if (path / "model" / "config.json").is_file():
+    if any((path / "model" / f).is_file() for f in ("config.json", "adapter_config.json")):
         return f"this is a run folder; its model is {path / 'model'}"
     if "gated" in text or "401" in text:
         return "log in with `hf auth login`, and accept the model's terms on the hub"
@@ -69,13 +78,15 @@ def _hint(text: str, path: Path) -> str | None:
     return None
 
 
-def load_config(options: Model) -> PretrainedConfig:
+def load_config(options: Model, where: str = "model") -> PretrainedConfig:
     """The architecture, without weights. Raises RecipeError. Takes plain models (see start.py)."""
-    with loading(options, "config"):
+    with loading(options, "config", where):
         return AutoConfig.from_pretrained(options.name_or_path, revision=options.revision)
 
 
-def load_model(options: Model, dtype: torch.dtype, seed: int) -> PreTrainedModel:
+def load_model(
+    options: Model, dtype: torch.dtype, seed: int, where: str = "model"
+) -> PreTrainedModel:
     """The weights on the CPU in `dtype`, or, with init: random, made from the config and `seed`."""
     attention: dict[str, Any] = (
         {}
@@ -85,7 +96,7 @@ def load_model(options: Model, dtype: torch.dtype, seed: int) -> PreTrainedModel
     # An adapter names its base by this, so a folder is named in full.
     path = Path(options.name_or_path).expanduser()
     name = str(path.resolve()) if path.is_dir() else options.name_or_path
-    with loading(options, "model"):
+    with loading(options, "model", where):
         if options.init == "random":
             config = AutoConfig.from_pretrained(name, revision=options.revision)
             seed_everything(seed)
@@ -128,6 +139,17 @@ def empty_model(config: PretrainedConfig) -> PreTrainedModel:
     """The modules without memory behind them, for counting and naming."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
+
+
+@torch.no_grad()
+def fingerprint(model: torch.nn.Module) -> str:
+    """Of names, shapes and a thousand values of each weight: other weights, another value."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 1000)].float().cpu()
+        found.update(f"{name} {tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def parameters_of(model: torch.nn.Module) -> tuple[int, int]:

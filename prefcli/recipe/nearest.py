@@ -27,7 +27,9 @@ _EXAMPLES = {
 def example(path: Key) -> str | None:
     """A key that has no default, as it could be written."""
     name = str(path[-1])
-    return f"write {name}: {_EXAMPLES[name]}" if name in _EXAMPLES else None
+    if len(path) > 1 and is_source(path):
+        name = "train"  # a source, whatever its key
+    return f"write {path[-1]}: {_EXAMPLES[name]}" if name in _EXAMPLES else None
 
 
 def closest(text: str, words: Iterable[str]) -> str | None:

@@ -59,5 +59,5 @@ def _off(value: float, band: Band) -> str:
     return (
         f"{value / band.high:.0f} times above"
         if value > band.high
-        else f"{band.low / value:.0f} times below"
+        else (f"{band.low / value:.0f} times below" if value else "far below")
     )

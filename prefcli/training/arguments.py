@@ -20,6 +20,11 @@ from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Training
 
 
+def repeated_rows(rows: int, micro_batch: int, world: int) -> int:
+    """Rows that accelerate trains twice an epoch, so that every process has as many batches."""
+    return -rows % micro_batch if world > 1 else 0
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a recipe means on this many devices."""
@@ -33,15 +38,23 @@ class Plan:
     warmup_steps: int
     evaluations: int
     checkpoints: int
+    repeated: int
+    """Rows trained twice an epoch, to fill the last batch of every process."""
 
     def lines(self, training: Training) -> list[str]:
         about = "" if self.exact else "about "
+        repeated = (
+            [f"plan: {self.repeated} rows an epoch are trained twice, to fill the last batches"]
+            if self.repeated
+            else []
+        )
         return [
             f"plan: {about}{self.steps} steps of {training.global_batch_size} rows "
             f"({training.per_device_train_batch_size} a device x {self.world_size} devices x "
             f"{self.accumulation} accumulated), {self.steps_per_epoch} steps an epoch, "
             f"{self.warmup_steps} warm-up steps, {self.evaluations} evaluations, "
-            f"{self.checkpoints} checkpoints"
+            f"{self.checkpoints} checkpoints",
+            *repeated,
         ]
 
 
@@ -75,6 +88,7 @@ def plan(training: Training, rows: int, *, exact: bool = True, has_eval: bool) -
         steps_per_epoch=per_epoch,
         warmup_steps=int(warmup) if warmup >= 1 else math.ceil(steps * warmup),
         evaluations=evaluations,
+        repeated=repeated_rows(rows, training.per_device_train_batch_size * world, world),
         checkpoints=steps // training.save_steps + bool(steps % training.save_steps),
     )
 

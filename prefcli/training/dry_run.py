@@ -11,11 +11,11 @@ from prefcli.errors import PrefcliError, Problem
 from prefcli.methods import Method
 from prefcli.model import (
     check_targets,
-    load_config,
     load_tokenizer,
     lora_config,
     machine,
     parameters_of,
+    start_config,
     start_of,
 )
 from prefcli.model.weights import check_weights, empty_model
@@ -30,7 +30,7 @@ from prefcli.training.arguments import (
     trl_options,
 )
 from prefcli.training.folder import RunFolder
-from prefcli.training.inputs import check_fit, load_inputs
+from prefcli.training.inputs import check_fit, check_reference, load_inputs
 from prefcli.training.packages import check_packages
 from prefcli.training.resume import where_it_stands
 from prefcli.training.sft_mix import mix_lines
@@ -74,7 +74,7 @@ def dry_run(
     config = tokenizer = None
     if start is not None:
         base, adapter = start.base, start.adapter
-        config = found.attempt(lambda: load_config(base))
+        config = found.attempt(lambda: start_config(recipe.model))
         found.attempt(lambda: check_weights(base))
         tokenizer = found.attempt(lambda: load_tokenizer(recipe.model))
         if adapter is not None:
@@ -97,6 +97,8 @@ def dry_run(
     if config is not None and tokenizer is not None:
         known_config, known_tokenizer = config, tokenizer
         found.attempt(lambda: check_fit(recipe, known_config, known_tokenizer))
+        if method.needs_reference:
+            found.attempt(lambda: check_reference(recipe, known_tokenizer))
     if tokenizer is not None:
         known = tokenizer
         inputs = found.attempt(lambda: load_inputs(recipe, method, known))
@@ -118,7 +120,10 @@ def dry_run(
                 found.facts |= {"steps": steps.steps, "tokens_per_epoch": tokens}
     for note in _notes(recipe, method, device.kind):
         say(f"note: {note}")
-    effective = found.attempt(lambda: _configure(recipe, method))
+    # Where the data is wrong, what only the data can settle stays open; the error is told above.
+    effective = (
+        found.attempt(lambda: _configure(recipe, method)) if "train" in found.facts else None
+    )
     if effective is not None:
         found.facts["effective"] = effective
         say(f"learning rate: {learning_rate(recipe, method):g}")
@@ -141,6 +146,8 @@ def _notes(recipe: Recipe, method: Method, device: str) -> list[str]:
             if (value := getattr(recipe.model, key))
             in ("bfloat16", "float16", "flash_attention_2", "flash_attention_3")
         ]
+        if recipe.model.quantization is not None:
+            wants.append(f"model.quantization: {recipe.model.quantization}")
         if "8bit" in recipe.training.optim or "paged" in recipe.training.optim:
             wants.append(f"training.optim: {recipe.training.optim}")
         if wants:

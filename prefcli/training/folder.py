@@ -36,6 +36,8 @@ class RunFolder:
         self.run = self.path / "run.json"
         self.metrics = self.path / "metrics.jsonl"
         self.model = self.path / "model"
+        self.below = self.path / "below"
+        """A copy of the adapter that this run's is stacked on."""
 
     def check(self, recipe: Recipe, method: str) -> Status | None:
         """None for a new run, else the state of the same run. RecipeError for any other content."""

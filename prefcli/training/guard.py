@@ -15,6 +15,7 @@ from prefcli.data import Split
 from prefcli.errors import DivergedError, Problem
 
 _ROWS_SHOWN = 8
+_MOST_SKIPPED = 30
 _LOG_PROBABILITIES = ("logps/", "rewards/")
 
 
@@ -26,6 +27,11 @@ class Guarded(TransformersTrainer):  # type: ignore[misc]  # transformers is unt
 
     rows_of: Split
     """Where the rows of the train dataset came from, in its order."""
+    _watched: bool = False
+    _log_probability: torch.Tensor = torch.zeros(1)
+    """Sum of the last batch's, as trl's forward gave them."""
+    _skipped: int = 0
+    """Steps in a row that float16's scaling has skipped."""
     _recent: tuple[int, list[Mapping[str, torch.Tensor]]] = (-1, [])
 
     def compute_loss(
@@ -34,9 +40,14 @@ class Guarded(TransformersTrainer):  # type: ignore[misc]  # transformers is unt
         if not self.model.training:
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
         self._remember(inputs)
+        if not self._watched:
+            self._watched = True
+            self.model.register_forward_hook(self._see)
         result = super().compute_loss(model, inputs, return_outputs, **kwargs)
         loss = result[0] if return_outputs else result
         self.must_be_finite(loss, "the loss", lambda: self._places([inputs]))
+        seen = self._log_probability.to(loss.device).reshape(-1)[0]
+        self.must_be_finite(seen, "a log-probability", lambda: self._places([inputs]))
         for name, value in self._last_figures():
             # A loss can stay finite where a log-probability does not: sigmoid(inf) is 1.
             if not math.isfinite(value):
@@ -47,15 +58,26 @@ class Guarded(TransformersTrainer):  # type: ignore[misc]  # transformers is unt
         self, value: torch.Tensor, what: str, places: Callable[[], list[str]]
     ) -> None:
         """Raise DivergedError on every process if the value of any of them is not."""
-        mine = bool(torch.isfinite(value.detach()))
-        finite = self.accelerator.gather(torch.tensor([mine], device=value.device))
-        if not bool(finite.all()):
-            self._stop(f"{what} is {float(value)}", [] if mine else places())
+        values = self.accelerator.gather(value.detach().float().reshape(1)).tolist()
+        lost = [v for v in values if not math.isfinite(v)]
+        if lost:
+            self._stop(f"{what} is {lost[0]}", [] if math.isfinite(float(value)) else places())
+
+    def _see(self, module: Any, args: Any, output: Any) -> None:
+        """KTO's figures leave out what is not a number, so it is looked for where it arises."""
+        scores = getattr(output, "log_probs", None)
+        if scores is not None and torch.is_grad_enabled():
+            self._log_probability = scores.detach().sum()
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Before the optimizer's step; under DeepSpeed, whose engine steps by itself, after it."""
         norm = super()._get_grad_norm(model, grad_norm)
+        if norm is None or math.isfinite(float(norm)):
+            self._skipped = 0
+            return norm
+        self._skipped += 1
         # float16's loss scaling overflows now and then by design, and skips that step.
-        if not self.args.fp16 and not math.isfinite(float(norm)):
+        if not self.args.fp16 or self._skipped > _MOST_SKIPPED:
             self._stop(f"the gradient's norm is {float(norm)}", self._places(self._recent[1]))
         return norm
 

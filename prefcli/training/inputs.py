@@ -13,7 +13,9 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 from prefcli.data import Dropped, Limits, Split, load_split, tokenise
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method, Sft
+from prefcli.model import load_tokenizer, named_reference, start_config
 from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import Model
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,40 @@ class Inputs:
         return [s for s in (self.train, self.eval, self.sft_mix) if s is not None]
 
 
-def check_fit(recipe: Recipe, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+def reference_of(recipe: Recipe) -> Model | None:
+    """The model that the recipe names as reference; None for the starting policy."""
+    other = recipe.reference
+    if other.name_or_path is None:
+        return None
+    return named_reference(other.name_or_path, other.revision, recipe.model)
+
+
+def check_reference(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A named reference reads the same tokens as the policy. Raises RecipeError."""
+    named = reference_of(recipe)
+    if named is None:
+        return
+    where = "reference"
+    check_fit(recipe, start_config(named, where=where), tokenizer, where=where)
+    theirs = load_tokenizer(named.model_copy(update={"chat_template": None}), where=where)
+    if theirs.get_vocab() != tokenizer.get_vocab():
+        raise RecipeError(
+            Problem(
+                f"the tokenizer of {named.name_or_path} is not the policy's: the same ids would "
+                "mean other words to it",
+                path="reference.name_or_path",
+                hint="name a model of the same family and tokenizer",
+            )
+        )
+
+
+def check_fit(
+    recipe: Recipe,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    where: str = "model",
+) -> None:
     """Context length and vocabulary: told before any row is tokenised. Raises RecipeError."""
     text = config.get_text_config()
     context = getattr(text, "max_position_embeddings", None)
@@ -60,7 +95,7 @@ def check_fit(recipe: Recipe, config: PretrainedConfig, tokenizer: PreTrainedTok
     if context is not None and recipe.data.max_length > context:
         problems.append(
             Problem(
-                f"{recipe.data.max_length} is more than the model's context of {context} tokens",
+                f"{recipe.data.max_length} is more than the {where}'s context of {context} tokens",
                 path="data.max_length",
                 hint=f"write {context} or less",
             )
@@ -68,8 +103,8 @@ def check_fit(recipe: Recipe, config: PretrainedConfig, tokenizer: PreTrainedTok
     if len(tokenizer) > text.vocab_size:
         problems.append(
             Problem(
-                f"the tokenizer has {len(tokenizer)} tokens, the model {text.vocab_size}",
-                path="model.name_or_path",
+                f"the tokenizer has {len(tokenizer)} tokens, the {where} {text.vocab_size}",
+                path=f"{where}.name_or_path",
                 hint="the folder mixes files of two models",
             )
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+import torch
+
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.schema import Recipe
 
@@ -26,7 +28,16 @@ def check_packages(recipe: Recipe, *, gpu_too: bool = True) -> None:
         needs.append(("model.attn_implementation", value, "flash_attn", "flash-attn"))
     if not gpu_too:
         needs = [need for need in needs if need[0] == "logging.report_to"]
-    problems = [
+    problems = []
+    if gpu_too and recipe.model.quantization is not None and not torch.cuda.is_available():
+        problems.append(
+            Problem(
+                "there is no GPU here, and quantised weights need one",
+                path="model.quantization",
+                hint="run it on a GPU; --dry-run proves the rest of the recipe here",
+            )
+        )
+    problems += [
         Problem(f"{value} needs {package}", path=path, hint=f"pip install '{install}'")
         for path, value, package, install in needs
         if find_spec(package) is None

@@ -12,45 +12,72 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from datasets.fingerprint import Hasher
+from datasets.fingerprint import Hasher, is_caching_enabled
 from transformers import Trainer as TransformersTrainer
 
-from prefcli.console import say, warn
+from prefcli.console import is_main_process, say, warn
 from prefcli.errors import GateError, Problem
+from prefcli.training.step_zero import nats_a_token
 
 _FORMAT = "1"
 _IDS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids", "KL_completion_ids")
-_COLUMNS = (("ref_chosen_logps", "ref_rejected_logps"), ("ref_logps", "ref_KL_logps"))
+# Column of trl's: the ids it is about.
+_COLUMNS = {
+    "ref_chosen_logps": "chosen_ids",
+    "ref_rejected_logps": "rejected_ids",
+    "ref_logps": "completion_ids",
+    "ref_KL_logps": "KL_completion_ids",
+}
 _CHECKED = 8
-# As in step_zero: the same numbers from batches of another size.
-_NATS_A_TOKEN = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+
+
+def digest(model: torch.nn.Module) -> str:
+    """Of every weight, by name. To be taken before a trainer wraps, shards or changes them."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(plain.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 class Precomputed(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
     """trl's trainer with our key on its cache, and a look at what the cache holds."""
 
+    reference_digest: str = ""
+    """Set on the class, as trl scores inside its constructor; the main process's counts."""
+
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        was_training = self.model.training
-        self.model.eval()
-        self._precompute_model_hash = self._reference_hash()
+        with _as_if_nothing_was_drawn(self.model):
+            return self._scored(dataset, name, batch_size)
+
+    def _scored(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         # With an index of kept rows, joining the columns would leave a copy of them in the cache
         # under a name that does not depend on what they hold.
         keyed = copy.copy(dataset if dataset._indices is None else dataset.flatten_indices())
-        keyed._fingerprint = self._key(dataset)
-        found = self._file(keyed)
-        hit = found.is_file()
+        keyed._fingerprint = _agreed(self._key(dataset))
+        self._precompute_model_hash = _agreed(self.reference_digest)
+        kept = self._file(keyed)
+        hit = _agreed(kept is not None and kept.is_file())
         scored = super()._precompute_ref_logps(keyed, name, batch_size)
-        if hit and (off := self._disagreement(scored)):
+        off = _agreed(self._disagreement(scored))
+        if hit and off:
             warn(f"{name}: the kept reference log-probabilities are stale ({off}); computed again")
-            found.unlink(missing_ok=True)
             hit = False
+            if is_main_process() and kept is not None:
+                kept.unlink(missing_ok=True)
+            self.accelerator.wait_for_everyone()
             scored = super()._precompute_ref_logps(keyed, name, batch_size)
-        if not hit and (off := self._disagreement(scored)):
+            off = _agreed(self._disagreement(scored))
+        if off:
             raise GateError(
                 Problem(
                     f"precomputed reference log-probabilities do not come out again: {off}",
@@ -58,15 +85,19 @@ class Precomputed(TransformersTrainer):  # type: ignore[misc]  # transformers is
                     hint="the reference is not deterministic on this machine; leave precompute out",
                 )
             )
-        how = (
-            "read from an earlier run, and checked" if hit else "computed, and kept for later runs"
-        )
+        how = "computed, and kept for later runs"
+        if kept is None:
+            how = "computed for this run alone, as datasets' cache can't be written"
+        elif hit:
+            how = "read from an earlier run" + (", and checked" if self._can_look else "")
         say(f"reference: log-probabilities of {len(scored)} {name} rows {how}")
-        self.model.train(was_training)
+        assert kept is None or kept.is_file(), "trl keeps its reference figures elsewhere now"
         return scored
 
-    def _file(self, keyed: Dataset) -> Path:
-        """Where trl will look; the name is made as trl makes it."""
+    def _file(self, keyed: Dataset) -> Path | None:
+        """Where trl will look; the name is made as trl makes it. None where nothing is kept."""
+        if not is_caching_enabled() or not keyed.cache_files:
+            return None
         parts: tuple[Any, ...] = (keyed._fingerprint, self._precompute_model_hash)
         if hasattr(self, "calculate_KL"):
             parts += (self.calculate_KL,)
@@ -88,53 +119,52 @@ class Precomputed(TransformersTrainer):  # type: ignore[misc]  # transformers is
             "ld_alpha": getattr(self, "ld_alpha", None),
             "precision": [str(model.dtype), self.args.bf16, self.args.fp16],
         }
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+        found = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
         columns = [c for c in _IDS if c in dataset.column_names]
         for table in dataset.select_columns(columns).with_format("arrow").iter(1000):
             for column in columns:
                 lists = table[column].combine_chunks()
-                digest.update(lists.value_lengths().to_numpy(zero_copy_only=False).tobytes())
-                digest.update(lists.flatten().to_numpy(zero_copy_only=False).tobytes())
-        return digest.hexdigest()[:32]
+                found.update(lists.value_lengths().to_numpy(zero_copy_only=False).tobytes())
+                found.update(lists.flatten().to_numpy(zero_copy_only=False).tobytes())
+        return found.hexdigest()[:32]
 
-    def _reference_hash(self) -> str:
-        """Of the weights the reference is made of, without the adapter that is trained."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted((self.ref_model or self.model).state_dict().items()):
-            if self.ref_model is None and ".default." in name:
-                continue
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+    @property
+    def _can_look(self) -> bool:
+        """Under DeepSpeed the model only runs inside its engine; step 0 looks at train rows."""
+        return not self.is_deepspeed_enabled
 
     def _disagreement(self, scored: Dataset) -> str | None:
         """What a live pass says otherwise on a few rows, in words."""
-        if self.is_deepspeed_enabled:
-            return None  # the model only runs inside its engine; step 0 looks at the train rows
-        names = next(n for n in _COLUMNS if n[0] in scored.column_names)
+        if not self._can_look:
+            return None
+        names = [name for name in _COLUMNS if name in scored.column_names]
         count = min(_CHECKED, len(scored))
         rows = [scored[i * len(scored) // count] for i in range(count)]
         inputs = self._prepare_inputs(self.data_collator(rows))
         live = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
-        half = self.args.bf16 or self.args.fp16
-        tolerance = 1e-2 if half else _NATS_A_TOKEN.get(self.model.dtype, 1e-2)
-        for name, values in zip(names, live, strict=True):
-            if values is None:
-                continue
+        tolerance = nats_a_token(self.model, self.args)
+        for name, values in zip(names, live, strict=False):
             kept = torch.tensor([row[name] for row in rows])
-            lengths = torch.tensor([max(_response(row, name), 1) for row in rows])
+            lengths = torch.tensor([max(len(row[_COLUMNS[name]]), 1) for row in rows])
             off = ((values.cpu() - kept).abs() / lengths).max()
             if not off <= tolerance:
                 return f"{off:.2g} nats a token off in {name}"
         return None
 
 
-def _response(row: dict[str, Any], column: str) -> int:
-    """Tokens of the response that a column is about."""
-    ids = {
-        "ref_chosen_logps": "chosen_ids",
-        "ref_rejected_logps": "rejected_ids",
-        "ref_logps": "completion_ids",
-        "ref_KL_logps": "KL_completion_ids",
-    }
-    return len(row[ids[column]])
+def _agreed(mine: Any) -> Any:
+    """The main process's value, on every process: what follows is done together or not at all."""
+    shared = [mine]
+    broadcast_object_list(shared)
+    return shared[0]
+
+
+@contextmanager
+def _as_if_nothing_was_drawn(model: torch.nn.Module) -> Iterator[None]:
+    """Scored or read, the run that follows draws the same dropout."""
+    was_training = model.training
+    model.eval()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+    model.train(was_training)

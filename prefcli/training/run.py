@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from peft import PeftModel
 from transformers import Trainer, TrainerCallback
 
 from prefcli.console import is_main_process, say, warn
@@ -18,21 +20,22 @@ from prefcli.measure.check_sft import SftReport, gate_split, measure_sft
 from prefcli.methods import Method
 from prefcli.model import (
     check_targets,
-    load_config,
     load_policy,
     load_tokenizer,
     machine,
     on_device,
     parameters_of,
+    start_config,
     start_of,
 )
 from prefcli.model.machine import refuse_many_gpus_without_launcher, world_size
-from prefcli.model.weights import empty_model
+from prefcli.model.stacking import keep
+from prefcli.model.weights import empty_model, fingerprint
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.unusual import check_unusual
 from prefcli.training.arguments import learning_rate, notes, plan
 from prefcli.training.folder import RunFolder
-from prefcli.training.inputs import check_fit, load_inputs
+from prefcli.training.inputs import check_fit, check_reference, load_inputs
 from prefcli.training.packages import check_packages
 from prefcli.training.record import first_entry, lineage_in_words, now
 from prefcli.training.resume import where_it_stands, where_to_start
@@ -45,7 +48,7 @@ from prefcli.training.watch import Watch
 
 Resume = Literal["auto", "never"]
 
-_OF_THE_RUN = ("started", "check_sft", "step_zero")
+_OF_THE_RUN = ("started", "check_sft", "step_zero", "start_weights")
 """What a resume keeps of run.json."""
 
 
@@ -108,8 +111,11 @@ def _train(
     )
     check_packages(recipe)
     tokenizer = load_tokenizer(recipe.model)
-    config = load_config(start_of(recipe.model, recipe.lora).base)
+    start_of(recipe.model, recipe.lora)
+    config = start_config(recipe.model)
     check_fit(recipe, config, tokenizer)
+    if method.needs_reference:
+        check_reference(recipe, tokenizer)
     total, _ = parameters_of(empty_model(config))
     for warning in check_unusual(recipe, method, total, allowed=allow_unusual):
         warn(warning)
@@ -139,12 +145,21 @@ def _train(
     if is_main_process():
         folder.start(recipe, method.name)
         folder.write_run(run)
+        if recipe.model.adapter == "stack" and not folder.below.is_dir():
+            keep(recipe.model.name_or_path, recipe.model.revision, folder.below)
 
     dtype = device.dtype(recipe.model, frozen=recipe.trains_adapter)
     policy = load_policy(recipe.model, dtype, recipe.seed)
+    _same_start(policy, run, resumed=checkpoint is not None)
     if recipe.lora is not None:
         targets = check_targets(recipe.lora, policy)
         say(f"lora: rank {recipe.lora.rank} on {len(targets)} layers")
+    elif isinstance(policy, PeftModel):
+        own = policy.peft_config["default"]
+        say(
+            f"lora: the adapter goes on, rank {own.r}, with its own dropout of {own.lora_dropout:g}"
+            + (", so the first margins are not quite zero" if own.lora_dropout else "")
+        )
     if method.needs_sft and recipe.check_sft.on_fail != "skip" and checkpoint is None:
         split = inputs.eval or gate_split(recipe, method.rows, tokenizer)
         report = measure_sft(on_device(policy, device), tokenizer, split, recipe)
@@ -154,29 +169,28 @@ def _train(
     watch = Watch(folder.metrics, ties_at_start=method.needs_reference)
     callbacks: list[TrainerCallback] = [watch]
     if method.needs_reference:
-        starts_equal = recipe.reference.name_or_path is None
-        callbacks.append(
-            step_zero := StepZero(method, starts_equal=starts_equal, known=run.get("step_zero"))
-        )
+        other = recipe.reference.name_or_path
+        callbacks.append(step_zero := StepZero(method, other=other, known=run.get("step_zero")))
         step_zero.on_done = lambda figures: _remember(run, folder, figures)
-    trainer, run["effective"] = make_trainer(
-        recipe,
-        method,
-        device,
-        policy,
-        tokenizer,
-        inputs,
-        eval_on_start=checkpoint is None,
-        callbacks=callbacks,
-    )
+    with _noted(run, folder):
+        trainer, run["effective"] = make_trainer(
+            recipe,
+            method,
+            device,
+            policy,
+            tokenizer,
+            inputs,
+            eval_on_start=checkpoint is None,
+            callbacks=callbacks,
+        )
     _announce(recipe, method, trainer)
     if is_main_process():
         folder.write_run(run)
-    with room_on_disk(folder):
-        _train_under_watch(trainer, watch, folder, run, checkpoint)
+    with room_on_disk(folder), _noted(run, folder):
+        _train_under_watch(trainer, watch, checkpoint)
         if inputs.eval is not None and watch.last_eval_step != trainer.state.global_step:
             trainer.evaluate()
-        save_model(trainer, folder, recipe.model)
+        save_model(trainer, folder)
     run |= {
         "status": "finished",
         "finished": now(),
@@ -187,9 +201,8 @@ def _train(
         folder.write_run(run)
     say(*closing_lines(method, folder, trainer.state.global_step, watch))
     if world_size() > 1:
-        # A process that leaves early takes the launcher, and with it the one that still saves.
+        # A process that leaves early may take the launcher along while another still saves.
         trainer.accelerator.wait_for_everyone()
-        trainer.accelerator.end_training()
     return Outcome(str(folder.path), str(folder.model), metrics=watch.last_eval)
 
 
@@ -241,21 +254,36 @@ def _reference_in_words(recipe: Recipe) -> str:
     return "the starting policy, " + ("precomputed" if recipe.reference.precompute else how)
 
 
-def _train_under_watch(
-    trainer: Trainer, watch: Watch, folder: RunFolder, run: dict[str, Any], checkpoint: Path | None
-) -> None:
+def _same_start(policy: torch.nn.Module, run: dict[str, Any], *, resumed: bool) -> None:
+    """An adapter on other weights than it began on would be another policy, without a word."""
+    found = fingerprint(policy)
+    if resumed and run.get("start_weights", found) != found:
+        raise GateError(
+            Problem(
+                "the weights that this run started from have changed since then",
+                path="model.name_or_path",
+                hint="put them back, or start a new run in another output_dir",
+            )
+        )
+    run["start_weights"] = found
+
+
+@contextmanager
+def _noted(run: dict[str, Any], folder: RunFolder) -> Iterator[None]:
+    """What stopped the run stands in run.json, too."""
+    try:
+        yield
+    except (DivergedError, GateError) as error:
+        status = "diverged" if isinstance(error, DivergedError) else "failed"
+        run |= {"status": status, "finished": now(), "why": str(error)}
+        if is_main_process():
+            folder.write_run(run)
+        raise
+
+
+def _train_under_watch(trainer: Trainer, watch: Watch, checkpoint: Path | None) -> None:
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except DivergedError as error:
-        run |= {"status": "diverged", "finished": now(), "why": str(error)}
-        if is_main_process():
-            folder.write_run(run)
-        raise
-    except GateError as error:
-        run |= {"status": "failed", "finished": now(), "why": str(error)}
-        if is_main_process():
-            folder.write_run(run)
-        raise
     except torch.OutOfMemoryError as error:
         raise RecipeError(
             Problem(

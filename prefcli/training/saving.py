@@ -13,7 +13,6 @@ from transformers import Trainer
 from prefcli.console import is_main_process
 from prefcli.errors import Problem, RecipeError
 from prefcli.model.stacking import stack
-from prefcli.recipe.sections import Model
 from prefcli.training.folder import RunFolder
 
 _NO_ROOM = 2**20
@@ -38,10 +37,10 @@ def room_on_disk(folder: RunFolder) -> Iterator[None]:
         ) from None
 
 
-def save_model(trainer: Trainer, folder: RunFolder, start: Model) -> None:
+def save_model(trainer: Trainer, folder: RunFolder) -> None:
     """model/ appears whole: it is written beside its place and moved there.
 
-    An adapter in it lies on plain weights: one stacked on `start`'s adapter becomes their sum.
+    An adapter in it lies on plain weights: one stacked on another becomes the sum of both.
     """
     partial = folder.path / "model.partial"
     if is_main_process():
@@ -50,7 +49,7 @@ def save_model(trainer: Trainer, folder: RunFolder, start: Model) -> None:
     if is_main_process():
         (partial / "training_args.bin").unlink(missing_ok=True)
         shutil.rmtree(partial / "ref", ignore_errors=True)  # the reference's copy of an adapter
-        if start.adapter == "stack":
-            stack(start, partial)
+        if folder.below.is_dir():
+            stack(folder.below, partial)
         shutil.rmtree(folder.model, ignore_errors=True)
         partial.rename(folder.model)

@@ -22,10 +22,11 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcli.data import Split, tokenise
 from prefcli.recipe.sections import SftMix, Training
-from prefcli.training.arguments import Plan
+from prefcli.training.arguments import Plan, repeated_rows
 from prefcli.training.guard import Guarded
 
 _IGNORED = -100
+_MANY_TIMES = 5
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,17 @@ def mix_lines(options: SftMix, split: Split, plan: Plan, training: Training) -> 
     """What will be mixed in, in words."""
     a_step = training.global_batch_size * options.fraction / (1 - options.fraction)
     total = a_step * plan.steps
-    return [
+    lines = [
         f"sft_mix: {options.fraction:.1%} of the examples are demonstrations, {a_step:.3g} beside "
         f"the {training.global_batch_size} rows of a step; about {total:.0f} in all, of "
         f"{len(split.rows)} there are; loss = preference + {options.weight:g} x share x SFT loss"
     ]
+    if total < 1:
+        lines.append("warning: sft_mix: not one demonstration comes up in so few steps")
+    elif total > _MANY_TIMES * len(split.rows):
+        times = total / len(split.rows)
+        lines.append(f"warning: sft_mix: each demonstration is seen about {times:.0f} times")
+    return lines
 
 
 @dataclass
@@ -138,10 +145,12 @@ class Mixing(Guarded):
         """Begin to mix. To be called once, on a trainer that is built."""
         args = self.args
         self.stream, self.weight = stream, weight
+        micro_batch = args.per_device_train_batch_size * args.world_size
+        rows = len(self.train_dataset)
         self.schedule = Schedule(
             fraction=fraction,
-            rows=len(self.train_dataset),
-            micro_batch=args.per_device_train_batch_size * args.world_size,
+            rows=rows + repeated_rows(rows, micro_batch, args.world_size),
+            micro_batch=micro_batch,
             accumulation=args.gradient_accumulation_steps,
         )
         self._window = _Window()

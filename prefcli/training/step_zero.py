@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prefcli.console import say
@@ -20,7 +21,13 @@ from prefcli.methods import Method
 _ROWS = 8
 # Same weights, same row: what is left is the order of additions.
 _NATS_A_TOKEN = {"float32": 1e-4, "half": 1e-2}
-_OF_THE_LOSS = {"float32": 0.01, "half": 0.05}
+_OF_THE_LOSS = 0.01
+
+
+def nats_a_token(model: torch.nn.Module, args: TrainingArguments) -> float:
+    """How far two passes over the same weights may be apart, in the precision of this run."""
+    whole = all(p.element_size() >= 4 for p in model.parameters() if p.is_floating_point())
+    return _NATS_A_TOKEN["float32" if whole and not (args.bf16 or args.fp16) else "half"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,8 @@ class Figure:
     expected: float | None
     drift: float
     """Largest of its sides' |policy - reference|, in nats a token."""
+    nats: float
+    """Sum over its sides of |policy - reference|."""
     reference: list[float]
     """Log-probability of each side under the reference."""
 
@@ -38,15 +47,15 @@ class Figure:
 class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Looks at a few rows when training begins; on a resume, whether the reference is the same.
 
-    starts_equal: the reference is the starting policy, and not another model.
+    other: the model that the recipe names as reference, if it does.
     known: what the reference said of these rows when the run began, if it did.
     """
 
     def __init__(
-        self, method: Method, *, starts_equal: bool, known: Sequence[Sequence[float]] | None = None
+        self, method: Method, *, other: str | None, known: Sequence[Sequence[float]] | None = None
     ) -> None:
         self._method = method
-        self._starts_equal = starts_equal
+        self._other = other
         self._known = known
         self.on_done: Callable[[list[list[float]]], None] = lambda figures: None
         """Told the reference's figures of a new run."""
@@ -61,15 +70,19 @@ class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         **kwargs: Any,
     ) -> None:
         trainer = self.trainer
-        precision = "half" if args.bf16 or args.fp16 or _is_half(trainer.model) else "float32"
+        tolerance = nats_a_token(trainer.model, args)
         self.figures = [self._look(row) for row in _spread(trainer.train_dataset)]
-        if state.global_step == 0 and self._starts_equal:
-            self._prove_start(precision)
+        if state.global_step == 0 and self._other is None:
+            self._prove_start(tolerance)
         elif state.global_step == 0:
             mean = sum(f.drift for f in self.figures) / len(self.figures)
-            say(f"step 0: the policy is {mean:.3g} nats a token from its reference, another model")
+            same = " (the same model: leave reference.name_or_path out)" if mean < tolerance else ""
+            say(
+                f"step 0: the policy is {mean:.3g} nats a token from its reference, "
+                f"{self._other}{same}"
+            )
         if self._known:
-            self._prove_same(self._known, precision)
+            self._prove_same(self._known, tolerance)
         elif state.is_world_process_zero:
             self.on_done([f.reference for f in self.figures])
 
@@ -92,13 +105,14 @@ class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untype
             loss=float(loss),
             expected=method.start_loss(labels, chosen_nll),
             drift=max(abs(r) / n for r, n in zip(ratios, tokens, strict=True)),
+            nats=sum(map(abs, ratios)),
             reference=[told[f"logps/{s}"] - r for s, r in zip(sides, ratios, strict=True)],
         )
 
-    def _prove_start(self, precision: str) -> None:
+    def _prove_start(self, tolerance: float) -> None:
         drift = max(f.drift for f in self.figures)
         # "not at most" rather than "more than": NaN must not pass.
-        if not drift <= _NATS_A_TOKEN[precision]:
+        if not drift <= tolerance:
             raise GateError(
                 Problem(
                     f"step 0: the reference is not the starting policy: they differ by {drift:.3g} "
@@ -111,7 +125,10 @@ class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         for figure in self.figures:
             if figure.expected is None:
                 continue
-            if not abs(figure.loss - figure.expected) <= _OF_THE_LOSS[precision] * figure.expected:
+            # Rounding moves the log-ratios, and they the loss: by beta for DPO, 1/beta for IPO.
+            slope = max(self.trainer.beta, 1 / self.trainer.beta)
+            room = _OF_THE_LOSS * figure.expected + slope * figure.nats
+            if not abs(figure.loss - figure.expected) <= room:
                 raise GateError(
                     Problem(
                         f"step 0: the loss is {figure.loss:.5g} where policy and reference agree; "
@@ -128,16 +145,16 @@ class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untype
             f"(within {drift:.1g} nats a token){formula}"
         )
 
-    def _prove_same(self, known: Sequence[Sequence[float]], precision: str) -> None:
+    def _prove_same(self, known: Sequence[Sequence[float]], tolerance: float) -> None:
         for before, figure in zip(known, self.figures, strict=True):
             for old, new in zip(before, figure.reference, strict=True):
-                if not abs(old - new) <= _NATS_A_TOKEN[precision] * max(abs(old), 1.0):
+                if not abs(old - new) <= tolerance * max(abs(old), 1.0):
                     raise GateError(
                         Problem(
                             "the reference is not the one this run began with: it gives a response "
                             f"{new:.5g} nats where it gave {old:.5g}",
-                            path="model.name_or_path",
-                            hint="the weights that the run started from have changed on disk; put "
+                            path="reference.name_or_path" if self._other else "model.name_or_path",
+                            hint="its weights have changed on disk since then; put "
                             "them back, or start a new run in another output_dir",
                         )
                     )
@@ -148,7 +165,3 @@ def _spread(dataset: Any) -> list[dict[str, Any]]:
     """A few rows from all over the data."""
     count = min(_ROWS, len(dataset))
     return [dataset[i * len(dataset) // count] for i in range(count)]
-
-
-def _is_half(model: Any) -> bool:
-    return any(p.element_size() < 4 and p.is_floating_point() for p in model.parameters())

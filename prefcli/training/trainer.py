@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
@@ -16,17 +18,22 @@ from transformers import (
 )
 from trl.trainer.utils import add_fused_lm_head
 
+from prefcli.console import is_main_process
 from prefcli.data import Split
 from prefcli.errors import DataError
 from prefcli.methods import Method
-from prefcli.model import Machine, load_policy, load_reference, lora_config, on_device
-from prefcli.model.adapters import disable_base_dropout, freeze_reference_adapter
+from prefcli.model import Machine, load_policy, lora_config, on_device
+from prefcli.model.adapters import (
+    disable_base_dropout,
+    freeze_reference_adapter,
+    train_in_float32,
+)
 from prefcli.recipe.schema import Recipe
-from prefcli.recipe.sections import Lora, SftMix
+from prefcli.recipe.sections import Lora, Model, SftMix
 from prefcli.training.arguments import build, prove_arrival, trl_options
 from prefcli.training.guard import Guarded
-from prefcli.training.inputs import Inputs
-from prefcli.training.precompute import Precomputed
+from prefcli.training.inputs import Inputs, reference_of
+from prefcli.training.precompute import Precomputed, digest
 from prefcli.training.sft_mix import Demonstrations, Mixing
 from prefcli.training.step_zero import StepZero
 from prefcli.training.token_means import TokenMeans
@@ -47,21 +54,22 @@ def make_trainer(
     method, _ = inputs.settle(method)
     options = trl_options(recipe, method, machine)
     config_class, trl_class = method.trl_classes()
+    # Before the configuration of a launcher's sharding is in force.
+    more = _reference(recipe, machine) if method.needs_reference else {}
+    trainer_class = _trainer_class(trl_class, recipe, method, mixed=inputs.sft_mix is not None)
+    if issubclass(trainer_class, Precomputed) and is_main_process():
+        trainer_class.reference_digest = digest(more.get("ref_model", policy))
     config = build(
         options,
         config_class,
         eval_on_start=eval_on_start and inputs.eval is not None,
     )
-    more: dict[str, Any] = {}
     if recipe.lora is not None:
-        more["peft_config"] = lora_config(recipe.lora)
+        more["peft_config"] = lora_config(recipe.lora, recipe.model.revision)
     if recipe.trains_adapter and not method.keeps_dropout:
         disable_base_dropout(policy)
-    if method.needs_reference:
-        more |= _reference(recipe, machine)
-    mixed = inputs.sft_mix is not None
     with _dividing_prompts(inputs):
-        trainer = _trainer_class(trl_class, recipe, method, mixed=mixed)(
+        trainer = trainer_class(
             model=policy,
             args=config,
             train_dataset=inputs.train.for_trl(),
@@ -75,6 +83,11 @@ def make_trainer(
         trainer.ref_model = None  # trl keeps it, though nothing reads it any more
     if recipe.model.adapter == "continue":
         freeze_reference_adapter(trainer.model)
+    if recipe.model.adapter == "stack":
+        # A checkpoint lies on the adapter below it; model/ will be the sum of both.
+        trainer.model.peft_config["default"].base_model_name_or_path = _in_full(recipe.model)
+    if recipe.model.quantization is not None and recipe.model.dtype != "bfloat16":
+        train_in_float32(trainer.model)
     if inputs.sft_mix is not None and recipe.sft_mix is not None:
         _mix(trainer, recipe.sft_mix, inputs.sft_mix, recipe, method)
     # Watch does the printing.
@@ -115,15 +128,21 @@ def _reference(recipe: Recipe, machine: Machine) -> dict[str, Any]:
     Under an adapter it is the policy with that adapter off, or with a frozen copy of the one that
     is trained on; precomputed, it is the policy itself before the first step.
     """
-    dtype = machine.dtype(recipe.model, frozen=recipe.trains_adapter)
-    other = recipe.reference
-    if other.name_or_path is not None:
-        model = load_reference(other.name_or_path, other.revision, recipe.model, dtype)
-    elif recipe.trains_adapter or other.precompute:
+    named = reference_of(recipe)
+    # FSDP shards the policy too late to be its own reference, and trl would load its base.
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if named is None and (recipe.trains_adapter or (recipe.reference.precompute and not fsdp)):
         return {}
-    else:
-        model = load_policy(recipe.model, dtype, recipe.seed)
+    options = named or recipe.model
+    dtype = machine.dtype(options, frozen=recipe.trains_adapter)
+    where = "reference" if named else "model"
+    model = load_policy(options, dtype, recipe.seed, where=where)
     return {"ref_model": on_device(model, machine)}
+
+
+def _in_full(options: Model) -> str:
+    path = Path(options.name_or_path).expanduser()
+    return str(path.resolve()) if path.is_dir() else options.name_or_path
 
 
 def _mix(trainer: Any, options: SftMix, split: Split, recipe: Recipe, method: Method) -> None:
@@ -165,7 +184,8 @@ def _prove_lora(options: Lora | None, model: Any) -> dict[str, Any]:
         if hasattr(layer, "lora_dropout")
     }
     assert dropouts == {ours.lora_dropout}, f"lora: dropout is {dropouts}"
-    effective["target_modules"] = sorted(config.target_modules)
+    targets = config.target_modules  # a regular expression, in adapters of some tools
+    effective["target_modules"] = targets if isinstance(targets, str) else sorted(targets)
     return effective
 
 

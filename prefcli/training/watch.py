@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import sys
@@ -214,6 +213,5 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     if not stream().isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # read by trl for a bar of its own
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

@@ -158,3 +158,11 @@ def test_a_missing_tracker_is_found_before_the_run(recipe_data, dry_run):
     assert code == 2
     assert document["problems"][0]["path"] == "logging.report_to"
     assert "prefcli[trackers]" in document["problems"][0]["hint"]
+
+
+def test_wrong_data_of_kto_is_told_and_nothing_else(recipe_data, make_recipe):
+    """Its auto weights come from the labels, which are not there."""
+    recipe_data["data"]["train"]["path"] = "nowhere.jsonl"
+    recipe = make_recipe(recipe_data).recipe
+    (problem,) = dry_run(recipe, recipe.kto).problems
+    assert "nowhere.jsonl" in str(problem)

@@ -136,3 +136,28 @@ def test_figures_before_the_loss_are_kept(recipe_data, make_recipe, with_callbac
     with_callback(Poison(math.nan, step=3))
     diverged(recipe, "dpo")
     assert [row["step"] for row in metric_rows(recipe.output_dir) if "loss" in row] == [1, 2, 3]
+
+
+def test_a_row_that_kto_leaves_out_of_its_figures(recipe_data, make_recipe, monkeypatch):
+    """trl's KTO takes means without what is not a number; one lost row must stop it."""
+    recipe_data["training"] |= {"max_steps": 2, "logging_steps": 50}
+    recipe = make_recipe(recipe_data).recipe
+    stock = run_module.make_trainer
+
+    def make(*args, **kwargs):
+        trainer, effective = stock(*args, **kwargs)
+        forward = trainer.model.forward
+
+        def lost(*args, **kwargs):
+            output = forward(*args, **kwargs)
+            if torch.is_grad_enabled():
+                output.log_probs = output.log_probs.clone()
+                output.log_probs[0, -1] = math.nan
+            return output
+
+        trainer.model.forward = lost
+        return trainer, effective
+
+    monkeypatch.setattr(run_module, "make_trainer", make)
+    said, _ = diverged(recipe, "kto")
+    assert "at step 1; rows of the batch" in said

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, config
+from safetensors.torch import load_file
 
 from prefcli.errors import RecipeError
 from prefcli.model import load_policy, load_tokenizer, machine
@@ -74,6 +75,29 @@ def test_a_run_is_the_same_with_and_without(
             rows = rows[:1]
         curves.append([row[key] for row in rows for key in keys if key in row])
     assert curves[0] == pytest.approx(curves[1], rel=1e-4, abs=2e-5)
+
+
+def test_scored_or_read_the_run_draws_the_same_dropout(recipe_data, make_recipe):
+    """The first run of a sweep must be comparable with the others."""
+    recipe_data["lora"] = {**LORA, "dropout": 0.3}
+    found = []
+    for name, precompute in (("scored", True), ("read", True), ("live", False)):
+        data = {**recipe_data, "reference": {"precompute": precompute}}
+        data["output_dir"] = f"{recipe_data['output_dir']}-{name}"
+        recipe = make_recipe(data, "training.max_steps=3").recipe
+        outcome = train(recipe, recipe.dpo)
+        found.append(load_file(Path(outcome.model) / "adapter_model.safetensors"))
+    for weight, value in found[0].items():
+        assert torch.equal(value, found[1][weight])
+        torch.testing.assert_close(value, found[2][weight], rtol=1e-3, atol=1e-5)
+
+
+def test_full_and_lora_share_their_reference(recipe_data, build):
+    recipe_data["reference"] = {"precompute": True}
+    build(recipe_data)
+    assert build({**recipe_data, "lora": LORA})[1] == [READ, READ]
+    modules = {**LORA, "target_modules": ["q_proj"]}
+    assert build({**recipe_data, "lora": modules})[1] == [READ, READ]
 
 
 def test_no_reference_is_kept_in_memory(recipe_data, build):

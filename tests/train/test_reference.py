@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from prefcli.data import tokenise
 from prefcli.errors import ExitCode, GateError, RecipeError
 from prefcli.measure.check_sft import check_sft
-from prefcli.model import load_tokenizer
-from prefcli.recipe.sections import Model
+from prefcli.model import load_policy, load_tokenizer, lora_config
+from prefcli.recipe.sections import Lora, Model
+from prefcli.training import run as run_module
 from prefcli.training import trainer as trainer_module
 from prefcli.training.dry_run import dry_run
 from prefcli.training.run import train
@@ -210,7 +211,7 @@ def test_dora_can_not_be_stacked(recipe_data, make_recipe, sft_adapter):
     recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": "stack"}
     recipe_data["lora"] = {**LORA, "use_dora": True}
     recipe = make_recipe(recipe_data).recipe
-    with pytest.raises(RecipeError, match="use_dora"):
+    with pytest.raises(RecipeError, match="can't take an adapter with use_dora"):
         train(recipe, recipe.dpo)
     assert dry_run(recipe, recipe.dpo).problems != []
 
@@ -263,7 +264,7 @@ def test_a_named_reference_is_used_as_it_is(recipe_data, make_recipe, sft_adapte
     train(recipe, recipe.dpo)
     out = capsys.readouterr().out
     assert f"reference: {sft_adapter}" in out
-    assert "nats a token from its reference, another model" in out
+    assert f"nats a token from its reference, {sft_adapter}" in out
     before = metric_rows(recipe.output_dir)[0]
     expected = build(
         make_recipe({**recipe_data, "reference": {"name_or_path": str(merged)}}).recipe
@@ -307,7 +308,7 @@ def test_resume_finds_the_reference_of_the_start(recipe_data, make_recipe, sft_a
 
 
 def test_resume_on_other_starting_weights_is_refused(
-    recipe_data, make_recipe, tiny_model, tmp_path
+    recipe_data, make_recipe, tiny_model, tmp_path, monkeypatch
 ):
     start = tmp_path / "start"
     shutil.copytree(tiny_model, start)
@@ -326,6 +327,9 @@ def test_resume_on_other_starting_weights_is_refused(
         start / "model.safetensors",
         metadata={"format": "pt"},
     )
+    with pytest.raises(GateError, match="started from have changed"):
+        train(recipe, recipe.dpo)
+    monkeypatch.setattr(run_module, "fingerprint", lambda model: run["start_weights"])
     with pytest.raises(GateError, match="not the one this run began with"):
         train(recipe, recipe.dpo)
 
@@ -336,13 +340,15 @@ def test_an_adapter_whose_base_is_gone(recipe_data, make_recipe, sft_adapter):
     (sft_adapter / "adapter_config.json").write_text(json.dumps(config))
     recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": "continue"}
     recipe = make_recipe(recipe_data).recipe
-    with pytest.raises(RecipeError, match="/nowhere/base/model"):
+    with pytest.raises(RecipeError, match="lies on /nowhere/base/model, which is not there"):
         train(recipe, recipe.dpo)
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
-def test_a_quantised_base(recipe_data, make_recipe, tiny_model, tmp_path, quantization, capsys):
-    """bitsandbytes runs on a CPU, too: slowly, and enough to prove the path."""
+def test_a_quantised_base(
+    recipe_data, make_recipe, tiny_model, tmp_path, quantization, capsys, monkeypatch
+):
+    """A run wants a GPU; bitsandbytes works on a CPU, too, well enough to prove the path."""
     pytest.importorskip("bitsandbytes")
     config = LlamaConfig.from_pretrained(tiny_model)  # its kernels want blocks of 64
     config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 16
@@ -352,11 +358,162 @@ def test_a_quantised_base(recipe_data, make_recipe, tiny_model, tmp_path, quanti
     recipe_data["lora"] = LORA
     recipe = make_recipe(recipe_data).recipe
     assert dry_run(recipe, recipe.dpo).problems == []
+    assert f"not tried: model.quantization: {quantization}" in capsys.readouterr().out
+    with pytest.raises(RecipeError, match="no GPU here"):
+        train(recipe, recipe.dpo)
+    monkeypatch.setattr(run_module, "check_packages", lambda recipe: None)
     outcome = train(recipe, recipe.dpo)
     assert "policy and reference agree" in capsys.readouterr().out
     assert (Path(outcome.model) / "adapter_model.safetensors").is_file()
+    # trl rounds them to bfloat16, where usual learning rates are lost.
+    trainer, _, _ = build(recipe)
+    assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}
+    recipe_data["model"] = {
+        "name_or_path": outcome.model,
+        "quantization": quantization,
+        "adapter": "continue",
+    }
+    del recipe_data["lora"]
+    recipe_data["output_dir"] += "-on"
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.dpo)
+    assert "policy and reference agree" in capsys.readouterr().out
 
 
 def test_model_options_keep_their_meaning():
     with pytest.raises(ValueError, match="no weights to merge into"):
         Model(name_or_path="x", quantization="4bit", adapter="stack")
+
+
+def adapt(model: Path, folder: Path, **options) -> Path:
+    """An adapter on the model, all of it noise, with what only peft can write."""
+    peft = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(model),
+        LoraConfig(r=2, task_type="CAUSAL_LM", **options),
+    )
+    with torch.no_grad():
+        for parameter in peft.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    peft.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({"target_modules": ["q_proj", "embed_tokens"]}, ["continue", "stack"]),
+        ({"target_modules": ["q_proj", "lm_head"]}, ["continue", "stack"]),
+        ({"target_modules": ["q_proj"], "bias": "lora_only"}, ["continue", "stack"]),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, ["stack"]),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": [3, 4]}, ["stack"]),
+        ({"target_modules": ["q_proj"], "use_dora": True}, ["stack"]),
+        ({"target_modules": "model.*(q|v)_proj"}, []),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else None,
+)
+def test_adapters_of_other_kinds(recipe_data, make_recipe, tiny_model, tmp_path, options, refused):
+    """What a use can't do right is refused, by the dry-run as by the run; the rest is right."""
+    folder = adapt(tiny_model, tmp_path / "odd", **options)
+    policy = AutoPeftModelForCausalLM.from_pretrained(folder)
+    for adapter in ("continue", "stack", "merge"):
+        data = {**recipe_data, "output_dir": str(tmp_path / adapter)}
+        data["model"] = {"name_or_path": str(folder), "adapter": adapter}
+        data["training"] = {**data["training"], "learning_rate": 1e-30}
+        if adapter == "stack":
+            data["lora"] = LORA
+        recipe = make_recipe(data).recipe
+        if adapter in refused:
+            with pytest.raises(RecipeError, match=f"{adapter} can't take an adapter with"):
+                train(recipe, recipe.dpo)
+            assert dry_run(recipe, recipe.dpo).problems
+            continue
+        model = train(recipe, recipe.dpo).model
+        load = AutoModelForCausalLM if adapter == "merge" else AutoPeftModelForCausalLM
+        after = load.from_pretrained(model)
+        assert logps(after, [5, 6], [7, 8, 9]) == pytest.approx(
+            logps(policy, [5, 6], [7, 8, 9]), abs=1e-4
+        )
+
+
+def test_a_checkpoint_of_a_stacked_run_lies_on_the_adapter_below(
+    recipe_data, make_recipe, sft_adapter, merged
+):
+    """Taken for a model of its own, it must not lose the stage before."""
+    recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": "stack"}
+    recipe_data["lora"] = LORA
+    recipe_data["training"]["learning_rate"] = 1e-30
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.dpo)
+    checkpoint = Path(recipe.output_dir) / "checkpoint-2"
+    loaded = load_policy(
+        Model(name_or_path=str(checkpoint), adapter="merge"), torch.float32, seed=0
+    )
+    expected = logps(AutoModelForCausalLM.from_pretrained(merged), [5, 6], [7, 8, 9])
+    assert logps(loaded, [5, 6], [7, 8, 9]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_sum_does_not_depend_on_what_becomes_of_the_first(
+    recipe_data, make_recipe, sft_adapter, merged, monkeypatch
+):
+    recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": "stack"}
+    recipe_data["lora"] = LORA
+    recipe_data["training"]["learning_rate"] = 1e-30
+    recipe = make_recipe(recipe_data).recipe
+    stock = run_module.save_model
+
+    def save(*args):
+        shutil.rmtree(sft_adapter)
+        stock(*args)
+
+    monkeypatch.setattr(run_module, "save_model", save)
+    after = AutoPeftModelForCausalLM.from_pretrained(train(recipe, recipe.dpo).model)
+    expected = logps(AutoModelForCausalLM.from_pretrained(merged), [5, 6], [7, 8, 9])
+    assert logps(after, [5, 6], [7, 8, 9]) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("gone", "reference.name_or_path: no such folder"),
+        ("vocabulary", "the tokenizer has 300 tokens, the reference 200"),
+        ("context", "is more than the reference's context of 32 tokens"),
+        ("tokenizer", "is not the policy's"),
+        ("revision", "reference.revision: a local folder has no revisions"),
+    ],
+)
+def test_a_named_reference_must_fit(recipe_data, make_recipe, tiny_model, tmp_path, change, said):
+    other = tmp_path / "other"
+    if change != "gone":
+        shutil.copytree(tiny_model, other)
+    config = LlamaConfig.from_pretrained(tiny_model)
+    if change == "vocabulary":
+        config.vocab_size = 200
+    if change == "context":
+        config.max_position_embeddings = 32
+    if change in ("vocabulary", "context"):
+        LlamaForCausalLM(config).save_pretrained(other)
+    if change == "tokenizer":
+        tokenizer = load_tokenizer(Model(name_or_path=str(tiny_model)))
+        tokenizer.add_tokens(["new"])
+        tokenizer.save_pretrained(other)
+        config.vocab_size += 1
+        LlamaForCausalLM(config).save_pretrained(other)
+    recipe_data["reference"] = {"name_or_path": str(other)}
+    if change == "revision":
+        recipe_data["reference"]["revision"] = "main"
+    recipe = make_recipe(recipe_data).recipe
+    with pytest.raises(RecipeError) as caught:
+        train(recipe, recipe.dpo)
+    assert said in str(caught.value)
+    assert said in "".join(map(str, dry_run(recipe, recipe.dpo).problems))
+
+
+def test_check_sft_asks_for_no_choice(recipe_data, make_recipe, sft_adapter, merged):
+    bare = make_recipe({**recipe_data, "model": {"name_or_path": str(sft_adapter)}}).recipe
+    plain = make_recipe({**recipe_data, "model": {"name_or_path": str(merged)}}).recipe
+    assert check_sft(bare).perplexity == pytest.approx(check_sft(plain).perplexity, rel=1e-5)
+
+
+def test_the_revision_of_the_base_is_in_the_adapter():
+    assert lora_config(Lora(), "v1").revision == "v1"

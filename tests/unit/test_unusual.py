@@ -91,3 +91,8 @@ def test_small_models_take_larger_sft_rates():
 def test_losses_with_a_beta_of_their_own():
     assert told(recipe(dpo={"loss_type": "sppo_hard", "beta": 0.001}), "dpo") == []
     assert told(recipe(dpo={"loss_type": "sigmoid_norm", "beta": 10.0}), "dpo") == []
+
+
+def test_zero_is_far_below_any_band():
+    with pytest.raises(RecipeError, match="0 is far below"):
+        told(recipe(simpo={"gamma": 0.0}), "simpo")
