@@ -11,6 +11,7 @@ import yaml
 
 from prefcli import cli
 from prefcli.methods import METHODS
+from prefcli.training.dry_run import dry_run as rehearse
 from tests.train.conftest import pairs, write_jsonl
 
 
@@ -164,5 +165,5 @@ def test_wrong_data_of_kto_is_told_and_nothing_else(recipe_data, make_recipe):
     """Its auto weights come from the labels, which are not there."""
     recipe_data["data"]["train"]["path"] = "nowhere.jsonl"
     recipe = make_recipe(recipe_data).recipe
-    (problem,) = dry_run(recipe, recipe.kto).problems
+    (problem,) = rehearse(recipe, recipe.kto).problems
     assert "nowhere.jsonl" in str(problem)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from prefcli.data import tokenise
 from prefcli.errors import RecipeError
+from prefcli.training.arguments import repeated_rows
 from prefcli.training.dry_run import dry_run
 from prefcli.training.run import train
 from prefcli.training.sft_mix import Schedule
@@ -80,6 +81,13 @@ def test_an_epoch_that_ends_with_a_part_of_a_step():
     starts = [schedule.preference_rows(schedule.first_batch(step)) for step in range(5)]
     assert starts == [0, 6, 10, 16, 20]
     assert schedule.demonstrations(schedule.first_batch(3)) == 16
+
+
+def test_rows_that_fill_the_last_batches_of_all_processes():
+    """accelerate repeats rows where there are several processes, and they are rows seen, too."""
+    assert repeated_rows(10, micro_batch=4, world=2) == 2
+    assert repeated_rows(12, micro_batch=4, world=2) == 0
+    assert repeated_rows(10, micro_batch=4, world=1) == 0
 
 
 def oracle(trainer, positions) -> torch.Tensor:
