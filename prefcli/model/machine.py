@@ -40,7 +40,8 @@ class Machine:
         if model.dtype == "bfloat16":
             return torch.bfloat16
         # Merged with an adapter, they hold sums that bfloat16 would round the adapter out of.
-        if model.dtype == "auto" and frozen and model.adapter != "stack" and self.autocast(model):
+        merged = model.adapter in ("stack", "merge")
+        if model.dtype == "auto" and frozen and not merged and self.autocast(model):
             return torch.bfloat16
         # float16 trains with loss scaling, which wants float32 weights.
         return torch.float32
