@@ -8,5 +8,6 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports
-# A small model on a small machine is fastest on one thread, and the figures are then the same everywhere.
-OMP_NUM_THREADS=1 pytest "$@"
+# A small model on a small machine is fastest on one thread, and the figures are then the same everywhere;
+# two processes share the files of tests.
+OMP_NUM_THREADS=1 pytest -n 2 --dist loadscope "$@"
