@@ -280,7 +280,7 @@ F_PRIME = {
         ("js_divergence", None),
         ("alpha_divergence", 0.3),
         ("alpha_divergence", 0.7),
-        ("alpha_divergence", 1.0),
+        ("alpha_divergence", 0.9),
     ],
 )
 @both
