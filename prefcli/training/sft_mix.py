@@ -193,7 +193,7 @@ class Mixing(Guarded):
         positions = range(
             self.schedule.demonstrations(batch), self.schedule.demonstrations(batch + 1)
         )
-        if not positions:
+        if not positions or not step.tokens:
             return loss
         nll = self._nll(model, positions)
         self.must_be_finite(
