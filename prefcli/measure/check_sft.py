@@ -86,7 +86,9 @@ def check_sft(recipe: Recipe) -> SftReport:
     ):
         # Whatever will be done with it, the policy to measure is the same.
         recipe = recipe.model_copy(
-            update={"model": model_options.model_copy(update={"adapter": "merge"})}
+            update={
+                "model": model_options.model_copy(update={"adapter": "merge", "quantization": None})
+            }
         )
     tokenizer = load_tokenizer(recipe.model)
     split = gate_split(recipe, kind_of(list(recipe.methods.values())), tokenizer)

@@ -51,6 +51,8 @@ class Kto(Method):
         return self.desirable_weight, self.undesirable_weight
 
     def smallest_batch(self) -> tuple[int, str]:
+        if not self.pairs_neighbours:
+            return 1, ""
         return 2, "its KL term pairs each prompt with its neighbour's completion in that batch"
 
     @property

@@ -69,12 +69,11 @@ def freeze_reference_adapter(model: torch.nn.Module) -> None:
 
 
 @torch.no_grad()
-def train_in_float32(model: torch.nn.Module) -> None:
+def train_in_float32(model: torch.nn.Module, before: dict[str, torch.Tensor]) -> None:
     """trl rounds the adapters of a quantised base to bfloat16, where a step of 5e-6 is lost on any
-    weight above 1e-3. The values come from the frozen copy of an adapter, if there is one.
+    weight above 1e-3. `before`: what an adapter that is trained on held until then.
     """
-    parameters = dict(model.named_parameters())
-    for name, parameter in parameters.items():
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
-            whole = parameters.get(name.replace(".default.", ".ref."), parameter)
-            parameter.data = whole.data.float().clone()
+            whole = before.get(name, parameter.data)
+            parameter.data = whole.to(parameter.device, torch.float32)

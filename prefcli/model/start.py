@@ -102,8 +102,16 @@ def start_of(options: Model, above: Lora | None = None, *, where: str = "model")
                 hint="put it back, or correct base_model_name_or_path in the adapter_config.json",
             )
         )
-    # A checkpoint of a stacked run lies on the adapter below it.
     under = "merge" if holds_adapter(base, config.revision) else None
+    if under and options.adapter != "merge":
+        raise RecipeError(
+            Problem(
+                f"{options.name_or_path} is a checkpoint of a run that was stacked on an adapter, "
+                f"in {base}",
+                path=path,
+                hint="start from that run's model/, which is the sum of both; or write merge",
+            )
+        )
     return Start(
         options.model_copy(
             update={"name_or_path": base, "revision": config.revision, "adapter": under}

@@ -31,7 +31,7 @@ def load_tokenizer(options: Model, *, where: str = "model") -> PreTrainedTokeniz
         raise RecipeError(
             Problem(
                 f"the tokenizer of {options.name_or_path} has no end-of-sequence token",
-                path="model.name_or_path",
+                path=f"{where}.name_or_path",
                 hint="set eos_token in its tokenizer_config.json; without one a model never stops",
             )
         )

@@ -61,14 +61,14 @@ def missing_folder(name: str) -> bool:
     path = Path(name).expanduser()
     if path.is_dir():
         return False
-    local = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
-    # runs/sft, where there is a folder runs, is no organisation's model.
-    return local or (name.count("/") == 1 and path.parent.is_dir())
+    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
 
 
 def _hint(text: str, path: Path) -> str | None:
     if any((path / "model" / f).is_file() for f in ("config.json", "adapter_config.json")):
         return f"this is a run folder; its model is {path / 'model'}"
+    if not path.exists() and path.parent != Path() and path.parent.is_dir():
+        return f"if a folder was meant: there is a {path.parent} here, but no {path}"
     if "gated" in text or "401" in text:
         return "log in with `hf auth login`, and accept the model's terms on the hub"
     if "connect" in text or "offline" in text or "internet" in text:
@@ -143,12 +143,16 @@ def empty_model(config: PretrainedConfig) -> PreTrainedModel:
 
 @torch.no_grad()
 def fingerprint(model: torch.nn.Module) -> str:
-    """Of names, shapes and a thousand values of each weight: other weights, another value."""
+    """Of names, shapes and a thousand values of each weight: other weights, another value.
+
+    The same in float32 and in bfloat16, so that a run may go on on another machine.
+    """
     found = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 1000)].float().cpu()
-        found.update(f"{name} {tuple(tensor.shape)}".encode() + sample.numpy().tobytes())
+        sample = flat[:: max(1, flat.numel() // 1000)].to(torch.bfloat16).cpu().contiguous()
+        found.update(f"{name} {tuple(tensor.shape)}".encode())
+        found.update(sample.view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
 
 

@@ -27,6 +27,8 @@ _EXAMPLES = {
 def example(path: Key) -> str | None:
     """A key that has no default, as it could be written."""
     name = str(path[-1])
+    if isinstance(path[-1], int):
+        return f"write {_EXAMPLES['train']}" if is_source(path) else None
     if len(path) > 1 and is_source(path):
         name = "train"  # a source, whatever its key
     return f"write {path[-1]}: {_EXAMPLES[name]}" if name in _EXAMPLES else None

@@ -158,7 +158,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Start over: the same run never got as far as a checkpoint."""
-        for path in (self.metrics, *self.path.glob("checkpoint-*")):
+        for path in (self.metrics, *self.path.glob("checkpoint-*"), *self.path.glob("below*")):
             if path.is_dir():
                 shutil.rmtree(path)
             else:

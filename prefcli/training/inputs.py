@@ -145,20 +145,20 @@ def load_inputs(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBa
                 hint="leave it out",
             )
         )
-    if method.rows == "labelled":
-        _need_both_labels(inputs.train)
     if method.pairs_neighbours:
-        size = recipe.training.per_device_train_batch_size
         inputs = dataclasses.replace(
             inputs,
-            train=_without_a_lone_row(inputs.train, size, tokenizer),
-            eval=_without_a_lone_row(inputs.eval, size, tokenizer) if inputs.eval else None,
+            train=_without_a_lone_row(inputs.train, recipe, tokenizer),
+            eval=_without_a_lone_row(inputs.eval, recipe, tokenizer) if inputs.eval else None,
         )
+    if method.rows == "labelled":
+        _need_both_labels(inputs.train)
     return inputs
 
 
-def _without_a_lone_row(split: Split, size: int, tokenizer: PreTrainedTokenizerBase) -> Split:
+def _without_a_lone_row(split: Split, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Split:
     """trl would pair a row that is alone in its device batch with its own completion."""
+    size = recipe.training.per_device_train_batch_size
     last = len(split.rows) - 1
     if last == 0 or last % size:
         return split
@@ -166,11 +166,12 @@ def _without_a_lone_row(split: Split, size: int, tokenizer: PreTrainedTokenizerB
     dropped = Dropped()
     dropped.add(split.place(last))
     ids = tokenise(split.rows[last], tokenizer)
+    tokens = min(len(ids["prompt_ids"]) + len(ids["completion_ids"]), recipe.data.max_length)
     return dataclasses.replace(
         split,
         rows=split.rows.select(range(last)),
         dropped={**split.dropped, why: dropped},
-        tokens=split.tokens - len(ids["prompt_ids"]) - len(ids["completion_ids"]),
+        tokens=split.tokens - tokens,
     )
 
 

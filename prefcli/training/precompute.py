@@ -24,7 +24,7 @@ from datasets.fingerprint import Hasher, is_caching_enabled
 from transformers import Trainer as TransformersTrainer
 
 from prefcli.console import is_main_process, say, warn
-from prefcli.errors import GateError, Problem
+from prefcli.errors import GateError, Problem, RecipeError
 from prefcli.training.step_zero import nats_a_token
 
 _FORMAT = "1"
@@ -66,6 +66,14 @@ class Precomputed(TransformersTrainer):  # type: ignore[misc]  # transformers is
         keyed._fingerprint = _agreed(self._key(dataset))
         self._precompute_model_hash = _agreed(self.reference_digest)
         kept = self._file(keyed)
+        if kept is None and self.args.world_size > 1:
+            raise RecipeError(
+                Problem(
+                    "the processes share these figures in datasets' cache, which can't be written",
+                    path="reference.precompute",
+                    hint="set HF_DATASETS_CACHE to a folder that all of them can write",
+                )
+            )
         hit = _agreed(kept is not None and kept.is_file())
         scored = super()._precompute_ref_logps(keyed, name, batch_size)
         off = _agreed(self._disagreement(scored))

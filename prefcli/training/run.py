@@ -145,12 +145,14 @@ def _train(
     if is_main_process():
         folder.start(recipe, method.name)
         folder.write_run(run)
-        if recipe.model.adapter == "stack" and not folder.below.is_dir():
+        begins = checkpoint is None or not folder.below.is_dir()
+        if recipe.model.adapter == "stack" and begins:
             keep(recipe.model.name_or_path, recipe.model.revision, folder.below)
 
     dtype = device.dtype(recipe.model, frozen=recipe.trains_adapter)
     policy = load_policy(recipe.model, dtype, recipe.seed)
-    _same_start(policy, run, resumed=checkpoint is not None)
+    if recipe.trains_adapter or method.needs_reference:
+        _same_start(policy, run, resumed=checkpoint is not None)
     if recipe.lora is not None:
         targets = check_targets(recipe.lora, policy)
         say(f"lora: rank {recipe.lora.rank} on {len(targets)} layers")
@@ -190,7 +192,7 @@ def _train(
         _train_under_watch(trainer, watch, checkpoint)
         if inputs.eval is not None and watch.last_eval_step != trainer.state.global_step:
             trainer.evaluate()
-        save_model(trainer, folder)
+        save_model(trainer, folder, stacked=recipe.model.adapter == "stack")
     run |= {
         "status": "finished",
         "finished": now(),

@@ -37,10 +37,10 @@ def room_on_disk(folder: RunFolder) -> Iterator[None]:
         ) from None
 
 
-def save_model(trainer: Trainer, folder: RunFolder) -> None:
+def save_model(trainer: Trainer, folder: RunFolder, *, stacked: bool) -> None:
     """model/ appears whole: it is written beside its place and moved there.
 
-    An adapter in it lies on plain weights: one stacked on another becomes the sum of both.
+    An adapter in it lies on plain weights: one `stacked` on another becomes the sum of both.
     """
     partial = folder.path / "model.partial"
     if is_main_process():
@@ -49,7 +49,7 @@ def save_model(trainer: Trainer, folder: RunFolder) -> None:
     if is_main_process():
         (partial / "training_args.bin").unlink(missing_ok=True)
         shutil.rmtree(partial / "ref", ignore_errors=True)  # the reference's copy of an adapter
-        if folder.below.is_dir():
+        if stacked:
             stack(folder.below, partial)
         shutil.rmtree(folder.model, ignore_errors=True)
         partial.rename(folder.model)

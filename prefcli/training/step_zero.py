@@ -125,10 +125,7 @@ class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         for figure in self.figures:
             if figure.expected is None:
                 continue
-            # Rounding moves the log-ratios, and they the loss: by beta for DPO, 1/beta for IPO.
-            slope = max(self.trainer.beta, 1 / self.trainer.beta)
-            room = _OF_THE_LOSS * figure.expected + slope * figure.nats
-            if not abs(figure.loss - figure.expected) <= room:
+            if not abs(figure.loss - figure.expected) <= self._room(figure):
                 raise GateError(
                     Problem(
                         f"step 0: the loss is {figure.loss:.5g} where policy and reference agree; "
@@ -144,6 +141,19 @@ class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untype
             f"step 0: policy and reference agree on {len(self.figures)} rows "
             f"(within {drift:.1g} nats a token){formula}"
         )
+
+    def _room(self, figure: Figure) -> float:
+        """How far the loss may be off its formula: what rounding moved the log-ratios by, times
+        the slope of the loss at 0."""
+        beta, method = float(self.trainer.beta), self._method
+        losses = getattr(method, "losses", [method.name])
+        slopes = [beta * figure.nats]
+        if "ipo" in losses:
+            slopes.append(2 * figure.drift / beta)
+        if "sppo_hard" in losses:
+            slopes.append(figure.nats / beta)
+        weights: float = sum(getattr(method, "loss_weights", None) or [1.0] * len(losses))
+        return _OF_THE_LOSS * (figure.expected or 0.0) + max(1.0, weights) * sum(slopes)
 
     def _prove_same(self, known: Sequence[Sequence[float]], tolerance: float) -> None:
         for before, figure in zip(known, self.figures, strict=True):

@@ -45,7 +45,8 @@ class TokenMeans(TransformersTrainer):  # type: ignore[misc]  # transformers is 
     def concatenated_forward(self, model: Any, batch: Any) -> tuple[Any, ...]:
         """ORPO's and CPO's: the fifth of its results is the NLL."""
         results = list(super().concatenated_forward(model, batch))
-        results[4] = results[4] * self._share
+        # An evaluation comes here without compute_loss.
+        results[4] = results[4] * (self._share if self.model.training else 1.0)
         return tuple(results)
 
     def _tokens(self, batch: Mapping[str, torch.Tensor]) -> int:

@@ -68,6 +68,12 @@ def make_trainer(
         more["peft_config"] = lora_config(recipe.lora, recipe.model.revision)
     if recipe.trains_adapter and not method.keeps_dropout:
         disable_base_dropout(policy)
+    in_full = recipe.model.quantization is not None and recipe.model.dtype != "bfloat16"
+    before = (
+        {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
+        if in_full and recipe.model.adapter == "continue"
+        else {}
+    )
     with _dividing_prompts(inputs):
         trainer = trainer_class(
             model=policy,
@@ -86,8 +92,8 @@ def make_trainer(
     if recipe.model.adapter == "stack":
         # A checkpoint lies on the adapter below it; model/ will be the sum of both.
         trainer.model.peft_config["default"].base_model_name_or_path = _in_full(recipe.model)
-    if recipe.model.quantization is not None and recipe.model.dtype != "bfloat16":
-        train_in_float32(trainer.model)
+    if in_full:
+        train_in_float32(trainer.model, before)
     if inputs.sft_mix is not None and recipe.sft_mix is not None:
         _mix(trainer, recipe.sft_mix, inputs.sft_mix, recipe, method)
     # Watch does the printing.

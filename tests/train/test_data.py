@@ -799,3 +799,19 @@ def test_kto_leaves_no_row_alone_in_its_batch(recipe_data, make_recipe, tmp_path
     without = make_recipe(recipe_data, "kto.loss_type=apo_zero_unpaired").recipe
     kept = load_inputs(without, without.kto, load_tokenizer(without.model))
     assert len(kept.train.rows) == 9
+
+
+def test_kto_without_the_other_label_after_that_is_refused(recipe_data, make_recipe, tmp_path):
+    """The only undesirable row is the one that is left over."""
+    rows = [{"prompt": f"p{i}", "completion": f" c{i}", "label": i > 0} for i in range(9)]
+    path = str(write_jsonl(tmp_path / "t.jsonl", rows))
+    recipe_data["data"] = {"train": {"path": path}, "max_length": 64}
+    said = set()
+    for seed in range(12):
+        recipe = make_recipe(recipe_data, f"seed={seed}").recipe
+        try:
+            trainer_of(recipe, "kto")
+            said.add("both labels")
+        except DataError as error:
+            said.add(str(error).partition(": ")[2].partition("\n")[0])
+    assert said == {"both labels", "every label is true"}

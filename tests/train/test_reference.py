@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from prefcli.data import tokenise
 from prefcli.errors import ExitCode, GateError, RecipeError
 from prefcli.measure.check_sft import check_sft
-from prefcli.model import load_policy, load_tokenizer, lora_config
+from prefcli.model import load_policy, load_tokenizer, lora_config, start_of
 from prefcli.recipe.sections import Lora, Model
 from prefcli.training import run as run_module
 from prefcli.training import trainer as trainer_module
@@ -451,6 +451,29 @@ def test_a_checkpoint_of_a_stacked_run_lies_on_the_adapter_below(
     )
     expected = logps(AutoModelForCausalLM.from_pretrained(merged), [5, 6], [7, 8, 9])
     assert logps(loaded, [5, 6], [7, 8, 9]) == pytest.approx(expected, abs=1e-4)
+    for adapter in ("continue", "stack"):
+        with pytest.raises(RecipeError, match="checkpoint of a run that was stacked"):
+            start_of(Model(name_or_path=str(checkpoint), adapter=adapter))
+
+
+def test_a_folder_that_a_gate_left_is_used_anew(
+    recipe_data, make_recipe, sft_adapter, tiny_model, tmp_path
+):
+    """The adapter that the first try kept is no part of the second try's sum."""
+    recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": "stack"}
+    recipe_data["lora"] = LORA
+    recipe_data["training"]["learning_rate"] = 1e-30
+    recipe_data["check_sft"] = {"max_perplexity": 1.5}
+    recipe = make_recipe(recipe_data).recipe
+    with pytest.raises(GateError):
+        train(recipe, recipe.dpo)
+    recipe_data["check_sft"] = {"on_fail": "skip"}
+    other = adapt(tiny_model, tmp_path / "other", target_modules=["q_proj"])
+    recipe_data["model"]["name_or_path"] = str(other)
+    recipe = make_recipe(recipe_data).recipe
+    after = AutoPeftModelForCausalLM.from_pretrained(train(recipe, recipe.dpo).model)
+    expected = logps(AutoPeftModelForCausalLM.from_pretrained(other), [5, 6], [7, 8, 9])
+    assert logps(after, [5, 6], [7, 8, 9]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_sum_does_not_depend_on_what_becomes_of_the_first(
@@ -462,9 +485,9 @@ def test_the_sum_does_not_depend_on_what_becomes_of_the_first(
     recipe = make_recipe(recipe_data).recipe
     stock = run_module.save_model
 
-    def save(*args):
+    def save(*args, **kwargs):
         shutil.rmtree(sft_adapter)
-        stock(*args)
+        stock(*args, **kwargs)
 
     monkeypatch.setattr(run_module, "save_model", save)
     after = AutoPeftModelForCausalLM.from_pretrained(train(recipe, recipe.dpo).model)

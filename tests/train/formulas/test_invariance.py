@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from prefcli.training.run import train
+from tests.train.conftest import metric_rows
 from tests.train.formulas.conftest import LABELLED, PAIRS, gradients
 from tests.train.formulas.oracle import deviation
 from tests.train.formulas.test_sft import ROWS
@@ -215,3 +217,14 @@ def test_a_sft_term_is_logged_as_it_is_stepped_on(stepping):
         step(case)
         found.append(case.trainer.state.log_history[0]["nll_loss"])
     assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "section"), [("orpo", {}), ("simpo", {"cpo_alpha": 0.5})])
+def test_an_evaluation_after_accumulated_steps_is_whole(recipe_data, make_recipe, name, section):
+    """What a device batch counted for in the last step is no part of the eval loss."""
+    recipe_data[name] = section
+    recipe_data["training"] |= {"learning_rate": 1e-30, "per_device_train_batch_size": 2}
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.methods[name])
+    first, last = (row for row in metric_rows(recipe.output_dir) if "eval_loss" in row)
+    assert last["eval_loss"] == pytest.approx(first["eval_loss"], rel=1e-6)
