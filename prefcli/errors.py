@@ -30,7 +30,7 @@ _MEANINGS = {
     ExitCode.RECIPE: "the recipe or the command line is wrong",
     ExitCode.GATE: "a gate said no (check-sft, or the look at the reference at step 0)",
     ExitCode.DATA: "the data is wrong",
-    ExitCode.DIVERGED: "training diverged (a non-finite loss or gradient)",
+    ExitCode.DIVERGED: "training diverged (a non-finite loss, gradient or log-probability)",
     ExitCode.PUSH_FAILED: "saved, but the push to the hub failed (reserved)",
     ExitCode.REQUEUE: "pre-empted with a checkpoint saved: requeue me (reserved)",
 }
