@@ -30,4 +30,5 @@ Flag = Annotated[bool, BeforeValidator(_yes_no, json_schema_input_type=bool)]
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]

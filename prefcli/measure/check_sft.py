@@ -14,8 +14,8 @@ from prefcli.data import Limits, Split, load_split, tokenise
 from prefcli.errors import DataError
 from prefcli.measure.scoring import Score, score
 from prefcli.methods import Method, RowKind
-from prefcli.model import load_policy, load_tokenizer, machine, on_device
-from prefcli.model.start import holds_adapter
+from prefcli.model import check_start, load_policy, load_tokenizer, machine, on_device
+from prefcli.model.start import merged
 from prefcli.recipe import Recipe
 
 _WORST = 5
@@ -80,16 +80,9 @@ class SftReport:
 def check_sft(recipe: Recipe) -> SftReport:
     """Load the recipe's starting model and its eval rows (or train, without eval), and measure."""
     device = machine()
-    model_options = recipe.model
-    if model_options.adapter is None and holds_adapter(
-        model_options.name_or_path, model_options.revision
-    ):
-        # Whatever will be done with it, the policy to measure is the same.
-        recipe = recipe.model_copy(
-            update={
-                "model": model_options.model_copy(update={"adapter": "merge", "quantization": None})
-            }
-        )
+    # Whatever will be done with an adapter, the policy to measure is the same.
+    recipe = recipe.model_copy(update={"model": merged(recipe.model)})
+    check_start(recipe)
     tokenizer = load_tokenizer(recipe.model)
     split = gate_split(recipe, kind_of(list(recipe.methods.values())), tokenizer)
     dtype = device.dtype(recipe.model, frozen=recipe.trains_adapter)

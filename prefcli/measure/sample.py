@@ -15,7 +15,7 @@ from prefcli.errors import DataError, RecipeError
 from prefcli.formats import RowError
 from prefcli.formats.chat import Message, to_prompt
 from prefcli.model import load_policy, load_tokenizer, machine
-from prefcli.model.start import holds_adapter
+from prefcli.model.start import merged
 from prefcli.recipe.sections import Model, Source
 
 Prompt = str | list[Message]
@@ -73,8 +73,7 @@ def load_writer(options: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     """A finished run's model/ folder, an adapter with its base, or any hub model."""
     device = machine()
     dtype = torch.bfloat16 if device.bfloat16 else torch.float32
-    if holds_adapter(options.name_or_path, options.revision):
-        options = options.model_copy(update={"adapter": "merge"})
+    options = merged(options)
     model = load_policy(options, dtype, seed=0)
     return model.to(device.kind).eval(), load_tokenizer(options)
 

@@ -27,7 +27,7 @@ class Band(NamedTuple):
     source: str
 
 
-BATCH = Band(16, 128, "the published runs of alignment-handbook, SimPO and KTO")
+_BATCH = Band(16, 128, "the published runs of alignment-handbook, SimPO and KTO")
 
 
 def pair_learning_rates(lora: bool) -> Band:
@@ -64,8 +64,20 @@ class Method(Options):
         """This section in trl's names: the part of the trl config that the method owns."""
 
     @abstractmethod
+    def rate_band(self, *, lora: bool, parameters: int) -> Band:
+        """Of learning rates, for a model of this size."""
+
+    def option_bands(self) -> Mapping[str, Band]:
+        """Of this section's own keys, by dotted recipe path."""
+        return {}
+
     def bands(self, *, lora: bool, parameters: int) -> Mapping[str, Band]:
         """Dotted recipe path -> the band of its published values, for a model of this size."""
+        return {
+            "training.learning_rate": self.rate_band(lora=lora, parameters=parameters),
+            "training.global_batch_size": _BATCH,
+            **self.option_bands(),
+        }
 
     @property
     def has_sft_term(self) -> bool:

@@ -9,15 +9,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from prefcli.methods.base import (
-    BATCH,
     Band,
     LearningRates,
     Method,
     RowKind,
     pair_learning_rates,
 )
-from prefcli.methods.ipo import target_gap_notes
-from prefcli.options import Fraction, Positive
+from prefcli.methods.ipo import target_gap, target_gap_notes
+from prefcli.options import Fraction, NonNegative, Positive
 
 PairLoss = Literal[
     "sigmoid",
@@ -55,7 +54,7 @@ class Dpo(Method):
     """How strongly the policy is held to the reference; smaller lets it drift further."""
     loss_type: PairLoss | list[PairLoss] = "sigmoid"
     """One of trl's pairwise losses, or a list of them combined by loss_weights."""
-    loss_weights: list[Annotated[float, Field(ge=0.0)]] | None = None
+    loss_weights: list[NonNegative] | None = None
     """One weight a loss when loss_type is a list; equal weights of 1 if left out."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
     """Share of swapped labels assumed by robust, aot and aot_unpaired; epsilon of exo_pair."""
@@ -162,18 +161,17 @@ class Dpo(Method):
             "discopop_tau": self.discopop_tau or 0.05,
         }
 
-    def bands(self, *, lora: bool, parameters: int) -> Mapping[str, Band]:
-        found = {
-            "training.learning_rate": pair_learning_rates(lora),
-            "training.global_batch_size": BATCH,
-        }
-        # For the mean over tokens nothing is published, and a sum's beta does not carry over.
-        if not set(self.losses) & _MEANS_OVER_TOKENS:
-            low, source = 0.01, "zephyr 0.01 to 0.1, SmolLM2 0.5, OpenHermes' best 0.6"
-            if "sppo_hard" in self.losses:
-                low, source = 0.001, f"SPPO's 0.001; {source}"
-            found["dpo.beta"] = Band(low, 0.6, source)
-        return found
+    def rate_band(self, *, lora: bool, parameters: int) -> Band:
+        return pair_learning_rates(lora)
+
+    def option_bands(self) -> Mapping[str, Band]:
+        if set(self.losses) & _MEANS_OVER_TOKENS:
+            # Nothing is published for the mean, and a sum's beta does not carry over.
+            return {}
+        low, source = 0.01, "zephyr 0.01 to 0.1, SmolLM2 0.5, OpenHermes' best 0.6"
+        if "sppo_hard" in self.losses:
+            low, source = 0.001, f"SPPO's 0.001; {source}"
+        return {"dpo.beta": Band(low, 0.6, source)}
 
     def start_loss(
         self, labels: Sequence[bool] = (), chosen_nll: float | None = None
@@ -198,7 +196,7 @@ def _start_loss(loss: str, beta: float, epsilon: float) -> float:
     if loss == "exo_pair":  # KL((1/2, 1/2) || (1 - epsilon, epsilon)); arXiv:2402.00856, eq. 16
         return -_LN_2 - (math.log1p(-epsilon) + math.log(epsilon)) / 2
     if loss == "ipo":
-        return 1 / (4 * beta**2)
+        return target_gap(beta) ** 2
     if loss == "sppo_hard":  # (1/(2 beta))^2 from either side; arXiv:2405.00675, eq. 4.7
         return 1 / (2 * beta**2)
     if loss in ("bco_pair", "nca_pair"):

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from prefcli.methods.base import (
-    BATCH,
     Band,
     LearningRates,
     Method,
@@ -29,7 +28,7 @@ class Ipo(Method):
     @property
     def target_gap(self) -> float:
         """Margin of the log-ratios at which the loss is zero, in nats per token."""
-        return 1 / (2 * self.beta)
+        return target_gap(self.beta)
 
     def trl_classes(self) -> tuple[type[Any], type[Any]]:
         from trl import DPOConfig, DPOTrainer
@@ -39,12 +38,11 @@ class Ipo(Method):
     def trl_options(self) -> Mapping[str, Any]:
         return {"beta": self.beta, "loss_type": ["ipo"]}
 
-    def bands(self, *, lora: bool, parameters: int) -> Mapping[str, Band]:
-        return {
-            "training.learning_rate": pair_learning_rates(lora),
-            "training.global_batch_size": BATCH,
-            "ipo.beta": Band(0.01, 1.0, "the scan of alignment-handbook (0.01 to 0.9)"),
-        }
+    def rate_band(self, *, lora: bool, parameters: int) -> Band:
+        return pair_learning_rates(lora)
+
+    def option_bands(self) -> Mapping[str, Band]:
+        return {"ipo.beta": Band(0.01, 1.0, "the scan of alignment-handbook (0.01 to 0.9)")}
 
     def start_loss(
         self, labels: Sequence[bool] = (), chosen_nll: float | None = None
@@ -55,9 +53,14 @@ class Ipo(Method):
         return target_gap_notes(self.beta)
 
 
+def target_gap(beta: float) -> float:
+    """Margin that IPO pulls to, in nats per token; its square is the loss at a margin of 0."""
+    return 1 / (2 * beta)
+
+
 def target_gap_notes(beta: float) -> list[str]:
     """What IPO's beta asks for, so that nobody is surprised by the loss, or by the text."""
-    gap = 1 / (2 * beta)
+    gap = target_gap(beta)
     asks = (
         f"ipo pulls the margin to 1/(2 beta) = {gap:.3g} nats a token, so the loss starts at "
         f"{gap**2:.4g}, however good the model"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
-from prefcli.methods.base import BATCH, Band, LearningRates, Method, RowKind
+from prefcli.methods.base import Band, LearningRates, Method, RowKind
 from prefcli.options import Positive
 
 Weight = Positive | Literal["auto"]
@@ -84,15 +84,15 @@ class Kto(Method):
         )
         return self.model_copy(update=settled), [line]
 
-    def bands(self, *, lora: bool, parameters: int) -> Mapping[str, Band]:
-        rate = (
+    def rate_band(self, *, lora: bool, parameters: int) -> Band:
+        return (
             Band(1e-6, 1e-5, "published LoRA runs of KTO")
             if lora
             else Band(5e-7, 5e-6, "the KTO authors' advice in trl; at most 1e-6 at beta 0.1")
         )
+
+    def option_bands(self) -> Mapping[str, Band]:
         return {
-            "training.learning_rate": rate,
-            "training.global_batch_size": BATCH,
             "kto.beta": Band(0.01, 0.9, "the scan of alignment-handbook"),
         }
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from prefcli.methods.base import BATCH, Band, LearningRates, Method, RowKind
+from prefcli.methods.base import Band, LearningRates, Method, RowKind
 
 
 class Orpo(Method):
@@ -37,14 +37,14 @@ class Orpo(Method):
         # trl's ORPO reads its own columns by name.
         return {"beta": self.lambda_, "remove_unused_columns": False}
 
-    def bands(self, *, lora: bool, parameters: int) -> Mapping[str, Band]:
-        rate = (
+    def rate_band(self, *, lora: bool, parameters: int) -> Band:
+        return (
             Band(5e-6, 5e-5, "published LoRA runs of ORPO")
             if lora
             else Band(1e-6, 1e-5, "the paper's Mistral-ORPO and zephyr-orpo-141b, 5e-6 to 8e-6")
         )
+
+    def option_bands(self) -> Mapping[str, Band]:
         return {
-            "training.learning_rate": rate,
-            "training.global_batch_size": BATCH,
             "orpo.lambda": Band(0.05, 0.2, "zephyr-orpo-141b 0.05, Mistral-ORPO 0.1"),
         }

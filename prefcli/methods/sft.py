@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from prefcli.methods.base import BATCH, Band, LearningRates, Method, RowKind
+from prefcli.methods.base import Band, LearningRates, Method, RowKind
 from prefcli.options import Flag
 
 
@@ -41,12 +41,10 @@ class Sft(Method):
             "loss_type": self.loss_type,
         }
 
-    def bands(self, *, lora: bool, parameters: int) -> Mapping[str, Band]:
+    def rate_band(self, *, lora: bool, parameters: int) -> Band:
         handbook = "alignment-handbook's recipes"
         if lora:
-            rate = Band(1e-4, 3e-4, handbook)
-        elif parameters <= 5e8:
-            rate = Band(1e-5, 1e-3, f"{handbook}; SmolLM for the upper end")
-        else:
-            rate = Band(1e-5, 5e-5, handbook)
-        return {"training.learning_rate": rate, "training.global_batch_size": BATCH}
+            return Band(1e-4, 3e-4, handbook)
+        if parameters <= 5e8:
+            return Band(1e-5, 1e-3, f"{handbook}; SmolLM for the upper end")
+        return Band(1e-5, 5e-5, handbook)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
-
-from prefcli.methods.base import BATCH, Band, LearningRates, Method, RowKind
-from prefcli.options import Positive
-
-NonNegative = Annotated[float, Field(ge=0.0)]
+from prefcli.methods.base import Band, LearningRates, Method, RowKind
+from prefcli.options import NonNegative, Positive
 
 
 class Simpo(Method):
@@ -49,15 +45,15 @@ class Simpo(Method):
             "remove_unused_columns": False,
         }
 
-    def bands(self, *, lora: bool, parameters: int) -> Mapping[str, Band]:
-        rate = (
+    def rate_band(self, *, lora: bool, parameters: int) -> Band:
+        return (
             Band(3e-6, 1e-5, "ten times the authors' full values, alignment-handbook's LoRA rule")
             if lora
             else Band(3e-7, 1e-6, "the authors' repository")
         )
+
+    def option_bands(self) -> Mapping[str, Band]:
         return {
-            "training.learning_rate": rate,
-            "training.global_batch_size": BATCH,
             "simpo.beta": Band(2.0, 10.0, "the authors' repository"),
             "simpo.gamma": Band(
                 0.1 * self.beta, 0.8 * self.beta, "gamma/beta 0.1 to 0.8, the authors' repository"

@@ -8,12 +8,13 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 from prefcli.model.adapters import check_targets, lora_config
 from prefcli.model.machine import Machine, machine, on_device
-from prefcli.model.start import load_policy, named_reference, start_config, start_of
+from prefcli.model.start import check_start, load_policy, named_reference, start_config, start_of
 from prefcli.model.tokenizer import load_tokenizer
 from prefcli.model.weights import load_model, parameters_of
 
 __all__ = [
     "Machine",
+    "check_start",
     "check_targets",
     "load_model",
     "load_policy",

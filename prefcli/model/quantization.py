@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -29,5 +28,5 @@ def quantized(options: Model, compute: torch.dtype) -> dict[str, Any]:
         else BitsAndBytesConfig(load_in_8bit=True)
     )
     # Weights are quantised on their way to the device, and do not move afterwards.
-    device = int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.is_available() else "cpu"
+    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
     return {"quantization_config": config, "device_map": {"": device}}

@@ -14,7 +14,8 @@ from transformers.utils import find_adapter_config_file
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.model.weights import load_config, load_model, loading, missing_folder
-from prefcli.recipe.sections import Lora, Model
+from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import Model
 
 _CHOICES = (
     "say what to do with it, in model.adapter: continue (train this adapter on), stack (a new one "
@@ -47,10 +48,9 @@ def _hub_adapter(name: str, revision: str | None) -> bool:
         return False  # not there at all: whoever loads it says so
 
 
-def start_of(options: Model, above: Lora | None = None, *, where: str = "model") -> Start:
+def start_of(options: Model, *, where: str = "model") -> Start:
     """Raises RecipeError where it is a guess what the policy, and so the reference, would be.
 
-    above: the new adapter, where one is stacked on the one that is there.
     where: the section of the recipe that names the model.
     """
     path = f"{where}.name_or_path"
@@ -84,7 +84,6 @@ def start_of(options: Model, above: Lora | None = None, *, where: str = "model")
                 hint="only LoRA adapters are trained on; merge this one into its base first",
             )
         )
-    _check_use(options, config, above, where)
     base = config.base_model_name_or_path
     if not base:
         raise RecipeError(
@@ -120,11 +119,17 @@ def start_of(options: Model, above: Lora | None = None, *, where: str = "model")
     )
 
 
-def _check_use(options: Model, config: LoraConfig, above: Lora | None, where: str) -> None:
-    """Adapters that hold more than pairs of matrices on inner layers do not suit every use."""
-    if options.adapter == "merge":
-        return
-    with loading(options, "adapter", where):
+def check_start(recipe: Recipe) -> Start:
+    """`start_of` the recipe's model, once its adapter is known to suit what is done with it.
+
+    One that holds more than pairs of matrices on inner layers does not suit every use.
+    """
+    options, above = recipe.model, recipe.lora
+    start = start_of(options)
+    config = start.adapter
+    if config is None or options.adapter == "merge":
+        return start
+    with loading(options, "adapter"):
         weights = load_peft_weights(options.name_or_path, device="cpu", revision=options.revision)
     odd = sorted({key for key in weights if ".lm_head.lora_" in key or "lora_embedding" in key})
     settings = {
@@ -149,6 +154,7 @@ def _check_use(options: Model, config: LoraConfig, above: Lora | None, where: st
                 hint="write merge, or merge it into its base beforehand",
             )
         )
+    return start
 
 
 def start_config(options: Model, *, where: str = "model") -> PretrainedConfig:
@@ -184,16 +190,19 @@ def load_policy(
     return merged.requires_grad_(True)
 
 
+def merged(options: Model) -> Model:
+    """For use as it is: an adapter that nothing is decided of goes into its base, whole weights."""
+    if options.adapter is not None or not holds_adapter(options.name_or_path, options.revision):
+        return options
+    return options.model_copy(update={"adapter": "merge", "quantization": None})
+
+
 def named_reference(name: str, revision: str | None, options: Model) -> Model:
     """Another model than the starting policy, to be loaded as that one is, its adapter merged."""
-    adapter = holds_adapter(name, revision)
-    return options.model_copy(
-        update={
-            "name_or_path": name,
-            "revision": revision,
-            "adapter": "merge" if adapter else None,
-            "init": "pretrained",
-            # There is nothing to merge into in 4 bits.
-            "quantization": None if adapter else options.quantization,
-        }
-    )
+    other = {
+        "name_or_path": name,
+        "revision": revision,
+        "adapter": None,
+        "init": "pretrained",
+    }
+    return merged(options.model_copy(update=other))

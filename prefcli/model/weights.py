@@ -56,6 +56,12 @@ def loading(options: Model, what: str, where: str = "model") -> Iterator[None]:
         ) from None
 
 
+def in_full(name: str) -> str:
+    """As an adapter should name its base: a folder by its whole path, a hub id as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.is_dir() else name
+
+
 def missing_folder(name: str) -> bool:
     """Is this a path that is not there, rather than a hub id?"""
     path = Path(name).expanduser()
@@ -93,9 +99,7 @@ def load_model(
         if options.attn_implementation == "auto"
         else {"attn_implementation": options.attn_implementation}
     )
-    # An adapter names its base by this, so a folder is named in full.
-    path = Path(options.name_or_path).expanduser()
-    name = str(path.resolve()) if path.is_dir() else options.name_or_path
+    name = in_full(options.name_or_path)
     with loading(options, "model", where):
         if options.init == "random":
             config = AutoConfig.from_pretrained(name, revision=options.revision)

@@ -7,10 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from prefcli.options import Count, Flag, Fraction, Options, Positive
-
-NonNegative = Annotated[float, Field(ge=0.0)]
-
+from prefcli.options import Count, Flag, Fraction, NonNegative, Options, Positive
 
 PathOrName = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
 """A path, in which ~ is the home folder, or a hub id."""

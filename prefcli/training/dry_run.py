@@ -10,13 +10,12 @@ from prefcli.console import say
 from prefcli.errors import PrefcliError, Problem
 from prefcli.methods import Method
 from prefcli.model import (
+    check_start,
     check_targets,
     load_tokenizer,
-    lora_config,
     machine,
     parameters_of,
     start_config,
-    start_of,
 )
 from prefcli.model.weights import check_weights, empty_model
 from prefcli.recipe.schema import Recipe
@@ -70,7 +69,7 @@ def dry_run(
 
     # Without a GPU here, what a GPU needs is another machine's matter, and noted below.
     found.attempt(lambda: check_packages(recipe, gpu_too=device.kind == "cuda"))
-    start = found.attempt(lambda: start_of(recipe.model, recipe.lora))
+    start = found.attempt(lambda: check_start(recipe))
     config = tokenizer = None
     if start is not None:
         base, adapter = start.base, start.adapter
@@ -93,7 +92,7 @@ def dry_run(
             targets = found.attempt(lambda: check_targets(lora, model))
             if targets is not None:
                 found.facts["lora_layers"] = len(targets)
-                say(f"lora: rank {lora_config(lora).r} on {len(targets)} layers")
+                say(f"lora: rank {lora.rank} on {len(targets)} layers")
     if config is not None and tokenizer is not None:
         known_config, known_tokenizer = config, tokenizer
         found.attempt(lambda: check_fit(recipe, known_config, known_tokenizer))
@@ -115,8 +114,7 @@ def dry_run(
             if steps is not None:
                 tokens = inputs.train.tokens
                 say(*steps.lines(recipe.training), f"plan: {tokens} tokens an epoch")
-                if recipe.sft_mix is not None and inputs.sft_mix is not None:
-                    say(*mix_lines(recipe.sft_mix, inputs.sft_mix, steps, recipe.training))
+                say(*mix_lines(recipe, inputs.sft_mix, steps))
                 found.facts |= {"steps": steps.steps, "tokens_per_epoch": tokens}
     for note in _notes(recipe, method, device.kind):
         say(f"note: {note}")

@@ -28,7 +28,7 @@ class Guarded(TransformersTrainer):  # type: ignore[misc]  # transformers is unt
     rows_of: Split
     """Where the rows of the train dataset came from, in its order."""
     _watched: bool = False
-    _log_probability: torch.Tensor = torch.zeros(1)
+    _log_probability: torch.Tensor = torch.tensor(0.0)
     """Sum of the last batch's, as trl's forward gave them."""
     _skipped: int = 0
     """Steps in a row that float16's scaling has skipped."""
@@ -45,9 +45,8 @@ class Guarded(TransformersTrainer):  # type: ignore[misc]  # transformers is unt
             self.model.register_forward_hook(self._see)
         result = super().compute_loss(model, inputs, return_outputs, **kwargs)
         loss = result[0] if return_outputs else result
-        self.must_be_finite(loss, "the loss", lambda: self._places([inputs]))
-        seen = self._log_probability.to(loss.device).reshape(-1)[0]
-        self.must_be_finite(seen, "a log-probability", lambda: self._places([inputs]))
+        looked_at = {"the loss": loss, "a log-probability": self._log_probability}
+        self.must_be_finite(looked_at, lambda: self._places([inputs]))
         for name, value in self._last_figures():
             # A loss can stay finite where a log-probability does not: sigmoid(inf) is 1.
             if not math.isfinite(value):
@@ -55,13 +54,15 @@ class Guarded(TransformersTrainer):  # type: ignore[misc]  # transformers is unt
         return result
 
     def must_be_finite(
-        self, value: torch.Tensor, what: str, places: Callable[[], list[str]]
+        self, values: Mapping[str, torch.Tensor], places: Callable[[], list[str]]
     ) -> None:
-        """Raise DivergedError on every process if the value of any of them is not."""
-        values = self.accelerator.gather(value.detach().float().reshape(1)).tolist()
-        lost = [v for v in values if not math.isfinite(v)]
-        if lost:
-            self._stop(f"{what} is {lost[0]}", [] if math.isfinite(float(value)) else places())
+        """Raise DivergedError on every process if a value of any of them is not."""
+        mine = [float(value.detach()) for value in values.values()]
+        of_all = self.accelerator.gather(torch.tensor([mine], device=self.args.device))
+        for what, own, column in zip(values, mine, of_all.T.tolist(), strict=True):
+            lost = [value for value in column if not math.isfinite(value)]
+            if lost:
+                self._stop(f"{what} is {lost[0]}", [] if math.isfinite(own) else places())
 
     def _see(self, module: Any, args: Any, output: Any) -> None:
         """KTO's figures leave out what is not a number, so it is looked for where it arises."""

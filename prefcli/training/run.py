@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 import torch
 from peft import PeftModel
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
 from prefcli.console import is_main_process, say, warn
 from prefcli.errors import DivergedError, GateError, Problem, RecipeError
 from prefcli.measure.check_sft import SftReport, gate_split, measure_sft
 from prefcli.methods import Method
 from prefcli.model import (
+    check_start,
     check_targets,
     load_policy,
     load_tokenizer,
@@ -26,7 +27,6 @@ from prefcli.model import (
     on_device,
     parameters_of,
     start_config,
-    start_of,
 )
 from prefcli.model.machine import refuse_many_gpus_without_launcher, world_size
 from prefcli.model.stacking import keep
@@ -111,7 +111,7 @@ def _train(
     )
     check_packages(recipe)
     tokenizer = load_tokenizer(recipe.model)
-    start_of(recipe.model, recipe.lora)
+    check_start(recipe)
     config = start_config(recipe.model)
     check_fit(recipe, config, tokenizer)
     if method.needs_reference:
@@ -127,8 +127,7 @@ def _train(
     rows, exact = inputs.sequences(method, recipe.data.max_length)
     steps = plan(recipe.training, rows, exact=exact, has_eval=inputs.eval is not None)
     say(*steps.lines(recipe.training))
-    if recipe.sft_mix is not None and inputs.sft_mix is not None:
-        say(*mix_lines(recipe.sft_mix, inputs.sft_mix, steps, recipe.training))
+    say(*mix_lines(recipe, inputs.sft_mix, steps))
     say(*inputs.uneven_eval(recipe.training.eval_batch_size * world_size()))
 
     run = first_entry(recipe, method, device)
@@ -169,11 +168,12 @@ def _train(
         _gate(report, recipe, folder, run)
 
     watch = Watch(folder.metrics, ties_at_start=method.needs_reference)
-    callbacks: list[TrainerCallback] = [watch]
-    if method.needs_reference:
-        other = recipe.reference.name_or_path
-        callbacks.append(step_zero := StepZero(method, other=other, known=run.get("step_zero")))
-        step_zero.on_done = lambda figures: _remember(run, folder, figures)
+    step_zero = StepZero(
+        method,
+        other=recipe.reference.name_or_path,
+        known=run.get("step_zero"),
+        on_done=lambda figures: _remember(run, folder, figures),
+    )
     with _noted(run, folder):
         trainer, run["effective"] = make_trainer(
             recipe,
@@ -183,8 +183,9 @@ def _train(
             tokenizer,
             inputs,
             eval_on_start=checkpoint is None,
-            callbacks=callbacks,
+            callbacks=[watch, step_zero] if method.needs_reference else [watch],
         )
+    step_zero.trainer = trainer
     _announce(recipe, method, trainer)
     if is_main_process():
         folder.write_run(run)

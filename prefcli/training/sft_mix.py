@@ -21,12 +21,15 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.data import Split, tokenise
-from prefcli.recipe.sections import SftMix, Training
+from prefcli.recipe.schema import Recipe
 from prefcli.training.arguments import Plan, repeated_rows
 from prefcli.training.guard import Guarded
 
 _IGNORED = -100
 _MANY_TIMES = 5
+
+_Row = tuple[list[int], int]
+"""Token ids, and where the response begins in them."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,11 @@ class Schedule:
         return int(self.preference_rows(batch) * self.fraction / (1 - self.fraction))
 
 
-def mix_lines(options: SftMix, split: Split, plan: Plan, training: Training) -> list[str]:
+def mix_lines(recipe: Recipe, split: Split | None, plan: Plan) -> list[str]:
     """What will be mixed in, in words."""
+    options, training = recipe.sft_mix, recipe.training
+    if options is None or split is None:
+        return []
     a_step = training.global_batch_size * options.fraction / (1 - options.fraction)
     total = a_step * plan.steps
     lines = [
@@ -101,11 +107,11 @@ class Demonstrations:
             self._orders[turn] = order
         return self._orders[turn][offset]
 
-    def take(self, positions: Iterable[int]) -> list[tuple[list[int], int]]:
+    def take(self, positions: Iterable[int]) -> list[_Row]:
         """Token ids, cut at max_length, and where the response begins in them."""
         taken = []
         for position in positions:
-            ids = tokenise(self._row(position), self.tokenizer)
+            ids = tokenise(self.split.rows[self.index(position)], self.tokenizer)
             whole = (ids["prompt_ids"] + ids["completion_ids"])[: self.max_length]
             # The first token of all has no context to be predicted from.
             taken.append((whole, max(len(ids["prompt_ids"]), 1)))
@@ -114,10 +120,6 @@ class Demonstrations:
     def place(self, position: int) -> str:
         return self.split.place(self.index(position))
 
-    def _row(self, position: int) -> dict[str, Any]:
-        row: dict[str, Any] = self.split.rows[self.index(position)]
-        return row
-
 
 @dataclass
 class _Step:
@@ -125,11 +127,16 @@ class _Step:
 
     number: int
     first_batch: int
-    demonstrations: int
-    tokens: int
+    rows: dict[int, _Row]
+    """Its demonstrations, by their position in the stream."""
     preference_rows: int
     done: int = 0
     """Micro-batches that this process has trained."""
+
+    @property
+    def tokens(self) -> int:
+        """Response tokens of all its demonstrations."""
+        return sum(len(ids) - start for ids, start in self.rows.values())
 
 
 class Mixing(Guarded):
@@ -164,7 +171,7 @@ class Mixing(Guarded):
         return loss
 
     def _begin(self, number: int) -> _Step:
-        """Count the whole step's tokens first: each micro-batch is normalised by them."""
+        """Take the whole step's rows first: each micro-batch is normalised by all their tokens."""
         schedule = self.schedule
         first = schedule.first_batch(number)
         end = first + self.current_gradient_accumulation_steps
@@ -172,8 +179,7 @@ class Mixing(Guarded):
         step = _Step(
             number=number,
             first_batch=first,
-            demonstrations=len(positions),
-            tokens=sum(len(ids) - start for ids, start in self.stream.take(positions)),
+            rows=dict(zip(positions, self.stream.take(positions), strict=True)),
             preference_rows=schedule.preference_rows(end) - schedule.preference_rows(first),
         )
         self._window.add_step(step)
@@ -195,21 +201,22 @@ class Mixing(Guarded):
         )
         if not positions or not step.tokens:
             return loss
-        nll = self._nll(model, positions)
+        nll = self._nll(model, step, positions)
         self.must_be_finite(
-            nll, "the loss of the demonstrations (sft_mix)", lambda: self._taken(positions)
+            {"the loss of the demonstrations (sft_mix)": nll},
+            lambda: [self.stream.place(position) for position in positions],
         )
         self._window.nll += float(nll.detach())
         # trl divides by the micro-batches, and the processes' gradients are averaged.
         slots = self.current_gradient_accumulation_steps * self.args.world_size
-        share = step.demonstrations / step.preference_rows
+        share = len(step.rows) / step.preference_rows
         return loss + self.weight * share * slots * nll / step.tokens
 
-    def _nll(self, model: Any, positions: range) -> torch.Tensor:
+    def _nll(self, model: Any, step: _Step, positions: range) -> torch.Tensor:
         """Summed over the response tokens of this process's share of the demonstrations."""
         mine = positions[self.args.process_index :: self.args.world_size]
         # Every process runs the model equally often, or sharded weights would wait for ever.
-        rows = self.stream.take(mine or positions[:1])
+        rows = [step.rows[position] for position in mine or positions[:1]]
         longest = max(len(ids) for ids, _ in rows)
         ids = torch.full((len(rows), longest), self.processing_class.pad_token_id)
         mask = torch.zeros_like(ids)
@@ -229,9 +236,6 @@ class Mixing(Guarded):
         )
         log_probs: torch.Tensor = output.log_probs
         return -log_probs.sum()
-
-    def _taken(self, positions: range) -> list[str]:
-        return [self.stream.place(position) for position in positions]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
@@ -257,7 +261,7 @@ class _Window:
 
     def add_step(self, step: _Step) -> None:
         self.steps += 1
-        self.demonstrations += step.demonstrations
+        self.demonstrations += len(step.rows)
         self.tokens += step.tokens
         self.preference_rows += step.preference_rows
 

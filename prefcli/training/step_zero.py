@@ -49,16 +49,22 @@ class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untype
 
     other: the model that the recipe names as reference, if it does.
     known: what the reference said of these rows when the run began, if it did.
+    on_done: told what it says of them in a new run.
+    trainer: to be set once it is built.
     """
 
     def __init__(
-        self, method: Method, *, other: str | None, known: Sequence[Sequence[float]] | None = None
+        self,
+        method: Method,
+        *,
+        other: str | None,
+        known: Sequence[Sequence[float]] | None,
+        on_done: Callable[[list[list[float]]], None],
     ) -> None:
         self._method = method
         self._other = other
         self._known = known
-        self.on_done: Callable[[list[list[float]]], None] = lambda figures: None
-        """Told the reference's figures of a new run."""
+        self._on_done = on_done
         self.trainer: Trainer = None
         self.figures: list[Figure] = []
 
@@ -84,7 +90,7 @@ class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         if self._known:
             self._prove_same(self._known, tolerance)
         elif state.is_world_process_zero:
-            self.on_done([f.reference for f in self.figures])
+            self._on_done([f.reference for f in self.figures])
 
     def _look(self, row: dict[str, Any]) -> Figure:
         """Through the very code that trains, one row at a time, so that nothing averages out."""

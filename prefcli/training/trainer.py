@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from accelerate.utils import parse_flag_from_env
 from peft import PeftModel
 from transformers import (
     PreTrainedModel,
@@ -28,14 +27,14 @@ from prefcli.model.adapters import (
     freeze_reference_adapter,
     train_in_float32,
 )
+from prefcli.model.weights import in_full
 from prefcli.recipe.schema import Recipe
-from prefcli.recipe.sections import Lora, Model, SftMix
+from prefcli.recipe.sections import Lora, SftMix
 from prefcli.training.arguments import build, prove_arrival, trl_options
 from prefcli.training.guard import Guarded
 from prefcli.training.inputs import Inputs, reference_of
 from prefcli.training.precompute import Precomputed, digest
 from prefcli.training.sft_mix import Demonstrations, Mixing
-from prefcli.training.step_zero import StepZero
 from prefcli.training.token_means import TokenMeans
 
 
@@ -50,8 +49,10 @@ def make_trainer(
     eval_on_start: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[Trainer, dict[str, Any]]:
-    """The trainer, and the effective configuration, proven to hold the recipe's values."""
-    method, _ = inputs.settle(method)
+    """The trainer, and the effective configuration, proven to hold the recipe's values.
+
+    method: settled by the data (`Inputs.settle`).
+    """
     options = trl_options(recipe, method, machine)
     config_class, trl_class = method.trl_classes()
     # Before the configuration of a launcher's sharding is in force.
@@ -68,10 +69,10 @@ def make_trainer(
         more["peft_config"] = lora_config(recipe.lora, recipe.model.revision)
     if recipe.trains_adapter and not method.keeps_dropout:
         disable_base_dropout(policy)
-    in_full = recipe.model.quantization is not None and recipe.model.dtype != "bfloat16"
+    in_float32 = recipe.model.quantization is not None and recipe.model.dtype != "bfloat16"
     before = (
         {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
-        if in_full and recipe.model.adapter == "continue"
+        if in_float32 and recipe.model.adapter == "continue"
         else {}
     )
     with _dividing_prompts(inputs):
@@ -91,8 +92,9 @@ def make_trainer(
         freeze_reference_adapter(trainer.model)
     if recipe.model.adapter == "stack":
         # A checkpoint lies on the adapter below it; model/ will be the sum of both.
-        trainer.model.peft_config["default"].base_model_name_or_path = _in_full(recipe.model)
-    if in_full:
+        below = in_full(recipe.model.name_or_path)
+        trainer.model.peft_config["default"].base_model_name_or_path = below
+    if in_float32:
         train_in_float32(trainer.model, before)
     if inputs.sft_mix is not None and recipe.sft_mix is not None:
         _mix(trainer, recipe.sft_mix, inputs.sft_mix, recipe, method)
@@ -100,9 +102,6 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)
     # trl writes a card about "None" beside the checkpoints.
     trainer.create_model_card = lambda *args, **kwargs: None
-    for callback in callbacks:
-        if isinstance(callback, StepZero):
-            callback.trainer = trainer
     effective = prove_arrival(options, trainer.args)
     if recipe.trains_adapter:
         effective["lora"] = _prove_lora(recipe.lora, trainer.model)
@@ -136,7 +135,7 @@ def _reference(recipe: Recipe, machine: Machine) -> dict[str, Any]:
     """
     named = reference_of(recipe)
     # FSDP shards the policy too late to be its own reference, and trl would load its base.
-    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP")
     if named is None and (recipe.trains_adapter or (recipe.reference.precompute and not fsdp)):
         return {}
     options = named or recipe.model
@@ -144,11 +143,6 @@ def _reference(recipe: Recipe, machine: Machine) -> dict[str, Any]:
     where = "reference" if named else "model"
     model = load_policy(options, dtype, recipe.seed, where=where)
     return {"ref_model": on_device(model, machine)}
-
-
-def _in_full(options: Model) -> str:
-    path = Path(options.name_or_path).expanduser()
-    return str(path.resolve()) if path.is_dir() else options.name_or_path
 
 
 def _mix(trainer: Any, options: SftMix, split: Split, recipe: Recipe, method: Method) -> None:

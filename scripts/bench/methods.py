@@ -30,18 +30,14 @@ from prefcli.training.run import train
 from prefcli.training.watch import quiet_libraries
 
 STORIES = Path(__file__).parents[2] / "recipes" / "stories.yaml"
-RUNS: dict[str, list[str]] = {
+CHANGES: dict[str, list[str]] = {
     "dpo": [],
     "ipo": [],
     "kto": [],
     "orpo": ["training.learning_rate=1e-3"],
     "simpo": [],
-    "dpo+mix": [],
-    "ipo+mix": [],
-    "kto+mix": [],
-    "orpo+mix": ["training.learning_rate=1e-3"],
-    "simpo+mix": [],
 }
+RUNS = [*CHANGES, *(f"{name}+mix" for name in CHANGES)]
 HEAD = (
     "run",
     "preference accuracy",
@@ -53,7 +49,7 @@ HEAD = (
 )
 
 
-def recipe(args: argparse.Namespace, model: str, eval_rows: str, *changes: str) -> Recipe:
+def recipe(model: str, eval_rows: str, *changes: str) -> Recipe:
     return load(
         str(STORIES),
         [
@@ -69,13 +65,14 @@ def recipe(args: argparse.Namespace, model: str, eval_rows: str, *changes: str) 
 
 def measure(args: argparse.Namespace, model: str) -> tuple[SftReport, SftReport, float | None]:
     """Pairs and demonstrations under the model, and the mean score of its samples."""
-    pairs = check_sft(recipe(args, model, args.pairs[1]))
-    alone = [f"{name}=null" for name in ("dpo", "ipo", "kto", "orpo", "simpo")]
-    demonstrations = check_sft(recipe(args, model, args.demonstrations[1], *alone))
+    pairs = check_sft(recipe(model, args.pairs[1]))
+    alone = [f"{name}=null" for name in CHANGES]
+    demonstrations = check_sft(recipe(model, args.demonstrations[1], *alone))
     score = None
     if args.scorer is not None:
         rows = answers([model], args.pairs[1], None, Sampling(100, 1.0))
-        score = mean(scorer(args.scorer)(row["completion"]) for row in rows)
+        of_text = scorer(args.scorer)
+        score = mean(of_text(row["completion"]) for row in rows)
     return pairs, demonstrations, score
 
 
@@ -102,7 +99,7 @@ def trained(args: argparse.Namespace, run: str) -> tuple[str, dict[str, float]]:
             f"data.eval.path={rows[1]}",
             f"output_dir={args.output_dir}/{run}",
             "training.per_device_eval_batch_size=50",
-            *RUNS[run],
+            *CHANGES[name],
             *mix,
         ],
     ).recipe
@@ -132,7 +129,7 @@ def main() -> None:
     for name in ("--pairs", "--labelled", "--demonstrations"):
         parser.add_argument(name, nargs=2, metavar=("TRAIN", "EVAL"), required=True)
     parser.add_argument("--scorer", metavar="FILE")
-    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=RUNS)
     parser.add_argument("--output-dir", default="runs/methods")
     args = parser.parse_args()
     quiet_libraries()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from prefcli.console import keep_stdout_for_json
 from prefcli.model import load_policy, load_tokenizer, machine
 from prefcli.recipe import Loaded, load
+from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import load_inputs
 from prefcli.training.trainer import make_trainer
 from prefcli.training.watch import quiet_libraries
@@ -168,6 +170,14 @@ def trainer_of(recipe, name: str, tokenizer=None):
     policy = load_policy(recipe.model, torch.float32, recipe.seed)
     trainer, _ = make_trainer(recipe, method, machine(), policy, tokenizer, inputs)
     return trainer, inputs
+
+
+def interrupt(run: str | Path, last: str) -> None:
+    """Leave a finished run as one that was killed after the checkpoint before `last`."""
+    folder = RunFolder(str(run))
+    shutil.rmtree(folder.model)
+    shutil.rmtree(folder.path / last)
+    folder.write_run({**folder.read_run(), "status": "running"})
 
 
 def metric_rows(run: str | Path) -> list[dict]:

@@ -10,11 +10,8 @@ from datasets import Dataset, config
 from safetensors.torch import load_file
 
 from prefcli.errors import RecipeError
-from prefcli.model import load_policy, load_tokenizer, machine
-from prefcli.training.inputs import load_inputs
 from prefcli.training.run import train
-from prefcli.training.trainer import make_trainer
-from tests.train.conftest import metric_rows
+from tests.train.conftest import metric_rows, trainer_of
 from tests.train.test_reference import sft_adapter  # noqa: F401  # a fixture
 
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.1}
@@ -34,12 +31,8 @@ def build(make_recipe, capsys):
 
     def make(data: dict, name: str = "dpo", *overrides: str):
         recipe = make_recipe(data, *overrides).recipe
-        method = recipe.methods[name]
-        tokenizer = load_tokenizer(recipe.model)
-        inputs = load_inputs(recipe, method, tokenizer)
-        policy = load_policy(recipe.model, torch.float32, recipe.seed)
         capsys.readouterr()
-        trainer, _ = make_trainer(recipe, method, machine(), policy, tokenizer, inputs)
+        trainer, _ = trainer_of(recipe, name)
         out = capsys.readouterr()
         lines = [line for line in out.out.splitlines() if line.startswith("reference: log-prob")]
         return trainer, [COMPUTED if COMPUTED in line else READ for line in lines], out.out

@@ -21,7 +21,7 @@ from prefcli.training import run as run_module
 from prefcli.training import trainer as trainer_module
 from prefcli.training.dry_run import dry_run
 from prefcli.training.run import train
-from tests.train.conftest import metric_rows, trainer_of
+from tests.train.conftest import interrupt, metric_rows, trainer_of
 
 LORA = {"rank": 3, "alpha": 6, "dropout": 0.0}
 
@@ -296,10 +296,7 @@ def test_resume_finds_the_reference_of_the_start(recipe_data, make_recipe, sft_a
     folder = Path(recipe.output_dir)
     whole = load_file(next((folder / "model").glob("*.safetensors")))
     losses = [row["loss"] for row in metric_rows(folder) if "loss" in row]
-    shutil.rmtree(folder / "model")
-    shutil.rmtree(folder / "checkpoint-4")
-    run = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**run, "status": "running"}))
+    interrupt(folder, "checkpoint-4")
     train(recipe, recipe.dpo)
     again = load_file(next((folder / "model").glob("*.safetensors")))
     assert [row["loss"] for row in metric_rows(folder) if "loss" in row] == losses
@@ -317,19 +314,17 @@ def test_resume_on_other_starting_weights_is_refused(
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.dpo)
     folder = Path(recipe.output_dir)
-    shutil.rmtree(folder / "model")
-    shutil.rmtree(folder / "checkpoint-4")
-    run = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**run, "status": "running"}))
+    interrupt(folder, "checkpoint-4")
     weights = load_file(start / "model.safetensors")
     save_file(
         {n: w + 0.02 * torch.randn_like(w) for n, w in weights.items()},
         start / "model.safetensors",
         metadata={"format": "pt"},
     )
+    start_weights = json.loads((folder / "run.json").read_text())["start_weights"]
     with pytest.raises(GateError, match="started from have changed"):
         train(recipe, recipe.dpo)
-    monkeypatch.setattr(run_module, "fingerprint", lambda model: run["start_weights"])
+    monkeypatch.setattr(run_module, "fingerprint", lambda model: start_weights)
     with pytest.raises(GateError, match="not the one this run began with"):
         train(recipe, recipe.dpo)
 

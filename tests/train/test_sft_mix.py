@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +19,7 @@ from prefcli.training.arguments import repeated_rows
 from prefcli.training.dry_run import dry_run
 from prefcli.training.run import train
 from prefcli.training.sft_mix import Schedule
-from tests.train.conftest import metric_rows, pairs, sentence, trainer_of, write_jsonl
+from tests.train.conftest import interrupt, metric_rows, pairs, sentence, trainer_of, write_jsonl
 
 PREFERENCE = ["dpo", "ipo", "kto", "orpo", "simpo"]
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.0}
@@ -218,10 +216,7 @@ def test_ten_steps_are_five_and_five_more(mixed_data, make_recipe, name, lora):
     train(recipe, method)
     folder = Path(recipe.output_dir)
     whole, curve = weights_of(folder), metric_rows(folder)
-    shutil.rmtree(folder / "model")
-    shutil.rmtree(folder / "checkpoint-10")
-    run = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**run, "status": "running"}))
+    interrupt(folder, "checkpoint-10")
     train(recipe, method)
     keys = ("loss", "sft_mix/loss", "sft_mix/fraction", "preference_loss", "grad_norm")
     assert [[r.get(k) for k in keys] for r in metric_rows(folder)] == [
