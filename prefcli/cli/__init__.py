@@ -1,0 +1,30 @@
+"""Every command: parse, call one function, print, choose the exit code."""
+
+from __future__ import annotations
+
+import sys
+
+from prefcli.cli.app import app, print_json
+from prefcli.console import is_main_process
+from prefcli.errors import PrefcliError
+
+# Each registers its commands, in the order of `prefcli --help`.
+# isort: off
+from prefcli.cli import methods as methods
+from prefcli.cli import measures as measures
+from prefcli.cli import recipes as recipes
+# isort: on
+
+
+def main() -> None:
+    """Run the command line; the one place where errors are printed and exit codes chosen."""
+    try:
+        app()
+    except PrefcliError as error:
+        if is_main_process():
+            for problem in error.problems:
+                print(f"error: {problem}", file=sys.stderr)
+        if "--json" in sys.argv:
+            problems = [problem.as_dict() for problem in error.problems]
+            print_json({"exit_code": int(error.exit_code), "problems": problems})
+        sys.exit(error.exit_code)
