@@ -8,7 +8,7 @@ import pytest
 from prefcli.methods import METHODS
 from prefcli.recipe import load
 from prefcli.recipe.anchor import Anchor
-from tests.unit.broken import GOOD, added, given, table, write
+from tests.unit.broken import GOOD, Case, added, given, table, write
 
 EVAL = GOOD + "  eval: {path: b.jsonl}\n"
 
@@ -17,10 +17,9 @@ def text(anchor: str) -> str:
     return f"{EVAL}anchor: {anchor}\n"
 
 
-def wrong(id: str, anchor: str, column: int, path: str, said: str):
+def wrong(id: str, anchor: str, column: int, path: str, said: str) -> Case:
     """The anchor is line 7 of the recipe."""
-    case = added(id, "", "", None, "")
-    return type(case)(id, text(anchor), f"7:{column}", path, said)
+    return Case(id, text(anchor), f"7:{column}", path, said)
 
 
 WRONG = table(
