@@ -58,6 +58,15 @@ class Method(Options):
     max_seam: ClassVar[int | None] = None
     """Tokens of a prompt that may merge with the completion, where trl's trainer has a limit."""
     learning_rates: ClassVar[LearningRates]
+    metrics: ClassVar[tuple[str, ...]] = (
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/chosen",
+        "logps/rejected",
+    )
+    """What an evaluation measures beside the loss, in trl's names; `anchor` takes these."""
 
     @abstractmethod
     def trl_classes(self) -> tuple[type[Any], type[Any]]:
