@@ -1,7 +1,18 @@
-"""Rows: read from sources, converted to one canonical shape, tokenised, and counted."""
+"""Rows: read from sources, converted to one canonical shape, tokenised, and audited."""
 
-from prefcli.data.convert import Dropped
-from prefcli.data.split import Limits, Split, load_split
+from prefcli.data.findings import Finding, Tally, judge, level
+from prefcli.data.measures import Limits, RowCheck
+from prefcli.data.split import Split, load_split
 from prefcli.data.tokens import tokenise
 
-__all__ = ["Dropped", "Limits", "Split", "load_split", "tokenise"]
+__all__ = [
+    "Finding",
+    "Limits",
+    "RowCheck",
+    "Split",
+    "Tally",
+    "judge",
+    "level",
+    "load_split",
+    "tokenise",
+]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -26,7 +26,6 @@ COLUMNS: dict[RowKind, tuple[str, ...]] = {
 """Columns a canonical row of each kind may have."""
 
 _SHOWN_ERRORS = 10
-_SHOWN_ROWS = 3
 _CHUNK = 1000
 _MESSAGES = ListOf({"role": Value("string"), "content": Value("string")})
 
@@ -39,30 +38,18 @@ class Place:
     where: str
 
 
-@dataclass
-class Dropped:
-    """Rows left out for one reason."""
-
-    count: int = 0
-    first: list[str] = field(default_factory=list)
-
-    def add(self, place: str) -> None:
-        self.count += 1
-        if len(self.first) < _SHOWN_ROWS:
-            self.first.append(place)
-
-
 def convert(
     rows: RawRows,
     indices: Sequence[int],
     wanted: RowKind,
     place: Place,
-    dropped: dict[str, Dropped],
+    drop: Callable[[str, str], None],
     *,
     last_turn: bool = False,
 ) -> Dataset:
-    """Canonical rows with `_file` and `_row` (its number there); `dropped` counts the others.
+    """Canonical rows with `_file` and `_row` (its number there).
 
+    drop: called for each of the others, with why it is one of them and its place.
     last_turn: a conversation becomes a prompt and its last turn, which alone is the completion.
 
     Pairs stay pairs where labelled rows are wanted, so that both sides are kept or dropped
@@ -90,7 +77,7 @@ def convert(
             errors.append(Problem(str(error), place=here))
             continue
         if why := _why_drop(row, wanted):
-            dropped.setdefault(why, Dropped()).add(here)
+            drop(why, here)
         elif not errors:
             chunk.append({**row, "_file": file, "_row": number})
         if len(chunk) == _CHUNK:

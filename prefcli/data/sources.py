@@ -115,12 +115,18 @@ def read(source: Source, where: str) -> RawRows:
     return replace(rows, renamed=dict(source.columns))
 
 
-def sample(rows: RawRows, fraction: float, seed: int) -> list[int]:
-    """Row indices in their order: all of them, or a seeded draw of a share of them."""
-    indices = list(range(len(rows)))
-    if fraction == 1.0:
-        return indices
-    count = max(1, round(len(rows) * fraction))
+def draw(rows: RawRows, fraction: float, seed: int, sample: int | None) -> tuple[list[int], int]:
+    """Row indices in their order, a seeded draw of a share of them; and how many that share has.
+
+    sample: draw no more than so many of them.
+    """
+    indices = _some(range(len(rows)), max(1, round(len(rows) * fraction)), seed)
+    return (indices if sample is None else _some(indices, sample, seed)), len(indices)
+
+
+def _some(indices: Sequence[int], count: int, seed: int) -> list[int]:
+    if count >= len(indices):
+        return list(indices)
     return sorted(random.Random(seed).sample(indices, count))
 
 

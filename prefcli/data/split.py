@@ -6,44 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import Dataset, Features, Value, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from prefcli.data.convert import COLUMNS, Dropped, Place, convert, pairs_to_labels
-from prefcli.data.files import last_line
-from prefcli.data.sources import read, sample
-from prefcli.data.tokens import tokenise, tokenise_all
+from prefcli.data.audit import Audit, place_of
+from prefcli.data.convert import COLUMNS, Place, convert, pairs_to_labels
+from prefcli.data.findings import Finding, Tally
+from prefcli.data.lengths import Ints, Lengths
+from prefcli.data.measures import Limits, RowCheck, is_chat, measure
+from prefcli.data.sources import draw, read
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import RowKind
 from prefcli.recipe.sections import Source
-
-_BATCH = 1000
-_MEASURES = Features(
-    {
-        "tokens": Value("int64"),
-        "seams": Value("int64"),
-        "cut": Value("int64"),
-        "drop": Value("string"),
-    }
-)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a trainer can train on; rows beyond it are dropped, and counted."""
-
-    max_length: int
-    """Tokens of prompt and completion; the completion is cut, the prompt must leave room."""
-    prompt_margin: int = 0
-    """Tokens the trainer may add to a prompt beyond those counted here."""
-    max_seam: int | None = None
-    """Tokens of a text prompt that may come out differently beside the completion."""
-    assistant_only: bool = False
-    """Nothing but what the chat template marks as the assistant's is trained on."""
-
-    @property
-    def room(self) -> int:
-        return self.max_length - self.prompt_margin
 
 
 @dataclass(frozen=True)
@@ -54,14 +28,25 @@ class Split:
     rows: Dataset
     """Columns of the kind, and `_file` and `_row`, where each came from."""
     read: int
-    dropped: dict[str, Dropped]
+    available: int
+    """Rows the sources have; more than `read` where this is a sample."""
+    dropped: dict[str, Tally]
+    """Rows left out, by why."""
+    findings: list[Finding]
     notes: list[str]
     tokens: int
     """Tokens of all kept rows, prompts and completions, after the cut at max_length."""
+    lengths: Lengths
+    prompts: Ints
+    """Keys of the kept rows' prompts, to be looked for in another split."""
 
     @property
     def conversational(self) -> bool:
-        return _is_chat(self.rows)
+        return is_chat(self.rows)
+
+    @property
+    def is_sample(self) -> bool:
+        return self.read < self.available
 
     def for_trl(self) -> Dataset:
         """The rows as a trl trainer takes them."""
@@ -69,24 +54,29 @@ class Split:
 
     def place(self, index: int) -> str:
         """File and row number of a kept row."""
-        return _place(self.rows[index])
+        return place_of(self.rows, index)
 
     def lines(self) -> list[str]:
         """What happened to the rows, a line each."""
-        lines = [f"{self.name}: {self.read} rows read, {len(self.rows)} kept, {self.tokens} tokens"]
+        read = f"a sample of {self.read} of {self.available}" if self.is_sample else str(self.read)
+        lines = [f"{read} rows read, {len(self.rows)} kept, {self.tokens} tokens"]
         for reason, dropped in self.dropped.items():
             lines.append(
-                f"{self.name}: {dropped.count} rows dropped: {reason} "
-                f"(first: {', '.join(dropped.first)})"
+                f"{dropped.count} rows dropped: {reason} (first: {', '.join(dropped.first)})"
             )
-        return lines + [f"{self.name}: {note}" for note in self.notes]
+        # What all its rows are dropped for is said above.
+        lines += [str(finding) for finding in self.findings if finding.kept]
+        return [f"{self.name}: {line}" for line in (*lines, *self.notes, self.lengths.line())]
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "read": self.read,
+            "available": self.available,
             "kept": len(self.rows),
             "tokens": self.tokens,
             "dropped": {reason: d.count for reason, d in self.dropped.items()},
+            "findings": {finding.name: finding.as_dict() for finding in self.findings},
+            "lengths": self.lengths.as_dict(),
             "notes": self.notes,
         }
 
@@ -102,171 +92,66 @@ def load_split(
     shuffle: bool = False,
     last_turn: bool = False,
     num_proc: int | None = None,
+    sample: int | None = None,
+    train_prompts: Ints | None = None,
+    checks: Sequence[RowCheck] = (),
 ) -> Split:
     """Rows of `kind` from all sources, without those that can't be trained on.
 
     where: dotted path of the sources in the recipe, as in data.train.
     shuffle: fix a seeded order now, for trainers that keep the order of the rows.
     last_turn: of a conversation, the last turn alone is the completion.
+    sample: look at no more than so many rows of each source, drawn with the seed.
+    train_prompts: those of the split that this one must share none with.
+    checks: what more to look for in each row's tokens.
     Raises RecipeError for a wrong path or option, DataError for a wrong row.
     """
-    dropped: dict[str, Dropped] = {}
-    parts, total, tokens, seams, cut = [], 0, 0, 0, 0
+    audit = Audit(limits, train_prompts)
+    parts, total, available = [], 0, 0
     for i, source in enumerate(sources):
         place = Place(source.path, where if len(sources) == 1 else f"{where}[{i}]")
         raw = read(source, place.where)
-        indices = sample(raw, source.fraction, seed)
-        total += len(indices)
-        rows = convert(raw, indices, kind, place, dropped, last_turn=last_turn)
+        indices, count = draw(raw, source.fraction, seed, sample)
+        total, available = total + len(indices), available + count
+        rows = convert(raw, indices, kind, place, audit.drop, last_turn=last_turn)
         _need_template(rows, tokenizer, place)
-        measures = _measure(rows, tokenizer, kind, limits, num_proc)
-        keep = []
-        for at, measure in enumerate(measures):
-            if measure["drop"]:
-                dropped.setdefault(measure["drop"], Dropped()).add(_place(rows[at]))
-                continue
-            keep.append(at)
-            tokens += measure["tokens"]
-            seams += measure["seams"]
-            cut += measure["cut"]
+        keep = audit.enter(rows, measure(rows, tokenizer, kind, limits, num_proc, checks))
         if len(keep) < len(rows):
             rows = rows.select(keep)
         if kind == "labelled" and "chosen" in rows.column_names:
             rows = pairs_to_labels(rows)
         parts.append(rows)
     rows = _join(parts, sources)
+    left = sum(tally.count for tally in audit.dropped.values())
     if not len(rows):
-        reasons = ", ".join(f"{why} ({d.count})" for why, d in dropped.items())
+        reasons = ", ".join(f"{why} ({tally.count})" for why, tally in audit.dropped.items())
         raise DataError(
             f"no rows are left; dropped: {reasons}",
             place=", ".join(dict.fromkeys(s.path for s in sources)),
         )
     if shuffle:
         rows = rows.shuffle(seed=seed)
-    left = sum(d.count for d in dropped.values())
-    notes = _notes(len(rows), seams, cut, limits.max_length)
+    notes = []
     if len(rows) != total - left:
-        notes.insert(0, f"{len(rows) - (total - left)} pairs became two labelled rows each")
+        notes.append(f"{len(rows) - (total - left)} pairs became two labelled rows each")
     return Split(
         name=where.rpartition(".")[2],
         rows=rows.select_columns(
             [c for c in (*COLUMNS[kind], "_file", "_row") if c in rows.column_names]
         ),
         read=total,
-        dropped=dropped,
+        available=available,
+        dropped=audit.dropped,
+        findings=audit.findings(total),
         notes=notes,
-        tokens=tokens,
+        tokens=audit.tokens,
+        lengths=audit.lengths(),
+        prompts=audit.prompts,
     )
-
-
-def _measure(
-    rows: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    kind: RowKind,
-    limits: Limits,
-    num_proc: int | None,
-) -> list[dict[str, Any]]:
-    """For each row: its tokens, seams and cuts, and why it is dropped, if it is."""
-    if not len(rows):
-        return []
-    chat = _is_chat(rows)
-
-    def measure(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        columns = {name: values for name, values in batch.items() if not name.startswith("_")}
-        if kind == "labelled" and "chosen" in columns:
-            # trl will see each side alone, and may divide prompt and completion elsewhere.
-            sides = [
-                {"prompt": columns["prompt"], "completion": columns[side]}
-                for side in ("chosen", "rejected")
-            ]
-        else:
-            sides = [columns]
-        ids = zip(*(_tokenise(side, tokenizer, batch) for side in sides), strict=True)
-        found = [_measure_row(row, limits, chat=chat) for row in ids]
-        if limits.assistant_only:
-            _drop_unmarked(columns, tokenizer, found, limits)
-        return {key: [row[key] for row in found] for key in _MEASURES}
-
-    # Counts are few and small: a file in the cache would outlive its use.
-    measured = rows.map(
-        measure,
-        batched=True,
-        batch_size=_BATCH,
-        remove_columns=rows.column_names,
-        features=_MEASURES,
-        keep_in_memory=True,
-        load_from_cache_file=False,
-        num_proc=num_proc,
-    )
-    return list(measured)
-
-
-def _measure_row(parts: Sequence[dict[str, Any]], limits: Limits, *, chat: bool) -> dict[str, Any]:
-    """One row, or the two that a pair becomes."""
-    drop, room = None, limits.room
-    max_seam = None if chat else limits.max_seam
-    tokens = seams = cut = 0
-    for ids in parts:
-        prompt = len(ids["prompt_ids"])
-        sides = [ids[key] for key in ("chosen_ids", "rejected_ids", "completion_ids") if key in ids]
-        if prompt >= room:
-            drop = "the prompt alone fills max_length"
-        elif not all(sides):
-            drop = drop or "the chat template writes nothing for a completion"
-        elif max_seam is not None and ids["seam"] > max_seam:
-            drop = drop or "several of the prompt's last tokens merge with the completion"
-        elif "rejected_ids" in ids and sides[0][: room - prompt] == sides[1][: room - prompt]:
-            drop = drop or "chosen and rejected are identical after the cut at max_length"
-        tokens += sum(min(prompt + len(side), room) for side in sides)
-        seams += ids["seam"] > 0
-        cut += any(prompt + len(side) > room for side in sides)
-    return {"tokens": tokens, "seams": seams, "cut": cut, "drop": drop}
-
-
-def _drop_unmarked(
-    columns: dict[str, list[Any]],
-    tokenizer: PreTrainedTokenizerBase,
-    found: list[dict[str, Any]],
-    limits: Limits,
-) -> None:
-    """Drop rows without an assistant token that is trained; trl does so without a word."""
-    if "messages" in columns:
-        chats = columns["messages"]
-    elif "prompt" in columns and isinstance(columns["prompt"][0], list):
-        chats = [p + c for p, c in zip(columns["prompt"], columns["completion"], strict=True)]
-    else:
-        return  # text has no assistant turns, and the caller says so
-    masks = tokenizer.apply_chat_template(
-        chats, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )["assistant_masks"]
-    for row, mask in zip(found, masks, strict=True):
-        if not any(mask[: limits.room]):
-            row["drop"] = row["drop"] or "no assistant token within max_length"
-
-
-def _tokenise(
-    columns: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, batch: dict[str, list[Any]]
-) -> list[dict[str, Any]]:
-    try:
-        return tokenise_all(columns, tokenizer)
-    # A chat template is a program of the user's, and may end in any exception.
-    except Exception:
-        if all(isinstance(values[0], str) for values in columns.values()):
-            raise
-        for at, (file, number) in enumerate(zip(batch["_file"], batch["_row"], strict=True)):
-            try:
-                tokenise({name: values[at] for name, values in columns.items()}, tokenizer)
-            except Exception as error:
-                raise DataError(
-                    f"the chat template refuses this row: {last_line(error)}",
-                    place=f"{file}: row {number}",
-                    hint="change the row, or the template in model.chat_template",
-                ) from None
-        raise
 
 
 def _need_template(rows: Dataset, tokenizer: PreTrainedTokenizerBase, place: Place) -> None:
-    if not tokenizer.chat_template and _is_chat(rows):
+    if not tokenizer.chat_template and is_chat(rows):
         raise RecipeError(
             Problem(
                 f"{place.file} holds messages, but the tokenizer has no chat template",
@@ -274,15 +159,6 @@ def _need_template(rows: Dataset, tokenizer: PreTrainedTokenizerBase, place: Pla
                 hint="name a .jinja file in model.chat_template",
             )
         )
-
-
-def _is_chat(rows: Dataset) -> bool:
-    columns = {"prompt", "messages"} & set(rows.column_names)
-    return any(rows.features[name] != Value("string") for name in columns)
-
-
-def _place(row: dict[str, Any]) -> str:
-    return f"{row['_file']}: row {row['_row']}"
 
 
 def _join(parts: list[Dataset], sources: Sequence[Source]) -> Dataset:
@@ -303,15 +179,3 @@ def _shape(rows: Dataset) -> str:
         for name, feature in rows.features.items()
         if not name.startswith("_") and name != "label"
     )
-
-
-def _notes(kept: int, seams: int, cut: int, max_length: int) -> list[str]:
-    notes = []
-    if cut:
-        notes.append(f"{cut} of {kept} rows are cut at max_length {max_length}")
-    if seams:
-        notes.append(
-            f"in {seams} of {kept} rows the prompt's last tokens merge with the completion; "
-            "they are trained as completion"
-        )
-    return notes

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from prefcli.options import Count, Flag, Fraction, NonNegative, Options, Positive
+from prefcli.recipe.data_checks import DataChecks
 
 PathOrName = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
 """A path, in which ~ is the home folder, or a hub id."""
@@ -136,6 +137,8 @@ class Data(Options):
     """Tokens of prompt and completion; longer completions are cut at the end."""
     num_proc: Count | None = None
     """Processes that convert and tokenise."""
+    checks: DataChecks = Field(default_factory=DataChecks)
+    """From which share of a split's rows on a finding is a warning, or an error."""
 
 
 class SftMix(Options):

@@ -107,6 +107,8 @@ def dry_run(
             for split in inputs.splits:
                 say(*split.lines())
                 found.facts[split.name] = split.as_dict()
+            for warning in inputs.warnings:
+                say(f"warning: {warning}")
             rows, exact = inputs.sequences(method, recipe.data.max_length)
             steps = found.attempt(
                 lambda: plan(recipe.training, rows, exact=exact, has_eval=inputs.eval is not None)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
-from prefcli.data import Dropped, Limits, Split, load_split, tokenise
+from prefcli.data import Limits, Split, Tally, judge, load_split, tokenise
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method, Sft
 from prefcli.model import load_tokenizer, named_reference, start_config
+from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Model
 
@@ -24,6 +26,8 @@ class Inputs:
     eval: Split | None
     sft_mix: Split | None = None
     """Demonstrations that are mixed in; None also where their fraction is 0."""
+    warnings: tuple[str, ...] = ()
+    """What was found in the data, above the shares of `data.checks` that warn."""
 
     def sequences(self, method: Method, max_length: int) -> tuple[int, bool]:
         """(sequences an epoch has, is that exact?): rows, or what packing makes of them."""
@@ -52,6 +56,10 @@ class Inputs:
     @property
     def splits(self) -> list[Split]:
         return [s for s in (self.train, self.eval, self.sft_mix) if s is not None]
+
+    def judge(self, checks: DataChecks) -> tuple[list[Problem], list[Problem]]:
+        """(warnings, errors) for what was found in the data."""
+        return judge({split.name: split.findings for split in self.splits}, checks)
 
 
 def reference_of(recipe: Recipe) -> Model | None:
@@ -112,31 +120,51 @@ def check_fit(
         raise RecipeError(problems)
 
 
-def load_inputs(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase) -> Inputs:
-    """Both splits in the method's kind of row. Raises RecipeError and DataError."""
+def load_inputs(
+    recipe: Recipe,
+    method: Method,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    sample: int | None = None,
+) -> Inputs:
+    """All splits in the method's kind of row. Raises RecipeError, and DataError also for what is
+    found in more rows than `data.checks` allows.
+
+    sample: so many rows of each source.
+    """
+    inputs = read_inputs(recipe, method, tokenizer, sample=sample)
+    warnings, errors = inputs.judge(recipe.data.checks)
+    if errors:
+        raise DataError(errors)
+    return dataclasses.replace(inputs, warnings=tuple(map(str, warnings)))
+
+
+def read_inputs(
+    recipe: Recipe,
+    method: Method,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    sample: int | None = None,
+) -> Inputs:
+    """`load_inputs` without a verdict on what is found."""
     data = recipe.data
     assistant_only = isinstance(method, Sft) and method.assistant_only_loss
-    limits = Limits(data.max_length, method.prompt_margin, method.max_seam, assistant_only)
-
-    def split(name: str) -> Split:
-        return load_split(
-            getattr(data, name),
-            f"data.{name}",
-            method.rows,
-            tokenizer,
-            limits=limits,
-            seed=recipe.seed,
-            shuffle=method.sequential and name == "train",
-            num_proc=data.num_proc,
-        )
-
     if assistant_only:
         tokenizer = _with_marks(tokenizer)
-    inputs = Inputs(
-        split("train"),
-        split("eval") if data.eval is not None else None,
-        _demonstrations(recipe, method, tokenizer),
+    read = functools.partial(
+        load_split,
+        kind=method.rows,
+        tokenizer=tokenizer,
+        limits=Limits(data.max_length, method.prompt_margin, method.max_seam, assistant_only),
+        seed=recipe.seed,
+        num_proc=data.num_proc,
+        sample=sample,
     )
+    train = read(data.train, "data.train", shuffle=method.sequential)
+    held_out = None
+    if data.eval is not None:
+        held_out = read(data.eval, "data.eval", train_prompts=train.prompts)
+    inputs = Inputs(train, held_out, _demonstrations(recipe, method, tokenizer, sample))
     if assistant_only and not inputs.train.conversational:
         raise RecipeError(
             Problem(
@@ -160,11 +188,11 @@ def _without_a_lone_row(split: Split, recipe: Recipe, tokenizer: PreTrainedToken
     """trl would pair a row that is alone in its device batch with its own completion."""
     size = recipe.training.per_device_train_batch_size
     last = len(split.rows) - 1
-    if last == 0 or last % size:
+    if last == 0 or last % size or split.is_sample:
         return split
     why = f"alone in the last device batch of {size}, where kto pairs neighbours"
-    dropped = Dropped()
-    dropped.add(split.place(last))
+    dropped = Tally()
+    dropped.add(lambda: split.place(last))
     ids = tokenise(split.rows[last], tokenizer)
     tokens = min(len(ids["prompt_ids"]) + len(ids["completion_ids"]), recipe.data.max_length)
     return dataclasses.replace(
@@ -176,7 +204,7 @@ def _without_a_lone_row(split: Split, recipe: Recipe, tokenizer: PreTrainedToken
 
 
 def _demonstrations(
-    recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase
+    recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase, sample: int | None
 ) -> Split | None:
     mix = recipe.sft_mix
     if mix is None or mix.fraction == 0 or method.rows == "demonstration":
@@ -190,6 +218,7 @@ def _demonstrations(
         seed=recipe.seed,
         last_turn=True,
         num_proc=recipe.data.num_proc,
+        sample=sample,
     )
     return dataclasses.replace(split, name="sft_mix")
 
@@ -199,9 +228,11 @@ def _need_both_labels(split: Split) -> None:
     if len(labels) == 1:
         only = str(labels.pop()).lower()
         raise DataError(
-            f"every label is {only}",
+            f"every label is {only}" + (" in this sample" if split.is_sample else ""),
             place=split.rows[0]["_file"],
-            hint="kto learns from both: add rows with the other label, or train on the desirable "
+            hint="take a larger sample"
+            if split.is_sample
+            else "kto learns from both: add rows with the other label, or train on the desirable "
             "ones with `prefcli sft`",
         )
 

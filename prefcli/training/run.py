@@ -132,6 +132,8 @@ def _train(
     for split in inputs.splits:
         say(*split.lines())
     say(*settled)
+    for warning in inputs.warnings:
+        warn(warning)
     rows, exact = inputs.sequences(method, recipe.data.max_length)
     steps = plan(recipe.training, rows, exact=exact, has_eval=inputs.eval is not None)
     say(*steps.lines(recipe.training))

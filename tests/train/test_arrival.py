@@ -11,9 +11,10 @@ import pytest
 from prefcli.methods import METHODS
 from prefcli.model import machine
 from prefcli.model.adapters import lora_config
+from prefcli.recipe.data_checks import DataChecks
 from prefcli.training.arguments import build, prove_arrival, trl_options
 from prefcli.training.run import train
-from tests.train.conftest import labelled, metric_rows, write_jsonl
+from tests.train.conftest import ANYTHING, labelled, metric_rows, write_jsonl
 
 # Every leaf that ends in a trainer argument: recipe path -> (changed value, trl's name).
 CHANGES = {
@@ -77,6 +78,7 @@ ELSEWHERE = {
     "data.train",
     "data.eval",
     "training.min_lr_ratio",  # with cosine_with_min_lr, below
+    *(f"data.checks.{name}.{key}" for name in DataChecks.model_fields for key in ("warn", "error")),
     "check_sft.max_perplexity",
     "check_sft.on_fail",
     "check_sft.max_rows",
@@ -201,7 +203,7 @@ def test_auto_weights_arrive_settled(recipe_data, make_recipe, tmp_path, capsys)
     ]
     rows.append({"prompt": "say", "completion": "", "label": False})  # dropped, so not counted
     data = write_jsonl(tmp_path / "labelled.jsonl", rows)
-    recipe_data["data"] = {"train": {"path": str(data)}, "max_length": 64}
+    recipe_data["data"] = {"checks": ANYTHING, "train": {"path": str(data)}, "max_length": 64}
     recipe_data["training"] |= {"global_batch_size": 4, "max_steps": 1}
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.kto)

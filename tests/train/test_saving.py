@@ -16,7 +16,7 @@ from prefcli.methods import METHODS
 from prefcli.recipe import load
 from prefcli.training.folder import RunFolder
 from prefcli.training.run import train
-from tests.train.conftest import metric_rows, pairs, write_jsonl
+from tests.train.conftest import ANYTHING, metric_rows, pairs, write_jsonl
 
 
 def logits(model):
@@ -62,7 +62,7 @@ def test_the_recipes_chat_template_travels_with_the_model(recipe_data, make_reci
     (tmp_path / "own.jinja").write_text(template)
     recipe_data["model"]["chat_template"] = str(tmp_path / "own.jinja")
     data = write_jsonl(tmp_path / "chat.jsonl", pairs(10, chat=True))
-    recipe_data["data"] = {"train": {"path": str(data)}, "max_length": 64}
+    recipe_data["data"] = {"checks": ANYTHING, "train": {"path": str(data)}, "max_length": 64}
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.dpo)
     saved = AutoTokenizer.from_pretrained(Path(recipe.output_dir) / "model")

@@ -11,7 +11,7 @@ from tokenizers import processors
 from prefcli.data import tokenise
 from prefcli.data.tokens import tokenise_all
 from prefcli.model import load_tokenizer
-from tests.train.conftest import TEMPLATE, labelled, pairs, trainer_of, write_jsonl
+from tests.train.conftest import ANYTHING, TEMPLATE, labelled, pairs, trainer_of, write_jsonl
 
 CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
@@ -99,6 +99,7 @@ def built(recipe_data, make_recipe, tmp_path):
 
     def build(name, rows, change=plain, template=None, max_length=64):
         recipe_data["data"] = {
+            "checks": ANYTHING,
             "train": {"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))},
             "max_length": max_length,
         }

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prefcli.methods import METHODS
-from tests.train.conftest import trainer_of, write_jsonl
+from tests.train.conftest import ANYTHING, trainer_of, write_jsonl
 from tests.train.formulas.oracle import Oracle, deviation
 
 # Chosen and rejected differ in length, both ways, and so do the rows.
@@ -106,7 +106,11 @@ def build(recipe_data, make_recipe, tmp_path):
         for other in METHODS:
             recipe_data.pop(other, None)
         recipe_data[name] = section
-        recipe_data["data"] = {"train": {"path": str(data)}, "max_length": max_length}
+        recipe_data["data"] = {
+            "checks": ANYTHING,
+            "train": {"path": str(data)},
+            "max_length": max_length,
+        }
         recipe_data["model"]["dtype"] = "float32"
         recipe_data["training"] |= {
             "global_batch_size": len(rows),

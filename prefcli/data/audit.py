@@ -1,0 +1,142 @@
+"""The account of a split: every row that was read is kept or dropped, and what is found is told."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset
+
+from prefcli.data.findings import DROPS, Finding, Tally
+from prefcli.data.lengths import Ints, Lengths
+from prefcli.data.measures import Limits, Measures
+from prefcli.recipe.data_checks import DataChecks
+
+Bools = npt.NDArray[np.bool_]
+
+_NONE: Ints = np.zeros(0, np.int64)
+
+
+@dataclass
+class Audit:
+    """Filled in source by source."""
+
+    limits: Limits
+    train_prompts: Ints | None = None
+    """Keys of the prompts in data.train, where this split must not hold them."""
+    dropped: dict[str, Tally] = field(default_factory=dict)
+    tokens: int = 0
+    prompts: Ints = field(default_factory=lambda: _NONE)
+    """Keys of the kept rows' prompts."""
+    _found: dict[str, Tally] = field(default_factory=dict)
+    _kept: Counter[str] = field(default_factory=Counter)
+    """Rows of each finding that are kept."""
+    _cut: Counter[str] = field(default_factory=Counter)
+    _lengths: dict[str, list[Ints]] = field(default_factory=dict)
+    _rows: Ints = field(default_factory=lambda: _NONE)
+    _pairs: int = 0
+    _pair_tokens: Counter[str] = field(default_factory=Counter)
+
+    def drop(self, why: str, place: str) -> None:
+        """A row that is left out before it is tokenised."""
+        self._drop(why, lambda: place)
+
+    def enter(self, rows: Dataset, measures: Measures) -> list[int]:
+        """Count the rows of a source; the indices of those that are kept."""
+        self._measure_lengths(measures)
+        keep = np.array([why is None for why in measures.drop], np.bool_)
+        found = {name: np.flatnonzero(at & keep) for name, at in self._look(measures, keep).items()}
+        self._kept.update({name: len(at) for name, at in found.items()})
+        faults: dict[int, list[str]] = {}
+        for name, indices in found.items():
+            for at in indices.tolist():
+                faults.setdefault(at, []).append(name)
+        # In the order of the rows, since places of the first ones are shown.
+        for at, why in enumerate(measures.drop):
+            place = functools.partial(place_of, rows, at)
+            if why is not None:
+                self._drop(why, place)
+            for name in faults.get(at, ()):
+                self._found.setdefault(name, Tally()).add(place)
+        self.tokens += int(measures.tokens[keep].sum())
+        self.prompts = np.union1d(self.prompts, measures.prompt_key[keep])
+        return [int(at) for at in np.flatnonzero(keep)]
+
+    def _look(self, measures: Measures, keep: Bools) -> dict[str, Bools]:
+        """Where each finding is true."""
+        found = dict(measures.faults)
+        cut = {side: end > self.limits.room for side, end in measures.ends.items()}
+        self._cut.update({side: int((at & keep).sum()) for side, at in cut.items()})
+        found["cut"] = np.logical_or.reduce(list(cut.values()))
+        found["duplicates"] = self._repeats(measures.row_key, keep)
+        if self.train_prompts is not None:
+            found["shared_prompts"] = np.isin(measures.prompt_key, self.train_prompts)
+        if "rejected" in measures.sides:
+            found["chosen_longer"] = measures.sides["chosen"] > measures.sides["rejected"]
+            self._pairs += int(keep.sum())
+            self._pair_tokens.update(
+                {side: int(tokens[keep].sum()) for side, tokens in measures.sides.items()}
+            )
+        return found
+
+    def _drop(self, why: str, place: Callable[[], str]) -> None:
+        self.dropped.setdefault(why, Tally()).add(place)
+        if (name := DROPS[why]) is not None:
+            self._found.setdefault(name, Tally()).add(place)
+
+    def lengths(self) -> Lengths:
+        """Of all rows that were tokenised, also of those that are too long to be kept."""
+        tokens = {name: np.concatenate(parts) for name, parts in self._lengths.items()}
+        tokens["row"] = tokens.pop("row")  # last
+        if not tokens["prompt"].any():
+            del tokens["prompt"]  # whole texts
+        return Lengths(tokens, self.limits.max_length, self.limits.prompt_margin)
+
+    def findings(self, read: int) -> list[Finding]:
+        """read: rows of the split, kept or not."""
+        notes = {}
+        if self._cut.total():
+            sides = ", ".join(f"{side} in {count}" for side, count in self._cut.items())
+            notes["cut"] = f"{sides}; max_length {self.lengths().enough} keeps 99 % whole"
+        if self._pairs:
+            chosen, rejected = (self._pair_tokens[s] / self._pairs for s in ("chosen", "rejected"))
+            notes["chosen_longer"] = f"mean tokens {chosen:.1f} and {rejected:.1f}"
+        totals = {"chosen_longer": self._pairs}
+        return [
+            Finding(
+                name,
+                self._found[name].count,
+                totals.get(name, read),
+                self._found[name].first,
+                self._kept[name],
+                notes.get(name, ""),
+            )
+            for name in DataChecks.model_fields
+            if name in self._found
+        ]
+
+    def _measure_lengths(self, measures: Measures) -> None:
+        row = np.maximum.reduce(list(measures.ends.values()))
+        for name, tokens in {"prompt": measures.prompt, **measures.sides, "row": row}.items():
+            self._lengths.setdefault(name, []).append(tokens)
+
+    def _repeats(self, keys: Ints, kept: Bools) -> Bools:
+        """Kept rows that stand before, in this source or an earlier one."""
+        repeated = np.isin(keys, self._rows)
+        at = np.flatnonzero(kept)
+        _, first = np.unique(keys[at], return_index=True)
+        later = np.ones(len(at), np.bool_)
+        later[first] = False
+        repeated[at[later]] = True
+        self._rows = np.union1d(self._rows, keys[at])
+        return repeated
+
+
+def place_of(rows: Dataset, index: int) -> str:
+    """File and row number."""
+    row = rows[index]
+    return f"{row['_file']}: row {row['_row']}"

@@ -1,0 +1,85 @@
+"""How long the rows of a split are, in tokens, before anything is cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+_KEPT_WHOLE = 0.99
+_BINS_THAT_FIT = 8
+_BINS_BEYOND = 4
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Of the prompt, each completion, and `row`: the prompt with the longer completion."""
+
+    tokens: Mapping[str, Ints]
+    max_length: int
+    margin: int
+    """Tokens the trainer may add to a row."""
+
+    @property
+    def room(self) -> int:
+        return self.max_length - self.margin
+
+    @property
+    def enough(self) -> int:
+        """The smallest max_length that keeps 99 % of the rows whole."""
+        return _quantile(self.tokens["row"], _KEPT_WHOLE) + self.margin
+
+    def line(self) -> str:
+        parts = [
+            f"{name} {'/'.join(str(_quantile(tokens, q)) for q in _QUANTILES.values())}"
+            for name, tokens in self.tokens.items()
+        ]
+        return (
+            f"tokens, {'/'.join(_QUANTILES)}: {', '.join(parts)}; max_length {self.enough} keeps "
+            f"{_KEPT_WHOLE:.0%} of the rows whole"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """`histogram`: rows by length, `ends` being the last length of each bin."""
+        ends = _ends(int(self.tokens["row"].max()), self.room)
+        return {
+            "quantiles": {
+                name: {key: _quantile(tokens, q) for key, q in _QUANTILES.items()}
+                for name, tokens in self.tokens.items()
+            },
+            "max_length": self.max_length,
+            "max_length_for_99_percent": self.enough,
+            "histogram": {
+                "room": self.room,
+                "ends": ends,
+                "rows": {
+                    name: np.bincount(np.searchsorted(ends, tokens), minlength=len(ends)).tolist()
+                    for name, tokens in self.tokens.items()
+                },
+            },
+        }
+
+
+def _quantile(values: Ints, q: float) -> int:
+    """The smallest value that a share q of them does not exceed (nearest rank)."""
+    ordered = np.sort(values)
+    # 0.99 * 100 is a hair above 99 in floating point.
+    return int(ordered[max(math.ceil(q * len(ordered) - 1e-9), 1) - 1])
+
+
+def _ends(longest: int, room: int) -> list[int]:
+    """Last lengths of the bins; the room of max_length is one of them where rows exceed it."""
+    if longest <= room:
+        step = math.ceil(max(longest, 1) / (_BINS_THAT_FIT + _BINS_BEYOND))
+        return list(range(step, longest + step, step))
+    fitting = {round(room * i / _BINS_THAT_FIT) for i in range(1, _BINS_THAT_FIT + 1)}
+    step = math.ceil(room / _BINS_THAT_FIT)
+    beyond = [room + step * i for i in range(1, _BINS_BEYOND)]
+    return [*sorted(fitting), *(end for end in beyond if end < longest), longest]
