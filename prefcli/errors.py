@@ -90,6 +90,11 @@ class RecipeError(PrefcliError):
     exit_code = ExitCode.RECIPE
 
 
+class UnreachableError(RecipeError):
+    """Something is on the hub, which can't be asked, and not in the cache: right or wrong, nobody
+    can tell here."""
+
+
 class GateError(PrefcliError):
     """A check that guards the run said no."""
 

@@ -14,6 +14,7 @@ from prefcli import __version__
 from prefcli.console import document, say
 from prefcli.errors import ExitCode, PrefcliError
 from prefcli.recipe import Loaded, load
+from prefcli.recipe.hub import settle_offline
 
 # click keeps the lines of a paragraph that starts with \b.
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
@@ -56,6 +57,12 @@ def load_recipe(path: str, overrides: list[str] | None, output_dir: str | None =
         else []
     )
     return load(path, [*(overrides or []), *extra])
+
+
+def reach(loaded: Loaded) -> None:
+    """Find out once whether the hub answers; to be called above the border."""
+    if settle_offline(loaded.recipe):
+        say("the hub does not answer: going by what is in the cache")
 
 
 def print_json(content: Any) -> None:

@@ -16,6 +16,7 @@ from prefcli.cli.app import (
     app,
     load_recipe,
     print_json,
+    reach,
 )
 from prefcli.console import keep_stdout_for_json, say
 from prefcli.errors import ExitCode, PrefcliError, RecipeError
@@ -29,6 +30,7 @@ def check_sft(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json
     """
     keep_stdout_for_json(as_json)
     loaded = load_recipe(recipe, overrides)
+    reach(loaded)
     from prefcli.measure.check_sft import check_sft as measure  # border
     from prefcli.training.watch import quiet_libraries
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -16,12 +16,32 @@ from prefcli.cli.app import (
     app,
     load_recipe,
     print_json,
+    reach,
 )
 from prefcli.console import keep_stdout_for_json, say
-from prefcli.errors import ExitCode, PrefcliError, RecipeError
+from prefcli.errors import PrefcliError, RecipeError
 from prefcli.methods import METHODS, Method
 from prefcli.recipe import Loaded
 from prefcli.recipe.explain import missing_method
+
+Sample = Annotated[
+    int | None,
+    typer.Option(min=1, help="With --dry-run: look at N rows of each source only.", metavar="N"),
+]
+GpuMemory = Annotated[
+    str | None,
+    typer.Option(help="With --dry-run: does it fit? As in 80GiB.", metavar="SIZE"),
+]
+Devices = Annotated[
+    int | None, typer.Option(min=1, help="With --dry-run: GPUs of the run.", metavar="N")
+]
+Strategy = Annotated[
+    str | None,
+    typer.Option(
+        help="With --dry-run: how the model is spread over them.",
+        metavar="ddp|fsdp2|zero2|zero3",
+    ),
+]
 
 
 def _method_command(name: str) -> Callable[..., None]:
@@ -46,12 +66,22 @@ def _method_command(name: str) -> Callable[..., None]:
                 "--allow-unusual", help="Take values ten times outside what is published."
             ),
         ] = False,
+        sample: Sample = None,
+        gpu_memory: GpuMemory = None,
+        devices: Devices = None,
+        strategy: Strategy = None,
         as_json: Json = False,
     ) -> None:
         keep_stdout_for_json(as_json)
         loaded = load_recipe(recipe, overrides, output_dir)
-        run = _rehearse if dry_run else _train
-        run(loaded, _section(loaded, name), resume, as_json, allow_unusual=allow_unusual)
+        method = _section(loaded, name)
+        reach(loaded)
+        if dry_run:
+            aims = Aims(devices, strategy, gpu_memory, sample)
+            _rehearse(loaded, method, aims, resume, as_json, allow_unusual=allow_unusual)
+            return
+        _need_dry_run(sample=sample, gpu_memory=gpu_memory, devices=devices, strategy=strategy)
+        _train(loaded, method, resume, as_json, allow_unusual=allow_unusual)
 
     command.__doc__ = METHODS[name].__doc__
     return command
@@ -82,36 +112,47 @@ def _train(
         print_json(vars(outcome))
 
 
+def _need_dry_run(**options: object) -> None:
+    """An option without an effect would be a misunderstanding."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if given:
+        raise RecipeError(f"{', '.join(given)} has no effect on a run", hint="add --dry-run")
+
+
+class Aims(NamedTuple):
+    """What a dry-run is for, as it was typed."""
+
+    devices: int | None
+    strategy: str | None
+    gpu_memory: str | None
+    sample: int | None
+
+
 def _rehearse(
-    loaded: Loaded, method: Method, resume: str, as_json: bool, *, allow_unusual: bool
+    loaded: Loaded, method: Method, aims: Aims, resume: str, as_json: bool, *, allow_unusual: bool
 ) -> None:
-    from prefcli.training.dry_run import dry_run  # border
+    from prefcli.rehearsal.dry_run import dry_run  # border
+    from prefcli.rehearsal.target import target_of
     from prefcli.training.watch import quiet_libraries
 
     quiet_libraries()
-    found = dry_run(loaded.recipe, method, resume, allow_unusual=allow_unusual)
+    found = dry_run(
+        loaded.recipe,
+        method,
+        resume,
+        target=target_of(aims.devices, aims.strategy, aims.gpu_memory),
+        allow_unusual=allow_unusual,
+        sample=aims.sample,
+    )
+    found.locate(loaded.locate)
+    if as_json:
+        print_json(found.as_dict())
     texts = dict.fromkeys(loaded.places.overrides.values())
     flags = ["--allow-unusual"] if allow_unusual else []
     flags += ["--resume", resume] if resume != "auto" else []
-    problems = [loaded.locate(problem) for problem in found.problems]
-    code = found.failure.exit_code if found.failure else ExitCode.DONE
-    if as_json:
-        print_json(
-            {
-                "will_run": not problems,
-                "exit_code": int(code),
-                "problems": [problem.as_dict() for problem in problems],
-                **found.facts,
-            }
-        )
-    for problem in problems:
-        say(f"error: {problem}")
-    say(
-        f"will not run: {len(problems)} problem{'s'[: len(problems) != 1]} above"
-        if problems
-        else f"will run: {' '.join(['prefcli', method.name, loaded.places.source, *texts, *flags])}"
-    )
-    raise typer.Exit(code)
+    command = " ".join(["prefcli", method.name, loaded.places.source, *texts, *flags])
+    say(*found.verdict(command))
+    raise typer.Exit(found.exit_code)
 
 
 for _name, _class in METHODS.items():

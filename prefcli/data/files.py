@@ -23,8 +23,6 @@ from prefcli.errors import DataError, RecipeError
 from prefcli.formats import Raw, RowError
 from prefcli.formats.base import describe
 
-SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
-
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = 1000
 ROWS_TRIED = 100

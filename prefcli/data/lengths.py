@@ -36,6 +36,11 @@ class Lengths:
         """The smallest max_length that keeps 99 % of the rows whole."""
         return _quantile(self.tokens["row"], _KEPT_WHOLE) + self.margin
 
+    @property
+    def longest(self) -> int:
+        """Of a row, after the cut."""
+        return min(int(self.tokens["row"].max()), self.room) + self.margin
+
     def line(self) -> str:
         parts = [
             f"{name} {'/'.join(str(_quantile(tokens, q)) for q in _QUANTILES.values())}"

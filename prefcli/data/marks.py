@@ -11,36 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.data.tokens import Frame, Ids, sides_of
 from prefcli.methods import Method
 
-Fault = Literal["bos", "no_end"]
+Fault = Literal["no_bos", "two_bos", "no_end"]
+"""Findings of `data.checks`, which has the words for them."""
 
-
-@dataclass(frozen=True)
-class Meaning:
-    """What a fault says of a row, and what to do about it."""
-
-    message: str
-    hint: str
-
-
-MEANINGS: Mapping[Fault, Meaning] = {
-    "bos": Meaning(
-        "the row does not begin with exactly one BOS token",
-        "two: the text holds one and the tokenizer adds its own, so take it out of the text; none: "
-        "let the chat template begin with {{ bos_token }}, as the tokenizer begins every text",
-    ),
-    "no_end": Meaning(
-        "the completion does not end with a token at which generation stops",
-        "let the chat template end an answer with the end token (inside {% generation %}, if that "
-        "is there); or name the token it writes in eos_token_id of the generation_config.json",
-    ),
-}
 
 # As vocabularies spell a space and line ends: as they are, SentencePiece's way, byte-level BPE's.
 _SPACES = frozenset(" \t\n\r▁ĠĊĉč")
@@ -68,34 +48,35 @@ class Marks:
     ) -> Marks:
         return cls(Frame.of(tokenizer, method, chat=chat), ends, _blanks(tokenizer))
 
-    def faults(
-        self, ids: dict[str, Any], max_length: int, trained: Sequence[int] | None = None
-    ) -> set[Fault]:
-        """Of a row as `tokenise` makes it; a completion that is cut at max_length may lack its end.
+    names: ClassVar[tuple[str, ...]] = get_args(Fault)
 
-        trained: a mask over prompt and completion, where only marked tokens of them are trained.
-        """
-        ids = self.frame.around(ids)
+    def __call__(
+        self, ids: Mapping[str, Any], room: int, trained: Sequence[int] | None = None
+    ) -> set[Fault]:
+        """See RowCheck. A completion that is cut may lack its end."""
+        ids = self.frame.around(dict(ids))
         prompt = ids["prompt_ids"]
         found: set[Fault] = set()
         for side in sides_of(ids).values():
-            if not self._begins_well(prompt, side):
-                found.add("bos")
-            if len(prompt) + len(side) <= max_length and not self._stops(prompt, side, trained):
+            if (fault := self._beginning(prompt, side)) is not None:
+                found.add(fault)
+            if len(prompt) + len(side) <= room and not self._stops(prompt, side, trained):
                 found.add("no_end")
         return found
 
-    def _begins_well(self, prompt: Ids, side: Ids) -> bool:
+    def _beginning(self, prompt: Ids, side: Ids) -> Fault | None:
         """Where the tokenizer puts no BOS before text, none is as right as one.
 
         Qwen never has one, and SmolLM's, the <|im_start|> of its turns, comes in messages alone.
         """
         bos = self.frame.bos
         if bos is None:
-            return True
+            return None
         # Only the head counts: the end token may be the same, and Llama 2 begins each turn anew.
         leading = sum(1 for _ in takewhile(bos.__eq__, chain(prompt, side)))
-        return leading == 1 or (leading == 0 and not self.frame.prepended)
+        if leading > 1:
+            return "two_bos"
+        return "no_bos" if leading == 0 and self.frame.prepended else None
 
     def _stops(self, prompt: Ids, side: Ids, trained: Sequence[int] | None) -> bool:
         learned: Sequence[int] = side

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,10 +45,16 @@ class Limits:
 class RowCheck(Protocol):
     """Looks for faults in a tokenised row; a fault's name is a field of `data.checks`."""
 
-    names: tuple[str, ...]
+    @property
+    def names(self) -> tuple[str, ...]: ...
 
-    def __call__(self, ids: Mapping[str, Any], room: int) -> Sequence[str]:
-        """The faults of a row as `tokenise` returns it, of which `room` tokens are trained on."""
+    def __call__(
+        self, ids: Mapping[str, Any], room: int, trained: Sequence[int] | None = None
+    ) -> Iterable[str]:
+        """The faults of a row as `tokenise` returns it, of which `room` tokens are trained on.
+
+        trained: a mask over prompt and completion, where only marked tokens of them are trained.
+        """
 
 
 @dataclass(frozen=True)
@@ -100,21 +107,24 @@ def measure(
             # trl will see each side alone, and may divide prompt and completion elsewhere.
             parts = [{"prompt": columns["prompt"], "completion": columns[side]} for side in sides]
         ids = zip(*(_tokenise(part, tokenizer, batch) for part in parts), strict=True)
+        masks = _assistant_masks(columns, tokenizer) if limits.assistant_only else repeat(None)
         found = []
-        for row, whole in zip(ids, _rows(columns), strict=True):
+        for row, whole, mask in zip(ids, _rows(columns), masks, strict=False):
             said = {seams} if any(part["seam"] for part in row) else set()
             for check in checks:
-                said.update(*(check(part, limits.room) for part in row))
+                said.update(*(check(part, limits.room, mask) for part in row))
+            counted = measure_row(row, limits, chat=chat)
+            if mask is not None and not any(mask[: limits.room]):
+                # trl drops these without a word.
+                counted["drop"] = counted["drop"] or "no assistant token within max_length"
             found.append(
                 {
-                    **measure_row(row, limits, chat=chat),
+                    **counted,
                     **{name: name in said for name in faults},
                     "row_key": _key(whole),
                     "prompt_key": _key(_asked(whole)),
                 }
             )
-        if limits.assistant_only:
-            _drop_unmarked(columns, tokenizer, found, limits)
         return {name: [row[name] for row in found] for name in features}
 
     table = features.arrow_schema.empty_table()
@@ -196,25 +206,20 @@ def _key(content: Any) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), signed=True)
 
 
-def _drop_unmarked(
-    columns: dict[str, list[Any]],
-    tokenizer: PreTrainedTokenizerBase,
-    found: list[dict[str, Any]],
-    limits: Limits,
-) -> None:
-    """Drop rows without an assistant token that is trained; trl does so without a word."""
+def _assistant_masks(
+    columns: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase
+) -> Iterable[list[int] | None]:
+    """Which tokens of each row the chat template marks as the assistant's."""
     if "messages" in columns:
         chats = columns["messages"]
     elif "prompt" in columns and isinstance(columns["prompt"][0], list):
         chats = [p + c for p, c in zip(columns["prompt"], columns["completion"], strict=True)]
     else:
-        return  # text has no assistant turns, and the caller says so
-    masks = tokenizer.apply_chat_template(
+        return repeat(None)  # text has no assistant turns, and the caller says so
+    masks: list[list[int] | None] = tokenizer.apply_chat_template(
         chats, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )["assistant_masks"]
-    for row, mask in zip(found, masks, strict=True):
-        if not any(mask[: limits.room]):
-            row["drop"] = row["drop"] or "no assistant token within max_length"
+    return masks
 
 
 def _tokenise(

@@ -23,9 +23,10 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-from prefcli.data.files import SUFFIXES, Part, last_line, part_of, read_file
-from prefcli.errors import DataError, Problem, RecipeError
+from prefcli.data.files import Part, last_line, part_of, read_file
+from prefcli.errors import DataError, Problem, RecipeError, UnreachableError
 from prefcli.formats import Raw, RowError
+from prefcli.recipe.hub import SUFFIXES, is_local
 from prefcli.recipe.sections import Source
 
 
@@ -83,15 +84,6 @@ class RawRows:
         touched = {*self.renamed, *self.renamed.values()}
         rest = {name: value for name, value in row.items() if name not in touched}
         return rest | {ours: row.get(theirs) for ours, theirs in self.renamed.items()}
-
-
-def is_local(path: str) -> bool:
-    """A file or folder here, rather than a hub id."""
-    return (
-        path.startswith(("/", "./", "../", "~"))
-        or Path(path).suffix.lower() in SUFFIXES
-        or Path(path).exists()
-    )
 
 
 def read(source: Source, where: str) -> RawRows:
@@ -249,13 +241,14 @@ def _load(reader: str, source: Source, where: str, **options: Any) -> Dataset:
         ) from None
     except DatasetGenerationError as error:
         raise DataError(f"can't be read: {last_line(error)}", place=source.path) from None
-    except ConnectionError as error:
-        raise RecipeError(
+    except ConnectionError:
+        raise UnreachableError(
             Problem(
-                f"the hub can't be reached for {source.path}: {last_line(error)}",
+                f"the hub can't be asked for {source.path}, and the cache lacks it",
                 path=f"{where}.path",
                 hint=_nearest_file(Path(source.path))
-                or "check the network, or point path at a local copy",
+                or f"where there is a network, `hf download --repo-type dataset {source.path}` "
+                "fills the cache; or point path at a local copy",
             )
         ) from None
     # Whatever a library says about a dataset the user named is the user's to put right.

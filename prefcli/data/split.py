@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,11 @@ class Split:
     @property
     def is_sample(self) -> bool:
         return self.read < self.available
+
+    @property
+    def scale(self) -> float:
+        """What a figure of a sample is multiplied with, for all rows."""
+        return self.available / self.read
 
     def for_trl(self) -> Dataset:
         """The rows as a trl trainer takes them."""
@@ -94,7 +99,7 @@ def load_split(
     num_proc: int | None = None,
     sample: int | None = None,
     train_prompts: Ints | None = None,
-    checks: Sequence[RowCheck] = (),
+    checks: Sequence[Callable[[bool], RowCheck]] = (),
 ) -> Split:
     """Rows of `kind` from all sources, without those that can't be trained on.
 
@@ -103,7 +108,7 @@ def load_split(
     last_turn: of a conversation, the last turn alone is the completion.
     sample: look at no more than so many rows of each source, drawn with the seed.
     train_prompts: those of the split that this one must share none with.
-    checks: what more to look for in each row's tokens.
+    checks: what more to look for in each row's tokens, told whether the rows are messages.
     Raises RecipeError for a wrong path or option, DataError for a wrong row.
     """
     audit = Audit(limits, train_prompts)
@@ -115,7 +120,8 @@ def load_split(
         total, available = total + len(indices), available + count
         rows = convert(raw, indices, kind, place, audit.drop, last_turn=last_turn)
         _need_template(rows, tokenizer, place)
-        keep = audit.enter(rows, measure(rows, tokenizer, kind, limits, num_proc, checks))
+        looks = [check(is_chat(rows)) for check in checks]
+        keep = audit.enter(rows, measure(rows, tokenizer, kind, limits, num_proc, looks))
         if len(keep) < len(rows):
             rows = rows.select(keep)
         if kind == "labelled" and "chosen" in rows.column_names:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import str_to_bool
 
 from prefcli.errors import Problem, RecipeError
+from prefcli.recipe.combinations import Strategy
 from prefcli.recipe.sections import Model
 
 
@@ -64,6 +67,19 @@ def machine() -> Machine:
 def world_size() -> int:
     """Processes of this run, as torchrun and accelerate tell them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def strategy_here(environment: Mapping[str, str] = os.environ) -> Strategy:
+    """What accelerate's launcher has set up for this process; torchrun alone means ddp."""
+
+    def on(name: str) -> bool:
+        return bool(str_to_bool(environment.get(name) or "false"))
+
+    if on("ACCELERATE_USE_DEEPSPEED"):
+        return "zero3" if environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3" else "zero2"
+    if on("ACCELERATE_USE_FSDP"):
+        return "fsdp2" if environment.get("FSDP_VERSION") == "2" else "fsdp1"
+    return "ddp" if int(environment.get("WORLD_SIZE", "1")) > 1 else "single"
 
 
 def refuse_many_gpus_without_launcher() -> None:

@@ -18,7 +18,8 @@ from transformers import (
 )
 from transformers import set_seed as seed_everything
 
-from prefcli.errors import Problem, RecipeError
+from prefcli.errors import Problem, RecipeError, UnreachableError
+from prefcli.model.hub import missing_files, offline
 from prefcli.model.quantization import quantized
 from prefcli.recipe.sections import Model
 
@@ -45,6 +46,8 @@ def loading(options: Model, what: str, where: str = "model") -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if isinstance(error, OSError) and offline() and not path.exists():
+            raise _unreachable(options, where) from None
         text = str(error).strip()
         lines = text.splitlines() or [type(error).__name__]
         raise RecipeError(
@@ -54,6 +57,20 @@ def loading(options: Model, what: str, where: str = "model") -> Iterator[None]:
                 hint=_hint(text, path),
             )
         ) from None
+
+
+def _unreachable(options: Model, where: str) -> UnreachableError:
+    weights = options.init != "random"
+    lacking = missing_files(options.name_or_path, options.revision, weights=weights)
+    return UnreachableError(
+        Problem(
+            f"the hub can't be asked for {options.name_or_path}, and the cache lacks "
+            f"{', '.join(lacking) or 'something of it'}",
+            path=f"{where}.name_or_path",
+            hint="where there is a network, `hf download "
+            f"{options.name_or_path}` fills the cache; or name a local folder",
+        )
+    )
 
 
 def in_full(name: str) -> str:

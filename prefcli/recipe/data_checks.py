@@ -108,6 +108,33 @@ class DataChecks(Options):
     """The same of messages. No error: some published templates (a thinking block that is opened
     for generation alone) are so by intention."""
 
+    two_bos: Annotated[
+        Shares,
+        Words(
+            "two BOS tokens begin the row, one of the text and one of the tokenizer",
+            "take the BOS out of the text, or out of the chat template",
+        ),
+    ] = Shares(warn=0.0, error=0.01)
+    """No model saw that in its pretraining; it spoils figures (princeton-nlp/SimPO, README)."""
+    no_bos: Annotated[
+        Shares,
+        Words(
+            "no BOS token begins the row, where the tokenizer begins texts with one",
+            "let the chat template begin with {{ bos_token }}",
+        ),
+    ] = Shares(warn=0.0)
+    """No error: published models were trained so, Zephyr among them."""
+    no_end: Annotated[
+        Shares,
+        Words(
+            "the completion does not end with a token at which generation stops",
+            "let the chat template end an answer with the end token (inside {% generation %}, if "
+            "that is there); or name the token it writes in eos_token_id of the "
+            "generation_config.json",
+        ),
+    ] = Shares(warn=0.0, error=0.001)
+    """A model that is not taught to stop does not (huggingface/trl, issue 1623)."""
+
     @field_validator("*", mode="before")
     @classmethod
     def _rest_by_default(cls, value: Any, info: ValidationInfo) -> Any:

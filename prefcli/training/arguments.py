@@ -58,9 +58,14 @@ class Plan:
         ]
 
 
-def plan(training: Training, rows: int, *, exact: bool = True, has_eval: bool) -> Plan:
-    """Steps as transformers will count them. Raises RecipeError for an unreachable batch."""
-    world = world_size()
+def plan(
+    training: Training, rows: int, *, exact: bool = True, has_eval: bool, world: int | None = None
+) -> Plan:
+    """Steps as transformers will count them. Raises RecipeError for an unreachable batch.
+
+    world: processes of the run; left out, of this one.
+    """
+    world = world or world_size()
     accumulation = accumulate(training, world)
     batches = math.ceil(rows / (training.per_device_train_batch_size * world))
     per_epoch = max(1, math.ceil(batches / accumulation))
@@ -134,8 +139,13 @@ def notes(recipe: Recipe, method: Method) -> list[str]:
     return found
 
 
-def trl_options(recipe: Recipe, method: Method, machine: Machine) -> dict[str, Any]:
-    """Every value that trl's config is given and must still have when training starts."""
+def trl_options(
+    recipe: Recipe, method: Method, machine: Machine, world: int | None = None
+) -> dict[str, Any]:
+    """Every value that trl's config is given and must still have when training starts.
+
+    world: as in `plan`.
+    """
     training = recipe.training
     options: dict[str, Any] = {
         "output_dir": recipe.output_dir,
@@ -148,7 +158,7 @@ def trl_options(recipe: Recipe, method: Method, machine: Machine) -> dict[str, A
         "max_steps": training.max_steps or -1,
         "per_device_train_batch_size": training.per_device_train_batch_size,
         "per_device_eval_batch_size": training.eval_batch_size,
-        "gradient_accumulation_steps": accumulate(training, world_size()),
+        "gradient_accumulation_steps": accumulate(training, world or world_size()),
         "learning_rate": learning_rate(recipe, method),
         "lr_scheduler_type": training.lr_scheduler_type,
         "warmup_steps": training.warmup,

@@ -6,15 +6,19 @@ import copy
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from prefcli.data import Limits, Split, Tally, judge, load_split, tokenise
+from prefcli.data.marks import Marks
+from prefcli.data.view import RowView, view
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method, Sft
 from prefcli.model import load_tokenizer, named_reference, start_config
+from prefcli.model.ends import ends_of
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Model
@@ -32,8 +36,19 @@ class Inputs:
     def sequences(self, method: Method, max_length: int) -> tuple[int, bool]:
         """(sequences an epoch has, is that exact?): rows, or what packing makes of them."""
         if isinstance(method, Sft) and method.packing:
-            return math.ceil(self.train.tokens / max_length), False
-        return len(self.train.rows), True
+            return math.ceil(self.tokens_an_epoch / max_length), False
+        rows = len(self.train.rows)
+        return round(rows * self.train.scale), not self.train.is_sample
+
+    @property
+    def tokens_an_epoch(self) -> int:
+        return round(self.train.tokens * self.train.scale)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that is trained on, after the cut."""
+        trained = [split for split in (self.train, self.sft_mix) if split is not None]
+        return max(split.lengths.longest for split in trained)
 
     def uneven_eval(self, batch: int) -> list[str]:
         """A note where trl's means over batches weigh the rows of a smaller last batch more."""
@@ -60,6 +75,16 @@ class Inputs:
     def judge(self, checks: DataChecks) -> tuple[list[Problem], list[Problem]]:
         """(warnings, errors) for what was found in the data."""
         return judge({split.name: split.findings for split in self.splits}, checks)
+
+
+def first_row(
+    recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase, split: Split
+) -> RowView:
+    """The first row that is kept, token by token."""
+    if isinstance(method, Sft) and method.assistant_only_loss:
+        tokenizer = _with_marks(tokenizer)
+    row = split.for_trl()[0]
+    return view(row, tokenizer, method, recipe.data.max_length, split.place(0))
 
 
 def reference_of(recipe: Recipe) -> Model | None:
@@ -159,6 +184,7 @@ def read_inputs(
         seed=recipe.seed,
         num_proc=data.num_proc,
         sample=sample,
+        checks=[_marks(recipe, method, tokenizer)],
     )
     train = read(data.train, "data.train", shuffle=method.sequential)
     held_out = None
@@ -219,8 +245,16 @@ def _demonstrations(
         last_turn=True,
         num_proc=recipe.data.num_proc,
         sample=sample,
+        checks=[_marks(recipe, Sft(), tokenizer)],
     )
     return dataclasses.replace(split, name="sft_mix")
+
+
+def _marks(
+    recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase
+) -> Callable[[bool], Marks]:
+    ends = ends_of(recipe.model, tokenizer, adapter=recipe.trains_adapter).ids
+    return lambda chat: Marks.of(tokenizer, ends, method, chat=chat)
 
 
 def _need_both_labels(split: Split) -> None:

@@ -57,7 +57,7 @@ def make_trainer(
     config_class, trl_class = method.trl_classes()
     # Before the configuration of a launcher's sharding is in force.
     more = _reference(recipe, machine) if method.needs_reference else {}
-    trainer_class = _trainer_class(trl_class, recipe, method, mixed=inputs.sft_mix is not None)
+    trainer_class = trainer_class_of(trl_class, recipe, method, mixed=inputs.sft_mix is not None)
     if issubclass(trainer_class, Precomputed) and is_main_process():
         trainer_class.reference_digest = digest(more.get("ref_model", policy))
     config = build(
@@ -97,7 +97,7 @@ def make_trainer(
     if in_float32:
         train_in_float32(trainer.model, before)
     if inputs.sft_mix is not None and recipe.sft_mix is not None:
-        _mix(trainer, recipe.sft_mix, inputs.sft_mix, recipe, method)
+        mix_into(trainer, recipe.sft_mix, inputs.sft_mix, recipe, method)
     # Watch does the printing.
     trainer.remove_callback(PrinterCallback)
     # trl writes a card about "None" beside the checkpoints.
@@ -110,7 +110,7 @@ def make_trainer(
     return trainer, effective
 
 
-def _trainer_class(
+def trainer_class_of(
     trl_class: type[Any], recipe: Recipe, method: Method, *, mixed: bool
 ) -> type[Any]:
     """trl's trainer with what we put around its loss; the demonstrations outermost."""
@@ -145,7 +145,7 @@ def _reference(recipe: Recipe, machine: Machine) -> dict[str, Any]:
     return {"ref_model": on_device(model, machine)}
 
 
-def _mix(trainer: Any, options: SftMix, split: Split, recipe: Recipe, method: Method) -> None:
+def mix_into(trainer: Any, options: SftMix, split: Split, recipe: Recipe, method: Method) -> None:
     if not method.needs_reference:
         # Those of trl's trainers that score with whole logits lack it.
         policy = trainer.model

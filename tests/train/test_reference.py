@@ -17,9 +17,9 @@ from prefcli.errors import ExitCode, GateError, RecipeError
 from prefcli.measure.check_sft import check_sft
 from prefcli.model import load_policy, load_tokenizer, lora_config, start_of
 from prefcli.recipe.sections import Lora, Model
+from prefcli.rehearsal.dry_run import dry_run
 from prefcli.training import run as run_module
 from prefcli.training import trainer as trainer_module
-from prefcli.training.dry_run import dry_run
 from prefcli.training.run import train
 from tests.train.conftest import interrupt, metric_rows, trainer_of
 

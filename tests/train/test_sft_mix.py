@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from prefcli.data import tokenise
 from prefcli.errors import RecipeError
+from prefcli.rehearsal.dry_run import dry_run
 from prefcli.training.arguments import repeated_rows
-from prefcli.training.dry_run import dry_run
 from prefcli.training.run import train
 from prefcli.training.sft_mix import Schedule
 from tests.train.conftest import interrupt, metric_rows, pairs, sentence, trainer_of, write_jsonl

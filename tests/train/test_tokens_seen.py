@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from prefcli.data import tokenise
-from prefcli.data.marks import MEANINGS, Marks
+from prefcli.data.marks import Marks
 from prefcli.data.pieces import Pieces
 from prefcli.data.tokens import Frame, is_chat
 from prefcli.data.view import seam_of, view
@@ -24,6 +24,7 @@ from prefcli.methods import Dpo, Kto, Orpo, Sft, Simpo
 from prefcli.model import load_tokenizer
 from prefcli.model.ends import end_remarks, ends_of
 from prefcli.model.template import template_remarks
+from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.sections import Model
 from prefcli.training.inputs import load_inputs
 from prefcli.training.labels import ends_are_trained, ends_in
@@ -108,7 +109,7 @@ def story(template=WITH_BOS):
 
 def faults(row, tokenizer, ends, method=None, max_length=1000, **masked):
     marks = Marks.of(tokenizer, frozenset(ends), method or Dpo(), chat=is_chat(row))
-    return marks.faults(tokenise(row, tokenizer), max_length, **masked)
+    return marks(tokenise(row, tokenizer), max_length, **masked)
 
 
 @pytest.mark.parametrize("row", [TEXT, CHAT], ids=["text", "chat"])
@@ -146,19 +147,19 @@ def test_one_bad_side_is_enough():
 def test_two_bos():
     """Text gets the tokenizer's BOS, rendered messages only their template's."""
     written = {**TEXT, "prompt": "<|begin|>say"}
-    assert faults(written, llama3(), {2}) == {"bos"}
+    assert faults(written, llama3(), {2}) == {"two_bos"}
     assert tokenise(written, llama3())["prompt_ids"][:2] == [0, 0]
     twice = llama3()
     twice.chat_template = "{{ bos_token }}" + LLAMA3
-    assert faults(CHAT, twice, {2}) == {"bos"}
-    assert faults({**TEXT, "prompt": "<s>say"}, story(), {0}) == {"bos"}
-    assert faults({"text": "<s>say yes"}, story(), {0}, Sft()) == {"bos"}
+    assert faults(CHAT, twice, {2}) == {"two_bos"}
+    assert faults({**TEXT, "prompt": "<s>say"}, story(), {0}) == {"two_bos"}
+    assert faults({"text": "<s>say yes"}, story(), {0}, Sft()) == {"two_bos"}
 
 
 def test_no_bos_where_the_tokenizer_puts_one_before_text():
-    assert faults(CHAT, story(ENDED), {0}) == {"bos"}
-    assert faults(CHAT, story("\n" + WITH_BOS), {0}) == {"bos"}
-    assert faults(CHAT, story("\n" + ENDED), {7}) == {"bos", "no_end"}
+    assert faults(CHAT, story(ENDED), {0}) == {"no_bos"}
+    assert faults(CHAT, story("\n" + WITH_BOS), {0}) == {"no_bos"}
+    assert faults(CHAT, story("\n" + ENDED), {7}) == {"no_bos", "no_end"}
 
 
 def test_bos_in_later_turns_is_no_fault():
@@ -176,7 +177,7 @@ def test_trl_frames_the_rows_of_orpo_and_simpo(method):
     assert faults({**TEXT, "prompt": "<|begin|>say"}, llama3(), {2}, method) == set()
     twice = llama3()
     twice.chat_template = "{{ bos_token }}" + LLAMA3
-    assert faults(CHAT, twice, {2}, method) == {"bos"}
+    assert faults(CHAT, twice, {2}, method) == {"two_bos"}
 
 
 def test_a_cut_completion_may_lack_its_end():
@@ -215,7 +216,7 @@ def test_a_line_end_may_be_the_end():
 
 
 def test_every_fault_is_explained():
-    assert set(MEANINGS) == {"bos", "no_end"}
+    assert set(Marks.names) <= set(DataChecks.model_fields)
 
 
 @pytest.fixture

@@ -1,0 +1,130 @@
+"""Settings that are right alone and wrong together: one table, read by runs and dry-runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+from prefcli.errors import Problem, RecipeError
+from prefcli.methods import Method
+from prefcli.recipe.schema import Recipe
+
+Strategy = Literal["single", "ddp", "fsdp1", "fsdp2", "zero2", "zero3"]
+"""single: one device. ddp: the whole model on each. fsdp1, fsdp2: torch's sharding. zero2, zero3:
+DeepSpeed's."""
+
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
+
+class Case(NamedTuple):
+    """A recipe with the method that is run, and how the model is spread."""
+
+    recipe: Recipe
+    method: Method
+    strategy: Strategy
+
+    @property
+    def fsdp(self) -> bool:
+        return self.strategy in ("fsdp1", "fsdp2")
+
+    @property
+    def sharded(self) -> bool:
+        return self.fsdp or self.strategy == "zero3"
+
+    @property
+    def bitsandbytes_optimizer(self) -> bool:
+        return any(word in self.recipe.training.optim for word in ("8bit", "paged"))
+
+    @property
+    def flash(self) -> bool:
+        return self.recipe.model.attn_implementation.startswith("flash_attention")
+
+
+class Combination(NamedTuple):
+    """What must not stand together. `source`: where it is told."""
+
+    level: Literal["error", "warning"]
+    path: str
+    when: Callable[[Case], bool]
+    what: str
+    instead: str
+    source: str
+
+
+COMBINATIONS = (
+    Combination(
+        "error",
+        "model.quantization",
+        lambda c: c.recipe.model.quantization is not None and c.sharded,
+        "quantised weights are loaded whole on each GPU and can't be sharded",
+        "keep them whole (ddp: a 7B base in 4 bits takes 5 GB), or shard a LoRA on whole weights",
+        "huggingface/trl issues 669, 1723; axolotl issue 1494",
+    ),
+    Combination(
+        "error",
+        "training.gradient_checkpointing",
+        lambda c: (
+            c.strategy == "zero3"
+            and c.recipe.trains_adapter
+            and c.recipe.training.gradient_checkpointing
+        ),
+        "LoRA under ZeRO-3 recomputes frozen weights that are gathered no longer",
+        "shard with FSDP2, or turn gradient_checkpointing off",
+        "huggingface/trl pull request 6343",
+    ),
+    Combination(
+        "error",
+        "training.optim",
+        lambda c: c.bitsandbytes_optimizer and c.sharded,
+        "bitsandbytes' optimizers do not work on sharded weights",
+        "write adamw_torch_fused: its states are sharded too",
+        "bitsandbytes documentation, FSDP",
+    ),
+    Combination(
+        "error",
+        "model.attn_implementation",
+        lambda c: c.flash and c.recipe.model.dtype == "float32",
+        "flash attention computes in 16 bits only",
+        "leave dtype out, or take sdpa",
+        "transformers documentation, attention backends",
+    ),
+    Combination(
+        "warning",
+        "model.dtype",
+        lambda c: c.recipe.model.dtype == "float16" and c.method.name != "sft",
+        "float16 overflows easily in preference losses",
+        "bfloat16 autocast (dtype: auto) has the range of float32",
+        "LLM-Dojo issue 23: NaN from the first steps",
+    ),
+    Combination(
+        "warning",
+        "reference.precompute",
+        lambda c: (
+            c.recipe.reference.precompute
+            and c.recipe.trains_adapter
+            and c.recipe.reference.name_or_path is None
+        ),
+        "precompute saves time here but no memory: under an adapter the reference is the policy "
+        "with the adapter off",
+        "keep it if several runs share these rows",
+        "trl's DPOTrainer",
+    ),
+    Combination(
+        "warning",
+        "training.gradient_checkpointing",
+        lambda c: c.strategy == "fsdp1" and c.recipe.trains_adapter,
+        "FSDP1 needs use_orig_params for an adapter, or it shards what is trained with what is not",
+        "set fsdp_version: 2 in accelerate's configuration",
+        "accelerate documentation, FSDP1 against FSDP2",
+    ),
+)
+
+
+def check_combinations(recipe: Recipe, method: Method, strategy: Strategy) -> list[str]:
+    """Warnings, a line each. RecipeError for all that can't go together."""
+    case = Case(recipe, method, strategy)
+    found = [each for each in COMBINATIONS if each.when(case)]
+    wrong = [each for each in found if each.level == "error"]
+    if wrong:
+        raise RecipeError([Problem(c.what, path=c.path, hint=c.instead) for c in wrong])
+    return [f"{c.path}: {c.what}; {c.instead} ({c.source})" for c in found]

@@ -1,0 +1,68 @@
+"""What a recipe takes from the hub, and whether the hub is there."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from prefcli.recipe.schema import Recipe
+
+_PATIENCE = 3.0
+"""Seconds."""
+
+
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+"""Of data files."""
+
+
+def is_local(name: str) -> bool:
+    """A file or folder here, or meant to be here, rather than a hub id."""
+    path = Path(name).expanduser()
+    return (
+        name.startswith(("/", "./", "../", "~")) or path.suffix.lower() in SUFFIXES or path.exists()
+    )
+
+
+def hub_names(recipe: Recipe) -> list[str]:
+    """Models and datasets that are no files here."""
+    data, mix = recipe.data, recipe.sft_mix
+    sources = [*data.train, *(data.eval or []), *(mix.data if mix is not None else [])]
+    names = [recipe.model.name_or_path, recipe.reference.name_or_path, *(s.path for s in sources)]
+    return [name for name in dict.fromkeys(names) if name is not None and not is_local(name)]
+
+
+def settle_offline(recipe: Recipe) -> bool:
+    """Where the hub does not answer, take it as HF_HUB_OFFLINE=1: true if that was decided here.
+
+    To be called before the libraries are imported. They would try five times for each file, for
+    half a minute a model, before they look into their cache.
+    """
+    if not hub_names(recipe) or _said_offline() or _answers():
+        return False
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return True
+
+
+def _said_offline() -> bool:
+    words = {"1", "on", "yes", "true"}
+    return any(
+        os.environ.get(name, "").lower() in words
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+
+
+def _answers() -> bool:
+    if any(
+        os.environ.get(f"{name}_proxy") or os.environ.get(f"{name.upper()}_PROXY")
+        for name in ("https", "all")
+    ):
+        return True  # only the proxy knows
+    hub = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    port = hub.port or (80 if hub.scheme == "http" else 443)
+    try:
+        socket.create_connection((hub.hostname or "", port), timeout=_PATIENCE).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,82 @@
+"""What a run writes, against what its disk has left."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefcli.errors import Problem, RecipeError
+from prefcli.recipe.schema import Recipe
+from prefcli.rehearsal.sharding import Sizes
+from prefcli.rehearsal.target import amount
+from prefcli.training.arguments import Plan
+
+_STATES = {
+    "sgd": 0.0,
+    "adafactor": 0.1,
+    "rmsprop": 4.0,
+    "adamw_8bit": 2.03,
+    "paged_adamw_8bit": 2.03,
+}
+"""Bytes of optimizer state a parameter in a checkpoint, where they are not AdamW's 8."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    checkpoint: int
+    """Bytes of one."""
+    kept: int
+    """Checkpoints there at once: the limit, and the new one before the oldest is deleted."""
+    model: int
+    """Bytes of model/."""
+    free: int
+
+    @property
+    def needed(self) -> int:
+        return self.checkpoint * self.kept + self.model
+
+    def lines(self) -> list[str]:
+        return [
+            f"disk: {amount(self.needed)} at most, {amount(self.free)} free: {self.kept} checkpoints of "
+            f"{amount(self.checkpoint)}, model/ of {amount(self.model)}"
+        ]
+
+    def as_dict(self) -> dict[str, int]:
+        return {
+            "checkpoint": self.checkpoint,
+            "checkpoints_kept": self.kept,
+            "model": self.model,
+            "needed": self.needed,
+            "free": self.free,
+        }
+
+
+def disk(recipe: Recipe, sizes: Sizes, plan: Plan) -> Disk:
+    """Of a run from its beginning. sizes: with the trained adapter, if there is one."""
+    weights = 2 if recipe.model.dtype == "bfloat16" and not recipe.trains_adapter else 4
+    trained = sizes.trainable
+    limit = recipe.training.save_total_limit
+    kept = plan.checkpoints if limit is None else min(plan.checkpoints, limit + 1)
+    folder = Path(recipe.output_dir).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return Disk(
+        checkpoint=int((weights + _STATES.get(recipe.training.optim, 8.0)) * trained),
+        kept=kept,
+        model=weights * trained,
+        free=shutil.disk_usage(folder).free,
+    )
+
+
+def check_disk(found: Disk) -> None:
+    """Raises RecipeError where a run would fill the disk."""
+    if found.needed > found.free:
+        raise RecipeError(
+            Problem(
+                f"a run writes {amount(found.needed)}, and the disk has {amount(found.free)} left",
+                path="output_dir",
+                hint="name a folder on another disk, or keep fewer checkpoints: "
+                "training.save_total_limit",
+            )
+        )

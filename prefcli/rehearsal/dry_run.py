@@ -1,0 +1,243 @@
+"""Everything short of training: what would stop this recipe is found before a GPU is booked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from prefcli.console import say
+from prefcli.errors import DataError
+from prefcli.methods import Method
+from prefcli.model import check_start, load_tokenizer, machine, start_config
+from prefcli.model.start import Start
+from prefcli.model.weights import check_weights
+from prefcli.recipe.combinations import check_combinations
+from prefcli.recipe.schema import Recipe
+from prefcli.recipe.unusual import check_unusual
+from prefcli.rehearsal.disk import check_disk, disk
+from prefcli.rehearsal.findings import Rehearsal
+from prefcli.rehearsal.memory import Memory, predict
+from prefcli.rehearsal.remedies import Setup, refuse, remedies
+from prefcli.rehearsal.sizing import Sized, size
+from prefcli.rehearsal.target import Target, target_of
+from prefcli.training.arguments import (
+    accumulate,
+    build,
+    learning_rate,
+    notes,
+    plan,
+    prove_arrival,
+    trl_options,
+)
+from prefcli.training.folder import RunFolder
+from prefcli.training.inputs import Inputs, check_fit, check_reference, first_row, read_inputs
+from prefcli.training.packages import check_packages
+from prefcli.training.remarks import token_remarks
+from prefcli.training.resume import where_it_stands
+from prefcli.training.sft_mix import mix_lines
+
+_FEW = 1000
+"""Rows of each source that are looked at where something else is wrong already."""
+
+
+def dry_run(
+    recipe: Recipe,
+    method: Method,
+    resume: str = "auto",
+    *,
+    target: Target | None = None,
+    allow_unusual: bool = False,
+    sample: int | None = None,
+) -> Rehearsal:
+    """Look at everything, from cheap to dear; load no weights, train nothing, write nothing.
+
+    What fails does not keep the rest from being looked at; but once something has, the rows are
+    looked at in part, and the step is not rehearsed.
+    target: where the run is to take place; left out, as many devices as this process knows of.
+    sample: look at so many rows of each source only.
+    """
+    target = target or target_of()
+    say(f"dry-run of prefcli {method.name}: {recipe.model.name_or_path}, for {target}")
+    run = _DryRun(recipe, method, target, Rehearsal())
+    run.look_at_files(resume)
+    run.look_at_model(allow_unusual=allow_unusual)
+    run.look_at_rows(sample)
+    run.count()
+    run.rehearse()
+    return run.found
+
+
+class _DryRun:
+    """The checks in their order, and what they know of each other."""
+
+    def __init__(self, recipe: Recipe, method: Method, target: Target, found: Rehearsal) -> None:
+        self.recipe = recipe
+        self.method = method
+        """Settled once the rows are read."""
+        self.target = target
+        self.found = found
+        self.start: Start | None = None
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.sized: Sized | None = None
+        self.inputs: Inputs | None = None
+
+    def look_at_files(self, resume: str) -> None:
+        """Packages, the run folder, weights; settings that do not go together."""
+        recipe, found = self.recipe, self.found
+        folder = RunFolder(recipe.output_dir)
+        status = found.attempt(lambda: where_it_stands(folder, recipe, self.method, resume))
+        if status is not None:
+            say(f"output: {recipe.output_dir} holds this run ({status})")
+        # Without a GPU here, what a GPU needs is another machine's matter, and noted.
+        here = machine().kind
+        found.attempt(lambda: check_packages(recipe, gpu_too=here == "cuda"))
+        self.start = start = found.attempt(lambda: check_start(recipe))
+        if start is not None:
+            found.attempt(lambda: check_weights(start.base))
+        found.hear(lambda: check_combinations(recipe, self.method, self.target.strategy))
+        for note in [*notes(recipe, self.method), *_untried(recipe, here)]:
+            say(f"note: {note}")
+
+    def look_at_model(self, *, allow_unusual: bool) -> None:
+        """Config, tokenizer, what is trained; settings beside what is published for this size."""
+        recipe, method, found, start = self.recipe, self.method, self.found, self.start
+        self.tokenizer = tokenizer = found.attempt(lambda: load_tokenizer(recipe.model))
+        config = found.attempt(lambda: start_config(recipe.model)) if start is not None else None
+        if config is not None and tokenizer is not None:
+            found.attempt(lambda: check_fit(recipe, config, tokenizer))
+            if method.needs_reference:
+                found.attempt(lambda: check_reference(recipe, tokenizer))
+        if config is None or start is None:
+            return
+        self.sized = sized = found.attempt(lambda: size(recipe, start))
+        if sized is None:
+            return
+        found.facts |= sized.as_dict()
+        say(*sized.lines(tokenizer))
+        parameters = sized.parameters
+        found.hear(lambda: check_unusual(recipe, method, parameters, allowed=allow_unusual))
+
+    def look_at_rows(self, sample: int | None) -> None:
+        """All rows, tokenised and counted, and one of them shown."""
+        recipe, found, tokenizer = self.recipe, self.found, self.tokenizer
+        if tokenizer is None:
+            return
+        if found.problems and sample is None:
+            sample = _FEW
+            say(f"data: of each source {_FEW} rows at most, until the rest of the recipe is right")
+        self.inputs = inputs = found.attempt(
+            lambda: read_inputs(recipe, self.method, tokenizer, sample=sample)
+        )
+        if inputs is None:
+            return
+        self.method, settled = inputs.settle(self.method)
+        say(*settled)
+        for split in inputs.splits:
+            say(*split.lines())
+            found.facts[split.name] = split.as_dict()
+        warnings, errors = inputs.judge(recipe.data.checks)
+        found.hear(lambda: warnings)
+        if errors:
+            found.fail(DataError(errors))
+        chat = inputs.train.conversational
+        found.hear(lambda: token_remarks(recipe, tokenizer, conversational=chat))
+        shown = first_row(recipe, self.method, tokenizer, inputs.train)
+        say(*shown.lines())
+        found.facts["row"] = shown.as_dict()
+
+    def count(self) -> None:
+        """Steps, tokens, and what is written to the disk; trl's configuration."""
+        recipe, method, found, inputs = self.recipe, self.method, self.found, self.inputs
+        if inputs is None:
+            # Only the data can settle the method.
+            found.attempt(lambda: accumulate(recipe.training, self.target.devices))
+            return
+        rows, exact = inputs.sequences(method, recipe.data.max_length)
+        steps = found.attempt(
+            lambda: plan(
+                recipe.training,
+                rows,
+                exact=exact,
+                has_eval=inputs.eval is not None,
+                world=self.target.devices,
+            )
+        )
+        if steps is None:
+            return
+        a_step = inputs.tokens_an_epoch / steps.steps_per_epoch
+        say(
+            *steps.lines(recipe.training),
+            f"plan: {a_step:.0f} tokens a step on average, {a_step * steps.steps:.3g} in all",
+            *mix_lines(recipe, inputs.sft_mix, steps),
+        )
+        found.facts |= {
+            "steps": steps.steps,
+            "warmup_steps": steps.warmup_steps,
+            "accumulation": steps.accumulation,
+            "evaluations": steps.evaluations,
+            "checkpoints": steps.checkpoints,
+            "tokens_per_step": a_step,
+            "tokens": a_step * steps.steps,
+        }
+        if self.sized is not None:
+            room = disk(recipe, self.sized.sizes, steps)
+            say(*room.lines())
+            found.facts["disk"] = room.as_dict()
+            found.attempt(lambda: check_disk(room))
+        effective = found.attempt(lambda: _configure(recipe, method, self.target.devices))
+        if effective is not None:
+            found.facts["effective"] = effective
+            say(f"learning rate: {learning_rate(recipe, method):g}")
+
+    def rehearse(self) -> None:
+        """A step without memory, for what it would take; and how to take less."""
+        recipe, method, target, start = self.recipe, self.method, self.target, self.start
+        if self.sized is None or start is None or self.found.problems:
+            return
+        longest = self.inputs.longest if self.inputs is not None else recipe.data.max_length
+        settled, _ = method.for_labels(1, 1) if self.inputs is None else (method, [])
+
+        def memory_of(change: Setup) -> Memory:
+            sized = size(change.recipe, start)
+            length = min(longest, change.recipe.data.max_length)
+            return predict(
+                change.recipe, change.method, sized.known, sized.sizes, change.target, length=length
+            )
+
+        planned = Setup(recipe, settled, target)
+        memory = memory_of(planned)
+        say(*memory.lines(target))
+        self.found.facts["memory"] = memory.as_dict(target)
+        if memory.fits(target):
+            return
+        found = []
+        for remedy in remedies(planned, memory, memory_of):
+            say(f"remedy: {remedy}")
+            found.append(remedy)
+        self.found.facts["remedies"] = [remedy.as_dict() for remedy in found]
+        self.found.attempt(lambda: refuse(memory, target, found))
+
+
+def _configure(recipe: Recipe, method: Method, world: int) -> dict[str, Any]:
+    """trl's config as this machine would get it; every other value is the recipe's."""
+    options = trl_options(recipe, method, machine(), world)
+    config_class, _ = method.trl_classes()
+    return prove_arrival(options, build(options, config_class))
+
+
+def _untried(recipe: Recipe, device: str) -> list[str]:
+    """What a machine without a GPU can't try."""
+    if device != "cpu":
+        return []
+    wants = [
+        f"model.{key}: {value}"
+        for key in ("dtype", "attn_implementation")
+        if (value := getattr(recipe.model, key))
+        in ("bfloat16", "float16", "flash_attention_2", "flash_attention_3")
+    ]
+    if recipe.model.quantization is not None:
+        wants.append(f"model.quantization: {recipe.model.quantization}")
+    if "8bit" in recipe.training.optim or "paged" in recipe.training.optim:
+        wants.append(f"training.optim: {recipe.training.optim}")
+    return [f"no GPU here, so these are not tried: {', '.join(wants)}"] if wants else []

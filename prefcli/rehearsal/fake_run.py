@@ -1,0 +1,346 @@
+"""One optimizer step of trl's own trainer, on tensors that have shapes but no memory behind them.
+
+What the step holds is read off as it goes. Nothing of it is a formula of ours, but the layout of
+quantised weights (packed.py) and of the optimizers that torch does not have.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import (
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    TrainerCallback,
+)
+from trl.kernels import chunked_logprob
+from trl.trainer import utils as trl_utils
+
+from prefcli.data import Split
+from prefcli.data.lengths import Lengths
+from prefcli.methods import Method
+from prefcli.model import Machine, lora_config
+from prefcli.model.machine import world_size
+from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import Logging
+from prefcli.rehearsal.packed import pack
+from prefcli.rehearsal.tracker import Peak, Tracker
+from prefcli.training.arguments import build, trl_options
+from prefcli.training.trainer import mix_into, trainer_class_of
+
+_STATES = {"adamw_8bit": 2.03, "paged_adamw_8bit": 0.0, "paged_adamw_32bit": 0.0}
+"""Bytes of optimizer state a parameter, of bitsandbytes' optimizers: two moments, with a scale of 4
+bytes for each block of 256; paged ones give way to the host's memory."""
+
+_SCORES = ("ref_chosen_logps", "ref_rejected_logps", "ref_logps", "ref_KL_logps")
+
+
+@dataclass(frozen=True)
+class Architectures:
+    """What is known of the models without their weights."""
+
+    policy: PretrainedConfig
+    adapter: LoraConfig | None = None
+    """That is trained on, where model.adapter says continue."""
+    reference: PretrainedConfig | None = None
+    """Of another model than the starting policy."""
+
+
+@dataclass(frozen=True)
+class StepPeaks:
+    """Of one optimizer step in the midst of training."""
+
+    passes: Peak
+    """Forward and backward passes."""
+    update: Peak
+    """The optimizer's step."""
+
+    @property
+    def highest(self) -> Peak:
+        return max(self.passes, self.update, key=lambda peak: peak.total)
+
+
+def fake_run(
+    recipe: Recipe, method: Method, known: Architectures, machine: Machine, *, length: int
+) -> StepPeaks:
+    """What a step holds on one `machine`, which may be another than this, at rows of `length`.
+
+    method: settled. length: tokens of each row, prompt and completion.
+    """
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(_quiet())
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(patch.object(torch.nn.Module, "to", _move))
+        stack.enter_context(patch.object(PreTrainedModel, "to", _move))
+        if machine.kind == "cuda":
+            stack.enter_context(_as_on_a_gpu())
+        policy = _policy(recipe, known, machine)
+        reference = _reference(recipe, method, known, machine)
+        trainer = _trainer(recipe, method, machine, policy, reference, length, folder)
+        del reference  # the trainer's, or nobody's
+        tracker = Tracker((known.policy.get_text_config().vocab_size, _tile()))
+        if getattr(trainer, "ref_model", None) is not None:
+            tracker.holds(trainer.ref_model.parameters(), "reference")
+        tracker.holds([*trainer.model.parameters(), *trainer.model.buffers()], "weights")
+        phases = _Phases(tracker)
+        trainer.add_callback(phases)
+        with tracker:
+            _warm(trainer, recipe, machine, tracker)
+            trainer.train()
+        return StepPeaks(phases.passes, phases.update)
+
+
+class _Phases(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """Notes the peak of each part of the step."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+        self.passes = self.update = Peak()
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.tracker.begin()
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self.passes = self.tracker.peak
+        self.tracker.begin()
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self.update = self.tracker.peak
+
+
+def _policy(recipe: Recipe, known: Architectures, machine: Machine) -> Any:
+    model = _model(recipe, known.policy, machine)
+    if recipe.model.quantization is not None:
+        pack(model, recipe.model.quantization)
+        model.is_loaded_in_4bit = recipe.model.quantization == "4bit"
+        model.is_loaded_in_8bit = recipe.model.quantization == "8bit"
+    if recipe.model.adapter != "continue":
+        return model
+    assert known.adapter is not None
+    return get_peft_model(model, known.adapter)
+
+
+def _reference(
+    recipe: Recipe, method: Method, known: Architectures, machine: Machine
+) -> PreTrainedModel | None:
+    """The model that stands beside the policy: see `_reference` in training/trainer.py."""
+    if not method.needs_reference:
+        return None
+    if known.reference is None and recipe.trains_adapter:
+        return None
+    return _model(recipe, known.reference or known.policy, machine)
+
+
+def _model(recipe: Recipe, config: PretrainedConfig, machine: Machine) -> PreTrainedModel:
+    # Attention that runs on a GPU only needs about as much memory as sdpa.
+    eager = recipe.model.attn_implementation == "eager"
+    return AutoModelForCausalLM.from_config(
+        config,
+        dtype=machine.dtype(recipe.model, frozen=recipe.trains_adapter),
+        **({"attn_implementation": "eager"} if eager else {}),
+    )
+
+
+def _move(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+    """Module.to for fake parameters, which torch can't swap, and which need no other device."""
+    _, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+    if dtype is not None:
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(dtype)
+    return module
+
+
+def _trainer(
+    recipe: Recipe,
+    method: Method,
+    machine: Machine,
+    policy: Any,
+    reference: PreTrainedModel | None,
+    length: int,
+    folder: str,
+) -> Any:
+    batch = recipe.training.per_device_train_batch_size
+    # A second micro-batch meets the gradients of the first; a third would meet the same.
+    batches = 2 if recipe.training.global_batch_size > batch else 1
+    mixed = recipe.sft_mix is not None and recipe.sft_mix.fraction > 0
+    rows = Dataset.from_list(_rows(method, batch * batches, length))
+    config_class, trl_class = method.trl_classes()
+    plain = _plain(recipe, batch * batches)
+    options = trl_options(plain, method, machine) | _HERE | {"output_dir": folder}
+    options["bf16"] = machine.autocast(recipe.model) or machine.half(recipe.model)
+    options["gradient_accumulation_steps"] = batches
+    for name in ("packing", "assistant_only_loss"):  # as many tokens without them
+        if name in options:
+            options[name] = False
+    if recipe.training.optim in _STATES:
+        options["optim"] = "sgd"
+    more: dict[str, Any] = {"ref_model": reference} if reference is not None else {}
+    if recipe.lora is not None:
+        more["peft_config"] = lora_config(recipe.lora)
+    trainer = trainer_class_of(trl_class, plain, method, mixed=mixed)(
+        model=policy,
+        args=build(options, config_class),
+        train_dataset=rows,
+        processing_class=_tokenizer(),
+        **more,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if mixed and recipe.sft_mix is not None:
+        mix_into(trainer, recipe.sft_mix, _demonstrations(batch * batches, length), plain, method)
+    if method.needs_reference and recipe.reference.precompute:
+        trainer.ref_model, trainer.precompute_ref_logps = None, True
+        for name in _SCORES:
+            trainer.train_dataset = trainer.train_dataset.add_column(name, [0.0] * len(rows))
+    return trainer
+
+
+_HERE = {
+    "use_cpu": True,
+    "fp16": False,
+    "max_steps": 1,
+    "warmup_steps": 0,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "logging_strategy": "no",
+    "report_to": [],
+    "dataset_num_proc": None,
+    "dataloader_pin_memory": False,
+}
+"""What a step needs no more, or can't have, where it is only rehearsed."""
+
+
+def _plain(recipe: Recipe, rows: int) -> Recipe:
+    """The recipe for one step of one process, without what trl would do before it."""
+    parts = {
+        "reference": recipe.reference.model_copy(update={"precompute": False}),
+        "training": recipe.training.model_copy(
+            update={"global_batch_size": rows * world_size(), "eval_steps": None}
+        ),
+        "logging": Logging(),
+    }
+    return recipe.model_copy(update=parts)
+
+
+def _rows(method: Method, count: int, length: int) -> list[dict[str, Any]]:
+    """Rows of `length` tokens, the end token included; a side of each pair is shorter by one."""
+    whole, shorter = _text(length - 2), _text(length - 3)
+    if method.rows == "pair":
+        return [{"prompt": "a", "chosen": " " + whole, "rejected": " " + shorter}] * count
+    rows = [
+        {"prompt": "a", "completion": f" {whole if i % 2 else shorter}", "label": bool(i % 2)}
+        for i in range(count)
+    ]
+    if method.rows == "demonstration":
+        return [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
+    return rows
+
+
+def _demonstrations(most: int, length: int) -> Split:
+    """As many as a step may mix in, and more."""
+    rows = [{"text": _text(length), "_file": "", "_row": 1}] * (most + 1)
+    return Split(
+        name="sft_mix",
+        rows=Dataset.from_list(rows),
+        read=len(rows),
+        available=len(rows),
+        dropped={},
+        findings=[],
+        notes=[],
+        tokens=length * len(rows),
+        lengths=Lengths({}, length, 0),
+        prompts=np.zeros(0, np.int64),
+    )
+
+
+def _text(tokens: int) -> str:
+    return " ".join(["a"] * tokens)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word: the ids mean nothing to a model without values."""
+    words = Tokenizer(models.WordLevel({"a": 0, "</s>": 1, "<pad>": 2}, unk_token="a"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="</s>", pad_token="<pad>", unk_token="a"
+    )
+
+
+def _warm(trainer: Any, recipe: Recipe, machine: Machine, tracker: Tracker) -> None:
+    """The optimizer with its states, as it is after the first step; hooks on the gradients."""
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    optimizer = trainer.create_optimizer()
+    optim = recipe.training.optim
+    if machine.kind == "cuda" and "fused" not in optim:
+        # torch's choice on a GPU: all tensors at once, with copies of them all in passing.
+        for group in optimizer.param_groups:
+            if "foreach" in group:
+                group["foreach"] = True
+    for parameter in trained:
+        parameter.grad = torch.empty_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    states = [
+        value
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    ]
+    if optim in _STATES:
+        size = int(_STATES[optim] * sum(p.numel() for p in trained))
+        trainer.states_elsewhere = states = [torch.empty(size, dtype=torch.uint8)]
+    tracker.holds(states, "optimizer")
+    for parameter in trained:
+        parameter.register_post_accumulate_grad_hook(lambda p: tracker.holds([p.grad], "gradients"))
+
+
+def _tile() -> int:
+    """Columns of the tiles in which trl's head makes logits."""
+    return int(trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE)
+
+
+@contextmanager
+def _as_on_a_gpu() -> Iterator[None]:
+    """trl's head folds its tiles with Triton there, which needs no memory of its own."""
+
+    def nothing(*args: Any, **kwargs: Any) -> None:
+        pass
+
+    def product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+        total.add_(total)
+
+    with (
+        patch.object(chunked_logprob, "_forward_tile", nothing),
+        patch.object(chunked_logprob, "_backward_tile", nothing),
+        patch.object(chunked_logprob, "_addmm_fp32", product),
+    ):
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What the libraries have to say of the stand-ins is of no use to anyone."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,104 @@
+"""The GPU memory that a run will need at its peak, what it is for, and how to need less."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prefcli.methods import Method
+from prefcli.recipe.schema import Recipe
+from prefcli.rehearsal.fake_run import Architectures, StepPeaks, fake_run
+from prefcli.rehearsal.sharding import Sizes, sharded
+from prefcli.rehearsal.target import Target, amount
+from prefcli.rehearsal.tracker import KINDS
+
+_CONTEXT = 0.75 * 2**30
+"""The driver's context and the libraries' workspaces, which torch does not count."""
+_GAPS = 0.04
+"""Of torch's share: what its allocator can't fill."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The peak of one device."""
+
+    parts: Mapping[str, int]
+    """Bytes; they add up to `allocated`."""
+    phase: str
+    length: int
+    batch: int
+
+    @property
+    def allocated(self) -> int:
+        """Bytes, as torch.cuda.max_memory_allocated would tell them."""
+        return sum(self.parts.values())
+
+    @property
+    def needed(self) -> int:
+        """Bytes that the device must have."""
+        return int(self.allocated * (1 + _GAPS) + _CONTEXT)
+
+    def fits(self, target: Target) -> bool:
+        return target.gpu_memory is None or self.needed <= target.gpu_memory
+
+    def lines(self, target: Target) -> list[str]:
+        parts = " + ".join(f"{name} {amount(size)}" for name, size in self.parts.items() if size)
+        lines = [
+            f"memory: {amount(self.allocated)} at the peak, in {self.phase}, on {target}: "
+            f"{self.batch} rows of {self.length} tokens at once",
+            f"memory: {parts}",
+        ]
+        if target.gpu_memory is not None:
+            spare = target.gpu_memory - self.needed
+            verdict = f"{amount(spare)} to spare" if spare >= 0 else f"{amount(-spare)} too much"
+            lines.append(
+                f"memory: {amount(self.needed)} with the driver's share and the allocator's gaps: "
+                f"{verdict}"
+            )
+        return lines
+
+    def as_dict(self, target: Target) -> dict[str, Any]:
+        return {
+            "allocated": self.allocated,
+            "needed": self.needed,
+            "fits": self.fits(target),
+            "parts": dict(self.parts),
+            "phase": self.phase,
+            "rows": self.batch,
+            "tokens": self.length,
+            "devices": target.devices,
+            "strategy": target.strategy,
+            "gpu_memory": target.gpu_memory,
+        }
+
+
+def predict(
+    recipe: Recipe,
+    method: Method,
+    known: Architectures,
+    sizes: Sizes,
+    target: Target,
+    *,
+    length: int,
+) -> Memory:
+    """Rehearse a step of the run without memory. method: settled. length: of the longest row."""
+    spread = target.strategy not in ("single", "ddp")
+    rehearsed = recipe
+    if spread:
+        bfloat16 = recipe.model.model_copy(update={"dtype": "bfloat16"})
+        rehearsed = recipe.model_copy(update={"model": bfloat16})
+    run = fake_run(rehearsed, method, known, target.device, length=length)
+    if spread:
+        parts, phase = sharded(sizes, run, target, adapter=recipe.trains_adapter)
+    else:
+        parts, phase = _whole(run)
+        if target.strategy == "ddp":
+            whole = recipe.model.dtype == "bfloat16" and not recipe.trains_adapter
+            parts["buckets"] = (2 if whole else 4) * sizes.trainable
+    return Memory(parts, phase, length, recipe.training.per_device_train_batch_size)
+
+
+def _whole(run: StepPeaks) -> tuple[dict[str, int], str]:
+    phase = "the backward pass" if run.highest is run.passes else "the optimizer's step"
+    return {name: run.highest.parts[name] for name in KINDS}, phase

@@ -1,0 +1,58 @@
+"""A quantised linear layer for memory's sake: bytes as bitsandbytes keeps them, no values."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+_BITS = {
+    # NF4, one 8-bit scale for 64 weights, one 32-bit scale for 256 of those.
+    "4bit": 4 + 8 / 64 + 32 / (64 * 256),
+    "8bit": 8.0,
+}
+
+
+class _Product(torch.autograd.Function):
+    """Both passes unpack the weights, and neither keeps them unpacked."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, packed: torch.Tensor, out: int) -> torch.Tensor:
+        ctx.save_for_backward(packed)
+        ctx.size = (out, x.shape[-1])
+        whole = torch.empty(ctx.size, dtype=x.dtype)
+        return x @ whole.t()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        whole = torch.empty(ctx.size, dtype=gradient.dtype)
+        return gradient @ whole, None, None
+
+
+class PackedLinear(torch.nn.Linear):
+    """Takes the place of a frozen layer, so that peft finds a linear layer where it looks."""
+
+    def __init__(self, like: torch.nn.Linear, bits: Literal["4bit", "8bit"]) -> None:
+        super().__init__(1, 1, bias=like.bias is not None)
+        self.in_features, self.out_features = like.in_features, like.out_features
+        if like.bias is not None:
+            self.bias = like.bias
+        size = int(like.weight.numel() * _BITS[bits] / 8)
+        if bits == "8bit":
+            size += 4 * like.out_features  # one scale a row
+        self.weight = torch.nn.Parameter(torch.empty(size, dtype=torch.uint8), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.get_autocast_dtype("cpu"))
+        y: torch.Tensor = _Product.apply(x, self.weight, self.out_features)  # type: ignore[no-untyped-call]
+        return y if self.bias is None else y + self.bias
+
+
+def pack(model: torch.nn.Module, bits: Literal["4bit", "8bit"]) -> None:
+    """Every linear layer but the output head, as bitsandbytes would."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    for name, module in list(model.named_modules()):
+        if isinstance(module, torch.nn.Linear) and module is not head:
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, PackedLinear(module, bits))

@@ -1,0 +1,175 @@
+"""What to change in a recipe that needs too much memory: what costs least comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from prefcli.errors import GateError, Problem
+from prefcli.methods import Method
+from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import Lora
+from prefcli.rehearsal.memory import Memory
+from prefcli.rehearsal.target import Target, amount
+
+_WORTH = 0.01
+"""Of what is needed; what saves less is not proposed."""
+
+
+class Setup(NamedTuple):
+    """What is changed step by step."""
+
+    recipe: Recipe
+    method: Method
+    target: Target
+
+
+class Typed(NamedTuple):
+    """What is typed on the command line, and what that makes of it."""
+
+    text: str
+    setup: Setup
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One more change, on top of those before it."""
+
+    typed: str
+    why: str
+    saved: int
+    memory: Memory
+    fits: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "change": self.typed,
+            "why": self.why,
+            "saved": self.saved,
+            "needed": self.memory.needed,
+            "fits": self.fits,
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{self.typed} saves {amount(self.saved)} ({self.why}): {amount(self.memory.needed)} needed"
+            + (", which fits" if self.fits else "")
+        )
+
+
+def remedies(setup: Setup, before: Memory, predict: Callable[[Setup], Memory]) -> Iterator[Remedy]:
+    """Each on top of the last, until it fits or nothing is left to change."""
+    for propose, why in _LADDER:
+        change = propose(setup)
+        if change is None:
+            continue
+        after = predict(change.setup)
+        saved = before.needed - after.needed
+        if saved < _WORTH * before.needed:
+            continue
+        fits = after.fits(change.setup.target)
+        yield Remedy(change.text, why, saved, after, fits)
+        if fits:
+            return
+        setup, before = change.setup, after
+
+
+def _set(setup: Setup, section: str, key: str, value: Any) -> Typed:
+    changed = getattr(setup.recipe, section).model_copy(update={key: value})
+    recipe = setup.recipe.model_copy(update={section: changed})
+    return Typed(f"{section}.{key}={str(value).lower()}", setup._replace(recipe=recipe))
+
+
+def _fused(setup: Setup) -> Typed | None:
+    if setup.recipe.training.optim != "adamw_torch":
+        return None
+    return _set(setup, "training", "optim", "adamw_torch_fused")
+
+
+def _checkpointing(setup: Setup) -> Typed | None:
+    if setup.recipe.training.gradient_checkpointing:
+        return None
+    return _set(setup, "training", "gradient_checkpointing", True)
+
+
+def _precompute(setup: Setup) -> Typed | None:
+    if not setup.method.needs_reference or setup.recipe.reference.precompute:
+        return None
+    return _set(setup, "reference", "precompute", True)
+
+
+def _smaller_batch(setup: Setup) -> Typed | None:
+    smallest, _ = setup.method.smallest_batch()
+    if setup.recipe.training.per_device_train_batch_size <= smallest:
+        return None
+    return _set(setup, "training", "per_device_train_batch_size", smallest)
+
+
+def _shard(setup: Setup) -> Typed | None:
+    target = setup.target
+    if target.devices == 1 or target.strategy != "ddp" or setup.recipe.model.quantization:
+        return None
+    return Typed("--strategy fsdp2", setup._replace(target=replace(target, strategy="fsdp2")))
+
+
+def _eight_bits(setup: Setup) -> Typed | None:
+    if "adamw_torch" not in setup.recipe.training.optim or setup.target.strategy not in (
+        "single",
+        "ddp",
+    ):
+        return None
+    return _set(setup, "training", "optim", "adamw_8bit")
+
+
+def _lora(setup: Setup) -> Typed | None:
+    if setup.recipe.trains_adapter or setup.recipe.model.adapter is not None:
+        return None
+    recipe = setup.recipe.model_copy(update={"lora": Lora()})
+    return Typed("lora.rank=16", setup._replace(recipe=recipe))
+
+
+def _four_bits(setup: Setup) -> Typed | None:
+    model = setup.recipe.model
+    if (
+        not setup.recipe.trains_adapter
+        or model.quantization is not None
+        or model.adapter == "stack"
+        or setup.target.strategy not in ("single", "ddp")
+    ):
+        return None
+    return _set(setup, "model", "quantization", "4bit")
+
+
+def _shorter(setup: Setup) -> Typed | None:
+    length = setup.recipe.data.max_length // 2
+    return _set(setup, "data", "max_length", length) if length >= 256 else None
+
+
+_LADDER: tuple[tuple[Callable[[Setup], Typed | None], str], ...] = (
+    (_fused, "the same update, without copies in passing"),
+    (_checkpointing, "about a third slower"),
+    (_precompute, "one pass before training"),
+    (_smaller_batch, "more accumulation, the same global batch, slower"),
+    (_shard, "more traffic between the devices"),
+    (_eight_bits, "optimizer states in 8 bits; needs bitsandbytes"),
+    (_lora, "an adapter instead of all weights; about ten times the learning rate"),
+    (_four_bits, "QLoRA: frozen weights in NF4, slower; needs bitsandbytes"),
+    (_shorter, "more completions are cut, or lost"),
+)
+
+
+def refuse(memory: Memory, target: Target, found: Sequence[Remedy]) -> None:
+    """Raises GateError: the step does not fit, whatever was found against it."""
+    fits = bool(found) and found[-1].fits
+    assert target.gpu_memory is not None
+    raise GateError(
+        Problem(
+            f"a step needs {amount(memory.needed)} on each GPU, and there are "
+            f"{amount(target.gpu_memory)}",
+            hint=f"these fit: {' '.join(remedy.typed for remedy in found)}"
+            if fits
+            else "no change that is known here makes it fit; take more GPUs, or larger ones "
+            "(--devices 8 --strategy fsdp2 shows what sharding would do)",
+        )
+    )

@@ -1,0 +1,147 @@
+"""Bytes that a piece of torch code holds at once, by what they are for."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+Kind = Literal["weights", "reference", "gradients", "optimizer", "logits", "activations"]
+KINDS: tuple[Kind, ...] = (
+    "weights",
+    "reference",
+    "gradients",
+    "optimizer",
+    "activations",
+    "logits",
+)
+
+_BLOCK = 512
+"""CUDA's allocator rounds up to this many bytes."""
+
+_ops = torch.ops.aten
+
+
+@dataclass
+class Peak:
+    """The moment at which most was held."""
+
+    total: int = 0
+    parts: Counter[Kind] = field(default_factory=Counter)
+    passing: Counter[Kind] = field(default_factory=Counter)
+    """Activations and logits when they came to most, which may be another moment."""
+
+
+class Tracker(TorchDispatchMode):
+    """Follows every storage from its first use to its end, for real and for fake tensors.
+
+    MemTracker of torch follows modules too, and so refuses a step that runs a model twice, as
+    every step with a reference does.
+
+    On fake tensors, which hold no values, what the code asks of values is answered as for rows
+    without padding: every mask is true, every number is 1.
+    """
+
+    def __init__(self, logits: Iterable[int]) -> None:
+        """logits: sizes of a last dimension that tell a tensor of logits."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._logits = frozenset(logits)
+        self._live: dict[int, tuple[Kind, int]] = {}
+        self._now: Counter[Kind] = Counter()
+        self._total = 0
+        self.peak = Peak()
+
+    def begin(self) -> None:
+        """Forget the peak so far."""
+        self.peak = Peak(self._total, Counter(self._now), self._passing())
+
+    def holds(self, tensors: Iterable[torch.Tensor], kind: Kind) -> None:
+        """These, seen before or not, are of this kind."""
+        for tensor in tensors:
+            self._see(tensor, kind)
+
+    def _passing(self) -> Counter[Kind]:
+        kinds: tuple[Kind, ...] = ("activations", "logits")
+        return Counter({kind: self._now[kind] for kind in kinds})
+
+    def _see(self, tensor: torch.Tensor, kind: Kind | None = None) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        known = self._live.get(key)
+        if known is None:
+            size = -(-storage.nbytes() // _BLOCK) * _BLOCK
+            wide = tensor.dim() > 1 and tensor.shape[-1] in self._logits
+            kind = kind or ("logits" if wide else "activations")
+            self._live[key] = (kind, size)
+            self._now[kind] += size
+            self._total += size
+            weakref.finalize(storage, self._gone, key)
+            if self._total > self.peak.total:
+                self.peak.total, self.peak.parts = self._total, Counter(self._now)
+            if (now := self._passing()).total() > self.peak.passing.total():
+                self.peak.passing = now
+        elif kind is not None and kind != known[0]:
+            self._live[key] = (kind, known[1])
+            self._now[known[0]] -= known[1]
+            self._now[kind] += known[1]
+
+    def _gone(self, key: int) -> None:
+        kind, size = self._live.pop(key)
+        self._now[kind] -= size
+        self._total -= size
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        answer = _ANSWERS.get(func)
+        found = answer(*args) if answer and _is_fake(args[0]) else NotImplemented
+        if _is_fake(args[0] if args else None) and _in_place_elsewhere(func):
+            found = args[0]
+        if found is NotImplemented:
+            found = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(found):
+            if isinstance(leaf, torch.Tensor):
+                self._see(leaf)
+        return found
+
+
+def _in_place_elsewhere(func: Any) -> bool:
+    """Autograd writes into these sums, but makes new ones while a mode like this looks on."""
+    if torch._C._current_graph_task_id() == -1:
+        return False  # no backward pass
+    if func is _ops.add.Tensor:
+        # Between two nodes: what reaches the next one on two ways is summed up.
+        return torch._C._current_autograd_node() is None
+    return func is _ops.scatter_add.default
+
+
+def _is_fake(value: Any) -> bool:
+    return isinstance(value, torch._subclasses.FakeTensor)
+
+
+def _number(tensor: torch.Tensor) -> Any:
+    if tensor.dtype is torch.bool:
+        return True
+    return 1.0 if tensor.dtype.is_floating_point else 1
+
+
+def _indexed(tensor: torch.Tensor, indices: list[torch.Tensor | None]) -> Any:
+    mask = indices[0]
+    if mask is None or mask.dtype is not torch.bool:
+        return NotImplemented
+    return torch.empty(mask.numel(), *tensor.shape[mask.dim() :], dtype=tensor.dtype)
+
+
+_ANSWERS: dict[Any, Callable[..., Any]] = {
+    _ops._local_scalar_dense.default: _number,
+    _ops.nonzero.default: lambda t: torch.empty(t.numel(), t.dim(), dtype=torch.long),
+    _ops.masked_select.default: lambda t, mask: torch.empty(t.numel(), dtype=t.dtype),
+    _ops.index.Tensor: _indexed,
+}
+"""Ops whose result depends on values: what they give where everything is true."""
