@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from prefcli.cli.app import Json, app, print_json
-from prefcli.console import document, keep_stdout_for_json, say
+from prefcli.console import document, say
 from prefcli.errors import ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS
 from prefcli.recipe import Recipe, library, load
@@ -69,18 +69,15 @@ def migrate(
 
     The recipe goes to standard output, everything else to standard error.
     """
-    keep_stdout_for_json(True)
     if method is not None and method not in METHODS:
         raise RecipeError(f"--method {method}: there are {', '.join(METHODS)}")
     if output is not None and Path(output).exists():
         raise RecipeError(f"{output} exists already", hint="name a new file")
     found = migrate_file(file, method, devices)
-    for problem in found.problems:
-        say(f"error: {problem}")
-    if not found.problems:
-        say(*found.lines())
-        if output is not None:
-            _write(Path(output), found.text or "")
+    told = [f"error: {problem}" for problem in found.problems] or found.lines()
+    print(*told, sep="\n", file=sys.stderr)
+    if output is not None and found.text is not None:
+        _write(Path(output), found.text)
     if as_json:
         print_json(found.as_dict())
     elif output is None and found.text is not None:
@@ -95,7 +92,7 @@ def _write(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:
         raise RecipeError(f"can't write {path}: {error.strerror}") from None
-    say(f"written to {path}")
+    print(f"written to {path}", file=sys.stderr)
 
 
 @app.command()

@@ -38,6 +38,7 @@ def run(monkeypatch, *argv: str) -> int:
         ["schema"],
         ["recipes", "list"],
         ["recipes", "show", "zephyr"],
+        ["migrate", "no-such-file.yaml"],
     ],
     ids=" ".join,
 )

@@ -175,10 +175,12 @@ def _trackers(draft: Draft) -> None:
     if found and name_key:
         draft.put("logging.run_name", draft.given(name_key), name_key)
     for name, key in names.items():
-        draft.drop(key, "the tracker's own variables name the project, as WANDB_PROJECT does")
-        draft.drop(f"use_{name}", "logging.report_to says it")
+        if draft.given(key):
+            draft.drop(key, "the tracker's own variables name the project, as WANDB_PROJECT does")
+        if draft.given(f"use_{name}") is not None:
+            draft.drop(f"use_{name}", "logging.report_to says it")
     for key in ("wandb_name", "wandb_run_id"):
-        if key not in draft.settled:
+        if key not in draft.settled and draft.given(key):
             draft.drop(key, "no tracker reads it")
 
 
