@@ -80,4 +80,5 @@ def _in_braces(value: Any) -> Any:
 
 def _sorted(section: dict[str, Any], path: Key) -> dict[str, Any]:
     order = keys_of(path)
-    return {key: section[key] for key in sorted(section, key=order.index)}
+    known = [key for key in order if key in section]
+    return {key: section[key] for key in [*known, *(section.keys() - known)]}

@@ -279,6 +279,7 @@ def test_mixtures(tmp_path):
         ("lr_scheduler_type: cosine_with_restarts", "lr_scheduler_type", "is none of linear"),
         ("load_best_model_at_end: true", "load_best_model_at_end", "last weights"),
         ("per_device_train_batch_size: many", "per_device_train_batch_size", "whole number"),
+        ("disable_dropout: false", "disable_dropout", "without dropout"),
         ("output_dir: ${x}", "output_dir", "interpolation"),
     ],
 )
@@ -309,6 +310,32 @@ def test_a_cosine_that_ends_above_zero(tmp_path, given):
         assert "ends at 0" in problems(tmp_path, text)[key][1]
 
 
+def test_another_precision_is_remarked(tmp_path):
+    for line, asked in [("fp16: true", "float16"), ("bf16: false", "float32")]:
+        _, found = recipe(tmp_path, f"{MINIMAL}loss_type: sigmoid\n{line}\n")
+        assert any(f"write model.dtype: {asked}" in remark for remark in found.remarks)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "report_to: 3",
+        "loss_type: {}",
+        "dataset_mixer: {a: half}",
+        "dataset_mixture: {datasets: [{id: 3}]}",
+        "dataset_mixture: {datasets: [{id: a, columns: 3}]}",
+        "lr_scheduler_kwargs: 3",
+        "datasets: 3",
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_an_error(tmp_path, text):
+    key = text.partition(":")[0]
+    lines = [line for line in MINIMAL.splitlines() if not line.startswith("dataset")]
+    start = "" if key == "loss_type" else "loss_type: sigmoid\n"
+    found = problems(tmp_path, "\n".join(lines) + f"\n{start}{text}\n", method="dpo")
+    assert any((path or "").startswith(key) for path in found)
+
+
 TOKEN = "hf_" + "aB3" * 11
 
 
@@ -331,6 +358,13 @@ def test_every_path_of_a_table_is_in_the_schema(tool):
         # foreign.py, which names our key for a foreign one in a recipe, says the same.
         if translation.paths and FOREIGN[key].partition(".")[0] not in METHODS:
             assert FOREIGN[key] in translation.paths, key
+
+
+def test_what_the_file_lacks_is_told(tmp_path):
+    text = MINIMAL.replace("dataset_name: d\n", "").replace("output_dir: o\n", "")
+    found = problems(tmp_path, f"{text}loss_type: sigmoid\n")
+    assert {key: place for key, (place, _) in found.items()} == {"data": "1:1", "output_dir": "1:1"}
+    assert "nothing in the file becomes it" in found["data"][1]
 
 
 def test_a_recipe_and_a_stranger_are_told_apart(tmp_path):

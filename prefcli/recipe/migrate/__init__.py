@@ -18,7 +18,7 @@ from prefcli.recipe.migrate.handbook import HANDBOOK
 from prefcli.recipe.migrate.llama_factory import LLAMA_FACTORY
 from prefcli.recipe.migrate.tool import Tool, method_of
 from prefcli.recipe.migrate.trl import TRL
-from prefcli.recipe.places import Places, dotted, leaves
+from prefcli.recipe.places import Key, Places, dotted, leaves
 from prefcli.recipe.writing import recipe_text
 
 TOOLS: tuple[Tool, ...] = (AXOLOTL, LLAMA_FACTORY, HANDBOOK, TRL)
@@ -125,20 +125,28 @@ def _refused(text: str, draft: Draft) -> list[Problem]:
         load_text(text, draft.places.source)
     except RecipeError as error:
         told = {re.split(r"[.\[]", problem.path or "")[0] for problem in draft.problems}
-        problems = []
-        for problem in error.problems:
-            origin = _origin(problem.path or "", draft)
-            if origin is None and not draft.problems:
-                problems.append(Problem(problem.message, None, problem.path, problem.hint))
-            elif origin is not None and origin[0] not in told:
-                message = f"becomes {problem.path}: {problem.message}"
-                place = draft.places.value(origin)
-                problems.append(Problem(message, place, dotted(origin), problem.hint))
-        return problems
+        found = [(problem, _origin(problem.path or "", draft)) for problem in error.problems]
+        # What is missing or at odds may follow from what is refused already.
+        return [
+            _of_the_file(problem, origin, draft)
+            for problem, origin in found
+            if (origin[0] not in told if origin else not told)
+        ]
     return []
 
 
-def _origin(path: str, draft: Draft) -> tuple[str | int, ...] | None:
+def _of_the_file(problem: Problem, origin: Key | None, draft: Draft) -> Problem:
+    if origin is not None:
+        message = f"becomes {problem.path}: {problem.message}"
+        place = draft.places.value(origin)
+        return Problem(message, place, dotted(origin), problem.hint)
+    start = f"{draft.places.source}:1:1"
+    if problem.message == "is missing":
+        return Problem("nothing in the file becomes it", start, problem.path)
+    return Problem(problem.message, start, problem.path, problem.hint)
+
+
+def _origin(path: str, draft: Draft) -> Key | None:
     """The key behind a dotted path of the recipe, or behind the nearest section around it."""
     while path:
         if path in draft.origins:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefcli.recipe.migrate.base import Draft, is_on
+from prefcli.recipe.migrate.base import Draft, is_on, words
 from prefcli.recipe.migrate.joints import Listed, put_sources
 from prefcli.recipe.migrate.trl_data import no_random_split
 
@@ -75,10 +75,7 @@ def _source(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str, 
         if name in _SAME or name in _SHAPE or name in _NEEDLESS or value is None:
             continue
         if name == "roles":
-            known = isinstance(value, dict) and all(
-                set(theirs) <= _ROLES.get(ours, set()) for ours, theirs in value.items()
-            )
-            if not known:
+            if not _roles_are_known(value):
                 draft.refuse(key, "prefcli does not know all of these roles", None, i, name)
         elif name not in _DEFAULTS:
             draft.refuse(key, "prefcli migrate does not know this key", None, i, name)
@@ -86,6 +83,13 @@ def _source(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str, 
             draft.refuse(key, f"prefcli has no counterpart of {value!r}", None, i, name)
     columns = _columns(draft, key, i, entry)
     return source | ({"columns": columns} if columns else {})
+
+
+def _roles_are_known(roles: Any) -> bool:
+    if not isinstance(roles, dict):
+        return False
+    pairs = [(words(theirs), _ROLES.get(ours, set())) for ours, theirs in roles.items()]
+    return all(theirs is not None and known.issuperset(theirs) for theirs, known in pairs)
 
 
 def _columns(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str, str]:

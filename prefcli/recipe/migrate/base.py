@@ -149,7 +149,10 @@ class Drop(Translation):
 
 
 class Refuse(Translation):
-    """No counterpart, and it changes training: an error, unless the value says that it is off."""
+    """No counterpart, and it changes training: an error, unless the value is harmless.
+
+    Without a list of harmless values those are harmless that turn the thing off.
+    """
 
     def __init__(
         self, why: str, hint: str | None = None, *, harmless: tuple[Any, ...] = ()
@@ -159,8 +162,8 @@ class Refuse(Translation):
     def apply(self, draft: Draft, key: str) -> None:
         value = draft.given(key)
         if value in self.harmless:
-            draft.drop(key, "this value is prefcli's only one")
-        elif not is_on(value):
+            draft.drop(key, "it is so in prefcli anyway")
+        elif not self.harmless and not is_on(value):
             draft.drop(key, "it is off")
         else:
             draft.refuse(key, self.why, self.hint or "take it out, if you can do without it")
@@ -203,6 +206,14 @@ def run(draft: Draft, table: Table) -> None:
 def is_on(value: Any) -> bool:
     """Off are null, false, zero, nothing, and YAML 1.1's words for false."""
     return bool(value) and not (isinstance(value, str) and value.lower() in ("no", "off", "none"))
+
+
+def words(value: Any) -> list[str] | None:
+    """A list of texts, or text with commas between; None for anything else."""
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list) or not all(isinstance(word, str) for word in listed):
+        return None
+    return [word.strip() for word in listed]
 
 
 def gone(key: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from prefcli.recipe.migrate.base import Draft, Joint, To, is_on
+from prefcli.recipe.migrate.base import Draft, Joint, To, is_on, words
 from prefcli.recipe.migrate.hf import STRATEGIES
 from prefcli.recipe.migrate.joints import Listed, evaluates, put_sources
 from prefcli.recipe.migrate.tool import Tool
@@ -72,10 +72,11 @@ def _source(draft: Draft, entry: dict[str, Any], i: int) -> dict[str, Any]:
         draft.refuse(
             "dataset_mixture", "prefcli migrate does not know this key", None, "datasets", i, key
         )
-    if "id" not in entry:
+    if not isinstance(entry.get("id"), str):
         draft.refuse("dataset_mixture", "the dataset has no id", None, "datasets", i)
+        entry = {**entry, "id": ""}
     given = {key: value for key, value in entry.items() if key in _KEYS and value is not None}
-    return {"path": "", **{_KEYS[key]: value for key, value in given.items()}}
+    return {_KEYS[key]: value for key, value in given.items()}
 
 
 def _is_test(source: dict[str, Any]) -> bool:
@@ -85,20 +86,24 @@ def _is_test(source: dict[str, Any]) -> bool:
 
 def _mixer(draft: Draft, mixer: dict[str, Any]) -> None:
     """The handbook's older form: test splits were for evaluation, whole."""
-    configs = draft.given("dataset_configs") or [None] * len(mixer)
+    draft.settled |= {"dataset_splits", "dataset_configs"}
+    splits = words(draft.given("dataset_splits") or ["train", "test"])
+    configs = words(draft.given("dataset_configs") or [""] * len(mixer))
+    if splits is None or configs is None or len(configs) != len(mixer):
+        draft.refuse("dataset_mixer", "dataset_splits or dataset_configs is no list that fits it")
+        return
     train: Listed = []
     test: Listed = []
-    for (path, fraction), config in zip(mixer.items(), configs, strict=False):
-        for split in draft.given("dataset_splits") or ["train", "test"]:
+    for (path, fraction), config in zip(mixer.items(), configs, strict=True):
+        for split in splits:
             source = {"path": path, **({"name": config} if config else {}), "split": split}
             if _is_test(source):
                 test.append((source, (path,)))
             else:
-                train.append((source | {"fraction": float(fraction)}, (path,)))
+                train.append((source | {"fraction": fraction}, (path,)))
     put_sources(draft, "data.train", train, "dataset_mixer")
     if evaluates(draft, *STRATEGIES):
         put_sources(draft, "data.eval", test, "dataset_mixer")
-    draft.settled |= {"dataset_splits", "dataset_configs"}
 
 
 _TABLE = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefcli.recipe.migrate.base import Draft, Drop, Joint, Refuse, Table, To, gone
+from prefcli.recipe.migrate.base import Draft, Drop, Joint, Refuse, Table, To, gone, is_on
 from prefcli.recipe.migrate.joints import (
     batch,
     evaluation,
@@ -71,6 +71,19 @@ def _steps(draft: Draft) -> None:
         draft.drop("max_steps", "it sets no limit")
 
 
+def _precision(draft: Draft) -> None:
+    half, brain = draft.given("fp16"), draft.given("bf16")
+    for key in ("bf16", "fp16"):
+        if draft.given(key) is not None:
+            draft.drop(key, _PRECISION)
+    if is_on(half) or (brain is not None and not is_on(brain)):
+        asked = "float16" if is_on(half) else "float32"
+        draft.remark(
+            f"the file asks for {asked}; without model.dtype prefcli takes bfloat16 autocast where "
+            f"the GPU has it, so write model.dtype: {asked} to insist"
+        )
+
+
 _PRECISION = "the precision follows the machine: bfloat16 autocast where the GPU has it"
 _HUB = gone("push_to_hub")
 _LAUNCHER = "how a run is spread over devices is the launcher's: torchrun, accelerate launch"
@@ -111,8 +124,8 @@ TABLE: Table = {
     "report_to": (reports := trackers()),
     "run_name": reports,
     # not needed
-    "bf16": Drop(_PRECISION),
-    "fp16": Drop(_PRECISION),
+    "bf16": (precision := Joint(_precision)),
+    "fp16": precision,
     "tf32": Drop(_PRECISION),
     "bf16_full_eval": Drop(_PRECISION),
     "do_train": Drop("prefcli METHOD trains"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from prefcli.recipe.migrate.base import Draft, Joint, is_on
+from prefcli.recipe.migrate.base import Draft, Joint, is_on, words
 from prefcli.recipe.sections import Logging, Training
 
 _TRACKERS = get_args(get_args(Logging.model_fields["report_to"].annotation)[0])
@@ -137,8 +137,10 @@ def saving() -> Joint:
 
 def trackers() -> Joint:
     def translate(draft: Draft) -> None:
-        given = draft.given("report_to")
-        named = [given] if isinstance(given, str) else given or []
+        named = words(draft.given("report_to") or [])
+        if named is None:
+            draft.refuse("report_to", "is neither a tracker's name nor a list of names")
+            return
         if named == ["all"]:
             draft.refuse("report_to", "'all' depends on the machine", "name the trackers")
             return
@@ -146,7 +148,7 @@ def trackers() -> Joint:
         if unknown := [tracker for tracker in named if tracker not in _TRACKERS]:
             draft.refuse(
                 "report_to",
-                f"prefcli does not report to {', '.join(map(str, unknown))}",
+                f"prefcli does not report to {', '.join(unknown)}",
                 f"there are {', '.join(_TRACKERS)}; metrics.jsonl is always written",
             )
         elif named:

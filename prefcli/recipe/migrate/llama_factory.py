@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefcli.recipe.migrate import hf
-from prefcli.recipe.migrate.base import Draft, Drop, Joint, Refuse, Table, To, gone, is_on
+from prefcli.recipe.migrate.base import Draft, Drop, Joint, Refuse, Table, To, gone, is_on, words
 from prefcli.recipe.migrate.joints import put_lora
 from prefcli.recipe.migrate.llama_factory_data import translate_data
 from prefcli.recipe.migrate.tool import Tool
@@ -21,11 +21,11 @@ _LORA = {
 
 
 def _trains(data: Mapping[str, Any]) -> set[str]:
-    stage, loss = data.get("stage", "sft"), data.get("pref_loss") or "sigmoid"
+    stage, loss = str(data.get("stage", "sft")), data.get("pref_loss") or "sigmoid"
     if stage != "dpo":
         return {stage} & {"sft", "kto"}
     if loss in ("orpo", "simpo"):
-        return {loss}
+        return {str(loss)}
     # With an SFT term (pref_ftx) ipo is one loss of two, which dpo has.
     return {"ipo"} if loss == "ipo" and not data.get("pref_ftx") else {"dpo"}
 
@@ -52,8 +52,7 @@ def _lora(draft: Draft) -> None:
     if kind == "lora":
         draft.drop("finetuning_type", "the lora section says it")
         put_lora(draft, _LORA)
-        target = draft.value("lora_target")
-        names = [name.strip() for name in target.split(",")] if isinstance(target, str) else target
+        names = words(draft.value("lora_target")) or draft.value("lora_target")
         draft.put("lora.target_modules", "all-linear" if names == ["all"] else names, "lora_target")
     elif kind == "full":
         for key in ("finetuning_type", *keys):
@@ -142,9 +141,8 @@ def _template(draft: Draft) -> None:
 
 
 def _attention(name: Any) -> Any:
-    return {"fa2": "flash_attention_2", "fa3": "flash_attention_3", "disabled": "eager"}.get(
-        name, name
-    )
+    ours = {"fa2": "flash_attention_2", "fa3": "flash_attention_3", "disabled": "eager"}
+    return ours.get(name, name) if isinstance(name, str) else name
 
 
 def _not(value: Any) -> Any:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefcli.recipe.migrate.base import Draft, is_on
+from prefcli.recipe.migrate.base import Draft, is_on, words
 from prefcli.recipe.migrate.hf import STRATEGIES
 from prefcli.recipe.migrate.joints import evaluates, put_sources
 from prefcli.recipe.migrate.trl_data import no_random_split
@@ -32,11 +32,12 @@ def translate_data(draft: Draft) -> None:
         return
     folder, entries = info
     for key, path in (("dataset", "data.train"), ("eval_dataset", "data.eval")):
-        names = draft.given(key)
-        if names is None:
+        if draft.given(key) is None:
             continue
-        listed = names.split(",") if isinstance(names, str) else names
-        found = [_source(draft, key, name.strip(), folder, entries) for name in listed]
+        if (names := words(draft.given(key))) is None:
+            draft.refuse(key, "is neither a dataset's name nor a list of names")
+            continue
+        found = [_source(draft, key, name, folder, entries) for name in names]
         if None not in found and (key == "dataset" or evaluates(draft, *STRATEGIES)):
             put_sources(draft, path, [(source, ()) for source in found if source], key)
     if draft.given("dataset_dir") is not None:

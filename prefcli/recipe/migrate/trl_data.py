@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefcli.recipe.migrate.base import Draft
+from prefcli.recipe.migrate.base import Draft, words
 from prefcli.recipe.migrate.hf import STRATEGIES
 from prefcli.recipe.migrate.joints import Listed, evaluates, put_sources
 
@@ -59,7 +59,10 @@ _TEMPLATE_INPUT = {"chat_template_kwargs", "tools"}
 
 def check_columns(draft: Draft, columns: Any, key: str, *inside: str | int) -> None:
     """A list of columns to keep: nothing to translate, for prefcli reads those of the method."""
-    for name in columns or []:
+    names = words(columns or [])
+    if names is None:
+        draft.refuse(key, "is no list of columns", None, *inside)
+    for name in names or []:
         message = f"prefcli does not read the column {name!r}, which trl gives to the chat template"
         if name in _TEMPLATE_INPUT and not any(p.message == message for p in draft.problems):
             draft.refuse(key, message, "render such rows first, or leave them out", *inside)
