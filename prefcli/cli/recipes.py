@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,8 +110,8 @@ def list_recipes(as_json: Json = False) -> None:
         print_json([{"name": r.name, "about": r.about} for r in found])
         return
     width = max(len(r.name) for r in found)
-    for recipe in found:
-        say(f"{recipe.name:<{width}}  {recipe.about}")
+    for i, (_, group) in enumerate(groupby(found, key=lambda r: r.folder)):
+        say(*([""] if i else []), *(f"{r.name:<{width}}  {r.about}" for r in group))
 
 
 @recipes_app.command("show")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from prefcli.methods import Method
+
 Ids = list[int]
+
+SIDES = ("chosen", "rejected", "completion")
+"""The columns that may hold a completion."""
 
 
 def tokenise(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -46,6 +52,63 @@ def tokenise_all(
             _ids(prompts, tokenizer, add_generation_prompt=True), *wholes.values(), strict=True
         )
     ]
+
+
+def sides_of(ids: Mapping[str, Any]) -> dict[str, Ids]:
+    """The completions of a tokenised row, by column."""
+    return {side: ids[f"{side}_ids"] for side in SIDES if f"{side}_ids" in ids}
+
+
+def prompt_alone(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Ids:
+    """The prompt as a model is asked it, with nothing after it; whole texts have none."""
+    return (
+        _ids([row["prompt"]], tokenizer, add_generation_prompt=True)[0] if "prompt" in row else []
+    )
+
+
+def is_chat(row: Mapping[str, Any]) -> bool:
+    """Does the row hold messages?"""
+    return "messages" in row or not isinstance(row.get("prompt", ""), str)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The marks at both ends of a row: who puts them there, tokenizer, chat template or trl."""
+
+    bos: int | None
+    eos: int
+    prepended: bool
+    """The tokenizer itself puts its BOS before text. Rendered messages get none from it."""
+    by_trl: bool
+    chat: bool
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, method: Method, *, chat: bool) -> Frame:
+        bos = tokenizer.bos_token_id
+        bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+        prepended = bos is not None and tokenizer("a")["input_ids"][:1] == [bos] != bare[:1]
+        return cls(bos, tokenizer.eos_token_id, prepended, method.frames_rows, chat)
+
+    def around(self, ids: dict[str, Any]) -> dict[str, Any]:
+        """A tokenised row with what trl's trainer puts around it.
+
+        Where the prompt merges with one side alone, trl's ORPO and CPO count the prompt's last
+        token as prompt beside the other side; here it is completion beside both.
+        """
+        if not self.by_trl:
+            return ids
+        prompt, sides = ids["prompt_ids"], sides_of(ids)
+        if self.bos is not None:
+            # These trainers tokenise without special tokens, and look for a BOS in the text.
+            if self.prepended and not self.chat and prompt[:2] == [self.bos, self.bos]:
+                prompt = prompt[1:]
+            if prompt[:1] != [self.bos]:
+                prompt = [self.bos, *prompt]
+        framed = {
+            f"{side}_ids": tokens if tokens[-1:] == [self.eos] else [*tokens, self.eos]
+            for side, tokens in sides.items()
+        }
+        return {**ids, "prompt_ids": prompt, **framed}
 
 
 def _divide(prompt: Ids, wholes: dict[str, Ids]) -> dict[str, Any]:

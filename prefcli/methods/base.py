@@ -51,9 +51,22 @@ class Method(Options):
     """trl keeps the row order, so rows are shuffled once, before training."""
     prompt_margin: ClassVar[int] = 0
     """Tokens that trl's trainer may put before a prompt beyond the tokenizer's own."""
+    frames_rows: ClassVar[bool] = False
+    """trl's trainer itself puts a BOS before a row and an EOS after it, where they are missing."""
+    prompt_in_sft_term: ClassVar[bool] = False
+    """The SFT term is taken over the prompt, too."""
     max_seam: ClassVar[int | None] = None
     """Tokens of a prompt that may merge with the completion, where trl's trainer has a limit."""
     learning_rates: ClassVar[LearningRates]
+    metrics: ClassVar[tuple[str, ...]] = (
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/chosen",
+        "logps/rejected",
+    )
+    """What an evaluation measures beside the loss, in trl's names; `anchor` takes these."""
 
     @abstractmethod
     def trl_classes(self) -> tuple[type[Any], type[Any]]:

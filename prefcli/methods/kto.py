@@ -21,6 +21,11 @@ class Kto(Method):
     rows: ClassVar[RowKind] = "labelled"
     sequential: ClassVar[bool] = True
     learning_rates: ClassVar[LearningRates] = LearningRates(full=1e-6, lora=5e-6)
+    metrics: ClassVar[tuple[str, ...]] = (
+        # Rows are judged alone, so there is no accuracy of pairs.
+        *(name for name in Method.metrics if name != "rewards/accuracies"),
+        "kl",
+    )
 
     beta: Positive = 0.1
     """How strongly the policy is held to the reference."""

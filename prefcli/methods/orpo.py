@@ -18,8 +18,16 @@ class Orpo(Method):
     needs_reference: ClassVar[bool] = False
     needs_sft: ClassVar[bool] = False
     prompt_margin: ClassVar[int] = 1  # trl's ORPO adds a BOS token where the text has none
+    frames_rows: ClassVar[bool] = True
+    prompt_in_sft_term: ClassVar[bool] = True  # as in the authors' code
     max_seam: ClassVar[int | None] = 1  # beyond that it raises, or takes the wrong tokens
     learning_rates: ClassVar[LearningRates] = LearningRates(full=5e-6, lora=2e-5)
+    metrics: ClassVar[tuple[str, ...]] = (
+        *Method.metrics,
+        "nll_loss",
+        "log_odds_ratio",
+        "log_odds_chosen",
+    )
 
     lambda_: float = Field(default=0.1, alias="lambda", gt=0.0)
     """Weight of the odds-ratio term beside the SFT loss on the chosen side (trl calls it beta)."""

@@ -18,6 +18,7 @@ class Sft(Method):
     needs_sft: ClassVar[bool] = False
     keeps_dropout: ClassVar[bool] = True
     learning_rates: ClassVar[LearningRates] = LearningRates(full=2e-5, lora=2e-4)
+    metrics: ClassVar[tuple[str, ...]] = ("mean_token_accuracy",)
 
     completion_only_loss: Flag = True
     """Train on the completion only where rows have a prompt; no effect on whole texts."""
@@ -47,4 +48,6 @@ class Sft(Method):
             return Band(1e-4, 3e-4, handbook)
         if parameters <= 5e8:
             return Band(1e-5, 1e-3, f"{handbook}; SmolLM for the upper end")
+        if parameters <= 2e9:
+            return Band(1e-5, 3e-4, f"{handbook}; SmolLM2 1.7B for the upper end")
         return Band(1e-5, 5e-5, handbook)

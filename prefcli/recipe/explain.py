@@ -112,7 +112,7 @@ def _bounds(detail: ErrorDetails) -> list[str]:
 
 def _rule_problem(message: str, path: Key, places: Places) -> Problem:
     """A rule of ours over a value or a section; it names its keys and carries its own cure."""
-    named = [(*path, *word.split(".")) for word in re.findall(r"[a-z_]+(?:\.[a-z_]+)*", message)]
+    named = [(*path, *word.split(".")) for word in re.findall(r"[a-z_]+(?:[./][a-z_]+)*", message)]
     overridden = [key for key in named if key in places.overrides]
     written = [key for key in named if key in places.keys]
     where = max(overridden or written, key=len, default=path)

@@ -76,6 +76,8 @@ FOREIGN: dict[str, str] = {
     "lr": "training.learning_rate",
     "lr_scheduler": "training.lr_scheduler_type",
     "scheduler": "training.lr_scheduler_type",
+    "min_lr_rate": "training.min_lr_ratio",
+    "cosine_min_lr_ratio": "training.min_lr_ratio",
     "warmup": "training.warmup_ratio",
     "num_warmup_steps": "training.warmup_steps",
     "train_batch_size": "training.global_batch_size",
@@ -116,6 +118,7 @@ GONE: dict[str, str] = {
     "load_in_4bit": "write model.quantization: 4bit, beside a lora section",
     "load_in_8bit": "write model.quantization: 8bit, beside a lora section",
     "gamma_beta_ratio": "write simpo.gamma: the ratio times simpo.beta",
+    "lr_scheduler_kwargs": "a floor for cosine_with_min_lr is training.min_lr_ratio",
     "sync_ref_model": "the reference does not move; leave it out",
     "rpo_alpha": "write dpo.loss_type: [sigmoid, sft] with dpo.loss_weights: [1.0, RPO_ALPHA]",
 }

@@ -19,6 +19,11 @@ class Shipped:
     path: Path
     about: str
 
+    @property
+    def folder(self) -> str:
+        """The folder that `copy` takes as a whole; empty for a recipe that stands alone."""
+        return self.name.rpartition("/")[0]
+
 
 def root() -> Path:
     """The folder of shipped recipes. AssertionError where the installation lacks it."""
@@ -29,11 +34,12 @@ def root() -> Path:
 
 
 def shipped() -> list[Shipped]:
-    """All of them, by name."""
-    return [
+    """All of them by name, those that lie in a folder with their data first."""
+    found = [
         Shipped(path.relative_to(root()).with_suffix("").as_posix(), path, _about(path))
-        for path in sorted(root().rglob("*.yaml"))
+        for path in root().rglob("*.yaml")
     ]
+    return sorted(found, key=lambda r: ("/" not in r.name, r.name))
 
 
 def find(name: str) -> Shipped:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from prefcli.methods import METHODS, Dpo, Ipo, Kto, Method, Orpo, Sft, Simpo
 from prefcli.options import Options
+from prefcli.recipe.anchor import Anchor
 from prefcli.recipe.sections import (
     CheckSft,
     Data,
@@ -44,6 +45,7 @@ class Recipe(Options):
     training: Training = Field(default_factory=Training)
     check_sft: CheckSft = Field(default_factory=CheckSft)
     logging: Logging = Field(default_factory=Logging)
+    anchor: Anchor | None = None
 
     @model_validator(mode="after")
     def _a_method(self) -> Recipe:
@@ -117,6 +119,16 @@ class Recipe(Options):
     def _eval_for_eval_steps(self) -> Recipe:
         if self.training.eval_steps is not None and self.data.eval is None:
             raise ValueError("training.eval_steps has no effect without data.eval")
+        return self
+
+    @model_validator(mode="after")
+    def _an_anchor_that_is_measured(self) -> Recipe:
+        if self.anchor is not None:
+            if self.data.eval is None:
+                raise ValueError(
+                    "anchor has no effect without data.eval: it stands beside the last evaluation"
+                )
+            self.anchor.check(self.methods)
         return self
 
     @property

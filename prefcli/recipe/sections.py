@@ -168,8 +168,16 @@ class Training(Options):
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Left out: the method's usual value for full or LoRA training; it is printed."""
     lr_scheduler_type: Literal[
-        "linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"
+        "linear",
+        "cosine",
+        "cosine_with_min_lr",
+        "constant",
+        "constant_with_warmup",
+        "inverse_sqrt",
+        "polynomial",
     ] = "cosine"
+    min_lr_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Where cosine_with_min_lr ends, as a share of the learning rate."""
     warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Share of the steps; 0.1 if neither this nor warmup_steps is given."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
@@ -216,6 +224,13 @@ class Training(Options):
         )
         if adam and "adam" not in self.optim:
             raise ValueError(f"{', '.join(adam)} has no effect with optim {self.optim}")
+        if (self.lr_scheduler_type == "cosine_with_min_lr") != (self.min_lr_ratio is not None):
+            raise ValueError(
+                "lr_scheduler_type cosine_with_min_lr needs min_lr_ratio, as in 0.1"
+                if self.min_lr_ratio is None
+                else f"min_lr_ratio has no effect with lr_scheduler_type {self.lr_scheduler_type}; "
+                "write cosine_with_min_lr or leave it out"
+            )
         constant = self.lr_scheduler_type == "constant"
         if constant and (self.warmup_ratio or self.warmup_steps):
             raise ValueError(

@@ -176,6 +176,8 @@ def trl_options(recipe: Recipe, method: Method, machine: Machine) -> dict[str, A
     }
     if training.eval_steps:
         options["eval_steps"] = training.eval_steps
+    if training.min_lr_ratio is not None:
+        options["lr_scheduler_kwargs"] = {"min_lr_rate": training.min_lr_ratio}
     if recipe.logging.run_name:
         options["run_name"] = recipe.logging.run_name
     if recipe.trains_adapter and not method.keeps_dropout:

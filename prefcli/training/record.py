@@ -28,11 +28,11 @@ def first_entry(recipe: Recipe, method: Method, device: Machine) -> dict[str, An
         },
         "python": platform.python_version(),
         "device": {"kind": device.kind, "name": device.name},
-        "lineage": _lineage(recipe),
+        "lineage": lineage(recipe),
     }
 
 
-def _lineage(recipe: Recipe) -> list[dict[str, Any]]:
+def lineage(recipe: Recipe) -> list[dict[str, Any]]:
     """The stages behind the starting weights, oldest first, as far as run folders tell."""
     name = recipe.model.name_or_path
     parent = RunFolder(str(Path(name).parent))

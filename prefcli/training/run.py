@@ -60,6 +60,8 @@ class Outcome:
     model: str
     already_finished: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
+    anchor: dict[str, dict[str, float | bool]] = field(default_factory=dict)
+    """The recipe's published figures beside this run's: {metric: value, low, high, within}."""
 
 
 def train(
@@ -81,8 +83,14 @@ def train(
     status = where_it_stands(folder, recipe, method, resume)
     if status == "finished":
         say(f"{folder.path} is finished already; its model is in {folder.model}")
-        last = folder.read_run().get("eval", {}).get("last", {})
-        return Outcome(str(folder.path), str(folder.model), already_finished=True, metrics=last)
+        run = folder.read_run()
+        return Outcome(
+            str(folder.path),
+            str(folder.model),
+            already_finished=True,
+            metrics=run.get("eval", {}).get("last", {}),
+            anchor=run.get("anchor", {}),
+        )
     with folder.lock() if is_main_process() else nullcontext():
         return _train(
             recipe,
@@ -200,13 +208,19 @@ def _train(
         "steps": trainer.state.global_step,
         "eval": {"first": watch.first_eval, "last": watch.last_eval},
     }
+    compared, said = (
+        recipe.anchor.compare(method.name, watch.last_eval) if recipe.anchor else ({}, [])
+    )
+    run["anchor"] = {name: found.as_dict() for name, found in compared.items()}
     if is_main_process():
         folder.write_run(run)
-    say(*closing_lines(method, folder, trainer.state.global_step, watch))
+    say(*closing_lines(method, folder, trainer.state.global_step, watch), *said)
     if world_size() > 1:
         # A process that leaves early may take the launcher along while another still saves.
         trainer.accelerator.wait_for_everyone()
-    return Outcome(str(folder.path), str(folder.model), metrics=watch.last_eval)
+    return Outcome(
+        str(folder.path), str(folder.model), metrics=watch.last_eval, anchor=run["anchor"]
+    )
 
 
 def _remember(run: dict[str, Any], folder: RunFolder, figures: list[list[float]]) -> None:

@@ -13,7 +13,7 @@ from prefcli.model import machine
 from prefcli.model.adapters import lora_config
 from prefcli.training.arguments import build, prove_arrival, trl_options
 from prefcli.training.run import train
-from tests.train.conftest import labelled, write_jsonl
+from tests.train.conftest import labelled, metric_rows, write_jsonl
 
 # Every leaf that ends in a trainer argument: recipe path -> (changed value, trl's name).
 CHANGES = {
@@ -73,8 +73,10 @@ ELSEWHERE = {
     "reference.name_or_path",
     "reference.revision",
     "sft_mix",  # test_sft_mix.py
+    "anchor",  # test_anchor.py
     "data.train",
     "data.eval",
+    "training.min_lr_ratio",  # with cosine_with_min_lr, below
     "check_sft.max_perplexity",
     "check_sft.on_fail",
     "check_sft.max_rows",
@@ -175,6 +177,21 @@ def test_combined_losses_arrive(recipe_data, make_recipe):
 def test_keys_that_need_another_arrive(recipe_data, make_recipe, section, argument, value):
     recipe_data["dpo"] = section
     assert effective(make_recipe(recipe_data).recipe, "dpo")[argument] == value
+
+
+def test_a_cosine_ends_at_its_share_of_the_rate(recipe_data, make_recipe):
+    """Factor (1 + cos(pi k / 4)) / 2 * 0.8 + 0.2 of the rate 1e-3 after k of 4 steps."""
+    recipe_data["training"] |= {
+        "max_steps": 4,
+        "warmup_steps": 0,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "min_lr_ratio": 0.2,
+    }
+    recipe = make_recipe(recipe_data).recipe
+    assert effective(recipe, "dpo")["lr_scheduler_kwargs"] == {"min_lr_rate": 0.2}
+    train(recipe, recipe.dpo)
+    rates = [row["learning_rate"] for row in metric_rows(recipe.output_dir) if "loss" in row]
+    assert rates == pytest.approx([1e-3, 8.828427e-4, 6e-4, 3.171573e-4], rel=1e-6)
 
 
 def test_auto_weights_arrive_settled(recipe_data, make_recipe, tmp_path, capsys):

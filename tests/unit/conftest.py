@@ -5,9 +5,17 @@ from contextlib import contextmanager
 
 import pytest
 
+from prefcli.console import keep_stdout_for_json
+
 pytest.register_assert_rewrite("tests.unit.broken")
 
 HEAVY = ("torch", "transformers", "trl", "datasets", "peft", "accelerate")
+
+
+@pytest.fixture(autouse=True)
+def _plain_console():
+    """Whatever the test before asked for with --json."""
+    keep_stdout_for_json(False)
 
 
 class _Blocker:

@@ -117,6 +117,7 @@ RANGES = table(
     added("overflow", "training: {learning_rate: 1e400}", "6:27", "training.learning_rate", "inf is not a finite"),
     added("no rank", "lora: {rank: 0}", "6:14", "lora.rank", "0 is out of range | write 1 or more"),
     added("dropout of 1", "lora: {dropout: 1}", "6:17", "lora.dropout", "1 is out of range | a number below 1"),
+    added("floor at the rate", "training: {lr_scheduler_type: cosine_with_min_lr, min_lr_ratio: 1}", "6:65", "training.min_lr_ratio", "1 is out of range | a number below 1"),
     added("negative seed", "seed: -1", "6:7", "seed", "-1 is out of range | write 0 or more"),
     added("large seed", "seed: 4294967296", "6:7", "seed", "out of range | a number below 4294967296"),
     added("int of 5000 digits", "seed: " + "9" * 5000, "6:7", "seed", "a number of 5000 digits is out of range"),
@@ -148,6 +149,8 @@ CHOICES = table(
 RULES = table(
     added("two warm-ups", "training: {warmup_ratio: 0.1, warmup_steps: 3}", "6:26", "training.warmup_ratio", "both given; keep one"),
     added("warm-up of constant", "training: {lr_scheduler_type: constant, warmup_steps: 3}", "6:31", "training.lr_scheduler_type", "constant_with_warmup"),
+    added("floor missing", "training: {lr_scheduler_type: cosine_with_min_lr}", "6:31", "training.lr_scheduler_type", "needs min_lr_ratio, as in 0.1"),
+    added("floor unread", "training: {min_lr_ratio: 0.1}", "6:26", "training.min_lr_ratio", "no effect with lr_scheduler_type cosine; | write cosine_with_min_lr"),
     added("batch", "training: {global_batch_size: 9, per_device_train_batch_size: 2}", "6:31", "training.global_batch_size", "9 is not a multiple | 1, 3, 9"),
     added("enormous batch", "training: {global_batch_size: 1000000000000000003}", "6:31", "training.global_batch_size", "not a multiple"),
     added("run name", "logging: {run_name: a}", "6:21", "logging.run_name", "no effect without report_to"),

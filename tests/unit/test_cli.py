@@ -13,7 +13,6 @@ from prefcli import __version__, cli
 from prefcli.errors import ExitCode
 from prefcli.methods import METHODS
 from prefcli.recipe import load
-from prefcli.recipe.library import shipped
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "trl", "datasets", "peft", "accelerate")
@@ -68,33 +67,6 @@ def test_help_lists_every_exit_code_and_method(monkeypatch, capsys):
 def test_version(monkeypatch, capsys):
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.strip() == f"prefcli {__version__}"
-
-
-def test_every_shipped_recipe_is_valid_and_none_is_forgotten(monkeypatch, capsys):
-    recipes = shipped()
-    assert len(recipes) == 10
-    assert {r.name.rpartition("/")[2] for r in recipes if "/" in r.name} == {*METHODS}
-    assert run(monkeypatch, "validate", *(str(r.path) for r in recipes)) == 0
-    assert capsys.readouterr().out.count(": valid (") == len(recipes)
-
-
-@pytest.mark.parametrize("recipe", shipped(), ids=lambda r: r.name)
-def test_a_shipped_recipe_says_what_it_is_and_where_it_comes_from(recipe):
-    header = [line for line in recipe.path.read_text("utf-8").splitlines() if line.startswith("#")]
-    text = " ".join(header)
-    assert recipe.about
-    assert "Source:" in text
-    assert "Needs:" in text
-
-
-def test_zephyr_is_trained_as_published():
-    recipe = load(str(ROOT / "recipes" / "zephyr.yaml")).recipe
-    assert recipe.dpo.beta == 0.1
-    assert recipe.training.learning_rate == 5e-7
-    assert recipe.training.lr_scheduler_type == "linear"
-    assert recipe.training.global_batch_size == 32
-    assert recipe.training.num_train_epochs == 3
-    assert recipe.training.warmup == 0.1
 
 
 def test_validate_reports_all_files(monkeypatch, capsys, tmp_path):

@@ -84,6 +84,9 @@ def test_nothing_is_published_for_tiny_models():
 
 def test_small_models_take_larger_sft_rates():
     assert told(recipe(training={"learning_rate": 1e-3}), "sft", parameters=3.6e8) == []
+    assert told(recipe(training={"learning_rate": 3e-4}), "sft", parameters=1.7e9) == []
+    (line,) = told(recipe(training={"learning_rate": 3e-4}), "sft", parameters=3e9)
+    assert "1e-05 to 5e-05" in line
     with pytest.raises(RecipeError):
         told(recipe(training={"learning_rate": 1e-3}), "sft", parameters=7e9)
 
