@@ -155,7 +155,9 @@ TABLE: Table = {
         "write gradient_accumulation_steps instead",
     ),
     "optimizer": To("training.optim", read=hf.optimizer),
-    "lr_scheduler": (schedule := Joint(parts.schedule, "training.lr_scheduler_type")),
+    "lr_scheduler": (
+        schedule := Joint(parts.schedule, "training.lr_scheduler_type", "training.min_lr_ratio")
+    ),
     "cosine_min_lr_ratio": schedule,
     "cosine_constant_lr_ratio": Refuse("prefcli's cosine does not end in a constant"),
     "warmup_ratio": (warm := warm_up("lr_scheduler")),

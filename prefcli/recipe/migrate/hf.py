@@ -97,7 +97,9 @@ TABLE: Table = {
     "num_train_epochs": To("training.num_train_epochs"),
     "max_steps": Joint(_steps, "training.max_steps"),
     "learning_rate": To("training.learning_rate"),
-    "lr_scheduler_type": (schedule := Joint(_schedule, "training.lr_scheduler_type")),
+    "lr_scheduler_type": (
+        schedule := Joint(_schedule, "training.lr_scheduler_type", "training.min_lr_ratio")
+    ),
     "lr_scheduler_kwargs": schedule,
     "warmup_ratio": (warm := warm_up("lr_scheduler_type")),
     "warmup_steps": warm,

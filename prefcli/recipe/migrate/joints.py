@@ -66,11 +66,7 @@ def warm_up(scheduler: str) -> Joint:
 
 
 def put_min_lr(draft: Draft, ratio: Any, key: str, *inside: str | int, scheduler: str) -> None:
-    """A cosine that ends above zero, where this version of prefcli has it."""
-    draft.settled.add(scheduler)
-    if "min_lr_ratio" not in Training.model_fields:
-        draft.refuse(key, "prefcli has no least learning rate: its cosine ends at 0", None, *inside)
-        return
+    """A cosine that ends above zero, at this share of the learning rate."""
     draft.put("training.lr_scheduler_type", "cosine_with_min_lr", scheduler)
     draft.put("training.min_lr_ratio", ratio, key, *inside)
 
