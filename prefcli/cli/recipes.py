@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from prefcli.cli.app import Json, app, print_json
-from prefcli.console import say
-from prefcli.errors import ExitCode, PrefcliError
+from prefcli.console import document, say
+from prefcli.errors import ExitCode, PrefcliError, RecipeError
+from prefcli.methods import METHODS
 from prefcli.recipe import Recipe, library, load
+from prefcli.recipe.migrate import migrate as migrate_file
 
 recipes_app = typer.Typer(
     help="The shipped recipes: list, show, copy.", no_args_is_help=True, rich_markup_mode=None
@@ -44,6 +46,54 @@ def validate(
         print_json(results)
     valid = all(result["valid"] for result in results)
     raise typer.Exit(ExitCode.DONE if valid else ExitCode.RECIPE)
+
+
+@app.command()
+def migrate(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="Of alignment-handbook, trl, LLaMA-Factory, axolotl."),
+    ],
+    method: Annotated[
+        str | None,
+        typer.Option(help="Where the file leaves it in doubt.", metavar="|".join(METHODS)),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Write the recipe here.", metavar="RECIPE.yaml")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="How many the run had; the file does not say.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Another tool's YAML becomes a recipe; what is renamed or dropped is told, key by key.
+
+    The recipe goes to standard output, everything else to standard error.
+    """
+    if method is not None and method not in METHODS:
+        raise RecipeError(f"--method {method}: there are {', '.join(METHODS)}")
+    if output is not None and Path(output).exists():
+        raise RecipeError(f"{output} exists already", hint="name a new file")
+    found = migrate_file(file, method, devices)
+    told = [f"error: {problem}" for problem in found.problems] or found.lines()
+    print(*told, sep="\n", file=sys.stderr)
+    if output is not None and found.text is not None:
+        _write(Path(output), found.text)
+    if as_json:
+        print_json(found.as_dict())
+    elif output is None and found.text is not None:
+        document(found.text.rstrip("\n"))
+    raise typer.Exit(ExitCode.RECIPE if found.problems else ExitCode.DONE)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise RecipeError(f"can't write {path}: {error.strerror}") from None
+    print(f"written to {path}", file=sys.stderr)
 
 
 @app.command()

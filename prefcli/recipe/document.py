@@ -17,6 +17,10 @@ MAX_BYTES = 100_000
 MAX_DIGITS = 40
 
 
+class Unwritten(Problem):
+    """A key with nothing behind it: a mistake in a recipe, null in other tools' files."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's scalars: `no` is a word, `5e-7` a number, `1:30` and dates are text."""
 
@@ -36,6 +40,10 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first)
     )
+
+
+RESOLVERS = _Loader.yaml_implicit_resolvers
+"""What plain scalars are read as; a writer that knows them quotes what must stay text."""
 
 
 def _int(text: str) -> int:
@@ -201,8 +209,9 @@ def _scalar(node: yaml.ScalarNode, path: Key, places: Places, problems: list[Pro
         hint = "write a value ({} for a section of defaults, null for nothing) or remove the key"
         if path and re.search("[:= ]", str(path[-1])):
             hint = SPACE
+        kind = Problem if node.value else Unwritten
         problems.append(
-            Problem(
+            kind(
                 str(error),
                 place=mark(node.start_mark, places.source),
                 path=dotted(path) or None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from prefcli.recipe.overrides import key_path, override
 from prefcli.recipe.places import Key, Places, leaves, put
 from prefcli.recipe.schema import Recipe
 
-__all__ = ["Loaded", "leaves", "load"]
+__all__ = ["Loaded", "leaves", "load", "load_text"]
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,29 @@ class Loaded:
 
 def load(path: str, overrides: Sequence[str] = ()) -> Loaded:
     """Read, override, interpolate and validate. Raises RecipeError with every problem found."""
+    with _hidden_tokens():
+        return _load(read_text(path), path, overrides)
+
+
+def load_text(text: str, source: str) -> Loaded:
+    """The same for a recipe that is in no file; `source` stands for its name in places."""
+    with _hidden_tokens():
+        return _load(text, source, ())
+
+
+@contextmanager
+def _hidden_tokens() -> Iterator[None]:
     try:
-        return _load(path, overrides)
+        yield
     except RecipeError as error:
         raise RecipeError([secrets.hide(p) for p in error.problems]) from None
 
 
-def _load(path: str, overrides: Sequence[str]) -> Loaded:
-    data, places, problems = parse(read_text(path), path)
+def _load(text: str, source: str, overrides: Sequence[str]) -> Loaded:
+    data, places, problems = parse(text, source)
     problems += override(data, overrides, places)
     problems += secrets.mask(data, places)
-    loose, unresolved = interpolation.resolve(data, Path(path), places)
+    loose, unresolved = interpolation.resolve(data, Path(source), places)
     problems += unresolved
     recipe: Recipe | None = None
     try:

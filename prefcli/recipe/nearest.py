@@ -49,21 +49,21 @@ def nearest(path: Key) -> str:
         return GONE[foreign]
     if ours := FOREIGN.get(foreign):
         return f"prefcli's name is {ours}"
-    siblings = _keys_of(path[:-1])
+    siblings = keys_of(path[:-1])
     if ":" in name or "=" in name:
         return "write `key: value`, with a space after the colon"
-    if "." in name and here in _all_paths():
+    if "." in name and here in all_paths():
         section, _, key = here.rpartition(".")
         return f"dots are for the command line; write `{key}:` inside the section `{section}:`"
     close = difflib.get_close_matches(name.lower(), siblings, n=1, cutoff=0.7)
     if close:
         return f"did you mean {close[0]}?"
-    elsewhere = [p for p in _all_paths() if p.rpartition(".")[2] == name]
+    elsewhere = [p for p in all_paths() if p.rpartition(".")[2] == name]
     if elsewhere == [name]:
         return f"{name} stands at the top level, in no section"
     if elsewhere:
         return f"it belongs to {' or '.join(elsewhere[:3])}"
-    everywhere = {p.rpartition(".")[2]: p for p in _all_paths()}
+    everywhere = {p.rpartition(".")[2]: p for p in all_paths()}
     close = difflib.get_close_matches(name.lower(), list(everywhere), n=1, cutoff=0.75)
     if close:
         return f"did you mean {everywhere[close[0]]}?"
@@ -95,15 +95,17 @@ def _section_at(path: Key) -> type[BaseModel] | None:
     return model
 
 
-def _keys_of(path: Key) -> list[str]:
+def keys_of(path: Key) -> list[str]:
+    """The keys of the section at this path, in the schema's order."""
     model = _section_at(path)
     return [f.alias or n for n, f in model.model_fields.items()] if model else []
 
 
-def _all_paths(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
+def all_paths(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
+    """Every dotted path that a recipe can have."""
     for name, field in model.model_fields.items():
         path = f"{prefix}{field.alias or name}"
         yield path
         inner = _section(field.annotation)
         if inner is not None:
-            yield from _all_paths(inner, f"{path}.")
+            yield from all_paths(inner, f"{path}.")

@@ -37,6 +37,7 @@ def run(monkeypatch, *argv: str) -> int:
         ["schema"],
         ["recipes", "list"],
         ["recipes", "show", "zephyr"],
+        ["migrate", "no-such-file.yaml"],
     ],
     ids=" ".join,
 )
