@@ -67,8 +67,8 @@ def _unreachable(options: Model, where: str) -> UnreachableError:
             f"the hub can't be asked for {options.name_or_path}, and the cache lacks "
             f"{', '.join(lacking) or 'something of it'}",
             path=f"{where}.name_or_path",
-            hint="where there is a network, `hf download "
-            f"{options.name_or_path}` fills the cache; or name a local folder",
+            hint="if that is a folder which an earlier stage writes, run that first; else "
+            f"`hf download {options.name_or_path}` fills the cache where there is a network",
         )
     )
 

@@ -38,8 +38,8 @@ class Disk:
 
     def lines(self) -> list[str]:
         return [
-            f"disk: {amount(self.needed)} at most, {amount(self.free)} free: {self.kept} checkpoints of "
-            f"{amount(self.checkpoint)}, model/ of {amount(self.model)}"
+            f"disk: {amount(self.needed)} at most, {amount(self.free)} free here: {self.kept} "
+            f"checkpoints of {amount(self.checkpoint)}, model/ of {amount(self.model)}"
         ]
 
     def as_dict(self) -> dict[str, int]:
@@ -69,14 +69,15 @@ def disk(recipe: Recipe, sizes: Sizes, plan: Plan) -> Disk:
     )
 
 
-def check_disk(found: Disk) -> None:
-    """Raises RecipeError where a run would fill the disk."""
-    if found.needed > found.free:
-        raise RecipeError(
-            Problem(
-                f"a run writes {amount(found.needed)}, and the disk has {amount(found.free)} left",
-                path="output_dir",
-                hint="name a folder on another disk, or keep fewer checkpoints: "
-                "training.save_total_limit",
-            )
-        )
+def check_disk(found: Disk, *, elsewhere: bool) -> list[str]:
+    """Raises RecipeError where a run would fill the disk; a warning where it runs `elsewhere`."""
+    if found.needed <= found.free:
+        return []
+    problem = Problem(
+        f"a run writes {amount(found.needed)}, and the disk here has {amount(found.free)} left",
+        path="output_dir",
+        hint="name a folder on another disk, or keep fewer checkpoints: training.save_total_limit",
+    )
+    if elsewhere:
+        return [f"{problem.message}, which matters if it is the disk of the run, too"]
+    raise RecipeError(problem)

@@ -70,6 +70,8 @@ class StepPeaks:
     """Forward and backward passes."""
     update: Peak
     """The optimizer's step."""
+    states_follow_weights: bool
+    """Are the optimizer's states of the type that the trained weights are of?"""
 
     @property
     def highest(self) -> Peak:
@@ -104,7 +106,8 @@ def fake_run(
         with tracker:
             _warm(trainer, recipe, machine, tracker)
             trainer.train()
-        return StepPeaks(phases.passes, phases.update)
+        own = recipe.training.optim not in _STATES
+        return StepPeaks(phases.passes, phases.update, own)
 
 
 class _Phases(TrainerCallback):  # type: ignore[misc]  # transformers is untyped

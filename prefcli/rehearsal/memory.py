@@ -13,9 +13,9 @@ from prefcli.rehearsal.sharding import Sizes, sharded
 from prefcli.rehearsal.target import Target, amount
 from prefcli.rehearsal.tracker import KINDS
 
-_CONTEXT = 0.75 * 2**30
+_CONTEXT = 2**30
 """The driver's context and the libraries' workspaces, which torch does not count."""
-_GAPS = 0.04
+_GAPS = 0.08
 """Of torch's share: what its allocator can't fill."""
 
 
@@ -100,5 +100,7 @@ def predict(
 
 
 def _whole(run: StepPeaks) -> tuple[dict[str, int], str]:
-    phase = "the backward pass" if run.highest is run.passes else "the optimizer's step"
-    return {name: run.highest.parts[name] for name in KINDS}, phase
+    if run.highest is run.passes:
+        return {name: run.passes.parts[name] for name in KINDS}, "the backward pass"
+    parts = {name: run.update.parts[name] for name in KINDS[:4]}
+    return parts | {"temporary": run.update.total - sum(parts.values())}, "the optimizer's step"

@@ -52,9 +52,10 @@ class Remedy:
         }
 
     def __str__(self) -> str:
+        verdict = ", which fits" if self.fits else ""
         return (
-            f"{self.typed} saves {amount(self.saved)} ({self.why}): {amount(self.memory.needed)} needed"
-            + (", which fits" if self.fits else "")
+            f"{self.typed} saves {amount(self.saved)} ({self.why}): "
+            f"{amount(self.memory.needed)} needed{verdict}"
         )
 
 

@@ -55,6 +55,8 @@ def sharded(
     n, trained = target.devices, sizes.trainable
     frozen = sizes.policy - trained
     states = run.passes.parts["optimizer"] / n
+    if not adapter and run.states_follow_weights:
+        states *= 2  # in float32 here
     if target.strategy in ("fsdp1", "fsdp2"):
         parts = {
             "weights": (4 * trained + 2 * frozen) / n,
@@ -79,13 +81,13 @@ def sharded(
             "gathered": 2 * live + 2 * min(trained, _BUCKET),
         }
     passing = {name: float(run.passes.passing[name]) for name in ("activations", "logits")}
-    update = run.update.parts["activations"] / n
+    update = run.update.parts["activations"] / n * (1 if adapter else 2)
     if parts["gathered"] + sum(passing.values()) >= update:
         phase = "the backward pass"
         parts |= passing
     else:
         phase = "the optimizer's step"
-        parts |= {"gathered": 0, "activations": update}
+        parts |= {"gathered": 0, "temporary": update}
     return {name: int(size) for name, size in parts.items()}, phase
 
 
