@@ -12,8 +12,10 @@ import typer
 
 from prefcli import __version__
 from prefcli.console import document, say
-from prefcli.errors import ExitCode, PrefcliError
+from prefcli.errors import ExitCode, PrefcliError, RecipeError
+from prefcli.methods import Method
 from prefcli.recipe import Loaded, load
+from prefcli.recipe.explain import missing_method
 
 # click keeps the lines of a paragraph that starts with \b.
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
@@ -56,6 +58,14 @@ def load_recipe(path: str, overrides: list[str] | None, output_dir: str | None =
         else []
     )
     return load(path, [*(overrides or []), *extra])
+
+
+def section(loaded: Loaded, name: str) -> Method:
+    """The recipe's section of a method. Raises RecipeError where it has none."""
+    method = loaded.recipe.methods.get(name)
+    if method is None:
+        raise RecipeError(missing_method(loaded.recipe, name, loaded.places))
+    return method
 
 
 def print_json(content: Any) -> None:

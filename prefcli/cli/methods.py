@@ -16,12 +16,12 @@ from prefcli.cli.app import (
     app,
     load_recipe,
     print_json,
+    section,
 )
 from prefcli.console import keep_stdout_for_json, say
-from prefcli.errors import ExitCode, PrefcliError, RecipeError
+from prefcli.errors import ExitCode, PrefcliError
 from prefcli.methods import METHODS, Method
 from prefcli.recipe import Loaded
-from prefcli.recipe.explain import missing_method
 
 
 def _method_command(name: str) -> Callable[..., None]:
@@ -51,17 +51,10 @@ def _method_command(name: str) -> Callable[..., None]:
         keep_stdout_for_json(as_json)
         loaded = load_recipe(recipe, overrides, output_dir)
         run = _rehearse if dry_run else _train
-        run(loaded, _section(loaded, name), resume, as_json, allow_unusual=allow_unusual)
+        run(loaded, section(loaded, name), resume, as_json, allow_unusual=allow_unusual)
 
     command.__doc__ = METHODS[name].__doc__
     return command
-
-
-def _section(loaded: Loaded, name: str) -> Method:
-    method = loaded.recipe.methods.get(name)
-    if method is None:
-        raise RecipeError(missing_method(loaded.recipe, name, loaded.places))
-    return method
 
 
 def _train(
