@@ -24,9 +24,9 @@ def pictures(lengths: Mapping[str, Any], *, ascii_only: bool) -> list[str]:
         cells = [_cell(counts[at], max(counts), ascii_only=ascii_only) for counts in rows.values()]
         lines.append("  ".join([label.rjust(width), *cells]))
         if ends[at] == room or (ends[at] == ends[-1] < room):
-            rule = ("-" if ascii_only else "─") * (len(rows) * (_COLUMN + 2) - 2)
-            mark = f" max_length {lengths['max_length']} "
-            lines.append(f"{'':>{width}}  {rule[:2]}{mark}{rule[2 + len(mark) :]}")
+            dash = "-" if ascii_only else "─"
+            mark = f"{dash * 2} max_length {lengths['max_length']} {dash * 2}"
+            lines.append(f"{'':>{width}}  {mark:{dash}<{len(rows) * (_COLUMN + 2) - 2}}")
     return [line.rstrip() for line in lines]
 
 
