@@ -366,21 +366,22 @@ def test_the_mix_is_judged_too(crafted, make_recipe):
         load_inputs(recipe, recipe.dpo, load_tokenizer(recipe.model))
 
 
-def test_a_check_of_one_s_own_needs_a_name_only(crafted, tokenizer):
-    """What another module looks for is tallied, placed and dropped rows left out as all else."""
+def test_a_check_of_tokens_needs_a_name_only(crafted, tokenizer):
+    """What another module looks for is counted and placed as all else."""
 
     @dataclasses.dataclass
     class EvenPrompts:
-        names: tuple[str, ...] = ("duplicates",)
+        names: tuple[str, ...] = ("template_seams",)
 
         def __call__(self, ids, room):
-            return [] if len(ids["prompt_ids"]) % 2 else ["seams"]
+            return [] if len(ids["prompt_ids"]) % 2 else ["template_seams"]
 
     sources = [Source(path="train.jsonl", split="train[:4]")]
     split = load_split(
         sources, "data.train", "pair", tokenizer, limits=Limits(16), seed=0, checks=[EvenPrompts()]
     )
-    assert in_figures(split)["seams"] == (2, 4, [1, 3], 2)  # prompts of 2, 3, 4 and 5 tokens
+    # The prompts have 2, 3, 4 and 5 tokens.
+    assert in_figures(split) == {"template_seams": (2, 4, [1, 3], 2)}
 
 
 # --- everywhere
