@@ -93,7 +93,7 @@ class Audit:
         tokens = {name: np.concatenate(parts) for name, parts in self._lengths.items()}
         tokens["row"] = tokens.pop("row")  # last
         if not tokens["prompt"].any():
-            del tokens["prompt"]  # whole texts
+            tokens = {"row": tokens["row"]}  # whole texts
         return Lengths(tokens, self.limits.max_length, self.limits.prompt_margin)
 
     def findings(self, read: int) -> list[Finding]:

@@ -303,7 +303,7 @@ def test_messages_share_what_stands_before_the_last_answer(crafted, make_recipe)
     inputs = audited(make_recipe(crafted).recipe, "sft")
     assert in_figures(inputs.train) == {"duplicates": (1, 4, [3], 1)}
     assert in_figures(inputs.eval) == {"shared_prompts": (2, 4, [1, 2], 2)}
-    assert list(inputs.train.lengths.tokens) == ["completion", "row"]
+    assert list(inputs.train.lengths.tokens) == ["row"]
 
 
 def test_an_answer_without_a_question_shares_only_itself(crafted, make_recipe):
