@@ -11,6 +11,7 @@ from prefcli.errors import PrefcliError
 # Each registers its commands, in the order of `prefcli --help`.
 # isort: off
 from prefcli.cli import methods as methods
+from prefcli.cli import data as data
 from prefcli.cli import measures as measures
 from prefcli.cli import recipes as recipes
 # isort: on

@@ -12,8 +12,10 @@ import typer
 
 from prefcli import __version__
 from prefcli.console import document, say
-from prefcli.errors import ExitCode, PrefcliError
+from prefcli.errors import ExitCode, PrefcliError, RecipeError
+from prefcli.methods import Method
 from prefcli.recipe import Loaded, load
+from prefcli.recipe.explain import missing_method
 from prefcli.recipe.hub import settle_offline
 
 # click keeps the lines of a paragraph that starts with \b.
@@ -63,6 +65,14 @@ def reach(loaded: Loaded) -> None:
     """Find out once whether the hub answers; to be called above the border."""
     if settle_offline(loaded.recipe):
         say("the hub does not answer: going by what is in the cache")
+
+
+def section(loaded: Loaded, name: str) -> Method:
+    """The recipe's section of a method. Raises RecipeError where it has none."""
+    method = loaded.recipe.methods.get(name)
+    if method is None:
+        raise RecipeError(missing_method(loaded.recipe, name, loaded.places))
+    return method
 
 
 def print_json(content: Any) -> None:

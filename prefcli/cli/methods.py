@@ -17,12 +17,12 @@ from prefcli.cli.app import (
     load_recipe,
     print_json,
     reach,
+    section,
 )
 from prefcli.console import keep_stdout_for_json, say
 from prefcli.errors import PrefcliError, RecipeError
 from prefcli.methods import METHODS, Method
 from prefcli.recipe import Loaded
-from prefcli.recipe.explain import missing_method
 
 Sample = Annotated[
     int | None,
@@ -74,7 +74,7 @@ def _method_command(name: str) -> Callable[..., None]:
     ) -> None:
         keep_stdout_for_json(as_json)
         loaded = load_recipe(recipe, overrides, output_dir)
-        method = _section(loaded, name)
+        method = section(loaded, name)
         reach(loaded)
         if dry_run:
             aims = Aims(devices, strategy, gpu_memory, sample)
@@ -85,13 +85,6 @@ def _method_command(name: str) -> Callable[..., None]:
 
     command.__doc__ = METHODS[name].__doc__
     return command
-
-
-def _section(loaded: Loaded, name: str) -> Method:
-    method = loaded.recipe.methods.get(name)
-    if method is None:
-        raise RecipeError(missing_method(loaded.recipe, name, loaded.places))
-    return method
 
 
 def _train(

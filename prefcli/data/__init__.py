@@ -1,6 +1,6 @@
 """Rows: read from sources, converted to one canonical shape, tokenised, and audited."""
 
-from prefcli.data.findings import Finding, Tally, judge, level
+from prefcli.data.findings import Finding, Tally, judge
 from prefcli.data.measures import Limits, RowCheck
 from prefcli.data.split import Split, load_split
 from prefcli.data.tokens import tokenise
@@ -12,7 +12,6 @@ __all__ = [
     "Split",
     "Tally",
     "judge",
-    "level",
     "load_split",
     "tokenise",
 ]

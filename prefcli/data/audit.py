@@ -93,7 +93,7 @@ class Audit:
         tokens = {name: np.concatenate(parts) for name, parts in self._lengths.items()}
         tokens["row"] = tokens.pop("row")  # last
         if not tokens["prompt"].any():
-            del tokens["prompt"]  # whole texts
+            tokens = {"row": tokens["row"]}  # whole texts
         return Lengths(tokens, self.limits.max_length, self.limits.prompt_margin)
 
     def findings(self, read: int) -> list[Finding]:
@@ -104,7 +104,7 @@ class Audit:
             notes["cut"] = f"{sides}; max_length {self.lengths().enough} keeps 99 % whole"
         if self._pairs:
             chosen, rejected = (self._pair_tokens[s] / self._pairs for s in ("chosen", "rejected"))
-            notes["chosen_longer"] = f"mean tokens {chosen:.1f} and {rejected:.1f}"
+            notes["chosen_longer"] = f"on average {chosen:.1f} and {rejected:.1f} tokens"
         totals = {"chosen_longer": self._pairs}
         return [
             Finding(

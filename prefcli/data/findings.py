@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -42,6 +43,11 @@ class Tally:
         if len(self.first) < _SHOWN_ROWS:
             self.first.append(place())
 
+    @property
+    def rows(self) -> str:
+        """The first rows in words."""
+        return in_words(self.first)
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -61,16 +67,19 @@ class Finding:
     def share(self) -> float:
         return self.count / self.total
 
+    def __str__(self) -> str:
+        return self.told()
+
+    def told(self, limit: str = "") -> str:
+        """All there is to know. limit: what the share is measured by, in words."""
+        share = f"{percent(self.share)}{limit}"
+        rows = f"{self.count} of {self.total} rows ({share})"
+        return f"{self.name}: {rows}: {self.words}; first: {in_words(self.first)}"
+
     @property
     def words(self) -> str:
         note = f" ({self.note})" if self.note else ""
         return f"{DataChecks.words(self.name).what}{note}"
-
-    def __str__(self) -> str:
-        return (
-            f"{self.name}: {self.count} of {self.total} rows ({percent(self.share)}): "
-            f"{self.words}; first: {', '.join(self.first)}"
-        )
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -105,25 +114,32 @@ def judge(
     errors: list[Problem] = []
     for split, findings in splits.items():
         for finding in findings:
-            match level(finding, checks):
-                case "error":
-                    errors.append(_problem(split, finding, str(finding), "error", checks))
-                case "warning":
-                    words = f"{finding.name}: {percent(finding.share)} of the rows: {finding.words}"
-                    warnings.append(_problem(split, finding, words, "warn", checks))
+            how = level(finding, checks)
+            key = "error" if how == "error" else "warn"
+            path = f"data.checks.{finding.name}.{key}"
+            limit = getattr(getattr(checks, finding.name), key)
+            more = f", more than {percent(limit)}" if limit else ", and none is expected"
+            hint = (
+                f"{DataChecks.words(finding.name).cure}; or allow it with {path}="
+                f"{_above(finding.share)}"
+            )
+            if how == "error":
+                told = finding.told(more)
+                errors.append(Problem(f"{split}: {told}", path=path, hint=hint))
+            elif how == "warning":
+                told = f"{finding.name}: {percent(finding.share)} of the rows{more}"
+                warnings.append(Problem(f"{split}: {told}: {finding.words}", hint=hint))
     return warnings, errors
 
 
-def _problem(split: str, finding: Finding, words: str, key: str, checks: DataChecks) -> Problem:
-    limit = getattr(getattr(checks, finding.name), key)
-    path = f"data.checks.{finding.name}.{key}"
-    more = f"more than {percent(limit)}" if limit else "and none is expected"
-    cure = DataChecks.words(finding.name).cure
-    return Problem(
-        f"{split}: {words}, {more}",
-        path=path if key == "error" else None,
-        hint=f"{cure}; or allow it with {path}={_above(finding.share)}",
-    )
+def in_words(places: Sequence[str]) -> str:
+    """a.jsonl: row 2, row 3, b.jsonl: row 1"""
+    words, last = [], None
+    for place in places:
+        file, _, row = place.rpartition(": ")
+        words.append(row if file == last else place)
+        last = file
+    return ", ".join(words)
 
 
 def percent(share: float) -> str:
@@ -132,9 +148,8 @@ def percent(share: float) -> str:
 
 
 def _above(share: float) -> str:
-    """A threshold, of two digits, that lets the share pass."""
-    for digits in range(2, 9):
-        rounded = round(share + 0.5 * 10**-digits, digits)
-        if share <= rounded <= 1.0:
-            return f"{rounded:g}"
-    return "1"
+    """A threshold of few digits that lets the share pass."""
+    digits = 2
+    while (rounded := math.ceil(share * 10**digits) / 10**digits) > 1.5 * share:
+        digits += 1
+    return f"{rounded:g}"

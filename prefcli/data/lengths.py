@@ -48,7 +48,7 @@ class Lengths:
         ]
         return (
             f"tokens, {'/'.join(_QUANTILES)}: {', '.join(parts)}; max_length {self.enough} keeps "
-            f"{_KEPT_WHOLE:.0%} of the rows whole"
+            f"99 % of the rows whole"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _ends(longest: int, room: int) -> list[int]:
     """Last lengths of the bins; the room of max_length is one of them where rows exceed it."""
     if longest <= room:
         step = math.ceil(max(longest, 1) / (_BINS_THAT_FIT + _BINS_BEYOND))
-        return list(range(step, longest + step, step))
+        return [*range(step, longest, step), longest]
     fitting = {round(room * i / _BINS_THAT_FIT) for i in range(1, _BINS_THAT_FIT + 1)}
     step = math.ceil(room / _BINS_THAT_FIT)
     beyond = [room + step * i for i in range(1, _BINS_BEYOND)]

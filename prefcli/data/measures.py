@@ -158,6 +158,7 @@ def measure_row(parts: Sequence[dict[str, Any]], limits: Limits, *, chat: bool) 
     drop, room = None, limits.room
     max_seam = None if chat else limits.max_seam
     figures = {"tokens": 0, "prompt": 0}
+    trained = []
     for at, ids in enumerate(parts):
         prompt = len(ids["prompt_ids"])
         sides = {key.removesuffix("_ids"): ids[key] for key in _SIDES if key in ids}
@@ -169,15 +170,13 @@ def measure_row(parts: Sequence[dict[str, Any]], limits: Limits, *, chat: bool) 
             drop = drop or "the chat template writes nothing for a completion"
         elif max_seam is not None and ids["seam"] > max_seam:
             drop = drop or "several of the prompt's last tokens merge with the completion"
-        elif (
-            len(sides) == 2
-            and sides["chosen"][: room - prompt] == sides["rejected"][: room - prompt]
-        ):
-            drop = drop or "chosen and rejected are identical after the cut at max_length"
         figures["prompt"] = max(figures["prompt"], prompt)
         for side, tokens in sides.items():
             figures |= {side: len(tokens), _end(side): prompt + len(tokens)}
             figures["tokens"] += min(prompt + len(tokens), room)
+            trained.append((ids["prompt_ids"] + tokens)[:room])
+    if len(trained) == 2 and trained[0] == trained[1]:
+        drop = drop or "chosen and rejected are identical after the cut at max_length"
     return {**figures, "drop": drop}
 
 

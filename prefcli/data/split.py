@@ -66,9 +66,7 @@ class Split:
         read = f"a sample of {self.read} of {self.available}" if self.is_sample else str(self.read)
         lines = [f"{read} rows read, {len(self.rows)} kept, {self.tokens} tokens"]
         for reason, dropped in self.dropped.items():
-            lines.append(
-                f"{dropped.count} rows dropped: {reason} (first: {', '.join(dropped.first)})"
-            )
+            lines.append(f"{dropped.count} rows dropped: {reason} (first: {dropped.rows})")
         # What all its rows are dropped for is said above.
         lines += [str(finding) for finding in self.findings if finding.kept]
         return [f"{self.name}: {line}" for line in (*lines, *self.notes, self.lengths.line())]
@@ -83,7 +81,12 @@ class Split:
             "findings": {finding.name: finding.as_dict() for finding in self.findings},
             "lengths": self.lengths.as_dict(),
             "notes": self.notes,
+            **({"labels": self._labels()} if "label" in self.rows.column_names else {}),
         }
+
+    def _labels(self) -> dict[str, int]:
+        labels = self.rows["label"][:]
+        return {"true": sum(labels), "false": len(labels) - sum(labels)}
 
 
 def load_split(

@@ -82,9 +82,9 @@ class DataChecks(Options):
     chosen_longer: Annotated[
         Shares,
         Words(
-            "chosen is longer than rejected, so length alone tells them apart",
-            "unless the loss is normalised by length already, take dpo.loss_type: sigmoid_norm, "
-            "dpo.ld_alpha, or simpo",
+            "chosen is longer than rejected",
+            "length alone can tell them apart; unless the loss is normalised by length already, "
+            "take dpo.loss_type: sigmoid_norm, dpo.ld_alpha, or simpo",
         ),
     ] = Shares(warn=0.6)
     """Of the pairs that are kept. DPO turns that into longer answers: Park et al. 2024,

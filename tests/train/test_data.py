@@ -391,13 +391,13 @@ def test_exact_counts(read):
     }
     assert split.lines()[:8] == [
         f"train: 20 rows read, 7 kept, {tokens} tokens",
-        "train: 4 rows dropped: empty chosen (first: rows.jsonl: row 2, rows.jsonl: row 3, rows.jsonl: row 16)",
+        "train: 4 rows dropped: empty chosen (first: rows.jsonl: row 2, row 3, row 16)",
         "train: 1 rows dropped: empty rejected (first: rows.jsonl: row 4)",
-        "train: 3 rows dropped: empty prompt (first: rows.jsonl: row 6, rows.jsonl: row 7, rows.jsonl: row 18)",
-        "train: 2 rows dropped: chosen and rejected are identical (first: rows.jsonl: row 8, rows.jsonl: row 17)",
-        "train: 2 rows dropped: the prompt alone fills max_length (first: rows.jsonl: row 9, rows.jsonl: row 10)",
+        "train: 3 rows dropped: empty prompt (first: rows.jsonl: row 6, row 7, row 18)",
+        "train: 2 rows dropped: chosen and rejected are identical (first: rows.jsonl: row 8, row 17)",
+        "train: 2 rows dropped: the prompt alone fills max_length (first: rows.jsonl: row 9, row 10)",
         "train: 1 rows dropped: chosen and rejected are identical after the cut at max_length (first: rows.jsonl: row 15)",
-        "train: cut: 3 of 20 rows (15 %): a completion is cut at max_length (chosen in 2, rejected in 2; max_length 105 keeps 99 % whole); first: rows.jsonl: row 11, rows.jsonl: row 12, rows.jsonl: row 14",
+        "train: cut: 3 of 20 rows (15 %): a completion is cut at max_length (chosen in 2, rejected in 2; max_length 105 keeps 99 % whole); first: rows.jsonl: row 11, row 12, row 14",
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a step holds, rehearsed without memory, beside what torch's allocator counts of a real one."""
+"""What a step holds: rehearsed without memory, and counted by torch's allocator."""
 
 from __future__ import annotations
 

@@ -77,13 +77,9 @@ def test_the_run_folder_tells_the_run(recipe_data, make_recipe):
     run = folder.read_run()
     assert run["status"] == "finished"
     assert run["versions"].keys() >= {"torch", "trl", "transformers"}
-    assert run["data"]["train"] == {
-        "read": 24,
-        "kept": 24,
-        "tokens": run["data"]["train"]["tokens"],
-        "dropped": {},
-        "notes": [],
-    }
+    counts = {"read": 24, "available": 24, "kept": 24, "dropped": {}, "notes": []}
+    assert run["data"]["train"].items() >= counts.items()
+    assert run["data"]["train"].keys() >= {"tokens", "findings", "lengths"}
     assert run["eval"]["last"]["eval_loss"] > 0
     rows = metric_rows(folder.path)
     assert [r["step"] for r in rows if "loss" in r] == [1, 2]

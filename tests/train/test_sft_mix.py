@@ -302,7 +302,7 @@ def test_demonstrations_are_cut_and_dropped_as_everywhere(
     train(recipe, recipe.dpo)
     out = capsys.readouterr().out
     assert "sft_mix: 4 rows read, 2 kept" in out
-    assert "sft_mix: 1 of 2 rows are cut at max_length 64" in out
+    assert "sft_mix: cut: 1 of 4 rows (25 %): a completion is cut at max_length" in out
     assert "25.0% of the examples are demonstrations, 2.67 beside the 8 rows of a step" in out
     trainer = trainer_of(recipe, "dpo")[0]
     assert max(len(ids) for ids, _ in trainer.stream.take(range(2))) == 64

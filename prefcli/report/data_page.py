@@ -1,0 +1,37 @@
+"""The data audit as one page that needs nothing else: no script, no font, no address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from prefcli.report.bars import bin_labels
+from prefcli.report.svg import histogram
+
+_PAGES = Environment(
+    loader=PackageLoader("prefcli.report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def data_page(document: Mapping[str, Any]) -> str:
+    """HTML of what `prefcli data --json` prints."""
+    pictures = {name: _pictures(split["lengths"]) for name, split in document["splits"].items()}
+    return _PAGES.get_template("data.html").render(**document, pictures=pictures)
+
+
+def _pictures(lengths: Mapping[str, Any]) -> dict[str, Markup]:
+    shape = lengths["histogram"]
+    ends, labels = shape["ends"], list(bin_labels(shape["ends"]))
+    cut_after = ends.index(shape["room"]) if shape["room"] in ends else None
+    label = f"max_length {lengths['max_length']}"
+    return {
+        name: Markup(histogram(labels, counts, cut_after=cut_after, cut_label=label))
+        for name, counts in shape["rows"].items()
+    }

@@ -1,0 +1,543 @@
+"""Every fault of a crafted file is counted, placed and judged; the counts are made by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from prefcli import cli
+from prefcli.data import Finding, Limits, judge, load_split
+from prefcli.errors import DataError
+from prefcli.methods import METHODS
+from prefcli.model import load_tokenizer
+from prefcli.recipe.data_checks import DataChecks
+from prefcli.recipe.sections import Source
+from prefcli.training.inputs import load_inputs, read_inputs
+from prefcli.training.run import train
+from tests.train.conftest import write_jsonl
+
+
+def pair(prompt: str, chosen: str, rejected: str) -> dict:
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+# Each of the letters f, j, q, v, w, x and z is a token; the end token is one more.
+CRAFTED = [
+    *(pair("q" + "x" * i, "z", "zz") for i in range(1, 11)),  # 1-10: nothing wrong
+    pair("q", "", "v"),  # 11
+    pair("q", "z", " "),  # 12
+    pair("", "z", "v"),  # 13
+    pair("qf", "z", "z"),  # 14
+    pair("qff", "zz", "zz"),  # 15
+    pair("w" * 16, "z", "vv"),  # 16: no room for a completion
+    pair("w" * 40, "z", "vv"),  # 17
+    pair("w" * 15, "z", "vv"),  # 18: both sides are cut
+    pair("j", "z" * 20, "v"),  # 19: chosen is cut, and longer
+    pair("jj", "z", "v" * 20),  # 20: rejected is cut
+    pair("jjj", "z" * 20, "z" * 21),  # 21: the same in the 13 tokens that fit
+    pair("qx", "z", "zz"),  # 22: as 1
+    pair("qxx", "z", "zz"),  # 23: as 2
+    pair("qx", "z", "zz"),  # 24: as 1
+    pair("jjjj", "zz", "v"),  # 25: chosen is longer
+    pair("jjjjj", "zz", "v"),  # 26
+    pair("q ", "red", "big"),  # 27: the space joins the words
+    pair("qq ", "red", "big"),  # 28
+    pair("f", "z", "zz"),  # 29: stands in eval, too
+    pair("ff", "z", "zz"),  # 30
+]
+HELD_OUT = [pair("f" * i, "v", "vv") for i in range(1, 5)]  # 1 and 2 stand in train
+
+# name: (count, of, first rows, how many are kept)
+FOUND = {
+    "long_prompts": (2, 30, [16, 17], 0),
+    "cut": (3, 30, [18, 19, 20], 3),
+    "identical": (2, 30, [14, 15], 0),
+    "identical_after_cut": (1, 30, [21], 0),
+    "empty": (3, 30, [11, 12, 13], 0),
+    "duplicates": (3, 30, [22, 23, 24], 3),
+    "chosen_longer": (3, 22, [19, 25, 26], 3),
+    "seams": (2, 30, [27, 28], 2),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+@pytest.fixture
+def crafted(recipe_data, tmp_path, monkeypatch):
+    """A recipe, as plain data, on the crafted rows with the default checks."""
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(Path("train.jsonl"), CRAFTED)
+    write_jsonl(Path("eval.jsonl"), HELD_OUT)
+    recipe_data["data"] = {
+        "train": {"path": "train.jsonl"},
+        "eval": {"path": "eval.jsonl"},
+        "max_length": 16,
+    }
+    return recipe_data
+
+
+def audited(recipe, name, **options):
+    return read_inputs(recipe, recipe.methods[name], load_tokenizer(recipe.model), **options)
+
+
+def in_figures(split):
+    """{name: (count, of, first rows, kept)}"""
+    return {
+        f.name: (f.count, f.total, [int(p.rpartition(" ")[2]) for p in f.first], f.kept)
+        for f in split.findings
+    }
+
+
+def test_each_fault_of_a_pair(crafted, make_recipe):
+    inputs = audited(make_recipe(crafted).recipe, "dpo")
+    train, held_out = inputs.train, inputs.eval
+    assert (train.read, train.available, len(train.rows)) == (30, 30, 22)
+    assert in_figures(train) == FOUND
+    assert in_figures(held_out) == {"shared_prompts": (2, 4, [1, 2], 2)}
+    notes = {f.name: f.note for f in train.findings if f.note}
+    assert notes == {
+        "cut": "chosen in 2, rejected in 2; max_length 43 keeps 99 % whole",
+        # Tokens of the 22 kept pairs: 15 of (2, 3), then rows 18, 19, 20, 25, 26, 27 and 28.
+        "chosen_longer": f"on average {(15 * 2 + 2 + 21 + 2 + 3 + 3 + 2 + 2) / 22:.1f} and "
+        f"{(15 * 3 + 3 + 2 + 21 + 2 + 2 + 2 + 2) / 22:.1f} tokens",
+    }
+    lines = train.lines()
+    assert "train: 2 rows dropped: the prompt alone fills max_length " in lines[4] + lines[5]
+    assert (
+        "train: seams: 2 of 30 rows (6.67 %): the prompt's last tokens merge with the completion; "
+        "first: train.jsonl: row 27, row 28"
+    ) in lines
+
+
+def test_lengths_are_before_the_cut_and_of_all_tokenised_rows(crafted, make_recipe):
+    lengths = audited(make_recipe(crafted).recipe, "dpo").train.lengths.as_dict()
+    assert lengths["quantiles"] == {
+        "prompt": {"p50": 4, "p90": 15, "p99": 40, "max": 40},
+        "chosen": {"p50": 2, "p90": 3, "p99": 21, "max": 21},
+        "rejected": {"p50": 3, "p90": 3, "p99": 22, "max": 22},
+        "row": {"p50": 8, "p90": 23, "p99": 43, "max": 43},
+    }
+    assert lengths["max_length_for_99_percent"] == 43
+    histogram = lengths["histogram"]
+    assert histogram["ends"] == [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 43]
+    assert histogram["rows"]["row"] == [0, 3, 6, 4, 2, 2, 2, 0, 1, 1, 1, 3]
+    assert all(sum(counts) == 25 for counts in histogram["rows"].values())
+
+
+def test_a_room_that_nothing_fills(crafted, make_recipe):
+    lengths = audited(make_recipe(crafted, "data.max_length=64").recipe, "dpo").train.lengths
+    assert lengths.enough == 43
+    assert lengths.as_dict()["histogram"]["ends"] == [*range(4, 43, 4), 43]
+
+
+def test_defaults_stop_for_all_reasons_at_once(crafted, make_recipe):
+    recipe = make_recipe(crafted).recipe
+    with pytest.raises(DataError) as caught:
+        load_inputs(recipe, recipe.dpo, load_tokenizer(recipe.model))
+    problems = {p.path: p for p in caught.value.problems}
+    assert list(problems) == [
+        f"data.checks.{name}.error"
+        for name in ("long_prompts", "identical", "empty", "seams", "shared_prompts")
+    ]
+    assert problems["data.checks.shared_prompts.error"].message == (
+        "eval: shared_prompts: 2 of 4 rows (50 %, more than 1 %): the prompt stands in data.train, "
+        "too; first: eval.jsonl: row 1, row 2"
+    )
+    assert "move" not in problems["data.checks.empty.error"].hint
+    assert problems["data.checks.empty.error"].hint == (
+        "fill or leave out such rows; or allow it with data.checks.empty.error=0.1"
+    )
+
+
+def test_what_only_warns(crafted, make_recipe):
+    errors = [f"data.checks.{name}.error=null" for name in DataChecks.model_fields]
+    recipe = make_recipe(crafted, *errors).recipe
+    inputs = load_inputs(recipe, recipe.dpo, load_tokenizer(recipe.model))
+    said = [warning.partition(" of the rows")[0] for warning in inputs.warnings]
+    assert said == [
+        "train: long_prompts: 6.67 %",
+        "train: cut: 10 %",
+        "train: identical: 6.67 %",
+        "train: identical_after_cut: 3.33 %",
+        "train: empty: 10 %",
+        "train: duplicates: 10 %",
+        "train: seams: 6.67 %",
+        "eval: shared_prompts: 50 %",
+    ]
+    assert inputs.warnings[1] == (
+        "train: cut: 10 % of the rows, more than 1 %: a completion is cut at max_length (chosen in "
+        "2, rejected in 2; max_length 43 keeps 99 % whole)\n"
+        "    -> raise data.max_length; or allow it with data.checks.cut.warn=0.1"
+    )
+
+
+@pytest.mark.parametrize("name", DataChecks.model_fields)
+@pytest.mark.parametrize(
+    ("error", "warn", "expected"),
+    [
+        (0.1, 0.1, (0, 0)),  # at the threshold
+        (0.0999, 0.0, (0, 1)),
+        (0.1001, 0.0999, (1, 0)),
+        (None, 0.0, (1, 0)),
+        (None, None, (0, 0)),
+        (0.0, None, (0, 1)),
+    ],
+)
+def test_thresholds(name, error, warn, expected):
+    checks = DataChecks.model_validate({name: {"error": error, "warn": warn}})
+    finding = Finding(name, 3, 30, ["a.jsonl: row 1"], 3)
+    warnings, errors = judge({"train": [finding]}, checks)
+    assert (len(warnings), len(errors)) == expected
+
+
+def test_a_threshold_stops_a_run_before_weights_are_loaded(crafted, make_recipe, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in Path(crafted["model"]["name_or_path"]).iterdir():
+        if file.suffix != ".safetensors":
+            (bare / file.name).write_bytes(file.read_bytes())
+    crafted["model"]["name_or_path"] = str(bare)
+    recipe = make_recipe(crafted).recipe
+    with pytest.raises(DataError, match="seams: 2 of 30 rows"):
+        train(recipe, recipe.dpo)
+    assert not (Path(recipe.output_dir) / "run.json").exists()
+
+
+def test_a_run_says_its_warnings_once(crafted, make_recipe, capsys):
+    errors = [f"data.checks.{name}.error=null" for name in DataChecks.model_fields]
+    recipe = make_recipe(crafted, *errors, "training.max_steps=1").recipe
+    train(recipe, recipe.dpo)
+    out = capsys.readouterr().out
+    assert out.count("warning: train: cut: 10 % of the rows") == 1
+    run = json.loads((Path(recipe.output_dir) / "run.json").read_text())
+    assert run["data"]["train"]["findings"]["cut"]["count"] == 3
+
+
+# --- samples
+
+
+def test_a_sample_is_drawn_by_the_seed_and_says_so(crafted, make_recipe):
+    recipe = make_recipe(crafted).recipe
+
+    def places(**changes):
+        split = audited(recipe.model_copy(update=changes), "dpo", sample=12).train
+        assert (split.read, split.available, split.is_sample) == (12, 30, True)
+        assert split.read == len(split.rows) + sum(d.count for d in split.dropped.values())
+        assert split.lines()[0].startswith("train: a sample of 12 of 30 rows read, ")
+        return split.rows["_row"][:]
+
+    assert places() == places() != places(seed=7)
+    whole = audited(recipe, "dpo", sample=30)
+    assert not whole.train.is_sample
+    assert in_figures(whole.train) == FOUND
+
+
+def test_a_sample_is_of_each_source_and_of_its_fraction(crafted, make_recipe):
+    crafted["data"]["train"] = [
+        {"path": "train.jsonl", "split": "train[:10]", "fraction": 0.5},
+        {"path": "train.jsonl", "split": "train[28:]"},
+    ]
+    split = audited(make_recipe(crafted).recipe, "dpo", sample=3).train
+    assert (split.read, split.available) == (3 + 2, 5 + 2)
+
+
+# --- other kinds of rows
+
+
+def test_labelled_rows(crafted, make_recipe, tokenizer):
+    rows = [{"prompt": "q" * i, "completion": "z" * i, "label": i % 3 == 0} for i in range(1, 13)]
+    rows += [
+        {"prompt": "q", "completion": "z", "label": True},  # 13: not 1, whose label is another
+        {"prompt": "q", "completion": "z", "label": False},  # 14: as 1
+        {"prompt": "j", "completion": "", "label": True},  # 15
+        {"prompt": "w" * 16, "completion": "z", "label": True},  # 16
+    ]
+    write_jsonl(Path("train.jsonl"), rows)
+    crafted["data"]["eval"] = {"path": "train.jsonl", "split": "train[:2]"}
+    inputs = audited(make_recipe(crafted).recipe, "kto")
+    assert in_figures(inputs.train) == {
+        "long_prompts": (1, 16, [16], 0),
+        # Prompt, completion and end: 2 * 8 + 1 are more than 16 tokens.
+        "cut": (5, 16, [8, 9, 10], 5),
+        "empty": (1, 16, [15], 0),
+        "duplicates": (1, 16, [14], 1),
+    }
+    assert in_figures(inputs.eval) == {"shared_prompts": (2, 2, [1, 2], 2)}
+    assert inputs.train.as_dict()["labels"] == {"true": 5, "false": 9}
+    assert list(inputs.train.lengths.tokens) == ["prompt", "completion", "row"]
+
+
+def test_pairs_as_labels_are_judged_as_pairs(crafted, make_recipe):
+    split = audited(make_recipe(crafted).recipe, "kto").train
+    assert in_figures(split) == FOUND
+    assert list(split.lengths.tokens) == ["prompt", "chosen", "rejected", "row"]
+    assert split.as_dict()["labels"] == {"true": 22, "false": 22}
+
+
+def turns(*texts: str) -> dict:
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[i % 2], "content": t} for i, t in enumerate(texts)]}
+
+
+def test_messages_share_what_stands_before_the_last_answer(crafted, make_recipe):
+    write_jsonl(
+        Path("train.jsonl"),
+        [turns("q", "z"), turns("q", "z", "f", "v"), turns("q", "z"), turns("j", "z")],
+    )
+    write_jsonl(
+        Path("eval.jsonl"),
+        [turns("q", "x"), turns("q", "z", "f", "x"), turns("q", "v", "f", "x"), turns("z", "z")],
+    )
+    crafted["data"]["max_length"] = 64
+    inputs = audited(make_recipe(crafted).recipe, "sft")
+    assert in_figures(inputs.train) == {"duplicates": (1, 4, [3], 1)}
+    assert in_figures(inputs.eval) == {"shared_prompts": (2, 4, [1, 2], 2)}
+    assert list(inputs.train.lengths.tokens) == ["row"]
+
+
+def test_an_answer_without_a_question_shares_only_itself(crafted, make_recipe):
+    def answer(text):
+        return {
+            "messages": [
+                {"role": "system", "content": "s"},
+                {"role": "assistant", "content": text},
+            ]
+        }
+
+    write_jsonl(Path("train.jsonl"), [answer("q"), answer("z")])
+    write_jsonl(Path("eval.jsonl"), [answer("x"), answer("z")])
+    inputs = audited(make_recipe(crafted).recipe, "sft")
+    assert in_figures(inputs.eval) == {"shared_prompts": (1, 2, [2], 1)}
+
+
+def test_texts_share_themselves(crafted, make_recipe):
+    write_jsonl(Path("train.jsonl"), [{"text": t} for t in ("q", "qq", "q", "z" * 16)])
+    write_jsonl(Path("eval.jsonl"), [{"text": t} for t in ("qqq", "qq", "j")])
+    inputs = audited(make_recipe(crafted).recipe, "sft")
+    assert in_figures(inputs.train) == {
+        "cut": (1, 4, [4], 1),
+        "duplicates": (1, 4, [3], 1),
+    }
+    assert in_figures(inputs.eval) == {"shared_prompts": (1, 3, [2], 1)}
+
+
+def test_a_template_that_opens_answers_otherwise_warns(crafted, make_recipe):
+    crafted["model"]["chat_template"] = (
+        "{% for m in messages %}{{ m.role[0] }}{{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}a(f){% endif %}"
+    )
+    user, assistant = ({"role": r, "content": "q"} for r in ("user", "assistant"))
+    row = {"prompt": [user], "completion": [assistant]}
+    write_jsonl(Path("train.jsonl"), [row])
+    crafted["data"] = {"train": {"path": "train.jsonl"}, "max_length": 32}
+    recipe = make_recipe(crafted).recipe
+    inputs = load_inputs(recipe, recipe.sft, load_tokenizer(recipe.model))
+    (warning,) = inputs.warnings
+    assert warning.startswith("train: template_seams: 100 % of the rows, and none is expected")
+
+
+def test_what_repeats_in_another_source_repeats(crafted, make_recipe):
+    crafted["data"]["train"] = [
+        {"path": "train.jsonl", "split": "train[:3]"},
+        {"path": "train.jsonl", "split": "train[21:24]"},
+    ]
+    split = audited(make_recipe(crafted).recipe, "dpo").train
+    assert in_figures(split) == {"duplicates": (3, 6, [22, 23, 24], 3)}
+
+
+def test_the_mix_is_judged_too(crafted, make_recipe):
+    crafted["data"]["train"] = {"path": "train.jsonl", "split": "train[:10]"}
+    write_jsonl(Path("mix.jsonl"), [{"text": "q"}] * 3)
+    crafted["sft_mix"] = {"data": {"path": "mix.jsonl"}}
+    del crafted["data"]["eval"]
+    recipe = make_recipe(crafted, "data.checks.duplicates.error=0.5").recipe
+    with pytest.raises(DataError, match=r"sft_mix: duplicates: 2 of 3 rows \(66.7 %, more than 50"):
+        load_inputs(recipe, recipe.dpo, load_tokenizer(recipe.model))
+
+
+def test_a_check_of_tokens_needs_a_name_only(crafted, tokenizer):
+    """What another module looks for is counted and placed as all else."""
+
+    @dataclasses.dataclass
+    class EvenPrompts:
+        names: tuple[str, ...] = ("template_seams",)
+
+        def __call__(self, ids, room):
+            return [] if len(ids["prompt_ids"]) % 2 else ["template_seams"]
+
+    sources = [Source(path="train.jsonl", split="train[:4]")]
+    split = load_split(
+        sources, "data.train", "pair", tokenizer, limits=Limits(16), seed=0, checks=[EvenPrompts()]
+    )
+    # The prompts have 2, 3, 4 and 5 tokens.
+    assert in_figures(split) == {"template_seams": (2, 4, [1, 3], 2)}
+
+
+# --- everywhere
+
+quick = settings(
+    max_examples=40,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+letters = st.text("qz ", max_size=12)
+
+
+@quick
+@given(
+    rows=st.lists(st.builds(pair, letters, letters, letters), min_size=1, max_size=12),
+    kind=st.sampled_from(["pair", "labelled", "demonstration"]),
+    sample=st.sampled_from([None, 1, 5]),
+)
+def test_a_row_is_kept_or_dropped(tmp_path_factory, tokenizer, rows, kind, sample):
+    path = write_jsonl(tmp_path_factory.getbasetemp() / "any-pairs.jsonl", rows)
+    try:
+        split = load_split(
+            [Source(path=str(path))], "data.train", kind, tokenizer,
+            limits=Limits(8), seed=0, sample=sample,
+        )  # fmt: skip
+    except DataError as nothing_left:
+        told = str(nothing_left)
+    else:
+        check_account(split, len(rows), kind, sample)
+        return
+    assert "no rows are left" in told
+
+
+def check_account(split, rows, kind, sample):
+    kept = len(split.rows) // (2 if kind == "labelled" else 1)
+    assert split.read == min(rows, sample or rows)
+    assert split.read == kept + sum(tally.count for tally in split.dropped.values())
+    for finding in split.findings:
+        assert 0 < finding.count <= finding.total <= split.read
+        assert 0 <= finding.kept <= kept
+        assert len(finding.first) == min(finding.count, 3)
+
+
+# --- the command
+
+
+@pytest.fixture
+def prefcli_data(tmp_path, monkeypatch, capsys):
+    """Run `prefcli data recipe.yaml ...`: (exit code, standard output, standard error)."""
+
+    def run(data: dict, *more: str):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+        monkeypatch.setattr(sys, "argv", ["prefcli", "data", str(path), *more])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return int(stop.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def test_the_report_is_whole_before_the_errors(crafted, prefcli_data):
+    code, out, _ = prefcli_data(crafted, "--method", "dpo")
+    assert code == 4
+    lines = out.splitlines()
+    errors = [at for at, line in enumerate(lines) if line.startswith("error: ")]
+    assert len(errors) == 5
+    assert "recipe.yaml:" in lines[errors[0]]
+    assert "train: 30 rows read, 22 kept" in lines[1]
+    said = "\n".join(lines[: errors[0]])
+    assert said.count(" max_length 16 ──") == 2  # a picture of train, one of eval
+    assert "warning: train: cut: 10 % of the rows" in said
+    assert not Path(crafted["output_dir"]).exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_good_data_of_every_method(crafted, prefcli_data, method):
+    crafted["data"]["train"]["split"] = "train[:8]"
+    code, out, _ = prefcli_data(crafted, "--method", method)
+    assert code == 0
+    assert out.startswith(f"data of prefcli {method} (--method ")
+    assert "error:" not in out
+    assert "warning:" not in out
+    assert ("kto: 8 desirable rows weigh 1 each" in out) == (method == "kto")
+
+
+def test_the_method_that_stands_first_in_the_recipe(crafted, prefcli_data):
+    crafted["data"]["train"]["split"] = "train[:8]"
+    sections = {name: crafted.pop(name) for name in METHODS}
+    assert "data of prefcli kto" in prefcli_data({"kto": sections["kto"], **crafted, "dpo": {}})[1]
+    assert prefcli_data({"dpo": {}, **crafted}, "--method", "kto")[0] == 2
+    code, _, err = prefcli_data({"dpo": {}, **crafted}, "--method", "dppo")
+    assert code == 2
+    assert "--method dppo: no such method" in err
+
+
+def test_plain_ascii_where_the_stream_has_no_more(crafted, prefcli_data, monkeypatch):
+    monkeypatch.setattr("prefcli.cli.data._ascii_only", lambda: True)
+    _, out, _ = prefcli_data(crafted, "--method", "dpo")
+    assert out.isascii()
+    assert "-- max_length 16 ---" in out
+    assert "     5-6  ### 3             " in out
+
+
+def test_json(crafted, prefcli_data):
+    code, out, said = prefcli_data(crafted, "--method", "dpo", "--json", "--sample", "30")
+    document = json.loads(out)
+    assert code == document["exit_code"] == 4
+    assert document["method"] == "dpo"
+    assert document["sampled"] is False
+    assert len(document["problems"]) == 5
+    assert {w["path"] for w in document["warnings"]} == {None}
+    assert document["splits"].keys() == {"train", "eval"}
+    train = document["splits"]["train"]
+    assert (train["read"], train["kept"], sum(train["dropped"].values())) == (30, 22, 8)
+    assert train["findings"]["cut"] == {
+        "count": 3,
+        "of": 30,
+        "share": 0.1,
+        "first": [f"train.jsonl: row {row}" for row in (18, 19, 20)],
+        "note": "chosen in 2, rejected in 2; max_length 43 keeps 99 % whole",
+        "what": "a completion is cut at max_length",
+        "where": "train.jsonl: row 18, row 19, row 20",
+        "level": "warning",
+    }
+    assert {name: f["level"] for name, f in train["findings"].items()} == {
+        "long_prompts": "error",
+        "cut": "warning",
+        "identical": "error",
+        "identical_after_cut": "warning",
+        "empty": "error",
+        "duplicates": "warning",
+        "chosen_longer": "note",
+        "seams": "error",
+    }
+    assert "error: " in said
+
+
+def test_broken_data_is_one_document(crafted, prefcli_data):
+    write_jsonl(Path("train.jsonl"), [pair("q", "z", "v"), {"prompt": "q", "chosen": 3}])
+    code, out, _ = prefcli_data(crafted, "--method", "dpo", "--json")
+    assert code == json.loads(out)["exit_code"] == 4
+
+
+def test_a_page_is_written_also_when_the_data_is_wrong(crafted, prefcli_data):
+    code, out, _ = prefcli_data(crafted, "--method", "dpo", "--html", "pages/data.html")
+    assert code == 4
+    assert "written to pages/data.html" in out
+    page = Path("pages/data.html").read_text("utf-8")
+    assert "http" not in page
+    assert page.count("<svg") == 2 * 4
+    assert "2 of 30 rows (6.67 %): the prompt&#39;s last tokens merge" in page
+    assert "zzz" not in page  # rows can be private
+
+    code, _, err = prefcli_data(crafted, "--method", "dpo", "--html", "pages")
+    assert code == 2
+    assert "--html pages: Is a directory" in err

@@ -1,0 +1,61 @@
+"""The thresholds of a recipe: a part of one leaves the rest as it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefcli.errors import RecipeError
+from prefcli.recipe import load
+from prefcli.recipe.data_checks import DataChecks, Shares
+from tests.unit.broken import GOOD, write
+
+
+def checks(folder, *overrides):
+    return load(write(folder, GOOD), overrides).recipe.data.checks
+
+
+def test_defaults():
+    found = {name: (s.warn, s.error) for name, s in DataChecks()}
+    assert found == {
+        "long_prompts": (0.0, 0.01),
+        "cut": (0.01, 0.1),
+        "identical": (0.0, 0.05),
+        "identical_after_cut": (0.0, 0.05),
+        "empty": (0.0, 0.01),
+        "duplicates": (0.01, None),
+        "shared_prompts": (0.0, 0.01),
+        "chosen_longer": (0.6, None),
+        "seams": (0.0, 0.01),
+        "template_seams": (0.0, None),
+    }
+
+
+def test_half_a_pair_keeps_the_other_half(tmp_path):
+    found = checks(tmp_path, "data.checks.cut.error=0.3", "data.checks.empty={warn: null}")
+    assert found.cut == Shares(warn=0.01, error=0.3)
+    assert found.empty == Shares(warn=None, error=0.01)
+    assert found.seams == Shares(warn=0.0, error=0.01)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("data.checks.cut.error=1.5", "data.checks.cut.error: 1.5 is out of range"),
+        ("data.checks.cut.warn=-1", "data.checks.cut.warn: -1 is out of range"),
+        ("data.checks.cut.eror=0.3", "did you mean error?"),
+        ("data.checks.cuts.error=0.3", "did you mean cut?"),
+        ("data.checks.cut=0.3", "data.checks.cut: 0.3 is not a section with keys"),
+    ],
+)
+def test_mistakes(tmp_path, override, told):
+    with pytest.raises(RecipeError) as caught:
+        checks(tmp_path, override)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("name", DataChecks.model_fields)
+def test_every_finding_has_words_and_a_cure(name):
+    words = DataChecks.words(name)
+    assert words.what
+    assert words.cure
+    assert isinstance(DataChecks.model_fields[name].default, Shares)

@@ -1,0 +1,133 @@
+"""Pages and pictures from plain dicts, without torch."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pytest
+
+from prefcli.report.bars import pictures
+from prefcli.report.data_page import data_page
+
+LENGTHS = {
+    "quantiles": {
+        "prompt": {"p50": 3, "p90": 4, "p99": 4, "max": 4},
+        "row": {"p50": 9, "p90": 16, "p99": 20, "max": 20},
+    },
+    "max_length": 16,
+    "max_length_for_99_percent": 20,
+    "histogram": {
+        "room": 16,
+        "ends": [8, 16, 20],
+        "rows": {"prompt": [8, 0, 0], "row": [3, 4, 1]},
+    },
+}
+FITTING = {
+    **LENGTHS,
+    "max_length": 64,
+    "histogram": {"room": 64, "ends": [1, 3], "rows": {"row": [1, 16]}},
+}
+SPLIT = {
+    "read": 1234,
+    "available": 1234,
+    "kept": 1230,
+    "tokens": 9,
+    "dropped": {"empty chosen": 4},
+    "findings": {
+        "cut": {
+            "count": 12,
+            "of": 1234,
+            "share": 12 / 1234,
+            "first": ["<b>.jsonl: row 1"],
+            "note": "",
+            "what": "a completion is cut at max_length",
+            "where": "<b>.jsonl: row 1",
+            "level": "note",
+        }
+    },
+    "lengths": LENGTHS,
+    "notes": [],
+}
+DOCUMENT = {
+    "exit_code": 4,
+    "problems": [{"message": "train: <empty>", "place": None, "path": None, "hint": "fill it"}],
+    "warnings": [],
+    "recipe": "r.yaml",
+    "method": "dpo",
+    "model": "m",
+    "sampled": False,
+    "said": [],
+    "splits": {"train": SPLIT, "eval": {**SPLIT, "lengths": FITTING, "findings": {}}},
+}
+VOID = {"meta", "br", "link"}
+
+
+class Tags(HTMLParser):
+    """Every tag that is opened is closed, in order; all addresses it names."""
+
+    def __init__(self):
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("href", "src")]
+
+    def handle_startendtag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("href", "src")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_pictures_stand_side_by_side():
+    assert pictures(LENGTHS, ascii_only=True) == [
+        "tokens  prompt            row",
+        "   0-8  ######## 8        ###### 3",
+        "  9-16                    ######## 4",
+        "        -- max_length 16 -----------------",
+        " 17-20                    ## 1",
+    ]
+
+
+def test_pictures_in_eighths():
+    assert pictures(FITTING, ascii_only=False) == [
+        "tokens  row",
+        "   0-1  ▌ 1",
+        "   2-3  ████████ 16",
+        "        ── max_length 64 ──",
+    ]
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, FITTING], ids=["cut", "fitting"])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_pictures_fit_a_terminal(lengths, ascii_only):
+    assert max(map(len, pictures(lengths, ascii_only=ascii_only))) < 80
+
+
+def test_the_page_needs_nothing_else():
+    page = data_page(DOCUMENT)
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert all(address.startswith("#") for address in tags.addresses)
+    assert "http" not in page
+    assert "<script" not in page
+    assert "prefers-color-scheme: dark" in page
+    assert page.count("<svg") == 2 + 1
+
+
+def test_the_page_says_what_was_found_as_text():
+    page = data_page(DOCUMENT)
+    assert "train: &lt;empty&gt;" in page
+    assert "12 of 1,234 rows (0.972 %): a completion is cut at max_length" in page
+    assert "first: &lt;b&gt;.jsonl: row 1" in page
+    assert "max_length 16" in page
+    assert "a sample" not in page
+    assert "a sample" in data_page({**DOCUMENT, "sampled": True})
+
+
+def test_the_same_data_makes_the_same_page():
+    assert data_page(DOCUMENT) == data_page(DOCUMENT)
