@@ -2,7 +2,7 @@
 
 from prefcli.data.findings import Finding, Tally, judge
 from prefcli.data.measures import Limits, RowCheck
-from prefcli.data.split import Split, load_split
+from prefcli.data.split import Split, glance, load_split
 from prefcli.data.tokens import tokenise
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "RowCheck",
     "Split",
     "Tally",
+    "glance",
     "judge",
     "load_split",
     "tokenise",

@@ -159,6 +159,27 @@ def load_split(
     )
 
 
+def glance(sources: Sequence[Source], where: str, kind: RowKind, *, last_turn: bool = False) -> str:
+    """What `load_split` can tell without a tokenizer, in words: are the rows of the right shape?
+
+    Raises as `load_split` does.
+    """
+    dropped: dict[str, Tally] = {}
+
+    def drop(why: str, row: str) -> None:
+        dropped.setdefault(why, Tally()).add(lambda: row)
+
+    total = kept = 0
+    for i, source in enumerate(sources):
+        place = Place(source.path, where if len(sources) == 1 else f"{where}[{i}]")
+        raw = read(source, place.where)
+
+        kept += len(convert(raw, range(len(raw)), kind, place, drop, last_turn=last_turn))
+        total += len(raw)
+    lost = "".join(f"; {why}: {tally.count} ({tally.rows})" for why, tally in dropped.items())
+    return f"{where}: {total} rows read, {kept} of the right shape{lost}; no tokenizer, no tokens"
+
+
 def _need_template(rows: Dataset, tokenizer: PreTrainedTokenizerBase, place: Place) -> None:
     if not tokenizer.chat_template and is_chat(rows):
         raise RecipeError(

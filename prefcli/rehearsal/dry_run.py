@@ -31,7 +31,15 @@ from prefcli.training.arguments import (
     trl_options,
 )
 from prefcli.training.folder import RunFolder
-from prefcli.training.inputs import Inputs, check_fit, check_reference, first_row, read_inputs
+from prefcli.training.inputs import (
+    Inputs,
+    check_fit,
+    check_reference,
+    first_row,
+    glances,
+    read_inputs,
+)
+from prefcli.training.labels import prove_ends
 from prefcli.training.packages import check_packages
 from prefcli.training.remarks import token_remarks
 from prefcli.training.resume import where_it_stands
@@ -122,6 +130,8 @@ class _DryRun:
         """All rows, tokenised and counted, and one of them shown."""
         recipe, found, tokenizer = self.recipe, self.found, self.tokenizer
         if tokenizer is None:
+            for look in glances(recipe, self.method):
+                say(*filter(None, [found.attempt(look)]))
             return
         if found.problems and sample is None:
             sample = _FEW
@@ -142,6 +152,8 @@ class _DryRun:
             found.fail(DataError(errors))
         chat = inputs.train.conversational
         found.hear(lambda: token_remarks(recipe, tokenizer, conversational=chat))
+        if tokenizer.pad_token_id == tokenizer.eos_token_id:
+            found.attempt(lambda: prove_ends(self.method, tokenizer, inputs.train))
         shown = first_row(recipe, self.method, tokenizer, inputs.train)
         say(*shown.lines())
         found.facts["row"] = shown.as_dict()

@@ -24,6 +24,8 @@ Status = Literal["running", "finished", "diverged", "failed"]
 
 # What a run that was killed in its first moments may have left.
 _BEGUN = {".lock", "recipe.yaml", "recipe.yaml.partial", "run.json.partial"}
+_JUDGEMENTS = ("data.checks.", "anchor")
+"""Settings that change no step of a run, and may be changed between its parts."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -210,7 +212,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [
         f"{key} was {old.get(key)!r} there and is {new.get(key)!r} now"
         for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and not key.startswith(_JUDGEMENTS)
     ]
 
 

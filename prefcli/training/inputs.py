@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
-from prefcli.data import Limits, Split, Tally, judge, load_split, tokenise
+from prefcli.data import Limits, Split, Tally, glance, judge, load_split, tokenise
 from prefcli.data.marks import Marks
 from prefcli.data.view import RowView, view
 from prefcli.errors import DataError, Problem, RecipeError
@@ -21,7 +21,7 @@ from prefcli.model import load_tokenizer, named_reference, start_config
 from prefcli.model.ends import ends_of
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.schema import Recipe
-from prefcli.recipe.sections import Model
+from prefcli.recipe.sections import Model, SftMix
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,29 @@ class Inputs:
     def judge(self, checks: DataChecks) -> tuple[list[Problem], list[Problem]]:
         """(warnings, errors) for what was found in the data."""
         return judge({split.name: split.findings for split in self.splits}, checks)
+
+
+def mixed_in(recipe: Recipe, method: Method) -> SftMix | None:
+    """What is mixed into this method's rows; None also where the fraction is 0."""
+    mix = recipe.sft_mix
+    if mix is None or mix.fraction == 0 or method.rows == "demonstration":
+        return None
+    return mix
+
+
+def glances(recipe: Recipe, method: Method) -> list[Callable[[], str]]:
+    """A look at each source without a tokenizer, for what it tells; see `glance`."""
+    data, mix = recipe.data, mixed_in(recipe, method)
+    looks: list[Callable[[], str]] = [
+        functools.partial(glance, data.train, "data.train", method.rows)
+    ]
+    if data.eval is not None:
+        looks.append(functools.partial(glance, data.eval, "data.eval", method.rows))
+    if mix is not None:
+        looks.append(
+            functools.partial(glance, mix.data, "sft_mix.data", "demonstration", last_turn=True)
+        )
+    return looks
 
 
 def first_row(
@@ -232,8 +255,8 @@ def _without_a_lone_row(split: Split, recipe: Recipe, tokenizer: PreTrainedToken
 def _demonstrations(
     recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase, sample: int | None
 ) -> Split | None:
-    mix = recipe.sft_mix
-    if mix is None or mix.fraction == 0 or method.rows == "demonstration":
+    mix = mixed_in(recipe, method)
+    if mix is None:
         return None
     split = load_split(
         mix.data,

@@ -17,12 +17,32 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from prefcli.data.tokens import Ids, sides_of
+from prefcli.data import Split
+from prefcli.data.tokens import Frame, Ids, sides_of, tokenise
+from prefcli.errors import Problem, RecipeError
 from prefcli.methods import Method
 
 _IGNORED = -100
+_FEW = 3
 
 Row = Mapping[str, Any]
+
+
+def prove_ends(method: Method, tokenizer: PreTrainedTokenizerBase, split: Split) -> None:
+    """`ends_are_trained` for the first rows of a split. Raises RecipeError."""
+    frame = Frame.of(tokenizer, method, chat=split.conversational)
+    rows = split.for_trl().select(range(min(_FEW, len(split.rows))))
+    if not ends_are_trained(
+        method, tokenizer, [frame.around(tokenise(r, tokenizer)) for r in rows]
+    ):
+        raise RecipeError(
+            Problem(
+                f"{tokenizer.pad_token!r} is both the padding and the end token, and trl hides it "
+                "from the loss: the model would not learn to stop",
+                path="model.name_or_path",
+                hint="set another pad_token in its tokenizer_config.json",
+            )
+        )
 
 
 def ends_are_trained(

@@ -27,6 +27,9 @@ def test_defaults():
         "chosen_longer": (0.6, None),
         "seams": (0.0, 0.01),
         "template_seams": (0.0, None),
+        "two_bos": (0.0, 0.01),
+        "no_bos": (0.0, None),
+        "no_end": (0.0, 0.001),
     }
 
 
