@@ -201,7 +201,7 @@ def _trainer(
         model=policy,
         args=build(options, config_class),
         train_dataset=rows,
-        processing_class=_tokenizer(),
+        processing_class=one_token_a_word(),
         **more,
     )
     trainer.remove_callback(PrinterCallback)
@@ -276,7 +276,7 @@ def _text(tokens: int) -> str:
     return " ".join(["a"] * tokens)
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def one_token_a_word() -> PreTrainedTokenizerFast:
     """One token a word: the ids mean nothing to a model without values."""
     words = Tokenizer(models.WordLevel({"a": 0, "</s>": 1, "<pad>": 2}, unk_token="a"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -373,12 +373,18 @@ def test_a_check_of_tokens_needs_a_name_only(crafted, tokenizer):
     class EvenPrompts:
         names: tuple[str, ...] = ("template_seams",)
 
-        def __call__(self, ids, room):
+        def __call__(self, ids, room, trained=None):
             return [] if len(ids["prompt_ids"]) % 2 else ["template_seams"]
 
     sources = [Source(path="train.jsonl", split="train[:4]")]
     split = load_split(
-        sources, "data.train", "pair", tokenizer, limits=Limits(16), seed=0, checks=[EvenPrompts()]
+        sources,
+        "data.train",
+        "pair",
+        tokenizer,
+        limits=Limits(16),
+        seed=0,
+        checks=[lambda chat: EvenPrompts()],
     )
     # The prompts have 2, 3, 4 and 5 tokens.
     assert in_figures(split) == {"template_seams": (2, 4, [1, 3], 2)}
