@@ -28,6 +28,7 @@ DROPS: dict[str, str | None] = {
 """Why a row is left out: the finding of `data.checks` that it counts for, if any."""
 
 _SHOWN_ROWS = 3
+_MANY = 0.2
 
 
 @dataclass
@@ -74,7 +75,9 @@ class Finding:
         """All there is to know. limit: what the share is measured by, in words."""
         share = f"{percent(self.share)}{limit}"
         rows = f"{self.count} of {self.total} rows ({share})"
-        return f"{self.name}: {rows}: {self.words}; first: {in_words(self.first)}"
+        # Of what is true of many rows, the first are no news; of an error they always are.
+        places = f"; first: {in_words(self.first)}" if limit or self.share <= _MANY else ""
+        return f"{self.name}: {rows}: {self.words}{places}"
 
     @property
     def words(self) -> str:

@@ -180,7 +180,7 @@ class _DryRun:
         a_step = inputs.tokens_an_epoch / steps.steps_per_epoch
         say(
             *steps.lines(recipe.training),
-            f"plan: {a_step:.0f} tokens a step on average, {a_step * steps.steps:.3g} in all",
+            f"plan: {a_step:,.0f} tokens a step on average, {a_step * steps.steps:,.0f} in all",
             *mix_lines(recipe, inputs.sft_mix, steps),
         )
         found.facts |= {

@@ -28,9 +28,14 @@ from prefcli.model import (
     parameters_of,
     start_config,
 )
-from prefcli.model.machine import refuse_many_gpus_without_launcher, world_size
+from prefcli.model.machine import (
+    refuse_many_gpus_without_launcher,
+    strategy_here,
+    world_size,
+)
 from prefcli.model.stacking import keep
 from prefcli.model.weights import empty_model, fingerprint
+from prefcli.recipe.combinations import check_combinations
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.unusual import check_unusual
 from prefcli.training.arguments import learning_rate, notes, plan
@@ -38,6 +43,7 @@ from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import check_fit, check_reference, load_inputs
 from prefcli.training.packages import check_packages
 from prefcli.training.record import first_entry, lineage_in_words, now
+from prefcli.training.remarks import token_remarks
 from prefcli.training.resume import where_it_stands, where_to_start
 from prefcli.training.saving import room_on_disk, save_model
 from prefcli.training.sft_mix import mix_lines
@@ -118,6 +124,8 @@ def _train(
         f"output: {folder.path} ({now()}, host {platform.node()}, process {os.getpid()})",
     )
     check_packages(recipe)
+    for warning in check_combinations(recipe, method, strategy_here()):
+        warn(warning)
     tokenizer = load_tokenizer(recipe.model)
     check_start(recipe)
     config = start_config(recipe.model)
@@ -132,8 +140,9 @@ def _train(
     for split in inputs.splits:
         say(*split.lines())
     say(*settled)
-    for warning in inputs.warnings:
-        warn(warning)
+    chat = inputs.train.conversational
+    for each in (*inputs.warnings, *token_remarks(recipe, tokenizer, conversational=chat)):
+        warn(str(each))
     rows, exact = inputs.sequences(method, recipe.data.max_length)
     steps = plan(recipe.training, rows, exact=exact, has_eval=inputs.eval is not None)
     say(*steps.lines(recipe.training))
