@@ -124,12 +124,11 @@ class Aims(NamedTuple):
 def _rehearse(
     loaded: Loaded, method: Method, aims: Aims, resume: str, as_json: bool, *, allow_unusual: bool
 ) -> None:
-    from prefcli.training.watch import quiet_libraries  # border
+    from prefcli.rehearsal.dry_run import dry_run  # border
+    from prefcli.rehearsal.target import target_of
+    from prefcli.training.watch import quiet_libraries
 
     quiet_libraries()
-    from prefcli.rehearsal.dry_run import dry_run
-    from prefcli.rehearsal.target import target_of
-
     found = dry_run(
         loaded.recipe,
         method,

@@ -2,9 +2,12 @@
 # ruff: noqa: E402
 
 import logging
+import os
 
 # At its import, which peft does unasked, it tells what a machine without a GPU lacks.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+# That ORPO and SimPO may move is our matter: see the pin of trl.
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 from prefcli.model.adapters import check_targets, lora_config
 from prefcli.model.machine import Machine, machine, on_device
