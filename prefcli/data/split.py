@@ -19,6 +19,9 @@ from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import RowKind
 from prefcli.recipe.sections import Source
 
+_RENDERING = ("chat_template_kwargs", "tools")
+"""Columns by which other tools render each row's messages in its own way."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -115,10 +118,16 @@ def load_split(
     Raises RecipeError for a wrong path or option, DataError for a wrong row.
     """
     audit = Audit(limits, train_prompts)
+    notes: list[str] = []
     parts, total, available = [], 0, 0
     for i, source in enumerate(sources):
         place = Place(source.path, where if len(sources) == 1 else f"{where}[{i}]")
         raw = read(source, place.where)
+        notes += [
+            f"warning: the column {name} of {source.path} is not read: every row is rendered alike"
+            for name in _RENDERING
+            if name in raw.column_names
+        ]
         indices, count = draw(raw, source.fraction, seed, sample)
         total, available = total + len(indices), available + count
         rows = convert(raw, indices, kind, place, audit.drop, last_turn=last_turn)
@@ -140,7 +149,6 @@ def load_split(
         )
     if shuffle:
         rows = rows.shuffle(seed=seed)
-    notes = []
     if len(rows) != total - left:
         notes.append(f"{len(rows) - (total - left)} pairs became two labelled rows each")
     return Split(
