@@ -117,6 +117,23 @@ def test_a_model_folder_without_weights(recipe_data, dry_run, tiny_model, tmp_pa
     assert "pickled weights, which can run code" in document["problems"][0]["message"]
 
 
+def test_a_reference_without_weights(recipe_data, dry_run, tiny_model, tmp_path):
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for file in tiny_model.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    recipe_data["reference"] = {"name_or_path": str(folder)}
+    code, document, _ = dry_run(recipe_data)
+    assert code == 2
+    (problem,) = document["problems"]
+    assert problem["path"] == "reference.name_or_path"
+    assert "no .safetensors file" in problem["message"]
+    assert "init" not in problem["hint"]
+    # SimPO has no reference, and looks for none.
+    assert dry_run(recipe_data, "simpo")[0] == 0
+
+
 @pytest.mark.parametrize("world", [3, 5])
 def test_an_impossible_global_batch_lists_the_possible(recipe_data, dry_run, monkeypatch, world):
     monkeypatch.setenv("WORLD_SIZE", str(world))
