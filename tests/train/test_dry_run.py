@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
-from prefcli import cli
 from prefcli.methods import METHODS
 from prefcli.rehearsal.dry_run import dry_run as rehearse
 from tests.train.conftest import pairs, write_jsonl
-
-
-@pytest.fixture
-def dry_run(tmp_path, monkeypatch, capsys):
-    """Run `prefcli METHOD recipe.yaml --dry-run --json`; (exit code, document, what was said)."""
-
-    def run(data: dict, method: str = "dpo", *more: str):
-        path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-        argv = ["prefcli", method, str(path), "--dry-run", "--json", *more]
-        monkeypatch.setattr(sys, "argv", argv)
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), json.loads(out), err
-
-    return run
 
 
 @pytest.mark.parametrize("method", METHODS)

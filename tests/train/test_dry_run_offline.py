@@ -9,7 +9,6 @@ from huggingface_hub import constants
 
 from prefcli.model.hub import missing_files
 from tests.train.conftest import write_jsonl
-from tests.train.test_dry_run import dry_run  # noqa: F401
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -42,7 +41,7 @@ def files_of(model, *but: str) -> dict[str, bytes]:
 WEIGHTS = "model.safetensors (or its shards)"
 
 
-def test_nothing_is_known_of_a_model_on_the_hub(recipe_data, dry_run, cache):  # noqa: F811
+def test_nothing_is_known_of_a_model_on_the_hub(recipe_data, dry_run, cache):
     recipe_data["model"]["name_or_path"] = "org/model"
     code, document, said = dry_run(recipe_data)
     assert (code, document["exit_code"]) == (2, 2)
@@ -59,7 +58,7 @@ def test_nothing_is_known_of_a_model_on_the_hub(recipe_data, dry_run, cache):  #
 
 def test_data_is_looked_at_without_a_tokenizer(
     recipe_data,
-    dry_run,  # noqa: F811
+    dry_run,
     cache,
     tmp_path,
 ):
@@ -75,7 +74,7 @@ def test_data_is_looked_at_without_a_tokenizer(
     assert said.splitlines()[-1] == "will not run: 1 problem above"
 
 
-def test_a_dataset_on_the_hub(recipe_data, dry_run, cache):  # noqa: F811
+def test_a_dataset_on_the_hub(recipe_data, dry_run, cache):
     recipe_data["data"]["train"]["path"] = "org/pairs"
     code, document, _ = dry_run(recipe_data)
     assert (code, document["will_run"]) == (2, None)
@@ -99,7 +98,7 @@ def test_a_dataset_on_the_hub(recipe_data, dry_run, cache):  # noqa: F811
 )
 def test_only_what_the_cache_lacks_is_named(
     recipe_data,
-    dry_run,  # noqa: F811
+    dry_run,
     cache,
     tiny_model,
     there,
@@ -132,7 +131,7 @@ def test_any_form_of_a_tokenizer_will_do(cache, name):
     assert missing_files("org/model", None) == []
 
 
-def test_a_full_cache_is_as_good_as_the_hub(recipe_data, dry_run, cache, tiny_model):  # noqa: F811
+def test_a_full_cache_is_as_good_as_the_hub(recipe_data, dry_run, cache, tiny_model):
     cache(**files_of(tiny_model))
     recipe_data["model"]["name_or_path"] = "org/model"
     code, document, _ = dry_run(recipe_data)
@@ -140,7 +139,7 @@ def test_a_full_cache_is_as_good_as_the_hub(recipe_data, dry_run, cache, tiny_mo
     assert document["will_run"] is True
 
 
-def test_what_is_wrong_outranks_what_is_unknown(recipe_data, dry_run, cache, tmp_path):  # noqa: F811
+def test_what_is_wrong_outranks_what_is_unknown(recipe_data, dry_run, cache, tmp_path):
     recipe_data["model"]["name_or_path"] = "org/model"
     recipe_data["training"] |= {"global_batch_size": 12, "per_device_train_batch_size": 4}
     code, document, said = dry_run(recipe_data, "dpo", "--devices", "5")
@@ -152,7 +151,7 @@ def test_what_is_wrong_outranks_what_is_unknown(recipe_data, dry_run, cache, tmp
 
 def test_the_references_weights_are_looked_for_too(
     recipe_data,
-    dry_run,  # noqa: F811
+    dry_run,
     cache,
     tiny_model,
 ):

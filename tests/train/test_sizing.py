@@ -20,7 +20,6 @@ from prefcli.rehearsal.fake_run import Architectures, fake_run
 from prefcli.rehearsal.packed import PackedLinear, pack
 from prefcli.rehearsal.sizing import size
 from tests.train.conftest import ANYTHING, pairs, write_jsonl
-from tests.train.test_dry_run import dry_run  # noqa: F401
 
 LINEAR = 4096 * (4096 + 1024 + 1024 + 4096) + 3 * 4096 * 14336
 LAYER = LINEAR + 2 * 4096
@@ -79,7 +78,7 @@ def mistral(tiny_model, tmp_path):
     return make
 
 
-def test_all_weights_of_7b_do_not_fit_into_80_gib(mistral, dry_run):  # noqa: F811
+def test_all_weights_of_7b_do_not_fit_into_80_gib(mistral, dry_run):
     data = mistral(32)
     data["training"]["optim"] = "adamw_torch_fused"
     code, document, said = dry_run(data, "dpo", "--gpu-memory", "80GiB")
@@ -131,7 +130,7 @@ def test_an_adapter_on_7b(mistral, tmp_path):
     assert found.sizes.root == EMBEDDINGS + 4096
 
 
-def test_an_adapter_fits(mistral, dry_run):  # noqa: F811
+def test_an_adapter_fits(mistral, dry_run):
     data = mistral(2) | {"lora": {"rank": 16}}
     code, document, _ = dry_run(data, "dpo", "--gpu-memory", "80GiB")
     assert (code, document["will_run"]) == (0, True)
