@@ -65,6 +65,8 @@ def test_names_of_the_hub(tmp_path):
         ("../model", True),
         ("/model", True),
         ("~/model", True),
+        ("runs/sft/model", True),
+        ("s3://bucket/rows", False),
         ("rows.jsonl", True),
         ("rows/part-1.PARQUET", True),
     ],
