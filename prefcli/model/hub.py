@@ -7,7 +7,8 @@ from pathlib import Path
 
 from huggingface_hub import constants, try_to_load_from_cache
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER = "tokenizer.json"
+_TOKENIZERS = (TOKENIZER, "tokenizer.model", "vocab.json")
 _INDEX = "model.safetensors.index.json"
 
 
@@ -25,7 +26,7 @@ def missing_files(name: str, revision: str | None, *, weights: bool = True) -> l
 
     lacking = [] if path("config.json") else ["config.json"]
     if not any(path(file) for file in _TOKENIZERS):
-        lacking.append(_TOKENIZERS[0])
+        lacking.append(TOKENIZER)
     index = path(_INDEX)
     if index is not None:
         shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,10 +79,21 @@ def strategy_here(environment: Mapping[str, str] = os.environ) -> Strategy:
         return bool(str_to_bool(environment.get(name) or "false"))
 
     if on("ACCELERATE_USE_DEEPSPEED"):
-        return "zero3" if environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3" else "zero2"
+        return "zero3" if _zero_stage(environment) == 3 else "zero2"
     if on("ACCELERATE_USE_FSDP"):
         return "fsdp2" if environment.get("FSDP_VERSION") == "2" else "fsdp1"
     return "ddp" if int(environment.get("WORLD_SIZE", "1")) > 1 else "single"
+
+
+def _zero_stage(environment: Mapping[str, str]) -> int | None:
+    """As accelerate finds it: a file of DeepSpeed's own goes before the launcher's option."""
+    file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    stage: Any = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
+    # What is wrong with the file, accelerate says once it is used.
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        if file != "none":
+            stage = json.loads(Path(file).read_text("utf-8"))["zero_optimization"]["stage"]
+    return int(stage) if str(stage).isdigit() else None
 
 
 def refuse_many_gpus_without_launcher() -> None:

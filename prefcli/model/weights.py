@@ -19,7 +19,7 @@ from transformers import (
 from transformers import set_seed as seed_everything
 
 from prefcli.errors import Problem, RecipeError, UnreachableError
-from prefcli.model.hub import missing_files, offline
+from prefcli.model.hub import TOKENIZER, missing_files, offline
 from prefcli.model.quantization import quantized
 from prefcli.recipe.sections import Model
 
@@ -46,8 +46,11 @@ def loading(options: Model, what: str, where: str = "model") -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError) as error:
-        if isinstance(error, OSError) and offline() and not path.exists():
-            raise _unreachable(options, where) from None
+        if offline() and not path.exists():
+            lacking = _lacking(options)
+            # Without its files, transformers puts a tokenizer together from nothing, and fails.
+            if isinstance(error, OSError) or (what == "tokenizer" and TOKENIZER in lacking):
+                raise _unreachable(options, where, lacking) from None
         text = str(error).strip()
         lines = text.splitlines() or [type(error).__name__]
         raise RecipeError(
@@ -59,9 +62,11 @@ def loading(options: Model, what: str, where: str = "model") -> Iterator[None]:
         ) from None
 
 
-def _unreachable(options: Model, where: str) -> UnreachableError:
-    weights = options.init != "random"
-    lacking = missing_files(options.name_or_path, options.revision, weights=weights)
+def _lacking(options: Model) -> list[str]:
+    return missing_files(options.name_or_path, options.revision, weights=options.init != "random")
+
+
+def _unreachable(options: Model, where: str, lacking: list[str]) -> UnreachableError:
     return UnreachableError(
         Problem(
             f"the hub can't be asked for {options.name_or_path}, and the cache lacks "
@@ -136,10 +141,19 @@ def load_model(
         )
 
 
-def check_weights(options: Model) -> None:
-    """Is there a weights file to load, and in safetensors? Folders only; a hub is not asked."""
+def check_weights(options: Model, where: str = "model") -> None:
+    """Is there a weights file to load, and in safetensors?
+
+    The hub is not asked; without a network, its cache has to do.
+    """
     path = Path(options.name_or_path).expanduser()
-    if options.init == "random" or not path.is_dir():
+    if options.init == "random":
+        return
+    if not path.is_dir():
+        if offline() and not missing_folder(options.name_or_path):
+            found = _lacking(options)
+            if any(file.startswith("model") for file in found):
+                raise _unreachable(options, where, found)
         return
     if any(path.glob("*.safetensors")):
         return
@@ -148,10 +162,12 @@ def check_weights(options: Model) -> None:
         Problem(
             f"{options.name_or_path} holds no .safetensors file"
             + (", only pickled weights, which can run code" if pickled else ""),
-            path="model.name_or_path",
+            path=f"{where}.name_or_path",
             hint="convert them with transformers' save_pretrained, on a machine you can spare"
             if pickled
-            else "to start from fresh weights, write model.init: random",
+            else "to start from fresh weights, write model.init: random"
+            if where == "model"
+            else "name a folder that holds a model, as a run's model/",
         )
     )
 

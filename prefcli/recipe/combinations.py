@@ -111,7 +111,7 @@ COMBINATIONS = (
     ),
     Combination(
         "warning",
-        "training.gradient_checkpointing",
+        "lora",
         lambda c: c.strategy == "fsdp1" and c.recipe.trains_adapter,
         "FSDP1 needs use_orig_params for an adapter, or it shards what is trained with what is not",
         "set fsdp_version: 2 in accelerate's configuration",

@@ -21,7 +21,10 @@ def is_local(name: str) -> bool:
     """A file or folder here, or meant to be here, rather than a hub id."""
     path = Path(name).expanduser()
     return (
-        name.startswith(("/", "./", "../", "~")) or path.suffix.lower() in SUFFIXES or path.exists()
+        name.startswith(("/", "./", "../", "~"))
+        or (name.count("/") > 1 and "://" not in name)  # an id has one
+        or path.suffix.lower() in SUFFIXES
+        or path.exists()
     )
 
 

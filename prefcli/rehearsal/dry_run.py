@@ -10,7 +10,7 @@ from prefcli.console import say
 from prefcli.errors import DataError
 from prefcli.methods import Method
 from prefcli.model import check_start, load_tokenizer, machine, start_config
-from prefcli.model.start import Start
+from prefcli.model.start import Start, start_of
 from prefcli.model.weights import check_weights
 from prefcli.recipe.combinations import check_combinations
 from prefcli.recipe.schema import Recipe
@@ -38,6 +38,7 @@ from prefcli.training.inputs import (
     first_row,
     glances,
     read_inputs,
+    reference_of,
 )
 from prefcli.training.labels import prove_ends
 from prefcli.training.packages import check_packages
@@ -103,6 +104,11 @@ class _DryRun:
         self.start = start = found.attempt(lambda: check_start(recipe))
         if start is not None:
             found.attempt(lambda: check_weights(start.base))
+        named = reference_of(recipe) if self.method.needs_reference else None
+        if named is not None:
+            other = found.attempt(lambda: start_of(named, where="reference"))
+            if other is not None:
+                found.attempt(lambda: check_weights(other.base, where="reference"))
         found.hear(lambda: check_combinations(recipe, self.method, self.target.strategy))
         for note in [*notes(recipe, self.method), *_untried(recipe, here)]:
             say(f"note: {note}")

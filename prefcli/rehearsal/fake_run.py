@@ -36,6 +36,7 @@ from prefcli.data import Split
 from prefcli.data.lengths import Lengths
 from prefcli.methods import Method
 from prefcli.model import Machine, lora_config
+from prefcli.model.adapters import train_in_float32
 from prefcli.model.machine import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Logging
@@ -83,7 +84,8 @@ def fake_run(
 ) -> StepPeaks:
     """What a step holds on one `machine`, which may be another than this, at rows of `length`.
 
-    method: settled. length: tokens of each row, prompt and completion.
+    recipe: of a single process, which makes the whole global batch. method: settled. length:
+    tokens of each row, prompt and completion.
     """
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -204,6 +206,8 @@ def _trainer(
         processing_class=one_token_a_word(),
         **more,
     )
+    if recipe.model.quantization is not None and recipe.model.dtype != "bfloat16":
+        train_in_float32(trainer.model, {})
     trainer.remove_callback(PrinterCallback)
     if mixed and recipe.sft_mix is not None:
         mix_into(trainer, recipe.sft_mix, _demonstrations(batch * batches, length), plain, method)

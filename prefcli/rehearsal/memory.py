@@ -84,10 +84,13 @@ def predict(
 ) -> Memory:
     """Rehearse a step of the run without memory. method: settled. length: of the longest row."""
     spread = target.strategy not in ("single", "ddp")
-    rehearsed = recipe
+    # What a single one of the processes accumulates is its share of the global batch.
+    share = recipe.training.global_batch_size // target.devices
+    alone = {"training": recipe.training.model_copy(update={"global_batch_size": share})}
+    rehearsed = recipe.model_copy(update=alone)
     if spread:
         bfloat16 = recipe.model.model_copy(update={"dtype": "bfloat16"})
-        rehearsed = recipe.model_copy(update={"model": bfloat16})
+        rehearsed = rehearsed.model_copy(update={"model": bfloat16})
     run = fake_run(rehearsed, method, known, target.device, length=length)
     if spread:
         parts, phase = sharded(sizes, run, target, adapter=recipe.trains_adapter)

@@ -53,7 +53,9 @@ def target_of(
         raise _wrong("--strategy", "single", f"{devices} devices need ddp, fsdp2, zero2 or zero3")
     count = devices or world_size()
     plan = next((s for s in STRATEGIES if s == strategy), strategy_here())
-    if strategy is None and count > 1 and plan == "single":
+    if strategy is None and count == 1:
+        plan = "single"  # whatever launcher this process is under
+    elif strategy is None and plan == "single":
         plan = "ddp"
     if here.kind == "cuda" and gpu_memory is None:
         size: int | None = torch.cuda.get_device_properties(0).total_memory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from prefcli import cli
 from prefcli.console import keep_stdout_for_json
 from prefcli.model import load_policy, load_tokenizer, machine
 from prefcli.recipe import Loaded, load
@@ -166,6 +168,23 @@ def make_recipe(tmp_path):
         return load(str(path), overrides)
 
     return make
+
+
+@pytest.fixture
+def dry_run(tmp_path, monkeypatch, capsys):
+    """Run `prefcli METHOD recipe.yaml --dry-run --json`; (exit code, document, what was said)."""
+
+    def run(data: dict, method: str = "dpo", *more: str):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+        argv = ["prefcli", method, str(path), "--dry-run", "--json", *more]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), json.loads(out), err
+
+    return run
 
 
 def trainer_of(recipe, name: str, tokenizer=None):

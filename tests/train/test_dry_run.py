@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
-from prefcli import cli
 from prefcli.methods import METHODS
 from prefcli.rehearsal.dry_run import dry_run as rehearse
 from tests.train.conftest import pairs, write_jsonl
-
-
-@pytest.fixture
-def dry_run(tmp_path, monkeypatch, capsys):
-    """Run `prefcli METHOD recipe.yaml --dry-run --json`; (exit code, document, what was said)."""
-
-    def run(data: dict, method: str = "dpo", *more: str):
-        path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-        argv = ["prefcli", method, str(path), "--dry-run", "--json", *more]
-        monkeypatch.setattr(sys, "argv", argv)
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), json.loads(out), err
-
-    return run
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -115,6 +94,23 @@ def test_a_model_folder_without_weights(recipe_data, dry_run, tiny_model, tmp_pa
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
     _, document, _ = dry_run(recipe_data)
     assert "pickled weights, which can run code" in document["problems"][0]["message"]
+
+
+def test_a_reference_without_weights(recipe_data, dry_run, tiny_model, tmp_path):
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for file in tiny_model.iterdir():
+        if file.suffix != ".safetensors":
+            (folder / file.name).write_bytes(file.read_bytes())
+    recipe_data["reference"] = {"name_or_path": str(folder)}
+    code, document, _ = dry_run(recipe_data)
+    assert code == 2
+    (problem,) = document["problems"]
+    assert problem["path"] == "reference.name_or_path"
+    assert "no .safetensors file" in problem["message"]
+    assert "init" not in problem["hint"]
+    # SimPO has no reference, and looks for none.
+    assert dry_run(recipe_data, "simpo")[0] == 0
 
 
 @pytest.mark.parametrize("world", [3, 5])

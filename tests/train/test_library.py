@@ -1,12 +1,17 @@
-"""The shipped recipes' chat templates, rendered: the exact text of each published format."""
+"""The shipped recipes: rehearsed, and their chat templates rendered to the published text."""
 
 from __future__ import annotations
 
 import pytest
+from huggingface_hub import constants
 from transformers import AutoTokenizer
 
 from prefcli.recipe import load
-from prefcli.recipe.library import find
+from prefcli.recipe.hub import hub_names
+from prefcli.recipe.library import find, shipped
+from prefcli.rehearsal.dry_run import dry_run
+from prefcli.rehearsal.target import target_of
+from tests.train.conftest import pairs, write_jsonl
 
 CHAT = [
     {"role": "user", "content": "Hi."},
@@ -63,3 +68,56 @@ def test_the_marks_cover_the_answers_and_their_end(render, tiny_model, name):
     pairs = zip(marked["input_ids"], marked["assistant_masks"], strict=True)
     end = "</s>" if name == "zephyr-sft" else "<|im_end|>"
     assert tokenizer.decode([token for token, mask in pairs if mask]) == "Hello!" + end
+
+
+LIBRARY = shipped()
+HERE = [each.name for each in LIBRARY if each.folder == "quickstart"]
+ELSEWHERE = [each.name for each in LIBRARY if not each.folder]
+AFTER_A_STAGE = ("smollm2-135m", "smollm2-360m", "smollm2-1.7b")
+"""Their model is a folder that an earlier stage writes, and by its name no hub id."""
+
+
+def test_every_shipped_recipe_is_rehearsed():
+    assert (len(HERE), len(ELSEWHERE), len(LIBRARY)) == (6, 23, 29)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_the_quickstart_will_run(name, tmp_path):
+    """With the weights that stage 1 would have written replaced by fresh ones."""
+    path = find(name).path
+    start = [f"model.name_or_path={path.parent / 'model'}", "model.init=random"]
+    recipe = load(str(path), [f"output_dir={tmp_path / 'run'}", *start]).recipe
+    (method,) = recipe.methods.values()
+    found = dry_run(recipe, method, target=target_of(gpu_memory="8GiB"))
+    assert (found.problems, found.unchecked, found.will_run) == ([], [], True)
+    assert found.facts["parameters"] < 10**6
+    assert found.facts["memory"]["fits"]
+    assert found.facts["steps"] > 0
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_the_others_lack_nothing_but_the_hub(name, tmp_path, monkeypatch):
+    """In a folder without a run and with an empty cache, nothing is wrong with what is there."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    path = str(find(name).path)
+    monkeypatch.chdir(tmp_path)
+    if name.startswith("stories"):  # rows of one's own
+        for split in ("train", "eval"):
+            write_jsonl(tmp_path / f"pairs_{split}.jsonl", pairs(8))
+            write_jsonl(tmp_path / f"text_{split}.jsonl", [{"text": "Once."}] * 8)
+    recipe = load(path).recipe
+    for method in recipe.methods.values():
+        found = dry_run(recipe, method)
+        if name in AFTER_A_STAGE:
+            (stage,) = found.problems
+            assert stage.message == f"no such folder: runs/{name}-sft/model"
+            assert "run that first" in stage.hint
+        else:
+            assert found.problems == []
+            assert found.will_run is None
+        words = [
+            problem.message.split("the hub can't be asked for ") for problem in found.unchecked
+        ]
+        assert all(problem.path.endswith(("name_or_path", ".path")) for problem in found.unchecked)
+        asked = {rest.partition(",")[0] for _, rest in words}
+        assert asked == set(hub_names(recipe))

@@ -1,0 +1,167 @@
+"""A dry-run for other machines than this one: devices, samples, sizes; and all problems at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefcli import cli
+from prefcli.errors import RecipeError
+from prefcli.rehearsal.target import target_of
+from tests.train.conftest import pairs, write_jsonl
+
+GIB = 2**30
+
+
+# For other machines
+
+
+def test_accumulation_on_other_devices(recipe_data, dry_run):
+    recipe_data["training"] |= {"global_batch_size": 24, "per_device_train_batch_size": 4}
+    del recipe_data["training"]["max_steps"]
+    for devices, accumulation in ((1, 6), (2, 3), (6, 1)):
+        code, document, said = dry_run(recipe_data, "dpo", "--devices", str(devices))
+        assert (code, document["accumulation"], document["steps"]) == (0, accumulation, 1)
+        assert f"(4 a device x {devices} devices x {accumulation} accumulated)" in said
+        memory = document["memory"]
+        assert (memory["devices"], memory["rows"]) == (devices, 4)
+        assert memory["strategy"] == ("single" if devices == 1 else "ddp")
+
+
+def test_eight_devices_that_do_not_reach_the_batch(recipe_data, dry_run):
+    recipe_data["training"] |= {"global_batch_size": 16, "per_device_train_batch_size": 4}
+    code, document, _ = dry_run(recipe_data, "dpo", "--devices", "8")
+    assert code == 2
+    (problem,) = document["problems"]
+    assert problem["path"] == "training.global_batch_size"
+    assert problem["message"] == "16 can't be reached with 4 rows a device on 8 devices"
+    assert problem["hint"].endswith("reach it: 1 (accumulating 2), 2 (accumulating 1)")
+    assert "memory" not in document
+
+
+@pytest.mark.parametrize(
+    ("typed", "size"),
+    [
+        ("80GiB", 80 * GIB),
+        ("80gib", 80 * GIB),
+        ("80", 80 * GIB),
+        ("80G", 80 * GIB),
+        ("80 GB", 80 * 10**9),
+        ("1.5GiB", 3 * GIB // 2),
+        ("81559MiB", 81559 * 2**20),
+        ("24000mb", 24 * 10**9),
+    ],
+)
+def test_sizes_of_gpus(typed, size):
+    assert target_of(gpu_memory=typed).gpu_memory == size
+
+
+@pytest.mark.parametrize("typed", ["", "much", "-80GiB", "0", "0.0GiB", "80TiBs", "80,5GiB", "GiB"])
+def test_sizes_that_are_none(typed):
+    with pytest.raises(RecipeError, match="--gpu-memory 80GiB"):
+        target_of(gpu_memory=typed)
+
+
+def test_strategies():
+    assert target_of().strategy == "single"
+    assert target_of(8).strategy == "ddp"
+    assert target_of(8, "zero3").strategy == "zero3"
+    with pytest.raises(RecipeError, match="--devices 8"):
+        target_of(strategy="fsdp2")
+    with pytest.raises(RecipeError, match="write one of single, ddp, fsdp1, fsdp2, zero2, zero3"):
+        target_of(8, "fsdp")
+    with pytest.raises(RecipeError, match="8 devices need ddp"):
+        target_of(8, "single")
+
+
+def test_one_device_is_not_spread_whatever_the_launcher(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert (target_of().devices, target_of().strategy) == (8, "ddp")
+    assert (target_of(1).devices, target_of(1).strategy) == (1, "single")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--sample", "5"], "--sample"),
+        (["--gpu-memory", "80GiB"], "--gpu-memory"),
+        (["--devices", "8", "--strategy", "fsdp2"], "--devices, --strategy"),
+    ],
+)
+def test_options_of_a_dry_run_need_one(
+    recipe_data, make_recipe, monkeypatch, capsys, options, named
+):
+    make_recipe(recipe_data)
+    path = str(Path(recipe_data["output_dir"]).parent / "recipe.yaml")
+    monkeypatch.setattr(sys, "argv", ["prefcli", "dpo", path, *options])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert f"{named} has no effect on a run" in said
+    assert "add --dry-run" in said
+    assert not Path(recipe_data["output_dir"]).exists()
+
+
+def test_too_small_for_the_driver_alone(recipe_data, dry_run):
+    """No change of a tiny recipe saves a hundredth of that, so none is proposed."""
+    code, document, _ = dry_run(recipe_data, "sft", "--gpu-memory", "1GiB")
+    assert (code, document["memory"]["fits"], document["remedies"]) == (3, False, [])
+    (problem,) = document["problems"]
+    assert "there are 1.0 GiB" in problem["message"]
+    assert problem["hint"].startswith("no change that is known here makes it fit")
+
+
+# Of the data
+
+
+def test_a_sample(recipe_data, dry_run):
+    del recipe_data["training"]["max_steps"]
+    _, document, said = dry_run(recipe_data, "dpo", "--sample", "10")
+    train = document["train"]
+    assert (train["read"], train["available"]) == (10, 24)
+    # 24 rows make 3 steps of 8, if those not read are as good as those that were.
+    assert document["steps"] == 3
+    assert "plan: about 3 steps" in said
+    assert "10 of 24 rows" in said
+
+
+def test_a_part_of_the_data_is_enough_while_something_else_is_wrong(
+    recipe_data,
+    dry_run,
+    tmp_path,
+):
+    recipe_data["data"]["train"]["path"] = str(write_jsonl(tmp_path / "many.jsonl", pairs(1200)))
+    recipe_data["lora"] = {"target_modules": ["query"]}
+    code, document, said = dry_run(recipe_data)
+    assert code == 2
+    assert (document["train"]["read"], document["train"]["available"]) == (1000, 1200)
+    assert "1000 rows at most, until the rest of the recipe is right" in said
+    assert "memory" not in document
+    assert "memory:" not in said
+    _, document, _ = dry_run(recipe_data, "dpo", "--sample", "7")
+    assert document["train"]["read"] == 7
+
+
+def test_problems_of_every_level_at_once(recipe_data, dry_run, tmp_path):
+    """Packages, the model, the data, the plan; the first of them chooses the exit code."""
+    recipe_data["logging"] = {"report_to": ["mlflow"]}
+    recipe_data["lora"] = {"target_modules": ["query"]}
+    recipe_data["data"]["max_length"] = 4096
+    recipe_data["training"] |= {"global_batch_size": 12, "per_device_train_batch_size": 4}
+    rows = [*pairs(3), {"prompt": "a", "chosen": None, "rejected": "b"}]
+    recipe_data["data"]["train"]["path"] = str(write_jsonl(tmp_path / "bad.jsonl", rows))
+    code, document, said = dry_run(recipe_data, "dpo", "--devices", "5")
+    assert (code, document["will_run"]) == (2, False)
+    assert [problem["path"] for problem in document["problems"]] == [
+        "logging.report_to",
+        "data.max_length",
+        "lora.target_modules",
+        None,
+        "training.global_batch_size",
+    ]
+    assert document["problems"][3]["place"].endswith("bad.jsonl: row 4")
+    assert said.splitlines()[-1] == "will not run: 5 problems above"
+    assert "memory" not in document

@@ -1,0 +1,236 @@
+"""A model that is spread over devices: its shares by hand, and launchers that spread it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from transformers import LlamaConfig
+
+from prefcli.model import Machine
+from prefcli.model.machine import strategy_here
+from prefcli.recipe.schema import Recipe
+from prefcli.rehearsal.fake_run import Architectures, StepPeaks
+from prefcli.rehearsal.memory import predict
+from prefcli.rehearsal.sharding import Sizes, blocks, sharded
+from prefcli.rehearsal.target import Target
+from prefcli.rehearsal.tracker import Peak
+
+GPU = Machine("cuda", "a GPU", bfloat16=True)
+
+FULL = Sizes(policy=1000, trainable=1000, reference=1000, layer=100, root=300)
+LORA = Sizes(policy=1100, trainable=100, reference=0, layer=100, root=300)
+
+
+def on(devices: int, strategy: str) -> Target:
+    return Target(GPU, devices, strategy, None)
+
+
+def step(states: int, activations: int = 900, logits: int = 50, update: int = 0) -> StepPeaks:
+    """As rehearsed on one device."""
+    passes = Peak(0, Counter(optimizer=states), Counter(activations=activations, logits=logits))
+    return StepPeaks(passes, Peak(0, Counter(activations=update)), states_follow_weights=True)
+
+
+# In training of all weights, the states are rehearsed in bfloat16 (2 * 2 bytes a weight), and held
+# in float32. Both of ZeRO's buckets are larger than a model this small.
+@pytest.mark.parametrize(
+    ("strategy", "parts"),
+    [
+        (
+            "zero3",
+            {
+                "weights": 2 * 1000 // 4 + 4 * 1000 // 4,
+                "reference": 2 * 1000 // 4,
+                "gradients": 2 * 1000 // 4,
+                "optimizer": 8 * 1000 // 4,
+                "gathered": 2 * 1000 + 2 * 1000,
+            },
+        ),
+        (
+            "zero2",
+            {
+                "weights": 2 * 1000 + 4 * 1000 // 4,
+                "reference": 2 * 1000,
+                "gradients": 2 * 1000 // 4,
+                "optimizer": 8 * 1000 // 4,
+                "gathered": 2 * 1000,
+            },
+        ),
+        (
+            "fsdp2",
+            {
+                "weights": 4 * 1000 // 4,
+                "reference": 4 * 1000 // 4,
+                "gradients": 4 * 1000 // 4,
+                "optimizer": 8 * 1000 // 4,
+                # Embeddings and two layers; two layers' gradients, and one's in float32.
+                "gathered": 2 * (300 + 200) + 2 * 200 + 4 * 100,
+            },
+        ),
+    ],
+)
+def test_all_weights_on_four_devices(strategy, parts):
+    found, phase = sharded(FULL, step(4 * 1000), on(4, strategy), adapter=False)
+    assert found == parts | {"activations": 900, "logits": 50}
+    assert phase == "the backward pass"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parts"),
+    [
+        (
+            "zero3",
+            {
+                "weights": 2 * 1100 // 4 + 4 * 100 // 4,
+                "gradients": 2 * 100 // 4,
+                "gathered": 2 * 1100 + 2 * 100,
+            },
+        ),
+        (
+            "zero2",
+            {
+                "weights": 2 * 1100 + 4 * 100 // 4,
+                "gradients": 2 * 100 // 4,
+                "gathered": 2 * 100,
+            },
+        ),
+        (
+            "fsdp2",
+            {
+                "weights": (4 * 100 + 2 * 1000) // 4,
+                "gradients": 4 * 100 // 4,
+                "gathered": 2 * (300 + 200),
+            },
+        ),
+    ],
+)
+def test_an_adapter_on_four_devices(strategy, parts):
+    """Its states are rehearsed in float32, as they are."""
+    found, _ = sharded(LORA, step(8 * 100), on(4, strategy), adapter=True)
+    rest = {"reference": 0, "optimizer": 8 * 100 // 4, "activations": 900, "logits": 50}
+    assert found == parts | rest
+
+
+def test_a_large_update_is_the_peak():
+    """foreach copies a share of the weights: rehearsed in bfloat16, made in float32."""
+    found, phase = sharded(FULL, step(4000, 90, 10, update=8000), on(4, "fsdp2"), adapter=False)
+    assert phase == "the optimizer's step"
+    assert (found["temporary"], found["gathered"]) == (2 * 8000 // 4, 0)
+    assert "activations" not in found
+
+
+def test_zeros_buckets_are_bounded():
+    """No more than 1e9 parameters are gathered, and 5e8 gradients reduced, at once."""
+    seven = Sizes(7 * 10**9, 7 * 10**9, 0, 2 * 10**8, 3 * 10**8)
+    found, _ = sharded(seven, step(28 * 10**9), on(8, "zero3"), adapter=False)
+    assert found["gathered"] == 2 * 10**9 + 2 * 5 * 10**8
+
+
+# The whole way, of a small model: 45440 parameters a layer, 64 * 2000 + 64 outside.
+
+CONFIG = LlamaConfig(
+    vocab_size=1000,
+    hidden_size=64,
+    intermediate_size=172,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+)
+LAYER, ROOT = 45_440, 128_064
+WHOLE = 2 * LAYER + ROOT
+
+
+def test_blocks():
+    assert blocks(CONFIG) == (LAYER, ROOT)
+
+
+def predicted(devices: int, strategy: str, **changes):
+    recipe = Recipe.model_validate(
+        {
+            "output_dir": "runs/x",
+            "model": {"name_or_path": "m"},
+            "dpo": {},
+            "data": {"train": {"path": "a.jsonl"}},
+            "training": {"global_batch_size": 4 * devices, "per_device_train_batch_size": 4},
+            **changes,
+        }
+    )
+    sizes = Sizes(policy=WHOLE, trainable=WHOLE, reference=WHOLE, layer=LAYER, root=ROOT)
+    return predict(
+        recipe, recipe.dpo, Architectures(CONFIG), sizes, on(devices, strategy), length=32
+    ).parts
+
+
+def halved(two, four) -> set[str]:
+    return {name for name in two if two[name] and abs(two[name] - 2 * four[name]) <= 2}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "shared"),
+    [
+        ("fsdp2", {"weights", "reference", "gradients", "optimizer"}),
+        ("zero3", {"weights", "reference", "gradients", "optimizer"}),
+        ("zero2", {"gradients", "optimizer"}),
+    ],
+)
+def test_twice_the_devices_halve_what_is_shared(strategy, shared):
+    two, four = predicted(2, strategy), predicted(4, strategy)
+    assert halved(two, four) == shared
+    alike = {"gathered", "activations", "logits"}
+    assert {name: two[name] for name in alike} == {name: four[name] for name in alike}
+    if strategy == "zero2":
+        # bfloat16 stays whole; only the float32 copy is shared.
+        assert two["weights"] == 2 * WHOLE + 4 * WHOLE // 2
+        assert four["weights"] == 2 * WHOLE + 4 * WHOLE // 4
+
+
+def test_ddp_holds_all_of_it_and_its_buckets():
+    one, eight = predicted(1, "single"), predicted(8, "ddp")
+    assert eight == one | {"buckets": 4 * WHOLE}
+    half = predicted(8, "ddp", model={"name_or_path": "m", "dtype": "bfloat16"})
+    assert half["buckets"] == 2 * WHOLE
+
+
+# Launchers.
+
+
+@pytest.mark.parametrize(
+    ("environment", "strategy"),
+    [
+        ({}, "single"),
+        ({"WORLD_SIZE": "1"}, "single"),
+        ({"WORLD_SIZE": "8"}, "ddp"),
+        ({"WORLD_SIZE": "8", "ACCELERATE_USE_FSDP": "true"}, "fsdp1"),
+        ({"WORLD_SIZE": "8", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "fsdp1"),
+        ({"WORLD_SIZE": "8", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "fsdp2"),
+        ({"WORLD_SIZE": "8", "ACCELERATE_USE_FSDP": "false"}, "ddp"),
+        ({"WORLD_SIZE": "8", "ACCELERATE_USE_DEEPSPEED": "true"}, "zero2"),
+        *(
+            (
+                {
+                    "WORLD_SIZE": "8",
+                    "ACCELERATE_USE_DEEPSPEED": "true",
+                    "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage,
+                },
+                f"zero{stage}",
+            )
+            for stage in "23"
+        ),
+    ],
+)
+def test_what_a_launcher_has_set_up(environment, strategy):
+    assert strategy_here(environment) == strategy
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeeds_own_file_tells_the_stage(tmp_path, stage):
+    """`accelerate launch` leaves the stage out where a file has it."""
+    file = tmp_path / "deepspeed.json"
+    file.write_text(f'{{"zero_optimization": {{"stage": {stage}}}}}')
+    environment = {
+        "WORLD_SIZE": "8",
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file),
+    }
+    assert strategy_here(environment) == f"zero{stage}"
