@@ -107,6 +107,8 @@ def test_options_of_a_dry_run_need_one(
 
 def test_too_small_for_the_driver_alone(recipe_data, dry_run):
     """No change of a tiny recipe saves a hundredth of that, so none is proposed."""
+    recipe_data["lora"] = {}
+    recipe_data["training"] |= {"optim": "adamw_torch_fused", "gradient_checkpointing": True}
     code, document, _ = dry_run(recipe_data, "sft", "--gpu-memory", "1GiB")
     assert (code, document["memory"]["fits"], document["remedies"]) == (3, False, [])
     (problem,) = document["problems"]
