@@ -9,7 +9,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 # That ORPO and SimPO may move is our matter: see the pin of trl.
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
-from prefcli.model.adapters import check_targets, lora_config
+from prefcli.model.adapters import adapted, check_targets, lora_config
 from prefcli.model.machine import Machine, machine, on_device
 from prefcli.model.start import check_start, load_policy, named_reference, start_config, start_of
 from prefcli.model.tokenizer import load_tokenizer
@@ -17,6 +17,7 @@ from prefcli.model.weights import load_model, parameters_of
 
 __all__ = [
     "Machine",
+    "adapted",
     "check_start",
     "check_targets",
     "load_model",

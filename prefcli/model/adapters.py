@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from peft import LoraConfig, TaskType
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.utils import INCLUDE_LINEAR_LAYERS_SHORTHAND
 from transformers import PreTrainedModel
 
@@ -52,6 +54,29 @@ def check_targets(options: Lora, model: PreTrainedModel) -> list[str]:
             )
         found += matched
     return found
+
+
+def adapted(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """An empty model with its adapter, to be counted. Raises RecipeError where peft refuses it.
+
+    config: may be one that was saved, which is frozen until it is trained on.
+    """
+    trained = copy.copy(config)
+    trained.inference_mode = False
+    try:
+        with torch.device("meta"):
+            return get_peft_model(model, trained, low_cpu_mem_usage=True)
+    except ValueError as error:
+        experts = "lora_dropout" in str(error)
+        raise RecipeError(
+            Problem(
+                f"peft can't adapt this model so: {error}",
+                path="lora.dropout" if experts else "lora.target_modules",
+                hint="experts take an adapter without dropout: write lora.dropout: 0"
+                if experts
+                else "name other layers",
+            )
+        ) from None
 
 
 def disable_base_dropout(model: torch.nn.Module) -> None:

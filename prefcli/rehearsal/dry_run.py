@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.console import say
-from prefcli.errors import DataError
+from prefcli.errors import DataError, Problem
 from prefcli.methods import Method
 from prefcli.model import check_start, load_tokenizer, machine, start_config
 from prefcli.model.start import Start, start_of
@@ -16,9 +18,10 @@ from prefcli.recipe.combinations import check_combinations
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.unusual import check_unusual
 from prefcli.rehearsal.disk import check_disk, disk
+from prefcli.rehearsal.fake_run import StepPeaks, estimated_run, fake_run
 from prefcli.rehearsal.findings import Rehearsal
 from prefcli.rehearsal.memory import Memory, predict
-from prefcli.rehearsal.remedies import Setup, refuse, remedies
+from prefcli.rehearsal.remedies import Remedy, Setup, fewest, refuse, remedies
 from prefcli.rehearsal.sizing import Sized, size
 from prefcli.rehearsal.target import Target, target_of
 from prefcli.training.arguments import (
@@ -62,7 +65,7 @@ def dry_run(
     """Look at everything, from cheap to dear; load no weights, train nothing, write nothing.
 
     What fails does not keep the rest from being looked at; but once something has, the rows are
-    looked at in part, and the step is not rehearsed.
+    looked at in part, and no remedies are sought.
     target: where the run is to take place; left out, as many devices as this process knows of.
     sample: look at so many rows of each source only.
     """
@@ -124,7 +127,7 @@ class _DryRun:
                 found.attempt(lambda: check_reference(recipe, tokenizer))
         if config is None or start is None:
             return
-        self.sized = sized = found.attempt(lambda: size(recipe, start))
+        self.sized = sized = found.attempt(lambda: size(recipe, start, config))
         if sized is None:
             return
         found.facts |= sized.as_dict()
@@ -211,31 +214,46 @@ class _DryRun:
 
     def rehearse(self) -> None:
         """A step without memory, for what it would take; and how to take less."""
-        recipe, method, target, start = self.recipe, self.method, self.target, self.start
-        if self.sized is None or start is None or self.found.problems:
+        start, target, found = self.start, self.target, self.found
+        if self.sized is None or start is None:
             return
-        longest = self.inputs.longest if self.inputs is not None else recipe.data.max_length
-        settled, _ = method.for_labels(1, 1) if self.inputs is None else (method, [])
+        config = self.sized.known.policy
+        longest = self.inputs.longest if self.inputs is not None else self.recipe.data.max_length
+        settled = self.method if self.inputs is not None else self.method.for_labels(1, 1)[0]
 
-        def memory_of(change: Setup) -> Memory:
-            sized = size(change.recipe, start)
+        def memory_of(change: Setup, run_of: Callable[..., StepPeaks] = fake_run) -> Memory:
+            sized = size(change.recipe, start, config)
             length = min(longest, change.recipe.data.max_length)
+            model, where = (sized.known, sized.sizes), change.target
             return predict(
-                change.recipe, change.method, sized.known, sized.sizes, change.target, length=length
+                change.recipe, change.method, *model, where, length=length, run_of=run_of
             )
 
-        planned = Setup(recipe, settled, target)
-        memory = memory_of(planned)
+        planned = Setup(self.recipe, settled, target)
+        try:
+            memory = memory_of(planned)
+        # A model may do what fake tensors can't follow; that says nothing about the recipe.
+        except Exception as error:
+            why = str(error).strip().partition("\n")[0]
+            message = f"the memory of {self.sized.architecture}: a step can't be rehearsed ({why})"
+            found.unchecked += [Problem(message)] if target.gpu_memory is not None else []
+            say(f"note: {message}")
+            return
         say(*memory.lines(target))
-        self.found.facts["memory"] = memory.as_dict(target)
+        found.facts["memory"] = memory.as_dict(target)
         if memory.fits(target):
             return
-        found = []
-        for remedy in remedies(planned, memory, memory_of):
-            say(f"remedy: {remedy}")
-            found.append(remedy)
-        self.found.facts["remedies"] = [remedy.as_dict() for remedy in found]
-        self.found.attempt(lambda: refuse(memory, target, found))
+        steps: list[Remedy] = []
+        cure: list[Remedy] = []
+        if not found.problems:  # else it is put right first
+            quick = functools.partial(memory_of, run_of=estimated_run)
+            for step in remedies(planned, memory, quick):
+                say(f"remedy: {step}")
+                steps.append(step)
+            cure = fewest(planned, steps, quick, memory_of)
+        found.facts["remedies"] = [step.as_dict() for step in steps]
+        found.facts["cure"] = [step.typed for step in cure]
+        found.attempt(lambda: refuse(memory, target, cure))
 
 
 def _configure(recipe: Recipe, method: Method, world: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ quantised weights (packed.py) and of the optimizers that torch does not have.
 
 from __future__ import annotations
 
+import copy
 import logging
 import tempfile
 import warnings
@@ -29,6 +30,7 @@ from transformers import (
     PrinterCallback,
     TrainerCallback,
 )
+from transformers.integrations import moe
 from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
 
@@ -49,6 +51,9 @@ _STATES = {"adamw_8bit": 2.03, "paged_adamw_8bit": 0.0, "paged_adamw_32bit": 0.0
 """Bytes of optimizer state a parameter, of bitsandbytes' optimizers: two moments, with a scale of 4
 bytes for each block of 256; paged ones give way to the host's memory."""
 
+_DEPTHS = (2, 4)
+"""Layers from which a whole model is extrapolated."""
+
 _SCORES = ("ref_chosen_logps", "ref_rejected_logps", "ref_logps", "ref_KL_logps")
 
 
@@ -61,6 +66,22 @@ class Architectures:
     """That is trained on, where model.adapter says continue."""
     reference: PretrainedConfig | None = None
     """Of another model than the starting policy."""
+
+    def of_depth(self, layers: int) -> Architectures:
+        """The same with so many layers."""
+        other = _of_depth(self.reference, layers) if self.reference is not None else None
+        return Architectures(_of_depth(self.policy, layers), self.adapter, other)
+
+
+def _of_depth(config: PretrainedConfig, layers: int) -> PretrainedConfig:
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    full = text.num_hidden_layers
+    for name, value in vars(text).items():
+        if isinstance(value, list) and len(value) == full:  # what each layer is
+            setattr(text, name, value[:layers])
+    text.num_hidden_layers = layers
+    return config
 
 
 @dataclass(frozen=True)
@@ -92,6 +113,8 @@ def fake_run(
         stack.enter_context(_quiet())
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(patch.object(torch.nn.Module, "to", _move))
+        # Of experts' products, the general one is known to fake tensors in every type.
+        stack.enter_context(patch.object(moe, "_can_use_grouped_mm", lambda *args: False))
         stack.enter_context(patch.object(PreTrainedModel, "to", _move))
         if machine.kind == "cuda":
             stack.enter_context(_as_on_a_gpu())
@@ -110,6 +133,24 @@ def fake_run(
             trainer.train()
         own = recipe.training.optim not in _STATES
         return StepPeaks(phases.passes, phases.update, own)
+
+
+def estimated_run(
+    recipe: Recipe, method: Method, known: Architectures, machine: Machine, *, length: int
+) -> StepPeaks:
+    """`fake_run`, extrapolated from two small depths where that is much quicker."""
+    full = known.policy.get_text_config().num_hidden_layers
+    if full <= _DEPTHS[-1] * 2:
+        return fake_run(recipe, method, known, machine, length=length)
+    low, high = (
+        fake_run(recipe, method, known.of_depth(depth), machine, length=length) for depth in _DEPTHS
+    )
+    more = (full - _DEPTHS[0]) / (_DEPTHS[1] - _DEPTHS[0])
+    return StepPeaks(
+        low.passes.towards(high.passes, more),
+        low.update.towards(high.update, more),
+        low.states_follow_weights,
+    )
 
 
 class _Phases(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
@@ -139,7 +180,9 @@ def _policy(recipe: Recipe, known: Architectures, machine: Machine) -> Any:
     if recipe.model.adapter != "continue":
         return model
     assert known.adapter is not None
-    return get_peft_model(model, known.adapter)
+    trained = copy.copy(known.adapter)
+    trained.inference_mode = False
+    return get_peft_model(model, trained)
 
 
 def _reference(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,20 +49,23 @@ class Memory:
             f"{self.batch} rows of {self.length} tokens at once",
             f"memory: {parts}",
         ]
+        verdict = ""
         if target.gpu_memory is not None:
             spare = target.gpu_memory - self.needed
-            verdict = f"{amount(spare)} to spare" if spare >= 0 else f"{amount(-spare)} too much"
-            lines.append(
-                f"memory: {amount(self.needed)} with the driver's share and the allocator's gaps: "
-                f"{verdict}"
+            verdict = (
+                f": {amount(spare)} to spare" if spare >= 0 else f": {amount(-spare)} too much"
             )
+        lines.append(
+            f"memory: {amount(self.needed)} needed, with the driver's share and the allocator's "
+            f"gaps{verdict}"
+        )
         return lines
 
     def as_dict(self, target: Target) -> dict[str, Any]:
         return {
             "allocated": self.allocated,
             "needed": self.needed,
-            "fits": self.fits(target),
+            "fits": self.fits(target) if target.gpu_memory is not None else None,
             "parts": dict(self.parts),
             "phase": self.phase,
             "rows": self.batch,
@@ -81,6 +84,7 @@ def predict(
     target: Target,
     *,
     length: int,
+    run_of: Callable[..., StepPeaks] = fake_run,
 ) -> Memory:
     """Rehearse a step of the run without memory. method: settled. length: of the longest row."""
     spread = target.strategy not in ("single", "ddp")
@@ -91,7 +95,7 @@ def predict(
     if spread:
         bfloat16 = recipe.model.model_copy(update={"dtype": "bfloat16"})
         rehearsed = rehearsed.model_copy(update={"model": bfloat16})
-    run = fake_run(rehearsed, method, known, target.device, length=length)
+    run = run_of(rehearsed, method, known, target.device, length=length)
     if spread:
         parts, phase = sharded(sizes, run, target, adapter=recipe.trains_adapter)
     else:

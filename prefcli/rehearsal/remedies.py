@@ -36,6 +36,7 @@ class Typed(NamedTuple):
 class Remedy:
     """One more change, on top of those before it."""
 
+    propose: Callable[[Setup], Typed | None]
     typed: str
     why: str
     saved: int
@@ -54,26 +55,56 @@ class Remedy:
     def __str__(self) -> str:
         verdict = ", which fits" if self.fits else ""
         return (
-            f"{self.typed} saves {amount(self.saved)} ({self.why}): "
+            f"{self.typed} saves about {amount(self.saved)} ({self.why}): then "
             f"{amount(self.memory.needed)} needed{verdict}"
         )
 
 
-def remedies(setup: Setup, before: Memory, predict: Callable[[Setup], Memory]) -> Iterator[Remedy]:
-    """Each on top of the last, until it fits or nothing is left to change."""
+Predict = Callable[[Setup], Memory]
+
+
+def remedies(setup: Setup, before: Memory, estimate: Predict) -> Iterator[Remedy]:
+    """Down the ladder, each on top of those before it, until it fits or the ladder ends."""
     for propose, why in _LADDER:
         change = propose(setup)
         if change is None:
             continue
-        after = predict(change.setup)
+        after = estimate(change.setup)
         saved = before.needed - after.needed
         if saved < _WORTH * before.needed:
             continue
         fits = after.fits(change.setup.target)
-        yield Remedy(change.text, why, saved, after, fits)
+        yield Remedy(propose, change.text, why, saved, after, fits)
         if fits:
             return
         setup, before = change.setup, after
+
+
+def fewest(
+    setup: Setup, found: Sequence[Remedy], estimate: Predict, predict: Predict
+) -> list[Remedy]:
+    """Those that are needed for it to fit; none where all of them do not do it.
+
+    estimate: quick, for the choice. predict: what the choice is held to.
+    """
+    chosen = list(found)
+    for remedy in reversed(found[:-1]):
+        fewer = [each for each in chosen if each is not remedy]
+        without = _apply(setup, fewer)
+        if estimate(without).fits(without.target):
+            chosen = fewer
+    for choice in (chosen, list(found)):
+        whole = _apply(setup, choice)
+        if choice and predict(whole).fits(whole.target):
+            return choice
+    return []
+
+
+def _apply(setup: Setup, steps: Sequence[Remedy]) -> Setup:
+    for step in steps:
+        change = step.propose(setup)
+        setup = change.setup if change is not None else setup
+    return setup
 
 
 def _set(setup: Setup, section: str, key: str, value: Any) -> Typed:
@@ -160,16 +191,15 @@ _LADDER: tuple[tuple[Callable[[Setup], Typed | None], str], ...] = (
 )
 
 
-def refuse(memory: Memory, target: Target, found: Sequence[Remedy]) -> None:
-    """Raises GateError: the step does not fit, whatever was found against it."""
-    fits = bool(found) and found[-1].fits
+def refuse(memory: Memory, target: Target, cure: Sequence[Remedy]) -> None:
+    """Raises GateError: the step does not fit. cure: what would make it fit, if anything would."""
     assert target.gpu_memory is not None
     raise GateError(
         Problem(
             f"a step needs {amount(memory.needed)} on each GPU, and there are "
             f"{amount(target.gpu_memory)}",
-            hint=f"these fit: {' '.join(remedy.typed for remedy in found)}"
-            if fits
+            hint=f"this fits: {' '.join(remedy.typed for remedy in cure)}"
+            if cure
             else "no change that is known here makes it fit; take more GPUs, or larger ones "
             "(--devices 8 --strategy fsdp2 shows what sharding would do)",
         )

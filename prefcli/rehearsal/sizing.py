@@ -6,12 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from peft import get_peft_model
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.model import check_targets, lora_config, parameters_of, start_config
+from prefcli.model import adapted, check_targets, lora_config, parameters_of, start_config
 from prefcli.model.start import Start
 from prefcli.model.weights import empty_model
 from prefcli.recipe.schema import Recipe
@@ -73,25 +71,24 @@ class Sized:
         }
 
 
-def size(recipe: Recipe, start: Start) -> Sized:
+def size(recipe: Recipe, start: Start, config: PretrainedConfig) -> Sized:
     """Raises RecipeError: no such layers for LoRA, no such attention, an unknown architecture."""
-    config = start_config(recipe.model)
     model = empty_model(config)
     _check_attention(recipe, model)
+    architecture = type(model).__name__
     total, _ = parameters_of(model)
-    adapted: list[str] = []
+    targets: list[str] = []
     adapter = None
     if recipe.lora is not None:
-        adapted = check_targets(recipe.lora, model)
+        targets = check_targets(recipe.lora, model)
         adapter = lora_config(recipe.lora)
     elif recipe.model.adapter == "continue":
         adapter = start.adapter
     trainable = total
     if adapter is not None:
-        with torch.device("meta"):
-            peft = get_peft_model(model, adapter, low_cpu_mem_usage=True)
+        peft = adapted(model, adapter)
         _, trainable = parameters_of(peft)
-        adapted = adapted or [
+        targets = targets or [
             name for name, module in peft.named_modules() if hasattr(module, "lora_A")
         ]
     named = reference_of(recipe)
@@ -103,14 +100,10 @@ def size(recipe: Recipe, start: Start) -> Sized:
         known=Architectures(
             config, start.adapter if recipe.model.adapter == "continue" else None, reference
         ),
-        architecture=type(model).__name__
-        if adapter is None
-        else config.architectures[0]
-        if config.architectures
-        else config.model_type,
+        architecture=architecture,
         parameters=total,
         trainable=trainable,
-        adapted=dict(Counter(name.rpartition(".")[2] for name in adapted)),
+        adapted=dict(Counter(name.rpartition(".")[2] for name in targets)),
         rank=adapter.r if adapter is not None else None,
         tied=bool(getattr(text, "tie_word_embeddings", False)),
         vocabulary=text.vocab_size,

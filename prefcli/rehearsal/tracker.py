@@ -37,6 +37,15 @@ class Peak:
     passing: Counter[Kind] = field(default_factory=Counter)
     """Activations and logits when they came to most, which may be another moment."""
 
+    def towards(self, other: Peak, times: float) -> Peak:
+        """On the line from this through the other, `times` as far."""
+
+        def line(a: Counter[Kind], b: Counter[Kind]) -> Counter[Kind]:
+            return Counter({kind: int(a[kind] + times * (b[kind] - a[kind])) for kind in KINDS})
+
+        parts = line(self.parts, other.parts)
+        return Peak(parts.total(), parts, line(self.passing, other.passing))
+
 
 class Tracker(TorchDispatchMode):
     """Follows every storage from its first use to its end, for real and for fake tensors.

@@ -19,10 +19,12 @@ from prefcli.errors import DivergedError, GateError, Problem, RecipeError
 from prefcli.measure.check_sft import SftReport, gate_split, measure_sft
 from prefcli.methods import Method
 from prefcli.model import (
+    adapted,
     check_start,
     check_targets,
     load_policy,
     load_tokenizer,
+    lora_config,
     machine,
     on_device,
     parameters_of,
@@ -132,7 +134,10 @@ def _train(
     check_fit(recipe, config, tokenizer)
     if method.needs_reference:
         check_reference(recipe, tokenizer)
-    total, _ = parameters_of(empty_model(config))
+    empty = empty_model(config)
+    total, _ = parameters_of(empty)
+    if recipe.lora is not None:
+        adapted(empty, lora_config(recipe.lora))
     for warning in check_unusual(recipe, method, total, allowed=allow_unusual):
         warn(warning)
     inputs = load_inputs(recipe, method, tokenizer)
