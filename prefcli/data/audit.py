@@ -72,6 +72,7 @@ class Audit:
         cut = {side: end > self.limits.room for side, end in measures.ends.items()}
         self._cut.update({side: int((at & keep).sum()) for side, at in cut.items()})
         found["cut"] = np.logical_or.reduce(list(cut.values()))
+        found["contradictions"] = self._stands_before(measures.opposite_key, measures.row_key, keep)
         found["duplicates"] = self._repeats(measures.row_key, keep)
         if self.train_prompts is not None:
             found["shared_prompts"] = np.isin(measures.prompt_key, self.train_prompts)
@@ -123,6 +124,17 @@ class Audit:
         row = np.maximum.reduce(list(measures.ends.values()))
         for name, tokens in {"prompt": measures.prompt, **measures.sides, "row": row}.items():
             self._lengths.setdefault(name, []).append(tokens)
+
+    def _stands_before(self, wanted: Ints, keys: Ints, kept: Bools) -> Bools:
+        """Where the key that a row wants is that of a kept row before it, in any source."""
+        found = np.isin(wanted, self._rows)
+        at = np.flatnonzero(kept)
+        if len(at):
+            known, first = np.unique(keys[at], return_index=True)
+            place = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+            there = (known[place] == wanted) & (at[first[place]] < np.arange(len(wanted)))
+            found |= there
+        return found
 
     def _repeats(self, keys: Ints, kept: Bools) -> Bools:
         """Kept rows that stand before, in this source or an earlier one."""

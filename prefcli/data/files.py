@@ -227,7 +227,10 @@ def _one_object(value: dict[str, Any], shown: str) -> DataError:
 
 def _unreadable(error: ValueError | RecursionError) -> str:
     if isinstance(error, UnicodeDecodeError):
-        return f"the byte 0x{error.object[error.start]:02x}, which is not UTF-8"
+        return (
+            f"the byte 0x{error.object[error.start]:02x}, which is not UTF-8 "
+            "(`iconv -f latin1 -t utf8` converts old western files)"
+        )
     if isinstance(error, RecursionError):
         return "lists or objects nested too deep"
     return "a number of too many digits"

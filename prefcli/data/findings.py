@@ -28,7 +28,6 @@ DROPS: dict[str, str | None] = {
 """Why a row is left out: the finding of `data.checks` that it counts for, if any."""
 
 _SHOWN_ROWS = 3
-_MANY = 0.2
 
 
 @dataclass
@@ -75,8 +74,8 @@ class Finding:
         """All there is to know. limit: what the share is measured by, in words."""
         share = f"{percent(self.share)}{limit}"
         rows = f"{self.count} of {self.total} rows ({share})"
-        # Of what is true of many rows, the first are no news; of an error they always are.
-        places = f"; first: {in_words(self.first)}" if limit or self.share <= _MANY else ""
+        usual = not limit and self.share <= DataChecks.words(self.name).usual
+        places = "" if usual else f"; first: {in_words(self.first)}"
         return f"{self.name}: {rows}: {self.words}{places}"
 
     @property
@@ -131,7 +130,7 @@ def judge(
                 errors.append(Problem(f"{split}: {told}", path=path, hint=hint))
             elif how == "warning":
                 told = f"{finding.name}: {percent(finding.share)} of the rows{more}"
-                warnings.append(Problem(f"{split}: {told}: {finding.words}", hint=hint))
+                warnings.append(Problem(f"{split}: {told}", hint=hint))
     return warnings, errors
 
 

@@ -75,6 +75,8 @@ class Measures:
     """The same for equal rows."""
     prompt_key: Ints
     """The same for equal prompts; of whole texts the text, of messages those before the answer."""
+    opposite_key: Ints
+    """The row_key of the row that says the opposite; of a demonstration, of no row."""
 
 
 def measure(
@@ -91,7 +93,8 @@ def measure(
     sides = ("chosen", "rejected") if pairs else ("completion",)
     seams = "template_seams" if chat else "seams"
     faults = (seams, *(name for check in checks for name in check.names))
-    figures = ("tokens", "prompt", *sides, *map(_end, sides), "row_key", "prompt_key")
+    keys = ("row_key", "prompt_key", "opposite_key")
+    figures = ("tokens", "prompt", *sides, *map(_end, sides), *keys)
     features = Features(
         {
             "drop": Value("string"),
@@ -123,6 +126,7 @@ def measure(
                     **{name: name in said for name in faults},
                     "row_key": _key(whole),
                     "prompt_key": _key(_asked(whole)),
+                    "opposite_key": _key(_opposite(whole)),
                 }
             )
         return {name: [row[name] for row in found] for name in features}
@@ -150,6 +154,7 @@ def measure(
         faults={name: arrays[name] for name in faults},
         row_key=arrays["row_key"],
         prompt_key=arrays["prompt_key"],
+        opposite_key=arrays["opposite_key"],
     )
 
 
@@ -198,6 +203,13 @@ def _asked(row: dict[str, Any]) -> Any:
     answers = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
     before = messages[: answers[-1]] if answers else messages
     return before if any(m["role"] in ("user", "tool") for m in before) else messages
+
+
+def _opposite(row: dict[str, Any]) -> Any:
+    """The pair the other way round, or the other label."""
+    if "chosen" in row and "rejected" in row:
+        return {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
+    return {**row, "label": not row["label"]} if "label" in row else None
 
 
 def _key(content: Any) -> int:

@@ -97,4 +97,5 @@ def _listed(ids: int | list[int] | None) -> frozenset[int]:
 
 
 def _shown(number: int, tokenizer: PreTrainedTokenizerBase) -> str:
-    return f"{tokenizer.convert_ids_to_tokens(number)}={number}"
+    token = tokenizer.convert_ids_to_tokens(number)
+    return f"{token}={number}" if token is not None else f"{number}, which the tokenizer lacks"

@@ -63,4 +63,10 @@ def _try_template(tokenizer: PreTrainedTokenizerBase) -> None:
         )
     except TemplateError as error:
         line = f"line {number}: " if (number := getattr(error, "lineno", None)) else ""
-        raise RecipeError(Problem(f"{line}{error.message}", path="model.chat_template")) from None
+        raise RecipeError(
+            Problem(
+                f"the template refuses one user and one assistant message: {line}{error.message}",
+                path="model.chat_template",
+                hint="correct the template; this is the least that any data asks of it",
+            )
+        ) from None

@@ -19,6 +19,11 @@ class Words(NamedTuple):
 
     what: str
     cure: str
+    usual: float = 0.0
+    """The share up to which it is no news which rows they are."""
+
+
+_LONGER = "raise data.max_length as far as the model's context goes, or leave such rows out"
 
 
 class Shares(Options):
@@ -42,8 +47,8 @@ class DataChecks(Options):
         ),
     ] = Shares(warn=0.0, error=0.01)
     """Such rows are dropped."""
-    cut: Annotated[Shares, Words("a completion is cut at max_length", "raise data.max_length")] = (
-        Shares(warn=0.01, error=0.1)
+    cut: Annotated[Shares, Words("a completion is cut at max_length", _LONGER)] = Shares(
+        warn=0.01, error=0.1
     )
     """A cut completion has no end: the model learns none from it."""
     identical: Annotated[
@@ -70,6 +75,14 @@ class DataChecks(Options):
     ] = Shares(warn=0.01)
     """They are kept: some mixtures weigh rows by repeating them. What repetition costs: Lee et al.
     2022, arXiv:2107.06499."""
+    contradictions: Annotated[
+        Shares,
+        Words(
+            "the same row stands before it with the opposite preference",
+            "keep the side that is meant, or neither; with contested labels take ipo",
+        ),
+    ] = Shares(warn=0.0, error=0.1)
+    """Two such rows cancel each other out: both are kept, and both are in the loss."""
     shared_prompts: Annotated[
         Shares,
         Words(

@@ -113,7 +113,9 @@ class _DryRun:
             if other is not None:
                 found.attempt(lambda: check_weights(other.base, where="reference"))
         found.hear(lambda: check_combinations(recipe, self.method, self.target.strategy))
-        for note in [*notes(recipe, self.method), *_untried(recipe, here)]:
+        untried = _untried(recipe, here)
+        found.needs_gpu = bool(untried)
+        for note in [*notes(recipe, self.method), *untried]:
             say(f"note: {note}")
 
     def look_at_model(self, *, allow_unusual: bool) -> None:

@@ -22,6 +22,8 @@ class Rehearsal:
     warnings: list[str] = field(default_factory=list)
     failure: PrefcliError | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    needs_gpu: bool = False
+    """Something of the recipe is for a GPU, and there is none here."""
 
     def attempt(self, check: Callable[[], T]) -> T | None:
         """Run a check; a problem is kept, and the checks that do not need it still run."""
@@ -57,7 +59,8 @@ class Rehearsal:
             return [*lines, f"will not run: {count} problem{'s'[: count != 1]} above"]
         if self.unchecked:
             return [*lines, "not proven: nothing is wrong, but see above what is not checked"]
-        return [*lines, f"will run: {command}"]
+        where = " on a GPU" if self.needs_gpu else ""
+        return [*lines, f"will run{where}: {command}"]
 
     @property
     def will_run(self) -> bool | None:
@@ -75,6 +78,7 @@ class Rehearsal:
     def as_dict(self) -> dict[str, Any]:
         return {
             "will_run": self.will_run,
+            "needs_gpu": self.needs_gpu,
             "exit_code": int(self.exit_code),
             "problems": [problem.as_dict() for problem in self.problems],
             "unchecked": [problem.as_dict() for problem in self.unchecked],

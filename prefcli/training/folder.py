@@ -82,9 +82,9 @@ class RunFolder:
 
         One lock a run: taken by the main process alone.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             raise RecipeError(
@@ -92,6 +92,14 @@ class RunFolder:
                     f"another prefcli is writing into {self.path}",
                     path="output_dir",
                     hint="wait for it, or name another folder",
+                )
+            ) from None
+        except OSError as error:
+            raise RecipeError(
+                Problem(
+                    f"{self.path} can't be written: {error.strerror}",
+                    path="output_dir",
+                    hint="name another folder",
                 )
             ) from None
         return lock

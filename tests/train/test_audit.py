@@ -176,9 +176,9 @@ def test_what_only_warns(crafted, make_recipe):
         "eval: shared_prompts: 50 %",
     ]
     assert inputs.warnings[1] == (
-        "train: cut: 10 % of the rows, more than 1 %: a completion is cut at max_length (chosen in "
-        "2, rejected in 2; max_length 43 keeps 99 % whole)\n"
-        "    -> raise data.max_length; or allow it with data.checks.cut.warn=0.1"
+        "train: cut: 10 % of the rows, more than 1 %\n"
+        "    -> raise data.max_length as far as the model's context goes, or leave such rows out; "
+        "or allow it with data.checks.cut.warn=0.1"
     )
 
 
@@ -272,6 +272,7 @@ def test_labelled_rows(crafted, make_recipe, tokenizer):
         "cut": (5, 16, [8, 9, 10], 5),
         "empty": (1, 16, [15], 0),
         "duplicates": (1, 16, [14], 1),
+        "contradictions": (2, 16, [13, 14], 2),
     }
     assert in_figures(inputs.eval) == {"shared_prompts": (2, 2, [1, 2], 2)}
     assert inputs.train.as_dict()["labels"] == {"true": 5, "false": 9}
@@ -547,3 +548,31 @@ def test_a_page_is_written_also_when_the_data_is_wrong(crafted, prefcli_data):
     code, _, err = prefcli_data(crafted, "--method", "dpo", "--html", "pages")
     assert code == 2
     assert "--html pages: Is a directory" in err
+
+
+def test_the_opposite_of_a_row_before_it(crafted, make_recipe):
+    """Pairs the other way round, also in another source; labels that were flipped."""
+    pair = {"prompt": "q", "chosen": " a", "rejected": " b"}
+    other = {"prompt": "q", "chosen": " b", "rejected": " a"}
+    one = write_jsonl(Path("one.jsonl"), [pair, {**pair, "prompt": "z"}, other, pair])
+    two = write_jsonl(Path("two.jsonl"), [other])
+    crafted["data"] = {"train": [{"path": str(one)}, {"path": str(two)}], "max_length": 64}
+    split = audited(make_recipe(crafted).recipe, "dpo").train
+    found = {finding.name: finding for finding in split.findings}
+    # Rows 3 and 4 of the first file, since each has its opposite before it, and the other file's.
+    assert (found["contradictions"].count, found["contradictions"].total) == (3, 5)
+    assert found["contradictions"].first == [
+        "one.jsonl: row 3",
+        "one.jsonl: row 4",
+        "two.jsonl: row 1",
+    ]
+    labels = [
+        {"prompt": "q", "completion": " a", "label": True},
+        {"prompt": "q", "completion": " b", "label": False},
+        {"prompt": "q", "completion": " a", "label": False},
+    ]
+    write_jsonl(one, labels)
+    crafted["data"]["train"] = {"path": str(one)}
+    split = audited(make_recipe(crafted).recipe, "kto").train
+    (finding,) = (f for f in split.findings if f.name == "contradictions")
+    assert (finding.count, finding.first) == (1, ["one.jsonl: row 3"])

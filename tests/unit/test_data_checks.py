@@ -23,6 +23,7 @@ def test_defaults():
         "identical_after_cut": (0.0, 0.05),
         "empty": (0.0, 0.01),
         "duplicates": (0.01, None),
+        "contradictions": (0.0, 0.1),
         "shared_prompts": (0.0, 0.01),
         "chosen_longer": (0.6, None),
         "seams": (0.0, 0.01),
