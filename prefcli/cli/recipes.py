@@ -14,7 +14,6 @@ from prefcli.console import document, say
 from prefcli.errors import ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS
 from prefcli.recipe import Recipe, library, load
-from prefcli.recipe.migrate import migrate as migrate_file
 
 recipes_app = typer.Typer(
     help="The shipped recipes: list, show, copy.", no_args_is_help=True, rich_markup_mode=None
@@ -74,6 +73,9 @@ def migrate(
         raise RecipeError(f"--method {method}: there are {', '.join(METHODS)}")
     if output is not None and Path(output).exists():
         raise RecipeError(f"{output} exists already", hint="name a new file")
+    # Light, but a tenth of every command's start-up.
+    from prefcli.recipe.migrate import migrate as migrate_file
+
     found = migrate_file(file, method, devices)
     told = [f"error: {problem}" for problem in found.problems] or found.lines()
     print(*told, sep="\n", file=sys.stderr)

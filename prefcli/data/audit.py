@@ -49,19 +49,18 @@ class Audit:
         """Count the rows of a source; the indices of those that are kept."""
         self._measure_lengths(measures)
         keep = np.array([why is None for why in measures.drop], np.bool_)
-        found = {name: np.flatnonzero(at & keep) for name, at in self._look(measures, keep).items()}
-        self._kept.update({name: len(at) for name, at in found.items()})
-        faults: dict[int, list[str]] = {}
-        for name, indices in found.items():
-            for at in indices.tolist():
-                faults.setdefault(at, []).append(name)
-        # In the order of the rows, since places of the first ones are shown.
-        for at, why in enumerate(measures.drop):
-            place = functools.partial(place_of, rows, at)
-            if why is not None:
-                self._drop(why, place)
-            for name in faults.get(at, ()):
-                self._found.setdefault(name, Tally()).add(place)
+        found = {name: at & keep for name, at in self._look(measures, keep).items()}
+        self._kept.update({name: int(at.sum()) for name, at in found.items()})
+        place = functools.partial(place_of, rows)
+        whys = np.array(measures.drop, dtype=object)
+        for why in dict.fromkeys(whys[~keep].tolist()):
+            lost = whys == why
+            self.dropped.setdefault(why, Tally()).add_all(np.flatnonzero(lost), place)
+            if (name := DROPS[why]) is not None:
+                found[name] = found.get(name, lost) | lost
+        for name, at in found.items():
+            if at.any():
+                self._found.setdefault(name, Tally()).add_all(np.flatnonzero(at), place)
         self.tokens += int(measures.tokens[keep].sum())
         self.prompts = np.union1d(self.prompts, measures.prompt_key[keep])
         return [int(at) for at in np.flatnonzero(keep)]

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from prefcli.errors import Problem
 from prefcli.recipe.data_checks import DataChecks
 
@@ -42,6 +45,12 @@ class Tally:
         self.count += 1
         if len(self.first) < _SHOWN_ROWS:
             self.first.append(place())
+
+    def add_all(self, indices: npt.NDArray[np.int64], place: Callable[[int], str]) -> None:
+        """place: of an index, asked for only where it will be shown."""
+        self.count += len(indices)
+        missing = _SHOWN_ROWS - len(self.first)
+        self.first += [place(int(at)) for at in indices[: max(missing, 0)]]
 
     @property
     def rows(self) -> str:

@@ -16,12 +16,11 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcli.data.files import last_line
 from prefcli.data.lengths import Ints
-from prefcli.data.tokens import tokenise, tokenise_all
+from prefcli.data.tokens import sides_of, tokenise, tokenise_all
 from prefcli.errors import DataError
 from prefcli.methods import RowKind
 
 _BATCH = 1000
-_SIDES = ("chosen_ids", "rejected_ids", "completion_ids")
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def measure_row(parts: Sequence[dict[str, Any]], limits: Limits, *, chat: bool) 
     trained = []
     for at, ids in enumerate(parts):
         prompt = len(ids["prompt_ids"])
-        sides = {key.removesuffix("_ids"): ids[key] for key in _SIDES if key in ids}
+        sides = sides_of(ids)
         if len(parts) == 2:
             sides = {("chosen", "rejected")[at]: ids["completion_ids"]}
         if prompt >= room:

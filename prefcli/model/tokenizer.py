@@ -27,18 +27,32 @@ def load_tokenizer(options: Model, *, where: str = "model") -> PreTrainedTokeniz
     if options.chat_template is not None:
         tokenizer.chat_template = _template(options.chat_template)
         _try_template(tokenizer)
+    if options.eos_token is not None:
+        _set_end(tokenizer, options.eos_token, where)
     if tokenizer.eos_token is None:
         raise RecipeError(
             Problem(
                 f"the tokenizer of {options.name_or_path} has no end-of-sequence token",
                 path=f"{where}.name_or_path",
-                hint="set eos_token in its tokenizer_config.json; without one a model never stops",
+                hint="name one in model.eos_token; without one a model never stops",
             )
         )
     if tokenizer.pad_token is None:
         # Safe for training: labels are masked by position, so end tokens are still learned.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _set_end(tokenizer: PreTrainedTokenizerBase, token: str, where: str) -> None:
+    if token not in tokenizer.get_vocab():
+        raise RecipeError(
+            Problem(
+                f"the tokenizer has no token {token!r}",
+                path=f"{where}.eos_token",
+                hint="name one that it has; a new token would have no trained embedding",
+            )
+        )
+    tokenizer.eos_token = token
 
 
 def _template(text: str) -> str:

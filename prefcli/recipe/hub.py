@@ -42,7 +42,9 @@ def settle_offline(recipe: Recipe) -> bool:
     To be called before the libraries are imported. They would try five times for each file, for
     half a minute a model, before they look into their cache.
     """
-    if not hub_names(recipe) or _said_offline() or _answers():
+    # Processes of one run must not decide it each for itself.
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if not alone or not hub_names(recipe) or _said_offline() or _answers():
         return False
     os.environ["HF_HUB_OFFLINE"] = "1"
     return True

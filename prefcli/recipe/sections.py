@@ -32,6 +32,9 @@ class Model(Options):
     """auto: whatever transformers picks on this machine."""
     chat_template: str | None = None
     """A .jinja file, or the template itself; left out, the tokenizer's own is used."""
+    eos_token: Annotated[str, Field(min_length=1)] | None = None
+    """The token that ends an answer, where the tokenizer's own is another, as a chat template's
+    <|im_end|> on a base model; the trained model keeps it. Left out: the tokenizer's."""
     adapter: Literal["continue", "stack", "merge"] | None = None
     """Where name_or_path holds a LoRA adapter. continue: train that adapter on. stack: a new one
     (lora:) over it. merge: into its base, which is then trained in full. The reference is the

@@ -8,18 +8,10 @@ from pathlib import Path
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.schema import Recipe
+from prefcli.rehearsal.optimizers import on_disk
 from prefcli.rehearsal.sharding import Sizes
 from prefcli.rehearsal.target import amount
 from prefcli.training.arguments import Plan
-
-_STATES = {
-    "sgd": 0.0,
-    "adafactor": 0.1,
-    "rmsprop": 4.0,
-    "adamw_8bit": 2.03,
-    "paged_adamw_8bit": 2.03,
-}
-"""Bytes of optimizer state a parameter in a checkpoint, where they are not AdamW's 8."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,7 @@ class Disk:
 
 
 def disk(recipe: Recipe, sizes: Sizes, plan: Plan) -> Disk:
-    """Of a run from its beginning. sizes: with the trained adapter, if there is one."""
+    """Of a run from its beginning; what it has written already counts as free."""
     weights = 2 if recipe.model.dtype == "bfloat16" and not recipe.trains_adapter else 4
     trained = sizes.trainable
     limit = recipe.training.save_total_limit
@@ -62,11 +54,17 @@ def disk(recipe: Recipe, sizes: Sizes, plan: Plan) -> Disk:
     while not folder.exists():
         folder = folder.parent
     return Disk(
-        checkpoint=int((weights + _STATES.get(recipe.training.optim, 8.0)) * trained),
+        checkpoint=weights * trained + on_disk(recipe.training.optim, trained),
         kept=kept,
         model=weights * trained,
-        free=shutil.disk_usage(folder).free,
+        free=shutil.disk_usage(folder).free + _ours(folder),
     )
+
+
+def _ours(folder: Path) -> int:
+    """Bytes of the checkpoints that are there, which give way to newer ones."""
+    files = (file for each in folder.glob("checkpoint-*") for file in each.rglob("*"))
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def check_disk(found: Disk, *, elsewhere: bool) -> list[str]:

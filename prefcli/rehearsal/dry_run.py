@@ -40,6 +40,7 @@ from prefcli.training.inputs import (
     check_reference,
     first_row,
     glances,
+    packs,
     read_inputs,
     reference_of,
 )
@@ -220,7 +221,10 @@ class _DryRun:
         if self.sized is None or start is None:
             return
         config = self.sized.known.policy
-        longest = self.inputs.longest if self.inputs is not None else self.recipe.data.max_length
+        whole = self.inputs is not None and not self.inputs.sampled
+        longest = self.recipe.data.max_length
+        if self.inputs is not None and whole and not packs(self.method):
+            longest = self.inputs.longest
         settled = self.method if self.inputs is not None else self.method.for_labels(1, 1)[0]
 
         def memory_of(change: Setup, run_of: Callable[..., StepPeaks] = fake_run) -> Memory:

@@ -42,14 +42,11 @@ from prefcli.model.adapters import train_in_float32
 from prefcli.model.machine import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Logging
+from prefcli.rehearsal.optimizers import BITSANDBYTES, on_device
 from prefcli.rehearsal.packed import pack
 from prefcli.rehearsal.tracker import Peak, Tracker
 from prefcli.training.arguments import build, trl_options
 from prefcli.training.trainer import mix_into, trainer_class_of
-
-_STATES = {"adamw_8bit": 2.03, "paged_adamw_8bit": 0.0, "paged_adamw_32bit": 0.0}
-"""Bytes of optimizer state a parameter, of bitsandbytes' optimizers: two moments, with a scale of 4
-bytes for each block of 256; paged ones give way to the host's memory."""
 
 _DEPTHS = (2, 4)
 """Layers from which a whole model is extrapolated."""
@@ -131,7 +128,7 @@ def fake_run(
         with tracker:
             _warm(trainer, recipe, machine, tracker)
             trainer.train()
-        own = recipe.training.optim not in _STATES
+        own = recipe.training.optim not in BITSANDBYTES
         return StepPeaks(phases.passes, phases.update, own)
 
 
@@ -234,10 +231,10 @@ def _trainer(
     options = trl_options(plain, method, machine) | _HERE | {"output_dir": folder}
     options["bf16"] = machine.autocast(recipe.model) or machine.half(recipe.model)
     options["gradient_accumulation_steps"] = batches
-    for name in ("packing", "assistant_only_loss"):  # as many tokens without them
+    for name in ("packing", "assistant_only_loss"):  # rows are as long as packed ones already
         if name in options:
             options[name] = False
-    if recipe.training.optim in _STATES:
+    if recipe.training.optim in BITSANDBYTES:
         options["optim"] = "sgd"
     more: dict[str, Any] = {"ref_model": reference} if reference is not None else {}
     if recipe.lora is not None:
@@ -352,8 +349,12 @@ def _warm(trainer: Any, recipe: Recipe, machine: Machine, tracker: Tracker) -> N
         for value in state.values()
         if isinstance(value, torch.Tensor)
     ]
-    if optim in _STATES:
-        size = int(_STATES[optim] * sum(p.numel() for p in trained))
+    if optim in BITSANDBYTES:
+        embeddings = [
+            m.weight for m in trainer.model.modules() if isinstance(m, torch.nn.Embedding)
+        ]
+        embedded = sum(w.numel() for w in embeddings if w.requires_grad)
+        size = on_device(optim, sum(p.numel() for p in trained), embedded)
         trainer.states_elsewhere = states = [torch.empty(size, dtype=torch.uint8)]
     tracker.holds(states, "optimizer")
     for parameter in trained:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefcli.methods import Method
@@ -97,7 +97,15 @@ def predict(
         rehearsed = rehearsed.model_copy(update={"model": bfloat16})
     run = run_of(rehearsed, method, known, target.device, length=length)
     if spread:
-        parts, phase = sharded(sizes, run, target, adapter=recipe.trains_adapter)
+        if not method.needs_reference or recipe.reference.precompute:
+            sizes = replace(sizes, reference=0)
+        parts, phase = sharded(
+            sizes,
+            run,
+            target,
+            adapter=recipe.trains_adapter,
+            accumulates=share > recipe.training.per_device_train_batch_size,
+        )
     else:
         parts, phase = _whole(run)
         if target.strategy == "ddp":

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from prefcli.errors import GateError, Problem
+from prefcli.errors import GateError, Problem, RecipeError
 from prefcli.methods import Method
+from prefcli.recipe.combinations import check_combinations
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Lora
 from prefcli.rehearsal.memory import Memory
 from prefcli.rehearsal.target import Target, amount
+from prefcli.training.arguments import accumulate
 
 _WORTH = 0.01
 """Of what is needed; what saves less is not proposed."""
@@ -67,7 +69,7 @@ def remedies(setup: Setup, before: Memory, estimate: Predict) -> Iterator[Remedy
     """Down the ladder, each on top of those before it, until it fits or the ladder ends."""
     for propose, why in _LADDER:
         change = propose(setup)
-        if change is None:
+        if change is None or not _is_allowed(change.setup):
             continue
         after = estimate(change.setup)
         saved = before.needed - after.needed
@@ -98,6 +100,17 @@ def fewest(
         if choice and predict(whole).fits(whole.target):
             return choice
     return []
+
+
+def _is_allowed(setup: Setup) -> bool:
+    """Would prefcli take such a recipe, on such devices?"""
+    try:
+        Recipe.model_validate(setup.recipe.model_dump(by_alias=True))
+        accumulate(setup.recipe.training, setup.target.devices)
+        check_combinations(setup.recipe, setup.method, setup.target.strategy)
+    except (ValueError, RecipeError):
+        return False
+    return True
 
 
 def _apply(setup: Setup, steps: Sequence[Remedy]) -> Setup:

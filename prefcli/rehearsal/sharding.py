@@ -1,7 +1,7 @@
 """What a device holds of a model that is spread over several.
 
 Activations are rehearsed; the shares of weights, gradients and states are divisions; what is
-gathered for the moment follows the defaults of the engines, as their documentation gives them.
+gathered for the moment is what accelerate and trl have the engines do.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from transformers import PretrainedConfig
 
-from prefcli.model.weights import empty_model
 from prefcli.rehearsal.fake_run import StepPeaks
 from prefcli.rehearsal.target import Target
 
@@ -35,9 +33,8 @@ class Sizes:
     """Of what lies outside the blocks: embeddings and head."""
 
 
-def blocks(config: PretrainedConfig) -> tuple[int, int]:
+def blocks(model: torch.nn.Module) -> tuple[int, int]:
     """(parameters of the largest block, parameters outside all blocks)."""
-    model = empty_model(config)
     lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
     sizes = [[_count(block) for block in each] for each in lists]
     inside = max(sizes, key=sum, default=[0])
@@ -45,12 +42,13 @@ def blocks(config: PretrainedConfig) -> tuple[int, int]:
 
 
 def sharded(
-    sizes: Sizes, run: StepPeaks, target: Target, *, adapter: bool
+    sizes: Sizes, run: StepPeaks, target: Target, *, adapter: bool, accumulates: bool
 ) -> tuple[dict[str, int], str]:
     """Parts of a device's peak, and the phase it comes in.
 
     run: rehearsed with bfloat16 weights, as both engines compute with such.
     adapter: are the policy's own weights frozen, and so kept in bfloat16 alone?
+    accumulates: is more than one micro-batch trained before an update?
     """
     n, trained = target.devices, sizes.trainable
     frozen = sizes.policy - trained
@@ -67,8 +65,13 @@ def sharded(
             "gathered": 2 * (sizes.root + 2 * sizes.layer),
         }
         if not adapter:
-            # Two layers' gradients in bfloat16, and one's in float32 to be summed up.
-            parts["gathered"] += (2 * 2 + 4) * sizes.layer
+            # Gradients in bfloat16: of two layers and the embeddings, and of one to be summed up.
+            parts["gathered"] += 2 * (sizes.root + 3 * sizes.layer)
+        # trl wraps the reference as one, so that its pass gathers all of it.
+        parts["gathered"] = max(parts["gathered"], 2 * sizes.reference)
+        if accumulates:
+            # transformers sums up between the devices at the last micro-batch alone.
+            parts["gradients"] += 2 * trained
     else:
         share = n if target.strategy == "zero3" else 1
         live = min(sizes.policy, _LIVE) if target.strategy == "zero3" else 0

@@ -77,6 +77,7 @@ def size(recipe: Recipe, start: Start, config: PretrainedConfig) -> Sized:
     _check_attention(recipe, model)
     architecture = type(model).__name__
     total, _ = parameters_of(model)
+    layer, root = blocks(model)
     targets: list[str] = []
     adapter = None
     if recipe.lora is not None:
@@ -93,7 +94,6 @@ def size(recipe: Recipe, start: Start, config: PretrainedConfig) -> Sized:
         ]
     named = reference_of(recipe)
     reference = start_config(named, where="reference") if named is not None else None
-    layer, root = blocks(config)
     beside = parameters_of(empty_model(reference))[0] if reference is not None else total
     text = config.get_text_config()
     return Sized(

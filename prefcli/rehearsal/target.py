@@ -24,10 +24,6 @@ class Target:
     gpu_memory: int | None
     """Bytes of each; None where nobody said."""
 
-    @property
-    def sharded(self) -> bool:
-        return self.strategy in ("fsdp1", "fsdp2", "zero3")
-
     def __str__(self) -> str:
         size = f" of {amount(self.gpu_memory)}" if self.gpu_memory else ""
         if self.devices == 1:

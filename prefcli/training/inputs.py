@@ -35,10 +35,15 @@ class Inputs:
 
     def sequences(self, method: Method, max_length: int) -> tuple[int, bool]:
         """(sequences an epoch has, is that exact?): rows, or what packing makes of them."""
-        if isinstance(method, Sft) and method.packing:
+        if packs(method):
             return math.ceil(self.tokens_an_epoch / max_length), False
         rows = len(self.train.rows)
         return round(rows * self.train.scale), not self.train.is_sample
+
+    @property
+    def sampled(self) -> bool:
+        """Was any split looked at in part only?"""
+        return any(split.is_sample for split in self.splits)
 
     @property
     def tokens_an_epoch(self) -> int:
@@ -75,6 +80,11 @@ class Inputs:
     def judge(self, checks: DataChecks) -> tuple[list[Problem], list[Problem]]:
         """(warnings, errors) for what was found in the data."""
         return judge({split.name: split.findings for split in self.splits}, checks)
+
+
+def packs(method: Method) -> bool:
+    """Are several rows joined to sequences of max_length?"""
+    return isinstance(method, Sft) and method.packing
 
 
 def mixed_in(recipe: Recipe, method: Method) -> SftMix | None:

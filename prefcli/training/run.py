@@ -16,7 +16,7 @@ from transformers import Trainer
 
 from prefcli.console import is_main_process, say, warn
 from prefcli.errors import DivergedError, GateError, Problem, RecipeError
-from prefcli.measure.check_sft import SftReport, gate_split, measure_sft
+from prefcli.measure.check_sft import SftReport, measure_sft
 from prefcli.methods import Method
 from prefcli.model import (
     adapted,
@@ -186,7 +186,7 @@ def _train(
             + (", so the first margins are not quite zero" if own.lora_dropout else "")
         )
     if method.needs_sft and recipe.check_sft.on_fail != "skip" and checkpoint is None:
-        split = inputs.eval or gate_split(recipe, method.rows, tokenizer)
+        split = inputs.eval or inputs.train
         report = measure_sft(on_device(policy, device), tokenizer, split, recipe)
         run["check_sft"] = report.as_dict()
         _gate(report, recipe, folder, run)

@@ -69,6 +69,7 @@ ELSEWHERE = {
     "model.dtype",
     "model.attn_implementation",
     "model.chat_template",
+    "model.eos_token",  # test_tokens_seen.py
     "model.adapter",
     "model.quantization",
     "reference.name_or_path",

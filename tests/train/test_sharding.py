@@ -9,6 +9,7 @@ from transformers import LlamaConfig
 
 from prefcli.model import Machine
 from prefcli.model.machine import strategy_here
+from prefcli.model.weights import empty_model
 from prefcli.recipe.schema import Recipe
 from prefcli.rehearsal.fake_run import Architectures, StepPeaks
 from prefcli.rehearsal.memory import predict
@@ -64,14 +65,14 @@ def step(states: int, activations: int = 900, logits: int = 50, update: int = 0)
                 "reference": 4 * 1000 // 4,
                 "gradients": 4 * 1000 // 4,
                 "optimizer": 8 * 1000 // 4,
-                # Embeddings and two layers; two layers' gradients, and one's in float32.
-                "gathered": 2 * (300 + 200) + 2 * 200 + 4 * 100,
+                # Embeddings and two layers; gradients of those, and of one layer to be summed up.
+                "gathered": 2 * (300 + 200) + 2 * (300 + 200) + 2 * 100,
             },
         ),
     ],
 )
 def test_all_weights_on_four_devices(strategy, parts):
-    found, phase = sharded(FULL, step(4 * 1000), on(4, strategy), adapter=False)
+    found, phase = sharded(FULL, step(4 * 1000), on(4, strategy), adapter=False, accumulates=False)
     assert found == parts | {"activations": 900, "logits": 50}
     assert phase == "the backward pass"
 
@@ -107,14 +108,29 @@ def test_all_weights_on_four_devices(strategy, parts):
 )
 def test_an_adapter_on_four_devices(strategy, parts):
     """Its states are rehearsed in float32, as they are."""
-    found, _ = sharded(LORA, step(8 * 100), on(4, strategy), adapter=True)
+    found, _ = sharded(LORA, step(8 * 100), on(4, strategy), adapter=True, accumulates=False)
     rest = {"reference": 0, "optimizer": 8 * 100 // 4, "activations": 900, "logits": 50}
     assert found == parts | rest
 
 
+def test_fsdp_sums_up_between_devices_at_the_last_micro_batch():
+    """Until then each device holds all gradients, beside its share of their sum."""
+    found, _ = sharded(FULL, step(4000), on(4, "fsdp2"), adapter=False, accumulates=True)
+    assert found["gradients"] == 4 * 1000 // 4 + 2 * 1000
+
+
+def test_fsdp_gathers_a_reference_whole():
+    """trl wraps it as one: 2 bytes of each weight, where those are more than the policy's part."""
+    large = Sizes(policy=1000, trainable=1000, reference=5000, layer=100, root=300)
+    found, _ = sharded(large, step(4000), on(4, "fsdp2"), adapter=False, accumulates=False)
+    assert found["gathered"] == 2 * 5000
+
+
 def test_a_large_update_is_the_peak():
     """foreach copies a share of the weights: rehearsed in bfloat16, made in float32."""
-    found, phase = sharded(FULL, step(4000, 90, 10, update=8000), on(4, "fsdp2"), adapter=False)
+    found, phase = sharded(
+        FULL, step(4000, 90, 10, update=8000), on(4, "fsdp2"), adapter=False, accumulates=False
+    )
     assert phase == "the optimizer's step"
     assert (found["temporary"], found["gathered"]) == (2 * 8000 // 4, 0)
     assert "activations" not in found
@@ -123,7 +139,7 @@ def test_a_large_update_is_the_peak():
 def test_zeros_buckets_are_bounded():
     """No more than 1e9 parameters are gathered, and 5e8 gradients reduced, at once."""
     seven = Sizes(7 * 10**9, 7 * 10**9, 0, 2 * 10**8, 3 * 10**8)
-    found, _ = sharded(seven, step(28 * 10**9), on(8, "zero3"), adapter=False)
+    found, _ = sharded(seven, step(28 * 10**9), on(8, "zero3"), adapter=False, accumulates=False)
     assert found["gathered"] == 2 * 10**9 + 2 * 5 * 10**8
 
 
@@ -142,7 +158,7 @@ WHOLE = 2 * LAYER + ROOT
 
 
 def test_blocks():
-    assert blocks(CONFIG) == (LAYER, ROOT)
+    assert blocks(empty_model(CONFIG)) == (LAYER, ROOT)
 
 
 def predicted(devices: int, strategy: str, **changes):

@@ -14,7 +14,7 @@ import torch
 import yaml
 from transformers import MistralConfig
 
-from prefcli.model import Machine, check_start
+from prefcli.model import Machine, check_start, start_config
 from prefcli.recipe import load
 from prefcli.rehearsal.fake_run import Architectures, fake_run
 from prefcli.rehearsal.packed import PackedLinear, pack
@@ -112,7 +112,7 @@ def test_all_weights_of_7b_do_not_fit_into_80_gib(mistral, dry_run):
         needed = remedy["needed"]
     assert needed <= 80 * 2**30
     (problem,) = document["problems"]
-    assert problem["hint"] == "these fit: reference.precompute=true training.optim=adamw_8bit"
+    assert problem["hint"] == "this fits: reference.precompute=true training.optim=adamw_8bit"
     assert said.splitlines()[-1] == "will not run: 1 problem above"
 
 
@@ -120,7 +120,7 @@ def test_an_adapter_on_7b(mistral, tmp_path):
     data = mistral(32) | {"lora": {"rank": 16}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(data))
     recipe = load(str(tmp_path / "recipe.yaml")).recipe
-    found = size(recipe, check_start(recipe))
+    found = size(recipe, check_start(recipe), start_config(recipe.model))
     assert (found.parameters, found.trainable) == (PARAMETERS, 32 * ADAPTER)
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     assert found.adapted == dict.fromkeys(names, 32)

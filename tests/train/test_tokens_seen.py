@@ -20,6 +20,7 @@ from prefcli.data.marks import Marks
 from prefcli.data.pieces import Pieces
 from prefcli.data.tokens import Frame, is_chat
 from prefcli.data.view import seam_of, view
+from prefcli.errors import RecipeError
 from prefcli.methods import Dpo, Kto, Orpo, Sft, Simpo
 from prefcli.model import load_tokenizer
 from prefcli.model.ends import end_remarks, ends_of
@@ -49,6 +50,7 @@ ENDED = (
     "{% for m in messages %}{{ m.content }}"
     "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
 )
+TURNS_END_WITH_PAD = "{{ bos_token }}{% for m in messages %}{{ m.content }}<pad>{% endfor %}"
 WITH_BOS = "{{ bos_token }}" + ENDED
 
 TEXT = {"prompt": "say", "chosen": " yes", "rejected": " no"}
@@ -594,3 +596,23 @@ def test_what_is_shown_as_trained_is_trls_labels(rows_of_trl, section, whole):
         tokens = [token for part in parts for token in part.tokens]
         assert [t.id for t in tokens] == prepared["input_ids"]
         assert [t.id if t.trained else -100 for t in tokens] == prepared["labels"]
+
+
+def test_the_end_token_of_the_recipe(recipe_data, make_recipe, tmp_path):
+    """A template's own end is taught, checked, and kept with the trained model."""
+    recipe_data["model"] |= {
+        "chat_template": TURNS_END_WITH_PAD,
+        "eos_token": "<pad>",
+    }
+    rows = [{"messages": [*CHAT["prompt"], *CHAT["chosen"]]}] * 24
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    recipe_data["data"]["train"] = {"path": str(path)}
+    recipe_data["data"].pop("eval")
+    recipe = make_recipe(recipe_data).recipe
+    inputs = load_inputs(recipe, recipe.sft, load_tokenizer(recipe.model))
+    assert not [f for f in inputs.train.findings if f.name == "no_end"]
+    train(recipe, recipe.sft)
+    kept = load_tokenizer(Model(name_or_path=f"{recipe.output_dir}/model"))
+    assert kept.eos_token == "<pad>"
+    with pytest.raises(RecipeError, match="the tokenizer has no token 'nothing'"):
+        load_tokenizer(recipe.model.model_copy(update={"eos_token": "nothing"}))

@@ -199,7 +199,7 @@ TABLE: Table = {
         gone("trust_remote_code"),
         "if the model needs no code of its own, take the line out",
     ),
-    "eos_token": Refuse(_TOKENIZER, "set it in the tokenizer's own files, beside the weights"),
+    "eos_token": To("model.eos_token"),
     "pad_token": Drop("padding is masked by position, whatever the token"),
     "model_init_kwargs": Refuse("prefcli passes nothing else to the model"),
     # lora
