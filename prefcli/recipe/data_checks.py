@@ -98,6 +98,7 @@ class DataChecks(Options):
             "chosen is longer than rejected",
             "length alone can tell them apart; unless the loss is normalised by length already, "
             "take dpo.loss_type: sigmoid_norm, dpo.ld_alpha, or simpo",
+            usual=0.6,
         ),
     ] = Shares(warn=0.6)
     """Of the pairs that are kept. DPO turns that into longer answers: Park et al. 2024,

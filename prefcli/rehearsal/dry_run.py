@@ -12,6 +12,7 @@ from prefcli.console import say
 from prefcli.errors import DataError, Problem
 from prefcli.methods import Method
 from prefcli.model import check_start, load_tokenizer, machine, start_config
+from prefcli.model.machine import world_size
 from prefcli.model.start import Start, start_of
 from prefcli.model.weights import check_weights
 from prefcli.recipe.combinations import check_combinations
@@ -220,6 +221,10 @@ class _DryRun:
         start, target, found = self.start, self.target, self.found
         if self.sized is None or start is None:
             return
+        if world_size() > 1:
+            # Under a launcher the trainer would look for its fellows.
+            self._not_rehearsed("one process rehearses it: leave the launcher out, with --devices")
+            return
         config = self.sized.known.policy
         whole = self.inputs is not None and not self.inputs.sampled
         longest = self.recipe.data.max_length
@@ -240,10 +245,7 @@ class _DryRun:
             memory = memory_of(planned)
         # A model may do what fake tensors can't follow; that says nothing about the recipe.
         except Exception as error:
-            why = str(error).strip().partition("\n")[0]
-            message = f"the memory of {self.sized.architecture}: a step can't be rehearsed ({why})"
-            found.unchecked += [Problem(message)] if target.gpu_memory is not None else []
-            say(f"note: {message}")
+            self._not_rehearsed(str(error).strip().partition("\n")[0])
             return
         say(*memory.lines(target))
         found.facts["memory"] = memory.as_dict(target)
@@ -260,6 +262,12 @@ class _DryRun:
         found.facts["remedies"] = [step.as_dict() for step in steps]
         found.facts["cure"] = [step.typed for step in cure]
         found.attempt(lambda: refuse(memory, target, cure))
+
+    def _not_rehearsed(self, why: str) -> None:
+        message = f"memory: a step can't be rehearsed ({why})"
+        asked = self.target.gpu_memory is not None
+        self.found.unchecked += [Problem(message)] if asked else []
+        say(f"note: {message}")
 
 
 def _configure(recipe: Recipe, method: Method, world: int) -> dict[str, Any]:
