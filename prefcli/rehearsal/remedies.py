@@ -89,6 +89,8 @@ def fewest(
 
     estimate: quick, for the choice. predict: what the choice is held to.
     """
+    if not found or not found[-1].fits:
+        return []
     chosen = list(found)
     for remedy in reversed(found[:-1]):
         fewer = [each for each in chosen if each is not remedy]
@@ -97,7 +99,7 @@ def fewest(
             chosen = fewer
     for choice in (chosen, list(found)):
         whole = _apply(setup, choice)
-        if choice and predict(whole).fits(whole.target):
+        if predict(whole).fits(whole.target):
             return choice
     return []
 

@@ -24,13 +24,10 @@ CASES = {
     "dpo": ("dpo", {}),
     "dpo-whole": ("dpo", {"training.gradient_checkpointing": False}),
     "dpo-one-batch": ("dpo", {"training.global_batch_size": BATCH}),
-    "dpo-rmsprop": ("dpo", {"training.optim": "rmsprop"}),
     "dpo-lora": ("dpo", {"lora.rank": 8}),
-    "dpo-lora-whole": ("dpo", {"lora.rank": 8, "training.gradient_checkpointing": False}),
     "kto": ("kto", {}),
     "orpo": ("orpo", {}),
     "simpo-whole": ("simpo", {"training.gradient_checkpointing": False}),
-    "sft": ("sft", {}),
     "ipo-eager": ("ipo", {"model.attn_implementation": "eager"}),
     "dpo-mixed": ("dpo", {"sft_mix.fraction": 0.2}),
 }
