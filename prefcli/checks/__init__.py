@@ -1,0 +1,1 @@
+"""LIGHT shelf: one file a health rule; history of metric rows -> advice, pure."""

@@ -1,0 +1,44 @@
+"""All rules over one stream of metric rows; each speaks once, and again only when it gets worse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from prefcli.checks.base import LEVELS, Advice, Check, Facts, History, Row
+
+
+class Monitor:
+    """Fed row by row; pure, so that literal rows test it."""
+
+    def __init__(self, checks: Sequence[Check], facts: Facts) -> None:
+        self._checks = checks
+        self._facts = facts
+        self._said: dict[str, int] = {}
+        self.history = History()
+
+    def replay(self, rows: Iterable[Row], said: Iterable[dict[str, Any]]) -> None:
+        """What a run that is resumed has measured and said already."""
+        for row in rows:
+            self.history.add(row)
+        for advice in said:
+            self._remember(advice["check"], LEVELS.index(advice["level"]))
+
+    def look(self, row: Row) -> list[Advice]:
+        """What is new to say after this row; the loudest first."""
+        self.history.add(row)
+        found = [
+            check.look(self.history, self._facts) for check in self._checks if check.on != "off"
+        ]
+        new = [each for each in found if each is not None and self._is_news(each)]
+        return sorted(new, key=lambda advice: -LEVELS.index(advice.level))
+
+    def _is_news(self, advice: Advice) -> bool:
+        level = LEVELS.index(advice.level)
+        if level <= self._said.get(advice.check, -1):
+            return False
+        self._remember(advice.check, level)
+        return True
+
+    def _remember(self, check: str, level: int) -> None:
+        self._said[check] = max(level, self._said.get(check, -1))
