@@ -15,6 +15,9 @@ from transformers import PreTrainedModel
 _TOKENS = {"cpu": 1024, "cuda": 16384}
 _LOGITS = 2**27
 
+Row = tuple[list[int], list[int]]
+"""Token ids of a prompt and its completion."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -31,7 +34,7 @@ class Score:
 @torch.no_grad()
 def score(
     model: PreTrainedModel,
-    rows: Sequence[tuple[list[int], list[int]]],
+    rows: Sequence[Row],
     *,
     max_length: int,
     autocast: bool = False,
@@ -42,16 +45,10 @@ def score(
     The first token of a row without a prompt has no context and is not scored. None where nothing
     is left to score. Results are in the order of the rows. autocast: compute in bfloat16 on a GPU.
     """
-    if tokens_per_batch is None:
-        vocabulary = model.config.get_text_config().vocab_size
-        tokens_per_batch = min(_TOKENS.get(model.device.type, 1024), _LOGITS // vocabulary)
     was_training = model.training
     model.eval()
     results: list[Score | None] = [None] * len(rows)
-    order = [i for i, (p, c) in enumerate(rows) if _scored(p, c, max_length)]
-    # Similar prompts side by side keep the scored span of a batch narrow.
-    order.sort(key=lambda i: (min(len(rows[i][0]) + len(rows[i][1]), max_length), len(rows[i][0])))
-    for batch in _batches(order, rows, max_length, tokens_per_batch):
+    for batch in batches(model, rows, max_length, tokens_per_batch):
         scores = _score_batch(model, [rows[i] for i in batch], max_length, autocast)
         for i, result in zip(batch, scores, strict=True):
             results[i] = result
@@ -59,31 +56,48 @@ def score(
     return results
 
 
+def batches(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    max_length: int,
+    tokens_per_batch: int | None = None,
+) -> list[list[int]]:
+    """Indices of the rows of which something is scored, in batches that fit beside the model."""
+    if tokens_per_batch is None:
+        vocabulary = model.config.get_text_config().vocab_size
+        tokens_per_batch = min(_TOKENS.get(model.device.type, 1024), _LOGITS // vocabulary)
+    order = [i for i, (p, c) in enumerate(rows) if _scored(p, c, max_length)]
+    # Similar prompts side by side keep the scored span of a batch narrow.
+    order.sort(key=lambda i: (min(len(rows[i][0]) + len(rows[i][1]), max_length), len(rows[i][0])))
+    found: list[list[int]] = []
+    batch: list[int] = []
+    for i in order:
+        length = min(sum(map(len, rows[i])), max_length)
+        if batch and length * (len(batch) + 1) > tokens_per_batch:
+            found.append(batch)
+            batch = []
+        batch.append(i)
+    return [*found, batch] if batch else found
+
+
 def _scored(prompt: list[int], completion: list[int], max_length: int) -> bool:
     return min(len(prompt) + len(completion), max_length) > max(len(prompt), 1)
 
 
-def _batches(
-    order: list[int], rows: Sequence[tuple[list[int], list[int]]], max_length: int, budget: int
-) -> list[list[int]]:
-    """Runs of `order`, which is sorted by length, whose padded size stays within the budget."""
-    batches: list[list[int]] = []
-    batch: list[int] = []
-    for i in order:
-        length = min(sum(map(len, rows[i])), max_length)
-        if batch and length * (len(batch) + 1) > budget:
-            batches.append(batch)
-            batch = []
-        batch.append(i)
-    return [*batches, batch] if batch else batches
-
-
 def _score_batch(
-    model: PreTrainedModel,
-    rows: list[tuple[list[int], list[int]]],
-    max_length: int,
-    autocast: bool,
+    model: PreTrainedModel, rows: Sequence[Row], max_length: int, autocast: bool
 ) -> list[Score]:
+    logits, targets, counts = completion_logits(model, rows, max_length, autocast=autocast)
+    nll = cross_entropy(logits.float(), targets, reduction="none")
+    sums = [part.double().sum().item() for part in torch.split(nll, counts)]
+    return [Score(-total, count) for total, count in zip(sums, counts, strict=True)]
+
+
+def completion_logits(
+    model: PreTrainedModel, rows: Sequence[Row], max_length: int, *, autocast: bool
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """(logits (tokens, vocabulary), the tokens that came, tokens of each row): of all completions,
+    one after the other. Every row must have something to score."""
     sequences = [(p + c)[:max_length] for p, c in rows]
     starts = [max(len(p), 1) for p, _ in rows]
     longest = max(map(len, sequences))
@@ -105,9 +119,7 @@ def _score_batch(
         torch.autocast("cuda", torch.bfloat16, enabled=autocast),
     ):
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    nll = cross_entropy(logits.float(), ids[scored], reduction="none")
-    sums = [part.double().sum().item() for part in torch.split(nll, counts)]
-    return [Score(-total, count) for total, count in zip(sums, counts, strict=True)]
+    return logits, ids[scored], counts
 
 
 @contextmanager

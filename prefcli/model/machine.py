@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from accelerate.utils import str_to_bool
 
@@ -51,6 +52,13 @@ class Machine:
             return torch.bfloat16
         # float16 trains with loss scaling, which wants float32 weights.
         return torch.float32
+
+
+def memory_held(device: torch.device) -> int:
+    """Bytes: of a GPU the most that torch has held there so far, else what the process holds."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return int(psutil.Process().memory_info().rss)
 
 
 def on_device(model: torch.nn.Module, device: Machine) -> Any:

@@ -33,6 +33,7 @@ from prefcli.recipe.sections import Lora, SftMix
 from prefcli.training.arguments import build, prove_arrival, trl_options
 from prefcli.training.guard import Guarded
 from prefcli.training.inputs import Inputs, reference_of
+from prefcli.training.measured import Measured
 from prefcli.training.precompute import Precomputed, digest
 from prefcli.training.sft_mix import Demonstrations, Mixing
 from prefcli.training.token_means import TokenMeans
@@ -115,7 +116,7 @@ def trainer_class_of(
 ) -> type[Any]:
     """trl's trainer with what we put around its loss; the demonstrations outermost."""
     layers: list[type[Any]] = [Mixing] if mixed else []
-    layers.append(Guarded)
+    layers += [Guarded, Measured]
     if method.has_sft_term:
         layers.append(TokenMeans)
     if _precomputes(recipe, method):

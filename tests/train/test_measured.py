@@ -1,0 +1,152 @@
+"""Figures per token, per row and by length, against a model called by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from prefcli.data import tokenise
+from prefcli.model import load_policy, load_tokenizer
+from prefcli.training.run import train
+from tests.train.conftest import labelled, metric_rows, trainer_of, write_jsonl
+
+LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
+
+
+def by_hand(model, tokenizer, row, side, before=()) -> tuple[float, int]:
+    """(log-probability of a response, its tokens), one row at a time, by plain transformers."""
+    ids = tokenise(row, tokenizer)
+    prompt, answer = [*before, *ids["prompt_ids"]], ids[f"{side}_ids"]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt + answer])).logits[0]
+    logps = logits.log_softmax(-1)[:-1].gather(1, torch.tensor([prompt + answer])[0, 1:, None])
+    return float(logps[-len(answer) :].sum()), len(answer)
+
+
+@pytest.fixture
+def uneven(recipe_data):
+    """Ten eval rows in batches of four: the last batch is smaller."""
+    recipe_data["training"]["max_steps"] = 3
+    return recipe_data
+
+
+@pytest.mark.parametrize("name", ["dpo", "ipo", "simpo", "orpo"])
+def test_an_evaluation_of_pairs_is_of_rows_and_tokens(uneven, make_recipe, name):
+    recipe = make_recipe(uneven).recipe
+    trainer, inputs = trainer_of(recipe, name)
+    found = trainer.evaluate()
+    model, tokenizer = load_policy(recipe.model, torch.float32, 0), load_tokenizer(recipe.model)
+    model.eval()
+    # trl's ORPO and CPO put a BOS before the prompt.
+    before = [tokenizer.bos_token_id] if recipe.methods[name].frames_rows else []
+    chosen, rejected = (
+        [by_hand(model, tokenizer, row, side, before) for row in inputs.eval.rows]
+        for side in ("chosen", "rejected")
+    )
+    for side, scores in (("chosen", chosen), ("rejected", rejected)):
+        mean = sum(logp for logp, _ in scores) / sum(n for _, n in scores)
+        assert found[f"eval_logps/{side}_per_token"] == pytest.approx(mean, rel=1e-5)
+        assert found[f"eval_tokens/{side}"] == sum(n for _, n in scores) / len(scores)
+    nll = -sum(logp for logp, _ in chosen) / sum(n for _, n in chosen)
+    assert found["eval_perplexity"] == pytest.approx(math.exp(nll), rel=1e-4)
+    if name in ("simpo", "orpo"):  # rewards are beta times the mean over a response's tokens
+        beta = trainer.beta
+        margins = [beta * (c / n - r / m) for (c, n), (r, m) in zip(chosen, rejected, strict=True)]
+        longer = [
+            margin
+            for margin, (_, n), (_, m) in zip(margins, chosen, rejected, strict=True)
+            if n > m
+        ]
+        assert found["eval_rewards/margins"] == pytest.approx(sum(margins) / 10, rel=1e-4)
+        assert found["eval_rewards/accuracies"] == sum(m > 0 for m in margins) / 10
+        assert longer
+        assert found["eval_rewards/margins_chosen_longer"] == pytest.approx(
+            sum(longer) / len(longer), rel=1e-4
+        )
+        assert "eval_reference_kl" not in found
+    else:
+        assert found["eval_rewards/margins"] == pytest.approx(0.0, abs=1e-6)
+        assert found["eval_reference_kl"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_an_evaluation_of_labels_is_of_rows(uneven, make_recipe, tmp_path):
+    uneven["data"]["eval"] = {"path": str(write_jsonl(tmp_path / "l.jsonl", labelled(10)))}
+    uneven["data"]["train"] = {"path": str(write_jsonl(tmp_path / "t.jsonl", labelled(24)))}
+    recipe = make_recipe(uneven).recipe
+    trainer, inputs = trainer_of(recipe, "kto")
+    found = trainer.evaluate()
+    model, tokenizer = load_policy(recipe.model, torch.float32, 0), load_tokenizer(recipe.model)
+    rows = list(inputs.eval.rows)
+    scores = [by_hand(model.eval(), tokenizer, row, "completion") for row in rows]
+    for side, label in (("chosen", True), ("rejected", False)):
+        mine = [score for score, row in zip(scores, rows, strict=True) if row["label"] is label]
+        mean = sum(logp for logp, _ in mine) / sum(n for _, n in mine)
+        assert found[f"eval_logps/{side}_per_token"] == pytest.approx(mean, rel=1e-5)
+        assert found[f"eval_tokens/{side}"] == sum(n for _, n in mine) / len(mine)
+        assert found[f"eval_rewards/{side}"] == pytest.approx(0.0, abs=1e-6)
+    assert found["eval_reference_kl"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_loss_of_held_out_demonstrations_is_a_mean_over_tokens(uneven, make_recipe):
+    recipe = make_recipe(uneven).recipe
+    trainer, inputs = trainer_of(recipe, "sft")
+    found = trainer.evaluate()
+    model, tokenizer = load_policy(recipe.model, torch.float32, 0), load_tokenizer(recipe.model)
+    scores = [by_hand(model.eval(), tokenizer, row, "completion") for row in inputs.eval.rows]
+    nll = -sum(logp for logp, _ in scores) / sum(n for _, n in scores)
+    assert found["eval_loss"] == pytest.approx(nll, rel=1e-5)
+    assert found["eval_perplexity"] == pytest.approx(math.exp(nll), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("more", "options"),
+    [
+        ({}, {}),
+        ({"lora": LORA}, {"ld_alpha": 0.3}),
+        ({"reference": {"precompute": True}}, {"ld_alpha": 0.3}),
+    ],
+    ids=["full", "lora ld_alpha", "precomputed ld_alpha"],
+)
+def test_a_training_step_is_told_by_tokens_and_by_length(uneven, make_recipe, more, options):
+    recipe = make_recipe(uneven | more | {"dpo": options}).recipe
+    train(recipe, recipe.methods["dpo"])
+    rows = [row for row in metric_rows(recipe.output_dir) if "loss" in row]
+    for row in rows:
+        for side in ("chosen", "rejected"):
+            per_token = row[f"logps/{side}_per_token"]
+            if not options:  # LD-DPO's sums are weighted
+                assert per_token * row[f"tokens/{side}"] == pytest.approx(
+                    row[f"logps/{side}"], rel=1e-4
+                )
+            assert -6.5 < per_token < -4.5  # near ln 300, as the weights are random
+        assert row["perplexity"] == pytest.approx(math.exp(-row["logps/chosen_per_token"]))
+        assert row["tokens_per_second"] > 0
+        assert row["memory_gib"] > 0.05
+    last = [row for row in metric_rows(recipe.output_dir) if "eval_loss" in row][-1]
+    parts = [last[f"eval_rewards/margins_chosen_{length}"] for length in ("longer", "shorter")]
+    assert min(parts) <= last["eval_rewards/margins"] <= max(parts)
+    assert ("eval_reference_kl" in last) == ("reference" not in more)
+
+
+def test_the_distance_to_the_reference_is_the_whole_sum(uneven, make_recipe):
+    recipe = make_recipe(uneven).recipe
+    train(recipe, recipe.methods["dpo"])
+    found = metric_rows(recipe.output_dir)[-1]["eval_reference_kl"]
+    _, inputs = trainer_of(make_recipe(uneven, "output_dir=unused").recipe, "dpo")
+    tokenizer = load_tokenizer(recipe.model)
+    reference = load_policy(recipe.model, torch.float32, 0).eval()
+    trained = AutoModelForCausalLM.from_pretrained(f"{recipe.output_dir}/model").eval()
+    total = tokens = 0
+    for row in inputs.eval.rows:
+        ids = tokenise(row, tokenizer)
+        whole = torch.tensor([ids["prompt_ids"] + ids["chosen_ids"]])
+        with torch.no_grad():
+            p, q = (m(input_ids=whole).logits[0].double().softmax(-1) for m in (trained, reference))
+        start = len(ids["prompt_ids"]) - 1
+        total += float((p * (p / q).log())[start:-1].sum())
+        tokens += len(ids["chosen_ids"])
+    assert found == pytest.approx(total / tokens, rel=1e-3)
+    assert found > 1e-6
