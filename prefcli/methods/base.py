@@ -19,6 +19,10 @@ class LearningRates(NamedTuple):
     lora: float
 
 
+PER_TOKEN = ("logps/chosen_per_token", "logps/rejected_per_token", "perplexity")
+"""Of responses, in nats; the perplexity is that of the chosen ones."""
+
+
 class Band(NamedTuple):
     """Where the published runs lie, ends included."""
 
@@ -65,8 +69,14 @@ class Method(Options):
         "rewards/accuracies",
         "logps/chosen",
         "logps/rejected",
+        *PER_TOKEN,
+        "rewards/margins_chosen_longer",
+        "rewards/margins_chosen_shorter",
+        "rewards/accuracies_chosen_longer",
+        "rewards/accuracies_chosen_shorter",
+        "reference_kl",
     )
-    """What an evaluation measures beside the loss, in trl's names; `anchor` takes these."""
+    """What an evaluation measures beside the loss, in trl's names and ours; see `eval_metrics`."""
 
     @abstractmethod
     def trl_classes(self) -> tuple[type[Any], type[Any]]:
@@ -91,6 +101,12 @@ class Method(Options):
             "training.global_batch_size": _BATCH,
             **self.option_bands(),
         }
+
+    @property
+    def eval_metrics(self) -> tuple[str, ...]:
+        """Figures of an evaluation, as metrics.jsonl names them; `anchor` and early stopping take
+        these."""
+        return tuple(f"eval_{name}" for name in ("loss", *self.metrics))
 
     @property
     def has_sft_term(self) -> bool:

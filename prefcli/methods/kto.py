@@ -23,7 +23,7 @@ class Kto(Method):
     learning_rates: ClassVar[LearningRates] = LearningRates(full=1e-6, lora=5e-6)
     metrics: ClassVar[tuple[str, ...]] = (
         # Rows are judged alone, so there is no accuracy of pairs.
-        *(name for name in Method.metrics if name != "rewards/accuracies"),
+        *(name for name in Method.metrics if "accuracies" not in name and "margins_" not in name),
         "kl",
     )
 

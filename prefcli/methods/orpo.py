@@ -23,7 +23,7 @@ class Orpo(Method):
     max_seam: ClassVar[int | None] = 1  # beyond that it raises, or takes the wrong tokens
     learning_rates: ClassVar[LearningRates] = LearningRates(full=5e-6, lora=2e-5)
     metrics: ClassVar[tuple[str, ...]] = (
-        *Method.metrics,
+        *(name for name in Method.metrics if name != "reference_kl"),
         "nll_loss",
         "log_odds_ratio",
         "log_odds_chosen",

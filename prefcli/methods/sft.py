@@ -18,7 +18,7 @@ class Sft(Method):
     needs_sft: ClassVar[bool] = False
     keeps_dropout: ClassVar[bool] = True
     learning_rates: ClassVar[LearningRates] = LearningRates(full=2e-5, lora=2e-4)
-    metrics: ClassVar[tuple[str, ...]] = ("mean_token_accuracy",)
+    metrics: ClassVar[tuple[str, ...]] = ("mean_token_accuracy", "perplexity")
 
     completion_only_loss: Flag = True
     """Train on the completion only where rows have a prompt; no effect on whole texts."""

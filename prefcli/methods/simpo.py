@@ -19,7 +19,10 @@ class Simpo(Method):
     frames_rows: ClassVar[bool] = True
     max_seam: ClassVar[int | None] = 1  # beyond that it raises, or takes the wrong tokens
     learning_rates: ClassVar[LearningRates] = LearningRates(full=6e-7, lora=6e-6)
-    metrics: ClassVar[tuple[str, ...]] = (*Method.metrics, "nll_loss")
+    metrics: ClassVar[tuple[str, ...]] = (
+        *(name for name in Method.metrics if name != "reference_kl"),
+        "nll_loss",
+    )
 
     beta: Positive = 2.0
     """Scale of the reward, which is the mean log-probability of a response's tokens."""

@@ -63,7 +63,7 @@ class Anchor(Options):
                 f"anchor.method {self.method!r} is no section of this recipe, which has {here}"
             )
         method = methods[self.method or here]
-        known = [f"eval_{name}" for name in ("loss", *method.metrics)]
+        known = method.eval_metrics
         for name in self.metrics:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

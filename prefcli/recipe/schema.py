@@ -122,6 +122,12 @@ class Recipe(Options):
         return self
 
     @model_validator(mode="after")
+    def _a_measure_to_stop_by(self) -> Recipe:
+        if self.training.early_stopping is not None:
+            self.training.early_stopping.check(self.methods.values())
+        return self
+
+    @model_validator(mode="after")
     def _an_anchor_that_is_measured(self) -> Recipe:
         if self.anchor is not None:
             if self.data.eval is None:

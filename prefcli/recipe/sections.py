@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from prefcli.options import Count, Flag, Fraction, NonNegative, Options, Positive
 from prefcli.recipe.data_checks import DataChecks
+from prefcli.recipe.early_stopping import EarlyStopping
 
 PathOrName = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
 """A path, in which ~ is the home folder, or a hub id."""
@@ -209,6 +210,8 @@ class Training(Options):
     """Left out: evaluation before the first step and after the last."""
     save_steps: Count = 500
     """A checkpoint to resume from, every so many steps."""
+    early_stopping: EarlyStopping | None = None
+    """Left out: all steps are trained."""
     save_total_limit: Count | None = 2
     """Older checkpoints are deleted; null keeps all."""
 
@@ -236,6 +239,12 @@ class Training(Options):
                 if self.min_lr_ratio is None
                 else f"min_lr_ratio has no effect with lr_scheduler_type {self.lr_scheduler_type}; "
                 "write cosine_with_min_lr or leave it out"
+            )
+        if self.early_stopping is not None and self.save_steps != self.eval_steps:
+            raise ValueError(
+                f"early_stopping keeps the best of the models that were evaluated, so each must be "
+                f"a checkpoint: write eval_steps and save_steps alike, not {self.eval_steps} and "
+                f"{self.save_steps}"
             )
         constant = self.lr_scheduler_type == "constant"
         if constant and (self.warmup_ratio or self.warmup_steps):

@@ -188,6 +188,14 @@ def trl_options(
         options["eval_steps"] = training.eval_steps
     if training.min_lr_ratio is not None:
         options["lr_scheduler_kwargs"] = {"min_lr_rate": training.min_lr_ratio}
+    if training.early_stopping is not None:
+        options |= {
+            "load_best_model_at_end": True,
+            "metric_for_best_model": training.early_stopping.metric,
+            "greater_is_better": training.early_stopping.greater_is_better,
+            # Its count of evaluations that were no better outlives a resume.
+            "restore_callback_states_from_checkpoint": True,
+        }
     if recipe.logging.run_name:
         options["run_name"] = recipe.logging.run_name
     if recipe.trains_adapter and not method.keeps_dropout:

@@ -55,16 +55,6 @@ class Inputs:
         trained = [split for split in (self.train, self.sft_mix) if split is not None]
         return max(split.lengths.longest for split in trained)
 
-    def uneven_eval(self, batch: int) -> list[str]:
-        """A note where trl's means over batches weigh the rows of a smaller last batch more."""
-        rows = len(self.eval.rows) if self.eval is not None else 0
-        if rows <= batch or rows % batch == 0:
-            return []
-        return [
-            f"note: eval figures are means over batches, and the last of {batch} has only "
-            f"{rows % batch} rows; they are exact when per_device_eval_batch_size divides {rows}"
-        ]
-
     def settle(self, method: Method) -> tuple[Method, list[str]]:
         """The method with what only the data can tell, and what to say of it."""
         if method.rows != "labelled":

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import Trainer as TransformersTrainer
 
+from prefcli.errors import Problem, RecipeError
 from prefcli.model.machine import memory_held
 from prefcli.training.divergence import reference_kl
 from prefcli.training.row_figures import (
@@ -146,6 +147,15 @@ class Measured(TransformersTrainer):  # type: ignore[misc]  # transformers is un
             found["reference_kl"] = divergence
         output.metrics.update({f"{metric_key_prefix}_{k}": value for k, value in found.items()})
         self._evaluated = self._eval_rows = None
+        wanted = self.args.metric_for_best_model
+        if self.args.load_best_model_at_end and wanted not in output.metrics:
+            raise RecipeError(
+                Problem(
+                    f"this evaluation could not measure {wanted}",
+                    path="training.early_stopping.metric",
+                    hint=f"one of {', '.join(k for k in output.metrics if k.startswith('eval_'))}",
+                )
+            )
         return output
 
     def _weighted(self, rows: list[int]) -> dict[str, float]:

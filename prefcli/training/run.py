@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Iterator
@@ -152,7 +153,6 @@ def _train(
     steps = plan(recipe.training, rows, exact=exact, has_eval=inputs.eval is not None)
     say(*steps.lines(recipe.training))
     say(*mix_lines(recipe, inputs.sft_mix, steps))
-    say(*inputs.uneven_eval(recipe.training.eval_batch_size * world_size()))
 
     run = first_entry(recipe, method, device)
     say(f"lineage: {lineage_in_words(run['lineage'], method)}")
@@ -215,9 +215,14 @@ def _train(
         folder.write_run(run)
     with room_on_disk(folder), _noted(run, folder):
         _train_under_watch(trainer, watch, checkpoint)
-        if inputs.eval is not None and watch.last_eval_step != trainer.state.global_step:
+        best = _best_step(trainer)
+        if best is None and inputs.eval and watch.last_eval_step != trainer.state.global_step:
             trainer.evaluate()
         save_model(trainer, folder, stacked=recipe.model.adapter == "stack")
+    if best is not None:
+        # model/ is not what the last evaluation saw.
+        watch.last_eval = next(r for r in _evaluations(folder) if r["step"] == best)
+        run["best_step"] = best
     run |= {
         "status": "finished",
         "finished": now(),
@@ -237,6 +242,17 @@ def _train(
     return Outcome(
         str(folder.path), str(folder.model), metrics=watch.last_eval, anchor=run["anchor"]
     )
+
+
+def _best_step(trainer: Trainer) -> int | None:
+    """Of the checkpoint that early stopping has put back, if it has."""
+    best = trainer.state.best_model_checkpoint
+    return int(best.rpartition("-")[2]) if trainer.args.load_best_model_at_end and best else None
+
+
+def _evaluations(folder: RunFolder) -> list[dict[str, Any]]:
+    lines = folder.metrics.read_text("utf-8").splitlines()
+    return [row for row in map(json.loads, lines) if "eval_loss" in row]
 
 
 def _remember(run: dict[str, Any], folder: RunFolder, figures: list[list[float]]) -> None:

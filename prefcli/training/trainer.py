@@ -9,6 +9,7 @@ from typing import Any
 from accelerate.utils import parse_flag_from_env
 from peft import PeftModel
 from transformers import (
+    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -19,7 +20,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from prefcli.console import is_main_process
 from prefcli.data import Split
-from prefcli.errors import DataError
+from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.model import Machine, load_policy, lora_config, on_device
 from prefcli.model.adapters import (
@@ -83,7 +84,7 @@ def make_trainer(
             train_dataset=inputs.train.for_trl(),
             eval_dataset=inputs.eval.for_trl() if inputs.eval is not None else None,
             processing_class=tokenizer,
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, *_stopping(recipe, method)],
             **more,
         )
     trainer.rows_of = inputs.train
@@ -109,6 +110,21 @@ def make_trainer(
     if not getattr(trainer.args, "packing", False):
         _prove_rows(inputs.train, trainer.train_dataset)
     return trainer, effective
+
+
+def _stopping(recipe: Recipe, method: Method) -> list[TrainerCallback]:
+    options = recipe.training.early_stopping
+    if options is None:
+        return []
+    if options.metric not in method.eval_metrics:
+        raise RecipeError(
+            Problem(
+                f"{options.metric} is not measured by an evaluation of {method.name}",
+                path="training.early_stopping.metric",
+                hint=f"one of {', '.join(method.eval_metrics)}",
+            )
+        )
+    return [EarlyStoppingCallback(options.patience, options.threshold)]
 
 
 def trainer_class_of(

@@ -49,7 +49,7 @@ def losses(folder: str | Path) -> list[float]:
 
 
 def untimed(folder: str | Path) -> list[dict]:
-    timed = ("seconds", "runtime", "per_second")
+    timed = ("seconds", "runtime", "per_second", "memory_gib")
     return [{k: v for k, v in row.items() if not k.endswith(timed)} for row in metric_rows(folder)]
 
 

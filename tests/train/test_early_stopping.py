@@ -1,0 +1,98 @@
+"""The end of a run that gets no better, the model it keeps, and both again after a resume."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prefcli.errors import RecipeError
+from prefcli.training.run import train
+from tests.train.conftest import interrupt, metric_rows
+
+
+@pytest.fixture
+def stopping(recipe_data) -> dict:
+    """A learning rate that spoils the held-out loss soon."""
+    recipe_data["training"] |= {
+        "max_steps": 30,
+        "learning_rate": 0.2,
+        "lr_scheduler_type": "constant",
+        "eval_steps": 1,
+        "save_steps": 1,
+        "save_total_limit": None,
+        "early_stopping": {"patience": 3},
+    }
+    return recipe_data
+
+
+def evaluated(run: str, metric: str = "eval_loss") -> dict[int, float]:
+    return {row["step"]: row[metric] for row in metric_rows(run) if metric in row}
+
+
+def stops_at(losses: dict[int, float], patience: int) -> tuple[int, int]:
+    """(step, best step) by the rule, written out."""
+    best, since = None, 0
+    for step in sorted(losses)[1:]:  # the evaluation before the first step is no candidate
+        if best is None or losses[step] < losses[best]:
+            best, since = step, 0
+        else:
+            since += 1
+        if since == patience:
+            return step, best
+    return max(losses), best
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = (load_file(folder / "model.safetensors") for folder in (one, other))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_it_stops_after_patience_and_keeps_the_best(stopping, make_recipe):
+    recipe = make_recipe(stopping).recipe
+    outcome = train(recipe, recipe.dpo)
+    losses = evaluated(recipe.output_dir)
+    step, best = stops_at(losses, 3)
+    assert max(losses) == step < 30
+    folder = Path(recipe.output_dir)
+    assert same_weights(folder / "model", folder / f"checkpoint-{best}")
+    assert not same_weights(folder / "model", folder / f"checkpoint-{step}")
+    run = json.loads((folder / "run.json").read_text("utf-8"))
+    assert run["steps"] == step
+    assert run["best_step"] == best
+    assert outcome.metrics["eval_loss"] == losses[best] == run["eval"]["last"]["eval_loss"]
+
+
+def test_its_count_outlives_a_resume(stopping, make_recipe):
+    recipe = make_recipe(stopping).recipe
+    train(recipe, recipe.dpo)
+    before = evaluated(recipe.output_dir)
+    last = max(before)
+    interrupt(recipe.output_dir, f"checkpoint-{last}")
+    train(recipe, recipe.dpo)
+    assert evaluated(recipe.output_dir) == pytest.approx(before)
+
+
+def test_any_figure_of_an_evaluation_will_do(stopping, make_recipe):
+    stopping["training"]["early_stopping"] = {"metric": "eval_reference_kl", "patience": 1}
+    stopping["training"]["max_steps"] = 6
+    recipe = make_recipe(stopping).recipe
+    train(recipe, recipe.dpo)
+    distances = evaluated(recipe.output_dir, "eval_reference_kl")
+    assert stops_at(distances, 1) == (2, 1)  # each step leads away from the reference
+    assert max(distances) == 2
+
+
+def test_a_figure_that_is_not_measured_is_told_before_the_first_step(stopping, make_recipe):
+    stopping["training"]["early_stopping"] = {"metric": "eval_reference_kl"}
+    stopping["reference"] = {"precompute": True}
+    recipe = make_recipe(stopping).recipe
+    with pytest.raises(RecipeError, match="could not measure eval_reference_kl"):
+        train(recipe, recipe.dpo)
+    stopping["training"]["early_stopping"] = {"metric": "eval_rewards/margins"}
+    recipe = make_recipe(stopping).recipe
+    with pytest.raises(RecipeError, match="not measured by an evaluation of sft"):
+        train(recipe, recipe.sft)
