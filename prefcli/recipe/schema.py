@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from prefcli.checks import Health
 from prefcli.methods import METHODS, Dpo, Ipo, Kto, Method, Orpo, Sft, Simpo
 from prefcli.options import Options
 from prefcli.recipe.anchor import Anchor
@@ -44,6 +45,7 @@ class Recipe(Options):
     sft_mix: SftMix | None = None
     training: Training = Field(default_factory=Training)
     check_sft: CheckSft = Field(default_factory=CheckSft)
+    health: Health = Field(default_factory=Health)
     logging: Logging = Field(default_factory=Logging)
     anchor: Anchor | None = None
 
@@ -119,6 +121,22 @@ class Recipe(Options):
     def _eval_for_eval_steps(self) -> Recipe:
         if self.training.eval_steps is not None and self.data.eval is None:
             raise ValueError("training.eval_steps has no effect without data.eval")
+        return self
+
+    @model_validator(mode="after")
+    def _health_of_something(self) -> Recipe:
+        for check in self.health.checks:
+            if check == type(check)():
+                continue  # not told from what was left out
+            if not any(map(check.applies, self.methods.values())):
+                raise ValueError(
+                    f"health.{check.name} has no effect on {', '.join(self.methods)}, which do "
+                    "not measure what it looks at"
+                )
+            if (check.needs == "data.eval" and self.data.eval is None) or (
+                check.needs == "sft_mix" and self.sft_mix is None
+            ):
+                raise ValueError(f"health.{check.name} has no effect without {check.needs}")
         return self
 
     @model_validator(mode="after")
