@@ -6,7 +6,7 @@ from abc import abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic import GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -41,9 +41,6 @@ class Advice:
 class Check(Options):
     """One rule. The docstring tells it and its source; the fields are its thresholds."""
 
-    # So that `prefcli schema` tells what each threshold is.
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
     name: ClassVar[str]
     reads: ClassVar[tuple[str, ...]] = ()
     """Metrics of a method (`Method.metrics`) without which the rule has nothing to look at."""
@@ -73,7 +70,7 @@ class Check(Options):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        section = handler.resolve_ref_schema(handler(core_schema))
+        section = super().__get_pydantic_json_schema__(core_schema, handler)
         level = {"enum": [*LEVELS, "off"], "type": "string"}
         about = section.pop("description", "")
         return {"anyOf": [section, level], "description": about}
