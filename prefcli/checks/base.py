@@ -59,12 +59,16 @@ class Check(Options):
 
     @model_validator(mode="after")
     def _nothing_for_nobody(self) -> Check:
-        if self.on == "off":
-            defaults = type(self)()
-            for key in type(self).model_fields:
-                if key != "on" and getattr(self, key) != getattr(defaults, key):
-                    raise ValueError(f"{key} has no effect with on: off; leave one of them out")
+        inert = [key for key in self.changed if key != "on"]
+        if self.on == "off" and inert:
+            raise ValueError(f"{inert[0]} has no effect with on: off; leave one of them out")
         return self
+
+    @property
+    def changed(self) -> list[str]:
+        """Keys whose value is not the default."""
+        fields = type(self).model_fields
+        return [key for key, field in fields.items() if getattr(self, key) != field.default]
 
     @classmethod
     def __get_pydantic_json_schema__(

@@ -126,17 +126,19 @@ class Recipe(Options):
     @model_validator(mode="after")
     def _health_of_something(self) -> Recipe:
         for check in self.health.checks:
-            if check == type(check)():
+            if not check.changed:
                 continue  # not told from what was left out
+            # Either may be how it was written: the rule's level alone, or a key of its section.
+            keys = f"health.{check.name}, and so health.{check.name}.{check.changed[0]},"
             if not any(map(check.applies, self.methods.values())):
                 raise ValueError(
-                    f"health.{check.name} has no effect on {', '.join(self.methods)}, which do "
-                    "not measure what it looks at"
+                    f"{keys} has no effect on {', '.join(self.methods)}: nothing that it looks at "
+                    "is measured there"
                 )
             if (check.needs == "data.eval" and self.data.eval is None) or (
                 check.needs == "sft_mix" and self.sft_mix is None
             ):
-                raise ValueError(f"health.{check.name} has no effect without {check.needs}")
+                raise ValueError(f"{keys} has no effect without {check.needs}")
         return self
 
     @model_validator(mode="after")
