@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
+from pydantic import GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from prefcli.checks.facts import Facts
+from prefcli.checks.history import History
+from prefcli.methods import Method
 from prefcli.options import Options
 
 Level = Literal["note", "warn", "stop"]
 LEVELS: tuple[Level, ...] = ("note", "warn", "stop")
-
-Row = Mapping[str, float | None]
-"""A line of metrics.jsonl: `step`, `seconds` and the metrics; null stands for not finite."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a rule must know of a run beside its metrics."""
-
-    method: str
-    steps: int
-    """Planned optimizer steps."""
-    warmup: int = 0
-    """Steps until the learning rate is reached."""
-    has_reference: bool = True
-    """Policy and reference agree at the start, so margins and accuracies say nothing there."""
-    mixes_sft: bool = False
-
-    @property
-    def strength(self) -> str:
-        """The recipe's key that holds the policy to its reference or weighs the preference."""
-        return "orpo.lambda" if self.method == "orpo" else f"{self.method}.beta"
+Loudness = Literal["note", "warn", "stop", "off"]
 
 
 @dataclass(frozen=True)
@@ -53,43 +38,62 @@ class Advice:
         return {**asdict(self), "message": str(self)}
 
 
-@dataclass
-class History:
-    """The metric rows of a run so far, in order; rows of evaluations apart."""
-
-    train: list[Row] = field(default_factory=list)
-    eval: list[Row] = field(default_factory=list)
-
-    def add(self, row: Row) -> None:
-        (self.eval if is_eval(row) else self.train).append(row)
-
-    def series(self, key: str, last: int | None = None) -> list[float]:
-        """The finite values of a metric in their order, of evaluations for an `eval_` key."""
-        rows: Sequence[Row] = self.eval if key.startswith("eval_") else self.train
-        values = [value for row in rows if (value := row.get(key)) is not None]
-        return values[-last:] if last else values
-
-    def first(self, key: str) -> float | None:
-        """Its value at the start: the first train row is of the policy before its first update."""
-        return next(iter(self.series(key)), None)
-
-    @property
-    def step(self) -> int:
-        rows = [rows[-1] for rows in (self.train, self.eval) if rows]
-        return max((int(row["step"] or 0) for row in rows), default=0)
-
-
-def is_eval(row: Row) -> bool:
-    return any(key.startswith("eval_") for key in row)
-
-
 class Check(Options):
     """One rule. The docstring tells it and its source; the fields are its thresholds."""
 
     name: ClassVar[str]
-    on: Literal["note", "warn", "stop", "off"] = "warn"
-    """How loud: a note, a warning, the end of the run with exit code 5, or nothing."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Metrics of a method (`Method.metrics`) without which the rule has nothing to look at."""
+    needs: ClassVar[str | None] = None
+    """A section of the recipe without which it has nothing to look at, as a dotted path."""
+    defers_to: ClassVar[tuple[str, ...]] = ()
+    """Rules that, while they are true, say the same with a better reason."""
+
+    on: Loudness = "warn"
+    """How loud: a note, a warning, the end of the run with exit code 5, or off."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _level_alone(cls, value: Any) -> Any:
+        return {"on": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _nothing_for_nobody(self) -> Check:
+        inert = [key for key in self.changed if key != "on"]
+        if self.on == "off" and inert:
+            raise ValueError(f"{inert[0]} has no effect with on: off; leave one of them out")
+        return self
+
+    @property
+    def changed(self) -> list[str]:
+        """Keys whose value is not the default."""
+        fields = type(self).model_fields
+        return [key for key, field in fields.items() if getattr(self, key) != field.default]
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        section = super().__get_pydantic_json_schema__(core_schema, handler)
+        level = {"enum": [*LEVELS, "off"], "type": "string"}
+        about = section.pop("description", "")
+        return {"anyOf": [section, level], "description": about}
+
+    @classmethod
+    def applies(cls, method: Method) -> bool:
+        return set(cls.reads) <= set(method.metrics)
 
     @abstractmethod
     def look(self, history: History, facts: Facts) -> Advice | None:
-        """What there is to say of the newest row, if anything."""
+        """What there is to say of the run now, whether it was said before or not."""
+
+    def advice(
+        self, history: History, *, seen: str, means: str, change: str, at_most: Level = "stop"
+    ) -> Advice:
+        """As loud as `on` allows.
+
+        at_most: for a finding that is milder than the one the rule is named after.
+        """
+        assert self.on != "off", "the monitor asks no rule that is off"
+        level = min(self.on, at_most, key=LEVELS.index)
+        return Advice(self.name, level, history.step, seen, means, change)

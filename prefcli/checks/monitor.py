@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from prefcli.checks.base import LEVELS, Advice, Check, Facts, History, Row
+from prefcli.checks.base import LEVELS, Advice, Check
+from prefcli.checks.facts import Facts
+from prefcli.checks.history import History, Row
 
 
 class Monitor:
     """Fed row by row; pure, so that literal rows test it."""
 
     def __init__(self, checks: Sequence[Check], facts: Facts) -> None:
-        self._checks = checks
+        self._checks = [check for check in checks if check.on != "off"]
         self._facts = facts
         self._said: dict[str, int] = {}
         self.history = History()
 
-    def replay(self, rows: Iterable[Row], said: Iterable[dict[str, Any]]) -> None:
+    def replay(self, rows: Iterable[Row], said: Iterable[Mapping[str, Any]]) -> None:
         """What a run that is resumed has measured and said already."""
         for row in rows:
             self.history.add(row)
         for advice in said:
-            self._remember(advice["check"], LEVELS.index(advice["level"]))
+            # A run that was stopped, and goes on all the same, is stopped again.
+            level = min(LEVELS.index(advice["level"]), LEVELS.index("warn"))
+            self._remember(advice["check"], level)
 
     def look(self, row: Row) -> list[Advice]:
         """What is new to say after this row; the loudest first."""
         self.history.add(row)
-        found = [
-            check.look(self.history, self._facts) for check in self._checks if check.on != "off"
+        found = {
+            check.name: (check, advice)
+            for check in self._checks
+            if (advice := check.look(self.history, self._facts)) is not None
+        }
+        new = [
+            advice
+            for check, advice in found.values()
+            if not found.keys() & set(check.defers_to) and self._is_news(advice)
         ]
-        new = [each for each in found if each is not None and self._is_news(each)]
         return sorted(new, key=lambda advice: -LEVELS.index(advice.level))
 
     def _is_news(self, advice: Advice) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from prefcli.checks import Health
 from prefcli.methods import METHODS, Dpo, Ipo, Kto, Method, Orpo, Sft, Simpo
 from prefcli.options import Options
 from prefcli.recipe.anchor import Anchor
@@ -44,6 +45,7 @@ class Recipe(Options):
     sft_mix: SftMix | None = None
     training: Training = Field(default_factory=Training)
     check_sft: CheckSft = Field(default_factory=CheckSft)
+    health: Health = Field(default_factory=Health)
     logging: Logging = Field(default_factory=Logging)
     anchor: Anchor | None = None
 
@@ -125,6 +127,24 @@ class Recipe(Options):
     def _a_measure_to_stop_by(self) -> Recipe:
         if self.training.early_stopping is not None:
             self.training.early_stopping.check(self.methods.values())
+        return self
+
+    @model_validator(mode="after")
+    def _health_of_something(self) -> Recipe:
+        for check in self.health.checks:
+            if not check.changed:
+                continue  # not told from what was left out
+            # Either may be how it was written: the rule's level alone, or a key of its section.
+            keys = f"health.{check.name}, and so health.{check.name}.{check.changed[0]},"
+            if not any(map(check.applies, self.methods.values())):
+                raise ValueError(
+                    f"{keys} has no effect on {', '.join(self.methods)}: nothing that it looks at "
+                    "is measured there"
+                )
+            if (check.needs == "data.eval" and self.data.eval is None) or (
+                check.needs == "sft_mix" and self.sft_mix is None
+            ):
+                raise ValueError(f"{keys} has no effect without {check.needs}")
         return self
 
     @model_validator(mode="after")
