@@ -41,7 +41,6 @@ from prefcli.training.inputs import (
     check_reference,
     first_row,
     glances,
-    packs,
     read_inputs,
     reference_of,
 )
@@ -228,7 +227,7 @@ class _DryRun:
         config = self.sized.known.policy
         whole = self.inputs is not None and not self.inputs.sampled
         longest = self.recipe.data.max_length
-        if self.inputs is not None and whole and not packs(self.method):
+        if self.inputs is not None and whole and not self.method.packs:
             longest = self.inputs.longest
         settled = self.method if self.inputs is not None else self.method.for_labels(1, 1)[0]
 

@@ -35,7 +35,7 @@ class Inputs:
 
     def sequences(self, method: Method, max_length: int) -> tuple[int, bool]:
         """(sequences an epoch has, is that exact?): rows, or what packing makes of them."""
-        if packs(method):
+        if method.packs:
             return math.ceil(self.tokens_an_epoch / max_length), False
         rows = len(self.train.rows)
         return round(rows * self.train.scale), not self.train.is_sample
@@ -82,11 +82,6 @@ class Inputs:
         return judge({split.name: split.findings for split in self.splits}, checks)
 
 
-def packs(method: Method) -> bool:
-    """Are several rows joined to sequences of max_length?"""
-    return isinstance(method, Sft) and method.packing
-
-
 def mixed_in(recipe: Recipe, method: Method) -> SftMix | None:
     """What is mixed into this method's rows; None also where the fraction is 0."""
     mix = recipe.sft_mix
@@ -114,7 +109,7 @@ def first_row(
     recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase, split: Split
 ) -> RowView:
     """The first row that is kept, token by token."""
-    if isinstance(method, Sft) and method.assistant_only_loss:
+    if method.assistant_only:
         tokenizer = _with_marks(tokenizer)
     row = split.for_trl()[0]
     return view(row, tokenizer, method, recipe.data.max_length, split.place(0))
@@ -206,14 +201,15 @@ def read_inputs(
 ) -> Inputs:
     """`load_inputs` without a verdict on what is found."""
     data = recipe.data
-    assistant_only = isinstance(method, Sft) and method.assistant_only_loss
-    if assistant_only:
+    if method.assistant_only:
         tokenizer = _with_marks(tokenizer)
     read = functools.partial(
         load_split,
         kind=method.rows,
         tokenizer=tokenizer,
-        limits=Limits(data.max_length, method.prompt_margin, method.max_seam, assistant_only),
+        limits=Limits(
+            data.max_length, method.prompt_margin, method.max_seam, method.assistant_only
+        ),
         seed=recipe.seed,
         num_proc=data.num_proc,
         sample=sample,
@@ -224,7 +220,7 @@ def read_inputs(
     if data.eval is not None:
         held_out = read(data.eval, "data.eval", train_prompts=train.prompts)
     inputs = Inputs(train, held_out, _demonstrations(recipe, method, tokenizer, sample))
-    if assistant_only and not inputs.train.conversational:
+    if method.assistant_only and not inputs.train.conversational:
         raise RecipeError(
             Problem(
                 "only messages have assistant turns, and these rows are text",
