@@ -18,7 +18,7 @@ from prefcli.data.view import RowView, view
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method, Sft
 from prefcli.model import load_tokenizer, named_reference, start_config
-from prefcli.model.ends import ends_of
+from prefcli.model.ends import Ends, ends_of
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Model, SftMix
@@ -28,6 +28,8 @@ from prefcli.recipe.sections import Model, SftMix
 class Inputs:
     train: Split
     eval: Split | None
+    ends: Ends
+    """Where the model stops writing."""
     sft_mix: Split | None = None
     """Demonstrations that are mixed in; None also where their fraction is 0."""
     warnings: tuple[str, ...] = ()
@@ -203,6 +205,7 @@ def read_inputs(
     data = recipe.data
     if method.assistant_only:
         tokenizer = _with_marks(tokenizer)
+    ends = ends_of(recipe.model, tokenizer, adapter=recipe.trains_adapter)
     read = functools.partial(
         load_split,
         kind=method.rows,
@@ -213,13 +216,14 @@ def read_inputs(
         seed=recipe.seed,
         num_proc=data.num_proc,
         sample=sample,
-        checks=[_marks(recipe, method, tokenizer)],
+        checks=[_marks(ends, method, tokenizer)],
     )
     train = read(data.train, "data.train", shuffle=method.sequential)
     held_out = None
     if data.eval is not None:
         held_out = read(data.eval, "data.eval", train_prompts=train.prompts)
-    inputs = Inputs(train, held_out, _demonstrations(recipe, method, tokenizer, sample))
+    mixed = _demonstrations(recipe, method, tokenizer, ends, sample)
+    inputs = Inputs(train, held_out, ends, mixed)
     if method.assistant_only and not inputs.train.conversational:
         raise RecipeError(
             Problem(
@@ -259,7 +263,11 @@ def _without_a_lone_row(split: Split, recipe: Recipe, tokenizer: PreTrainedToken
 
 
 def _demonstrations(
-    recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase, sample: int | None
+    recipe: Recipe,
+    method: Method,
+    tokenizer: PreTrainedTokenizerBase,
+    ends: Ends,
+    sample: int | None,
 ) -> Split | None:
     mix = mixed_in(recipe, method)
     if mix is None:
@@ -274,16 +282,15 @@ def _demonstrations(
         last_turn=True,
         num_proc=recipe.data.num_proc,
         sample=sample,
-        checks=[_marks(recipe, Sft(), tokenizer)],
+        checks=[_marks(ends, Sft(), tokenizer)],
     )
     return dataclasses.replace(split, name="sft_mix")
 
 
 def _marks(
-    recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase
+    ends: Ends, method: Method, tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[bool], Marks]:
-    ends = ends_of(recipe.model, tokenizer, adapter=recipe.trains_adapter).ids
-    return lambda chat: Marks.of(tokenizer, ends, method, chat=chat)
+    return lambda chat: Marks.of(tokenizer, ends.ids, method, chat=chat)
 
 
 def _need_both_labels(split: Split) -> None:
