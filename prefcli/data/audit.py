@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,7 +42,9 @@ class Audit:
 
     def drop(self, why: str, place: str) -> None:
         """A row that is left out before it is tokenised."""
-        self._drop(why, lambda: place)
+        self.dropped.setdefault(why, Tally()).add(lambda: place)
+        if (name := DROPS[why]) is not None:
+            self._found.setdefault(name, Tally()).add(lambda: place)
 
     def enter(self, rows: Dataset, measures: Measures) -> list[int]:
         """Count the rows of a source; the indices of those that are kept."""
@@ -72,7 +73,8 @@ class Audit:
         self._cut.update({side: int((at & keep).sum()) for side, at in cut.items()})
         found["cut"] = np.logical_or.reduce(list(cut.values()))
         found["contradictions"] = self._stands_before(measures.opposite_key, measures.row_key, keep)
-        found["duplicates"] = self._repeats(measures.row_key, keep)
+        found["duplicates"] = self._stands_before(measures.row_key, measures.row_key, keep)
+        self._rows = np.union1d(self._rows, measures.row_key[keep])
         if self.train_prompts is not None:
             found["shared_prompts"] = np.isin(measures.prompt_key, self.train_prompts)
         if "rejected" in measures.sides:
@@ -82,11 +84,6 @@ class Audit:
                 {side: int(tokens[keep].sum()) for side, tokens in measures.sides.items()}
             )
         return found
-
-    def _drop(self, why: str, place: Callable[[], str]) -> None:
-        self.dropped.setdefault(why, Tally()).add(place)
-        if (name := DROPS[why]) is not None:
-            self._found.setdefault(name, Tally()).add(place)
 
     def lengths(self) -> Lengths:
         """Of all rows that were tokenised, also of those that are too long to be kept."""
@@ -134,17 +131,6 @@ class Audit:
             there = (known[place] == wanted) & (at[first[place]] < np.arange(len(wanted)))
             found |= there
         return found
-
-    def _repeats(self, keys: Ints, kept: Bools) -> Bools:
-        """Kept rows that stand before, in this source or an earlier one."""
-        repeated = np.isin(keys, self._rows)
-        at = np.flatnonzero(kept)
-        _, first = np.unique(keys[at], return_index=True)
-        later = np.ones(len(at), np.bool_)
-        later[first] = False
-        repeated[at[later]] = True
-        self._rows = np.union1d(self._rows, keys[at])
-        return repeated
 
 
 def place_of(rows: Dataset, index: int) -> str:

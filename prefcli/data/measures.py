@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcli.data.files import last_line
 from prefcli.data.lengths import Ints
-from prefcli.data.tokens import sides_of, tokenise, tokenise_all
+from prefcli.data.tokens import assistant_masks, sides_of, tokenise, tokenise_all
 from prefcli.errors import DataError
 from prefcli.methods import RowKind
 
@@ -87,7 +87,7 @@ def measure(
     checks: Sequence[RowCheck] = (),
 ) -> Measures:
     """Raises DataError where the chat template refuses a row."""
-    chat = is_chat(rows)
+    chat = are_chats(rows)
     pairs = "chosen" in rows.column_names
     sides = ("chosen", "rejected") if pairs else ("completion",)
     seams = "template_seams" if chat else "seams"
@@ -109,9 +109,10 @@ def measure(
             # trl will see each side alone, and may divide prompt and completion elsewhere.
             parts = [{"prompt": columns["prompt"], "completion": columns[side]} for side in sides]
         ids = zip(*(_tokenise(part, tokenizer, batch) for part in parts), strict=True)
-        masks = _assistant_masks(columns, tokenizer) if limits.assistant_only else repeat(None)
+        # Text has no assistant turns, and the caller says so.
+        masks = assistant_masks(columns, tokenizer) if limits.assistant_only else None
         found = []
-        for row, whole, mask in zip(ids, _rows(columns), masks, strict=False):
+        for row, whole, mask in zip(ids, _rows(columns), masks or repeat(None), strict=False):
             said = {seams} if any(part["seam"] for part in row) else set()
             for check in checks:
                 said.update(*(check(part, limits.room, mask) for part in row))
@@ -216,22 +217,6 @@ def _key(content: Any) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), signed=True)
 
 
-def _assistant_masks(
-    columns: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase
-) -> Iterable[list[int] | None]:
-    """Which tokens of each row the chat template marks as the assistant's."""
-    if "messages" in columns:
-        chats = columns["messages"]
-    elif "prompt" in columns and isinstance(columns["prompt"][0], list):
-        chats = [p + c for p, c in zip(columns["prompt"], columns["completion"], strict=True)]
-    else:
-        return repeat(None)  # text has no assistant turns, and the caller says so
-    masks: list[list[int] | None] = tokenizer.apply_chat_template(
-        chats, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )["assistant_masks"]
-    return masks
-
-
 def _tokenise(
     columns: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, batch: dict[str, list[Any]]
 ) -> list[dict[str, Any]]:
@@ -253,6 +238,7 @@ def _tokenise(
         raise
 
 
-def is_chat(rows: Dataset) -> bool:
+def are_chats(rows: Dataset) -> bool:
+    """Do the rows hold messages? By their columns' types: there may be no row."""
     columns = {"prompt", "messages"} & set(rows.column_names)
     return any(rows.features[name] != Value("string") for name in columns)

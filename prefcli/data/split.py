@@ -13,7 +13,7 @@ from prefcli.data.audit import Audit, place_of
 from prefcli.data.convert import COLUMNS, Place, convert, pairs_to_labels
 from prefcli.data.findings import Finding, Tally
 from prefcli.data.lengths import Ints, Lengths
-from prefcli.data.measures import Limits, RowCheck, is_chat, measure
+from prefcli.data.measures import Limits, RowCheck, are_chats, measure
 from prefcli.data.sources import draw, read
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import RowKind
@@ -45,7 +45,7 @@ class Split:
 
     @property
     def conversational(self) -> bool:
-        return is_chat(self.rows)
+        return are_chats(self.rows)
 
     @property
     def is_sample(self) -> bool:
@@ -132,7 +132,7 @@ def load_split(
         total, available = total + len(indices), available + count
         rows = convert(raw, indices, kind, place, audit.drop, last_turn=last_turn)
         _need_template(rows, tokenizer, place)
-        looks = [check(is_chat(rows)) for check in checks]
+        looks = [check(are_chats(rows)) for check in checks]
         keep = audit.enter(rows, measure(rows, tokenizer, kind, limits, num_proc, looks))
         if len(keep) < len(rows):
             rows = rows.select(keep)
@@ -189,7 +189,7 @@ def glance(sources: Sequence[Source], where: str, kind: RowKind, *, last_turn: b
 
 
 def _need_template(rows: Dataset, tokenizer: PreTrainedTokenizerBase, place: Place) -> None:
-    if not tokenizer.chat_template and is_chat(rows):
+    if not tokenizer.chat_template and are_chats(rows):
         raise RecipeError(
             Problem(
                 f"{place.file} holds messages, but the tokenizer has no chat template",

@@ -66,6 +66,25 @@ def prompt_alone(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> 
     )
 
 
+def assistant_masks(
+    rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]] | None:
+    """Which tokens of each row the chat template marks as the assistant's; None for texts.
+
+    rows: by column; each mask is over prompt and completion.
+    """
+    if "messages" in rows:
+        chats = rows["messages"]
+    elif "prompt" in rows and isinstance(rows["prompt"][0], list):
+        chats = [p + c for p, c in zip(rows["prompt"], rows["completion"], strict=True)]
+    else:
+        return None
+    masks: list[list[int]] = tokenizer.apply_chat_template(
+        chats, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )["assistant_masks"]
+    return masks
+
+
 def is_chat(row: Mapping[str, Any]) -> bool:
     """Does the row hold messages?"""
     return "messages" in row or not isinstance(row.get("prompt", ""), str)

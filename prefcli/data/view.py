@@ -10,8 +10,16 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.data.pieces import Pieces
-from prefcli.data.tokens import Frame, Ids, is_chat, prompt_alone, sides_of, tokenise
-from prefcli.methods import Method, Sft
+from prefcli.data.tokens import (
+    Frame,
+    Ids,
+    assistant_masks,
+    is_chat,
+    prompt_alone,
+    sides_of,
+    tokenise,
+)
+from prefcli.methods import Method
 
 _WIDTH = 100
 _FIRST, _LAST = 8, 16
@@ -126,10 +134,10 @@ def view(
     chat = is_chat(row)
     ids = Frame.of(tokenizer, method, chat=chat).around(tokenise(row, tokenizer))
     prompt, sides = ids["prompt_ids"], sides_of(ids)
-    prompt_trained = method.prompt_in_sft_term or (
-        isinstance(method, Sft) and not method.completion_only_loss
-    )
-    marked = _assistant_mask(row, tokenizer) if chat and _assistant_only(method) else None
+    prompt_trained = method.prompt_in_sft_term or method.trains_prompt
+    columns = {name: [value] for name, value in row.items()}
+    masks = assistant_masks(columns, tokenizer) if method.assistant_only else None
+    marked = masks[0] if masks else None
     pieces = Pieces(tokenizer)
     parts = {}
     if prompt:
@@ -182,19 +190,6 @@ def _part(tokens: Ids, mask: Sequence[bool], room: int, pieces: Pieces) -> Part:
     room = max(room, 0)
     kept = zip(tokens[:room], mask[:room], strict=True)
     return Part([Token(pieces.text(i), i, on) for i, on in kept], max(len(tokens) - room, 0))
-
-
-def _assistant_only(method: Method) -> bool:
-    return isinstance(method, Sft) and method.assistant_only_loss
-
-
-def _assistant_mask(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    messages = row["messages"] if "messages" in row else row["prompt"] + row["completion"]
-    rendered = tokenizer.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )
-    mask: list[int] = rendered["assistant_masks"]
-    return mask
 
 
 def _is_trained(token: Token) -> bool:

@@ -114,6 +114,21 @@ class Method(Options):
         return False
 
     @property
+    def trains_prompt(self) -> bool:
+        """Is the whole loss taken over prompts, too?"""
+        return False
+
+    @property
+    def assistant_only(self) -> bool:
+        """Are assistant turns all that is trained on?"""
+        return False
+
+    @property
+    def packs(self) -> bool:
+        """Are several rows joined to sequences of max_length?"""
+        return False
+
+    @property
     def pairs_neighbours(self) -> bool:
         """Does trl pair each row with its neighbour in the device batch, before training?"""
         return False

@@ -29,6 +29,18 @@ class Sft(Method):
     loss_type: Literal["nll", "dft"] = "nll"
     """nll: cross-entropy. dft: Dynamic Fine-Tuning (Wu et al. 2025, arXiv:2508.05629)."""
 
+    @property
+    def trains_prompt(self) -> bool:
+        return not self.completion_only_loss
+
+    @property
+    def assistant_only(self) -> bool:
+        return self.assistant_only_loss
+
+    @property
+    def packs(self) -> bool:
+        return self.packing
+
     def trl_classes(self) -> tuple[type[Any], type[Any]]:
         from trl import SFTConfig, SFTTrainer
 

@@ -56,16 +56,18 @@ def check_targets(options: Lora, model: PreTrainedModel) -> list[str]:
     return found
 
 
-def adapted(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """An empty model with its adapter, to be counted. Raises RecipeError where peft refuses it.
+def trainable(config: LoraConfig) -> LoraConfig:
+    """A saved adapter's, which is frozen until it is trained on."""
+    config = copy.copy(config)
+    config.inference_mode = False
+    return config
 
-    config: may be one that was saved, which is frozen until it is trained on.
-    """
-    trained = copy.copy(config)
-    trained.inference_mode = False
+
+def adapted(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """An empty model with its adapter, to be counted. Raises RecipeError where peft refuses it."""
     try:
         with torch.device("meta"):
-            return get_peft_model(model, trained, low_cpu_mem_usage=True)
+            return get_peft_model(model, trainable(config), low_cpu_mem_usage=True)
     except ValueError as error:
         experts = "lora_dropout" in str(error)
         raise RecipeError(

@@ -21,6 +21,7 @@ from transformers import set_seed as seed_everything
 from prefcli.errors import Problem, RecipeError, UnreachableError
 from prefcli.model.hub import TOKENIZER, missing_files, offline
 from prefcli.model.quantization import quantized
+from prefcli.recipe.hub import looks_like_path
 from prefcli.recipe.sections import Model
 
 
@@ -86,10 +87,7 @@ def in_full(name: str) -> str:
 
 def missing_folder(name: str) -> bool:
     """Is this a path that is not there, rather than a hub id?"""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return False
-    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+    return looks_like_path(name) and not Path(name).expanduser().is_dir()
 
 
 def _hint(text: str, path: Path) -> str | None:

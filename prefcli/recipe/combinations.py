@@ -32,10 +32,6 @@ class Case(NamedTuple):
         return self.fsdp or self.strategy == "zero3"
 
     @property
-    def bitsandbytes_optimizer(self) -> bool:
-        return any(word in self.recipe.training.optim for word in ("8bit", "paged"))
-
-    @property
     def flash(self) -> bool:
         return self.recipe.model.attn_implementation.startswith("flash_attention")
 
@@ -77,7 +73,7 @@ COMBINATIONS = (
     Combination(
         "error",
         "training.optim",
-        lambda c: c.bitsandbytes_optimizer and c.sharded,
+        lambda c: c.recipe.training.needs_bitsandbytes and c.sharded,
         "bitsandbytes' optimizers do not work on sharded weights",
         "write adamw_torch_fused: its states are sharded too",
         "bitsandbytes documentation, FSDP",

@@ -17,12 +17,16 @@ SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 """Of data files."""
 
 
+def looks_like_path(name: str) -> bool:
+    """Can it be no hub id? An id has one slash at most."""
+    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+
+
 def is_local(name: str) -> bool:
     """A file or folder here, or meant to be here, rather than a hub id."""
     path = Path(name).expanduser()
     return (
-        name.startswith(("/", "./", "../", "~"))
-        or (name.count("/") > 1 and "://" not in name)  # an id has one
+        (looks_like_path(name) and "://" not in name)
         or path.suffix.lower() in SUFFIXES
         or path.exists()
     )

@@ -264,6 +264,10 @@ class Training(Options):
         return 0.0 if self.lr_scheduler_type == "constant" else 0.1
 
     @property
+    def needs_bitsandbytes(self) -> bool:
+        return "8bit" in self.optim or "paged" in self.optim
+
+    @property
     def eval_batch_size(self) -> int:
         return self.per_device_eval_batch_size or self.per_device_train_batch_size
 

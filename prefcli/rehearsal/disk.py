@@ -51,13 +51,12 @@ def disk(recipe: Recipe, sizes: Sizes, plan: Plan) -> Disk:
     limit = recipe.training.save_total_limit
     kept = plan.checkpoints if limit is None else min(plan.checkpoints, limit + 1)
     folder = Path(recipe.output_dir).absolute()
-    while not folder.exists():
-        folder = folder.parent
+    there = next(each for each in (folder, *folder.parents) if each.exists())
     return Disk(
         checkpoint=weights * trained + on_disk(recipe.training.optim, trained),
         kept=kept,
         model=weights * trained,
-        free=shutil.disk_usage(folder).free + _ours(folder),
+        free=shutil.disk_usage(there).free + _ours(folder),
     )
 
 

@@ -41,7 +41,6 @@ from prefcli.training.inputs import (
     check_reference,
     first_row,
     glances,
-    packs,
     read_inputs,
     reference_of,
 )
@@ -164,7 +163,8 @@ class _DryRun:
         if errors:
             found.fail(DataError(errors))
         chat = inputs.train.conversational
-        found.hear(lambda: token_remarks(recipe, tokenizer, conversational=chat))
+        ends = inputs.ends
+        found.hear(lambda: token_remarks(recipe, tokenizer, conversational=chat, ends=ends))
         if tokenizer.pad_token_id == tokenizer.eos_token_id:
             found.attempt(lambda: prove_ends(self.method, tokenizer, inputs.train))
         shown = first_row(recipe, self.method, tokenizer, inputs.train)
@@ -219,21 +219,22 @@ class _DryRun:
     def rehearse(self) -> None:
         """A step without memory, for what it would take; and how to take less."""
         start, target, found = self.start, self.target, self.found
-        if self.sized is None or start is None:
+        ours = self.sized
+        if ours is None or start is None:
             return
         if world_size() > 1:
             # Under a launcher the trainer would look for its fellows.
             self._not_rehearsed("one process rehearses it: leave the launcher out, with --devices")
             return
-        config = self.sized.known.policy
+        config = ours.known.policy
         whole = self.inputs is not None and not self.inputs.sampled
         longest = self.recipe.data.max_length
-        if self.inputs is not None and whole and not packs(self.method):
+        if self.inputs is not None and whole and not self.method.packs:
             longest = self.inputs.longest
         settled = self.method if self.inputs is not None else self.method.for_labels(1, 1)[0]
 
         def memory_of(change: Setup, run_of: Callable[..., StepPeaks] = fake_run) -> Memory:
-            sized = size(change.recipe, start, config)
+            sized = ours if change.recipe is self.recipe else size(change.recipe, start, config)
             length = min(longest, change.recipe.data.max_length)
             model, where = (sized.known, sized.sizes), change.target
             return predict(
@@ -289,6 +290,6 @@ def _untried(recipe: Recipe, device: str) -> list[str]:
     ]
     if recipe.model.quantization is not None:
         wants.append(f"model.quantization: {recipe.model.quantization}")
-    if "8bit" in recipe.training.optim or "paged" in recipe.training.optim:
+    if recipe.training.needs_bitsandbytes:
         wants.append(f"training.optim: {recipe.training.optim}")
     return [f"no GPU here, so these are not tried: {', '.join(wants)}"] if wants else []

@@ -16,17 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
     AutoModelForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     PrinterCallback,
     TrainerCallback,
 )
@@ -34,18 +31,18 @@ from transformers.integrations import moe
 from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
 
-from prefcli.data import Split
-from prefcli.data.lengths import Lengths
 from prefcli.methods import Method
 from prefcli.model import Machine, lora_config
-from prefcli.model.adapters import train_in_float32
+from prefcli.model.adapters import train_in_float32, trainable
 from prefcli.model.machine import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Logging
 from prefcli.rehearsal.optimizers import BITSANDBYTES, on_device
 from prefcli.rehearsal.packed import pack
+from prefcli.rehearsal.stand_ins import demonstrations, one_token_a_word, rows_of
 from prefcli.rehearsal.tracker import Peak, Tracker
 from prefcli.training.arguments import build, trl_options
+from prefcli.training.inputs import mixed_in
 from prefcli.training.trainer import mix_into, trainer_class_of
 
 _DEPTHS = (2, 4)
@@ -177,9 +174,7 @@ def _policy(recipe: Recipe, known: Architectures, machine: Machine) -> Any:
     if recipe.model.adapter != "continue":
         return model
     assert known.adapter is not None
-    trained = copy.copy(known.adapter)
-    trained.inference_mode = False
-    return get_peft_model(model, trained)
+    return get_peft_model(model, trainable(known.adapter))
 
 
 def _reference(
@@ -224,8 +219,8 @@ def _trainer(
     batch = recipe.training.per_device_train_batch_size
     # A second micro-batch meets the gradients of the first; a third would meet the same.
     batches = 2 if recipe.training.global_batch_size > batch else 1
-    mixed = recipe.sft_mix is not None and recipe.sft_mix.fraction > 0
-    rows = Dataset.from_list(_rows(method, batch * batches, length))
+    mix = mixed_in(recipe, method)
+    rows = Dataset.from_list(rows_of(method, batch * batches, length))
     config_class, trl_class = method.trl_classes()
     plain = _plain(recipe, batch * batches)
     options = trl_options(plain, method, machine) | _HERE | {"output_dir": folder}
@@ -239,7 +234,7 @@ def _trainer(
     more: dict[str, Any] = {"ref_model": reference} if reference is not None else {}
     if recipe.lora is not None:
         more["peft_config"] = lora_config(recipe.lora)
-    trainer = trainer_class_of(trl_class, plain, method, mixed=mixed)(
+    trainer = trainer_class_of(trl_class, plain, method, mixed=mix is not None)(
         model=policy,
         args=build(options, config_class),
         train_dataset=rows,
@@ -249,8 +244,8 @@ def _trainer(
     if recipe.model.quantization is not None and recipe.model.dtype != "bfloat16":
         train_in_float32(trainer.model, {})
     trainer.remove_callback(PrinterCallback)
-    if mixed and recipe.sft_mix is not None:
-        mix_into(trainer, recipe.sft_mix, _demonstrations(batch * batches, length), plain, method)
+    if mix is not None:
+        mix_into(trainer, mix, demonstrations(batch * batches, length), plain, method)
     if method.needs_reference and recipe.reference.precompute:
         trainer.ref_model, trainer.precompute_ref_logps = None, True
         for name in _SCORES:
@@ -283,50 +278,6 @@ def _plain(recipe: Recipe, rows: int) -> Recipe:
         "logging": Logging(),
     }
     return recipe.model_copy(update=parts)
-
-
-def _rows(method: Method, count: int, length: int) -> list[dict[str, Any]]:
-    """Rows of `length` tokens, the end token included; a side of each pair is shorter by one."""
-    whole, shorter = _text(length - 2), _text(length - 3)
-    if method.rows == "pair":
-        return [{"prompt": "a", "chosen": " " + whole, "rejected": " " + shorter}] * count
-    rows = [
-        {"prompt": "a", "completion": f" {whole if i % 2 else shorter}", "label": bool(i % 2)}
-        for i in range(count)
-    ]
-    if method.rows == "demonstration":
-        return [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
-    return rows
-
-
-def _demonstrations(most: int, length: int) -> Split:
-    """As many as a step may mix in, and more."""
-    rows = [{"text": _text(length), "_file": "", "_row": 1}] * (most + 1)
-    return Split(
-        name="sft_mix",
-        rows=Dataset.from_list(rows),
-        read=len(rows),
-        available=len(rows),
-        dropped={},
-        findings=[],
-        notes=[],
-        tokens=length * len(rows),
-        lengths=Lengths({}, length, 0),
-        prompts=np.zeros(0, np.int64),
-    )
-
-
-def _text(tokens: int) -> str:
-    return " ".join(["a"] * tokens)
-
-
-def one_token_a_word() -> PreTrainedTokenizerFast:
-    """One token a word: the ids mean nothing to a model without values."""
-    words = Tokenizer(models.WordLevel({"a": 0, "</s>": 1, "<pad>": 2}, unk_token="a"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="</s>", pad_token="<pad>", unk_token="a"
-    )
 
 
 def _warm(trainer: Any, recipe: Recipe, machine: Machine, tracker: Tracker) -> None:

@@ -18,7 +18,7 @@ from prefcli.data.view import RowView, view
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method, Sft
 from prefcli.model import load_tokenizer, named_reference, start_config
-from prefcli.model.ends import ends_of
+from prefcli.model.ends import Ends, ends_of
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Model, SftMix
@@ -28,6 +28,8 @@ from prefcli.recipe.sections import Model, SftMix
 class Inputs:
     train: Split
     eval: Split | None
+    ends: Ends
+    """Where the model stops writing."""
     sft_mix: Split | None = None
     """Demonstrations that are mixed in; None also where their fraction is 0."""
     warnings: tuple[str, ...] = ()
@@ -35,7 +37,7 @@ class Inputs:
 
     def sequences(self, method: Method, max_length: int) -> tuple[int, bool]:
         """(sequences an epoch has, is that exact?): rows, or what packing makes of them."""
-        if packs(method):
+        if method.packs:
             return math.ceil(self.tokens_an_epoch / max_length), False
         rows = len(self.train.rows)
         return round(rows * self.train.scale), not self.train.is_sample
@@ -72,11 +74,6 @@ class Inputs:
         return judge({split.name: split.findings for split in self.splits}, checks)
 
 
-def packs(method: Method) -> bool:
-    """Are several rows joined to sequences of max_length?"""
-    return isinstance(method, Sft) and method.packing
-
-
 def mixed_in(recipe: Recipe, method: Method) -> SftMix | None:
     """What is mixed into this method's rows; None also where the fraction is 0."""
     mix = recipe.sft_mix
@@ -104,7 +101,7 @@ def first_row(
     recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase, split: Split
 ) -> RowView:
     """The first row that is kept, token by token."""
-    if isinstance(method, Sft) and method.assistant_only_loss:
+    if method.assistant_only:
         tokenizer = _with_marks(tokenizer)
     row = split.for_trl()[0]
     return view(row, tokenizer, method, recipe.data.max_length, split.place(0))
@@ -196,25 +193,28 @@ def read_inputs(
 ) -> Inputs:
     """`load_inputs` without a verdict on what is found."""
     data = recipe.data
-    assistant_only = isinstance(method, Sft) and method.assistant_only_loss
-    if assistant_only:
+    if method.assistant_only:
         tokenizer = _with_marks(tokenizer)
+    ends = ends_of(recipe.model, tokenizer, adapter=recipe.trains_adapter)
     read = functools.partial(
         load_split,
         kind=method.rows,
         tokenizer=tokenizer,
-        limits=Limits(data.max_length, method.prompt_margin, method.max_seam, assistant_only),
+        limits=Limits(
+            data.max_length, method.prompt_margin, method.max_seam, method.assistant_only
+        ),
         seed=recipe.seed,
         num_proc=data.num_proc,
         sample=sample,
-        checks=[_marks(recipe, method, tokenizer)],
+        checks=[_marks(ends, method, tokenizer)],
     )
     train = read(data.train, "data.train", shuffle=method.sequential)
     held_out = None
     if data.eval is not None:
         held_out = read(data.eval, "data.eval", train_prompts=train.prompts)
-    inputs = Inputs(train, held_out, _demonstrations(recipe, method, tokenizer, sample))
-    if assistant_only and not inputs.train.conversational:
+    mixed = _demonstrations(recipe, method, tokenizer, ends, sample)
+    inputs = Inputs(train, held_out, ends, mixed)
+    if method.assistant_only and not inputs.train.conversational:
         raise RecipeError(
             Problem(
                 "only messages have assistant turns, and these rows are text",
@@ -253,7 +253,11 @@ def _without_a_lone_row(split: Split, recipe: Recipe, tokenizer: PreTrainedToken
 
 
 def _demonstrations(
-    recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase, sample: int | None
+    recipe: Recipe,
+    method: Method,
+    tokenizer: PreTrainedTokenizerBase,
+    ends: Ends,
+    sample: int | None,
 ) -> Split | None:
     mix = mixed_in(recipe, method)
     if mix is None:
@@ -268,16 +272,15 @@ def _demonstrations(
         last_turn=True,
         num_proc=recipe.data.num_proc,
         sample=sample,
-        checks=[_marks(recipe, Sft(), tokenizer)],
+        checks=[_marks(ends, Sft(), tokenizer)],
     )
     return dataclasses.replace(split, name="sft_mix")
 
 
 def _marks(
-    recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase
+    ends: Ends, method: Method, tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[bool], Marks]:
-    ends = ends_of(recipe.model, tokenizer, adapter=recipe.trains_adapter).ids
-    return lambda chat: Marks.of(tokenizer, ends, method, chat=chat)
+    return lambda chat: Marks.of(tokenizer, ends.ids, method, chat=chat)
 
 
 def _need_both_labels(split: Split) -> None:

@@ -16,7 +16,7 @@ def check_packages(recipe: Recipe, *, gpu_too: bool = True) -> None:
     gpu_too: also what only the machine of the real run must have.
     """
     needs: list[tuple[str, str, str, str]] = []
-    if "8bit" in recipe.training.optim or "paged" in recipe.training.optim:
+    if recipe.training.needs_bitsandbytes:
         needs.append(("training.optim", recipe.training.optim, "bitsandbytes", "prefcli[quant]"))
     if recipe.model.quantization is not None:
         bits = recipe.model.quantization

@@ -26,7 +26,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from prefcli.methods import Method
 from prefcli.model import load_policy, load_tokenizer, machine, on_device
 from prefcli.recipe import Recipe, load
-from prefcli.rehearsal.fake_run import Architectures, fake_run, one_token_a_word
+from prefcli.rehearsal.fake_run import Architectures, fake_run
+from prefcli.rehearsal.stand_ins import one_token_a_word
 from prefcli.training.inputs import load_inputs
 from prefcli.training.trainer import make_trainer
 from prefcli.training.watch import quiet_libraries

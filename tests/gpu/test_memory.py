@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 
 import pytest
@@ -10,11 +9,11 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prefcli.model import load_policy, load_tokenizer, machine, on_device
+from prefcli.model import machine
 from prefcli.recipe import load
-from prefcli.rehearsal.fake_run import Architectures, fake_run, one_token_a_word
-from prefcli.training.inputs import load_inputs
-from prefcli.training.trainer import make_trainer
+from prefcli.rehearsal.fake_run import Architectures, fake_run
+from prefcli.rehearsal.stand_ins import one_token_a_word
+from scripts.bench.memory import counted
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 
@@ -78,20 +77,5 @@ def test_predicted_is_allocated(folder, tmp_path, name):
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(data), encoding="utf-8")
     recipe = load(str(file)).recipe
-    device = machine()
-    predicted = fake_run(recipe, recipe.dpo, Architectures(CONFIG), device, length=LENGTH)
-
-    gc.collect()
-    torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    tokenizer = load_tokenizer(recipe.model)
-    inputs = load_inputs(recipe, recipe.dpo, tokenizer)
-    dtype = device.dtype(recipe.model, frozen=recipe.trains_adapter)
-    policy = on_device(load_policy(recipe.model, dtype, recipe.seed), device)
-    trainer, _ = make_trainer(
-        recipe, recipe.dpo, device, policy, tokenizer, inputs, eval_on_start=False
-    )
-    trainer.train()
-    allocated = torch.cuda.max_memory_allocated() - before
-    assert predicted.highest.total == pytest.approx(allocated, rel=0.1)
+    predicted = fake_run(recipe, recipe.dpo, Architectures(CONFIG), machine(), length=LENGTH)
+    assert predicted.highest.total == pytest.approx(counted(recipe, recipe.dpo), rel=0.1)

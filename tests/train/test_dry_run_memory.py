@@ -105,6 +105,15 @@ def test_the_longest_row_is_rehearsed(recipe_data, dry_run, tmp_path):
     assert tokens(dry_run(recipe_data, "sft", "sft.packing=true")[1]) == 64
 
 
+def test_nothing_is_mixed_into_demonstrations(recipe_data, dry_run, tmp_path):
+    """sft_mix is of the recipe's other methods; a rehearsal of sft is the same with it."""
+    texts = str(write_jsonl(tmp_path / "text.jsonl", [{"text": "red"}] * 30))
+    recipe_data["data"] |= {"train": {"path": texts}, "eval": {"path": texts}}
+    plain = dry_run(recipe_data, "sft")[1]["memory"]
+    recipe_data["sft_mix"] = {"fraction": 0.5, "data": {"path": texts}}
+    assert dry_run(recipe_data, "sft")[1]["memory"] == plain
+
+
 def test_only_what_is_needed_is_advised(recipe_data, dry_run, tmp_path):
     """The ladder is shown as far as it goes; of its steps, those that fit together are named."""
     rows = write_jsonl(tmp_path / "many.jsonl", pairs(64))

@@ -94,9 +94,12 @@ def test_the_first_row_is_shown(with_tokenizer, dry_run):
 # The disk
 
 
-def test_a_disk_that_a_run_would_fill(recipe_data, dry_run, monkeypatch):
+def test_a_disk_that_a_run_would_fill(recipe_data, dry_run, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9 - 1000, 1000))
+    # Another run's, in the folder above: it gives way to nothing.
+    (tmp_path / "checkpoint-1").mkdir()
+    write_jsonl(tmp_path / "checkpoint-1" / "weights", [1])
     code, document, _ = dry_run(recipe_data)
     assert (code, document["will_run"]) == (0, True)
     # One checkpoint, at the end: 4 bytes of weights and 8 of states a parameter; and model/.

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 import torch
 import yaml
-from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
-from prefcli.model import Machine, load_policy, load_tokenizer, machine
+from prefcli.model import load_tokenizer, machine
 from prefcli.recipe import load
+from prefcli.recipe.sections import Model
 from prefcli.rehearsal.fake_run import Architectures, fake_run
-from prefcli.training.inputs import load_inputs
-from prefcli.training.trainer import make_trainer
+from scripts.bench.memory import counted
 from tests.train.conftest import ANYTHING, write_jsonl
 
 LENGTH, BATCH = 64, 4
-GPU = Machine("cuda", "a GPU", bfloat16=True)
 
 CASES = {
     "dpo": ("dpo", {}),
@@ -50,13 +46,9 @@ def small(tiny_model, tmp_path_factory):
             pad_token_id=2,
         )
     ).save_pretrained(folder)
-    load_tokenizer_into(tiny_model, folder)
-    return folder
-
-
-def load_tokenizer_into(model, folder):
-    for file in model.glob("tokenizer*"):
+    for file in tiny_model.glob("tokenizer*"):
         (folder / file.name).write_bytes(file.read_bytes())
+    return folder
 
 
 def words(tokenizer, count: int) -> str:
@@ -70,7 +62,7 @@ def words(tokenizer, count: int) -> str:
 def recipe_of(small, tmp_path):
     def make(name: str):
         method, changes = CASES[name]
-        tokenizer = load_tokenizer(load_model_options(small))
+        tokenizer = load_tokenizer(Model(name_or_path=str(small)))
         asked, longer, shorter = (words(tokenizer, n) for n in (1, LENGTH - 2, LENGTH - 3))
         count = 4 * BATCH
         rows = {
@@ -118,34 +110,6 @@ def recipe_of(small, tmp_path):
         return recipe, recipe.methods[method]
 
     return make
-
-
-def load_model_options(folder):
-    from prefcli.recipe.sections import Model
-
-    return Model(name_or_path=str(folder))
-
-
-def counted(recipe, method) -> int:
-    """Bytes at the peak of two real steps, by the allocations that torch's profiler records."""
-    tokenizer = load_tokenizer(recipe.model)
-    inputs = load_inputs(recipe, method, tokenizer)
-    method, _ = inputs.settle(method)
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as events:
-        policy = load_policy(recipe.model, torch.float32, recipe.seed)
-        trainer, _ = make_trainer(
-            recipe, method, machine(), policy, tokenizer, inputs, eval_on_start=False
-        )
-        trainer.train()
-        del trainer, policy
-        gc.collect()
-    found = [e for e in events.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = most = 0
-    for event in sorted(found, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU's own test is in tests/gpu")

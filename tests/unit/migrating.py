@@ -25,3 +25,10 @@ def problems(folder: Path, text: str, name: str = "config.yaml", **options):
     found = migrate(write(folder, text, name), **{"devices": 1, **options})
     assert found.text is None
     return {p.path: (p.place.split(name)[1].lstrip(":"), str(p)) for p in found.problems}
+
+
+def swapped(text: str, *changes: tuple[str, str]) -> str:
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return text

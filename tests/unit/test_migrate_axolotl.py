@@ -1,7 +1,10 @@
 """axolotl's YAML as a recipe."""
 
+import functools
+
 import pytest
 
+from tests.unit import migrating
 from tests.unit.migrating import problems, recipe
 
 START = """\
@@ -48,12 +51,7 @@ weight_decay: 0.01
 """
 
 
-def swapped(*changes: tuple[str, str]) -> str:
-    text = START
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    return text
+swapped = functools.partial(migrating.swapped, START)
 
 
 def test_a_dpo_file(tmp_path):

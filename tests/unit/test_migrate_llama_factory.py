@@ -1,9 +1,11 @@
 """LLaMA-Factory's YAML as a recipe."""
 
+import functools
 import json
 
 import pytest
 
+from tests.unit import migrating
 from tests.unit.migrating import problems, recipe
 
 START = """\
@@ -62,12 +64,7 @@ def info(tmp_path):
     (tmp_path / "dataset_info.json").write_text(json.dumps(INFO))
 
 
-def swapped(*changes: tuple[str, str]) -> str:
-    text = START
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    return text
+swapped = functools.partial(migrating.swapped, START)
 
 
 def test_a_dpo_file(tmp_path):
