@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 _json_on_stdout = False
+_above: Callable[[str], None] | None = None
 
 
 def keep_stdout_for_json(wanted: bool) -> None:
@@ -24,9 +26,24 @@ def stream() -> TextIO:
     return sys.stderr if _json_on_stdout else sys.stdout
 
 
+def is_screen() -> bool:
+    """Can it be drawn on? Elsewhere (a pipe, a file, NO_COLOR, a dumb terminal) lines are plain."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") in (None, "", "dumb", "unknown")
+    return stream().isatty() and not plain
+
+
+def print_above(view: Callable[[str], None] | None) -> None:
+    """While something is drawn at the bottom, what is said goes through it; None ends that."""
+    global _above
+    _above = view
+
+
 def say(*lines: str) -> None:
     """Print, flushed at once, so that a cluster log is complete when the job is killed."""
     if not lines or not is_main_process():
+        return
+    if _above is not None:
+        _above("\n".join(lines))
         return
     try:
         print(*lines, sep="\n", file=stream(), flush=True)

@@ -60,10 +60,11 @@ def data(
         raise RecipeError(f"--method {method}: no such method", hint=f"one of {', '.join(METHODS)}")
     chosen = section(loaded, method or _first_method(loaded))
     reach(loaded)
-    from prefcli.training.data_report import data_report  # border
-    from prefcli.training.watch import quiet_libraries
+    from prefcli.training.libraries import quiet_libraries  # border
 
     quiet_libraries()
+    from prefcli.training.data_report import data_report
+
     try:
         report = data_report(loaded.recipe, chosen, sample)
     except PrefcliError as error:

@@ -31,10 +31,11 @@ def check_sft(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json
     keep_stdout_for_json(as_json)
     loaded = load_recipe(recipe, overrides)
     reach(loaded)
-    from prefcli.measure.check_sft import check_sft as measure  # border
-    from prefcli.training.watch import quiet_libraries
+    from prefcli.training.libraries import quiet_libraries  # border
 
     quiet_libraries()
+    from prefcli.measure.check_sft import check_sft as measure
+
     try:
         report = measure(loaded.recipe)
     except PrefcliError as error:
@@ -63,10 +64,11 @@ def sample(
     chat_template: Annotated[str | None, typer.Option(metavar="FILE")] = None,
 ) -> None:
     """What each model answers to each prompt: before beside after."""
-    from prefcli.measure.sample import Sampling, answers  # border
-    from prefcli.training.watch import quiet_libraries
+    from prefcli.training.libraries import quiet_libraries  # border
 
     quiet_libraries()
+    from prefcli.measure.sample import Sampling, answers
+
     if output is not None:
         _make_parent(Path(output))
     rows = answers(models, prompts, chat_template, Sampling(max_new_tokens, temperature, seed))

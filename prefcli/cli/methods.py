@@ -90,10 +90,11 @@ def _method_command(name: str) -> Callable[..., None]:
 def _train(
     loaded: Loaded, method: Method, resume: str, as_json: bool, *, allow_unusual: bool
 ) -> None:
-    from prefcli.training.run import train  # border
-    from prefcli.training.watch import quiet_libraries
+    from prefcli.training.libraries import quiet_libraries  # border
 
-    quiet_libraries()
+    quiet_libraries()  # some speak as soon as they are imported
+    from prefcli.training.run import train
+
     try:
         outcome = train(loaded.recipe, method, resume, allow_unusual=allow_unusual)
     except PrefcliError as error:
@@ -124,11 +125,12 @@ class Aims(NamedTuple):
 def _rehearse(
     loaded: Loaded, method: Method, aims: Aims, resume: str, as_json: bool, *, allow_unusual: bool
 ) -> None:
-    from prefcli.rehearsal.dry_run import dry_run  # border
-    from prefcli.rehearsal.target import target_of
-    from prefcli.training.watch import quiet_libraries
+    from prefcli.training.libraries import quiet_libraries  # border
 
     quiet_libraries()
+    from prefcli.rehearsal.dry_run import dry_run
+    from prefcli.rehearsal.target import target_of
+
     found = dry_run(
         loaded.recipe,
         method,

@@ -77,6 +77,19 @@ class Method(Options):
         "reference_kl",
     )
     """What an evaluation measures beside the loss, in trl's names and ours; see `eval_metrics`."""
+    watched: ClassVar[tuple[str, ...]] = (
+        "loss",
+        "sft_mix/loss",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/chosen_per_token",
+        "logps/rejected_per_token",
+        "grad_norm",
+        "learning_rate",
+    )
+    """The handful that matters, in the order in which it is shown; what is not measured is not."""
+    watched_in_evaluations: ClassVar[tuple[str, ...]] = ("perplexity", "reference_kl")
+    """Beside those of `watched`."""
 
     @abstractmethod
     def trl_classes(self) -> tuple[type[Any], type[Any]]:

@@ -26,6 +26,11 @@ class Kto(Method):
         *(name for name in Method.metrics if "accuracies" not in name and "margins_" not in name),
         "kl",
     )
+    watched: ClassVar[tuple[str, ...]] = (
+        "loss",
+        "kl",
+        *(name for name in Method.watched if name not in ("loss", "rewards/accuracies")),
+    )
 
     beta: Positive = 0.1
     """How strongly the policy is held to the reference."""

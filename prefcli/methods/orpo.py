@@ -28,6 +28,13 @@ class Orpo(Method):
         "log_odds_ratio",
         "log_odds_chosen",
     )
+    watched: ClassVar[tuple[str, ...]] = (
+        "loss",
+        "nll_loss",
+        "log_odds_chosen",
+        # Its rewards are log-probabilities times lambda; the log odds say the same, and more.
+        *(name for name in Method.watched if name not in ("loss", "rewards/margins")),
+    )
 
     lambda_: float = Field(default=0.1, alias="lambda", gt=0.0)
     """Weight of the odds-ratio term beside the SFT loss on the chosen side (trl calls it beta)."""

@@ -19,6 +19,12 @@ class Sft(Method):
     keeps_dropout: ClassVar[bool] = True
     learning_rates: ClassVar[LearningRates] = LearningRates(full=2e-5, lora=2e-4)
     metrics: ClassVar[tuple[str, ...]] = ("mean_token_accuracy", "perplexity")
+    watched: ClassVar[tuple[str, ...]] = (
+        "loss",
+        "mean_token_accuracy",
+        "grad_norm",
+        "learning_rate",
+    )
 
     completion_only_loss: Flag = True
     """Train on the completion only where rows have a prompt; no effect on whole texts."""

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,10 @@ class RunFolder:
         self.recipe = self.path / "recipe.yaml"
         self.run = self.path / "run.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.health = self.path / "health.jsonl"
+        """What the health rules said, an object an advice."""
+        self.samples = self.path / "samples.jsonl"
+        """What fixed prompts were answered, an object a prompt and time."""
         self.model = self.path / "model"
         self.below = self.path / "below"
         """A copy of the adapter that this run's is stacked on."""
@@ -152,23 +156,21 @@ class RunFolder:
             torn.append(path)
         return None, torn
 
+    @property
+    def _told_by_step(self) -> tuple[Path, ...]:
+        """Files of one JSON object a line, each with its `step`."""
+        return self.metrics, self.health, self.samples
+
     def forget_after(self, step: int) -> None:
-        """Drop metric rows beyond `step`, which will be trained, and written, again."""
-        if not self.metrics.exists():
-            return
-        kept = []
-        for line in self.metrics.read_text("utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue  # the line a kill cut short
-            if row["step"] <= step:
-                kept.append(line)
-        _write(self.metrics, "".join(f"{line}\n" for line in kept))
+        """Drop what was told beyond `step`, which will be trained, and told, again."""
+        for path in self._told_by_step:
+            if path.exists():
+                _write(path, "".join(f"{line}\n" for line in _lines_up_to(step, path)))
 
     def clear(self) -> None:
         """Start over: the same run never got as far as a checkpoint."""
-        for path in (self.metrics, *self.path.glob("checkpoint-*"), *self.path.glob("below*")):
+        folders = (*self.path.glob("checkpoint-*"), *self.path.glob("below*"))
+        for path in (*self._told_by_step, *folders):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -236,6 +238,16 @@ def _check_writable(path: Path) -> None:
         raise RecipeError(
             Problem(f"{existing} is not writable", path="output_dir", hint="name another folder")
         )
+
+
+def _lines_up_to(step: int, path: Path) -> Iterator[str]:
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # the line a kill cut short
+        if row["step"] <= step:
+            yield line
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,57 +1,39 @@
-"""The stream of metrics: into metrics.jsonl, onto the screen, and a stop when it is lost."""
+"""The stream of metrics: into the journal, past the health rules, onto the screen."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import sys
 import time
-import warnings
-from pathlib import Path
 from typing import Any
 
-import datasets
-import transformers
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from prefcli.console import say, stream
+from prefcli.checks.base import Advice, Row, is_eval
+from prefcli.checks.monitor import Monitor
+from prefcli.console import is_screen, say
 from prefcli.errors import DivergedError, Problem
-
-# What a reader of a log looks for, in this order; the rest is in metrics.jsonl.
-_SHOWN = (
-    "loss",
-    "preference_loss",
-    "sft_mix/loss",
-    "grad_norm",
-    "learning_rate",
-    "rewards/margins",
-    "rewards/accuracies",
-    "logps/chosen",
-    "logps/rejected",
-    "kl",
-    "nll_loss",
-    "log_odds_chosen",
-)
-_TIES = ("rewards/margins", "rewards/accuracies")
-_MUST_BE_FINITE = ("loss", "grad_norm", "eval_loss")
+from prefcli.methods import Method
+from prefcli.training.folder import RunFolder
+from prefcli.training.journal import Journal
+from prefcli.training.screen import LiveScreen, LogLines, Screen
+from prefcli.training.screen.pace import Pace, duration
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """One object a logging step in metrics.jsonl, one plain line (or a bar) for the reader."""
+    """The main process writes, judges and shows; all of them stop when a rule says so."""
 
-    def __init__(self, metrics: Path, *, ties_at_start: bool) -> None:
-        """ties_at_start: before the first step policy and reference agree on every pair."""
-        self._metrics = metrics
-        self._hidden_at_start = _TIES if ties_at_start else ()
-        self._started = time.monotonic()
+    def __init__(self, folder: RunFolder, method: Method, monitor: Monitor) -> None:
+        self._journal = Journal(folder)
+        self._method = method
+        self._monitor = monitor
+        self._screen: Screen | None = None
+        self._pace = Pace(0, 0, time.monotonic())
         self._first_step = 0
-        self._first_done = self._started
-        self._progress: Progress | None = None
-        self._task: Any = None
-        self.first_eval = _first_eval(metrics)
+        self._announced = False
+        self._batch = 0
+        """Of the evaluation that goes on."""
+        self.first_eval: dict[str, float] = {}
         self.last_eval: dict[str, float] = {}
         self.last_eval_step = -1
 
@@ -62,20 +44,33 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        self._started = time.monotonic()
         self._first_step = state.global_step
-        if state.is_world_process_zero and stream().isatty():
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=Console(file=stream()),
-            )
-            self._task = self._progress.add_task(
-                "step", total=state.max_steps, completed=state.global_step
-            )
-            self._progress.start()
+        self._pace = Pace(
+            state.global_step,
+            state.max_steps,
+            time.monotonic(),
+            eval_every=int(args.eval_steps) if args.eval_strategy == "steps" else None,
+            save_every=int(args.save_steps) if args.save_strategy == "steps" else None,
+        )
+        if not state.is_world_process_zero:
+            return
+        earlier = self._journal.rows()
+        self._monitor.replay(earlier, self._journal.advice())
+        self.first_eval = next((_known(row) for row in earlier if is_eval(row)), {})
+        watched = self._method.watched, self._method.watched_in_evaluations
+        self._screen = (
+            LiveScreen(self._method.name, *watched) if is_screen() else LogLines(*watched)
+        )
+        self._screen.open(self._pace, earlier)
+
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self._pace.begin(time.monotonic())
 
     def on_step_end(
         self,
@@ -84,10 +79,25 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        if state.global_step == self._first_step + 1:
-            self._first_done = time.monotonic()
-        if self._progress is not None:
-            self._progress.update(self._task, completed=state.global_step)
+        self._pace.end(state.global_step, time.monotonic())
+        if self._screen is None:
+            return
+        self._screen.stepped()
+        if self._pace.is_known and not self._announced and state.global_step < state.max_steps:
+            self._announced = True
+            say(self._pace.forecast(time.monotonic(), time.time()))
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        self._batch += 1
+        if self._screen is not None:
+            self._screen.evaluating(self._batch, _batches(eval_dataloader))
 
     def on_save(
         self,
@@ -96,8 +106,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
+        self._pace.saved()
         if state.is_world_process_zero:
-            self._print(f"saved checkpoint-{state.global_step}")
+            say(f"saved checkpoint-{state.global_step}")
 
     def on_log(
         self,
@@ -107,28 +118,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        row = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, (int, float))}
-        if "train_runtime" in row:
+        figures = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, (int, float))}
+        if "train_runtime" in figures:
             return  # transformers' own summary; ours is printed at the end
-        if any(key.startswith("eval_") for key in row):
-            self.last_eval, self.last_eval_step = row, state.global_step
-            self.first_eval = self.first_eval or row
-        if state.is_world_process_zero:
-            self._write(state.global_step, row)
-            self._show(state, row)
-        # float16's loss scaling overflows now and then by design, and skips that step.
-        checked = [key for key in _MUST_BE_FINITE if key != "grad_norm" or not args.fp16]
-        lost = [key for key in checked if not math.isfinite(row.get(key, 0.0))]
-        if lost:
-            # Every rank logs the same reduced values, so every rank stops here.
-            raise DivergedError(
-                Problem(
-                    f"{lost[0]} is {row[lost[0]]} at step {state.global_step}",
-                    place=str(self._metrics),
-                    hint="lower training.learning_rate, or look for broken rows with --dry-run; "
-                    "no final model was written",
-                )
-            )
+        row = {"step": state.global_step, "seconds": round(self._seconds, 3), **figures}
+        if is_eval(row):
+            self._batch = 0
+            self._pace.evaluated(row.get("eval_runtime", 0.0))
+            self.last_eval, self.last_eval_step = figures, state.global_step
+            self.first_eval = self.first_eval or figures
+        advices = self._tell(row, float16=args.fp16) if state.is_world_process_zero else []
+        self._stop_if_told(args, advices)
 
     @property
     def since(self) -> str:
@@ -138,80 +138,60 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     @property
     def elapsed(self) -> str:
         """Since training began."""
-        return duration(time.monotonic() - self._started)
+        return duration(self._seconds)
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._pace.started
 
     def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        """Once training and its last evaluation are over, however they ended."""
+        if self._screen is not None:
+            self._screen.close()
 
-    def _write(self, step: int, row: dict[str, float]) -> None:
-        entry = {"step": step, "seconds": round(time.monotonic() - self._started, 3), **row}
-        with self._metrics.open("a", encoding="utf-8") as file:
-            # NaN is no JSON: a lost value is written as null.
-            finite = {k: v if math.isfinite(v) else None for k, v in entry.items()}
-            file.write(json.dumps(finite) + "\n")
+    def _tell(self, row: dict[str, float], *, float16: bool) -> list[Advice]:
+        assert self._screen is not None
+        self._journal.measured(row)
+        self._screen.measured(row)
+        advices = self._monitor.look(_judged(row, float16=float16))
+        for advice in advices:
+            self._journal.advised(advice)
+            self._screen.advised(advice)
+        return advices
 
-    def _show(self, state: TrainerState, row: dict[str, float]) -> None:
-        prefix = "eval_" if any(key.startswith("eval_") for key in row) else ""
-        hidden = self._hidden_at_start if state.global_step == 0 else ()
-        shown = [
-            f"{prefix}{name} {_figure(name, row[prefix + name])}"
-            for name in _SHOWN
-            if row.get(prefix + name) is not None and name not in hidden
-        ]
-        if prefix + "mean_token_accuracy" in row and prefix + "rewards/margins" not in row:
-            shown.append(f"{prefix}token_accuracy {row[prefix + 'mean_token_accuracy']:.4f}")
-        if not shown:
-            return
-        width = len(str(state.max_steps))
-        line = f"step {state.global_step:>{width}}/{state.max_steps}  {'  '.join(shown)}"
-        if not prefix and self._progress is None:
-            line += f"  eta {self._eta(state)}"
-        self._print(line)
-
-    def _print(self, line: str) -> None:
-        if self._progress is not None:
-            self._progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
-        else:
-            say(line)
-
-    def _eta(self, state: TrainerState) -> str:
-        """From the steps after the first, which pays for evaluation and warm caches."""
-        done = state.global_step - self._first_step - 1
-        if done < 1:
-            return "-"
-        seconds = (time.monotonic() - self._first_done) / done
-        return duration(seconds * (state.max_steps - state.global_step))
+    def _stop_if_told(self, args: TrainingArguments, advices: list[Advice]) -> None:
+        """By the main process's word, so that no process stops, or waits, alone."""
+        told: list[Advice | None] = [next((a for a in advices if a.level == "stop"), None)]
+        if args.world_size > 1:
+            broadcast_object_list(told)
+        advice = told[0]
+        if advice is not None:
+            raise DivergedError(
+                Problem(
+                    f"{advice.seen}: {advice.means}",
+                    place=f"{self._journal.metrics}: step {advice.step}",
+                    hint=f"{advice.change}; no final model was written",
+                )
+            )
 
 
-def _first_eval(metrics: Path) -> dict[str, float]:
-    """What a run that is resumed measured at its very start."""
-    if not metrics.exists():
-        return {}
-    rows = map(json.loads, metrics.read_text("utf-8").splitlines())
-    return next((row for row in rows if "eval_loss" in row), {})
+def _judged(row: dict[str, float], *, float16: bool) -> Row:
+    """As the health rules read it: None for what is not finite."""
+    # float16's loss scaling overflows now and then by design, and skips that step.
+    skipped = float16 and not math.isfinite(row.get("grad_norm", 0.0))
+    return {
+        key: value if math.isfinite(value) else None
+        for key, value in row.items()
+        if not (skipped and key == "grad_norm")
+    }
 
 
-def duration(seconds: float) -> str:
-    """h:mm:ss, or m:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def _known(row: Row) -> dict[str, float]:
+    return {key: value for key, value in row.items() if value is not None}
 
 
-def _figure(name: str, value: float) -> str:
-    if name == "learning_rate":
-        return f"{value:.2e}"
-    return f"{value:.4f}" if abs(value) < 100 else f"{value:.1f}"
-
-
-def quiet_libraries() -> None:
-    """Bars and advice meant for other programs stay out of the log."""
-    datasets.disable_progress_bars()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    if not stream().isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # read by trl for a bar of its own
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
+def _batches(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except TypeError:
+        return None

@@ -29,8 +29,8 @@ from prefcli.recipe import Recipe, load
 from prefcli.rehearsal.fake_run import Architectures, fake_run
 from prefcli.rehearsal.stand_ins import one_token_a_word
 from prefcli.training.inputs import load_inputs
+from prefcli.training.libraries import quiet_libraries
 from prefcli.training.trainer import make_trainer
-from prefcli.training.watch import quiet_libraries
 
 WHOLE = {"training.gradient_checkpointing": False}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

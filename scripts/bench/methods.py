@@ -26,8 +26,8 @@ from prefcli.measure.check_sft import SftReport, check_sft
 from prefcli.measure.sample import Sampling, answers
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
+from prefcli.training.libraries import quiet_libraries
 from prefcli.training.run import train
-from prefcli.training.watch import quiet_libraries
 
 STORIES = Path(__file__).parents[2] / "recipes" / "stories.yaml"
 CHANGES: dict[str, list[str]] = {

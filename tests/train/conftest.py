@@ -20,8 +20,8 @@ from prefcli.recipe import Loaded, load
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import load_inputs
+from prefcli.training.libraries import quiet_libraries
 from prefcli.training.trainer import make_trainer
-from prefcli.training.watch import quiet_libraries
 
 torch.set_num_threads(1)
 quiet_libraries()
