@@ -21,6 +21,7 @@ from prefcli.recipe.sections import (
     Model,
     PathOrName,
     Reference,
+    SampleOptions,
     SftMix,
     Training,
 )
@@ -44,6 +45,7 @@ class Recipe(Options):
     sft_mix: SftMix | None = None
     training: Training = Field(default_factory=Training)
     check_sft: CheckSft = Field(default_factory=CheckSft)
+    samples: SampleOptions = Field(default_factory=SampleOptions)
     logging: Logging = Field(default_factory=Logging)
     anchor: Anchor | None = None
 
@@ -119,6 +121,12 @@ class Recipe(Options):
     def _eval_for_eval_steps(self) -> Recipe:
         if self.training.eval_steps is not None and self.data.eval is None:
             raise ValueError("training.eval_steps has no effect without data.eval")
+        return self
+
+    @model_validator(mode="after")
+    def _eval_for_samples(self) -> Recipe:
+        if self.samples != SampleOptions() and self.data.eval is None:
+            raise ValueError("samples has no effect without data.eval, where its prompts come from")
         return self
 
     @model_validator(mode="after")
