@@ -50,8 +50,13 @@ class Pieces:
 
     def text(self, number: int) -> str:
         """Escaped; bytes that are no whole character as <0x..>, special tokens with their id."""
-        text = "".join(map(_readable, self.raw(number).decode("utf-8", "surrogateescape")))
+        text = on_one_line(self.raw(number).decode("utf-8", "surrogateescape"))
         return f"{text}={number}" if number in self._special else text
+
+
+def on_one_line(text: str) -> str:
+    """For a log: control characters, and what else can't be seen, escaped."""
+    return "".join(map(_readable, text))
 
 
 def _readable(char: str) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers import set_seed as seed_everything
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from prefcli.data.sources import read
+from prefcli.data.tokens import Ids, prompt_alone
 from prefcli.errors import DataError, RecipeError
 from prefcli.formats import RowError
 from prefcli.formats.chat import Message, to_prompt
@@ -19,6 +24,10 @@ from prefcli.model.start import merged
 from prefcli.recipe.sections import Model, Source
 
 Prompt = str | list[Message]
+
+
+class NotANumberError(RecipeError):
+    """The model's scores are not finite, so there is nothing to draw from."""
 
 
 @dataclass(frozen=True)
@@ -84,57 +93,69 @@ def sample(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     options: Sampling,
+    *,
+    ends: Collection[int] | None = None,
 ) -> list[str]:
-    """One completion a prompt, in order, without special tokens."""
+    """One completion a prompt, in order, without special tokens. Draws from torch's random state.
+
+    ends: ids at which an answer stops; left out, those of the model's generation config.
+    Raises NotANumberError.
+    """
     if any(isinstance(p, list) for p in prompts) and tokenizer.chat_template is None:
         raise RecipeError(
             "the prompts are messages, but the tokenizer has no chat template",
             hint="pass --chat-template FILE",
         )
-    seed_everything(options.seed)
-    ids = [_prompt_ids(p, tokenizer) for p in prompts]
+    torch.manual_seed(options.seed)
+    ids = [prompt_alone({"prompt": prompt}, tokenizer) for prompt in prompts]
     # By length, so that padding, and with it the draw, depends on the prompts alone.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     texts = [""] * len(ids)
     for start in range(0, len(order), options.batch_size):
         batch = order[start : start + options.batch_size]
-        written = _write(model, tokenizer, [ids[i] for i in batch], options)
+        written = _write(model, tokenizer, [ids[i] for i in batch], options, ends)
         for i, text in zip(batch, written, strict=True):
             texts[i] = text
     return texts
 
 
-def _prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    ids: list[int]
-    if isinstance(prompt, str):
-        ids = tokenizer(text=prompt)["input_ids"]
-        return ids
-    ids = tokenizer.apply_chat_template(
-        prompt, tokenize=True, return_dict=True, add_generation_prompt=True
-    )["input_ids"]
-    return ids
+class _Finite(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
+    """To draw from what is no probability is a crash, on a GPU one that takes the process along."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not bool((scores < torch.inf).all()):  # minus infinity is a token that is ruled out
+            raise NotANumberError(
+                "the model's scores are not finite",
+                hint="its weights are broken, or its dtype is too narrow for them",
+            )
+        return scores
 
 
 def _write(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[int]],
+    prompts: list[Ids],
     options: Sampling,
+    ends: Collection[int] | None,
 ) -> list[str]:
     longest = max(map(len, prompts))
     pad = tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-    drawn = (
+    more: dict[str, Any] = (
         {"do_sample": True, "temperature": options.temperature, "top_k": 0, "top_p": 1.0}
         if options.temperature > 0
         else {"do_sample": False}
     )
+    if ends is not None:
+        more["eos_token_id"] = sorted(ends)
     output = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         max_new_tokens=options.max_new_tokens,
         pad_token_id=pad,
-        **drawn,
+        use_cache=True,  # also where training has it switched off
+        logits_processor=LogitsProcessorList([_Finite()]),
+        **more,
     )
     return [tokenizer.decode(row[longest:], skip_special_tokens=True) for row in output.tolist()]

@@ -22,6 +22,7 @@ from prefcli.recipe.sections import (
     Model,
     PathOrName,
     Reference,
+    SampleOptions,
     SftMix,
     Training,
 )
@@ -46,6 +47,7 @@ class Recipe(Options):
     training: Training = Field(default_factory=Training)
     check_sft: CheckSft = Field(default_factory=CheckSft)
     health: Health = Field(default_factory=Health)
+    samples: SampleOptions = Field(default_factory=SampleOptions)
     logging: Logging = Field(default_factory=Logging)
     anchor: Anchor | None = None
 
@@ -145,6 +147,12 @@ class Recipe(Options):
                 check.needs == "sft_mix" and self.sft_mix is None
             ):
                 raise ValueError(f"{keys} has no effect without {check.needs}")
+        return self
+
+    @model_validator(mode="after")
+    def _eval_for_samples(self) -> Recipe:
+        if self.samples != SampleOptions() and self.data.eval is None:
+            raise ValueError("samples has no effect without data.eval, where its prompts come from")
         return self
 
     @model_validator(mode="after")

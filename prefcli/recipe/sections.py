@@ -272,13 +272,44 @@ class Training(Options):
         return self.per_device_eval_batch_size or self.per_device_train_batch_size
 
 
+class SampleOptions(Options):
+    """What the policy answers to a few prompts of data.eval, as training goes on.
+
+    At the start, at each evaluation and at the end: greedily, and drawn with the recipe's seed.
+    """
+
+    prompts: Annotated[int, Field(ge=0)] = 4
+    """How many, from all over data.eval; 0 answers none."""
+    max_new_tokens: Count = 64
+    """Where an answer is cut that has not ended by then."""
+    temperature: Positive = 1.0
+    """Of the answers that are drawn."""
+
+    @model_validator(mode="after")
+    def _prompts_to_answer(self) -> SampleOptions:
+        rest = sorted(self.model_dump(exclude={"prompts"}, exclude_defaults=True))
+        if self.prompts == 0 and rest:
+            raise ValueError(f"{', '.join(rest)} has no effect with prompts: 0")
+        return self
+
+
 class Logging(Options):
     """Where metrics go besides metrics.jsonl, which is always written."""
 
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(
         default_factory=list
     )
+    """Trackers; what they need beyond prefcli comes with prefcli[trackers]."""
     run_name: str | None = None
+    """Left out: the last part of output_dir."""
+
+    @field_validator("report_to", mode="after")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        twice = sorted({name for name in value if value.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is named twice; name each tracker once")
+        return value
 
     @model_validator(mode="after")
     def _named_for_someone(self) -> Logging:

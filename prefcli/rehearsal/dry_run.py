@@ -48,6 +48,7 @@ from prefcli.training.labels import prove_ends
 from prefcli.training.packages import check_packages
 from prefcli.training.remarks import token_remarks
 from prefcli.training.resume import where_it_stands
+from prefcli.training.samples import questions
 from prefcli.training.sft_mix import mix_lines
 
 _FEW = 1000
@@ -167,6 +168,9 @@ class _DryRun:
         found.hear(lambda: token_remarks(recipe, tokenizer, conversational=chat, ends=ends))
         if tokenizer.pad_token_id == tokenizer.eos_token_id:
             found.attempt(lambda: prove_ends(self.method, tokenizer, inputs.train))
+        if self.sized is not None:
+            asked = questions(recipe, inputs.eval, tokenizer, self.sized.known.policy)
+            say(*(f"samples: {note}" for note in (asked.notes if asked is not None else [])))
         shown = first_row(recipe, self.method, tokenizer, inputs.train)
         say(*shown.lines())
         found.facts["row"] = shown.as_dict()

@@ -12,8 +12,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from transformers import Trainer as TransformersTrainer
 from prefcli.console import is_main_process, say, warn
 from prefcli.errors import GateError, Problem, RecipeError
 from prefcli.training.step_zero import nats_a_token
+from prefcli.training.undisturbed import undisturbed
 
 _FORMAT = "1"
 _IDS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids", "KL_completion_ids")
@@ -56,7 +55,7 @@ class Precomputed(TransformersTrainer):  # type: ignore[misc]  # transformers is
     """Set on the class, as trl scores inside its constructor; the main process's counts."""
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        with _as_if_nothing_was_drawn(self.model):
+        with undisturbed(self.model):
             return self._scored(dataset, name, batch_size)
 
     def _scored(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
@@ -165,14 +164,3 @@ def _agreed(mine: Any) -> Any:
     shared = [mine]
     broadcast_object_list(shared)
     return shared[0]
-
-
-@contextmanager
-def _as_if_nothing_was_drawn(model: torch.nn.Module) -> Iterator[None]:
-    """Scored or read, the run that follows draws the same dropout."""
-    was_training = model.training
-    model.eval()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        yield
-    model.train(was_training)
