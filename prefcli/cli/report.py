@@ -40,7 +40,11 @@ def report(
     verdicts = [verdict(run) for run in found]
     alone = len(found) == 1
     for name, run, said in zip(short_names(found), found, verdicts, strict=True):
-        say(f"{name}: {run.method}: {said.title}", *(f"  {line}" for line in (*said.gains, *said.words)))
+        # What a run measured last that did not come to its end is not its end.
+        at = "" if said.state == "finished" else f" (step {said.steps[1]})"
+        say(f"{name}: {run.method}: {said.title}")
+        say(*(f"  {gain}{at}" for gain in said.gains))
+        say(*(f"  {line}" for words in said.words for line in words.splitlines()))
     settings = dict(differing(found))
     if not alone:
         say("settings that differ:" if settings else "no setting differs")

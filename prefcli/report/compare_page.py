@@ -11,7 +11,7 @@ from prefcli.report.metrics import METRICS, figure
 from prefcli.report.pages import drawn, ends_of, page
 from prefcli.report.run_files import Run
 from prefcli.report.run_page import is_thinned
-from prefcli.report.verdict import final_figures, verdict
+from prefcli.report.verdict import verdict
 
 
 def compare_page(runs: Sequence[Run]) -> str:
@@ -32,8 +32,7 @@ def compare_page(runs: Sequence[Run]) -> str:
             "methods": list(dict.fromkeys(run.method for run in runs)),
             "settings": list(differing(runs)),
             "figures": [
-                (_words(key), ["-" if v is _NONE else figure(v) for v in values])
-                for key, values in figures(runs)
+                (group, METRICS[key].words, values) for group, key, values in figures(runs)
             ],
             "drawn": drawn(shown, [], ends_of(shown)),
             "thinned": any(map(is_thinned, runs)),
@@ -50,15 +49,16 @@ def short_names(runs: Sequence[Run]) -> list[str]:
     return [str(Path(*each[-depth:])) for each in parts]
 
 
-_NONE: Any = object()
-
-
-def figures(runs: Sequence[Run]) -> list[tuple[str, list[Any]]]:
-    """(metric, its last figure in each run); held-out figures first."""
-    last = [final_figures(run) for run in runs]
-    keys = list(dict.fromkeys(key for each in last for key in each))
-    ordered = sorted(keys, key=lambda key: not key.startswith("eval "))
-    return [(key, [each.get(key, _NONE) for each in last]) for key in ordered]
+def figures(runs: Sequence[Run]) -> Iterator[tuple[str, str, list[str]]]:
+    """(where it was measured, metric, its last figure in each run)"""
+    for group, rows in (
+        ("on held-out rows", [run.evals for run in runs]),
+        ("while training", [run.rows for run in runs]),
+    ):
+        last = [each[-1] if each else {} for each in rows]
+        for key in METRICS:
+            if any(key in row for row in last) and key != "learning_rate":
+                yield group, key, [figure(row[key]) if key in row else "-" for row in last]
 
 
 def differing(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
@@ -86,8 +86,3 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
             yield from _leaves(inside, f"{path}.{at}")
     elif value is not None:
         yield path, str(value)
-
-
-def _words(key: str) -> str:
-    prefix, _, name = key.rpartition(" ")
-    return f"{METRICS[name].words}{', held out' if prefix else ', training'}"

@@ -179,7 +179,8 @@ def overlaid(runs: Sequence[Run], names: Sequence[str]) -> Iterator[Panel]:
                 if _measured(run, key) and not (shown.unless and _measured(run, shown.unless))
             ]
             if lines:
-                title = shown.title if len(shown.keys) == 1 else f"{shown.title}: {label}"
+                alone = len(shown.keys) == 1 or label in ("all", "loss")
+                title = shown.title if alone else f"{shown.title}: {label}"
                 yield _panel(shown, title, lines)
 
 

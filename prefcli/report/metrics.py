@@ -57,6 +57,12 @@ SUMS = {
 """Sums over a response, and what says the same better where it was measured."""
 
 
+def in_words(key: str) -> str:
+    """A metric to a person, as metrics.jsonl names it."""
+    name = key.removeprefix("eval_")
+    return METRICS[name].words if name in METRICS else key
+
+
 def same(key: str, before: float, after: float, rows: int | None = None) -> bool:
     """Is the difference too small to be called one? rows: those an accuracy was taken over."""
     metric = METRICS.get(key, Metric(key))
@@ -76,6 +82,7 @@ def figure(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "not finite"
     size = abs(value)
+    value = value or 0.0  # no -0.0000
     if size >= 1e6 or 0 < size < 5e-4:
         return f"{value:.3g}"
     return f"{value:.4f}" if size < 100 else f"{value:,.1f}"

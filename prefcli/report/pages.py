@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefcli.report.curves import MOST, Panel
-from prefcli.report.metrics import figure
+from prefcli.report.metrics import figure, in_words
 from prefcli.report.svg import Mark, curves
 
 
@@ -41,6 +41,7 @@ _PAGES = Environment(
 )
 _PAGES.filters["visible"] = visible
 _PAGES.filters["figure"] = figure
+_PAGES.filters["words"] = in_words
 _PAGES.globals["most_points"] = MOST
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def ties_at_start(self) -> bool:
-        """The policy began as its own reference, so first margins and accuracies say nothing."""
+        """The policy began as its own reference, so that no side was likelier than there."""
         return "step_zero" in self.run and not self.at("reference.name_or_path")
 
     @property
@@ -108,14 +108,14 @@ def read_run(name: str | Path) -> Run:
     rows = sorted(metrics, key=lambda row: float(row["step"]))
     health, broken_health = _lines(path / "health.jsonl")
     samples, broken_samples = _lines(path / "samples.jsonl")
-    return Run(
-        path=path,
-        name=path.absolute().name,
-        run=_json(path / "run.json"),
-        recipe=_yaml(text),
+    run = Run(
+        path=path, name=path.absolute().name, run=_json(path / "run.json"), recipe=_yaml(text)
+    )
+    return replace(
+        run,
         recipe_text=text,
-        rows=[_numbers(row) for row in rows if not _is_eval(row)],
-        evals=[_numbers(row) for row in rows if _is_eval(row)],
+        rows=[_numbers(row, run) for row in rows if not _is_eval(row)],
+        evals=[_numbers(row, run) for row in rows if _is_eval(row)],
         health=sorted(health, key=lambda advice: float(advice["step"])),
         samples=samples,
         unreadable=broken + broken_health + broken_samples,
@@ -127,12 +127,15 @@ def _is_eval(row: Row) -> bool:
     return any(key.startswith("eval_") for key in row)
 
 
-def _numbers(row: Row) -> Row:
-    """What is not finite is None, whoever wrote it."""
+def _numbers(row: Row, run: Run) -> Row:
+    """What is not finite is None, whoever wrote it; an accuracy over nothing but ties is none."""
+    # The row of the first step is of the policy before it.
+    tied = run.ties_at_start and row["step"] <= 1 - _is_eval(row)
     return {
-        key.removeprefix("eval_"): value if value is not None and math.isfinite(value) else None
+        key.removeprefix("eval_"): value if _is_finite(value) else None
         for key, value in row.items()
-        if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+        if (value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)))
+        and not (tied and "rewards/accuracies" in key)
     }
 
 
@@ -146,7 +149,7 @@ def _text(path: Path) -> str:
 def _json(path: Path) -> dict[str, Any]:
     try:
         return as_dict(json.loads(_text(path) or "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
 
 
@@ -171,8 +174,14 @@ def _entry(line: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     step = entry.get("step")
-    known = isinstance(step, (int, float)) and not isinstance(step, bool) and math.isfinite(step)
-    return entry if known else None
+    return entry if _is_finite(step) else None
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False
 
 
 def _written(path: Path) -> str:

@@ -115,7 +115,7 @@ def _split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
     for key, found in as_dict(split.get("findings")).items():
         entry = as_dict(found)
         share = entry.get("share")
-        much = f" ({share:.3g})".replace("(", "(share ") if isinstance(share, float) else ""
+        much = f" ({100 * share:.3g} %)" if isinstance(share, float) else ""
         note = f": {entry['note']}" if entry.get("note") else ""
         lines.append(f"{key}: {entry.get('count')} of {entry.get('of')} rows{much}{note}")
     labels = as_dict(split.get("labels"))

@@ -80,7 +80,7 @@ def curves(panel: Panel, marks: Sequence[Mark], ends: tuple[float, float]) -> st
     """
     salt = f"{panel.title}{panel.lines}"
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
-        figure = Figure(figsize=(4.2, 2.1), layout="constrained")
+        figure = Figure(figsize=(3.9, 2.1), layout="constrained")
         axes = figure.add_subplot()
         if panel.log:
             axes.set_yscale("log")
@@ -108,6 +108,10 @@ def curves(panel: Panel, marks: Sequence[Mark], ends: tuple[float, float]) -> st
         return _inline(figure, f"{panel.title} by step")
 
 
+_LARGEST = 1e38
+"""float32 ends a little above."""
+
+
 def _draw(axes: Axes, line: Line) -> None:
     colour = _COLOUR[line.colour]
     if line.train:
@@ -130,7 +134,9 @@ def _draw(axes: Axes, line: Line) -> None:
 
 
 def _numbers(points: Sequence[Point]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [math.nan if y is None else y for _, y in points]
+    """x and y; what no axis can span is a gap, as what is not finite."""
+    drawn = [math.nan if y is None or abs(y) > _LARGEST else y for _, y in points]
+    return [x for x, _ in points], drawn
 
 
 def _with_room(ends: tuple[float, float]) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,7 +25,6 @@ _COMPARED = (
 )
 """Of the held-out metrics, those that are told; all others are in the report's curves."""
 
-_TIES = ("rewards/accuracies", "rewards/margins")
 _LOST = 1.5
 """Times the loss at the start; zephyr-7b-beta ended at 1.08 times its start, and is fine."""
 _COLLAPSED = -50.0
@@ -73,6 +71,8 @@ class Verdict:
     words: list[str] = field(default_factory=list)
     """What there is to say beside the title."""
     gains: list[Gain] = field(default_factory=list)
+    steps: tuple[int, int] = (0, 0)
+    """Of the first and the last evaluation."""
 
     def lines(self) -> list[str]:
         """For a log: figures first, then what they mean."""
@@ -82,14 +82,15 @@ class Verdict:
 def verdict(run: Run) -> Verdict:
     """Of a whole run folder; never raises for what is missing in it."""
     gains = held_out(run)
+    steps = (int(run.evals[0]["step"]), int(run.evals[-1]["step"])) if run.evals else (0, 0)
     if run.status != "finished":
         state, level, title, words = _unfinished(run)
-        return Verdict(state, level, title, words=[*words, *_health(run)], gains=gains)
+        return Verdict(state, level, title, words=[*words, *_health(run)], gains=gains, steps=steps)
     lost = _ruined(run)
     level, judged = ("error", lost[0]) if lost else _judge(run)
     joint = {"good": "Finished: ", "note": "Finished: "}.get(level, "Finished, but ")
     words = [*lost[1:], *_in_words(run), *_health(run)]
-    return Verdict("finished", level, joint + judged, judged, words, gains)
+    return Verdict("finished", level, joint + judged, judged, words, gains, steps)
 
 
 def held_out(run: Run) -> list[Gain]:
@@ -102,7 +103,7 @@ def held_out(run: Run) -> list[Gain]:
         if key not in last or SUMS.get(key) in last:
             continue
         before, after = first.get(key), last[key]
-        tied = run.ties_at_start and key in _TIES
+        tied = run.ties_at_start and key == "rewards/margins"  # 0, by definition
         compared = first is not last and not tied and before is not None
         no_change = (
             compared
@@ -116,6 +117,7 @@ def held_out(run: Run) -> list[Gain]:
 
 def _unfinished(run: Run) -> tuple[str, Level, str, list[str]]:
     why = str(run.run.get("why") or "").strip()
+    no_model = [] if _NO_MODEL in why else [_NO_MODEL]
     at = f" at step {run.last_step}" if run.rows or run.evals else " before its first step"
     stops = [advice for advice in run.health if advice.get("level") == "stop"]
     if run.status == "diverged" and stops and stops[-1].get("check") != "finite":
@@ -123,7 +125,7 @@ def _unfinished(run: Run) -> tuple[str, Level, str, list[str]]:
         title = f"Stopped{at} by the health rule {stops[-1].get('check')}"
         return "stopped", "error", title, [said, "no final model was written"]
     if run.status == "diverged":
-        return "diverged", "error", f"Diverged{at}", [*filter(None, [why]), _NO_MODEL]
+        return "diverged", "error", f"Diverged{at}", [*filter(None, [why]), *no_model]
     if run.status == "failed":
         gate = as_dict(run.run.get("check_sft"))
         if not why and gate.get("passed") is False:
@@ -131,7 +133,7 @@ def _unfinished(run: Run) -> tuple[str, Level, str, list[str]]:
                 f"check-sft said no: perplexity {figure(gate.get('perplexity'))} is above "
                 f"{gate.get('max_perplexity')}"
             )
-        return "failed", "error", f"Failed{at}", [*filter(None, [why]), _NO_MODEL]
+        return "failed", "error", f"Failed{at}", [*filter(None, [why]), *no_model]
     if run.status == "running":
         when = [f"the last row of metrics.jsonl was written at {run.written}"] * bool(run.written)
         return "running", "note", f"Not finished: still running, or killed{at}", when
@@ -172,11 +174,10 @@ def _judge(run: Run) -> tuple[Level, str]:
     if not run.evals:
         return "note", "no eval data, so nothing held out was measured (data.eval)"
     first, last = run.evals[0], run.evals[-1]
-    if last.get("rewards/accuracies") is not None:
+    accuracy = last.get("rewards/accuracies")
+    if accuracy is not None:
         start = first.get("rewards/accuracies") if first is not last else None
-        return _by_accuracy(
-            last["rewards/accuracies"], None if run.ties_at_start else start, run.eval_rows
-        )
+        return _by_accuracy(accuracy, start, run.eval_rows)
     before, after = first.get("loss"), last.get("loss")
     if first is last or before is None or after is None:
         return "note", "there is only one evaluation, so no change can be told"
@@ -212,11 +213,8 @@ def _by_accuracy(accuracy: float, start: float | None, rows: int | None) -> tupl
         return "warning", "the policy tells chosen from rejected less well than at the start"
     if accuracy > 0.9:
         return "good", "the policy tells chosen from rejected on held-out rows"
-    # huggingface/alignment-handbook's zephyr-7b-sft-full with DPO, as several people reran it.
-    return "good", (
-        f"the policy prefers the chosen side in {accuracy:.0%} of the held-out pairs (7B models on "
-        "UltraFeedback end at 74 to 77 %)"
-    )
+    share = f"{100 * accuracy:.0f} %"
+    return "good", f"the policy prefers the chosen side in {share} of the held-out pairs"
 
 
 def _in_words(run: Run) -> list[str]:
@@ -224,13 +222,17 @@ def _in_words(run: Run) -> list[str]:
         return []
     first, last = run.evals[0], run.evals[-1]
     words = []
+    accuracy = last.get("rewards/accuracies")
+    if accuracy is not None and 0.6 <= accuracy <= 0.9:
+        # Several people's reruns of huggingface/alignment-handbook's zephyr-7b-dpo-full and -qlora.
+        words.append("for comparison: 7B models end DPO on UltraFeedback at 74 to 77 %")
     if first is not last:
         words += [*_likelihood(first, last), *_loss(run)]
     kl = last.get("reference_kl")
     if kl is not None and kl < METRICS["reference_kl"].least:
         words.append("the policy has hardly moved from its reference")
     elif kl is not None:
-        words.append(f"the policy moved {figure(kl)} nats a token from its reference (KL)")
+        words.append(f"the policy moved {kl:.3g} nats a token from its reference (KL)")
     longer = last.get("rewards/accuracies_chosen_longer")
     shorter = last.get("rewards/accuracies_chosen_shorter")
     if longer is not None and shorter is not None and abs(longer - shorter) > _BY_LENGTH:
@@ -251,7 +253,7 @@ def _likelihood(first: Row, last: Row) -> list[str]:
         if after < before and not same(key, before, after):
             return [
                 f"chosen responses became less likely than at the start, by "
-                f"{figure(before - after)}{unit}; common with DPO, whose margin grows because "
+                f"{before - after:.3g}{unit}; common with DPO, whose margin grows because "
                 "rejected ones fall faster, and to be watched when it is large"
             ]
         return []
@@ -306,20 +308,10 @@ def as_document(run: Run, found: Verdict) -> dict[str, Any]:
             gain.key: {"first": gain.first if gain.compared else None, "last": gain.last}
             for gain in found.gains
         },
-        "final": dict(final_figures(run)),
+        "last_eval": dict(run.evals[-1]) if run.evals else {},
+        "last_row": dict(run.rows[-1]) if run.rows else {},
         "step": run.last_step,
         "health": run.health,
         "anchor": as_dict(run.run.get("anchor")),
         "unreadable_lines": run.unreadable,
-    }
-
-
-def final_figures(run: Run) -> Mapping[str, float | None]:
-    """The last figure of every metric that has a name: held out where it was measured so."""
-    last = {"": run.rows[-1] if run.rows else {}, "eval ": run.evals[-1] if run.evals else {}}
-    return {
-        f"{prefix}{key}": row[key]
-        for key in METRICS
-        for prefix, row in last.items()
-        if key in row and key != "learning_rate"
     }

@@ -197,6 +197,4 @@ def healthy_rows() -> list[dict[str, Any]]:
 
 def dpo_run(folder: Path) -> Path:
     """A finished run with everything in it."""
-    return write_run(
-        folder, rows=healthy_rows(), health=ADVICE, samples=sample_rows(0, 100, 200)
-    )
+    return write_run(folder, rows=healthy_rows(), health=ADVICE, samples=sample_rows(0, 100, 200))
