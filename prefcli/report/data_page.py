@@ -5,25 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefcli.report.bars import bin_labels
+from prefcli.report.pages import page
 from prefcli.report.svg import histogram
-
-_PAGES = Environment(
-    loader=PackageLoader("prefcli.report"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 def data_page(document: Mapping[str, Any]) -> str:
     """HTML of what `prefcli data --json` prints."""
     pictures = {name: _pictures(split["lengths"]) for name, split in document["splits"].items()}
-    return _PAGES.get_template("data.html").render(**document, pictures=pictures)
+    return page("data.html", {**document, "pictures": pictures})
 
 
 def _pictures(lengths: Mapping[str, Any]) -> dict[str, Markup]:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
+from markupsafe import escape
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from prefcli.report.curves import RUN_COLOURS, Line, Panel, Point
+
 # Stand-ins that no palette has; the page's style sheet gives each its colour, light or dark.
-_INK, _BAR, _MARK = "#010203", "#010204", "#010205"
-_VARIABLES = {_INK: "var(--ink)", _BAR: "var(--bar)", _MARK: "var(--mark)"}
+_NAMES = (
+    *("ink", "bar", "mark", "quiet", "chosen", "rejected", "first", "second", "third"),
+    *("note", "warning", "error", *(f"run{at}" for at in range(RUN_COLOURS))),
+)
+_COLOUR = {name: f"#0102{at + 3:02x}" for at, name in enumerate(_NAMES)}
+_INK, _BAR, _MARK = _COLOUR["ink"], _COLOUR["bar"], _COLOUR["mark"]
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -53,10 +62,89 @@ def histogram(
                 va="bottom",
                 transform=axes.get_xaxis_transform(),
             )
-        return _inline(figure)
+        return _inline(figure, f"rows by tokens, {cut_label}")
 
 
-def _inline(figure: Figure) -> str:
+class Mark(NamedTuple):
+    """Something said at a step: its number in the list below the pictures."""
+
+    step: float
+    number: str
+    colour: str
+
+
+def curves(panel: Panel, marks: Sequence[Mark], ends: tuple[float, float]) -> str:
+    """A panel as inline SVG: lines of training, ringed points of evaluations, dotted marks.
+
+    ends: the first and last step of all pictures of the page.
+    """
+    salt = f"{panel.title}{panel.lines}"
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
+        figure = Figure(figsize=(3.9, 2.1), layout="constrained")
+        axes = figure.add_subplot()
+        if panel.log:
+            axes.set_yscale("log")
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+        if panel.across is not None:
+            axes.axhline(panel.across, color=_COLOUR["quiet"], linewidth=0.8, linestyle=(0, (4, 3)))
+        for line in panel.lines:
+            _draw(axes, line)
+        axes.set_xlim(*_with_room(ends))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes.tick_params(length=2.5, width=0.6)
+        for mark in marks:
+            axes.axvline(mark.step, color=_COLOUR[mark.colour], linewidth=0.9, linestyle=":")
+            axes.text(
+                mark.step,
+                1.0,
+                mark.number,
+                color=_COLOUR[mark.colour],
+                fontsize=8,
+                ha="center",
+                va="bottom",
+                transform=axes.get_xaxis_transform(),
+            )
+        return _inline(figure, f"{panel.title} by step")
+
+
+_LARGEST = 1e38
+"""float32 ends a little above."""
+
+
+def _draw(axes: Axes, line: Line) -> None:
+    colour = _COLOUR[line.colour]
+    if line.train:
+        x, y = _numbers(line.train)
+        # A lone value between gaps would be no line at all.
+        dot = "." if len(x) < 3 or any(map(math.isnan, y)) else None
+        axes.plot(x, y, color=colour, linewidth=1.2, marker=dot, markersize=3)
+    if line.held_out:
+        x, y = _numbers(line.held_out)
+        axes.plot(
+            x,
+            y,
+            color=colour,
+            linewidth=0.9,
+            linestyle=(0, (2, 2)),
+            marker="o",
+            markersize=4 if len(x) < 40 else 2.5,
+            markerfacecolor="none",
+        )
+
+
+def _numbers(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    """x and y; what no axis can span is a gap, as what is not finite."""
+    drawn = [math.nan if y is None or abs(y) > _LARGEST else y for _, y in points]
+    return [x for x, _ in points], drawn
+
+
+def _with_room(ends: tuple[float, float]) -> tuple[float, float]:
+    room = max(ends[1] - ends[0], 1) * 0.03
+    return ends[0] - room, ends[1] + room
+
+
+def _inline(figure: Figure, label: str) -> str:
     text = io.StringIO()
     nothing: Mapping[str, None] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(text, format="svg", transparent=True, metadata=nothing)
@@ -66,6 +154,10 @@ def _inline(figure: Figure) -> str:
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
     svg = re.sub(r'(<svg[^>]*?)\s(?:height|width)="[^"]*"', r"\1", svg)
     svg = re.sub(r'(<svg[^>]*?)\s(?:height|width)="[^"]*"', r"\1", svg)
-    for stand_in, variable in _VARIABLES.items():
-        svg = svg.replace(stand_in, variable)
+    for name, stand_in in _COLOUR.items():
+        svg = svg.replace(stand_in, f"var(--{name})")
+    # A picture's groups are never referred to, and a hundredth of a point is seen by nobody.
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r'(?<= d=")[^"]*', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), svg)
     return svg.strip()
