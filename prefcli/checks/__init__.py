@@ -16,7 +16,7 @@ from prefcli.checks.finite import Finite
 from prefcli.checks.flat import Flat
 from prefcli.checks.forgetting import Forgetting
 from prefcli.checks.gradient import Gradient
-from prefcli.checks.history import History, Row
+from prefcli.checks.history import History, Row, is_eval
 from prefcli.checks.kto_kl import KtoKl
 from prefcli.checks.length import Length
 from prefcli.checks.margin import Margin
@@ -61,5 +61,6 @@ __all__ = [
     "Level",
     "Monitor",
     "Row",
+    "is_eval",
     "summary",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefcli.checks.base import Advice, Row
+from prefcli.checks import Advice, Row
 from prefcli.training.folder import RunFolder
 
 

@@ -10,6 +10,7 @@ from prefcli.errors import DivergedError, Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
 from prefcli.training.folder import RunFolder, Status
+from prefcli.training.journal import Journal
 
 
 def where_it_stands(
@@ -17,7 +18,7 @@ def where_it_stands(
 ) -> Status | None:
     """The state of the run in the folder, None if it is new. Raises what forbids going on."""
     status = folder.check(recipe, method.name)
-    if status == "diverged":
+    if status == "diverged" and not _forgiven(folder, recipe):
         raise DivergedError(
             Problem(
                 f"{folder.path} holds this very run, and it diverged",
@@ -40,6 +41,12 @@ def where_it_stands(
             )
         folder.checkpoint_to_resume(resume)
     return status
+
+
+def _forgiven(folder: RunFolder, recipe: Recipe) -> bool:
+    """Did a health rule stop it that the recipe, by now, no longer lets stop?"""
+    stops = [each["check"] for each in Journal(folder).advice() if each["level"] == "stop"]
+    return bool(stops) and all(getattr(recipe.health, name).on != "stop" for name in stops)
 
 
 def where_to_start(folder: RunFolder, resume: str, *, started: bool) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Iterator
@@ -12,44 +11,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import PeftModel
 from transformers import Trainer
 
-from prefcli.console import is_main_process, say, warn
-from prefcli.errors import DivergedError, GateError, Problem, RecipeError
-from prefcli.measure.check_sft import SftReport, measure_sft
+from prefcli.checks import Facts, Monitor
+from prefcli.console import is_main_process, say
+from prefcli.errors import DivergedError, PrefcliError, Problem, RecipeError
 from prefcli.methods import Method
-from prefcli.model import (
-    adapted,
-    check_start,
-    check_targets,
-    load_policy,
-    load_tokenizer,
-    lora_config,
-    machine,
-    on_device,
-    parameters_of,
-    start_config,
-)
-from prefcli.model.machine import (
-    refuse_many_gpus_without_launcher,
-    strategy_here,
-    world_size,
-)
+from prefcli.model import machine
+from prefcli.model.machine import refuse_many_gpus_without_launcher, world_size
 from prefcli.model.stacking import keep
-from prefcli.model.weights import empty_model, fingerprint
-from prefcli.recipe.combinations import check_combinations
 from prefcli.recipe.schema import Recipe
-from prefcli.recipe.unusual import check_unusual
-from prefcli.training.arguments import learning_rate, notes, plan
 from prefcli.training.folder import RunFolder
-from prefcli.training.inputs import check_fit, check_reference, load_inputs
-from prefcli.training.packages import check_packages
+from prefcli.training.leaving import leave_report
+from prefcli.training.policy import announce, check_policy, start_policy
+from prefcli.training.prepare import Prepared, prepare
 from prefcli.training.record import first_entry, lineage_in_words, now
-from prefcli.training.remarks import token_remarks
 from prefcli.training.resume import where_it_stands, where_to_start
+from prefcli.training.samples import Samples, make_samples
 from prefcli.training.saving import room_on_disk, save_model
-from prefcli.training.sft_mix import mix_lines
 from prefcli.training.step_zero import StepZero
 from prefcli.training.summary import closing_lines
 from prefcli.training.trainer import make_trainer
@@ -101,61 +80,66 @@ def train(
             anchor=run.get("anchor", {}),
         )
     with folder.lock() if is_main_process() else nullcontext():
-        return _train(
-            recipe,
-            method,
-            folder,
-            resume,
-            started=status is not None,
-            allow_unusual=allow_unusual,
-        )
+        checkpoint = where_to_start(folder, resume, started=status is not None)
+        return _train(recipe, method, folder, checkpoint, allow_unusual=allow_unusual)
 
 
 def _train(
     recipe: Recipe,
     method: Method,
     folder: RunFolder,
-    resume: str,
+    checkpoint: Path | None,
     *,
-    started: bool,
     allow_unusual: bool,
 ) -> Outcome:
-    checkpoint = where_to_start(folder, resume, started=started)
     device = machine()
     say(
         f"prefcli {method.name}: {recipe.model.name_or_path} on {device.name}",
         f"output: {folder.path} ({now()}, host {platform.node()}, process {os.getpid()})",
     )
-    check_packages(recipe)
-    for warning in check_combinations(recipe, method, strategy_here()):
-        warn(warning)
-    tokenizer = load_tokenizer(recipe.model)
-    check_start(recipe)
-    config = start_config(recipe.model)
-    check_fit(recipe, config, tokenizer)
-    if method.needs_reference:
-        check_reference(recipe, tokenizer)
-    empty = empty_model(config)
-    total, _ = parameters_of(empty)
-    if recipe.lora is not None:
-        adapted(empty, lora_config(recipe.lora))
-    for warning in check_unusual(recipe, method, total, allowed=allow_unusual):
-        warn(warning)
-    inputs = load_inputs(recipe, method, tokenizer)
-    method, settled = inputs.settle(method)
-    for split in inputs.splits:
-        say(*split.lines())
-    say(*settled)
-    chat = inputs.train.conversational
-    for each in (*inputs.warnings, *token_remarks(recipe, tokenizer, conversational=chat)):
-        warn(str(each))
-    rows, exact = inputs.sequences(method, recipe.data.max_length)
-    steps = plan(recipe.training, rows, exact=exact, has_eval=inputs.eval is not None)
-    say(*steps.lines(recipe.training))
-    say(*mix_lines(recipe, inputs.sft_mix, steps))
+    prepared = prepare(recipe, method, device, allow_unusual=allow_unusual)
+    run = _begin(recipe, prepared, folder, checkpoint)
+    with room_on_disk(folder), _told(run, folder):
+        policy = start_policy(recipe, prepared, run, resumed=checkpoint is not None)
+        if checkpoint is None:
+            check_policy(recipe, prepared, policy, run)
+        watch = Watch(folder, prepared.method, _monitor(recipe, prepared))
+        samples = make_samples(
+            recipe,
+            prepared.method,
+            prepared.inputs.eval,
+            prepared.tokenizer,
+            policy.config,
+            folder.path,
+        )
+        step_zero = _step_zero(recipe, prepared.method, folder, run)
+        eyes = [each for each in (watch, step_zero, samples) if each is not None]
+        trainer, run["effective"] = make_trainer(
+            recipe,
+            prepared.method,
+            prepared.device,
+            policy,
+            prepared.tokenizer,
+            prepared.inputs,
+            eval_on_start=checkpoint is None,
+            callbacks=eyes,
+        )
+        for each in eyes[1:]:
+            each.trainer = trainer
+        announce(recipe, prepared.method, trainer)
+        if is_main_process():
+            folder.write_run(run)
+        _train_under_watch(trainer, watch, checkpoint, has_eval=prepared.inputs.eval is not None)
+        save_model(trainer, folder, stacked=recipe.model.adapter == "stack")
+        return _end(recipe, prepared.method, folder, run, trainer, watch, samples)
 
-    run = first_entry(recipe, method, device)
-    say(f"lineage: {lineage_in_words(run['lineage'], method)}")
+
+def _begin(
+    recipe: Recipe, prepared: Prepared, folder: RunFolder, checkpoint: Path | None
+) -> dict[str, Any]:
+    """The folder, from now on this run's, and the first entry of run.json."""
+    run = first_entry(recipe, prepared.method, prepared.device)
+    say(f"lineage: {lineage_in_words(run['lineage'], prepared.method)}")
     if checkpoint is not None:
         before = folder.read_run()
         # The gate's verdict and the time of the start are the run's, not this process's.
@@ -164,175 +148,73 @@ def _train(
             *before.get("resumed", []),
             {"at": now(), "checkpoint": checkpoint.name},
         ]
-    run["data"] = {split.name: split.as_dict() for split in inputs.splits}
+    run["data"] = {split.name: split.as_dict() for split in prepared.inputs.splits}
+    run["plan"] = {"steps": prepared.plan.steps, "warmup_steps": prepared.plan.warmup_steps}
     if is_main_process():
-        folder.start(recipe, method.name)
+        folder.start(recipe, prepared.method.name)
         folder.write_run(run)
         begins = checkpoint is None or not folder.below.is_dir()
         if recipe.model.adapter == "stack" and begins:
             keep(recipe.model.name_or_path, recipe.model.revision, folder.below)
+    return run
 
-    dtype = device.dtype(recipe.model, frozen=recipe.trains_adapter)
-    policy = load_policy(recipe.model, dtype, recipe.seed)
-    if recipe.trains_adapter or method.needs_reference:
-        _same_start(policy, run, resumed=checkpoint is not None)
-    if recipe.lora is not None:
-        targets = check_targets(recipe.lora, policy)
-        say(f"lora: rank {recipe.lora.rank} on {len(targets)} layers")
-    elif isinstance(policy, PeftModel):
-        own = policy.peft_config["default"]
-        say(
-            f"lora: the adapter goes on, rank {own.r}, with its own dropout of {own.lora_dropout:g}"
-            + (", so the first margins are not quite zero" if own.lora_dropout else "")
-        )
-    if method.needs_sft and recipe.check_sft.on_fail != "skip" and checkpoint is None:
-        split = inputs.eval or inputs.train
-        report = measure_sft(on_device(policy, device), tokenizer, split, recipe)
-        run["check_sft"] = report.as_dict()
-        _gate(report, recipe, folder, run)
 
-    watch = Watch(folder.metrics, ties_at_start=method.needs_reference)
-    step_zero = StepZero(
+def _monitor(recipe: Recipe, prepared: Prepared) -> Monitor:
+    facts = Facts.of(
+        prepared.method,
+        steps=prepared.plan.steps,
+        warmup=prepared.plan.warmup_steps,
+        batch=recipe.training.global_batch_size,
+        eval_rows=len(prepared.inputs.eval.rows) if prepared.inputs.eval is not None else 0,
+        other_reference=recipe.reference.name_or_path is not None,
+        mixes_sft=prepared.inputs.sft_mix is not None,
+        fp16=prepared.device.half(recipe.model),
+    )
+    return Monitor(recipe.health.checks, facts)
+
+
+def _step_zero(
+    recipe: Recipe, method: Method, folder: RunFolder, run: dict[str, Any]
+) -> StepZero | None:
+    def remember(figures: list[list[float]]) -> None:
+        run["step_zero"] = figures
+        folder.write_run(run)
+
+    if not method.needs_reference:
+        return None
+    return StepZero(
         method,
         other=recipe.reference.name_or_path,
         known=run.get("step_zero"),
-        on_done=lambda figures: _remember(run, folder, figures),
+        on_done=remember,
     )
-    with _noted(run, folder):
-        trainer, run["effective"] = make_trainer(
-            recipe,
-            method,
-            device,
-            policy,
-            tokenizer,
-            inputs,
-            eval_on_start=checkpoint is None,
-            callbacks=[watch, step_zero] if method.needs_reference else [watch],
-        )
-    step_zero.trainer = trainer
-    _announce(recipe, method, trainer)
-    if is_main_process():
-        folder.write_run(run)
-    with room_on_disk(folder), _noted(run, folder):
-        _train_under_watch(trainer, watch, checkpoint)
-        best = _best_step(trainer)
-        if best is None and inputs.eval and watch.last_eval_step != trainer.state.global_step:
-            trainer.evaluate()
-        save_model(trainer, folder, stacked=recipe.model.adapter == "stack")
-    if best is not None:
-        # model/ is not what the last evaluation saw.
-        watch.last_eval = next(r for r in _evaluations(folder) if r["step"] == best)
-        run["best_step"] = best
-    run |= {
-        "status": "finished",
-        "finished": now(),
-        "steps": trainer.state.global_step,
-        "eval": {"first": watch.first_eval, "last": watch.last_eval},
-    }
-    compared, said = (
-        recipe.anchor.compare(method.name, watch.last_eval) if recipe.anchor else ({}, [])
-    )
-    run["anchor"] = {name: found.as_dict() for name, found in compared.items()}
-    if is_main_process():
-        folder.write_run(run)
-    say(*closing_lines(method, folder, trainer.state.global_step, watch), *said)
-    if world_size() > 1:
-        # A process that leaves early may take the launcher along while another still saves.
-        trainer.accelerator.wait_for_everyone()
-    return Outcome(
-        str(folder.path), str(folder.model), metrics=watch.last_eval, anchor=run["anchor"]
-    )
-
-
-def _best_step(trainer: Trainer) -> int | None:
-    """Of the checkpoint that early stopping has put back, if it has."""
-    best = trainer.state.best_model_checkpoint
-    return int(best.rpartition("-")[2]) if trainer.args.load_best_model_at_end and best else None
-
-
-def _evaluations(folder: RunFolder) -> list[dict[str, Any]]:
-    lines = folder.metrics.read_text("utf-8").splitlines()
-    return [row for row in map(json.loads, lines) if "eval_loss" in row]
-
-
-def _remember(run: dict[str, Any], folder: RunFolder, figures: list[list[float]]) -> None:
-    run["step_zero"] = figures
-    folder.write_run(run)
-
-
-def _gate(report: SftReport, recipe: Recipe, folder: RunFolder, run: dict[str, Any]) -> None:
-    say(*report.lines())
-    if report.passed:
-        return
-    if recipe.check_sft.on_fail == "warn":
-        warn("going on, because check_sft.on_fail is warn")
-        return
-    run["status"] = "failed"
-    if is_main_process():
-        folder.write_run(run)
-    raise GateError(
-        Problem(
-            f"perplexity {report.perplexity:.1f} is above {report.max_perplexity:g}",
-            path="check_sft.max_perplexity",
-            hint="run `prefcli sft` on this kind of text first; or train anyway with "
-            "check_sft.on_fail=warn",
-        )
-    )
-
-
-def _announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
-    total, trainable = parameters_of(trainer.model)
-    say(f"model: {total:,} parameters, {trainable:,} trained ({trainable / total:.1%})")
-    if method.needs_reference:
-        say(f"reference: {_reference_in_words(recipe)}")
-    rate = learning_rate(recipe, method)
-    usual = "" if recipe.training.learning_rate is not None else f" ({method.name}'s usual value)"
-    say(f"learning rate: {rate:g}{usual}, {recipe.training.lr_scheduler_type}")
-    for note in notes(recipe, method):
-        say(f"note: {note}")
-
-
-def _reference_in_words(recipe: Recipe) -> str:
-    if recipe.reference.name_or_path is not None:
-        return recipe.reference.name_or_path
-    how = "a frozen copy"
-    if recipe.model.adapter == "continue":
-        how = "with a frozen copy of its adapter"
-    elif recipe.lora is not None:
-        how = "with the new adapter off"
-    return "the starting policy, " + ("precomputed" if recipe.reference.precompute else how)
-
-
-def _same_start(policy: torch.nn.Module, run: dict[str, Any], *, resumed: bool) -> None:
-    """An adapter on other weights than it began on would be another policy, without a word."""
-    found = fingerprint(policy)
-    if resumed and run.get("start_weights", found) != found:
-        raise GateError(
-            Problem(
-                "the weights that this run started from have changed since then",
-                path="model.name_or_path",
-                hint="put them back, or start a new run in another output_dir",
-            )
-        )
-    run["start_weights"] = found
 
 
 @contextmanager
-def _noted(run: dict[str, Any], folder: RunFolder) -> Iterator[None]:
-    """What stopped the run stands in run.json, too."""
+def _told(run: dict[str, Any], folder: RunFolder) -> Iterator[None]:
+    """What stopped the run stands in run.json and in its report, too."""
     try:
         yield
-    except (DivergedError, GateError) as error:
+    except PrefcliError as error:
         status = "diverged" if isinstance(error, DivergedError) else "failed"
         run |= {"status": status, "finished": now(), "why": str(error)}
         if is_main_process():
             folder.write_run(run)
+            leave_report(folder)
         raise
 
 
-def _train_under_watch(trainer: Trainer, watch: Watch, checkpoint: Path | None) -> None:
+def _train_under_watch(
+    trainer: Trainer, watch: Watch, checkpoint: Path | None, *, has_eval: bool
+) -> None:
+    """To the last evaluation, or, with early stopping, to the best one."""
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        best = _best_step(trainer)
+        if best is not None:
+            watch.take_back(best)
+        elif has_eval and watch.last_eval_step != trainer.state.global_step:
+            trainer.evaluate()
     except torch.OutOfMemoryError as error:
         raise RecipeError(
             Problem(
@@ -345,3 +227,44 @@ def _train_under_watch(trainer: Trainer, watch: Watch, checkpoint: Path | None) 
         ) from None
     finally:
         watch.close()
+
+
+def _best_step(trainer: Trainer) -> int | None:
+    """Of the checkpoint that early stopping has put back, if it has."""
+    best = trainer.state.best_model_checkpoint
+    return int(best.rpartition("-")[2]) if trainer.args.load_best_model_at_end and best else None
+
+
+def _end(
+    recipe: Recipe,
+    method: Method,
+    folder: RunFolder,
+    run: dict[str, Any],
+    trainer: Trainer,
+    watch: Watch,
+    samples: Samples | None,
+) -> Outcome:
+    """The run's record, report and last lines; the model is saved by now."""
+    compared, said = (
+        recipe.anchor.compare(method.name, watch.last_eval) if recipe.anchor else ({}, [])
+    )
+    run |= {
+        "status": "finished",
+        "finished": now(),
+        "steps": trainer.state.global_step,
+        "eval": {"first": watch.first_eval, "last": watch.last_eval},
+        "anchor": {name: found.as_dict() for name, found in compared.items()},
+    }
+    if (best := _best_step(trainer)) is not None:
+        run["best_step"] = best
+    if is_main_process():
+        folder.write_run(run)
+        say(*closing_lines(method, folder, trainer.state.global_step, watch), *said)
+        say(*(samples.closing_lines() if samples is not None else []))
+        leave_report(folder, about=method.__doc__)
+    if world_size() > 1:
+        # A process that leaves early may take the launcher along while another still saves.
+        trainer.accelerator.wait_for_everyone()
+    return Outcome(
+        str(folder.path), str(folder.model), metrics=watch.last_eval, anchor=run["anchor"]
+    )

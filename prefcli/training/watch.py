@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from prefcli.checks.base import Advice, Row, is_eval
-from prefcli.checks.monitor import Monitor
+from prefcli.checks import Advice, Monitor, Row, is_eval
 from prefcli.console import is_screen, say
 from prefcli.errors import DivergedError, Problem
 from prefcli.methods import Method
@@ -36,6 +34,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         self.first_eval: dict[str, float] = {}
         self.last_eval: dict[str, float] = {}
         self.last_eval_step = -1
+        self._evals: dict[int, dict[str, float]] = {}
 
     def on_train_begin(
         self,
@@ -56,7 +55,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             return
         earlier = self._journal.rows()
         self._monitor.replay(earlier, self._journal.advice())
-        self.first_eval = next((_known(row) for row in earlier if is_eval(row)), {})
+        self._evals = {int(row["step"] or 0): _known(row) for row in earlier if is_eval(row)}
+        self.first_eval = next(iter(self._evals.values()), {})
         watched = self._method.watched, self._method.watched_in_evaluations
         self._screen = (
             LiveScreen(self._method.name, *watched) if is_screen() else LogLines(*watched)
@@ -126,9 +126,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             self._batch = 0
             self._pace.evaluated(row.get("eval_runtime", 0.0))
             self.last_eval, self.last_eval_step = figures, state.global_step
+            self._evals[state.global_step] = figures
             self.first_eval = self.first_eval or figures
-        advices = self._tell(row, float16=args.fp16) if state.is_world_process_zero else []
+        advices = self._tell(row) if state.is_world_process_zero else []
         self._stop_if_told(args, advices)
+
+    def take_back(self, step: int) -> None:
+        """The weights are again those of this step, so its evaluation is the last word."""
+        self.last_eval = self._evals.get(step, {})
 
     @property
     def since(self) -> str:
@@ -149,11 +154,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         if self._screen is not None:
             self._screen.close()
 
-    def _tell(self, row: dict[str, float], *, float16: bool) -> list[Advice]:
+    def _tell(self, row: dict[str, float]) -> list[Advice]:
         assert self._screen is not None
         self._journal.measured(row)
         self._screen.measured(row)
-        advices = self._monitor.look(_judged(row, float16=float16))
+        advices = self._monitor.look(row)
         for advice in advices:
             self._journal.advised(advice)
             self._screen.advised(advice)
@@ -168,22 +173,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         if advice is not None:
             raise DivergedError(
                 Problem(
-                    f"{advice.seen}: {advice.means}",
-                    place=f"{self._journal.metrics}: step {advice.step}",
-                    hint=f"{advice.change}; no final model was written",
+                    f"step {advice.step}: {advice.seen}: {advice.means}",
+                    path=f"health.{advice.check}",
+                    hint=f"{advice.change}; no final model was written. If this rule is wrong "
+                    f"here, health.{advice.check}.on=warn goes on from the last checkpoint",
                 )
             )
-
-
-def _judged(row: dict[str, float], *, float16: bool) -> Row:
-    """As the health rules read it: None for what is not finite."""
-    # float16's loss scaling overflows now and then by design, and skips that step.
-    skipped = float16 and not math.isfinite(row.get("grad_norm", 0.0))
-    return {
-        key: value if math.isfinite(value) else None
-        for key, value in row.items()
-        if not (skipped and key == "grad_norm")
-    }
 
 
 def _known(row: Row) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from prefcli.checks.base import LEVELS, Advice, Level, Row
+from prefcli.checks import LEVELS, Advice, Level, Row
 from prefcli.training.screen.pace import Pace
 
 LOUDNESS: dict[Level, str] = dict(zip(LEVELS, ("note", "warning", "stop"), strict=True))

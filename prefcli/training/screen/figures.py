@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from prefcli.checks.base import Row
+from prefcli.checks import Row
 
 TIE = 1e-6
 

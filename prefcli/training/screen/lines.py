@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
-from prefcli.checks.base import Advice, Row, is_eval
+from prefcli.checks import Advice, Row, is_eval
 from prefcli.console import say
 from prefcli.training.screen.base import advice_line
 from prefcli.training.screen.figures import figure, is_tie

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.live import Live
 
-from prefcli.checks.base import Advice, Row
+from prefcli.checks import Advice, Row
 from prefcli.console import print_above, stream
 from prefcli.training.screen.base import advice_line
 from prefcli.training.screen.pace import Pace

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
-from prefcli.checks.base import Advice, Row, is_eval
+from prefcli.checks import Advice, Row, is_eval
 from prefcli.training.screen.base import LOUDNESS
 from prefcli.training.screen.figures import figure, is_tie
 from prefcli.training.screen.pace import Pace, clock, duration, seconds_a_step

@@ -1,0 +1,78 @@
+"""Everything of a run that needs no weights: settings against each other, rows, and the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from prefcli.console import say, warn
+from prefcli.methods import Method
+from prefcli.model import (
+    Machine,
+    adapted,
+    check_start,
+    load_tokenizer,
+    lora_config,
+    parameters_of,
+    start_config,
+)
+from prefcli.model.machine import strategy_here
+from prefcli.model.weights import empty_model
+from prefcli.recipe.combinations import check_combinations
+from prefcli.recipe.schema import Recipe
+from prefcli.recipe.unusual import check_unusual
+from prefcli.training.arguments import Plan, plan
+from prefcli.training.inputs import Inputs, check_fit, check_reference, load_inputs
+from prefcli.training.packages import check_packages
+from prefcli.training.remarks import token_remarks
+from prefcli.training.sft_mix import mix_lines
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run trains with, before any weight is loaded."""
+
+    method: Method
+    """With what only the data can tell, as kto's weights."""
+    device: Machine
+    tokenizer: PreTrainedTokenizerBase
+    inputs: Inputs
+    plan: Plan
+
+
+def prepare(recipe: Recipe, method: Method, device: Machine, *, allow_unusual: bool) -> Prepared:
+    """Look at all that can stop a run, from cheap to dear, and say what will happen.
+
+    Raises RecipeError and DataError.
+    """
+    check_packages(recipe)
+    for warning in check_combinations(recipe, method, strategy_here()):
+        warn(warning)
+    tokenizer = load_tokenizer(recipe.model)
+    check_start(recipe)
+    config = start_config(recipe.model)
+    check_fit(recipe, config, tokenizer)
+    if method.needs_reference:
+        check_reference(recipe, tokenizer)
+    empty = empty_model(config)
+    total, _ = parameters_of(empty)
+    if recipe.lora is not None:
+        adapted(empty, lora_config(recipe.lora))
+    for warning in check_unusual(recipe, method, total, allowed=allow_unusual):
+        warn(warning)
+    inputs = load_inputs(recipe, method, tokenizer)
+    method, settled = inputs.settle(method)
+    for split in inputs.splits:
+        say(*split.lines())
+    say(*settled)
+    remarks = token_remarks(
+        recipe, tokenizer, conversational=inputs.train.conversational, ends=inputs.ends
+    )
+    for each in (*inputs.warnings, *remarks):
+        warn(str(each))
+    rows, exact = inputs.sequences(method, recipe.data.max_length)
+    steps = plan(recipe.training, rows, exact=exact, has_eval=inputs.eval is not None)
+    say(*steps.lines(recipe.training))
+    say(*mix_lines(recipe, inputs.sft_mix, steps))
+    return Prepared(method, device, tokenizer, inputs, steps)
