@@ -13,6 +13,7 @@ from prefcli.errors import RecipeError
 from prefcli.methods import METHODS, Dpo, Ipo, Kto, Orpo, Simpo
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
+from prefcli.training.folder import RunFolder
 from tests.unit.broken import GOOD, write
 from tests.unit.watching import at, rows, told
 
@@ -170,6 +171,16 @@ def test_one_method_that_is_looked_at_is_enough(tmp_path):
 def test_a_saved_recipe_is_read_again(tmp_path):
     recipe = load(write(tmp_path, GOOD), ["health.collapse=off"]).recipe
     assert Recipe.model_validate(recipe.model_dump(by_alias=True, exclude_none=True)) == recipe
+
+
+def test_thresholds_may_change_between_the_parts_of_a_run(tmp_path):
+    path = write(tmp_path, GOOD)
+    folder = RunFolder(str(tmp_path / "run"))
+    folder.start(load(path).recipe, "dpo")
+    folder.write_run({"status": "diverged", "method": "dpo"})
+    assert folder.check(load(path, ["health.collapse=warn"]).recipe, "dpo") == "diverged"
+    with pytest.raises(RecipeError, match="a different run"):
+        folder.check(load(path, ["dpo.beta=0.3"]).recipe, "dpo")
 
 
 # --- the history
