@@ -37,7 +37,8 @@ class Stretch(NamedTuple):
     @property
     def mean(self) -> float:
         """Over steps, however many a row stands for."""
-        return sum(point.value * (point.steps / self.steps) for point in self.points)
+        steps = self.steps
+        return sum(point.value * (point.steps / steps) for point in self.points)
 
     @property
     def low(self) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from prefcli.checks import Health
 from prefcli.methods import METHODS
 from prefcli.model import machine
 from prefcli.model.adapters import lora_config
@@ -80,6 +81,11 @@ ELSEWHERE = {
     "data.eval",
     "training.min_lr_ratio",  # with cosine_with_min_lr, below
     *(f"data.checks.{name}.{key}" for name in DataChecks.model_fields for key in ("warn", "error")),
+    *(
+        f"health.{check.name}.{key}"
+        for check in Health().checks
+        for key in type(check).model_fields
+    ),
     "check_sft.max_perplexity",
     "check_sft.on_fail",
     "check_sft.max_rows",
