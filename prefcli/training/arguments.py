@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prefcli.errors import Problem, RecipeError
@@ -188,8 +189,8 @@ def trl_options(
         options["eval_steps"] = training.eval_steps
     if training.min_lr_ratio is not None:
         options["lr_scheduler_kwargs"] = {"min_lr_rate": training.min_lr_ratio}
-    if recipe.logging.run_name:
-        options["run_name"] = recipe.logging.run_name
+    if recipe.logging.report_to:
+        options["run_name"] = recipe.logging.run_name or Path(recipe.output_dir).absolute().name
     if recipe.trains_adapter and not method.keeps_dropout:
         # trl would switch off every dropout, the adapters' too; the base model's is off already
         # (see trainer.py), so that lora.dropout is the only one left.

@@ -93,13 +93,12 @@ def by_hand(model, tokenizer, prompt, ends=(1,)) -> str:
     [
         ("dpo", {}),
         ("dpo", {"lora": {"rank": 4, "dropout": 0.2}}),
-        ("ipo", {}),
         ("kto", {}),
         ("sft", {"lora": {"rank": 4, "dropout": 0.2}}),
         ("orpo", {"lora": {"rank": 4, "dropout": 0.2}}),
         ("simpo", {}),
     ],
-    ids=["dpo", "dpo-lora", "ipo", "kto", "sft", "orpo", "simpo"],
+    ids=["dpo", "dpo-lora", "kto", "sft", "orpo", "simpo"],
 )
 def test_nothing_of_the_training_moves(data, make_recipe, tiny_model, tmp_path, name, sections):
     """And the answers are the ones that the weights of that moment give."""
