@@ -330,3 +330,12 @@ def test_settings_without_effect(data, make_recipe, samples, without_eval, messa
         del data["data"]["eval"], data["training"]["eval_steps"]
     with pytest.raises(RecipeError, match=message):
         make_recipe(data)
+
+
+def test_a_dry_run_counts_the_room(data, dry_run):
+    """The context of the tiny model is 128 tokens."""
+    data["samples"] = {"prompts": 1, "max_new_tokens": 128}
+    code, _, said = dry_run(data)
+    assert code == 0
+    assert "samples: answers end at 1" in said
+    assert "not 128: the longest of the prompts has" in said
