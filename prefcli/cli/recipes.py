@@ -14,6 +14,7 @@ from prefcli.console import document, say
 from prefcli.errors import ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS
 from prefcli.recipe import Recipe, library, load
+from prefcli.recipe.trackers import tracker_problems
 
 recipes_app = typer.Typer(
     help="The shipped recipes: list, show, copy.", no_args_is_help=True, rich_markup_mode=None
@@ -25,11 +26,17 @@ app.add_typer(recipes_app, name="recipes")
 def validate(
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...")], as_json: Json = False
 ) -> None:
-    """Check recipes against the schema, without torch: every error at once."""
+    """Check recipes, without torch: every error at once.
+
+    Against the schema, and for the packages that their trackers need here.
+    """
     results: list[dict[str, Any]] = []
     for path in recipes:
         try:
             loaded = load(path)
+            missing = [loaded.locate(p) for p in tracker_problems(loaded.recipe.logging)]
+            if missing:
+                raise RecipeError(missing)
         except PrefcliError as error:
             problems = [problem.as_dict() for problem in error.problems]
             results.append({"recipe": path, "valid": False, "problems": problems})

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prefcli.errors import Problem, RecipeError
@@ -196,8 +197,8 @@ def trl_options(
             # Its count of evaluations that were no better outlives a resume.
             "restore_callback_states_from_checkpoint": True,
         }
-    if recipe.logging.run_name:
-        options["run_name"] = recipe.logging.run_name
+    if recipe.logging.report_to:
+        options["run_name"] = recipe.logging.run_name or Path(recipe.output_dir).absolute().name
     if recipe.trains_adapter and not method.keeps_dropout:
         # trl would switch off every dropout, the adapters' too; the base model's is off already
         # (see trainer.py), so that lora.dropout is the only one left.

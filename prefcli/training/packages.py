@@ -8,6 +8,7 @@ import torch
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.schema import Recipe
+from prefcli.recipe.trackers import tracker_problems
 
 
 def check_packages(recipe: Recipe, *, gpu_too: bool = True) -> None:
@@ -21,14 +22,12 @@ def check_packages(recipe: Recipe, *, gpu_too: bool = True) -> None:
     if recipe.model.quantization is not None:
         bits = recipe.model.quantization
         needs.append(("model.quantization", bits, "bitsandbytes", "prefcli[quant]"))
-    for tracker in recipe.logging.report_to:
-        needs.append(("logging.report_to", tracker, tracker, "prefcli[trackers]"))
     if recipe.model.attn_implementation == "flash_attention_2":
         value = recipe.model.attn_implementation
         needs.append(("model.attn_implementation", value, "flash_attn", "flash-attn"))
     if not gpu_too:
-        needs = [need for need in needs if need[0] == "logging.report_to"]
-    problems = []
+        needs = []
+    problems = tracker_problems(recipe.logging)
     if gpu_too and recipe.model.quantization is not None and not torch.cuda.is_available():
         problems.append(
             Problem(

@@ -38,6 +38,7 @@ from prefcli.training.measured import Measured
 from prefcli.training.precompute import Precomputed, digest
 from prefcli.training.sft_mix import Demonstrations, Mixing
 from prefcli.training.token_means import TokenMeans
+from prefcli.training.trackers import guard_trackers
 
 
 def make_trainer(
@@ -100,6 +101,7 @@ def make_trainer(
         train_in_float32(trainer.model, before)
     if inputs.sft_mix is not None and recipe.sft_mix is not None:
         mix_into(trainer, recipe.sft_mix, inputs.sft_mix, recipe, method)
+    guard_trackers(trainer, recipe)
     # Watch does the printing.
     trainer.remove_callback(PrinterCallback)
     # trl writes a card about "None" beside the checkpoints.

@@ -89,7 +89,10 @@ ELSEWHERE = {
     "check_sft.max_perplexity",
     "check_sft.on_fail",
     "check_sft.max_rows",
-    "logging.report_to",
+    "samples.prompts",  # test_samples.py
+    "samples.max_new_tokens",
+    "samples.temperature",
+    "logging.report_to",  # test_trackers.py
     "logging.run_name",
     "dpo.loss_weights",  # together with a list of losses, below
     "dpo.label_smoothing",

@@ -93,13 +93,12 @@ def by_hand(model, tokenizer, prompt, ends=(1,)) -> str:
     [
         ("dpo", {}),
         ("dpo", {"lora": {"rank": 4, "dropout": 0.2}}),
-        ("ipo", {}),
         ("kto", {}),
         ("sft", {"lora": {"rank": 4, "dropout": 0.2}}),
         ("orpo", {"lora": {"rank": 4, "dropout": 0.2}}),
         ("simpo", {}),
     ],
-    ids=["dpo", "dpo-lora", "ipo", "kto", "sft", "orpo", "simpo"],
+    ids=["dpo", "dpo-lora", "kto", "sft", "orpo", "simpo"],
 )
 def test_nothing_of_the_training_moves(data, make_recipe, tiny_model, tmp_path, name, sections):
     """And the answers are the ones that the weights of that moment give."""
@@ -331,3 +330,12 @@ def test_settings_without_effect(data, make_recipe, samples, without_eval, messa
         del data["data"]["eval"], data["training"]["eval_steps"]
     with pytest.raises(RecipeError, match=message):
         make_recipe(data)
+
+
+def test_a_dry_run_counts_the_room(data, dry_run):
+    """The context of the tiny model is 128 tokens."""
+    data["samples"] = {"prompts": 1, "max_new_tokens": 128}
+    code, _, said = dry_run(data)
+    assert code == 0
+    assert "samples: answers end at 1" in said
+    assert "not 128: the longest of the prompts has" in said

@@ -1,0 +1,81 @@
+"""A tracker that could not report is found while the recipe is read, without importing it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from importlib.machinery import ModuleSpec
+
+import pytest
+
+from prefcli import cli
+from prefcli.recipe import trackers
+from prefcli.recipe.sections import Logging
+
+RECIPE = """output_dir: out
+model: {name_or_path: a/b}
+dpo: {}
+data: {train: {path: a/c}}
+logging:
+  report_to: [tensorboard, wandb]
+"""
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Say which packages are there."""
+
+    def settle(*names: str) -> None:
+        def find(name: str) -> ModuleSpec | None:
+            return ModuleSpec(name, None, origin=f"{name}.py") if name in names else None
+
+        monkeypatch.setattr(trackers, "find_spec", find)
+
+    return settle
+
+
+def validate(path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["prefcli", "validate", str(path), "--json"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0), json.loads(capsys.readouterr().out)[0]
+
+
+def test_validate_names_the_package_and_its_place(tmp_path, monkeypatch, capsys, installed):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    installed("tensorboard")
+    code, found = validate(path, monkeypatch, capsys)
+    assert (code, found["valid"]) == (2, False)
+    (problem,) = found["problems"]
+    assert problem == {
+        "place": f"{path}:6:14",
+        "path": "logging.report_to",
+        "message": "wandb needs the package wandb",
+        "hint": "pip install wandb, or all trackers: pip install 'prefcli[trackers]'",
+    }
+    installed("tensorboard", "wandb")
+    assert validate(path, monkeypatch, capsys) == (
+        0,
+        {"recipe": str(path), "valid": True, "methods": ["dpo"]},
+    )
+
+
+def test_a_folder_is_no_package(tmp_path, monkeypatch):
+    """wandb leaves a folder of its name where it ran."""
+    (tmp_path / "a_tracker").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not trackers._installed("a_tracker")
+    (tmp_path / "a_tracker" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    assert trackers._installed("a_tracker")
+
+
+def test_mlflow_that_is_switched_off(monkeypatch, installed):
+    installed("mlflow")
+    monkeypatch.setenv("DISABLE_MLFLOW_INTEGRATION", "true")
+    (problem,) = trackers.tracker_problems(Logging(report_to=["mlflow"]))
+    assert problem.message.startswith("the environment has DISABLE_MLFLOW_INTEGRATION=true")
+    monkeypatch.setenv("DISABLE_MLFLOW_INTEGRATION", "false")
+    assert trackers.tracker_problems(Logging(report_to=["mlflow"])) == []
