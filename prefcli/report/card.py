@@ -37,6 +37,7 @@ _SETTINGS = (
 )
 """Beside the sections of the method and of lora, which are told whole."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_TAG = re.compile("[a-z]+")
 _DATA_FILE = (".jsonl", ".json", ".parquet", ".csv")
 
 _CARDS = Environment(
@@ -86,15 +87,15 @@ def card(run: Run, about: str = "") -> str:
 
 
 def _front(run: Run) -> dict[str, Any]:
-    adapter = _adapter(run)
+    full = _adapter(run) is None
     base = _base(run)
     sources = [*_sources(run, "data.train"), *_sources(run, "sft_mix.data")]
     data = [name for name in map(_path, sources) if _is_hub_id(name)]
     return {
         **({"base_model": base} if base else {}),
-        "library_name": "transformers" if adapter is None else "peft",
+        "library_name": "transformers" if full else "peft",
         "pipeline_tag": "text-generation",
-        "tags": ["prefcli", "trl", run.method, *(["lora"] if adapter is not None else [])],
+        "tags": ["prefcli", "trl", *filter(_TAG.fullmatch, [run.method]), *["lora"] * (not full)],
         **({"datasets": list(dict.fromkeys(data))} if data else {}),
     }
 

@@ -105,5 +105,5 @@ def test_a_name_is_one_cell(tmp_path):
 
 def test_a_run_of_which_little_is_known(tmp_path):
     front, text = card_of(write_run(tmp_path / "a", run={}, recipe=None, rows=[]), about="")
-    assert front["tags"] == ["prefcli", "trl", "?"]
+    assert front["tags"] == ["prefcli", "trl"]
     assert "There is no run.json that says how this run ended." in text
