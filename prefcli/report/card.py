@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from prefcli.report.metrics import figure
+from prefcli.report.metrics import figure, in_words
 from prefcli.report.pages import visible
 from prefcli.report.run_files import Run, as_dict, as_list, read_run
 from prefcli.report.run_page import anchored
@@ -37,6 +37,7 @@ _SETTINGS = (
 )
 """Beside the sections of the method and of lora, which are told whole."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_TAG = re.compile("[a-z]+")
 _DATA_FILE = (".jsonl", ".json", ".parquet", ".csv")
 
 _CARDS = Environment(
@@ -65,7 +66,7 @@ def card(run: Run, about: str = "") -> str:
     text = _CARDS.get_template("card.md").render(
         front=yaml.safe_dump(_front(run), sort_keys=False, allow_unicode=True),
         name=_cell(run.name),
-        start=_code(_named(_start(run))),
+        start=_start(run),
         method=run.method,
         prefcli=told.get("prefcli", "?"),
         about=" ".join(about.split()),
@@ -86,14 +87,15 @@ def card(run: Run, about: str = "") -> str:
 
 
 def _front(run: Run) -> dict[str, Any]:
-    adapter = _adapter(run)
+    full = _adapter(run) is None
     base = _base(run)
-    data = [name for name in map(_path, _sources(run, "data.train")) if _is_hub_id(name)]
+    sources = [*_sources(run, "data.train"), *_sources(run, "sft_mix.data")]
+    data = [name for name in map(_path, sources) if _is_hub_id(name)]
     return {
         **({"base_model": base} if base else {}),
-        "library_name": "transformers" if adapter is None else "peft",
+        "library_name": "transformers" if full else "peft",
         "pipeline_tag": "text-generation",
-        "tags": ["prefcli", "trl", run.method, *(["lora"] if adapter is not None else [])],
+        "tags": ["prefcli", "trl", *filter(_TAG.fullmatch, [run.method]), *["lora"] * (not full)],
         **({"datasets": list(dict.fromkeys(data))} if data else {}),
     }
 
@@ -101,7 +103,9 @@ def _front(run: Run) -> dict[str, Any]:
 def _base(run: Run) -> str | None:
     """The nearest ancestor that others can find; under an adapter that is what it lies on."""
     adapter = _adapter(run)
-    names = [str(as_dict(stage).get("model", "")) for stage in as_list(run.run.get("lineage"))]
+    stages = map(as_dict, as_list(run.run.get("lineage")))
+    # All other stages are folders of runs.
+    names = [str(s.get("model", "")) for s in stages if s.get("stage") in ("start", "adapter")]
     if adapter is not None:
         names.append(str(adapter.get("base_model_name_or_path") or ""))
     return next((name for name in reversed(names) if _is_hub_id(name)), None)
@@ -117,7 +121,10 @@ def _adapter(run: Run) -> dict[str, Any] | None:
 
 
 def _start(run: Run) -> str:
-    return str(run.at("model.name_or_path") or "A model")
+    start = _code(_named(str(run.at("model.name_or_path") or "?")))
+    if run.at("model.revision"):
+        start += f" (revision {_code(run.at('model.revision'))})"
+    return f"A {start} of random weights," if run.at("model.init") == "random" else start
 
 
 def _is_hub_id(name: str) -> bool:
@@ -257,4 +264,5 @@ def _longest_ticks(text: str) -> int:
 
 
 _CARDS.filters["figure"] = figure
+_CARDS.filters["words"] = in_words
 _CARDS.filters["fenced"] = _fenced

@@ -25,3 +25,11 @@ def test_light_imports():
 def test_the_blocker_blocks(name):
     with pytest.raises(ImportError, match="tests/unit is the light half"):
         importlib.import_module(name)
+
+
+def test_the_command_line_draws_nothing_before_it_must():
+    script = "import sys, prefcli.cli; print(*{m.partition('.')[0] for m in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert not {*done.stdout.split()} & {*HEAVY, "matplotlib", "jinja2", "numpy"}
