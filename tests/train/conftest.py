@@ -124,12 +124,16 @@ def tiny_model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def recipe_data(tiny_model, tmp_path) -> dict:
-    """A small valid recipe with every method, as plain data to change in a test."""
-    train = write_jsonl(tmp_path / "train.jsonl", pairs(24))
-    held_out = write_jsonl(tmp_path / "eval.jsonl", pairs(40)[30:])
+    return small_recipe(tiny_model, tmp_path)
+
+
+def small_recipe(model: Path, folder: Path) -> dict:
+    """A valid recipe with every method, as plain data to change in a test."""
+    train = write_jsonl(folder / "train.jsonl", pairs(24))
+    held_out = write_jsonl(folder / "eval.jsonl", pairs(40)[30:])
     return {
-        "output_dir": str(tmp_path / "run"),
-        "model": {"name_or_path": str(tiny_model)},
+        "output_dir": str(folder / "run"),
+        "model": {"name_or_path": str(model)},
         "sft": {},
         "dpo": {},
         "ipo": {"beta": 1.0},

@@ -18,26 +18,76 @@ from prefcli.errors import RecipeError
 from prefcli.recipe import load
 from prefcli.training.folder import RunFolder, is_complete
 from prefcli.training.run import train
-from tests.train.conftest import metric_rows
+from tests.train.conftest import metric_rows, small_recipe
 
-# The process dies by its own hand after a step beyond the first checkpoint, as the out-of-memory
-# killer would end it: no handler runs.
-KILL_AT_STEP = """
+# Processes die by their own hand after a step beyond the first checkpoint, as the out-of-memory
+# killer would end them: no handler runs. They are forked from one that has imported the libraries.
+PROCESSES = """
 import os, signal, sys
-from transformers import TrainerCallback
 import prefcli.training.run as run
+from prefcli.cli import main
+
+kill_at, *recipes = sys.argv[1:]
 
 class Kill(run.Watch):
     def on_step_end(self, args, state, control, **kwargs):
         super().on_step_end(args, state, control, **kwargs)
-        if state.global_step == {step}:
+        if state.global_step == int(kill_at):
             os.kill(os.getpid(), signal.SIGKILL)
 
 run.Watch = Kill
-from prefcli.cli import main
-sys.argv = ["prefcli", {method!r}, {recipe!r}]
-main()
+for recipe in recipes:
+    if not (child := os.fork()):
+        said = os.open(f"{recipe}.said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        method = os.path.basename(recipe).partition("-")[0]
+        sys.argv = ["prefcli", method, recipe]
+        main()
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status))
 """
+NEVER = 0
+
+CASES = {
+    "dpo-full": {},
+    "dpo-lora-dropout": {"lora": {"rank": 4, "dropout": 0.1}},
+    "kto-full": {},
+    "sft-full": {},
+}
+
+
+def processes(recipes: list[Path], kill_at: int) -> list[tuple[int, str]]:
+    """(exit code, what it said) of a process a recipe, one after the other."""
+    parent = subprocess.run(
+        [sys.executable, "-c", PROCESSES, str(kill_at), *map(str, recipes)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert parent.returncode == 0, parent.stderr
+    said = [Path(f"{recipe}.said").read_text("utf-8") for recipe in recipes]
+    return list(zip(map(int, parent.stdout.split()), said, strict=True))
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(tiny_model, tmp_path_factory):
+    """Runs of eight steps with a checkpoint every three: {case: (recipe, the second process)}."""
+    folder = tmp_path_factory.mktemp("killed")
+    recipes = [folder / f"{case}.yaml" for case in CASES]
+    for recipe, sections in zip(recipes, CASES.values(), strict=True):
+        data = small_recipe(tiny_model, folder) | sections
+        data["output_dir"] = str(folder / recipe.stem)
+        data["training"] |= {"max_steps": 8, "save_steps": 3, "num_train_epochs": 5}
+        recipe.write_text(yaml.safe_dump(data), encoding="utf-8")
+    for code, said in processes(recipes, kill_at=5):
+        assert code == -signal.SIGKILL, said
+    for case in CASES:
+        assert RunFolder(str(folder / case)).read_run()["status"] == "running"
+        assert not (folder / case / "model").exists()
+    again = processes(recipes, kill_at=NEVER)
+    return dict(zip(CASES, zip(recipes, again, strict=True), strict=True))
 
 
 def weights(run: str | Path) -> dict[str, torch.Tensor]:
@@ -45,64 +95,16 @@ def weights(run: str | Path) -> dict[str, torch.Tensor]:
     return load_file(next(folder.glob("*.safetensors")))
 
 
-def command(recipe: Path, method: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "prefcli", method, str(recipe)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+@pytest.mark.parametrize("case", CASES)
+def test_kill_9_then_the_same_command(killed_and_resumed, case, tmp_path):
+    recipe, (code, said) = killed_and_resumed[case]
+    assert code == 0, said
+    assert "resuming from" in said
+    assert "checkpoint-3" in said
 
-
-@pytest.fixture
-def long_run(recipe_data, tmp_path):
-    """Write a recipe of eight steps with a checkpoint every three."""
-    recipe_data["training"] |= {"max_steps": 8, "save_steps": 3, "num_train_epochs": 5}
-
-    def write(name: str, **sections) -> Path:
-        data = {**recipe_data, **sections, "output_dir": str(tmp_path / name)}
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(data), encoding="utf-8")
-        return path
-
-    return write
-
-
-@pytest.mark.parametrize(
-    ("method", "sections"),
-    [
-        ("dpo", {}),
-        ("dpo", {"lora": {"rank": 4, "dropout": 0.1}}),
-        ("kto", {}),
-        ("sft", {}),
-    ],
-    ids=["dpo-full", "dpo-lora-dropout", "kto", "sft"],
-)
-def test_kill_9_then_the_same_command(long_run, method, sections, tmp_path, make_recipe):
-    undisturbed = long_run("undisturbed", **sections)
-    disturbed = long_run("disturbed", **sections)
-    loaded = make_recipe(yaml.safe_load(undisturbed.read_text()))
-    train(loaded.recipe, loaded.recipe.methods[method])
-
-    killer = KILL_AT_STEP.format(step=5, method=method, recipe=str(disturbed))
-    killed = subprocess.run(
-        [sys.executable, "-c", killer],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert RunFolder(str(tmp_path / "disturbed")).read_run()["status"] == "running"
-    assert not (tmp_path / "disturbed" / "model").exists()
-
-    again = command(disturbed, method)
-    assert again.returncode == 0, again.stderr
-    assert "resuming from" in again.stdout
-    assert "checkpoint-3" in again.stdout
-
-    one, other = weights(tmp_path / "undisturbed"), weights(tmp_path / "disturbed")
+    undisturbed = load(str(recipe), [f"output_dir={tmp_path / 'undisturbed'}"]).recipe
+    train(undisturbed, undisturbed.methods[case.partition("-")[0]])
+    one, other = weights(undisturbed.output_dir), weights(recipe.with_suffix(""))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -110,7 +112,7 @@ def test_kill_9_then_the_same_command(long_run, method, sections, tmp_path, make
     def losses(run):
         return [(r["step"], r["loss"]) for r in metric_rows(run) if "loss" in r]
 
-    assert losses(tmp_path / "disturbed") == losses(tmp_path / "undisturbed")
+    assert losses(recipe.with_suffix("")) == losses(undisturbed.output_dir)
 
 
 def test_a_finished_run_is_left_alone(recipe_data, make_recipe, capsys):

@@ -227,37 +227,44 @@ def test_ten_steps_are_five_and_five_more(mixed_data, make_recipe, name, lora):
         assert torch.equal(value, again[weight]), weight
 
 
-@pytest.mark.parametrize(
-    ("name", "lora", "fraction"),
-    [("dpo", None, 0.25), ("dpo", LORA, 0.06), ("simpo", None, 0.4)],
-    ids=["dpo-full", "dpo-lora-fewer-than-processes", "simpo-full"],
-)
-def test_two_processes_are_one(mixed_data, make_recipe, tmp_path, name, lora, fraction):
+# One pair of processes for all recipes: it imports the libraries once. The last command is run as
+# launchers do it: that is where such a process ends.
+COMMANDS = """
+import runpy, sys
+from prefcli.cli import main
+
+*others, last = [["prefcli", *command.split()] for command in sys.argv[1:]]
+for sys.argv in others:
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code, sys.argv
+sys.argv = last
+runpy.run_module("prefcli", run_name="__main__")
+"""
+
+
+def test_two_processes_are_one(mixed_data, make_recipe, tmp_path):
     """The same global batch on gloo; also where a micro-batch has a demonstration for one alone."""
-    if lora:
-        mixed_data["lora"] = lora
-    mixed_data["sft_mix"]["fraction"] = fraction
     mixed_data["training"] |= {"max_steps": 6, "per_device_eval_batch_size": 5}
-    data = {**mixed_data, "output_dir": str(tmp_path / "one")}
-    recipe = make_recipe(data).recipe
-    train(recipe, recipe.methods[name])
-    output = tmp_path / "two"
-    data["training"] = {**data["training"], "per_device_train_batch_size": 2}
-    make_recipe(data)
+    recipe = str(tmp_path / "recipe.yaml")
+    lora = [f"lora.{key}={value}" for key, value in LORA.items()]
+    cases = {
+        "full": ("dpo", ["sft_mix.fraction=0.25"]),
+        "fewer-than-processes": ("dpo", ["sft_mix.fraction=0.06", *lora]),
+        "simpo": ("simpo", ["sft_mix.fraction=0.4"]),
+    }
+    commands = []
+    for case, (name, changes) in cases.items():
+        one = make_recipe(mixed_data, *changes, f"output_dir={tmp_path / case}-one").recipe
+        train(one, one.methods[name])
+        changes += ["training.per_device_train_batch_size=2", f"output_dir={tmp_path / case}-two"]
+        commands.append(" ".join([name, recipe, *changes]))
+    script = tmp_path / "commands.py"
+    script.write_text(COMMANDS, encoding="utf-8")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            "-m",
-            "prefcli",
-            name,
-            str(tmp_path / "recipe.yaml"),
-            f"output_dir={output}",
-        ],
+        [sys.executable, *launcher, str(script), *commands],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
@@ -265,12 +272,18 @@ def test_two_processes_are_one(mixed_data, make_recipe, tmp_path, name, lora, fr
     )
     assert done.returncode == 0, done.stderr[-3000:]
     keys = ("loss", "sft_mix/loss", "sft_mix/fraction", "preference_loss", "eval_loss")
-    curves = [
-        [row[key] for row in metric_rows(folder) for key in keys if key in row]
-        for folder in (tmp_path / "one", output)
-    ]
-    assert len(curves[0]) > 20
-    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+    for case in cases:
+        one, two = (
+            [
+                row[key]
+                for row in metric_rows(tmp_path / f"{case}-{run}")
+                for key in keys
+                if key in row
+            ]
+            for run in ("one", "two")
+        )
+        assert len(one) > 20
+        assert two == pytest.approx(one, rel=1e-4), case
 
 
 def test_of_a_conversation_the_last_turn_is_trained(mixed_data, make_recipe, tmp_path):
