@@ -28,7 +28,7 @@ class Figure(NamedTuple):
             return "nan"
         if math.isinf(value):
             return f"{value:+}"
-        if abs(value) >= 1000 and self.digits.endswith("f"):
+        if abs(value) >= 1000 and self.digits.endswith(("3f", "4f")):
             return f"{value:.2e}"
         return f"{value:{self.digits}}".removesuffix(".")
 
