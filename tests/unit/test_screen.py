@@ -188,14 +188,14 @@ def test_durations():
 
 
 def test_trends():
-    assert sparkline([1, 2, 3], 8) == "▁▅█"
-    assert sparkline([0, 0, 1, 1], 2) == "▁█"
+    assert sparkline([1, 2, 3], 8) == "▁▄▇"
+    assert sparkline([0, 0, 1, 1], 2) == "▁▇"
     assert sparkline([5, 5, 5], 8) == "▄▄▄"
     assert sparkline([0, 7], 8, ascii_only=True) == "_#"
     assert sparkline([], 8) == ""
 
 
-def view(width: int, rows=ROWS, *, utf8: bool = True, advice: bool = True) -> list[str]:
+def view(width, rows=ROWS, *, height=40, utf8=True, advice=True) -> list[str]:
     now = time.monotonic()
     pace = Pace(0, 63, now - 20)
     for step in range(1, 11):
@@ -206,7 +206,7 @@ def view(width: int, rows=ROWS, *, utf8: bool = True, advice: bool = True) -> li
     if advice:
         shown.advised(ADVICE)
     file = io.TextIOWrapper(io.BytesIO(), encoding="utf-8" if utf8 else "ascii")
-    console = Console(file=file, width=width, force_terminal=True, color_system=None)
+    console = Console(file=file, width=width, height=height, force_terminal=True, color_system=None)
     with console.capture() as captured:
         console.print(shown)
     return captured.get().splitlines()
@@ -227,12 +227,12 @@ def line_of(lines: list[str], start: str) -> str:
 def test_the_wide_view_holds_evaluations_in_its_table():
     lines = view(140)
     cells = line_of(lines, "reward margin").split()[2:]
-    assert cells == ["+0.7500", "+0.0000", "+0.7500", "▁█", "+1.2500", "+0.0000"]
+    assert cells == ["+0.7500", "+0.0000", "+0.7500", "▁▇", "+1.2500", "+0.0000"]
     assert line_of(lines, "accuracy").split()[1:] == ["0.812", "tie", "▄", "0.750", "tie"]
     assert line_of(lines, "KL to reference").split()[3:] == ["0.0123"]
     text = "\n".join(lines)
     assert "eval 10   at start" in text
-    assert "10,234 tokens/s  12.3 GiB" in text
+    assert "10,234 tokens/s  peak 12.3 GiB" in text
     assert "warning at step 10: chosen responses lose" in text
     # 53 steps of a second, and nothing is known of evaluations.
     assert "0:00:53 left" in text
@@ -243,13 +243,20 @@ def test_the_compact_view_puts_them_below():
     lines = view(80)
     assert line_of(lines, "loss").split()[1:4] == ["0.5000", "0.6931", "-0.1931"]
     at = lines.index("eval at step 10 (at start):")
-    assert lines[at + 1].startswith("  loss 0.4321 (0.6931), reward margin +1.2500 (+0.0000), ")
-    assert lines[at + 1].endswith(", accuracy 0.750")
-    assert lines[at + 2] == "  perplexity 11.500, KL to reference 0.0123"
+    assert lines[at + 1].startswith("  loss 0.4321 (0.6931)  margin +1.2500 (+0.0000)  acc 0.750  ")
+    assert lines[at + 1].endswith("  ppl 11.500")
+    assert lines[at + 2] == "  ref_kl 0.0123"
 
 
 def test_a_narrow_view_leaves_the_start_out():
-    assert line_of(view(60), "loss").split()[1:] == ["0.5000", "-0.1931", "█▁"]
+    assert line_of(view(60), "loss").split()[1:] == ["0.5000", "-0.1931", "▇▁"]
+
+
+def test_a_low_terminal_keeps_progress_and_advice():
+    lines = view(80, height=15)
+    assert len(lines) < 15
+    assert line_of(lines, "dpo")
+    assert line_of(lines, "warning at step 10")
 
 
 def test_a_terminal_without_unicode():
