@@ -52,13 +52,12 @@ def quiet_libraries() -> None:
     if not is_screen():
         os.environ.setdefault("TQDM_DISABLE", "1")  # read by trl for a bar of its own
     once = _Once()
-    for name in [*logging.root.manager.loggerDict]:
-        if name.startswith("torch."):
-            logging.getLogger(name).handlers.clear()
-    for name in _SPEAK:
-        logger = logging.getLogger(name)
-        logger.handlers = [once]
-        logger.propagate = False
+    # Some of torch's loggers have a handler each.
+    parts = [name for name in logging.root.manager.loggerDict if name.startswith("torch.")]
+    for logger in map(logging.getLogger, [*_SPEAK, *parts]):
+        if logger.handlers or logger.name in _SPEAK:
+            logger.handlers = [once]
+            logger.propagate = False
     if not sys.warnoptions:
         warnings.simplefilter("default")
         for category in _FOR_DEVELOPERS:

@@ -28,7 +28,7 @@ class Figure(NamedTuple):
             return "nan"
         if math.isinf(value):
             return f"{value:+}"
-        if abs(value) >= 1000 and self.digits.endswith("f"):
+        if abs(value) >= 1000 and self.digits.endswith(("3f", "4f")):
             return f"{value:.2e}"
         return f"{value:{self.digits}}".removesuffix(".")
 
@@ -48,8 +48,8 @@ _FIGURES = {
     "rewards/margins": Figure("margin", "reward margin", "+.4f"),
     "rewards/accuracies": Figure("acc", "accuracy", ".3f"),
     "mean_token_accuracy": Figure("token_acc", "token accuracy", ".3f"),
-    "logps/chosen_per_token": Figure("chosen/tok", "chosen, a token", ".3f"),
-    "logps/rejected_per_token": Figure("rejected/tok", "rejected, a token", ".3f"),
+    "logps/chosen_per_token": Figure("chosen/tok", "chosen per token", ".3f"),
+    "logps/rejected_per_token": Figure("rejected/tok", "rejected per token", ".3f"),
     "perplexity": Figure("ppl", "perplexity", ".3f"),
     "reference_kl": Figure("ref_kl", "KL to reference", ".4f"),
     "grad_norm": Figure("grad", "gradient norm", "#.3g"),

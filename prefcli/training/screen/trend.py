@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
-_ASCII = "_.-~=+*#"
+# A full block would touch the curve of the line above.
+_BLOCKS = "▁▂▃▄▅▆▇"
+_ASCII = "_.-=+*#"
 
 
 def sparkline(values: Sequence[float], width: int, *, ascii_only: bool = False) -> str:
@@ -19,6 +20,6 @@ def sparkline(values: Sequence[float], width: int, *, ascii_only: bool = False) 
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, high = min(means), max(means)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
-        return marks[len(marks) // 2 - 1] * count
+        return marks[len(marks) // 2] * count
     top = len(marks) - 1
     return "".join(marks[round((mean - low) / (high - low) * top)] for mean in means)

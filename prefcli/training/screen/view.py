@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
@@ -19,7 +20,7 @@ _WIDE = 100
 _MOST = 120
 """Beyond this, lines are harder to follow, and a terminal made narrower breaks them."""
 _NAME, _CELL, _SHORTEST_TREND, _LONGEST_TREND = 19, 11, 8, 40
-_LINES_OF_ADVICE = 4
+_LINES_OF_ADVICE = 6
 _COLOURS = {"note": "cyan", "warn": "yellow", "stop": "bold red"}
 
 
@@ -64,13 +65,17 @@ class View:
         # The last column stays free: some terminals break a line that fills it.
         width = min(options.max_width - 1, _MOST)
         plain = options.ascii_only
-        for line in (
-            Text(),
-            *self._progress(width, plain),
-            *self._table(width, plain),
-            *(self._evaluation(width) if width < _WIDE else ()),
-            *self._last_advice(width),
-        ):
+        parts = [
+            [Text(), *self._progress(width, plain)],
+            [*self._table(width, plain)],
+            [*self._evaluation(width)] if width < _WIDE else [],
+            [*self._last_advice(width)],
+        ]
+        # What a low terminal has no room for, in this order; it would be cut at the bottom.
+        for least in (2, 1):
+            if sum(map(len, parts)) >= options.size.height:
+                parts[least] = []
+        for line in chain.from_iterable(parts):
             line.truncate(width)
             line.no_wrap = True
             yield line
@@ -96,7 +101,7 @@ class View:
         if speed is not None:
             parts.append(f"{speed:,.0f} tokens/s")
         if memory is not None:
-            parts.append(f"{memory:.1f} GiB")
+            parts.append(f"peak {memory:.1f} GiB")
         if left is not None and pace.step < pace.total:
             parts.append(f"ends about {clock(time.time() + left, time.time())}")
         yield Text("  ".join(_that_fit(parts, width, "  ")))
@@ -144,7 +149,7 @@ class View:
         if with_start:
             line.append(start.rjust(_CELL), "dim")
         line.append(change.rjust(_CELL))
-        line.append("  " + sparkline(values, trend, ascii_only=plain).ljust(trend), "cyan")
+        line.append("  " + sparkline(values, trend, ascii_only=plain).ljust(trend), "dim cyan")
         if with_eval and self._in_eval(name):
             line.append(self._eval_text(name, self._last_eval).rjust(_CELL), "bold")
             line.append(self._eval_text(name, self._first_eval).rjust(_CELL), "dim")
@@ -170,12 +175,12 @@ class View:
         for name in filter(self._in_eval, self._names):
             first = self._eval_text(name, self._first_eval)
             was = "" if at_start or first in ("", "tie") else f" ({first})"
-            parts.append(f"{figure(name).words} {self._eval_text(name, self._last_eval)}{was}")
+            parts.append(f"{figure(name).label} {self._eval_text(name, self._last_eval)}{was}")
         head = f"eval at step {int(self._last_eval['step'] or 0)}"
         yield Text(head + ("" if at_start else " (at start)") + ":", "dim")
         while parts:
-            fitting = _that_fit(parts, width - 2, ", ")
-            yield Text("  " + ", ".join(fitting))
+            fitting = _that_fit(parts, width - 2, "  ")
+            yield Text("  " + "  ".join(fitting))
             parts = parts[len(fitting) :]
 
     def _last_advice(self, width: int) -> Iterator[Text]:
