@@ -24,7 +24,6 @@ from prefcli.checks.monitor import Monitor
 from prefcli.checks.orpo_odds import OrpoOdds
 from prefcli.checks.overfitting import Overfitting
 from prefcli.checks.saturation import Saturation
-from prefcli.checks.summary import summary
 from prefcli.options import Options
 
 
@@ -62,5 +61,4 @@ __all__ = [
     "Monitor",
     "Row",
     "is_eval",
-    "summary",
 ]

@@ -151,7 +151,8 @@ class Recipe(Options):
 
     @model_validator(mode="after")
     def _eval_for_samples(self) -> Recipe:
-        if self.samples != SampleOptions() and self.data.eval is None:
+        asked = self.samples.prompts > 0 and self.samples != SampleOptions()
+        if asked and self.data.eval is None:
             raise ValueError("samples has no effect without data.eval, where its prompts come from")
         return self
 

@@ -49,6 +49,13 @@ class Run:
         return str(self.run.get("method", "?"))
 
     @property
+    def kept(self) -> Row:
+        """The evaluation of what is in model/: the last, or with early stopping the best."""
+        best = self.run.get("best_step")
+        of_best = [row for row in self.evals if row["step"] == best]
+        return (of_best or self.evals)[-1]
+
+    @property
     def last_step(self) -> int:
         return max((int(row["step"]) for row in (*self.rows, *self.evals)), default=0)
 

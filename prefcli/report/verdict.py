@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -82,7 +81,7 @@ class Verdict:
 def verdict(run: Run) -> Verdict:
     """Of a whole run folder; never raises for what is missing in it."""
     gains = held_out(run)
-    steps = (int(run.evals[0]["step"]), int(run.evals[-1]["step"])) if run.evals else (0, 0)
+    steps = (int(run.evals[0]["step"]), int(run.kept["step"])) if run.evals else (0, 0)
     if run.status != "finished":
         state, level, title, words = _unfinished(run)
         return Verdict(state, level, title, words=[*words, *_health(run)], gains=gains, steps=steps)
@@ -97,7 +96,7 @@ def held_out(run: Run) -> list[Gain]:
     """First evaluation -> last, for all that is told."""
     if not run.evals:
         return []
-    first, last = run.evals[0], run.evals[-1]
+    first, last = run.evals[0], run.kept
     gains = []
     for key in _COMPARED:
         if key not in last or SUMS.get(key) in last:
@@ -147,7 +146,7 @@ def _ruined(run: Run) -> list[str]:
     """Why a run that came to its end is not to be called good."""
     if not run.evals:
         return []
-    first, last = run.evals[0], run.evals[-1]
+    first, last = run.evals[0], run.kept
     found = []
     before, after = first.get("loss"), last.get("loss")
     if "loss" in last and after is None:
@@ -173,7 +172,7 @@ def _judge(run: Run) -> tuple[Level, str]:
     """What the last evaluation means (the practical rules of the DPO literature)."""
     if not run.evals:
         return "note", "no eval data, so nothing held out was measured (data.eval)"
-    first, last = run.evals[0], run.evals[-1]
+    first, last = run.evals[0], run.kept
     accuracy = last.get("rewards/accuracies")
     if accuracy is not None:
         start = first.get("rewards/accuracies") if first is not last else None
@@ -220,8 +219,10 @@ def _by_accuracy(accuracy: float, start: float | None, rows: int | None) -> tupl
 def _in_words(run: Run) -> list[str]:
     if not run.evals:
         return []
-    first, last = run.evals[0], run.evals[-1]
+    first, last = run.evals[0], run.kept
     words = []
+    if "best_step" in run.run:
+        words.append(f"early stopping kept the model of step {run.run['best_step']}")
     accuracy = last.get("rewards/accuracies")
     if accuracy is not None and 0.6 <= accuracy <= 0.9:
         # Several people's reruns of huggingface/alignment-handbook's zephyr-7b-dpo-full and -qlora.
@@ -231,8 +232,6 @@ def _in_words(run: Run) -> list[str]:
     kl = last.get("reference_kl")
     if kl is not None and kl < METRICS["reference_kl"].least:
         words.append("the policy has hardly moved from its reference")
-    elif kl is not None:
-        words.append(f"the policy moved {kl:.3g} nats a token from its reference (KL)")
     longer = last.get("rewards/accuracies_chosen_longer")
     shorter = last.get("rewards/accuracies_chosen_shorter")
     if longer is not None and shorter is not None and abs(longer - shorter) > _BY_LENGTH:
@@ -264,6 +263,8 @@ def _loss(run: Run) -> list[str]:
     losses = [(row["loss"], int(row["step"])) for row in run.evals if row.get("loss") is not None]
     if len(losses) < 2:
         return []
+    if "best_step" in run.run:
+        return []
     (before, _), (after, _) = losses[0], losses[-1]
     best, step = min(losses)
     if after > _RISEN * best > 0 and best < before and not same("loss", before, best):
@@ -280,18 +281,23 @@ def _loss(run: Run) -> list[str]:
 
 
 def _health(run: Run) -> list[str]:
-    """How often the rules spoke, and which; what they said stands in the log and the report."""
-    counts = Counter(str(advice.get("level")) for advice in run.health)
-    if not counts:
-        return []
-    checks = ", ".join(dict.fromkeys(str(advice.get("check", "?")) for advice in run.health))
-    named = {"stop": "stop", "warn": "warning", "note": "note"}
-    told = [
-        f"{counts[level]} {word}{'s' if counts[level] > 1 else ''}"
-        for level, word in named.items()
-        if counts[level]
-    ]
-    return [f"health: {', '.join(told)} ({checks})"]
+    """Which rules spoke, each where it was loudest; their words stand in the log and the report."""
+    loudest: dict[str, str] = {}
+    for advice in run.health:
+        check, level = str(advice.get("check", "?")), str(advice.get("level"))
+        order = list(_LOUD)
+        if level in _LOUD and order.index(level) < order.index(loudest.get(check, order[-1])):
+            loudest[check] = level
+        loudest.setdefault(check, order[-1])
+    told = []
+    for level, word in _LOUD.items():
+        names = [check for check, found in loudest.items() if found == level]
+        if names:
+            told.append(f"{len(names)} {word}{'s' * (len(names) > 1)} ({', '.join(names)})")
+    return [f"health: {', '.join(told)}"] if told else []
+
+
+_LOUD = {"stop": "stop", "warn": "warning", "note": "note"}
 
 
 def as_document(run: Run, found: Verdict) -> dict[str, Any]:
@@ -308,7 +314,7 @@ def as_document(run: Run, found: Verdict) -> dict[str, Any]:
             gain.key: {"first": gain.first if gain.compared else None, "last": gain.last}
             for gain in found.gains
         },
-        "last_eval": dict(run.evals[-1]) if run.evals else {},
+        "last_eval": dict(run.kept) if run.evals else {},
         "last_row": dict(run.rows[-1]) if run.rows else {},
         "step": run.last_step,
         "health": run.health,

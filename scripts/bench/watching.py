@@ -26,8 +26,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from prefcli.checks.base import Check, Facts
-from prefcli.checks.monitor import Monitor
+from prefcli.checks import Check, Facts, Health, Monitor
 from prefcli.console import is_screen
 from prefcli.model import load_policy, load_tokenizer, machine
 from prefcli.recipe import load
@@ -43,7 +42,7 @@ QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart"
 
 def rules() -> list[Check]:
     """Every rule of the shelf, at its defaults."""
-    return []
+    return Health().checks
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is untyped

@@ -85,6 +85,13 @@ def _plain_console():
     keep_stdout_for_json(False)
 
 
+@pytest.fixture(autouse=True)
+def _no_pages(request, monkeypatch):
+    """A page takes longer than a run of a tiny model: only tests marked `report` have theirs."""
+    if request.node.get_closest_marker("report") is None:
+        monkeypatch.setattr("prefcli.training.run.leave_report", lambda *args, **kwargs: None)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A two-layer Llama with random weights and a byte-level BPE tokenizer."""
@@ -155,6 +162,7 @@ def small_recipe(model: Path, folder: Path) -> dict:
             "max_steps": 2,
         },
         "check_sft": {"on_fail": "skip"},
+        "samples": {"prompts": 0},
     }
 
 

@@ -44,7 +44,7 @@ def test_the_card_of_a_whole_run(tmp_path):
         "\n| dpo.beta | `0.1` |\n",
         "\n| training.learning_rate | `5e-07` |\n",
         "\n| steps | `200` |\n",
-        "\n| perplexity of chosen | 2.8600 | 3.5300 |\n",
+        "\n| perplexity a token | 2.8600 | 3.5300 |\n",
         "\n| loss | 0.5100 | 0.4868 to 0.5083 (outside) |\n",
         "of 400 held-out rows",
         "\n- torch 2.13.0\n",

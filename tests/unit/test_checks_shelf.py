@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefcli.checks import LEVELS, Facts, Health, History, Monitor, summary
+from prefcli.checks import LEVELS, Facts, Health, History, Monitor
 from prefcli.errors import RecipeError
 from prefcli.methods import METHODS, Dpo, Ipo, Kto, Orpo, Simpo
 from prefcli.recipe import load
@@ -255,25 +255,6 @@ def test_as_a_line_of_health_jsonl():
     assert list(line) == ["check", "level", "step", "seen", "means", "change", "message"]
     assert line["message"] == f"{advice.seen}: {advice.means}; {advice.change}"
     assert "\n" not in line["message"]
-
-
-@pytest.mark.parametrize(
-    ("said", "line"),
-    [
-        ([], "health: nothing to report"),
-        ([("displacement", "warn")], "health: 1 warning (displacement), nothing stopped"),
-        (
-            [("displacement", "note"), ("displacement", "warn"), ("margin", "warn")],
-            "health: 2 warnings (displacement, margin), nothing stopped",
-        ),
-        (
-            [("gradient", "note"), ("length", "note"), ("flat", "warn"), ("collapse", "stop")],
-            "health: stopped by collapse, 1 warning (flat), 2 notes (gradient, length)",
-        ),
-    ],
-)
-def test_summary(said, line):
-    assert summary({"check": check, "level": level} for check, level in said) == line
 
 
 # --- whatever comes

@@ -48,7 +48,7 @@ def test_the_page_tells_the_run(page):
         "prefcli dpo: zephyr",
         "mistralai/Mistral-7B-v0.1 -> sft (runs/sft/model) -> dpo (this run)",
         "the policy prefers the chosen side in 77 % of the held-out pairs",
-        "perplexity of chosen 2.8600 3.5300",
+        "perplexity a token 2.8600 3.5300",
         "loss 0.5100 0.4868 to 0.5083 outside",
         "preference accuracy 0.7700 0.7300 to 0.7800 inside",
         "rerun by others",
