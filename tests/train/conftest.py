@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import sys
@@ -25,6 +26,8 @@ from prefcli.training.trainer import make_trainer
 
 torch.set_num_threads(1)
 quiet_libraries()
+# Each training run collects garbage, and what the libraries made at import is never any.
+gc.freeze()
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}"
