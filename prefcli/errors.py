@@ -30,7 +30,7 @@ _MEANINGS = {
     ExitCode.RECIPE: "the recipe or the command line is wrong",
     ExitCode.GATE: "a gate said no (check-sft, the reference at step 0, or --gpu-memory)",
     ExitCode.DATA: "the data is wrong, or more of it doubtful than data.checks allows",
-    ExitCode.DIVERGED: "training diverged (a non-finite loss, gradient or log-probability)",
+    ExitCode.DIVERGED: "training diverged (a non-finite number, or a health rule's stop)",
     ExitCode.PUSH_FAILED: "saved, but the push to the hub failed (reserved)",
     ExitCode.REQUEUE: "pre-empted with a checkpoint saved: requeue me (reserved)",
 }
@@ -108,6 +108,6 @@ class DataError(PrefcliError):
 
 
 class DivergedError(PrefcliError):
-    """The loss or a gradient is no longer finite."""
+    """A number is no longer finite, or a health rule stopped the run."""
 
     exit_code = ExitCode.DIVERGED
