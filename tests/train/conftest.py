@@ -216,6 +216,10 @@ def interrupt(run: str | Path, last: str) -> None:
     folder.write_run({**folder.read_run(), "status": "running"})
 
 
+UNTIMED = ("seconds", "runtime", "per_second", "memory_gib")
+"""Ends of the metrics that two equal runs differ in."""
+
+
 def metric_rows(run: str | Path) -> list[dict]:
     lines = (Path(run) / "metrics.jsonl").read_text("utf-8").splitlines()
     return [json.loads(line) for line in lines]

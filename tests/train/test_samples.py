@@ -19,7 +19,7 @@ from prefcli.training.asked import choose
 from prefcli.training.inputs import load_inputs
 from prefcli.training.samples import make_samples
 from prefcli.training.trainer import make_trainer
-from tests.train.conftest import pairs, write_jsonl
+from tests.train.conftest import UNTIMED, pairs, write_jsonl
 
 NEW = 6
 
@@ -116,7 +116,7 @@ def test_nothing_of_the_training_moves(data, make_recipe, tiny_model, tmp_path, 
     assert all(torch.equal(one[key], other[key]) for key in one)
     history = [
         [
-            {k: v for k, v in row.items() if "_runtime" not in k and "_per_second" not in k}
+            {k: v for k, v in row.items() if not k.endswith(UNTIMED)}
             for row in trainer.state.log_history
         ]
         for trainer in (with_samples, without)

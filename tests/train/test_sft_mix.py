@@ -19,7 +19,15 @@ from prefcli.rehearsal.dry_run import dry_run
 from prefcli.training.arguments import repeated_rows
 from prefcli.training.run import train
 from prefcli.training.sft_mix import Schedule
-from tests.train.conftest import interrupt, metric_rows, pairs, sentence, trainer_of, write_jsonl
+from tests.train.conftest import (
+    UNTIMED,
+    interrupt,
+    metric_rows,
+    pairs,
+    sentence,
+    trainer_of,
+    write_jsonl,
+)
 
 PREFERENCE = ["dpo", "ipo", "kto", "orpo", "simpo"]
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.0}
@@ -49,8 +57,9 @@ def losses(folder: str | Path) -> list[float]:
 
 
 def untimed(folder: str | Path) -> list[dict]:
-    timed = ("seconds", "runtime", "per_second", "memory_gib")
-    return [{k: v for k, v in row.items() if not k.endswith(timed)} for row in metric_rows(folder)]
+    return [
+        {k: v for k, v in row.items() if not k.endswith(UNTIMED)} for row in metric_rows(folder)
+    ]
 
 
 @given(

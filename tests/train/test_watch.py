@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from prefcli.checks.base import Advice, Check, Facts, History
-from prefcli.checks.monitor import Monitor
+from prefcli.checks import Advice, Check, Facts, History, Monitor
+from prefcli.checks.finite import Finite
 from prefcli.errors import DivergedError, ExitCode
 from prefcli.model import load_policy, load_tokenizer, machine
 from prefcli.training.folder import RunFolder
@@ -124,8 +124,9 @@ def test_a_rule_stops_the_run_in_its_logging_step(recipe):
     run.watch.close()
     assert caught.value.exit_code == ExitCode.DIVERGED
     assert str(caught.value) == (
-        f"{run.folder.metrics}: step 4: the loss is seen: a test\n"
-        "    -> nothing at all; no final model was written"
+        "health.loss_at: step 4: the loss is seen: a test\n"
+        "    -> nothing at all; no final model was written. If this rule is wrong here, "
+        "health.loss_at.on=warn goes on from the last checkpoint"
     )
     assert [row["step"] for row in metric_rows(run.folder.path)][-1] == 4
     assert run.trainer.state.global_step == 4
@@ -153,7 +154,7 @@ def test_a_run_that_goes_on_says_nothing_twice(recipe, capfd):
 def test_float16_may_skip_a_step(tmp_path, make_recipe, recipe_data, float16, stops):
     """Its loss scaling overflows by design; elsewhere the same row ends the run."""
     method = make_recipe(recipe_data).recipe.dpo
-    monitor = Monitor([LossAt(step=-2, level="stop")], Facts(method="dpo", steps=6))
+    monitor = Monitor([Finite()], Facts(method="dpo", steps=6, fp16=float16))
     watch = Watch(RunFolder(str(tmp_path)), method, monitor)
     state, control = TrainerState(max_steps=6, global_step=1), TrainerControl()
     args = SimpleNamespace(fp16=float16, world_size=1, eval_strategy="no", save_strategy="no")
