@@ -80,6 +80,7 @@ ELSEWHERE = {
     "data.train",
     "data.eval",
     "training.min_lr_ratio",  # with cosine_with_min_lr, below
+    "training.early_stopping",  # tests/train/test_early_stopping.py
     *(f"data.checks.{name}.{key}" for name in DataChecks.model_fields for key in ("warn", "error")),
     *(
         f"health.{check.name}.{key}"

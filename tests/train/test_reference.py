@@ -324,7 +324,7 @@ def test_resume_on_other_starting_weights_is_refused(
     start_weights = json.loads((folder / "run.json").read_text())["start_weights"]
     with pytest.raises(GateError, match="started from have changed"):
         train(recipe, recipe.dpo)
-    monkeypatch.setattr(run_module, "fingerprint", lambda model: start_weights)
+    monkeypatch.setattr("prefcli.training.policy.fingerprint", lambda model: start_weights)
     with pytest.raises(GateError, match="not the one this run began with"):
         train(recipe, recipe.dpo)
 
@@ -356,7 +356,7 @@ def test_a_quantised_base(
     assert f"not tried: model.quantization: {quantization}" in capsys.readouterr().out
     with pytest.raises(RecipeError, match="no GPU here"):
         train(recipe, recipe.dpo)
-    monkeypatch.setattr(run_module, "check_packages", lambda recipe: None)
+    monkeypatch.setattr("prefcli.training.prepare.check_packages", lambda recipe: None)
     outcome = train(recipe, recipe.dpo)
     assert "policy and reference agree" in capsys.readouterr().out
     assert (Path(outcome.model) / "adapter_model.safetensors").is_file()

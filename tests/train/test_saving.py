@@ -125,6 +125,7 @@ def test_a_diverged_run_says_so_and_publishes_nothing(recipe_data, make_recipe):
     recipe_data["training"] |= {"learning_rate": 1.0, "optim": "sgd", "max_steps": 60}
     recipe_data["training"] |= {"max_grad_norm": 1e9, "warmup_steps": 0}
     recipe_data["dpo"] = {"beta": 1000.0, "loss_type": "hinge"}
+    recipe_data["health"] = {"collapse": "off"}  # which would see it come
     recipe = make_recipe(recipe_data).recipe
     with pytest.raises(DivergedError, match="at step"):
         train(recipe, recipe.dpo)

@@ -43,7 +43,7 @@ def test_a_run_that_went_well(tmp_path):
     comparison, chosen, health = found.words
     assert comparison == "for comparison: 7B models end DPO on UltraFeedback at 74 to 77 %"
     assert "less likely than at the start, by 0.21 nats a token" in chosen
-    assert health == "health: 1 warning (displacement), 1 note (gradient)"
+    assert health == "health: 1 warning (gradient), 1 note (displacement)"
 
 
 @pytest.mark.parametrize(
