@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -86,6 +88,13 @@ def write_jsonl(path: Path, rows: list) -> Path:
 @pytest.fixture(autouse=True)
 def _plain_console():
     keep_stdout_for_json(False)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment():
+    """What accelerate's classes set in it while they are tried, the next test must not find."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(autouse=True)
