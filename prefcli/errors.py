@@ -31,8 +31,8 @@ _MEANINGS = {
     ExitCode.GATE: "a gate said no (check-sft, the reference at step 0, or --gpu-memory)",
     ExitCode.DATA: "the data is wrong, or more of it doubtful than data.checks allows",
     ExitCode.DIVERGED: "training diverged (a non-finite number, or a health rule's stop)",
-    ExitCode.PUSH_FAILED: "saved, but the push to the hub failed (reserved)",
-    ExitCode.REQUEUE: "pre-empted with a checkpoint saved: requeue me (reserved)",
+    ExitCode.PUSH_FAILED: "saved, but the push to the hub failed",
+    ExitCode.REQUEUE: "pre-empted; the same command goes on from the last checkpoint: requeue me",
 }
 
 
@@ -111,3 +111,15 @@ class DivergedError(PrefcliError):
     """A number is no longer finite, or a health rule stopped the run."""
 
     exit_code = ExitCode.DIVERGED
+
+
+class PushError(PrefcliError):
+    """The model is saved, and the hub did not take it."""
+
+    exit_code = ExitCode.PUSH_FAILED
+
+
+class PreemptedError(PrefcliError):
+    """Asked to make room by a signal: what can be saved is, and the same command goes on."""
+
+    exit_code = ExitCode.REQUEUE

@@ -14,6 +14,7 @@ from prefcli.checks import Health
 from prefcli.methods import METHODS, Dpo, Ipo, Kto, Method, Orpo, Sft, Simpo
 from prefcli.options import Options
 from prefcli.recipe.anchor import Anchor
+from prefcli.recipe.launch import Launch
 from prefcli.recipe.sections import (
     CheckSft,
     Data,
@@ -45,6 +46,7 @@ class Recipe(Options):
     data: Data
     sft_mix: SftMix | None = None
     training: Training = Field(default_factory=Training)
+    launch: Launch | None = None
     check_sft: CheckSft = Field(default_factory=CheckSft)
     health: Health = Field(default_factory=Health)
     samples: SampleOptions = Field(default_factory=SampleOptions)

@@ -1,0 +1,19 @@
+"""launch: the processes that `prefcli METHOD RECIPE` starts, and how they share a model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prefcli.options import Count, Options
+
+
+class Launch(Options):
+    """Several processes for one run. Left out: this one alone, or those of the launcher it is
+    started by."""
+
+    strategy: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
+    """ddp: the whole model on each. fsdp2: torch's sharding. zero2, zero3: DeepSpeed's."""
+    processes: Count | None = None
+    """On each machine; left out: one for each GPU it has."""
+    machines: Count = 1
+    """Each runs the same command; a job's scheduler tells them of each other."""
