@@ -3,13 +3,14 @@
 
     python scripts/bench/watching.py [--rounds 7] [--steps 40]
 
-The same trainer trains on the same rows from the same weights, with the callback (journal, health
-rules, screen) and bare, in turn, in one process; evaluations, checkpoints and samples are left out.
+The same trainer trains on the same rows from the same weights in three arms, in turn, in one process:
+bare; measured, with the sums per token that rules and screen are fed with; and watched, with the
+callback (journal, health rules, screen) on top. Evaluations, checkpoints and samples are left out.
 Every step is logged for the journal, ten times as often as the default, and the first step is not
-timed. Two figures come out, each a median over the rounds: the ratio of a watched round to the bare
-one beside it, and the share of its time that a watched round spends inside the callback. On a busy
-machine the second is the one to trust. On a terminal the callback draws the live view, elsewhere it
-prints lines; `| cat` shows the cost of lines.
+timed. Out come the ratios to the bare round beside, and the share of its time that a watched round
+spends inside the callback, each a median over the rounds; on a busy machine the last is the one to
+trust. On a terminal the callback draws the live view, elsewhere it prints lines; `| cat` shows the
+cost of lines.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -31,10 +33,12 @@ from prefcli.console import is_screen
 from prefcli.model import load_policy, load_tokenizer, machine
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
+from prefcli.training import trainer as ours
 from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import Inputs, load_inputs
 from prefcli.training.libraries import quiet_libraries
-from prefcli.training.trainer import make_trainer
+from prefcli.training.measured import Measured
+from prefcli.training.trainer import make_trainer, trainer_class_of
 from prefcli.training.watch import Watch
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart"
@@ -88,13 +92,20 @@ def timed(watch: Watch) -> list[float]:
     return spent
 
 
-def round_of(recipe: Recipe, inputs: Inputs, *, watched: bool) -> tuple[float, float]:
-    """(seconds a step, share of them inside the callback)."""
+def without_sums(*args: Any, **kwargs: Any) -> type[Any]:
+    """In the place of `trainer_class_of`."""
+    whole = trainer_class_of(*args, **kwargs)
+    return type(whole.__name__, tuple(b for b in whole.__bases__ if b is not Measured), {})
+
+
+def round_of(recipe: Recipe, inputs: Inputs, name: str) -> tuple[float, float]:
+    """(seconds a step, share of them inside the callback) of bare, measured or watched."""
     method, _ = inputs.settle(recipe.methods["dpo"])
     tokenizer = load_tokenizer(recipe.model)
     policy = load_policy(recipe.model, torch.float32, recipe.seed)
     clock = Clock()
-    with tempfile.TemporaryDirectory() as folder:
+    made = without_sums if name == "bare" else trainer_class_of
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(ours, "trainer_class_of", made):
         steps = recipe.training.max_steps or 0
         watch = Watch(RunFolder(folder), method, Monitor(rules(), Facts("dpo", steps)))
         spent = timed(watch)
@@ -106,7 +117,7 @@ def round_of(recipe: Recipe, inputs: Inputs, *, watched: bool) -> tuple[float, f
             tokenizer,
             inputs,
             eval_on_start=False,
-            callbacks=[watch, clock] if watched else [clock],
+            callbacks=[watch, clock] if name == "watched" else [clock],
         )
         trainer.args.save_strategy = "no"
         try:
@@ -135,21 +146,21 @@ def main() -> None:
         ],
     ).recipe
     inputs = load_inputs(recipe, recipe.methods["dpo"], load_tokenizer(recipe.model))
-    round_of(recipe, inputs, watched=False)  # warm
+    round_of(recipe, inputs, "bare")  # warm
     rounds = [
-        (round_of(recipe, inputs, watched=False)[0], *round_of(recipe, inputs, watched=True))
+        {name: round_of(recipe, inputs, name) for name in ("bare", "measured", "watched")}
         for _ in range(args.rounds)
     ]
-    bare, watched, inside = (median(column) for column in zip(*rounds, strict=True))
-    ratio = median(w / b for b, w, _ in rounds)
-    spread = sorted(w / b for b, w, _ in rounds)
     print(
         f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
         f"{'live view' if is_screen() else 'lines'}, {args.rounds} rounds of {args.steps} steps\n"
-        f"bare {bare * 1000:.1f} ms a step, watched {watched * 1000:.1f} ms: ratio {ratio:.4f} "
-        f"({spread[0]:.3f} to {spread[-1]:.3f})\n"
-        f"inside the callback: {inside:.3%} of the time, {inside * watched * 1000:.3f} ms a step"
+        f"bare: {median(r['bare'][0] for r in rounds) * 1000:.1f} ms a step"
     )
+    for name in ("measured", "watched"):
+        ratios = sorted(each[name][0] / each["bare"][0] for each in rounds)
+        print(f"{name} / bare: {median(ratios):.4f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+    inside = median(each["watched"][1] for each in rounds)
+    print(f"inside the callback: {inside:.3%} of the time of a watched round")
 
 
 if __name__ == "__main__":
