@@ -3,7 +3,7 @@
 
     python scripts/bench/watching.py [--rounds 7] [--steps 40]
 
-The same trainer trains on the same rows from the same weights in three arms, in turn, in one process:
+The same trainer trains on the same rows from the same weights in three arms, in turn:
 bare; measured, with the sums per token that rules and screen are fed with; and watched, with the
 callback (journal, health rules, screen) on top. Evaluations, checkpoints and samples are left out.
 Every step is logged for the journal, ten times as often as the default, and the first step is not
