@@ -17,7 +17,9 @@ _COMMANDS = (*METHODS, "check-sft")
 
 @app.command()
 def slurm(
-    method: Annotated[str, typer.Argument(metavar="|".join(_COMMANDS), show_default=False)],
+    method: Annotated[
+        str, typer.Argument(metavar="METHOD", help=f"One of {', '.join(_COMMANDS)}.")
+    ],
     recipe: RecipeArgument,
     time: Annotated[
         str, typer.Option(help="The job's limit: 04:00:00, 1-12 or 90.", metavar="HH:MM:SS")
