@@ -14,6 +14,7 @@ from prefcli.cli import methods as methods
 from prefcli.cli import data as data
 from prefcli.cli import measures as measures
 from prefcli.cli import report as report
+from prefcli.cli import slurm as slurm
 from prefcli.cli import recipes as recipes
 # isort: on
 
