@@ -10,6 +10,7 @@ import typer
 from prefcli.cli.app import (
     Json,
     LocatedError,
+    Offline,
     Overrides,
     RecipeArgument,
     app,
@@ -48,6 +49,7 @@ def data(
     html: Annotated[
         str | None, typer.Option("--html", metavar="FILE", help="Write it as one page, too.")
     ] = None,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Audit the rows a run would train on: counts, lengths, what is lost, what is doubtful.
@@ -59,7 +61,7 @@ def data(
     if method is not None and method not in METHODS:
         raise RecipeError(f"--method {method}: no such method", hint=f"one of {', '.join(METHODS)}")
     chosen = section(loaded, method or _first_method(loaded))
-    reach(loaded)
+    reach(loaded, offline=offline)
     from prefcli.training.libraries import quiet_libraries  # border
 
     quiet_libraries()

@@ -10,6 +10,7 @@ import typer
 from prefcli.cli.app import (
     Json,
     LocatedError,
+    Offline,
     OutputDir,
     Overrides,
     RecipeArgument,
@@ -70,15 +71,24 @@ def _method_command(name: str) -> Callable[..., None]:
         gpu_memory: GpuMemory = None,
         devices: Devices = None,
         strategy: Strategy = None,
+        offline: Offline = False,
         as_json: Json = False,
     ) -> None:
         keep_stdout_for_json(as_json)
         loaded = load_recipe(recipe, overrides, output_dir)
         method = section(loaded, name)
-        reach(loaded)
+        reach(loaded, offline=offline)
         if dry_run:
             aims = Aims(devices, strategy, gpu_memory, sample)
-            _rehearse(loaded, method, aims, resume, as_json, allow_unusual=allow_unusual)
+            _rehearse(
+                loaded,
+                method,
+                aims,
+                resume,
+                as_json,
+                allow_unusual=allow_unusual,
+                offline=offline,
+            )
             return
         _need_dry_run(sample=sample, gpu_memory=gpu_memory, devices=devices, strategy=strategy)
         _train(loaded, method, resume, as_json, allow_unusual=allow_unusual)
@@ -123,7 +133,14 @@ class Aims(NamedTuple):
 
 
 def _rehearse(
-    loaded: Loaded, method: Method, aims: Aims, resume: str, as_json: bool, *, allow_unusual: bool
+    loaded: Loaded,
+    method: Method,
+    aims: Aims,
+    resume: str,
+    as_json: bool,
+    *,
+    allow_unusual: bool,
+    offline: bool,
 ) -> None:
     from prefcli.training.libraries import quiet_libraries  # border
 
@@ -145,6 +162,7 @@ def _rehearse(
     texts = dict.fromkeys(loaded.places.overrides.values())
     flags = ["--allow-unusual"] if allow_unusual else []
     flags += ["--resume", resume] if resume != "auto" else []
+    flags += ["--offline"] if offline else []
     command = " ".join(["prefcli", method.name, loaded.places.source, *texts, *flags])
     say(*found.verdict(command))
     raise typer.Exit(found.exit_code)

@@ -35,6 +35,7 @@ from prefcli.methods import Method
 from prefcli.model import Machine, lora_config
 from prefcli.model.adapters import train_in_float32, trainable
 from prefcli.model.machine import world_size
+from prefcli.model.remote_code import made_from
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Logging
 from prefcli.rehearsal.optimizers import BITSANDBYTES, on_device
@@ -194,6 +195,7 @@ def _model(recipe: Recipe, config: PretrainedConfig, machine: Machine) -> PreTra
     return AutoModelForCausalLM.from_config(
         config,
         dtype=machine.dtype(recipe.model, frozen=recipe.trains_adapter),
+        **made_from(config, recipe.model),
         **({"attn_implementation": "eager"} if eager else {}),
     )
 

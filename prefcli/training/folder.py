@@ -19,6 +19,7 @@ from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.load import leaves
 from prefcli.recipe.places import dotted
 from prefcli.recipe.schema import Recipe
+from prefcli.secrets import redact
 
 Status = Literal["running", "finished", "diverged", "failed"]
 
@@ -140,7 +141,7 @@ class RunFolder:
         return run if isinstance(run, dict) else {}
 
     def write_run(self, run: Mapping[str, Any]) -> None:
-        _write(self.run, json.dumps(run, indent=2, default=str) + "\n")
+        _write(self.run, redact(json.dumps(run, indent=2, default=str)) + "\n")
 
     def last_checkpoint(self) -> tuple[Path | None, list[Path]]:
         """(the newest complete checkpoint, torn ones newer than it)."""

@@ -55,7 +55,7 @@ def prepare(recipe: Recipe, method: Method, device: Machine, *, allow_unusual: b
     check_fit(recipe, config, tokenizer)
     if method.needs_reference:
         check_reference(recipe, tokenizer)
-    empty = empty_model(config)
+    empty = empty_model(config, recipe.model)
     total, _ = parameters_of(empty)
     if recipe.lora is not None:
         adapted(empty, lora_config(recipe.lora))

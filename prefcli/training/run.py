@@ -23,6 +23,7 @@ from prefcli.model.stacking import keep
 from prefcli.recipe.schema import Recipe
 from prefcli.training.folder import RunFolder
 from prefcli.training.leaving import leave_report
+from prefcli.training.pinned import pin
 from prefcli.training.policy import announce, check_policy, start_policy
 from prefcli.training.prepare import Prepared, prepare
 from prefcli.training.record import first_entry, lineage_in_words, now
@@ -149,6 +150,7 @@ def _begin(
             {"at": now(), "checkpoint": checkpoint.name},
         ]
     run["data"] = {split.name: split.as_dict() for split in prepared.inputs.splits}
+    run["hub"] = pin(recipe, folder.read_run() if checkpoint is not None else {})
     run["plan"] = {"steps": prepared.plan.steps, "warmup_steps": prepared.plan.warmup_steps}
     if is_main_process():
         folder.start(recipe, prepared.method.name)
