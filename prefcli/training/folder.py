@@ -26,7 +26,7 @@ Status = Literal["running", "finished", "diverged", "failed"]
 
 # What a run that was killed in its first moments may have left.
 _BEGUN = {".lock", "recipe.yaml", "recipe.yaml.partial", "run.json.partial"}
-_JUDGEMENTS = ("data.checks.", "health.", "samples.", "logging.", "anchor")
+_JUDGEMENTS = ("data.checks.", "health.", "samples.", "logging.", "anchor", "push")
 """Settings that change no step of a run, and may be changed between its parts."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 

@@ -25,8 +25,10 @@ from prefcli.training.folder import RunFolder
 from prefcli.training.leaving import leave_report
 from prefcli.training.policy import announce, check_policy, start_policy
 from prefcli.training.prepare import Prepared, prepare
+from prefcli.training.push import check_push, push
 from prefcli.training.record import first_entry, lineage_in_words, now
 from prefcli.training.resume import where_it_stands, where_to_start
+from prefcli.training.room import warn_of_little_room
 from prefcli.training.samples import Samples, make_samples
 from prefcli.training.saving import save_model
 from prefcli.training.step_zero import StepZero
@@ -72,6 +74,7 @@ def train(
     status = where_it_stands(folder, recipe, method, resume)
     if status == "finished":
         say(f"{folder.path} is finished already; its model is in {folder.model}")
+        push(recipe, folder)
         run = folder.read_run()
         return Outcome(
             str(folder.path),
@@ -80,9 +83,12 @@ def train(
             metrics=run.get("eval", {}).get("last", {}),
             anchor=run.get("anchor", {}),
         )
+    check_push(recipe)
     with folder.lock() if is_main_process() else nullcontext(), disk_failures_told(folder):
         checkpoint = where_to_start(folder, resume, started=status is not None)
-        return _train(recipe, method, folder, checkpoint, allow_unusual=allow_unusual)
+        outcome = _train(recipe, method, folder, checkpoint, allow_unusual=allow_unusual)
+        push(recipe, folder)
+        return outcome
 
 
 def _train(
@@ -128,6 +134,7 @@ def _train(
         for each in eyes[1:]:
             each.trainer = trainer
         announce(recipe, prepared.method, trainer)
+        warn_of_little_room(recipe, trainer.model, prepared.plan)
         if is_main_process():
             folder.write_run(run)
         _train_under_watch(trainer, watch, checkpoint, has_eval=prepared.inputs.eval is not None)
