@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 WORK = ".saving"
 """In a run folder: what is being written, and what is being deleted."""
 WRITING = "while writing "
@@ -24,7 +22,7 @@ def writing(what: str) -> Iterator[None]:
     """An error in it will tell what was written: the libraries' own name no file."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
         error.add_note(f"{WRITING}{what}")
         raise
 

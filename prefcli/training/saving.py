@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import Trainer
 
 from prefcli.console import is_main_process, say
@@ -40,7 +39,7 @@ def save_model(
             shutil.rmtree(partial / "ref", ignore_errors=True)  # the reference's adapter
             if recipe.model.adapter == "stack":
                 stack(folder.below, partial)
-    except (OSError, RuntimeError, SafetensorError):
+    except Exception:
         shutil.rmtree(partial, ignore_errors=True)  # it gives its room on the disk back
         raise
     found = read_back(partial, trainer, recipe, device, rows, trained)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from prefcli.errors import Problem, RecipeError
+from prefcli.errors import PrefcliError, Problem, RecipeError
 from prefcli.training.folder import RunFolder
 from prefcli.training.placing import WRITING
 
@@ -42,11 +42,13 @@ _PROBE = 2**20
 
 @contextmanager
 def disk_failures_told(folder: RunFolder) -> Iterator[None]:
-    """RecipeError for a disk that can't be written to, as any of a dozen errors, deep in torch or
-    safetensors, tells it."""
+    """RecipeError for a disk that can't be written to, as any of a dozen errors, deep in torch,
+    safetensors or tokenizers, tells it."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except PrefcliError:
+        raise
+    except Exception as error:  # tokenizers raise nothing better
         problem = _problem(error, folder)
         if problem is None:
             raise
@@ -57,7 +59,10 @@ def _problem(error: Exception, folder: RunFolder) -> Problem | None:
     """None where it was not the disk."""
     notes = getattr(error, "__notes__", [])
     what = next((note for note in notes if note.startswith(WRITING)), None)
-    number, tried = _number(error), _tried(folder.path)
+    number = _number(error)
+    if number is None and not isinstance(error, (OSError, RuntimeError, SafetensorError)):
+        return None
+    tried = _tried(folder.path)
     # A disk may have got its room back since then, and torch gives no number.
     if tried or (what and (number in _FAILURES or _IN_TORCH in str(error))):
         cause, hint = _FAILURES.get(tried or number or 0, (str(error).partition("\n")[0], _FREE))
