@@ -66,3 +66,8 @@ def document(text: str) -> None:
 
 def warn(message: str) -> None:
     say(f"warning: {message}")
+
+
+def amount(size: float) -> str:
+    """Bytes, for a person."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -16,6 +16,7 @@ from prefcli.options import Options
 from prefcli.recipe.anchor import Anchor
 from prefcli.recipe.launch import Launch
 from prefcli.recipe.names import PathText, is_local
+from prefcli.recipe.push import Push
 from prefcli.recipe.sections import (
     CheckSft,
     Data,
@@ -53,6 +54,7 @@ class Recipe(Options):
     samples: SampleOptions = Field(default_factory=SampleOptions)
     logging: Logging = Field(default_factory=Logging)
     anchor: Anchor | None = None
+    push: Push | None = None
 
     @model_validator(mode="after")
     def _a_method(self) -> Recipe:

@@ -38,12 +38,12 @@ from prefcli.model.machine import world_size
 from prefcli.model.remote_code import made_from
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Logging
-from prefcli.rehearsal.optimizers import BITSANDBYTES, on_device
 from prefcli.rehearsal.packed import pack
 from prefcli.rehearsal.stand_ins import demonstrations, one_token_a_word, rows_of
 from prefcli.rehearsal.tracker import Peak, Tracker
 from prefcli.training.arguments import build, trl_options
 from prefcli.training.inputs import mixed_in
+from prefcli.training.optimizers import BITSANDBYTES, on_device
 from prefcli.training.trainer import mix_into, trainer_class_of
 
 _DEPTHS = (2, 4)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from prefcli.console import amount
 from prefcli.errors import Problem, RecipeError
 from prefcli.model import Machine, machine
 from prefcli.model.machine import strategy_here, world_size
@@ -29,11 +30,6 @@ class Target:
         if self.devices == 1:
             return f"one GPU{size}"
         return f"{self.devices} GPUs{size} under {self.strategy}"
-
-
-def amount(size: float) -> str:
-    """Bytes, for a person."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def target_of(

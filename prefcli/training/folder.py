@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import is_zipfile
 
 import yaml
 from filelock import BaseFileLock, FileLock, Timeout
@@ -20,12 +21,13 @@ from prefcli.recipe.load import leaves
 from prefcli.recipe.places import dotted
 from prefcli.recipe.schema import Recipe
 from prefcli.secrets import redact
+from prefcli.training.placing import has_its_files, writing
 
 Status = Literal["running", "finished", "diverged", "failed"]
 
 # What a run that was killed in its first moments may have left.
 _BEGUN = {".lock", "recipe.yaml", "recipe.yaml.partial", "run.json.partial"}
-_JUDGEMENTS = ("data.checks.", "health.", "samples.", "logging.", "anchor")
+_JUDGEMENTS = ("data.checks.", "health.", "samples.", "logging.", "anchor", "push")
 """Settings that change no step of a run, and may be changed between its parts."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -200,12 +202,21 @@ def is_complete(checkpoint: Path) -> bool:
     except (OSError, ValueError):
         return False
     weights = [*checkpoint.glob("*.safetensors")]
+    if not all(map(_reads, weights)):
+        return False
+    listed = has_its_files(checkpoint)
+    if listed is not None:
+        return listed
+    # Of an earlier prefcli, or copied without its list: by what transformers writes.
     sharded = [*checkpoint.glob("pytorch_model_fsdp*"), *checkpoint.glob("global_step*")]
+    states = [checkpoint / "scheduler.pt", *checkpoint.glob("rng_state*.pth")]
+    if not sharded:
+        states.append(checkpoint / "optimizer.pt")
     return (
         bool(weights or sharded)
-        and all(map(_reads, weights))
         and any(checkpoint.glob("rng_state*.pth"))
-        and (checkpoint / "scheduler.pt").is_file()
+        # torch saves zip files, whose table stands at their end.
+        and all(map(is_zipfile, states))
     )
 
 
@@ -254,5 +265,6 @@ def _lines_up_to(step: int, path: Path) -> Iterator[str]:
 def _write(path: Path, text: str) -> None:
     """Whole or not at all, also when the process is killed."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with writing(path.name):
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)

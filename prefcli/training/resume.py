@@ -9,6 +9,7 @@ from prefcli.console import is_main_process, say, warn
 from prefcli.errors import DivergedError, Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
+from prefcli.training.checkpoints import clear_leftovers
 from prefcli.training.folder import RunFolder, Status
 from prefcli.training.journal import Journal
 
@@ -51,6 +52,8 @@ def _forgiven(folder: RunFolder, recipe: Recipe) -> bool:
 
 def where_to_start(folder: RunFolder, resume: str, *, started: bool) -> Path | None:
     """The checkpoint to go on from, after clearing away what an interrupted run left half done."""
+    if is_main_process():
+        clear_leftovers(folder)
     if not started:
         if is_main_process():
             folder.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,11 +26,14 @@ from prefcli.training.leaving import leave_report
 from prefcli.training.pinned import pin
 from prefcli.training.policy import announce, check_policy, start_policy
 from prefcli.training.prepare import Prepared, prepare
+from prefcli.training.push import check_push, push
 from prefcli.training.record import first_entry, lineage_in_words, now
 from prefcli.training.resume import where_it_stands, where_to_start
+from prefcli.training.room import warn_of_little_room
 from prefcli.training.samples import Samples, make_samples
-from prefcli.training.saving import room_on_disk, save_model
+from prefcli.training.saving import save_model
 from prefcli.training.step_zero import StepZero
+from prefcli.training.storage import disk_failures_told
 from prefcli.training.summary import closing_lines
 from prefcli.training.trainer import make_trainer
 from prefcli.training.watch import Watch
@@ -72,6 +75,7 @@ def train(
     status = where_it_stands(folder, recipe, method, resume)
     if status == "finished":
         say(f"{folder.path} is finished already; its model is in {folder.model}")
+        push(recipe, folder)
         run = folder.read_run()
         return Outcome(
             str(folder.path),
@@ -80,9 +84,12 @@ def train(
             metrics=run.get("eval", {}).get("last", {}),
             anchor=run.get("anchor", {}),
         )
-    with folder.lock() if is_main_process() else nullcontext():
+    check_push(recipe)
+    with folder.lock() if is_main_process() else nullcontext(), disk_failures_told(folder):
         checkpoint = where_to_start(folder, resume, started=status is not None)
-        return _train(recipe, method, folder, checkpoint, allow_unusual=allow_unusual)
+        outcome = _train(recipe, method, folder, checkpoint, allow_unusual=allow_unusual)
+        push(recipe, folder)
+        return outcome
 
 
 def _train(
@@ -100,7 +107,7 @@ def _train(
     )
     prepared = prepare(recipe, method, device, allow_unusual=allow_unusual)
     run = _begin(recipe, prepared, folder, checkpoint)
-    with room_on_disk(folder), _told(run, folder):
+    with _told(run, folder), disk_failures_told(folder):
         policy = start_policy(recipe, prepared, run, resumed=checkpoint is not None)
         if checkpoint is None:
             check_policy(recipe, prepared, policy, run)
@@ -128,10 +135,11 @@ def _train(
         for each in eyes[1:]:
             each.trainer = trainer
         announce(recipe, prepared.method, trainer)
+        warn_of_little_room(recipe, trainer.model, prepared.plan)
         if is_main_process():
             folder.write_run(run)
         _train_under_watch(trainer, watch, checkpoint, has_eval=prepared.inputs.eval is not None)
-        save_model(trainer, folder, stacked=recipe.model.adapter == "stack")
+        run["model"] = save_model(trainer, folder, recipe, prepared.device)
         return _end(recipe, prepared.method, folder, run, trainer, watch, samples)
 
 
@@ -201,7 +209,8 @@ def _told(run: dict[str, Any], folder: RunFolder) -> Iterator[None]:
         status = "diverged" if isinstance(error, DivergedError) else "failed"
         run |= {"status": status, "finished": now(), "why": str(error)}
         if is_main_process():
-            folder.write_run(run)
+            with suppress(OSError):  # the disk may be what failed
+                folder.write_run(run)
             leave_report(folder)
         raise
 

@@ -32,6 +32,7 @@ from prefcli.model.weights import in_full
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Lora, SftMix
 from prefcli.training.arguments import build, prove_arrival, trl_options
+from prefcli.training.checkpoints import WholeCheckpoints
 from prefcli.training.guard import Guarded
 from prefcli.training.inputs import Inputs, reference_of
 from prefcli.training.measured import Measured
@@ -134,7 +135,7 @@ def trainer_class_of(
 ) -> type[Any]:
     """trl's trainer with what we put around its loss; the demonstrations outermost."""
     layers: list[type[Any]] = [Mixing] if mixed else []
-    layers += [Guarded, Measured]
+    layers += [WholeCheckpoints, Guarded, Measured]
     if method.has_sft_term:
         layers.append(TokenMeans)
     if _precomputes(recipe, method):

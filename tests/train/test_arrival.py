@@ -74,6 +74,7 @@ ELSEWHERE = {
     "model.adapter",
     "model.quantization",
     "reference.name_or_path",
+    "push",  # test_push.py
     "reference.revision",
     "sft_mix",  # test_sft_mix.py
     "anchor",  # test_anchor.py
