@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import time
+import traceback
 
-from prefcli.cli.app import app, print_json
+from prefcli import siblings
+from prefcli.cli.app import app
 from prefcli.console import is_main_process
-from prefcli.errors import PrefcliError
+from prefcli.errors import ExitCode, PrefcliError
 
 # Each registers its commands, in the order of `prefcli --help`.
 # isort: off
 from prefcli.cli import methods as methods
+from prefcli.cli import launch as launch
 from prefcli.cli import data as data
 from prefcli.cli import measures as measures
 from prefcli.cli import report as report
@@ -18,15 +24,35 @@ from prefcli.cli import recipes as recipes
 # isort: on
 
 
+_FOR_THE_CAUSE = 0.5
+"""Seconds: what fails between processes often fails because another one is gone, and the launcher
+or that one says why."""
+
+
 def main() -> None:
-    """Run the command line; the one place where errors are printed and exit codes chosen."""
+    """Run the command line; the one place where errors are printed and exit codes chosen.
+
+    Of several processes on a machine, the first to fail speaks.
+    """
     try:
         app()
     except PrefcliError as error:
-        if is_main_process():
+        if siblings.first_to_fail():
             for problem in error.problems:
-                print(f"error: {problem}", file=sys.stderr)
-        if "--json" in sys.argv:
-            problems = [problem.as_dict() for problem in error.problems]
-            print_json({"exit_code": int(error.exit_code), "problems": problems})
+                print(f"{_who()}error: {problem}", file=sys.stderr, flush=True)
+            if "--json" in sys.argv:
+                problems = [problem.as_dict() for problem in error.problems]
+                content = {"exit_code": int(error.exit_code), "problems": problems}
+                print(json.dumps(content, indent=2, default=str), flush=True)
         sys.exit(error.exit_code)
+    except Exception:
+        if not siblings.are_there():
+            raise
+        time.sleep(_FOR_THE_CAUSE)
+        if siblings.first_to_fail():
+            print(_who() + traceback.format_exc(), file=sys.stderr, flush=True)
+        sys.exit(ExitCode.BUG)
+
+
+def _who() -> str:
+    return "" if is_main_process() else f"rank {os.environ['RANK']}: "
