@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 import uuid
@@ -15,6 +16,7 @@ import yaml
 from accelerate.commands import launch as accelerate
 from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import WorkerSpec
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
 from torch.distributed.elastic.rendezvous import registry as rendezvous
 
@@ -41,6 +43,7 @@ def start(recipe: Recipe, launch: Launch, words: Sequence[str], signals: Signals
     processes = _processes(launch)
     where = meeting(launch.machines) if launch.machines > 1 else None
     os.environ |= _environment(recipe, launch, processes)
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(_ends_all())
     # Whatever the agent has to say, this process says in its own words.
     logging.disable(logging.CRITICAL)
     say(_in_words(launch, processes, where))
@@ -49,6 +52,8 @@ def start(recipe: Recipe, launch: Launch, words: Sequence[str], signals: Signals
         agent.run()
     except StoppedError:
         return exit_code(None, signals) or ExitCode.REQUEUE
+    except SignalException as stop:
+        return 128 + stop.sigval
     except (DistError, RendezvousError) as error:
         raise PrefcliError(_lost(error, where)) from None
     return exit_code(agent.failure, signals)
@@ -123,6 +128,12 @@ def accelerate_environment(config: dict[str, object]) -> dict[str, str]:
     if not accelerate.check_cuda_p2p_ib_support():
         found |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
     return {name: value for name, value in found.items() if before.get(name) != value}
+
+
+def _ends_all() -> list[str]:
+    """Signals that the agent itself takes for the end of its workers."""
+    both = (signal.SIGHUP, signal.SIGQUIT)
+    return [each.name for each in both if signal.getsignal(each) != signal.SIG_IGN]
 
 
 def _spec(
