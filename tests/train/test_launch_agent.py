@@ -73,8 +73,9 @@ def test_all_went_well(launched):
     assert (done.failure, done.code) == (None, 0)
 
 
-def test_a_code_of_ours_is_everybodys(launched):
+def test_a_code_of_ours_is_everybodys(launched, monkeypatch):
     """The other one, which waits for ever, is ended."""
+    monkeypatch.setattr("prefcli.launching.agent._TO_LEAVE", 0.5)
     done = launched("""
 if rank == 1:
     siblings.first_to_fail()
@@ -82,7 +83,7 @@ if rank == 1:
 wait()
 """)
     assert (done.failure, done.code) == (Ended(1, 4), 4)
-    assert done.seconds < 9
+    assert done.seconds < 5
 
 
 def test_who_claimed_the_word_failed_first(launched):
@@ -218,3 +219,22 @@ def test_a_worker_whose_launcher_is_gone_does_not_begin():
         [sys.executable, "-m", "prefcli", "--version"], env=environment, capture_output=True
     )
     assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_a_launcher_that_dies_takes_its_workers_along():
+    worker = (
+        "import time; from prefcli.launching.worker import end_with_launcher; end_with_launcher(); "
+        "print('tied', flush=True); time.sleep(60)"
+    )
+    launcher = (
+        "import os, subprocess, sys; os.environ['PREFCLI_LAUNCHER'] = str(os.getpid()); "
+        f"worker = subprocess.Popen([sys.executable, '-c', {worker!r}]); "
+        "print(worker.pid, flush=True); worker.wait()"
+    )
+    started = subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True)
+    found = psutil.Process(int(started.stdout.readline()))
+    assert started.stdout.readline() == "tied\n"
+    started.kill()
+    started.wait()
+    _, alive = psutil.wait_procs([found], timeout=10)
+    assert not alive
