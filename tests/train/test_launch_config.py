@@ -89,17 +89,14 @@ def test_zero_as_deepspeed_understands_it(monkeypatch, strategy, stage):
         monkeypatch.setenv(name, value)
     plugin = DeepSpeedPlugin()
     plugin.set_mixed_precision("bf16")
-    # The trainer fills these in from its own options.
-    auto = {
+    # The trainer fills these in from its own options; here for a world of this one process.
+    filled = plugin.deepspeed_config | {
         "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 2,
         "train_batch_size": 8,
-        "gradient_accumulation_steps": 1,
         "gradient_clipping": 1.0,
     }
-    filled = {name: auto.get(name, value) for name, value in plugin.deepspeed_config.items()} | {
-        "train_batch_size": 8
-    }
-    config = DeepSpeedConfig(filled, mesh_device=None)
+    config = DeepSpeedConfig(filled)
     assert config.zero_optimization_stage == stage
     assert config.zero_config.offload_optimizer is None or (
         config.zero_config.offload_optimizer.device == "none"
