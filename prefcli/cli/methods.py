@@ -20,6 +20,7 @@ from prefcli.cli.app import (
     reach,
     section,
 )
+from prefcli.cli.launch import start_processes
 from prefcli.console import keep_stdout_for_json, say
 from prefcli.errors import PrefcliError, RecipeError
 from prefcli.methods import METHODS, Method
@@ -91,6 +92,7 @@ def _method_command(name: str) -> Callable[..., None]:
             )
             return
         _need_dry_run(sample=sample, gpu_memory=gpu_memory, devices=devices, strategy=strategy)
+        start_processes(loaded)
         _train(loaded, method, resume, as_json, allow_unusual=allow_unusual)
 
     command.__doc__ = METHODS[name].__doc__
@@ -152,7 +154,7 @@ def _rehearse(
         loaded.recipe,
         method,
         resume,
-        target=target_of(aims.devices, aims.strategy, aims.gpu_memory),
+        target=target_of(aims.devices, aims.strategy, aims.gpu_memory, loaded.recipe.launch),
         allow_unusual=allow_unusual,
         sample=aims.sample,
     )

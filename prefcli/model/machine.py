@@ -107,11 +107,12 @@ def _zero_stage(environment: Mapping[str, str]) -> int | None:
 def refuse_many_gpus_without_launcher() -> None:
     """One process over several GPUs would run nn.DataParallel, which trl refuses much later."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count > 1 and world_size() == 1:
+    if count > 1 and "LOCAL_RANK" not in os.environ:
         raise RecipeError(
             Problem(
                 f"{count} GPUs are visible to one process",
-                hint=f"torchrun --nproc-per-node {count} -m prefcli ..., "
-                "or CUDA_VISIBLE_DEVICES=0 for a single one",
+                hint="write `launch: {strategy: ddp}` in the recipe (or fsdp2, zero2, zero3), or "
+                f"torchrun --nproc-per-node {count} -m prefcli ..., or CUDA_VISIBLE_DEVICES=0 for "
+                "a single one",
             )
         )

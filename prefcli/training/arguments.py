@@ -183,6 +183,9 @@ def trl_options(
         "fp16": machine.half(recipe.model),
         "use_cpu": machine.kind == "cpu",
         "disable_tqdm": True,
+        # Rows are prepared by one process while the others wait; transformers gives up after half
+        # an hour (huggingface/trl issue 7223).
+        "ddp_timeout": 7200,
         "push_to_hub": False,
     }
     if training.eval_steps:

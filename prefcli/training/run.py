@@ -20,6 +20,7 @@ from prefcli.methods import Method
 from prefcli.model import machine
 from prefcli.model.machine import refuse_many_gpus_without_launcher, world_size
 from prefcli.model.stacking import keep
+from prefcli.model.strategy import refuse_another_launch, refuse_another_strategy
 from prefcli.recipe.schema import Recipe
 from prefcli.training.folder import RunFolder
 from prefcli.training.leaving import leave_report
@@ -71,6 +72,7 @@ def train(
     Raises RecipeError, DataError, GateError and DivergedError.
     """
     refuse_many_gpus_without_launcher()
+    refuse_another_launch(recipe.launch)
     folder = RunFolder(recipe.output_dir)
     status = where_it_stands(folder, recipe, method, resume)
     if status == "finished":
@@ -132,6 +134,7 @@ def _train(
             eval_on_start=checkpoint is None,
             callbacks=eyes,
         )
+        refuse_another_strategy(recipe.launch, trainer.accelerator)
         for each in eyes[1:]:
             each.trainer = trainer
         announce(recipe, prepared.method, trainer)
