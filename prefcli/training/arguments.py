@@ -183,6 +183,9 @@ def trl_options(
         "fp16": machine.half(recipe.model),
         "use_cpu": machine.kind == "cpu",
         "disable_tqdm": True,
+        # Every weight that is trained is in every pass; looking for others costs time, and torch
+        # says on each process that there are none.
+        "ddp_find_unused_parameters": False,
         "push_to_hub": False,
     }
     if training.eval_steps:
