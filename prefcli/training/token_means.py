@@ -1,6 +1,5 @@
-"""SFT terms as means over the tokens of a whole optimizer step, or of a whole evaluation.
+"""SFT terms as means over the tokens of a whole step, or of a whole evaluation, in any batches.
 
-However it is cut into batches, that is:
 trl takes the mean inside each device batch and averages those means, so that a token of a batch of
 short responses weighs more, and accumulation or another number of processes changes the loss.
 """
