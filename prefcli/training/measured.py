@@ -210,7 +210,8 @@ class Measured(TransformersTrainer):  # type: ignore[misc]  # transformers is un
         found = {"loss": self._over_all_mean(loss)} | self._weighted(rows)
         found |= figures(sums) | exact(sums)
         if (divergence := reference_kl(self)) is not None:
-            found["reference_kl"] = divergence
+            # The same number on all, as early stopping may go by it.
+            found["reference_kl"] = self._over_all_mean(divergence)
         output.metrics.update({f"{metric_key_prefix}_{k}": value for k, value in found.items()})
         self._evaluated = self._eval = None
         wanted = self.args.metric_for_best_model

@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import json
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
-from prefcli import cli
-from prefcli.data import once as once_module
-from prefcli.data.once import once
-from prefcli.data.store import folder as cache
-from prefcli.errors import DataError
-from prefcli.model import load_tokenizer
-from prefcli.training.inputs import load_inputs, read_inputs
-from prefcli.training.run import train
-from tests.train.conftest import pairs, sentence, trainer_of, write_jsonl
+from tests.train.conftest import pairs, trainer_of, write_jsonl
 from tests.train.processes import in_processes
 
 METHODS = ("sft", "dpo", "kto", "orpo", "simpo")
