@@ -186,6 +186,9 @@ def trl_options(
         # Rows are prepared by one process while the others wait; transformers gives up after half
         # an hour (huggingface/trl issue 7223).
         "ddp_timeout": 7200,
+        # Every weight that is trained is in every pass; looking for others costs time, and torch
+        # says on each process that there are none.
+        "ddp_find_unused_parameters": False,
         "push_to_hub": False,
     }
     if training.eval_steps:

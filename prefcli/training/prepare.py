@@ -65,6 +65,7 @@ def prepare(recipe: Recipe, method: Method, device: Machine, *, allow_unusual: b
     method, settled = inputs.settle(method)
     for split in inputs.splits:
         say(*split.lines())
+    say(*inputs.kept_lines())
     say(*settled)
     remarks = token_remarks(
         recipe, tokenizer, conversational=inputs.train.conversational, ends=inputs.ends

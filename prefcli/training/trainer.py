@@ -38,6 +38,7 @@ from prefcli.training.inputs import Inputs, reference_of
 from prefcli.training.measured import Measured
 from prefcli.training.precompute import Precomputed, digest
 from prefcli.training.sft_mix import Demonstrations, Mixing
+from prefcli.training.shared_maps import Shared, in_turns, key_of
 from prefcli.training.token_means import TokenMeans
 from prefcli.training.trackers import guard_trackers
 
@@ -79,12 +80,13 @@ def make_trainer(
         if in_float32 and recipe.model.adapter == "continue"
         else {}
     )
-    with _dividing_prompts(inputs):
+    key = key_of(recipe, method, tokenizer)
+    with _dividing_prompts(inputs), in_turns(trl_class, key):
         trainer = trainer_class(
             model=policy,
             args=config,
-            train_dataset=inputs.train.for_trl(),
-            eval_dataset=inputs.eval.for_trl() if inputs.eval is not None else None,
+            train_dataset=Shared.of(inputs.train.for_trl(), key),
+            eval_dataset=Shared.of(inputs.eval.for_trl(), key) if inputs.eval else None,
             processing_class=tokenizer,
             callbacks=[*callbacks, *_stopping(recipe, method)],
             **more,
