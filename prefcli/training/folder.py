@@ -20,7 +20,7 @@ from prefcli.recipe.load import leaves
 from prefcli.recipe.places import dotted
 from prefcli.recipe.schema import Recipe
 
-Status = Literal["running", "finished", "diverged", "failed"]
+Status = Literal["running", "finished", "diverged", "failed", "preempted"]
 
 # What a run that was killed in its first moments may have left.
 _BEGUN = {".lock", "recipe.yaml", "recipe.yaml.partial", "run.json.partial"}
@@ -64,7 +64,7 @@ class RunFolder:
             )
         run = self.read_run()
         trained = any(self.path.glob("checkpoint-*")) or self.model.exists()
-        if run.get("status") in ("running", "failed") and not trained:
+        if run.get("status") in ("running", "failed", "preempted") and not trained:
             return None  # a gate said no, or it crashed before there was anything to lose
         differences = _differences(
             {"method": run.get("method"), **yaml.safe_load(self.recipe.read_text("utf-8"))},
@@ -161,11 +161,13 @@ class RunFolder:
         """Files of one JSON object a line, each with its `step`."""
         return self.metrics, self.health, self.samples
 
-    def forget_after(self, step: int) -> None:
-        """Drop what was told beyond `step`, which will be trained, and told, again."""
+    def forget_after(self, step: int, *, evaluation: bool = False) -> None:
+        """Drop what was told beyond `step`, which will be trained, and told, again; with
+        `evaluation` also that of the step itself."""
         for path in self._told_by_step:
             if path.exists():
-                _write(path, "".join(f"{line}\n" for line in _lines_up_to(step, path)))
+                lines = _lines_up_to(step, path, without_evaluation=evaluation)
+                _write(path, "".join(f"{line}\n" for line in lines))
 
     def clear(self) -> None:
         """Start over: the same run never got as far as a checkpoint."""
@@ -208,6 +210,16 @@ def is_complete(checkpoint: Path) -> bool:
     )
 
 
+def owes_evaluation(checkpoint: str | Path) -> bool:
+    """Was it saved at a step whose evaluation had still to be done?
+
+    transformers writes its control flags into a checkpoint, and evaluates before it saves.
+    """
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text("utf-8"))
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {})
+    return bool(control.get("args", {}).get("should_evaluate"))
+
+
 def _reads(weights: Path) -> bool:
     try:
         with safe_open(weights, framework="numpy") as file:
@@ -240,13 +252,15 @@ def _check_writable(path: Path) -> None:
         )
 
 
-def _lines_up_to(step: int, path: Path) -> Iterator[str]:
+def _lines_up_to(step: int, path: Path, *, without_evaluation: bool) -> Iterator[str]:
     for line in path.read_text("utf-8").splitlines():
         try:
             row = json.loads(line)
         except ValueError:
             continue  # the line a kill cut short
-        if row["step"] <= step:
+        of_evaluation = "prompt" in row or any(key.startswith("eval_") for key in row)
+        last = step - 1 if without_evaluation and of_evaluation else step
+        if row["step"] <= last:
             yield line
 
 

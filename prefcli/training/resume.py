@@ -9,7 +9,7 @@ from prefcli.console import is_main_process, say, warn
 from prefcli.errors import DivergedError, Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
-from prefcli.training.folder import RunFolder, Status
+from prefcli.training.folder import RunFolder, Status, owes_evaluation
 from prefcli.training.journal import Journal
 
 
@@ -70,5 +70,6 @@ def where_to_start(folder: RunFolder, resume: str, *, started: bool) -> Path | N
         return None
     say(f"resuming from {checkpoint}")
     if is_main_process():
-        folder.forget_after(int(checkpoint.name.rpartition("-")[2]))
+        step = int(checkpoint.name.rpartition("-")[2])
+        folder.forget_after(step, evaluation=owes_evaluation(checkpoint))
     return checkpoint

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 from transformers import Trainer
 
+from prefcli import signals
 from prefcli.checks import Facts, Monitor
 from prefcli.console import is_main_process, say
-from prefcli.errors import DivergedError, PrefcliError, Problem, RecipeError
+from prefcli.errors import DivergedError, PreemptedError, PrefcliError, Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.model import machine
 from prefcli.model.machine import refuse_many_gpus_without_launcher, world_size
@@ -99,7 +100,7 @@ def _train(
     )
     prepared = prepare(recipe, method, device, allow_unusual=allow_unusual)
     run = _begin(recipe, prepared, folder, checkpoint)
-    with room_on_disk(folder), _told(run, folder):
+    with room_on_disk(folder), _told(run, folder), signals.as_error():
         policy = start_policy(recipe, prepared, run, resumed=checkpoint is not None)
         if checkpoint is None:
             check_policy(recipe, prepared, policy, run)
@@ -130,6 +131,7 @@ def _train(
         if is_main_process():
             folder.write_run(run)
         _train_under_watch(trainer, watch, checkpoint, has_eval=prepared.inputs.eval is not None)
+        trainer.make_room_if_asked()
         save_model(trainer, folder, stacked=recipe.model.adapter == "stack")
         return _end(recipe, prepared.method, folder, run, trainer, watch, samples)
 
@@ -195,6 +197,11 @@ def _told(run: dict[str, Any], folder: RunFolder) -> Iterator[None]:
     """What stopped the run stands in run.json and in its report, too."""
     try:
         yield
+    except PreemptedError as error:
+        run |= {"status": "preempted", "finished": now(), "why": str(error)}
+        if is_main_process():
+            folder.write_run(run)
+        raise
     except PrefcliError as error:
         status = "diverged" if isinstance(error, DivergedError) else "failed"
         run |= {"status": status, "finished": now(), "why": str(error)}
