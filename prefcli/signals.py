@@ -26,7 +26,7 @@ _listening = False
 
 
 class Stop(BaseException):
-    """Ends the command. No Exception: a library would take it for an error of its own, and go on."""
+    """Ends the command. No Exception: libraries take those for errors of theirs, and go on."""
 
 
 class BreakOff(BaseException):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import mmap
 import os
@@ -326,7 +327,7 @@ def _lines(path: Path) -> list[str]:
 def moments(timeline: list[tuple[int, float]], count: int, draw: random.Random) -> list[float]:
     """Seconds after the start, from each phase in turn: a span of it, and a moment in that."""
     spans: dict[int, list[tuple[float, float]]] = {}
-    for (number, begin), (_, end) in zip(timeline, timeline[1:], strict=False):
+    for (number, begin), (_, end) in itertools.pairwise(timeline):
         if end > begin:
             spans.setdefault(number, []).append((begin, end))
     order = sorted(spans)
@@ -367,7 +368,7 @@ def drill(
     if number != signal.SIGKILL and not set(codes) <= {0, 75}:
         told.wrong.append(f"{run.name} ({fell}): exit codes {codes}")
     told.left += started.left_behind()
-    was_finished = RunFolder(str(run)).read_run().get("status") == "finished"
+    was_finished = (run / "model").is_dir()
     for _ in range(3):
         again = start(recipe, run, processes)
         if again.wait(4 * PATIENCE) and set(again.codes.values()) == {0}:

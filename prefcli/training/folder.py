@@ -16,16 +16,13 @@ from safetensors import SafetensorError, safe_open
 
 from prefcli import __version__
 from prefcli.errors import Problem, RecipeError
-from prefcli.recipe.load import leaves
-from prefcli.recipe.places import dotted
 from prefcli.recipe.schema import Recipe
+from prefcli.training.changes import Changes
 
 Status = Literal["running", "finished", "diverged", "failed", "preempted"]
 
 # What a run that was killed in its first moments may have left.
 _BEGUN = {".lock", "recipe.yaml", "recipe.yaml.partial", "run.json.partial"}
-_JUDGEMENTS = ("data.checks.", "health.", "samples.", "logging.", "anchor")
-"""Settings that change no step of a run, and may be changed between its parts."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -45,8 +42,12 @@ class RunFolder:
         self.below = self.path / "below"
         """A copy of the adapter that this run's is stacked on."""
 
-    def check(self, recipe: Recipe, method: str) -> Status | None:
-        """None for a new run, else the state of the same run. RecipeError for any other content."""
+    def check(self, recipe: Recipe, method: str, changes: Changes | None = None) -> Status | None:
+        """None for a new run, else the state of the same run. RecipeError for any other content.
+
+        changes: what may differ; left out, nothing.
+        """
+        changes = changes or Changes()
         if self.path.exists() and not self.path.is_dir():
             raise RecipeError(
                 Problem(f"{self.path} is a file", path="output_dir", hint="name a folder")
@@ -66,18 +67,15 @@ class RunFolder:
         trained = any(self.path.glob("checkpoint-*")) or self.model.exists()
         if run.get("status") in ("running", "failed", "preempted") and not trained:
             return None  # a gate said no, or it crashed before there was anything to lose
-        differences = _differences(
-            {"method": run.get("method"), **yaml.safe_load(self.recipe.read_text("utf-8"))},
-            {"method": method, **as_data(recipe)},
+        changes.judge(
+            self.path,
+            {
+                "method": run.get("method"),
+                **{key: run.get(key, value) for key, value in changes.here.items()},
+                **yaml.safe_load(self.recipe.read_text("utf-8")),
+            },
+            {"method": method, **changes.here, **as_data(recipe)},
         )
-        if differences:
-            raise RecipeError(
-                Problem(
-                    f"{self.path} holds a different run: {'; '.join(differences)}",
-                    path="output_dir",
-                    hint="name another output_dir, or undo the change to go on with that run",
-                )
-            )
         status: Status = run.get("status", "failed")
         return status
 
@@ -226,16 +224,6 @@ def _reads(weights: Path) -> bool:
             return bool(list(file.keys()))
     except (SafetensorError, OSError):
         return False
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    old = {dotted(path): value for path, value in leaves(before)}
-    new = {dotted(path): value for path, value in leaves(now)}
-    return [
-        f"{key} was {old.get(key)!r} there and is {new.get(key)!r} now"
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key) and not key.startswith(_JUDGEMENTS)
-    ]
 
 
 def _check_writable(path: Path) -> None:

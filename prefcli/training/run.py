@@ -22,6 +22,7 @@ from prefcli.model import machine
 from prefcli.model.machine import refuse_many_gpus_without_launcher, world_size
 from prefcli.model.stacking import keep
 from prefcli.recipe.schema import Recipe
+from prefcli.training.changes import Changes, rows_then_and_now
 from prefcli.training.folder import RunFolder
 from prefcli.training.leaving import leave_report
 from prefcli.training.policy import announce, check_policy, start_policy
@@ -59,17 +60,21 @@ def train(
     resume: Resume | str = "auto",
     *,
     allow_unusual: bool = False,
+    resume_anyway: bool = False,
 ) -> Outcome:
     """Run the recipe to its end: `model/` exists when this returns.
 
     allow_unusual: values ten times outside the published bands are no error.
     resume: auto goes on from the last complete checkpoint of the same run, never refuses a folder
     that holds one, and a path names the checkpoint.
-    Raises RecipeError, DataError, GateError and DivergedError.
+    resume_anyway: go on also where the recipe, the data or the processes have changed, as far as
+    changes.py has it.
+    Raises RecipeError, DataError, GateError, DivergedError and PreemptedError.
     """
     refuse_many_gpus_without_launcher()
     folder = RunFolder(recipe.output_dir)
-    status = where_it_stands(folder, recipe, method, resume)
+    changes = Changes.of_this_start(anyway=resume_anyway)
+    status = where_it_stands(folder, recipe, method, resume, changes)
     if status == "finished":
         say(f"{folder.path} is finished already; its model is in {folder.model}")
         run = folder.read_run()
@@ -82,7 +87,7 @@ def train(
         )
     with folder.lock() if is_main_process() else nullcontext():
         checkpoint = where_to_start(folder, resume, started=status is not None)
-        return _train(recipe, method, folder, checkpoint, allow_unusual=allow_unusual)
+        return _train(recipe, method, folder, checkpoint, changes, allow_unusual=allow_unusual)
 
 
 def _train(
@@ -90,6 +95,7 @@ def _train(
     method: Method,
     folder: RunFolder,
     checkpoint: Path | None,
+    changes: Changes,
     *,
     allow_unusual: bool,
 ) -> Outcome:
@@ -99,7 +105,7 @@ def _train(
         f"output: {folder.path} ({now()}, host {platform.node()}, process {os.getpid()})",
     )
     prepared = prepare(recipe, method, device, allow_unusual=allow_unusual)
-    run = _begin(recipe, prepared, folder, checkpoint)
+    run = _begin(recipe, prepared, folder, checkpoint, changes)
     with room_on_disk(folder), _told(run, folder), signals.as_error():
         policy = start_policy(recipe, prepared, run, resumed=checkpoint is not None)
         if checkpoint is None:
@@ -127,6 +133,7 @@ def _train(
         )
         for each in eyes[1:]:
             each.trainer = trainer
+        trainer.recipe_goes_first = changes.retunes
         announce(recipe, prepared.method, trainer)
         if is_main_process():
             folder.write_run(run)
@@ -137,18 +144,23 @@ def _train(
 
 
 def _begin(
-    recipe: Recipe, prepared: Prepared, folder: RunFolder, checkpoint: Path | None
+    recipe: Recipe,
+    prepared: Prepared,
+    folder: RunFolder,
+    checkpoint: Path | None,
+    changes: Changes,
 ) -> dict[str, Any]:
     """The folder, from now on this run's, and the first entry of run.json."""
-    run = first_entry(recipe, prepared.method, prepared.device)
+    run = first_entry(recipe, prepared.method, prepared.device) | changes.here
     say(f"lineage: {lineage_in_words(run['lineage'], prepared.method)}")
     if checkpoint is not None:
         before = folder.read_run()
+        changes.judge(folder.path, *rows_then_and_now(before, prepared.inputs))
         # The gate's verdict and the time of the start are the run's, not this process's.
         run |= {key: before[key] for key in _OF_THE_RUN if key in before}
         run["resumed"] = [
             *before.get("resumed", []),
-            {"at": now(), "checkpoint": checkpoint.name},
+            {"at": now(), "checkpoint": checkpoint.name, "anyway": changes.taken},
         ]
     run["data"] = {split.name: split.as_dict() for split in prepared.inputs.splits}
     run["plan"] = {"steps": prepared.plan.steps, "warmup_steps": prepared.plan.warmup_steps}
