@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 
-from prefcli import siblings
+from prefcli import siblings, signals
 from prefcli.cli.app import app
 from prefcli.cli.arguments import refuse_secrets
 from prefcli.console import is_main_process
@@ -40,13 +40,17 @@ def main() -> None:
     Of several processes on a machine, the first to fail speaks.
     """
     no_telemetry()
+    signals.listen()
     try:
         refuse_secrets(sys.argv[1:])
-        app()
+        with signals.as_error():
+            app()
     except PrefcliError as error:
         if siblings.first_to_fail():
             for problem in error.problems:
-                _complain(f"error: {problem}\n")
+                # To be pre-empted is no error.
+                what = "" if error.exit_code == ExitCode.REQUEUE else "error: "
+                _complain(f"{what}{problem}\n")
             if "--json" in sys.argv:
                 problems = [problem.as_dict() for problem in error.problems]
                 content = {"exit_code": int(error.exit_code), "problems": problems}
@@ -58,6 +62,8 @@ def main() -> None:
         if siblings.first_to_fail():
             _complain(traceback.format_exc())
         sys.exit(ExitCode.BUG)
+    finally:
+        signals.deafen()
 
 
 def _complain(text: str) -> None:

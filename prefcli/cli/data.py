@@ -100,6 +100,7 @@ def prepare(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="|".join(METHODS))],
     recipe: RecipeArgument,
     overrides: Overrides = None,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Read, audit and tokenise the rows ahead of a job, as its run will find them.
@@ -112,7 +113,7 @@ def prepare(
         raise RecipeError(f"prepare {method}: no such method", hint=f"one of {', '.join(METHODS)}")
     loaded = load_recipe(recipe, overrides)
     chosen = section(loaded, method)
-    reach(loaded)
+    reach(loaded, offline=offline)
     from prefcli.training.libraries import quiet_libraries  # border
 
     quiet_libraries()

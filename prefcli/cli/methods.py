@@ -61,6 +61,13 @@ def _method_command(name: str) -> Callable[..., None]:
                 metavar="auto|never|PATH",
             ),
         ] = "auto",
+        resume_anyway: Annotated[
+            bool,
+            typer.Option(
+                "--resume-anyway",
+                help="Go on although settings, data or processes have changed, where that is safe.",
+            ),
+        ] = False,
         output_dir: OutputDir = None,
         allow_unusual: Annotated[
             bool,
@@ -80,6 +87,8 @@ def _method_command(name: str) -> Callable[..., None]:
         method = section(loaded, name)
         reach(loaded, offline=offline)
         if dry_run:
+            if resume_anyway:
+                raise RecipeError("--resume-anyway has no effect on --dry-run", hint="drop one")
             aims = Aims(devices, strategy, gpu_memory, sample)
             _rehearse(
                 loaded,
@@ -93,14 +102,27 @@ def _method_command(name: str) -> Callable[..., None]:
             return
         _need_dry_run(sample=sample, gpu_memory=gpu_memory, devices=devices, strategy=strategy)
         start_processes(loaded)
-        _train(loaded, method, resume, as_json, allow_unusual=allow_unusual)
+        _train(
+            loaded,
+            method,
+            resume,
+            as_json,
+            allow_unusual=allow_unusual,
+            resume_anyway=resume_anyway,
+        )
 
     command.__doc__ = METHODS[name].__doc__
     return command
 
 
 def _train(
-    loaded: Loaded, method: Method, resume: str, as_json: bool, *, allow_unusual: bool
+    loaded: Loaded,
+    method: Method,
+    resume: str,
+    as_json: bool,
+    *,
+    allow_unusual: bool,
+    resume_anyway: bool,
 ) -> None:
     from prefcli.training.libraries import quiet_libraries  # border
 
@@ -108,7 +130,13 @@ def _train(
     from prefcli.training.run import train
 
     try:
-        outcome = train(loaded.recipe, method, resume, allow_unusual=allow_unusual)
+        outcome = train(
+            loaded.recipe,
+            method,
+            resume,
+            allow_unusual=allow_unusual,
+            resume_anyway=resume_anyway,
+        )
     except PrefcliError as error:
         raise LocatedError(error, loaded) from None
     except KeyboardInterrupt:

@@ -21,7 +21,7 @@ from prefcli.data.sources import read
 from prefcli.data.store import folder
 from prefcli.errors import PrefcliError
 from prefcli.methods import Method
-from prefcli.recipe.hub import is_local
+from prefcli.recipe.names import is_local
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import SftMix, Source
 

@@ -13,8 +13,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from prefcli import __version__
 from prefcli.console import is_main_process, say, warn
 from prefcli.errors import Problem, PushError, RecipeError
-from prefcli.model.hub import offline
-from prefcli.recipe.hub import is_local
+from prefcli.hub.cache import offline
+from prefcli.recipe.names import is_local
 from prefcli.recipe.push import Push
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.secrets import hide

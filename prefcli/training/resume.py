@@ -9,16 +9,30 @@ from prefcli.console import is_main_process, say, warn
 from prefcli.errors import DivergedError, Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
+from prefcli.training.changes import Changes
 from prefcli.training.checkpoints import clear_leftovers
-from prefcli.training.folder import RunFolder, Status
+from prefcli.training.folder import RunFolder, Status, owes_evaluation
 from prefcli.training.journal import Journal
+from prefcli.training.trust import refuse_foreign
 
 
 def where_it_stands(
-    folder: RunFolder, recipe: Recipe, method: Method, resume: str
+    folder: RunFolder,
+    recipe: Recipe,
+    method: Method,
+    resume: str,
+    changes: Changes | None = None,
 ) -> Status | None:
     """The state of the run in the folder, None if it is new. Raises what forbids going on."""
-    status = folder.check(recipe, method.name)
+    status = folder.check(recipe, method.name, changes)
+    if status == "finished" and changes is not None and changes.taken:
+        raise RecipeError(
+            Problem(
+                f"{folder.path} holds a finished run, and what is changed would have no effect",
+                path="output_dir",
+                hint=f"name another output_dir, and start from {folder.model}",
+            )
+        )
     if status == "diverged" and not _forgiven(folder, recipe):
         raise DivergedError(
             Problem(
@@ -71,7 +85,9 @@ def where_to_start(folder: RunFolder, resume: str, *, started: bool) -> Path | N
         if is_main_process():
             folder.clear()
         return None
+    refuse_foreign(checkpoint)
     say(f"resuming from {checkpoint}")
     if is_main_process():
-        folder.forget_after(int(checkpoint.name.rpartition("-")[2]))
+        step = int(checkpoint.name.rpartition("-")[2])
+        folder.forget_after(step, evaluation=owes_evaluation(checkpoint))
     return checkpoint

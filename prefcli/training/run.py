@@ -13,15 +13,17 @@ from typing import Any, Literal
 import torch
 from transformers import Trainer
 
+from prefcli import signals
 from prefcli.checks import Facts, Monitor
 from prefcli.console import is_main_process, say
-from prefcli.errors import DivergedError, PrefcliError, Problem, RecipeError
+from prefcli.errors import DivergedError, PreemptedError, PrefcliError, Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.model import machine
 from prefcli.model.machine import refuse_many_gpus_without_launcher, world_size
 from prefcli.model.stacking import keep
 from prefcli.model.strategy import refuse_another_launch, refuse_another_strategy
 from prefcli.recipe.schema import Recipe
+from prefcli.training.changes import Changes, rows_then_and_now
 from prefcli.training.folder import RunFolder
 from prefcli.training.leaving import leave_report
 from prefcli.training.pinned import pin
@@ -63,18 +65,22 @@ def train(
     resume: Resume | str = "auto",
     *,
     allow_unusual: bool = False,
+    resume_anyway: bool = False,
 ) -> Outcome:
     """Run the recipe to its end: `model/` exists when this returns.
 
     allow_unusual: values ten times outside the published bands are no error.
     resume: auto goes on from the last complete checkpoint of the same run, never refuses a folder
     that holds one, and a path names the checkpoint.
-    Raises RecipeError, DataError, GateError and DivergedError.
+    resume_anyway: go on also where the recipe, the data or the processes have changed, as far as
+    changes.py has it.
+    Raises RecipeError, DataError, GateError, DivergedError and PreemptedError.
     """
     refuse_many_gpus_without_launcher()
     refuse_another_launch(recipe.launch)
     folder = RunFolder(recipe.output_dir)
-    status = where_it_stands(folder, recipe, method, resume)
+    changes = Changes.of_this_start(anyway=resume_anyway)
+    status = where_it_stands(folder, recipe, method, resume, changes)
     if status == "finished":
         say(f"{folder.path} is finished already; its model is in {folder.model}")
         push(recipe, folder)
@@ -89,7 +95,7 @@ def train(
     check_push(recipe)
     with folder.lock() if is_main_process() else nullcontext(), disk_failures_told(folder):
         checkpoint = where_to_start(folder, resume, started=status is not None)
-        outcome = _train(recipe, method, folder, checkpoint, allow_unusual=allow_unusual)
+        outcome = _train(recipe, method, folder, checkpoint, changes, allow_unusual=allow_unusual)
         push(recipe, folder)
         return outcome
 
@@ -99,6 +105,7 @@ def _train(
     method: Method,
     folder: RunFolder,
     checkpoint: Path | None,
+    changes: Changes,
     *,
     allow_unusual: bool,
 ) -> Outcome:
@@ -108,8 +115,8 @@ def _train(
         f"output: {folder.path} ({now()}, host {platform.node()}, process {os.getpid()})",
     )
     prepared = prepare(recipe, method, device, allow_unusual=allow_unusual)
-    run = _begin(recipe, prepared, folder, checkpoint)
-    with _told(run, folder), disk_failures_told(folder):
+    run = _begin(recipe, prepared, folder, checkpoint, changes)
+    with _told(run, folder), disk_failures_told(folder), signals.as_error():
         policy = start_policy(recipe, prepared, run, resumed=checkpoint is not None)
         if checkpoint is None:
             check_policy(recipe, prepared, policy, run)
@@ -137,28 +144,35 @@ def _train(
         refuse_another_strategy(recipe.launch, trainer.accelerator)
         for each in eyes[1:]:
             each.trainer = trainer
+        trainer.recipe_goes_first = changes.retunes
         announce(recipe, prepared.method, trainer)
         warn_of_little_room(recipe, trainer.model, prepared.plan)
         if is_main_process():
             folder.write_run(run)
         _train_under_watch(trainer, watch, checkpoint, has_eval=prepared.inputs.eval is not None)
+        trainer.make_room_if_asked()
         run["model"] = save_model(trainer, folder, recipe, prepared.device)
         return _end(recipe, prepared.method, folder, run, trainer, watch, samples)
 
 
 def _begin(
-    recipe: Recipe, prepared: Prepared, folder: RunFolder, checkpoint: Path | None
+    recipe: Recipe,
+    prepared: Prepared,
+    folder: RunFolder,
+    checkpoint: Path | None,
+    changes: Changes,
 ) -> dict[str, Any]:
     """The folder, from now on this run's, and the first entry of run.json."""
-    run = first_entry(recipe, prepared.method, prepared.device)
+    run = first_entry(recipe, prepared.method, prepared.device) | changes.here
     say(f"lineage: {lineage_in_words(run['lineage'], prepared.method)}")
     if checkpoint is not None:
         before = folder.read_run()
+        changes.judge(folder.path, *rows_then_and_now(before, prepared.inputs))
         # The gate's verdict and the time of the start are the run's, not this process's.
         run |= {key: before[key] for key in _OF_THE_RUN if key in before}
         run["resumed"] = [
             *before.get("resumed", []),
-            {"at": now(), "checkpoint": checkpoint.name},
+            {"at": now(), "checkpoint": checkpoint.name, "anyway": changes.taken},
         ]
     run["data"] = {split.name: split.as_dict() for split in prepared.inputs.splits}
     run["hub"] = pin(recipe, folder.read_run() if checkpoint is not None else {})
@@ -208,6 +222,11 @@ def _told(run: dict[str, Any], folder: RunFolder) -> Iterator[None]:
     """What stopped the run stands in run.json and in its report, too."""
     try:
         yield
+    except PreemptedError as error:
+        run |= {"status": "preempted", "finished": now(), "why": str(error)}
+        if is_main_process():
+            folder.write_run(run)
+        raise
     except PrefcliError as error:
         status = "diverged" if isinstance(error, DivergedError) else "failed"
         run |= {"status": status, "finished": now(), "why": str(error)}

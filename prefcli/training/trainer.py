@@ -37,6 +37,7 @@ from prefcli.training.guard import Guarded
 from prefcli.training.inputs import Inputs, reference_of
 from prefcli.training.measured import Measured
 from prefcli.training.precompute import Precomputed, digest
+from prefcli.training.preemption import Preemptible
 from prefcli.training.sft_mix import Demonstrations, Mixing
 from prefcli.training.shared_maps import Shared, in_turns, key_of
 from prefcli.training.token_means import TokenMeans
@@ -135,8 +136,10 @@ def _stopping(recipe: Recipe, method: Method) -> list[TrainerCallback]:
 def trainer_class_of(
     trl_class: type[Any], recipe: Recipe, method: Method, *, mixed: bool
 ) -> type[Any]:
-    """trl's trainer with what we put around its loss; the demonstrations outermost."""
-    layers: list[type[Any]] = [Mixing] if mixed else []
+    """trl's trainer with what we put around its steps and its loss."""
+    layers: list[type[Any]] = [Preemptible]
+    if mixed:
+        layers.append(Mixing)
     layers += [WholeCheckpoints, Guarded, Measured]
     if method.has_sft_term:
         layers.append(TokenMeans)
