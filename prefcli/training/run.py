@@ -67,7 +67,7 @@ def train(
     allow_unusual: values ten times outside the published bands are no error.
     resume: auto goes on from the last complete checkpoint of the same run, never refuses a folder
     that holds one, and a path names the checkpoint.
-    Raises RecipeError, DataError, GateError and DivergedError.
+    Raises RecipeError, DataError, GateError and DivergedError; PushError once everything is saved.
     """
     refuse_many_gpus_without_launcher()
     folder = RunFolder(recipe.output_dir)
