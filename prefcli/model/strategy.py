@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.model.machine import strategy_here
 from prefcli.recipe.combinations import Strategy
 from prefcli.recipe.launch import Launch, need_deepspeed
+from prefcli.recipe.launched import strategy_here
 
 
 def refuse_another_launch(launch: Launch | None) -> None:

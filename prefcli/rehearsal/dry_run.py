@@ -12,10 +12,10 @@ from prefcli.console import say
 from prefcli.errors import DataError, Problem
 from prefcli.methods import Method
 from prefcli.model import check_start, load_tokenizer, machine, start_config
-from prefcli.model.machine import world_size
 from prefcli.model.start import Start, start_of
 from prefcli.model.weights import check_weights
 from prefcli.recipe.combinations import check_combinations
+from prefcli.recipe.launched import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.unusual import check_unusual
 from prefcli.rehearsal.fake_run import StepPeaks, estimated_run, fake_run

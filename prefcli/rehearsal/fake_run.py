@@ -34,8 +34,8 @@ from trl.trainer import utils as trl_utils
 from prefcli.methods import Method
 from prefcli.model import Machine, lora_config
 from prefcli.model.adapters import train_in_float32, trainable
-from prefcli.model.machine import world_size
 from prefcli.model.remote_code import made_from
+from prefcli.recipe.launched import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Logging
 from prefcli.rehearsal.packed import pack

@@ -10,9 +10,9 @@ import torch
 from prefcli.console import amount
 from prefcli.errors import Problem, RecipeError
 from prefcli.model import Machine, machine
-from prefcli.model.machine import strategy_here, world_size
 from prefcli.recipe.combinations import STRATEGIES, Strategy
 from prefcli.recipe.launch import Launch
+from prefcli.recipe.launched import strategy_here, world_size
 
 _UNITS = {"": 2**30, "g": 2**30, "gb": 10**9, "gib": 2**30, "m": 2**20, "mb": 10**6, "mib": 2**20}
 

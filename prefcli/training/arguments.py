@@ -16,7 +16,7 @@ from typing import Any
 from prefcli.errors import Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.model import Machine
-from prefcli.model.machine import world_size
+from prefcli.recipe.launched import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Training
 

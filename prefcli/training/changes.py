@@ -14,10 +14,9 @@ from typing import Any
 
 from prefcli.console import warn
 from prefcli.errors import Problem, RecipeError
-from prefcli.model.machine import strategy_here, world_size
+from prefcli.recipe.launched import strategy_here, world_size
 from prefcli.recipe.load import leaves
 from prefcli.recipe.places import dotted
-from prefcli.training.inputs import Inputs
 
 FREE = (
     "anchor",
@@ -123,22 +122,6 @@ class Changes:
         if key.startswith(_NOT_SHARDED) and not strategies <= set(_ONE_FORMAT):
             return None
         return next((words for start, words in ANYWAY.items() if key.startswith(start)), None)
-
-
-def rows_then_and_now(
-    before: Mapping[str, Any], inputs: Inputs
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `judge` compares of the data. before: run.json as an earlier start has left it."""
-    then: dict[str, Any] = {}
-    now: dict[str, Any] = {}
-    for split in inputs.splits:
-        # The splits themselves are the recipe's; runs of an older prefcli have no fingerprint.
-        known = before.get("data", {}).get(split.name, {})
-        if "fingerprint" in known:
-            where = "sft_mix.data" if split is inputs.sft_mix else f"data.{split.name}"
-            then[where] = f"{known['kept']} rows with the digest {known['fingerprint']}"
-            now[where] = f"{len(split.rows)} rows with the digest {split.fingerprint}"
-    return then, now
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:

@@ -17,9 +17,9 @@ from prefcli.model import (
     parameters_of,
     start_config,
 )
-from prefcli.model.machine import strategy_here
 from prefcli.model.weights import empty_model
 from prefcli.recipe.combinations import check_combinations
+from prefcli.recipe.launched import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.unusual import check_unusual
 from prefcli.training.arguments import Plan, plan

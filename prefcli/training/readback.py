@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel, Trainer
 from prefcli.errors import PrefcliError
 from prefcli.measure.scoring import completion_logits
 from prefcli.model import Machine, load_policy, on_device
-from prefcli.model.machine import strategy_here
+from prefcli.recipe.launched import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.training.guard import sequence_of
 from prefcli.training.undisturbed import undisturbed

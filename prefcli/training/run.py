@@ -19,11 +19,12 @@ from prefcli.console import is_main_process, say
 from prefcli.errors import DivergedError, PreemptedError, PrefcliError, Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.model import machine
-from prefcli.model.machine import refuse_many_gpus_without_launcher, world_size
+from prefcli.model.machine import refuse_many_gpus_without_launcher
 from prefcli.model.stacking import keep
 from prefcli.model.strategy import refuse_another_launch, refuse_another_strategy
+from prefcli.recipe.launched import world_size
 from prefcli.recipe.schema import Recipe
-from prefcli.training.changes import Changes, rows_then_and_now
+from prefcli.training.changes import Changes
 from prefcli.training.folder import RunFolder
 from prefcli.training.leaving import leave_report
 from prefcli.training.pinned import pin
@@ -31,7 +32,7 @@ from prefcli.training.policy import announce, check_policy, start_policy
 from prefcli.training.prepare import Prepared, prepare
 from prefcli.training.push import check_push, push
 from prefcli.training.record import first_entry, lineage_in_words, now
-from prefcli.training.resume import where_it_stands, where_to_start
+from prefcli.training.resume import rows_then_and_now, where_it_stands, where_to_start
 from prefcli.training.room import warn_of_little_room
 from prefcli.training.samples import Samples, make_samples
 from prefcli.training.saving import save_model
@@ -74,7 +75,8 @@ def train(
     that holds one, and a path names the checkpoint.
     resume_anyway: go on also where the recipe, the data or the processes have changed, as far as
     changes.py has it.
-    Raises RecipeError, DataError, GateError, DivergedError and PreemptedError.
+    Raises RecipeError, DataError, GateError, DivergedError and PreemptedError; PushError once
+    everything is saved.
     """
     refuse_many_gpus_without_launcher()
     refuse_another_launch(recipe.launch)

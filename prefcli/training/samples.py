@@ -26,7 +26,7 @@ from prefcli.data.pieces import on_one_line
 from prefcli.measure.sample import NotANumberError, Sampling, sample
 from prefcli.methods import Method
 from prefcli.model.ends import ends_of
-from prefcli.model.machine import strategy_here
+from prefcli.recipe.launched import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.training.asked import Questions, choose
 from prefcli.training.undisturbed import undisturbed

@@ -16,9 +16,10 @@ from torch.distributed.fsdp import FullStateDictConfig, StateDictType
 from prefcli.errors import RecipeError
 from prefcli.launching import start as starting
 from prefcli.launching.config import accelerate_config
-from prefcli.model.machine import refuse_many_gpus_without_launcher, strategy_here
+from prefcli.model.machine import refuse_many_gpus_without_launcher
 from prefcli.model.strategy import refuse_another_launch, refuse_another_strategy, strategy_of
 from prefcli.recipe.launch import Launch
+from prefcli.recipe.launched import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.rehearsal.target import target_of
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -81,12 +80,10 @@ def test_a_failed_push_costs_nothing_and_is_tried_again(recipe, hub, monkeypatch
     run = RunFolder(recipe.output_dir)
     with monkeypatch.context() as without:
         without.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-        before = time.monotonic()
         with pytest.raises(
             PushError, match=r"is saved in .*model, but not pushed to me/tiny"
         ) as no:
             train(recipe, recipe.dpo)
-        assert time.monotonic() - before < 10
     assert no.value.exit_code == 6
     assert f"`hf upload me/tiny {run.model} . --private`" in str(no.value)
     said = run.read_run()
