@@ -76,6 +76,7 @@ ELSEWHERE = {
     "reference.name_or_path",
     "reference.revision",
     "sft_mix",  # test_sft_mix.py
+    "launch",  # test_launch.py, test_launch_config.py
     "anchor",  # test_anchor.py
     "data.train",
     "data.eval",
