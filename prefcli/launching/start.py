@@ -96,16 +96,18 @@ def _environment(recipe: Recipe, launch: Launch, processes: int) -> dict[str, st
     """Of the workers, beside what the agent tells each of them."""
     found = {
         LAUNCHER: str(os.getpid()),
-        # torchrun makes it 1, with a banner; a machine's cores are there to be used.
-        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes)),
     }
-    found |= {name: os.environ[name] for name in found if name in os.environ and name != LAUNCHER}
+    if "OMP_NUM_THREADS" not in os.environ:
+        # torchrun makes it 1, with a banner; the cores that torch would take are shared out.
+        found["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // processes))
     if torch.cuda.device_count():
         # On one machine: where several meet is the agent's affair, and nobody else's.
         one = launch.model_copy(update={"machines": 1})
         found = accelerate_environment(accelerate_config(recipe, one, processes)) | found
         # The trainer's own options say it, which know whether the GPU can.
         found.pop("ACCELERATE_MIXED_PRECISION", None)
+        # The current folder, for DeepSpeed: a file there could pass for one of the libraries.
+        found.pop("PYTHONPATH", None)
     return found
 
 

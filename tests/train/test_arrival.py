@@ -77,6 +77,7 @@ ELSEWHERE = {
     "push",  # test_push.py
     "reference.revision",
     "sft_mix",  # test_sft_mix.py
+    "launch",  # test_launch.py, test_launch_config.py
     "anchor",  # test_anchor.py
     "data.train",
     "data.eval",
