@@ -278,12 +278,9 @@ def test_a_bug_of_another_rank_keeps_its_traceback_and_ends(rank_one, monkeypatc
     assert "ZeroDivisionError: here" in err
 
 
-def test_alone_a_bug_is_pythons_affair(monkeypatch):
+def test_alone_a_bug_keeps_its_traceback_too(monkeypatch, capsys):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-    def fail():
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(cli, "app", fail)
-    with pytest.raises(ZeroDivisionError):
-        cli.main()
+    assert failing(monkeypatch, ZeroDivisionError("here")) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last):")
+    assert "ZeroDivisionError: here" in err
