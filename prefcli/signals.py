@@ -22,7 +22,8 @@ _SHOW_CURSOR = b"\x1b[?25h"
 
 _asked: str | None = None
 _held = False
-_listening = False
+_listener: int | None = None
+"""The process that listens; what it forks does not."""
 
 
 class Stop(BaseException):
@@ -35,13 +36,13 @@ class BreakOff(BaseException):
 
 def listen() -> None:
     """From now on a signal has its say. For the main thread."""
-    global _asked, _held, _listening
+    global _asked, _held, _listener
     _asked, _held = None, False
     for number in _SIGNALS:
         signal.signal(number, _on_signal)
-    if are_there() and not _listening:
+    if are_there() and _listener != os.getpid():
         _follow_siblings()
-    _listening = True
+    _listener = os.getpid()
 
 
 def deafen() -> None:
@@ -97,6 +98,8 @@ def _nothing_saved() -> PreemptedError:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     global _asked
+    if _listener != os.getpid():
+        os._exit(128 + number)  # forked by a thread, which could not set its handlers back
     if _asked is not None:
         return
     if another_failed():
@@ -133,11 +136,9 @@ def _end() -> None:
 
 def _in_child() -> None:
     """A pool ends its workers by SIGTERM, and they are to die of it."""
-    global _listening
-    if not _listening:
+    if _listener is None:
         return
-    _listening = False
-    with suppress(ValueError):  # forked by a thread that may not set handlers
+    with suppress(ValueError):  # not the main thread
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)

@@ -2,7 +2,7 @@
 """Kill a small run at random moments, start it again, and compare it with one nobody disturbed.
 
     python scripts/fault_drill.py                       # 20 x kill -9 and 20 x SIGTERM, one process
-    python scripts/fault_drill.py --processes 2 --moments 5
+    python scripts/fault_drill.py --processes 1,2 --moments 5
 
 Prints a Markdown table; exit code 0 if every run ended as it must. Needs no GPU and no network:
 the model is made here. The moments are drawn with --seed, in turn from each phase of the run as an
@@ -25,6 +25,7 @@ import random
 import shutil
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import time
@@ -61,19 +62,25 @@ PHASES = (
     "after it",
 )
 WORDS = "red green blue big small kind rude yes no please thanks cat dog sun moon tree".split()  # noqa: SIM905
+_NOW = struct.Struct("qq")
 PATIENCE = 60.0
 """Seconds after which a process that was to end counts as hung."""
 
-_phase = mmap.mmap(-1, 1)
+_now = mmap.mmap(-1, 16)
+"""Of the run that goes on, for this process to see: its phase, and how many it has entered."""
 _timeline: list[tuple[int, float]] | None = None
 
 
 def phase() -> int:
-    return _phase[0]
+    return _NOW.unpack_from(_now)[0]
+
+
+def entered() -> int:
+    return _NOW.unpack_from(_now)[1]
 
 
 def enter(number: int) -> None:
-    _phase[0] = number
+    _NOW.pack_into(_now, 0, number, entered() + 1)
     if _timeline is not None:
         _timeline.append((number, time.monotonic()))
 
@@ -232,7 +239,7 @@ def start(recipe: Path, run: Path, processes: int, *, timeline: Path | None = No
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    enter(0)
+    _NOW.pack_into(_now, 0, 0, 0)
     pids = []
     for rank in range(processes):
         if not (pid := os.fork()):
@@ -324,20 +331,24 @@ def _lines(path: Path) -> list[str]:
     return path.read_text("utf-8").splitlines() if path.exists() else []
 
 
-def moments(timeline: list[tuple[int, float]], count: int, draw: random.Random) -> list[float]:
-    """Seconds after the start, from each phase in turn: a span of it, and a moment in that."""
-    spans: dict[int, list[tuple[float, float]]] = {}
-    for (number, begin), (_, end) in itertools.pairwise(timeline):
-        if end > begin:
-            spans.setdefault(number, []).append((begin, end))
+def moments(
+    timeline: list[tuple[int, float]], count: int, draw: random.Random
+) -> list[tuple[int, float]]:
+    """(phases entered by then, seconds after the last of these): of each kind of phase in turn
+    one that the run goes through, and a moment in that."""
+    spans: dict[int, list[tuple[int, float]]] = {}
+    for i, ((number, begin), (_, end)) in enumerate(itertools.pairwise(timeline)):
+        spans.setdefault(number, []).append((i, end - begin))
     order = sorted(spans)
-    return [draw.uniform(*draw.choice(spans[order[i % len(order)]])) for i in range(count)]
+    draw.shuffle(order)
+    drawn = [draw.choice(spans[order[i % len(order)]]) for i in range(count)]
+    return [(index, draw.uniform(0, seconds)) for index, seconds in drawn]
 
 
 def drill(
     told: Told,
     number: int,
-    at: float,
+    at: tuple[int, float],
     recipe: Path,
     run: Path,
     processes: int,
@@ -345,8 +356,10 @@ def drill(
     draw: random.Random,
 ) -> None:
     started = start(recipe, run, processes)
-    while time.monotonic() - started.began < at and not started.poll():
-        time.sleep(0.0005)
+    phases, seconds = at
+    while entered() < phases and not started.poll():
+        time.sleep(0.0002)
+    time.sleep(seconds)
     before = newest(run)
     fell = PHASES[phase()]
     told.fell[fell] += 1
@@ -426,7 +439,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--moments", type=int, default=20, help="of each signal")
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--processes", default="1", help="as in 1 or 1,2")
     parser.add_argument("--signals", default="KILL,TERM", help="of KILL, TERM, USR1")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
@@ -435,33 +448,42 @@ def main() -> int:
     torch.set_num_threads(1)
     folder = Path(options.folder or tempfile.mkdtemp(prefix="prefcli-drill-"))
     folder.mkdir(parents=True, exist_ok=True)
-    draw = random.Random(options.seed)
     try:
         recipe = folder / "recipe.yaml"
         recipe.write_text(yaml.safe_dump(make_recipe(folder, options.steps)), encoding="utf-8")
-        timeline = folder / "timeline.json"
-        undisturbed = folder / "undisturbed"
-        first = start(recipe, undisturbed, options.processes, timeline=timeline)
-        if not first.wait(4 * PATIENCE) or set(first.codes.values()) != {0}:
-            print(Path(f"{undisturbed}.0.said").read_text(), file=sys.stderr)
-            return 1
-        expected = weights(undisturbed)
-        spans = [(int(number), float(at)) for number, at in json.loads(timeline.read_text())]
-        results = []
-        for name in options.signals.split(","):
-            number = signal.Signals[f"SIG{name}"]
-            told = Told("kill -9" if name == "KILL" else f"SIG{name}")
-            for i, at in enumerate(moments(spans, options.moments, draw)):
-                run = folder / f"{name}-{i}"
-                drill(told, number, at, recipe, run, options.processes, expected, draw)
-            results.append(told)
-        print(*table(results, options.moments, options.processes), sep="\n")
-        wrong = [line for told in results for line in told.wrong]
+        wrong = []
+        for processes in map(int, options.processes.split(",")):
+            wrong += drills(recipe, processes, options)
         print(*(f"WRONG: {line}" for line in wrong), sep="\n", file=sys.stderr)
         return 1 if wrong else 0
     finally:
         if options.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def drills(recipe: Path, processes: int, options: argparse.Namespace) -> list[str]:
+    """A table, and what went wrong."""
+    draw = random.Random(options.seed)
+    folder = recipe.parent / f"processes-{processes}"
+    folder.mkdir()
+    timeline, undisturbed = folder / "timeline.json", folder / "undisturbed"
+    first = start(recipe, undisturbed, processes, timeline=timeline)
+    if not first.wait(4 * PATIENCE) or set(first.codes.values()) != {0}:
+        first.send(signal.SIGKILL)
+        said = Path(f"{undisturbed}.0.said").read_text("utf-8")
+        return [f"the run that nobody disturbed did not finish:\n{said}"]
+    expected = weights(undisturbed)
+    spans = [(int(number), float(at)) for number, at in json.loads(timeline.read_text())]
+    results = []
+    for name in options.signals.split(","):
+        number = signal.Signals[f"SIG{name}"]
+        told = Told("kill -9" if name == "KILL" else f"SIG{name}")
+        for i, at in enumerate(moments(spans, options.moments, draw)):
+            run = folder / f"{name}-{i}"
+            drill(told, number, at, recipe, run, processes, expected, draw)
+        results.append(told)
+    print(*table(results, options.moments, processes), "", sep="\n", flush=True)
+    return [f"{processes} processes: {line}" for told in results for line in told.wrong]
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def _plain(values: pa.Array) -> Iterator[bytes | memoryview]:
         yield str(len(values)).encode()
     else:
         yield _numbers(values.is_valid())
-        yield _numbers(values.fill_null(0))
+        yield _numbers(values.drop_null())
 
 
 def _numbers(values: pa.Array) -> bytes:
