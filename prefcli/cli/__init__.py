@@ -46,6 +46,8 @@ def main() -> None:
         with signals.as_error():
             app()
     except PrefcliError as error:
+        if not is_main_process():
+            time.sleep(_FOR_THE_CAUSE)  # what stops all of them, the main process says
         if siblings.first_to_fail():
             for problem in error.problems:
                 # To be pre-empted is no error.
