@@ -90,6 +90,10 @@ class Changes:
         own = any(difference.startswith("training.") for difference in self.taken)
         return own and self.here["strategy"] in _ONE_FORMAT
 
+    @property
+    def of_rows(self) -> bool:
+        return any(difference.startswith(("data.", "sft_mix.data")) for difference in self.taken)
+
     def judge(self, folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Raise RecipeError for what may not differ; what may is kept in `taken`, and said."""
         found = _differences(before, now)

@@ -158,6 +158,8 @@ def _begin(
         changes.judge(folder.path, *rows_then_and_now(before, prepared.inputs))
         # The gate's verdict and the time of the start are the run's, not this process's.
         run |= {key: before[key] for key in _OF_THE_RUN if key in before}
+        if changes.of_rows:
+            run.pop("step_zero", None)  # figures of rows that are no longer there
         run["resumed"] = [
             *before.get("resumed", []),
             {"at": now(), "checkpoint": checkpoint.name, "anyway": changes.taken},
