@@ -14,10 +14,8 @@ from typing import Any
 
 from prefcli.console import warn
 from prefcli.errors import Problem, RecipeError
-from prefcli.model.machine import strategy_here, world_size
 from prefcli.recipe.load import leaves
 from prefcli.recipe.places import dotted
-from prefcli.training.inputs import Inputs
 
 FREE = ("data.checks.", "health.", "samples.", "logging.", "anchor", "launch", "data.num_proc")
 """Beginnings of settings that change no step of a run."""
@@ -80,10 +78,6 @@ class Changes:
     """What this start brings beside the recipe; nothing in a dry run, often another machine's."""
     taken: list[str] = field(default_factory=list)
 
-    @classmethod
-    def of_this_start(cls, *, anyway: bool) -> Changes:
-        return cls(anyway, {"processes": world_size(), "strategy": strategy_here()})
-
     @property
     def retunes(self) -> bool:
         """Is the optimizer told otherwise than its checkpoint remembers?"""
@@ -120,20 +114,15 @@ class Changes:
         return next((words for start, words in ANYWAY.items() if key.startswith(start)), None)
 
 
-def rows_then_and_now(
-    before: Mapping[str, Any], inputs: Inputs
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `judge` compares of the data. before: run.json as an earlier start has left it."""
-    then: dict[str, Any] = {}
-    now: dict[str, Any] = {}
-    for split in inputs.splits:
-        # The splits themselves are the recipe's; runs of an older prefcli have no fingerprint.
-        known = before.get("data", {}).get(split.name, {})
-        if "fingerprint" in known:
-            where = "sft_mix.data" if split is inputs.sft_mix else f"data.{split.name}"
-            then[where] = f"{known['kept']} rows with the digest {known['fingerprint']}"
-            now[where] = f"{len(split.rows)} rows with the digest {split.fingerprint}"
-    return then, now
+def rows(data: Mapping[str, Any]) -> dict[str, str]:
+    """What `judge` compares of run.json's `data`; a run of an older prefcli has no fingerprint."""
+    return {
+        "sft_mix.data" if name == "data" else f"data.{name}": (
+            f"{split['kept']} rows with the digest {split['fingerprint']}"
+        )
+        for name, split in data.items()
+        if "fingerprint" in split
+    }
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:

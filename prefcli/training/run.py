@@ -19,10 +19,14 @@ from prefcli.console import is_main_process, say
 from prefcli.errors import DivergedError, PreemptedError, PrefcliError, Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.model import machine
-from prefcli.model.machine import refuse_many_gpus_without_launcher, world_size
+from prefcli.model.machine import (
+    refuse_many_gpus_without_launcher,
+    strategy_here,
+    world_size,
+)
 from prefcli.model.stacking import keep
 from prefcli.recipe.schema import Recipe
-from prefcli.training.changes import Changes, rows_then_and_now
+from prefcli.training.changes import Changes, rows
 from prefcli.training.folder import RunFolder
 from prefcli.training.leaving import leave_report
 from prefcli.training.policy import announce, check_policy, start_policy
@@ -73,7 +77,7 @@ def train(
     """
     refuse_many_gpus_without_launcher()
     folder = RunFolder(recipe.output_dir)
-    changes = Changes.of_this_start(anyway=resume_anyway)
+    changes = Changes(resume_anyway, {"processes": world_size(), "strategy": strategy_here()})
     status = where_it_stands(folder, recipe, method, resume, changes)
     if status == "finished":
         say(f"{folder.path} is finished already; its model is in {folder.model}")
@@ -153,9 +157,13 @@ def _begin(
     """The folder, from now on this run's, and the first entry of run.json."""
     run = first_entry(recipe, prepared.method, prepared.device) | changes.here
     say(f"lineage: {lineage_in_words(run['lineage'], prepared.method)}")
+    run["data"] = {split.name: split.as_dict() for split in prepared.inputs.splits}
     if checkpoint is not None:
         before = folder.read_run()
-        changes.judge(folder.path, *rows_then_and_now(before, prepared.inputs))
+        # Which splits there are is the recipe's to say.
+        known = rows(before.get("data", {}))
+        found = {name: words for name, words in rows(run["data"]).items() if name in known}
+        changes.judge(folder.path, {name: known[name] for name in found}, found)
         # The gate's verdict and the time of the start are the run's, not this process's.
         run |= {key: before[key] for key in _OF_THE_RUN if key in before}
         if changes.of_rows:
@@ -164,7 +172,6 @@ def _begin(
             *before.get("resumed", []),
             {"at": now(), "checkpoint": checkpoint.name, "anyway": changes.taken},
         ]
-    run["data"] = {split.name: split.as_dict() for split in prepared.inputs.splits}
     run["plan"] = {"steps": prepared.plan.steps, "warmup_steps": prepared.plan.warmup_steps}
     if is_main_process():
         folder.start(recipe, prepared.method.name)

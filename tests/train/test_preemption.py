@@ -30,11 +30,9 @@ DRILL = Path(__file__).parents[2] / "scripts" / "fault_drill.py"
 
 @pytest.fixture(autouse=True)
 def _listening():
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     signals.listen()
     yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    signals.deafen()
 
 
 @pytest.fixture
