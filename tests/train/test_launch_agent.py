@@ -137,7 +137,17 @@ if rank == 0:
     sys.exit(2)
 """)
     pid = int(child.read_text())
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+    until = time.monotonic() + 10
+    while not gone(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert gone(pid)
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def to_this_process(number: int, when: Path):
