@@ -28,9 +28,9 @@ def segment_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention function; query (1, heads, tokens, width) -> (1, tokens, heads, width).
+    """As transformers calls it: (1, heads, tokens, width) -> (1, tokens, heads, width).
 
-    Without a layout it is sdpa's, so that generation and whatever else calls the model is unchanged.
+    Without a layout it is sdpa's: generation, and whatever else calls the model, stays as it is.
     """
     layout: Layout | None = kwargs.pop(LAYOUT, None)
     if layout is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,22 +14,66 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
 from prefcli.speed.attention import LAYOUT, NAME
-from prefcli.speed.head import Head
+from prefcli.speed.head import FIGURES, Head
 from prefcli.speed.layout import Layout, layout_of
 
 _READ = {"input_ids", "attention_mask", "labels", "num_items_in_batch", "use_cache"}
+_FROM_TRL = ("logit_scale", "outputs", "temperature", "final_logit_softcapping")
 
 
-def install(model: PreTrainedModel) -> Counter[str]:
-    """Put the fast forward before trl's on a model that trl has prepared. Returns its counts.
+@dataclass
+class Counts:
+    """What was answered how, so that nobody believes in a speed-up that did not happen."""
 
-    The model: without peft's wrapper. fast: calls that were answered here; stock: by trl.
+    fast: int = 0
+    stock: int = 0
+    packed: int = 0
+    """Tokens that went through the model."""
+    padded: int = 0
+    """Tokens of the same batches with their padding, each prompt as often as it stands there."""
+    _last: tuple[torch.Tensor, torch.Tensor, Layout] | None = field(default=None, repr=False)
+
+    def layout(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, labels: torch.Tensor
+    ) -> Layout:
+        """The reference reads the batch that the policy just did."""
+        if self._last is None or self._last[0] is not input_ids or self._last[1] is not labels:
+            self._last = input_ids, labels, layout_of(input_ids, attention_mask, labels)
+        layout = self._last[2]
+        self.fast += 1
+        self.packed += layout.size
+        self.padded += input_ids.numel()
+        return layout
+
+    def as_dict(self) -> dict[str, int]:
+        return {
+            "fast_calls": self.fast,
+            "stock_calls": self.stock,
+            "tokens": self.packed,
+            "tokens_padded": self.padded,
+        }
+
+
+def settings(model: PreTrainedModel) -> tuple[float, tuple[str, ...]] | None:
+    """(scale of the logits, figures asked for) of a model that trl has prepared; None where it
+    asks for something that is not done here."""
+    known = inspect.getclosurevars(model.forward).nonlocals
+    if not set(_FROM_TRL) <= known.keys():
+        return None
+    scale, outputs, temperature, cap = (known[name] for name in _FROM_TRL)
+    if temperature != 1.0 or cap is not None or not set(outputs) <= FIGURES:
+        return None
+    return scale, outputs
+
+
+def install(
+    model: PreTrainedModel, scale: float, outputs: tuple[str, ...], counts: Counts
+) -> Callable[[], None]:
+    """Put the fast forward before trl's. Returns what takes it away again.
+
+    model: without peft's wrapper.
     """
-    stock = model.forward
-    known = inspect.getclosurevars(stock).nonlocals
-    scale, outputs = known["logit_scale"], known["outputs"]
-    model.set_attn_implementation(NAME)
-    calls: Counter[str] = Counter()
+    stock, attention = model.forward, model.config._attn_implementation
 
     @functools.wraps(stock)
     def forward(
@@ -38,39 +83,37 @@ def install(model: PreTrainedModel) -> Counter[str]:
             return stock(*args, **kwargs)
         given = {name for name, value in kwargs.items() if value is not None}
         if args or not given <= _READ:
-            calls["stock"] += 1
+            counts.stock += 1
             return stock(*args, fused_lm_head=True, **kwargs)
-        calls["fast"] += 1
-        return score(
-            self,
-            kwargs["input_ids"],
-            kwargs.get("attention_mask"),
-            kwargs["labels"],
-            kwargs.get("num_items_in_batch"),
-            scale,
-            outputs,
-        )
+        labels = kwargs["labels"]
+        layout = counts.layout(kwargs["input_ids"], kwargs.get("attention_mask"), labels)
+        items = kwargs.get("num_items_in_batch")
+        return score(self, kwargs["input_ids"], labels, layout, items, scale, outputs)
 
+    def take_away() -> None:
+        model.forward = stock
+        model.set_attn_implementation(attention)
+
+    model.set_attn_implementation(NAME)
     model.forward = types.MethodType(forward, model)
-    return calls
+    return take_away
 
 
 def score(
     model: PreTrainedModel,
     input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None,
     labels: torch.Tensor,
+    layout: Layout,
     num_items_in_batch: Any,
     scale: float,
     outputs: tuple[str, ...],
 ) -> FusedCausalLMOutput:
-    layout = layout_of(input_ids, attention_mask, labels)
+    """Of the labels (rows, length), figures of shape (rows, length - 1), zero where there is none."""
     hidden = backbone(model, input_ids, layout)[0, layout.sources]
     head = model.get_output_embeddings()
     targets = labels[:, 1:].flatten()[layout.scored]
-    log_probs, entropy, mean_logits, is_top1 = Head.apply(
-        hidden, head.weight, head.bias, targets, scale, outputs
-    )
+    figures = Head.apply(hidden, head.weight, head.bias, targets, scale, outputs)  # type: ignore[no-untyped-call]
+    log_probs, entropy, mean_logits, is_top1 = figures
     shape = labels[:, 1:].shape
 
     def spread(values: torch.Tensor | None) -> torch.Tensor | None:

@@ -9,6 +9,8 @@ import torch
 _TILE = 2**22
 """Logits of a tile: few enough to stay in a processor's cache while they are worked on."""
 
+FIGURES = frozenset({"log_probs", "entropy", "mean_logits", "is_top1"})
+
 Figures = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
@@ -21,7 +23,7 @@ class Head(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
@@ -75,7 +77,7 @@ class Head(torch.autograd.Function):
         return log_probs, more.get("entropy"), more.get("mean_logits"), asked
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         grad = grads[0]
         if grad is None:
             return (None,) * 6

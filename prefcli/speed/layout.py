@@ -1,4 +1,4 @@
-"""A padded batch as one row without padding, in which rows that begin alike share their beginning."""
+"""A padded batch as one row without padding; rows that begin alike share their beginning."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
-from trl.trainer.utils import add_fused_lm_head
 
 from prefcli.console import is_main_process
 from prefcli.data import Split
@@ -28,9 +27,11 @@ from prefcli.model.adapters import (
     freeze_reference_adapter,
     train_in_float32,
 )
+from prefcli.model.machine import strategy_here
 from prefcli.model.weights import in_full
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Lora, SftMix
+from prefcli.speed.seam import Speed
 from prefcli.training.arguments import build, prove_arrival, trl_options
 from prefcli.training.guard import Guarded
 from prefcli.training.inputs import Inputs, reference_of
@@ -78,7 +79,8 @@ def make_trainer(
         if in_float32 and recipe.model.adapter == "continue"
         else {}
     )
-    with _dividing_prompts(inputs):
+    speed = Speed(recipe.performance, strategy_here(), recipe.data.max_length)
+    with speed.at_the_seam(), _dividing_prompts(inputs):
         trainer = trainer_class(
             model=policy,
             args=config,
@@ -89,6 +91,7 @@ def make_trainer(
             **more,
         )
     trainer.rows_of = inputs.train
+    trainer.speed = speed
     if _precomputes(recipe, method):
         trainer.ref_model = None  # trl keeps it, though nothing reads it any more
     if recipe.model.adapter == "continue":
@@ -168,7 +171,7 @@ def mix_into(trainer: Any, options: SftMix, split: Split, recipe: Recipe, method
     if not method.needs_reference:
         # Those of trl's trainers that score with whole logits lack it.
         policy = trainer.model
-        add_fused_lm_head(policy.get_base_model() if isinstance(policy, PeftModel) else policy)
+        trainer.speed.prepare(policy.get_base_model() if isinstance(policy, PeftModel) else policy)
     stream = Demonstrations(split, trainer.processing_class, recipe.data.max_length, recipe.seed)
     trainer.mix(stream, options.fraction, options.weight)
 
