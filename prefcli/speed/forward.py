@@ -108,7 +108,7 @@ def score(
     scale: float,
     outputs: tuple[str, ...],
 ) -> FusedCausalLMOutput:
-    """Of the labels (rows, length), figures of shape (rows, length - 1), zero where there is none."""
+    """Figures of shape (rows, length - 1) for labels (rows, length), zero where there is none."""
     hidden = backbone(model, input_ids, layout)[0, layout.sources]
     head = model.get_output_embeddings()
     targets = labels[:, 1:].flatten()[layout.scored]

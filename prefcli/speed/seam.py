@@ -35,6 +35,27 @@ class Speed:
         if options.shared_prefix == "off":
             self.reason = "performance.shared_prefix is off"
 
+    def line(self) -> str:
+        """What to expect, for the log."""
+        if self.reason is not None:
+            return f"speed: rows are scored by trl's own forward: {self.reason}"
+        return "speed: rows are scored without padding, and a prompt that several share once"
+
+    def closing_lines(self) -> list[str]:
+        """What came of it."""
+        counts = self.counts
+        if not counts.fast:
+            return []
+        return [
+            f"speed: {counts.fast} forward passes over {counts.packed:,} tokens instead of "
+            f"{counts.padded:,} with padding and repeated prompts "
+            f"({counts.padded / counts.packed:.1f} times fewer)"
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For run.json."""
+        return {"shared_prefix": self.reason or "in use", **self.counts.as_dict()}
+
     @contextmanager
     def at_the_seam(self) -> Iterator[None]:
         """While a trainer is built: whatever model trl prepares, is prepared here."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 FAMILIES = frozenset(
-    [
+    (
         "apertus",
         "arcee",
         "cohere",
@@ -44,7 +44,7 @@ FAMILIES = frozenset(
         "qwen3_moe",
         "smollm3",
         "starcoder2",
-    ]
+    )
 )
 """transformers' model types: full attention or sliding windows. Each is in a test."""
 
