@@ -7,6 +7,7 @@ import os
 import sys
 
 from prefcli.cli import main
+from prefcli.launching.worker import end_with_launcher
 
 
 def leave(code: int) -> None:
@@ -18,6 +19,7 @@ def leave(code: int) -> None:
 
 
 if __name__ == "__main__":
+    end_with_launcher()
     try:
         main()
     except SystemExit as stop:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
+from prefcli.secrets import redact
+
 _json_on_stdout = False
 _above: Callable[[str], None] | None = None
 
@@ -42,11 +44,12 @@ def say(*lines: str) -> None:
     """Print, flushed at once, so that a cluster log is complete when the job is killed."""
     if not lines or not is_main_process():
         return
+    text = redact("\n".join(lines))
     if _above is not None:
-        _above("\n".join(lines))
+        _above(text)
         return
     try:
-        print(*lines, sep="\n", file=stream(), flush=True)
+        print(text, file=stream(), flush=True)
     except BrokenPipeError:
         # Whoever read along is gone (`| head`); the run is not over for that.
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
@@ -56,10 +59,15 @@ def document(text: str) -> None:
     """A result for a script: on standard output, once a run."""
     if is_main_process():
         try:
-            print(text, flush=True)
+            print(redact(text), flush=True)
         except BrokenPipeError:
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def warn(message: str) -> None:
     say(f"warning: {message}")
+
+
+def amount(size: float) -> str:
+    """Bytes, for a person."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

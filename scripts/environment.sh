@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: make .venv, install this clone into it with the versions that were
 # tested, and put it first on PATH. Arguments: extras, as in `source scripts/environment.sh test`.
 # Does nothing the second time, unless pyproject.toml or constraints.txt changed.

@@ -6,10 +6,22 @@ To be settled before any library is imported, which looks once.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # datasets looks through the whole folder at each of its steps: slow where many runs have left rows.
 _cache = tempfile.TemporaryDirectory(prefix="prefcli-tests-")
 os.environ["HF_DATASETS_CACHE"] = _cache.name
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were():
+    """The command line takes them, and leaves them deaf: a process runs it once."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

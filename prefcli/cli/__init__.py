@@ -2,31 +2,70 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+import time
+import traceback
 
-from prefcli.cli.app import app, print_json
+from prefcli import siblings, signals
+from prefcli.cli.app import app
+from prefcli.cli.arguments import refuse_secrets
 from prefcli.console import is_main_process
-from prefcli.errors import PrefcliError
+from prefcli.errors import ExitCode, PrefcliError
+from prefcli.secrets import redact
+from prefcli.telemetry import no_telemetry
 
 # Each registers its commands, in the order of `prefcli --help`.
 # isort: off
 from prefcli.cli import methods as methods
+from prefcli.cli import launch as launch
+from prefcli.cli import fetch as fetch
 from prefcli.cli import data as data
 from prefcli.cli import measures as measures
 from prefcli.cli import report as report
+from prefcli.cli import slurm as slurm
 from prefcli.cli import recipes as recipes
 # isort: on
 
 
+_FOR_THE_CAUSE = 0.5
+"""Seconds: what fails between processes often fails because another one is gone, and the launcher
+or that one says why."""
+
+
 def main() -> None:
-    """Run the command line; the one place where errors are printed and exit codes chosen."""
+    """Run the command line; the one place where errors are printed and exit codes chosen.
+
+    Of several processes on a machine, the first to fail speaks.
+    """
+    no_telemetry()
+    signals.listen()
     try:
-        app()
+        refuse_secrets(sys.argv[1:])
+        with signals.as_error():
+            app()
     except PrefcliError as error:
-        if is_main_process():
+        if siblings.first_to_fail():
             for problem in error.problems:
-                print(f"error: {problem}", file=sys.stderr)
-        if "--json" in sys.argv:
-            problems = [problem.as_dict() for problem in error.problems]
-            print_json({"exit_code": int(error.exit_code), "problems": problems})
+                # To be pre-empted is no error.
+                what = "" if error.exit_code == ExitCode.REQUEUE else "error: "
+                _complain(f"{what}{problem}\n")
+            if "--json" in sys.argv:
+                problems = [problem.as_dict() for problem in error.problems]
+                content = {"exit_code": int(error.exit_code), "problems": problems}
+                print(redact(json.dumps(content, indent=2, default=str)), flush=True)
         sys.exit(error.exit_code)
+    except Exception:  # a bug of ours; what it quotes may be anything
+        if siblings.are_there():
+            time.sleep(_FOR_THE_CAUSE)
+        if siblings.first_to_fail():
+            _complain(traceback.format_exc())
+        sys.exit(ExitCode.BUG)
+    finally:
+        signals.deafen()
+
+
+def _complain(text: str) -> None:
+    who = "" if is_main_process() else f"rank {os.environ['RANK']}: "
+    print(redact(who + text), end="", file=sys.stderr, flush=True)

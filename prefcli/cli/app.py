@@ -16,7 +16,8 @@ from prefcli.errors import ExitCode, PrefcliError, RecipeError
 from prefcli.methods import Method
 from prefcli.recipe import Loaded, load
 from prefcli.recipe.explain import missing_method
-from prefcli.recipe.hub import settle_offline
+from prefcli.recipe.hub import go_offline, settle_offline
+from prefcli.recipe.trackers import keep_trackers_here
 
 # click keeps the lines of a paragraph that starts with \b.
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
@@ -43,6 +44,11 @@ OutputDir = Annotated[
     str | None, typer.Option("--output-dir", help="The same as output_dir=...", metavar="FOLDER")
 ]
 
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", help="Open no connection: models and data come from the cache."),
+]
+
 
 class LocatedError(PrefcliError):
     """An error of a later stage, with the places its dotted paths have in the recipe."""
@@ -61,9 +67,15 @@ def load_recipe(path: str, overrides: list[str] | None, output_dir: str | None =
     return load(path, [*(overrides or []), *extra])
 
 
-def reach(loaded: Loaded) -> None:
-    """Find out once whether the hub answers; to be called above the border."""
-    if settle_offline(loaded.recipe):
+def reach(loaded: Loaded, *, offline: bool) -> None:
+    """Find out once whether the hub answers, or do without it; to be called above the border."""
+    if offline:
+        go_offline()
+        try:
+            say(*keep_trackers_here(loaded.recipe.logging))
+        except PrefcliError as error:
+            raise LocatedError(error, loaded) from None
+    elif settle_offline(loaded.recipe):
         say("the hub does not answer: going by what is in the cache")
 
 

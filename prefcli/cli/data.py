@@ -10,6 +10,7 @@ import typer
 from prefcli.cli.app import (
     Json,
     LocatedError,
+    Offline,
     Overrides,
     RecipeArgument,
     app,
@@ -48,6 +49,7 @@ def data(
     html: Annotated[
         str | None, typer.Option("--html", metavar="FILE", help="Write it as one page, too.")
     ] = None,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Audit the rows a run would train on: counts, lengths, what is lost, what is doubtful.
@@ -59,7 +61,7 @@ def data(
     if method is not None and method not in METHODS:
         raise RecipeError(f"--method {method}: no such method", hint=f"one of {', '.join(METHODS)}")
     chosen = section(loaded, method or _first_method(loaded))
-    reach(loaded)
+    reach(loaded, offline=offline)
     from prefcli.training.libraries import quiet_libraries  # border
 
     quiet_libraries()
@@ -91,6 +93,44 @@ def data(
     for problem in problems:
         say(f"error: {problem}")
     raise typer.Exit(code)
+
+
+@app.command()
+def prepare(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="|".join(METHODS))],
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Read, audit and tokenise the rows ahead of a job, as its run will find them.
+
+    They are kept in datasets' cache (HF_DATASETS_CACHE), for each run of the same rows, tokenizer
+    and limits. Needs no GPU, and nothing of the model but its tokenizer and config.
+    """
+    keep_stdout_for_json(as_json)
+    if method not in METHODS:
+        raise RecipeError(f"prepare {method}: no such method", hint=f"one of {', '.join(METHODS)}")
+    loaded = load_recipe(recipe, overrides)
+    chosen = section(loaded, method)
+    reach(loaded, offline=offline)
+    from prefcli.training.libraries import quiet_libraries  # border
+
+    quiet_libraries()
+    from prefcli.training.ahead import prepare_ahead
+
+    try:
+        ahead = prepare_ahead(loaded.recipe, chosen)
+    except PrefcliError as error:
+        raise LocatedError(error, loaded) from None
+    for split in ahead.inputs.splits:
+        say(*split.lines())
+    say(*ahead.said)
+    for warning in ahead.inputs.warnings:
+        say(f"warning: {warning}")
+    say(*ahead.lines())
+    if as_json:
+        print_json({"exit_code": 0, "recipe": recipe, "method": method, **ahead.as_dict()})
 
 
 def _first_method(loaded: Loaded) -> str:

@@ -11,6 +11,7 @@ import typer
 from prefcli.cli.app import (
     Json,
     LocatedError,
+    Offline,
     Overrides,
     RecipeArgument,
     app,
@@ -20,17 +21,23 @@ from prefcli.cli.app import (
 )
 from prefcli.console import keep_stdout_for_json, say
 from prefcli.errors import ExitCode, PrefcliError, RecipeError
+from prefcli.recipe.hub import go_offline
 
 
 @app.command("check-sft")
-def check_sft(recipe: RecipeArgument, overrides: Overrides = None, as_json: Json = False) -> None:
+def check_sft(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
     """Perplexity of the chosen responses under the starting model: fit for preference tuning?
 
     Exit code 0 if it is at most check_sft.max_perplexity, else 3.
     """
     keep_stdout_for_json(as_json)
     loaded = load_recipe(recipe, overrides)
-    reach(loaded)
+    reach(loaded, offline=offline)
     from prefcli.training.libraries import quiet_libraries  # border
 
     quiet_libraries()
@@ -62,8 +69,11 @@ def sample(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 42,
     chat_template: Annotated[str | None, typer.Option(metavar="FILE")] = None,
+    offline: Offline = False,
 ) -> None:
     """What each model answers to each prompt: before beside after."""
+    if offline:
+        go_offline()
     from prefcli.training.libraries import quiet_libraries  # border
 
     quiet_libraries()

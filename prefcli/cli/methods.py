@@ -10,6 +10,7 @@ import typer
 from prefcli.cli.app import (
     Json,
     LocatedError,
+    Offline,
     OutputDir,
     Overrides,
     RecipeArgument,
@@ -19,6 +20,7 @@ from prefcli.cli.app import (
     reach,
     section,
 )
+from prefcli.cli.launch import start_processes
 from prefcli.console import keep_stdout_for_json, say
 from prefcli.errors import PrefcliError, RecipeError
 from prefcli.methods import METHODS, Method
@@ -59,6 +61,13 @@ def _method_command(name: str) -> Callable[..., None]:
                 metavar="auto|never|PATH",
             ),
         ] = "auto",
+        resume_anyway: Annotated[
+            bool,
+            typer.Option(
+                "--resume-anyway",
+                help="Go on although settings, data or processes have changed, where that is safe.",
+            ),
+        ] = False,
         output_dir: OutputDir = None,
         allow_unusual: Annotated[
             bool,
@@ -70,25 +79,50 @@ def _method_command(name: str) -> Callable[..., None]:
         gpu_memory: GpuMemory = None,
         devices: Devices = None,
         strategy: Strategy = None,
+        offline: Offline = False,
         as_json: Json = False,
     ) -> None:
         keep_stdout_for_json(as_json)
         loaded = load_recipe(recipe, overrides, output_dir)
         method = section(loaded, name)
-        reach(loaded)
+        reach(loaded, offline=offline)
         if dry_run:
+            if resume_anyway:
+                raise RecipeError("--resume-anyway has no effect on --dry-run", hint="drop one")
             aims = Aims(devices, strategy, gpu_memory, sample)
-            _rehearse(loaded, method, aims, resume, as_json, allow_unusual=allow_unusual)
+            _rehearse(
+                loaded,
+                method,
+                aims,
+                resume,
+                as_json,
+                allow_unusual=allow_unusual,
+                offline=offline,
+            )
             return
         _need_dry_run(sample=sample, gpu_memory=gpu_memory, devices=devices, strategy=strategy)
-        _train(loaded, method, resume, as_json, allow_unusual=allow_unusual)
+        start_processes(loaded)
+        _train(
+            loaded,
+            method,
+            resume,
+            as_json,
+            allow_unusual=allow_unusual,
+            resume_anyway=resume_anyway,
+        )
 
     command.__doc__ = METHODS[name].__doc__
     return command
 
 
 def _train(
-    loaded: Loaded, method: Method, resume: str, as_json: bool, *, allow_unusual: bool
+    loaded: Loaded,
+    method: Method,
+    resume: str,
+    as_json: bool,
+    *,
+    allow_unusual: bool,
+    resume_anyway: bool,
 ) -> None:
     from prefcli.training.libraries import quiet_libraries  # border
 
@@ -96,7 +130,13 @@ def _train(
     from prefcli.training.run import train
 
     try:
-        outcome = train(loaded.recipe, method, resume, allow_unusual=allow_unusual)
+        outcome = train(
+            loaded.recipe,
+            method,
+            resume,
+            allow_unusual=allow_unusual,
+            resume_anyway=resume_anyway,
+        )
     except PrefcliError as error:
         raise LocatedError(error, loaded) from None
     except KeyboardInterrupt:
@@ -123,7 +163,14 @@ class Aims(NamedTuple):
 
 
 def _rehearse(
-    loaded: Loaded, method: Method, aims: Aims, resume: str, as_json: bool, *, allow_unusual: bool
+    loaded: Loaded,
+    method: Method,
+    aims: Aims,
+    resume: str,
+    as_json: bool,
+    *,
+    allow_unusual: bool,
+    offline: bool,
 ) -> None:
     from prefcli.training.libraries import quiet_libraries  # border
 
@@ -135,7 +182,7 @@ def _rehearse(
         loaded.recipe,
         method,
         resume,
-        target=target_of(aims.devices, aims.strategy, aims.gpu_memory),
+        target=target_of(aims.devices, aims.strategy, aims.gpu_memory, loaded.recipe.launch),
         allow_unusual=allow_unusual,
         sample=aims.sample,
     )
@@ -145,6 +192,7 @@ def _rehearse(
     texts = dict.fromkeys(loaded.places.overrides.values())
     flags = ["--allow-unusual"] if allow_unusual else []
     flags += ["--resume", resume] if resume != "auto" else []
+    flags += ["--offline"] if offline else []
     command = " ".join(["prefcli", method.name, loaded.places.source, *texts, *flags])
     say(*found.verdict(command))
     raise typer.Exit(found.exit_code)

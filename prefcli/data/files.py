@@ -37,6 +37,8 @@ class Part:
     columns: list[str]
     numbers: Sequence[int]
     """What each row is called in messages: its line in JSON lines, else 1 for the first row."""
+    fingerprint: str = ""
+    """Of what datasets has read; files have none."""
 
 
 def read_file(path: Path, shown: str, label: str) -> Part:
@@ -60,7 +62,8 @@ def read_file(path: Path, shown: str, label: str) -> Part:
 
 def part_of(rows: Dataset, file: str) -> Part:
     """A datasets.Dataset as a part."""
-    return Part(file, Blocks(rows), list(rows.column_names), range(1, len(rows) + 1))
+    columns, numbers = list(rows.column_names), range(1, len(rows) + 1)
+    return Part(file, Blocks(rows), columns, numbers, rows._fingerprint)
 
 
 class LazyRows(Sequence[Raw]):

@@ -26,7 +26,8 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from prefcli.data.files import Part, last_line, part_of, read_file
 from prefcli.errors import DataError, Problem, RecipeError, UnreachableError
 from prefcli.formats import Raw, RowError
-from prefcli.recipe.hub import SUFFIXES, is_local
+from prefcli.hub.cache import offline, snapshot
+from prefcli.recipe.names import SUFFIXES, is_local
 from prefcli.recipe.sections import Source
 
 
@@ -217,15 +218,21 @@ def _read_folder(path: Path, source: Source, split: str, where: str) -> list[Par
 
 
 def _read_hub(source: Source, split: str, where: str) -> Dataset:
-    return _load(
-        source.path,
-        source,
-        where,
-        name=source.name,
-        data_files=source.data_files,
-        revision=source.revision,
-        split=split,
-    )
+    options = {"name": source.name, "data_files": source.data_files, "split": split}
+    if not offline():
+        return _load(source.path, source, where, revision=source.revision, **options)
+    # Of datasets' own cache nobody can say which revision it holds: it takes the latest.
+    folder = snapshot(source.path, "dataset", source.revision)
+    if folder is not None:
+        try:
+            return load_dataset(str(folder), **options)
+        except FileNotFoundError:
+            raise _unreachable(source, where, "only a part of it is in the cache") from None
+        except Exception as error:
+            raise RecipeError(Problem(f"{source.path}: {last_line(error)}", path=where)) from None
+    if source.revision is not None:
+        raise _unreachable(source, where, "the cache lacks that revision")
+    return _load(source.path, source, where, **options)
 
 
 def _load(reader: str, source: Source, where: str, **options: Any) -> Dataset:
@@ -242,18 +249,23 @@ def _load(reader: str, source: Source, where: str, **options: Any) -> Dataset:
     except DatasetGenerationError as error:
         raise DataError(f"can't be read: {last_line(error)}", place=source.path) from None
     except ConnectionError:
-        raise UnreachableError(
-            Problem(
-                f"the hub can't be asked for {source.path}, and the cache lacks it",
-                path=f"{where}.path",
-                hint=_nearest_file(Path(source.path))
-                or f"where there is a network, `hf download --repo-type dataset {source.path}` "
-                "fills the cache; or point path at a local copy",
-            )
-        ) from None
+        raise _unreachable(source, where, "the cache lacks it") from None
     # Whatever a library says about a dataset the user named is the user's to put right.
     except Exception as error:
         raise RecipeError(Problem(f"{source.path}: {last_line(error)}", path=where)) from None
+
+
+def _unreachable(source: Source, where: str, why: str) -> UnreachableError:
+    at = f" at {source.revision}" if source.revision is not None else ""
+    return UnreachableError(
+        Problem(
+            f"the hub can't be asked for {source.path}{at}, and {why}",
+            path=f"{where}.path",
+            hint=_nearest_file(Path(source.path))
+            or "`prefcli fetch RECIPE` fills the cache where there is a network; or point path at "
+            "a local copy",
+        )
+    )
 
 
 def _shown(file: Path, folder: Path, source: Source) -> str:

@@ -15,6 +15,7 @@ from prefcli.data.findings import Finding, Tally
 from prefcli.data.lengths import Ints, Lengths
 from prefcli.data.measures import Limits, RowCheck, are_chats, measure
 from prefcli.data.sources import draw, read
+from prefcli.data.store import digest
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import RowKind
 from prefcli.recipe.sections import Source
@@ -60,6 +61,11 @@ class Split:
         """The rows as a trl trainer takes them."""
         return self.rows.remove_columns(["_file", "_row"])
 
+    @property
+    def fingerprint(self) -> str:
+        """Of what is trained on, in its order: not of the file it came from."""
+        return digest(self.for_trl())
+
     def place(self, index: int) -> str:
         """File and row number of a kept row."""
         return place_of(self.rows, index)
@@ -79,6 +85,7 @@ class Split:
             "read": self.read,
             "available": self.available,
             "kept": len(self.rows),
+            "fingerprint": self.fingerprint,
             "tokens": self.tokens,
             "dropped": {reason: d.count for reason, d in self.dropped.items()},
             "findings": {finding.name: finding.as_dict() for finding in self.findings},

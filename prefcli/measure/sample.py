@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from prefcli import signals
 from prefcli.data.sources import read
 from prefcli.data.tokens import Ids, prompt_alone
 from prefcli.errors import DataError, RecipeError
@@ -131,6 +132,15 @@ class _Finite(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
         return scores
 
 
+class _Interruptible(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
+    """An answer can take longer than a run has left."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if signals.held() and signals.asked():
+            raise signals.BreakOff
+        return scores
+
+
 def _write(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -155,7 +165,7 @@ def _write(
         max_new_tokens=options.max_new_tokens,
         pad_token_id=pad,
         use_cache=True,  # also where training has it switched off
-        logits_processor=LogitsProcessorList([_Finite()]),
+        logits_processor=LogitsProcessorList([_Finite(), _Interruptible()]),
         **more,
     )
     return [tokenizer.decode(row[longest:], skip_special_tokens=True) for row in output.tolist()]

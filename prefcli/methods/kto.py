@@ -122,7 +122,8 @@ class Kto(Method):
             return []
         return [
             "kto estimates its KL term within a device batch: per_device_train_batch_size is part "
-            "of the method, and its authors advise 4 or more"
+            "of the method, and its authors advise 4 or more. Several devices average their "
+            "estimates, so that one device that accumulates instead has a noisier one"
         ]
 
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from accelerate.utils import str_to_bool
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.recipe.combinations import Strategy
 from prefcli.recipe.sections import Model
 
 
@@ -75,43 +69,15 @@ def machine() -> Machine:
     return Machine("cpu", platform.processor() or platform.machine(), False)
 
 
-def world_size() -> int:
-    """Processes of this run, as torchrun and accelerate tell them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def strategy_here(environment: Mapping[str, str] = os.environ) -> Strategy:
-    """What accelerate's launcher has set up for this process; torchrun alone means ddp."""
-
-    def on(name: str) -> bool:
-        return bool(str_to_bool(environment.get(name) or "false"))
-
-    if on("ACCELERATE_USE_DEEPSPEED"):
-        return "zero3" if _zero_stage(environment) == 3 else "zero2"
-    if on("ACCELERATE_USE_FSDP"):
-        return "fsdp2" if environment.get("FSDP_VERSION") == "2" else "fsdp1"
-    return "ddp" if int(environment.get("WORLD_SIZE", "1")) > 1 else "single"
-
-
-def _zero_stage(environment: Mapping[str, str]) -> int | None:
-    """As accelerate finds it: a file of DeepSpeed's own goes before the launcher's option."""
-    file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
-    stage: Any = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
-    # What is wrong with the file, accelerate says once it is used.
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        if file != "none":
-            stage = json.loads(Path(file).read_text("utf-8"))["zero_optimization"]["stage"]
-    return int(stage) if str(stage).isdigit() else None
-
-
 def refuse_many_gpus_without_launcher() -> None:
     """One process over several GPUs would run nn.DataParallel, which trl refuses much later."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count > 1 and world_size() == 1:
+    if count > 1 and "LOCAL_RANK" not in os.environ:
         raise RecipeError(
             Problem(
                 f"{count} GPUs are visible to one process",
-                hint=f"torchrun --nproc-per-node {count} -m prefcli ..., "
-                "or CUDA_VISIBLE_DEVICES=0 for a single one",
+                hint="write `launch: {strategy: ddp}` in the recipe (or fsdp2, zero2, zero3), or "
+                f"torchrun --nproc-per-node {count} -m prefcli ..., or CUDA_VISIBLE_DEVICES=0 for "
+                "a single one",
             )
         )

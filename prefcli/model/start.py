@@ -7,12 +7,15 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft import LoraConfig, PeftConfig, PeftModel
 from peft.utils import load_peft_weights
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
 from prefcli.errors import Problem, RecipeError
+from prefcli.hub.cache import ADAPTER_WEIGHTS
 from prefcli.model.weights import load_config, load_model, loading, missing_folder
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Model
@@ -84,6 +87,7 @@ def start_of(options: Model, *, where: str = "model") -> Start:
                 hint="only LoRA adapters are trained on; merge this one into its base first",
             )
         )
+    _safe_weights(options, where)
     base = config.base_model_name_or_path
     if not base:
         raise RecipeError(
@@ -117,6 +121,37 @@ def start_of(options: Model, *, where: str = "model") -> Start:
         ),
         config,
     )
+
+
+def _safe_weights(options: Model, where: str) -> None:
+    """peft would fall back to pickled ones."""
+    name = options.name_or_path
+    folder = Path(name).expanduser()
+    there = (folder / ADAPTER_WEIGHTS).is_file()
+    if not folder.is_dir():
+        with loading(options, "adapter", where):
+            there = _on_hub(name, ADAPTER_WEIGHTS, options.revision)
+    if not there:
+        raise RecipeError(
+            Problem(
+                f"{name} holds no {ADAPTER_WEIGHTS}; pickled weights can run code, and are not "
+                "read",
+                path=f"{where}.name_or_path",
+                hint="convert them with peft's save_pretrained, on a machine you can spare",
+            )
+        )
+
+
+@lru_cache
+def _on_hub(name: str, file: str, revision: str | None) -> bool:
+    """Brought into the cache if it is. Raises OSError where nobody can tell."""
+    try:
+        hf_hub_download(name, file, revision=revision)
+    except LocalEntryNotFoundError as error:
+        raise OSError(str(error)) from None
+    except EntryNotFoundError:
+        return False
+    return True
 
 
 def check_start(recipe: Recipe) -> Start:

@@ -8,6 +8,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prefcli.errors import Problem, RecipeError
+from prefcli.model.remote_code import taken_from
 from prefcli.model.start import start_of
 from prefcli.model.weights import loading
 from prefcli.recipe.sections import Model
@@ -23,7 +24,7 @@ def load_tokenizer(options: Model, *, where: str = "model") -> PreTrainedTokeniz
     if start.adapter is not None and not (folder / "tokenizer_config.json").is_file():
         return load_tokenizer(start.base, where=where)
     with loading(options, "tokenizer", where):
-        tokenizer = AutoTokenizer.from_pretrained(options.name_or_path, revision=options.revision)
+        tokenizer = AutoTokenizer.from_pretrained(options.name_or_path, **taken_from(options))
     if options.chat_template is not None:
         tokenizer.chat_template = _template(options.chat_template)
         _try_template(tokenizer)

@@ -19,9 +19,10 @@ from transformers import (
 from transformers import set_seed as seed_everything
 
 from prefcli.errors import Problem, RecipeError, UnreachableError
-from prefcli.model.hub import TOKENIZER, missing_files, offline
+from prefcli.hub.cache import TOKENIZER, missing_files, offline
 from prefcli.model.quantization import quantized
-from prefcli.recipe.hub import looks_like_path
+from prefcli.model.remote_code import made_from, taken_from
+from prefcli.recipe.names import looks_like_path
 from prefcli.recipe.sections import Model
 
 
@@ -74,7 +75,7 @@ def _unreachable(options: Model, where: str, lacking: list[str]) -> UnreachableE
             f"{', '.join(lacking) or 'something of it'}",
             path=f"{where}.name_or_path",
             hint="if that is a folder which an earlier stage writes, run that first; else "
-            f"`hf download {options.name_or_path}` fills the cache where there is a network",
+            "`prefcli fetch RECIPE` fills the cache where there is a network",
         )
     )
 
@@ -100,14 +101,17 @@ def _hint(text: str, path: Path) -> str | None:
     if "connect" in text or "offline" in text or "internet" in text:
         return "the hub can't be reached; name a local folder, or fill the cache beforehand"
     if "trust_remote_code" in text:
-        return "prefcli runs no code from a model repository; use a model transformers knows"
+        return (
+            "it comes with Python code of its own; if you have read it, write "
+            "model.trust_remote_code: true and, for the hub, model.revision: COMMIT"
+        )
     return None
 
 
 def load_config(options: Model, where: str = "model") -> PretrainedConfig:
     """The architecture, without weights. Raises RecipeError. Takes plain models (see start.py)."""
     with loading(options, "config", where):
-        return AutoConfig.from_pretrained(options.name_or_path, revision=options.revision)
+        return AutoConfig.from_pretrained(options.name_or_path, **taken_from(options))
 
 
 def load_model(
@@ -122,16 +126,18 @@ def load_model(
     name = in_full(options.name_or_path)
     with loading(options, "model", where):
         if options.init == "random":
-            config = AutoConfig.from_pretrained(name, revision=options.revision)
+            config = AutoConfig.from_pretrained(name, **taken_from(options))
             seed_everything(seed)
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, **attention)
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, **made_from(config, options), **attention
+            )
             model.config._name_or_path = name
             with suppress(OSError):
                 model.generation_config = GenerationConfig.from_pretrained(name)
             return model
         return AutoModelForCausalLM.from_pretrained(
             name,
-            revision=options.revision,
+            **taken_from(options),
             dtype=dtype,
             use_safetensors=True,
             **attention,
@@ -170,10 +176,10 @@ def check_weights(options: Model, where: str = "model") -> None:
     )
 
 
-def empty_model(config: PretrainedConfig) -> PreTrainedModel:
+def empty_model(config: PretrainedConfig, options: Model) -> PreTrainedModel:
     """The modules without memory behind them, for counting and naming."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config, **made_from(config, options))
 
 
 @torch.no_grad()

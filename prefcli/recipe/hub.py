@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 from urllib.parse import urlsplit
 
+from prefcli.recipe.names import is_local
 from prefcli.recipe.schema import Recipe
 
 _PATIENCE = 3.0
 """Seconds."""
-
-
-SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
-"""Of data files."""
-
-
-def looks_like_path(name: str) -> bool:
-    """Can it be no hub id? An id has one slash at most."""
-    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
-
-
-def is_local(name: str) -> bool:
-    """A file or folder here, or meant to be here, rather than a hub id."""
-    path = Path(name).expanduser()
-    return (
-        (looks_like_path(name) and "://" not in name)
-        or path.suffix.lower() in SUFFIXES
-        or path.exists()
-    )
+_HUB = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+"""Either is huggingface_hub's, the second by its older name."""
 
 
 def hub_names(recipe: Recipe) -> list[str]:
@@ -50,16 +33,19 @@ def settle_offline(recipe: Recipe) -> bool:
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     if not alone or not hub_names(recipe) or _said_offline() or _answers():
         return False
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    go_offline()
     return True
+
+
+def go_offline() -> None:
+    """No library asks the hub from here on; to be called before they are imported, as most look
+    once. Child processes inherit it."""
+    os.environ.update(dict.fromkeys((*_HUB, "HF_DATASETS_OFFLINE"), "1"))
 
 
 def _said_offline() -> bool:
     words = {"1", "on", "yes", "true"}
-    return any(
-        os.environ.get(name, "").lower() in words
-        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
+    return any(os.environ.get(name, "").lower() in words for name in _HUB)
 
 
 def _answers() -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal
 
+from prefcli.errors import Problem, RecipeError
 from prefcli.options import Count, Options
 
 
@@ -17,3 +19,15 @@ class Launch(Options):
     """On each machine; left out: one for each GPU it has."""
     machines: Count = 1
     """Each runs the same command; a job's scheduler tells them of each other."""
+
+
+def need_deepspeed(path: str | None = None) -> None:
+    """Raises RecipeError where it is not installed. path: of the recipe, where that asks for it."""
+    if find_spec("deepspeed") is None:
+        raise RecipeError(
+            Problem(
+                "ZeRO is DeepSpeed's, which is not installed",
+                path=path,
+                hint="pip install 'prefcli[deepspeed]', or shard with fsdp2, which is torch's own",
+            )
+        )

@@ -15,25 +15,27 @@ from prefcli.methods import METHODS, Dpo, Ipo, Kto, Method, Orpo, Sft, Simpo
 from prefcli.options import Options
 from prefcli.recipe.anchor import Anchor
 from prefcli.recipe.launch import Launch
+from prefcli.recipe.names import PathText, is_local
 from prefcli.recipe.performance import Performance
+from prefcli.recipe.push import Push
 from prefcli.recipe.sections import (
     CheckSft,
     Data,
     Logging,
     Lora,
     Model,
-    PathOrName,
     Reference,
     SampleOptions,
     SftMix,
     Training,
+    check_pinned,
 )
 
 
 class Recipe(Options):
     """A run, readable alone."""
 
-    output_dir: PathOrName
+    output_dir: PathText
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     model: Model
     lora: Lora | None = None
@@ -54,6 +56,7 @@ class Recipe(Options):
     samples: SampleOptions = Field(default_factory=SampleOptions)
     logging: Logging = Field(default_factory=Logging)
     anchor: Anchor | None = None
+    push: Push | None = None
 
     @model_validator(mode="after")
     def _a_method(self) -> Recipe:
@@ -106,6 +109,17 @@ class Recipe(Options):
             raise ValueError(
                 f"reference has no effect on {', '.join(self.methods)}, which have none"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _code_of_one_commit(self) -> Recipe:
+        other = self.reference
+        if (
+            self.model.trust_remote_code
+            and other.name_or_path is not None
+            and not is_local(other.name_or_path)
+        ):
+            check_pinned(other.revision, "reference.revision", "reference.name_or_path")
         return self
 
     @model_validator(mode="after")

@@ -1,21 +1,14 @@
-"""Access tokens: found in a recipe, an override or the environment, and never echoed."""
+"""Access tokens in a recipe or an override: refused, and taken out before a message quotes them."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from prefcli.errors import Problem
 from prefcli.recipe.places import Places, dotted, leaves, put
+from prefcli.secrets import HIDDEN, is_secret, redact
 
-_TOKEN = re.compile(
-    r"(?<![A-Za-z0-9])(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,})"
-)
-_HIDDEN = "(hidden)"
-
-
-def is_secret(text: str) -> bool:
-    return bool(_TOKEN.search(text))
+__all__ = ["hide", "is_secret", "mask", "refuse"]
 
 
 def refuse(place: str, path: str | None = None) -> Problem:
@@ -33,15 +26,15 @@ def mask(data: Any, places: Places) -> list[Problem]:
     for path, value in list(leaves(data)):
         if isinstance(value, str) and is_secret(value):
             problems.append(refuse(places.value(path), dotted(path)))
-            put(data, path, _HIDDEN)
+            put(data, path, HIDDEN)
     return problems
 
 
 def hide(problem: Problem) -> Problem:
     """The last gate: tokens that came in as a key, a tag or through a library's message."""
     return Problem(
-        _TOKEN.sub(_HIDDEN, problem.message),
-        place=problem.place and _TOKEN.sub(_HIDDEN, problem.place),
-        path=problem.path and _TOKEN.sub(_HIDDEN, problem.path),
-        hint=problem.hint and _TOKEN.sub(_HIDDEN, problem.hint),
+        redact(problem.message),
+        place=problem.place and redact(problem.place),
+        path=problem.path and redact(problem.path),
+        hint=problem.hint and redact(problem.hint),
     )

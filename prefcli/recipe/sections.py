@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from prefcli.options import Count, Flag, Fraction, NonNegative, Options, Positive
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.early_stopping import EarlyStopping
+from prefcli.recipe.names import PathOrName, is_commit, is_local
 
-PathOrName = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
-"""A path, in which ~ is the home folder, or a hub id."""
+
+def check_pinned(revision: str | None, path: str, whose: str) -> None:
+    """Code that is run must be code that somebody can have read. Raises ValueError.
+
+    path, whose: the keys of the revision, and of what it is a revision of.
+    """
+    if not is_commit(revision):
+        found = "nothing" if revision is None else repr(revision)
+        raise ValueError(
+            f"{path} must be a full commit of 40 hex digits, not {found}: with trust_remote_code, "
+            f"code that comes with {whose} is run, and a branch or a tag may move"
+        )
 
 
 class Model(Options):
@@ -43,6 +53,15 @@ class Model(Options):
     quantization: Literal["4bit", "8bit"] | None = None
     """Frozen base weights in NF4 or int8 under an adapter (QLoRA, Dettmers et al. 2023,
     arXiv:2305.14314); needs bitsandbytes."""
+    trust_remote_code: Flag = False
+    """Run the Python files that come with the model. On the hub, only those of the very commit that
+    revision names."""
+
+    @model_validator(mode="after")
+    def _code_of_one_commit(self) -> Model:
+        if self.trust_remote_code and not is_local(self.name_or_path):
+            check_pinned(self.revision, "revision", "name_or_path")
+        return self
 
     @model_validator(mode="after")
     def _pretrained_for_these(self) -> Model:

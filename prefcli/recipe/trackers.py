@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from urllib.parse import urlsplit
 
-from prefcli.errors import Problem
+from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.sections import Logging
 
 _PATH = "logging.report_to"
@@ -40,3 +41,33 @@ def _installed(package: str) -> bool:
     """A mere folder of that name does not count, such as the wandb/ that wandb leaves behind."""
     spec = find_spec(package)
     return spec is not None and spec.origin is not None
+
+
+def keep_trackers_here(options: Logging) -> list[str]:
+    """With --offline: wandb writes files, and what can only send is refused. What to say of it.
+
+    Raises RecipeError.
+    """
+    problems, said = [], []
+    if "wandb" in options.report_to:
+        mode = os.environ.setdefault("WANDB_MODE", "offline")
+        if mode not in ("offline", "disabled"):
+            problems.append(_sends("WANDB_MODE", "set it to offline, or unset it"))
+        elif mode == "offline":
+            said.append("wandb: kept in files (WANDB_MODE=offline); `wandb sync` sends them later")
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if "mlflow" in options.report_to and urlsplit(uri).scheme not in ("", "file", "sqlite"):
+        problems.append(_sends("MLFLOW_TRACKING_URI", "point it to a folder or a sqlite: file"))
+    if "trackio" in options.report_to:
+        problems += [
+            _sends(name, "unset it; `trackio sync` sends a run later")
+            for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
+            if os.environ.get(name)
+        ]
+    if problems:
+        raise RecipeError(problems)
+    return said
+
+
+def _sends(variable: str, cure: str) -> Problem:
+    return Problem(f"--offline, but {variable} sends what is tracked away", path=_PATH, hint=cure)

@@ -12,13 +12,12 @@ from prefcli.console import say
 from prefcli.errors import DataError, Problem
 from prefcli.methods import Method
 from prefcli.model import check_start, load_tokenizer, machine, start_config
-from prefcli.model.machine import world_size
 from prefcli.model.start import Start, start_of
 from prefcli.model.weights import check_weights
 from prefcli.recipe.combinations import check_combinations
+from prefcli.recipe.launched import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.unusual import check_unusual
-from prefcli.rehearsal.disk import check_disk, disk
 from prefcli.rehearsal.fake_run import StepPeaks, estimated_run, fake_run
 from prefcli.rehearsal.findings import Rehearsal
 from prefcli.rehearsal.memory import Memory, predict
@@ -46,8 +45,10 @@ from prefcli.training.inputs import (
 )
 from prefcli.training.labels import prove_ends
 from prefcli.training.packages import check_packages
+from prefcli.training.push import rehearse_push
 from prefcli.training.remarks import token_remarks
 from prefcli.training.resume import where_it_stands
+from prefcli.training.room import check_disk, disk
 from prefcli.training.samples import questions
 from prefcli.training.sft_mix import mix_lines
 
@@ -105,6 +106,7 @@ class _DryRun:
             say(f"output: {recipe.output_dir} holds this run ({status})")
         # Without a GPU here, what a GPU needs is another machine's matter, and noted.
         here = machine().kind
+        found.attempt(lambda: rehearse_push(recipe))
         found.attempt(lambda: check_packages(recipe, gpu_too=here == "cuda"))
         self.start = start = found.attempt(lambda: check_start(recipe))
         if start is not None:
@@ -210,7 +212,7 @@ class _DryRun:
             "tokens": a_step * steps.steps,
         }
         if self.sized is not None:
-            room = disk(recipe, self.sized.sizes, steps)
+            room = disk(recipe, self.sized.sizes.trainable, steps)
             say(*room.lines())
             found.facts["disk"] = room.as_dict()
             # A GPU is what tells the machine of the run from a laptop or a login node.

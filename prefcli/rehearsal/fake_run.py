@@ -34,15 +34,16 @@ from trl.trainer import utils as trl_utils
 from prefcli.methods import Method
 from prefcli.model import Machine, lora_config
 from prefcli.model.adapters import train_in_float32, trainable
-from prefcli.model.machine import world_size
+from prefcli.model.remote_code import made_from
+from prefcli.recipe.launched import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Logging
-from prefcli.rehearsal.optimizers import BITSANDBYTES, on_device
 from prefcli.rehearsal.packed import pack
 from prefcli.rehearsal.stand_ins import demonstrations, one_token_a_word, rows_of
 from prefcli.rehearsal.tracker import Peak, Tracker
 from prefcli.training.arguments import build, trl_options
 from prefcli.training.inputs import mixed_in
+from prefcli.training.optimizers import BITSANDBYTES, on_device
 from prefcli.training.trainer import mix_into, trainer_class_of
 
 _DEPTHS = (2, 4)
@@ -194,6 +195,7 @@ def _model(recipe: Recipe, config: PretrainedConfig, machine: Machine) -> PreTra
     return AutoModelForCausalLM.from_config(
         config,
         dtype=machine.dtype(recipe.model, frozen=recipe.trains_adapter),
+        **made_from(config, recipe.model),
         **({"attn_implementation": "eager"} if eager else {}),
     )
 

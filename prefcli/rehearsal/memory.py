@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from prefcli.console import amount
 from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
 from prefcli.rehearsal.fake_run import Architectures, StepPeaks, fake_run
 from prefcli.rehearsal.sharding import Sizes, sharded
-from prefcli.rehearsal.target import Target, amount
+from prefcli.rehearsal.target import Target
 from prefcli.rehearsal.tracker import KINDS
 
 _CONTEXT = 2**30

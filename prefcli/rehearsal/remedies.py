@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from prefcli.console import amount
 from prefcli.errors import GateError, Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.recipe.combinations import check_combinations
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Lora
 from prefcli.rehearsal.memory import Memory
-from prefcli.rehearsal.target import Target, amount
+from prefcli.rehearsal.target import Target
 from prefcli.training.arguments import accumulate
 
 _WORTH = 0.01

@@ -73,7 +73,7 @@ class Sized:
 
 def size(recipe: Recipe, start: Start, config: PretrainedConfig) -> Sized:
     """Raises RecipeError: no such layers for LoRA, no such attention, an unknown architecture."""
-    model = empty_model(config)
+    model = empty_model(config, recipe.model)
     _check_attention(recipe, model)
     architecture = type(model).__name__
     total, _ = parameters_of(model)
@@ -94,7 +94,9 @@ def size(recipe: Recipe, start: Start, config: PretrainedConfig) -> Sized:
         ]
     named = reference_of(recipe)
     reference = start_config(named, where="reference") if named is not None else None
-    beside = parameters_of(empty_model(reference))[0] if reference is not None else total
+    beside = (
+        parameters_of(empty_model(reference, recipe.model))[0] if reference is not None else total
+    )
     text = config.get_text_config()
     return Sized(
         known=Architectures(

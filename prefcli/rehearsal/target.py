@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
+from prefcli.console import amount
 from prefcli.errors import Problem, RecipeError
 from prefcli.model import Machine, machine
-from prefcli.model.machine import strategy_here, world_size
 from prefcli.recipe.combinations import STRATEGIES, Strategy
+from prefcli.recipe.launch import Launch
+from prefcli.recipe.launched import strategy_here, world_size
 
 _UNITS = {"": 2**30, "g": 2**30, "gb": 10**9, "gib": 2**30, "m": 2**20, "mb": 10**6, "mib": 2**20}
 
@@ -31,16 +33,21 @@ class Target:
         return f"{self.devices} GPUs{size} under {self.strategy}"
 
 
-def amount(size: float) -> str:
-    """Bytes, for a person."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
-
-
 def target_of(
-    devices: int | None = None, strategy: str | None = None, gpu_memory: str | None = None
+    devices: int | None = None,
+    strategy: str | None = None,
+    gpu_memory: str | None = None,
+    launch: Launch | None = None,
 ) -> Target:
-    """From the command line; what is left out is this machine's. Raises RecipeError."""
+    """From the command line; what is left out is the launch section's, or else this machine's.
+
+    Raises RecipeError.
+    """
     here = machine()
+    if launch is not None and devices is None:
+        devices = _devices(launch)
+    if launch is not None and strategy is None and (devices != 1 or launch.strategy != "ddp"):
+        strategy = launch.strategy
     if strategy is not None and strategy not in STRATEGIES:
         raise _wrong("--strategy", strategy, f"write one of {', '.join(STRATEGIES)}")
     if devices is None and strategy not in (None, "single") and world_size() == 1:
@@ -60,6 +67,20 @@ def target_of(
     if here.kind == "cpu":
         here = Machine("cuda", "a GPU", bfloat16=True)  # what memory is counted for
     return Target(here, count, plan, size)
+
+
+def _devices(launch: Launch) -> int:
+    each = launch.processes or torch.cuda.device_count()
+    if not each:
+        raise RecipeError(
+            Problem(
+                "left out, it is the number of GPUs of the machine that trains, and this one has "
+                "none to count",
+                path="launch.processes",
+                hint="say over how many, as in --devices 8",
+            )
+        )
+    return each * launch.machines
 
 
 def _bytes(text: str) -> int:

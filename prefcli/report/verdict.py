@@ -62,7 +62,8 @@ class Gain:
 @dataclass(frozen=True)
 class Verdict:
     state: str
-    """finished, diverged, stopped (by a health rule), failed, running (or killed), unknown."""
+    """finished, diverged, stopped (by a health rule), failed, preempted, running (or killed),
+    unknown."""
     level: Level
     title: str
     judged: str = ""
@@ -133,6 +134,9 @@ def _unfinished(run: Run) -> tuple[str, Level, str, list[str]]:
                 f"{gate.get('max_perplexity')}"
             )
         return "failed", "error", f"Failed{at}", [*filter(None, [why]), *no_model]
+    if run.status == "preempted":
+        words = [*filter(None, [why]), *no_model]
+        return "preempted", "note", f"Pre-empted{at}, not finished", words
     if run.status == "running":
         when = [f"the last row of metrics.jsonl was written at {run.written}"] * bool(run.written)
         return "running", "note", f"Not finished: still running, or killed{at}", when

@@ -16,7 +16,7 @@ from typing import Any
 from prefcli.errors import Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.model import Machine
-from prefcli.model.machine import world_size
+from prefcli.recipe.launched import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Training
 
@@ -183,6 +183,12 @@ def trl_options(
         "fp16": machine.half(recipe.model),
         "use_cpu": machine.kind == "cpu",
         "disable_tqdm": True,
+        # Rows are prepared by one process while the others wait; transformers gives up after half
+        # an hour (huggingface/trl issue 7223).
+        "ddp_timeout": 7200,
+        # Every weight that is trained is in every pass; looking for others costs time, and torch
+        # says on each process that there are none.
+        "ddp_find_unused_parameters": False,
         "push_to_hub": False,
     }
     if training.eval_steps:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import is_zipfile
 
 import yaml
 from filelock import BaseFileLock, FileLock, Timeout
@@ -16,16 +17,15 @@ from safetensors import SafetensorError, safe_open
 
 from prefcli import __version__
 from prefcli.errors import Problem, RecipeError
-from prefcli.recipe.load import leaves
-from prefcli.recipe.places import dotted
 from prefcli.recipe.schema import Recipe
+from prefcli.secrets import redact
+from prefcli.training.changes import Changes
+from prefcli.training.placing import has_its_files, writing
 
-Status = Literal["running", "finished", "diverged", "failed"]
+Status = Literal["running", "finished", "diverged", "failed", "preempted"]
 
 # What a run that was killed in its first moments may have left.
 _BEGUN = {".lock", "recipe.yaml", "recipe.yaml.partial", "run.json.partial"}
-_JUDGEMENTS = ("data.checks.", "health.", "samples.", "logging.", "anchor")
-"""Settings that change no step of a run, and may be changed between its parts."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -45,8 +45,12 @@ class RunFolder:
         self.below = self.path / "below"
         """A copy of the adapter that this run's is stacked on."""
 
-    def check(self, recipe: Recipe, method: str) -> Status | None:
-        """None for a new run, else the state of the same run. RecipeError for any other content."""
+    def check(self, recipe: Recipe, method: str, changes: Changes | None = None) -> Status | None:
+        """None for a new run, else the state of the same run. RecipeError for any other content.
+
+        changes: what may differ; left out, nothing.
+        """
+        changes = changes or Changes()
         if self.path.exists() and not self.path.is_dir():
             raise RecipeError(
                 Problem(f"{self.path} is a file", path="output_dir", hint="name a folder")
@@ -64,20 +68,17 @@ class RunFolder:
             )
         run = self.read_run()
         trained = any(self.path.glob("checkpoint-*")) or self.model.exists()
-        if run.get("status") in ("running", "failed") and not trained:
+        if run.get("status") in ("running", "failed", "preempted") and not trained:
             return None  # a gate said no, or it crashed before there was anything to lose
-        differences = _differences(
-            {"method": run.get("method"), **yaml.safe_load(self.recipe.read_text("utf-8"))},
-            {"method": method, **as_data(recipe)},
+        changes.judge(
+            self.path,
+            {
+                "method": run.get("method"),
+                **{key: run.get(key, value) for key, value in changes.here.items()},
+                **yaml.safe_load(self.recipe.read_text("utf-8")),
+            },
+            {"method": method, **changes.here, **as_data(recipe)},
         )
-        if differences:
-            raise RecipeError(
-                Problem(
-                    f"{self.path} holds a different run: {'; '.join(differences)}",
-                    path="output_dir",
-                    hint="name another output_dir, or undo the change to go on with that run",
-                )
-            )
         status: Status = run.get("status", "failed")
         return status
 
@@ -140,7 +141,7 @@ class RunFolder:
         return run if isinstance(run, dict) else {}
 
     def write_run(self, run: Mapping[str, Any]) -> None:
-        _write(self.run, json.dumps(run, indent=2, default=str) + "\n")
+        _write(self.run, redact(json.dumps(run, indent=2, default=str)) + "\n")
 
     def last_checkpoint(self) -> tuple[Path | None, list[Path]]:
         """(the newest complete checkpoint, torn ones newer than it)."""
@@ -161,11 +162,13 @@ class RunFolder:
         """Files of one JSON object a line, each with its `step`."""
         return self.metrics, self.health, self.samples
 
-    def forget_after(self, step: int) -> None:
-        """Drop what was told beyond `step`, which will be trained, and told, again."""
+    def forget_after(self, step: int, *, evaluation: bool = False) -> None:
+        """Drop what was told beyond `step`, which will be trained, and told, again; with
+        `evaluation` also that of the step itself."""
         for path in self._told_by_step:
             if path.exists():
-                _write(path, "".join(f"{line}\n" for line in _lines_up_to(step, path)))
+                lines = _lines_up_to(step, path, without_evaluation=evaluation)
+                _write(path, "".join(f"{line}\n" for line in lines))
 
     def clear(self) -> None:
         """Start over: the same run never got as far as a checkpoint."""
@@ -199,13 +202,32 @@ def is_complete(checkpoint: Path) -> bool:
     except (OSError, ValueError):
         return False
     weights = [*checkpoint.glob("*.safetensors")]
+    if not all(map(_reads, weights)):
+        return False
+    listed = has_its_files(checkpoint)
+    if listed is not None:
+        return listed
+    # Of an earlier prefcli, or copied without its list: by what transformers writes.
     sharded = [*checkpoint.glob("pytorch_model_fsdp*"), *checkpoint.glob("global_step*")]
+    states = [checkpoint / "scheduler.pt", *checkpoint.glob("rng_state*.pth")]
+    if not sharded:
+        states.append(checkpoint / "optimizer.pt")
     return (
         bool(weights or sharded)
-        and all(map(_reads, weights))
         and any(checkpoint.glob("rng_state*.pth"))
-        and (checkpoint / "scheduler.pt").is_file()
+        # torch saves zip files, whose table stands at their end.
+        and all(map(is_zipfile, states))
     )
+
+
+def owes_evaluation(checkpoint: str | Path) -> bool:
+    """Was it saved at a step whose evaluation had still to be done?
+
+    transformers writes its control flags into a checkpoint, and evaluates before it saves.
+    """
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text("utf-8"))
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {})
+    return bool(control.get("args", {}).get("should_evaluate"))
 
 
 def _reads(weights: Path) -> bool:
@@ -214,16 +236,6 @@ def _reads(weights: Path) -> bool:
             return bool(list(file.keys()))
     except (SafetensorError, OSError):
         return False
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    old = {dotted(path): value for path, value in leaves(before)}
-    new = {dotted(path): value for path, value in leaves(now)}
-    return [
-        f"{key} was {old.get(key)!r} there and is {new.get(key)!r} now"
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key) and not key.startswith(_JUDGEMENTS)
-    ]
 
 
 def _check_writable(path: Path) -> None:
@@ -240,18 +252,21 @@ def _check_writable(path: Path) -> None:
         )
 
 
-def _lines_up_to(step: int, path: Path) -> Iterator[str]:
+def _lines_up_to(step: int, path: Path, *, without_evaluation: bool) -> Iterator[str]:
     for line in path.read_text("utf-8").splitlines():
         try:
             row = json.loads(line)
         except ValueError:
             continue  # the line a kill cut short
-        if row["step"] <= step:
+        of_evaluation = "prompt" in row or any(key.startswith("eval_") for key in row)
+        last = step - 1 if without_evaluation and of_evaluation else step
+        if row["step"] <= last:
             yield line
 
 
 def _write(path: Path, text: str) -> None:
     """Whole or not at all, also when the process is killed."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with writing(path.name):
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)

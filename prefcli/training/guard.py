@@ -122,7 +122,7 @@ class Guarded(TransformersTrainer):  # type: ignore[misc]  # transformers is unt
             wanted.update(sequences[: len(sequences) // 2] if paired else sequences)
         found = []
         for i, row in enumerate(self.train_dataset):
-            sequence = tuple(_sequence(row)[: self.args.max_length])
+            sequence = tuple(sequence_of(row)[: self.args.max_length])
             if wanted[sequence] > 0:
                 wanted[sequence] -= 1
                 found.append(self.rows_of.place(i))
@@ -143,7 +143,7 @@ def _sequences(batch: Mapping[str, torch.Tensor]) -> list[tuple[int, ...]]:
     return []  # packed: no row is left to be told from another
 
 
-def _sequence(row: Mapping[str, Any]) -> list[int]:
+def sequence_of(row: Mapping[str, Any]) -> list[int]:
     """The (chosen) sequence of a row as trl has prepared it."""
     for whole in ("chosen_input_ids", "input_ids"):
         if whole in row:

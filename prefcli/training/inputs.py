@@ -8,6 +8,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
@@ -22,6 +23,7 @@ from prefcli.model.ends import Ends, ends_of
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Model, SftMix
+from prefcli.training.kept_inputs import Splits, splits_once
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class Inputs:
     """Demonstrations that are mixed in; None also where their fraction is 0."""
     warnings: tuple[str, ...] = ()
     """What was found in the data, above the shares of `data.checks` that warn."""
+    kept: Path | None = None
+    """Where other processes and later runs find these rows."""
+    kept_before: bool = False
+    """Were they there already?"""
 
     def sequences(self, method: Method, max_length: int) -> tuple[int, bool]:
         """(sequences an epoch has, is that exact?): rows, or what packing makes of them."""
@@ -68,6 +74,13 @@ class Inputs:
     @property
     def splits(self) -> list[Split]:
         return [s for s in (self.train, self.eval, self.sft_mix) if s is not None]
+
+    def kept_lines(self) -> list[str]:
+        """Where the rows came from, if not from their sources."""
+        if self.kept is None or not self.kept_before:
+            return []
+        rows = ", ".join(f"{split.name} {len(split.rows)}" for split in self.splits)
+        return [f"data: prepared before ({rows} rows; key {self.kept.stem[:12]})"]
 
     def judge(self, checks: DataChecks) -> tuple[list[Problem], list[Problem]]:
         """(warnings, errors) for what was found in the data."""
@@ -177,11 +190,37 @@ def load_inputs(
 
     sample: so many rows of each source.
     """
-    inputs = read_inputs(recipe, method, tokenizer, sample=sample)
+    inputs = (
+        _inputs_once(recipe, method, tokenizer)
+        if sample is None
+        else read_inputs(recipe, method, tokenizer, sample=sample)
+    )
     warnings, errors = inputs.judge(recipe.data.checks)
     if errors:
         raise DataError(errors)
     return dataclasses.replace(inputs, warnings=tuple(map(str, warnings)))
+
+
+def _inputs_once(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase) -> Inputs:
+    """`read_inputs`, unless another process has done it."""
+    ends = ends_of(recipe.model, tokenizer, adapter=recipe.trains_adapter)
+
+    def make() -> Splits:
+        inputs = read_inputs(recipe, method, tokenizer)
+        found = {"train": inputs.train, "eval": inputs.eval, "sft_mix": inputs.sft_mix}
+        return {name: split for name, split in found.items() if split is not None}
+
+    splits, path, before = splits_once(
+        recipe, method, tokenizer, mixed_in(recipe, method), sorted(ends.ids), make
+    )
+    return Inputs(
+        splits["train"],
+        splits.get("eval"),
+        ends,
+        splits.get("sft_mix"),
+        kept=path,
+        kept_before=before,
+    )
 
 
 def read_inputs(

@@ -10,6 +10,7 @@ from typing import Any
 
 from prefcli.checks import Advice, Row
 from prefcli.training.folder import RunFolder
+from prefcli.training.placing import writing
 
 
 class Journal:
@@ -38,7 +39,7 @@ def is_finite(value: float | None) -> bool:
 
 
 def _append(path: Path, entry: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
+    with writing(path.name), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
 
 

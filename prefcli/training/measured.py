@@ -4,15 +4,18 @@ side is longer; and evaluations that are means over rows, however these are batc
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import Trainer as TransformersTrainer
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.model.machine import memory_held
 from prefcli.training.divergence import reference_kl
+from prefcli.training.eval_batches import Batch, EvalBatches
 from prefcli.training.row_figures import (
     SIDES,
     Sums,
@@ -28,6 +31,19 @@ from prefcli.training.row_figures import (
 _MASKS = ("attention_mask", "chosen_attention_mask", "rejected_attention_mask")
 
 
+@dataclass
+class _Evaluation:
+    """One that goes on, on this process."""
+
+    batches: list[Batch]
+    losses: list[torch.Tensor] = field(default_factory=list)
+    at: int = -1
+
+    def is_told_elsewhere(self, process: int) -> bool:
+        """Are the rows at hand in the sums of the main process?"""
+        return self.batches[self.at].shared and process != 0
+
+
 class Measured(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
     """Any of trl's trainers, with its rows added up on the device and read where they are logged.
 
@@ -41,8 +57,14 @@ class Measured(TransformersTrainer):  # type: ignore[misc]  # transformers is un
     _evaluated: Sums | None = None
     _seconds: float = 0.0
     """In training steps since the last logging step."""
-    _eval_rows: list[int] | None = None
-    """Rows of each batch of this evaluation."""
+    _eval: _Evaluation | None = None
+    """The evaluation that goes on."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # trl gathers sums, one a process; in the last batch of an epoch accelerate would take them
+        # for rows, and leave those of the last processes out.
+        self.accelerator.gather_for_metrics = self.accelerator.gather
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         began = time.perf_counter()
@@ -74,9 +96,8 @@ class Measured(TransformersTrainer):  # type: ignore[misc]  # transformers is un
         return results
 
     def _of_batch(self, inputs: Mapping[str, torch.Tensor], passes: list[Any]) -> Sums:
-        mask = passes[0].label_mask
         if "completion_mask" not in inputs or not hasattr(self, "beta"):
-            return of_text(passes[0].log_probs.detach(), mask)
+            return of_text(passes[0])
         scored = inputs["completion_mask"][:, 1:]
         length, tokens = scored.size(1), scored.sum(1)
         if "label" in inputs:
@@ -104,6 +125,8 @@ class Measured(TransformersTrainer):  # type: ignore[misc]  # transformers is un
             self._passes.append(output)
 
     def _add(self, sums: Sums) -> None:
+        if self._eval is not None and self._eval.is_told_elsewhere(self.args.process_index):
+            sums = {name: 0 * value for name, value in sums.items()}
         into = self._trained if self.model.training else self._evaluated
         into = into or {}
         for name, value in sums.items():
@@ -121,32 +144,76 @@ class Measured(TransformersTrainer):  # type: ignore[misc]  # transformers is un
         total = self.accelerator.reduce(stacked, reduction="sum")
         return dict(zip(sums, total.tolist(), strict=True))
 
+    def _over_all_mean(self, value: float) -> float:
+        mine = torch.tensor(value, dtype=torch.float64, device=self.args.device)
+        return float(self.accelerator.reduce(mine, reduction="mean"))
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self._trained:
             sums = self._over_all(self._trained)
-            logs |= figures(sums)
+            logs |= figures(sums) | self._exact(sums)
             if self._seconds:
                 logs["tokens_per_second"] = sums["seen_tokens"] / self._seconds
             logs["memory_gib"] = memory_held(self.args.device) / 2**30
             self._trained, self._seconds = None, 0.0
         super().log(logs, *args, **kwargs)
 
-    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._eval_rows is not None:
-            self._eval_rows.append(_rows(inputs))
-        return super().prediction_step(model, inputs, *args, **kwargs)
+    def _exact(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Of training rows, and trl's own figures of that name out of its hands."""
+        found = exact(sums)
+        found.pop("loss", None)  # of a step it is exact as it is
+        for name in found:
+            self._theirs["train"].pop(name, None)
+        return found
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+    @property
+    def _theirs(self) -> Any:
+        """What trl has noted: by train and eval, then by name."""
+        return getattr(self, "_metrics", None) or getattr(self, "_stored_metrics", {})
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """For this process; see eval_batches.py."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        args = self.args
+        batches = EvalBatches(
+            len(dataset), args.eval_batch_size, args.process_index, args.world_size
+        )
+        return DataLoader(
+            self._remove_unused_columns(dataset, description="Evaluation"),
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+        )
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._eval is None:
+            return super().prediction_step(model, inputs, *args, **kwargs)
+        self._eval.at += 1
+        result = super().prediction_step(model, self._prepare_inputs(inputs), *args, **kwargs)
+        self._eval.losses.append(result[0].detach())
+        return result
+
+    def evaluation_loop(
+        self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> Any:
         """trl adds its figures where they are logged; here they join those that callbacks, early
         stopping and whoever calls evaluate() are given."""
-        self._evaluated, self._eval_rows = None, []
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        self._evaluated = None
+        self._eval = _Evaluation(dataloader.batch_sampler.batches)
+        output = super().evaluation_loop(
+            dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs
+        )
         sums = self._over_all(self._evaluated)
-        found = self._weighted(self._eval_rows) | figures(sums) | exact(sums)
+        rows = [batch.rows for batch in self._eval.batches]
+        loss = _mean(torch.stack(self._eval.losses).double().tolist(), rows)
+        found = {"loss": self._over_all_mean(loss)} | self._weighted(rows)
+        found |= figures(sums) | exact(sums)
         if (divergence := reference_kl(self)) is not None:
-            found["reference_kl"] = divergence
+            # The same number on all, as early stopping may go by it.
+            found["reference_kl"] = self._over_all_mean(divergence)
         output.metrics.update({f"{metric_key_prefix}_{k}": value for k, value in found.items()})
-        self._evaluated = self._eval_rows = None
+        self._evaluated = self._eval = None
         wanted = self.args.metric_for_best_model
         if self.args.load_best_model_at_end and wanted not in output.metrics:
             raise RecipeError(
@@ -160,12 +227,11 @@ class Measured(TransformersTrainer):  # type: ignore[misc]  # transformers is un
 
     def _weighted(self, rows: list[int]) -> dict[str, float]:
         """trl's figures of the batches, weighted by their rows, and taken from its hands."""
-        stored = getattr(self, "_metrics", None) or getattr(self, "_stored_metrics", {})
+        stored = self._theirs
         found = {}
         for name, values in stored["eval"].items():
             weights = rows if len(values) == len(rows) else [1] * len(values)
-            total = sum(w * value for w, value in zip(weights, values, strict=True))
-            found[name.removeprefix("eval_")] = total / sum(weights)
+            found[name.removeprefix("eval_")] = _mean(values, weights)
         stored["eval"].clear()
         return found
 
@@ -176,9 +242,8 @@ def _seen(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.stack(masks).sum() if masks else torch.tensor(inputs["input_ids"].numel())
 
 
-def _rows(inputs: Mapping[str, Any]) -> int:
-    """In proportion: of pairs there are two sequences each."""
-    return next(len(value) for value in inputs.values() if isinstance(value, torch.Tensor))
+def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    return sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights)
 
 
 def _precomputed(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -17,9 +17,9 @@ from prefcli.model import (
     parameters_of,
     start_config,
 )
-from prefcli.model.machine import strategy_here
 from prefcli.model.weights import empty_model
 from prefcli.recipe.combinations import check_combinations
+from prefcli.recipe.launched import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.unusual import check_unusual
 from prefcli.training.arguments import Plan, plan
@@ -55,7 +55,7 @@ def prepare(recipe: Recipe, method: Method, device: Machine, *, allow_unusual: b
     check_fit(recipe, config, tokenizer)
     if method.needs_reference:
         check_reference(recipe, tokenizer)
-    empty = empty_model(config)
+    empty = empty_model(config, recipe.model)
     total, _ = parameters_of(empty)
     if recipe.lora is not None:
         adapted(empty, lora_config(recipe.lora))
@@ -65,6 +65,7 @@ def prepare(recipe: Recipe, method: Method, device: Machine, *, allow_unusual: b
     method, settled = inputs.settle(method)
     for split in inputs.splits:
         say(*split.lines())
+    say(*inputs.kept_lines())
     say(*settled)
     remarks = token_remarks(
         recipe, tokenizer, conversational=inputs.train.conversational, ends=inputs.ends

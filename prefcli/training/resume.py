@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from prefcli.console import is_main_process, say, warn
 from prefcli.errors import DivergedError, Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
-from prefcli.training.folder import RunFolder, Status
+from prefcli.training.changes import Changes
+from prefcli.training.checkpoints import clear_leftovers
+from prefcli.training.folder import RunFolder, Status, owes_evaluation
+from prefcli.training.inputs import Inputs
 from prefcli.training.journal import Journal
+from prefcli.training.trust import refuse_foreign
 
 
 def where_it_stands(
-    folder: RunFolder, recipe: Recipe, method: Method, resume: str
+    folder: RunFolder,
+    recipe: Recipe,
+    method: Method,
+    resume: str,
+    changes: Changes | None = None,
 ) -> Status | None:
     """The state of the run in the folder, None if it is new. Raises what forbids going on."""
-    status = folder.check(recipe, method.name)
+    status = folder.check(recipe, method.name, changes)
+    if status == "finished" and changes is not None and changes.taken:
+        raise RecipeError(
+            Problem(
+                f"{folder.path} holds a finished run, and what is changed would have no effect",
+                path="output_dir",
+                hint=f"name another output_dir, and start from {folder.model}",
+            )
+        )
     if status == "diverged" and not _forgiven(folder, recipe):
         raise DivergedError(
             Problem(
@@ -51,6 +69,8 @@ def _forgiven(folder: RunFolder, recipe: Recipe) -> bool:
 
 def where_to_start(folder: RunFolder, resume: str, *, started: bool) -> Path | None:
     """The checkpoint to go on from, after clearing away what an interrupted run left half done."""
+    if is_main_process():
+        clear_leftovers(folder)
     if not started:
         if is_main_process():
             folder.clear()
@@ -68,7 +88,25 @@ def where_to_start(folder: RunFolder, resume: str, *, started: bool) -> Path | N
         if is_main_process():
             folder.clear()
         return None
+    refuse_foreign(checkpoint)
     say(f"resuming from {checkpoint}")
     if is_main_process():
-        folder.forget_after(int(checkpoint.name.rpartition("-")[2]))
+        step = int(checkpoint.name.rpartition("-")[2])
+        folder.forget_after(step, evaluation=owes_evaluation(checkpoint))
     return checkpoint
+
+
+def rows_then_and_now(
+    before: Mapping[str, Any], inputs: Inputs
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `judge` compares of the data. before: run.json as an earlier start has left it."""
+    then: dict[str, Any] = {}
+    now: dict[str, Any] = {}
+    for split in inputs.splits:
+        # The splits themselves are the recipe's; runs of an older prefcli have no fingerprint.
+        known = before.get("data", {}).get(split.name, {})
+        if "fingerprint" in known:
+            where = "sft_mix.data" if split is inputs.sft_mix else f"data.{split.name}"
+            then[where] = f"{known['kept']} rows with the digest {known['fingerprint']}"
+            now[where] = f"{len(split.rows)} rows with the digest {split.fingerprint}"
+    return then, now

@@ -44,9 +44,13 @@ def of_labelled(
     return sums
 
 
-def of_text(log_probs: torch.Tensor, mask: torch.Tensor) -> Sums:
-    """Of demonstrations, packed or not: (rows, length) log-probabilities and what is trained."""
-    return {"text_logp": log_probs.sum(), "text_tokens": mask.sum()}
+def of_text(output: Any) -> Sums:
+    """Of demonstrations, packed or not, by what trl's fused head says of each token."""
+    return {
+        "text_logp": output.log_probs.detach().sum(),
+        "text_tokens": output.label_mask.sum(),
+        "text_right": output.is_top1.sum(),
+    }
 
 
 def _side(
@@ -79,16 +83,19 @@ def figures(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def exact(sums: Mapping[str, float]) -> dict[str, float]:
-    """Metrics that trl takes as means over batches, as means over rows."""
+    """Metrics that trl takes as means over batches, as means over rows, or over tokens of text."""
     found: dict[str, float] = {}
-    if sums.get("text_tokens"):
-        found["loss"] = -sums["text_logp"] / sums["text_tokens"]
+    if tokens := sums.get("text_tokens"):
+        found["loss"] = -sums["text_logp"] / tokens
+        found["mean_token_accuracy"] = sums["text_right"] / tokens
     means = {s: sums[f"{s}_reward"] / rows for s in SIDES if (rows := sums.get(f"{s}_rows"))}
     found |= {f"rewards/{side}": mean for side, mean in means.items()}
     if len(means) == len(SIDES):
         found["rewards/margins"] = means["chosen"] - means["rejected"]
     if "wins" in sums:
         found["rewards/accuracies"] = sums["wins"] / sums["chosen_rows"]
+    else:  # batches hold now more of one label, now of the other
+        found |= {f"logps/{side}": sums[f"{side}_logp"] / sums[f"{side}_rows"] for side in means}
     return found
 
 

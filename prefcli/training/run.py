@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,23 +13,31 @@ from typing import Any, Literal
 import torch
 from transformers import Trainer
 
+from prefcli import signals
 from prefcli.checks import Facts, Monitor
 from prefcli.console import is_main_process, say
-from prefcli.errors import DivergedError, PrefcliError, Problem, RecipeError
+from prefcli.errors import DivergedError, PreemptedError, PrefcliError, Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.model import machine
-from prefcli.model.machine import refuse_many_gpus_without_launcher, world_size
+from prefcli.model.machine import refuse_many_gpus_without_launcher
 from prefcli.model.stacking import keep
+from prefcli.model.strategy import refuse_another_launch, refuse_another_strategy
+from prefcli.recipe.launched import world_size
 from prefcli.recipe.schema import Recipe
+from prefcli.training.changes import Changes
 from prefcli.training.folder import RunFolder
 from prefcli.training.leaving import leave_report
+from prefcli.training.pinned import pin
 from prefcli.training.policy import announce, check_policy, start_policy
 from prefcli.training.prepare import Prepared, prepare
+from prefcli.training.push import check_push, push
 from prefcli.training.record import first_entry, lineage_in_words, now
-from prefcli.training.resume import where_it_stands, where_to_start
+from prefcli.training.resume import rows_then_and_now, where_it_stands, where_to_start
+from prefcli.training.room import warn_of_little_room
 from prefcli.training.samples import Samples, make_samples
-from prefcli.training.saving import room_on_disk, save_model
+from prefcli.training.saving import save_model
 from prefcli.training.step_zero import StepZero
+from prefcli.training.storage import disk_failures_told
 from prefcli.training.summary import closing_lines
 from prefcli.training.trainer import make_trainer
 from prefcli.training.watch import Watch
@@ -58,19 +66,26 @@ def train(
     resume: Resume | str = "auto",
     *,
     allow_unusual: bool = False,
+    resume_anyway: bool = False,
 ) -> Outcome:
     """Run the recipe to its end: `model/` exists when this returns.
 
     allow_unusual: values ten times outside the published bands are no error.
     resume: auto goes on from the last complete checkpoint of the same run, never refuses a folder
     that holds one, and a path names the checkpoint.
-    Raises RecipeError, DataError, GateError and DivergedError.
+    resume_anyway: go on also where the recipe, the data or the processes have changed, as far as
+    changes.py has it.
+    Raises RecipeError, DataError, GateError, DivergedError and PreemptedError; PushError once
+    everything is saved.
     """
     refuse_many_gpus_without_launcher()
+    refuse_another_launch(recipe.launch)
     folder = RunFolder(recipe.output_dir)
-    status = where_it_stands(folder, recipe, method, resume)
+    changes = Changes.of_this_start(anyway=resume_anyway)
+    status = where_it_stands(folder, recipe, method, resume, changes)
     if status == "finished":
         say(f"{folder.path} is finished already; its model is in {folder.model}")
+        push(recipe, folder)
         run = folder.read_run()
         return Outcome(
             str(folder.path),
@@ -79,9 +94,12 @@ def train(
             metrics=run.get("eval", {}).get("last", {}),
             anchor=run.get("anchor", {}),
         )
-    with folder.lock() if is_main_process() else nullcontext():
+    check_push(recipe)
+    with folder.lock() if is_main_process() else nullcontext(), disk_failures_told(folder):
         checkpoint = where_to_start(folder, resume, started=status is not None)
-        return _train(recipe, method, folder, checkpoint, allow_unusual=allow_unusual)
+        outcome = _train(recipe, method, folder, checkpoint, changes, allow_unusual=allow_unusual)
+        push(recipe, folder)
+        return outcome
 
 
 def _train(
@@ -89,6 +107,7 @@ def _train(
     method: Method,
     folder: RunFolder,
     checkpoint: Path | None,
+    changes: Changes,
     *,
     allow_unusual: bool,
 ) -> Outcome:
@@ -98,8 +117,8 @@ def _train(
         f"output: {folder.path} ({now()}, host {platform.node()}, process {os.getpid()})",
     )
     prepared = prepare(recipe, method, device, allow_unusual=allow_unusual)
-    run = _begin(recipe, prepared, folder, checkpoint)
-    with room_on_disk(folder), _told(run, folder):
+    run = _begin(recipe, prepared, folder, checkpoint, changes)
+    with _told(run, folder), disk_failures_told(folder), signals.as_error():
         policy = start_policy(recipe, prepared, run, resumed=checkpoint is not None)
         if checkpoint is None:
             check_policy(recipe, prepared, policy, run)
@@ -124,31 +143,41 @@ def _train(
             eval_on_start=checkpoint is None,
             callbacks=eyes,
         )
+        refuse_another_strategy(recipe.launch, trainer.accelerator)
         for each in eyes[1:]:
             each.trainer = trainer
+        trainer.recipe_goes_first = changes.retunes
         announce(recipe, prepared.method, trainer)
+        warn_of_little_room(recipe, trainer.model, prepared.plan)
         if is_main_process():
             folder.write_run(run)
         _train_under_watch(trainer, watch, checkpoint, has_eval=prepared.inputs.eval is not None)
-        save_model(trainer, folder, stacked=recipe.model.adapter == "stack")
+        trainer.make_room_if_asked()
+        run["model"] = save_model(trainer, folder, recipe, prepared.device)
         return _end(recipe, prepared.method, folder, run, trainer, watch, samples)
 
 
 def _begin(
-    recipe: Recipe, prepared: Prepared, folder: RunFolder, checkpoint: Path | None
+    recipe: Recipe,
+    prepared: Prepared,
+    folder: RunFolder,
+    checkpoint: Path | None,
+    changes: Changes,
 ) -> dict[str, Any]:
     """The folder, from now on this run's, and the first entry of run.json."""
-    run = first_entry(recipe, prepared.method, prepared.device)
+    run = first_entry(recipe, prepared.method, prepared.device) | changes.here
     say(f"lineage: {lineage_in_words(run['lineage'], prepared.method)}")
     if checkpoint is not None:
         before = folder.read_run()
+        changes.judge(folder.path, *rows_then_and_now(before, prepared.inputs))
         # The gate's verdict and the time of the start are the run's, not this process's.
         run |= {key: before[key] for key in _OF_THE_RUN if key in before}
         run["resumed"] = [
             *before.get("resumed", []),
-            {"at": now(), "checkpoint": checkpoint.name},
+            {"at": now(), "checkpoint": checkpoint.name, "anyway": changes.taken},
         ]
     run["data"] = {split.name: split.as_dict() for split in prepared.inputs.splits}
+    run["hub"] = pin(recipe, folder.read_run() if checkpoint is not None else {})
     run["plan"] = {"steps": prepared.plan.steps, "warmup_steps": prepared.plan.warmup_steps}
     if is_main_process():
         folder.start(recipe, prepared.method.name)
@@ -195,11 +224,17 @@ def _told(run: dict[str, Any], folder: RunFolder) -> Iterator[None]:
     """What stopped the run stands in run.json and in its report, too."""
     try:
         yield
+    except PreemptedError as error:
+        run |= {"status": "preempted", "finished": now(), "why": str(error)}
+        if is_main_process():
+            folder.write_run(run)
+        raise
     except PrefcliError as error:
         status = "diverged" if isinstance(error, DivergedError) else "failed"
         run |= {"status": status, "finished": now(), "why": str(error)}
         if is_main_process():
-            folder.write_run(run)
+            with suppress(OSError):  # the disk may be what failed
+                folder.write_run(run)
             leave_report(folder)
         raise
 

@@ -19,13 +19,14 @@ from transformers import (
     TrainingArguments,
 )
 
+from prefcli import signals
 from prefcli.console import say, warn
 from prefcli.data import Split
 from prefcli.data.pieces import on_one_line
 from prefcli.measure.sample import NotANumberError, Sampling, sample
 from prefcli.methods import Method
 from prefcli.model.ends import ends_of
-from prefcli.model.machine import strategy_here
+from prefcli.recipe.launched import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.training.asked import Questions, choose
 from prefcli.training.undisturbed import undisturbed
@@ -155,10 +156,15 @@ class Samples(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     ) -> None:
         if not state.is_world_process_zero:
             return
-        if state.global_step > 0:
-            self._recall()
-        else:
+        if state.global_step == 0:
             self._answer(0)
+            return
+        self._recall()
+        last = state.global_step >= state.max_steps
+        due = last or (args.eval_steps and state.global_step % args.eval_steps == 0)
+        if due and state.global_step not in {row["step"] for row in self._rows}:
+            # The last process was kept from it.
+            self._answer(state.global_step)
 
     def on_evaluate(
         self,
@@ -180,6 +186,8 @@ class Samples(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             policy = self._written(self.trainer.model)
             if step == 0 and self._has_reference:
                 self._reference = self._of_reference(policy)
+        except signals.BreakOff:
+            return
         except NotANumberError:
             # What that means for the run is for the evaluation or the next step to say.
             warn(f"samples: none at step {step}, as the policy's scores are not finite")

@@ -1,55 +1,57 @@
-"""Writing that leaves no half-made model, and says so when the disk is full."""
+"""The final weights: model/ appears whole, and read back."""
 
 from __future__ import annotations
 
-import errno
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
-from safetensors import SafetensorError
 from transformers import Trainer
 
-from prefcli.console import is_main_process
-from prefcli.errors import Problem, RecipeError
+from prefcli.console import is_main_process, say
+from prefcli.model import Machine
 from prefcli.model.stacking import stack
+from prefcli.recipe.schema import Recipe
 from prefcli.training.folder import RunFolder
-
-_NO_ROOM = 2**20
-"""Bytes below which an error while writing is taken for a full disk."""
-
-
-@contextmanager
-def room_on_disk(folder: RunFolder) -> Iterator[None]:
-    """A full disk shows itself as any of a dozen errors, deep in torch or safetensors."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        free = shutil.disk_usage(folder.path).free
-        if free > _NO_ROOM and getattr(error, "errno", None) != errno.ENOSPC:
-            raise
-        raise RecipeError(
-            Problem(
-                f"the disk of {folder.path} is full ({free / 1e6:.0f} MB left)",
-                path="output_dir",
-                hint="free some space; the same command goes on from the last complete checkpoint",
-            )
-        ) from None
+from prefcli.training.placing import place, writing
+from prefcli.training.readback import log_probabilities, probe_rows, read_back
 
 
-def save_model(trainer: Trainer, folder: RunFolder, *, stacked: bool) -> None:
-    """model/ appears whole: it is written beside its place and moved there.
+def save_model(
+    trainer: Trainer, folder: RunFolder, recipe: Recipe, device: Machine
+) -> dict[str, Any]:
+    """Written beside its place, read back, and moved there; gives what run.json says of it.
 
-    An adapter in it lies on plain weights: one `stacked` on another becomes the sum of both.
+    An adapter in it lies on plain weights: one stacked on another becomes the sum of both.
+    Raises PrefcliError where what was written is not what was trained; it stays in model.partial.
     """
     partial = folder.path / "model.partial"
+    rows = probe_rows(trainer)
+    # Each process takes part, as none may hold the whole model.
+    trained = log_probabilities(trainer.model, rows, autocast=device.autocast(recipe.model))
     if is_main_process():
         shutil.rmtree(partial, ignore_errors=True)
-    trainer.save_model(str(partial))
-    if is_main_process():
-        (partial / "training_args.bin").unlink(missing_ok=True)
-        shutil.rmtree(partial / "ref", ignore_errors=True)  # the reference's copy of an adapter
-        if stacked:
-            stack(folder.below, partial)
-        shutil.rmtree(folder.model, ignore_errors=True)
-        partial.rename(folder.model)
+    try:
+        with writing("model/"):
+            _write(trainer, str(partial))
+            if not is_main_process():
+                return {}
+            (partial / "training_args.bin").unlink(missing_ok=True)
+            shutil.rmtree(partial / "ref", ignore_errors=True)  # the reference's adapter
+            if recipe.model.adapter == "stack":
+                stack(folder.below, partial)
+    except Exception:
+        shutil.rmtree(partial, ignore_errors=True)  # it gives its room on the disk back
+        raise
+    found = read_back(partial, trainer, recipe, device, rows, trained)
+    say(found.line())
+    with writing("model/"):
+        place(partial, folder.model)
+    return found.as_dict()
+
+
+def _write(trainer: Trainer, place: str) -> None:
+    fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if fsdp is not None:
+        # Checkpoints are best saved in shards, of which save_model would write nothing at all.
+        fsdp.set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model(place)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prefcli.console import say
@@ -78,19 +79,34 @@ class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         trainer = self.trainer
         tolerance = nats_a_token(trainer.model, args)
         self.figures = [self._look(row) for row in _spread(trainer.train_dataset)]
-        if state.global_step == 0 and self._other is None:
-            self._prove_start(tolerance)
-        elif state.global_step == 0:
+        fault = None
+        try:
+            said = self._judge(state.global_step, tolerance)
+        except GateError as error:
+            fault = error
+        # The weights of one process may be broken: then none of them goes on, or waits.
+        faults = [each for each in gather_object([fault]) if each is not None]
+        if faults:
+            raise faults[0]
+        say(*said)
+        if not self._known and state.is_world_process_zero:
+            self._on_done([f.reference for f in self.figures])
+
+    def _judge(self, step: int, tolerance: float) -> list[str]:
+        """What there is to say. Raises GateError."""
+        said = []
+        if step == 0 and self._other is None:
+            said.append(self._prove_start(tolerance))
+        elif step == 0:
             mean = sum(f.drift for f in self.figures) / len(self.figures)
             same = " (the same model: leave reference.name_or_path out)" if mean < tolerance else ""
-            say(
+            said.append(
                 f"step 0: the policy is {mean:.3g} nats a token from its reference, "
                 f"{self._other}{same}"
             )
         if self._known:
-            self._prove_same(self._known, tolerance)
-        elif state.is_world_process_zero:
-            self._on_done([f.reference for f in self.figures])
+            said.append(self._prove_same(self._known, tolerance))
+        return said
 
     def _look(self, row: dict[str, Any]) -> Figure:
         """Through the very code that trains, one row at a time, so that nothing averages out."""
@@ -115,7 +131,7 @@ class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untype
             reference=[told[f"logps/{s}"] - r for s, r in zip(sides, ratios, strict=True)],
         )
 
-    def _prove_start(self, tolerance: float) -> None:
+    def _prove_start(self, tolerance: float) -> str:
         drift = max(f.drift for f in self.figures)
         # "not at most" rather than "more than": NaN must not pass.
         if not drift <= tolerance:
@@ -143,7 +159,7 @@ class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untype
                 )
         loss = self.figures[0]
         formula = f", loss {loss.loss:.4f} as by its formula" if loss.expected is not None else ""
-        say(
+        return (
             f"step 0: policy and reference agree on {len(self.figures)} rows "
             f"(within {drift:.1g} nats a token){formula}"
         )
@@ -161,7 +177,7 @@ class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         weights: float = sum(getattr(method, "loss_weights", None) or [1.0] * len(losses))
         return _OF_THE_LOSS * (figure.expected or 0.0) + max(1.0, weights) * sum(slopes)
 
-    def _prove_same(self, known: Sequence[Sequence[float]], tolerance: float) -> None:
+    def _prove_same(self, known: Sequence[Sequence[float]], tolerance: float) -> str:
         for before, figure in zip(known, self.figures, strict=True):
             for old, new in zip(before, figure.reference, strict=True):
                 if not abs(old - new) <= tolerance * max(abs(old), 1.0):
@@ -174,7 +190,7 @@ class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untype
                             "them back, or start a new run in another output_dir",
                         )
                     )
-        say(f"resume: the reference is the one this run began with, on {len(known)} rows")
+        return f"resume: the reference is the one this run began with, on {len(known)} rows"
 
 
 def _spread(dataset: Any) -> list[dict[str, Any]]:

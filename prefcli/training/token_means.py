@@ -1,4 +1,4 @@
-"""SFT terms as means over the tokens of a whole optimizer step, however it is cut into batches.
+"""SFT terms as means over the tokens of a whole step, or of a whole evaluation, in any batches.
 
 trl takes the mean inside each device batch and averages those means, so that a token of a batch of
 short responses weighs more, and accumulation or another number of processes changes the loss.
@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import Trainer as TransformersTrainer
+
+_MANY = 100
+"""Rows that are collated at once to count their tokens."""
 
 
 class TokenMeans(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
@@ -21,6 +25,10 @@ class TokenMeans(TransformersTrainer):  # type: ignore[misc]  # transformers is 
     """Device batches of the step, over all processes."""
     _share: float = 1.0
     """What this device batch's mean counts for; 1 where it is the whole step."""
+    _eval_tokens: float | None = None
+    """Tokens a row, of all rows of the evaluation that goes on."""
+    _counted: dict[str, float] = {}  # noqa: RUF012  # replaced, never changed
+    """The same, by the dataset's fingerprint."""
     loss_weights: list[float]
     _plain_weights: list[float] | None = None
 
@@ -32,8 +40,9 @@ class TokenMeans(TransformersTrainer):  # type: ignore[misc]  # transformers is 
         return batches, items
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        alone = not self.model.training or self._slots == 1
-        self._share = 1.0 if alone else self._tokens(inputs) * self._slots / self._step_tokens
+        if self.model.training:
+            alone = self._slots == 1
+            self._share = 1.0 if alone else self._tokens(inputs) * self._slots / self._step_tokens
         if hasattr(self, "loss_weights"):  # DPO's, one a loss
             self._plain_weights = self._plain_weights or list(self.loss_weights)
             self.loss_weights = [
@@ -42,11 +51,33 @@ class TokenMeans(TransformersTrainer):  # type: ignore[misc]  # transformers is 
             ]
         return super().compute_loss(model, inputs, *args, **kwargs)
 
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        self._eval_tokens = self._tokens_a_row(dataloader.dataset)
+        try:
+            return super().evaluation_loop(dataloader, *args, **kwargs)
+        finally:
+            self._eval_tokens, self._share = None, 1.0
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        self._share = 1.0
+        if self._eval_tokens is not None:
+            # The batches' means are weighted by their rows.
+            self._share = self._tokens(inputs) / _rows(inputs) / self._eval_tokens
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def _tokens_a_row(self, dataset: Dataset) -> float:
+        """Of all rows of an evaluation, counted once."""
+        if dataset._fingerprint not in self._counted:
+            batches = (dataset[at : at + _MANY] for at in range(0, len(dataset), _MANY))
+            total = sum(self._tokens(self.data_collator(_by_row(batch))) for batch in batches)
+            self._counted = {dataset._fingerprint: total / len(dataset)}
+        return self._counted[dataset._fingerprint]
+
     def concatenated_forward(self, model: Any, batch: Any) -> tuple[Any, ...]:
         """ORPO's and CPO's: the fifth of its results is the NLL."""
         results = list(super().concatenated_forward(model, batch))
         # An evaluation comes here without compute_loss.
-        results[4] = results[4] * (self._share if self.model.training else 1.0)
+        results[4] = results[4] * self._share
         return tuple(results)
 
     def _tokens(self, batch: Mapping[str, torch.Tensor]) -> int:
@@ -58,3 +89,14 @@ class TokenMeans(TransformersTrainer):  # type: ignore[misc]  # transformers is 
             return int((batch["chosen_labels"][:, 1:] != -100).sum())
         # ORPO's covers the prompt, too: all but the first token.
         return int(batch["chosen_attention_mask"][:, 1:].sum())
+
+
+def _by_row(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _rows(batch: Mapping[str, torch.Tensor]) -> int:
+    """Pairs: DPO's collator puts both sides into one tensor."""
+    if "completion_mask" in batch:
+        return len(batch["completion_mask"]) // 2
+    return len(batch["chosen_labels"])

@@ -27,17 +27,20 @@ from prefcli.model.adapters import (
     freeze_reference_adapter,
     train_in_float32,
 )
-from prefcli.model.machine import strategy_here
 from prefcli.model.weights import in_full
+from prefcli.recipe.launched import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Lora, SftMix
 from prefcli.speed.seam import Speed
 from prefcli.training.arguments import build, prove_arrival, trl_options
+from prefcli.training.checkpoints import WholeCheckpoints
 from prefcli.training.guard import Guarded
 from prefcli.training.inputs import Inputs, reference_of
 from prefcli.training.measured import Measured
 from prefcli.training.precompute import Precomputed, digest
+from prefcli.training.preemption import Preemptible
 from prefcli.training.sft_mix import Demonstrations, Mixing
+from prefcli.training.shared_maps import Shared, in_turns, key_of
 from prefcli.training.token_means import TokenMeans
 from prefcli.training.trackers import guard_trackers
 
@@ -80,12 +83,13 @@ def make_trainer(
         else {}
     )
     speed = Speed(recipe.performance, strategy_here(), recipe.data.max_length)
-    with speed.at_the_seam(), _dividing_prompts(inputs):
+    key = key_of(recipe, method, tokenizer)
+    with speed.at_the_seam(), _dividing_prompts(inputs), in_turns(trl_class, key):
         trainer = trainer_class(
             model=policy,
             args=config,
-            train_dataset=inputs.train.for_trl(),
-            eval_dataset=inputs.eval.for_trl() if inputs.eval is not None else None,
+            train_dataset=Shared.of(inputs.train.for_trl(), key),
+            eval_dataset=Shared.of(inputs.eval.for_trl(), key) if inputs.eval else None,
             processing_class=tokenizer,
             callbacks=[*callbacks, *_stopping(recipe, method)],
             **more,
@@ -135,9 +139,11 @@ def _stopping(recipe: Recipe, method: Method) -> list[TrainerCallback]:
 def trainer_class_of(
     trl_class: type[Any], recipe: Recipe, method: Method, *, mixed: bool
 ) -> type[Any]:
-    """trl's trainer with what we put around its loss; the demonstrations outermost."""
-    layers: list[type[Any]] = [Mixing] if mixed else []
-    layers += [Guarded, Measured]
+    """trl's trainer with what we put around its steps and its loss."""
+    layers: list[type[Any]] = [Preemptible]
+    if mixed:
+        layers.append(Mixing)
+    layers += [WholeCheckpoints, Guarded, Measured]
     if method.has_sft_term:
         layers.append(TokenMeans)
     if _precomputes(recipe, method):

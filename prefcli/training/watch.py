@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -51,17 +52,27 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
             eval_every=int(args.eval_steps) if args.eval_strategy == "steps" else None,
             save_every=int(args.save_steps) if args.save_strategy == "steps" else None,
         )
+        earlier = self._journal.rows() if state.is_world_process_zero else []
+        self._recall_evaluations(args, earlier)
         if not state.is_world_process_zero:
             return
-        earlier = self._journal.rows()
         self._monitor.replay(earlier, self._journal.advice())
-        self._evals = {int(row["step"] or 0): _known(row) for row in earlier if is_eval(row)}
-        self.first_eval = next(iter(self._evals.values()), {})
         watched = self._method.watched, self._method.watched_in_evaluations
         self._screen = (
             LiveScreen(self._method.name, *watched) if is_screen() else LogLines(*watched)
         )
         self._screen.open(self._pace, earlier)
+
+    def _recall_evaluations(self, args: TrainingArguments, earlier: Sequence[Row]) -> None:
+        """On every process: whether the last one has been done, all of them must know."""
+        found = [{int(row["step"] or 0): _known(row) for row in earlier if is_eval(row)}]
+        if args.world_size > 1:
+            broadcast_object_list(found)
+        (self._evals,) = found
+        if self._evals:
+            self.first_eval = next(iter(self._evals.values()))
+            self.last_eval_step = max(self._evals)
+            self.last_eval = self._evals[self.last_eval_step]
 
     def on_step_begin(
         self,

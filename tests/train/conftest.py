@@ -104,6 +104,12 @@ def _no_pages(request, monkeypatch):
         monkeypatch.setattr("prefcli.training.run.leave_report", lambda *args, **kwargs: None)
 
 
+@pytest.fixture(autouse=True)
+def _no_fsync(monkeypatch):
+    """Only a power cut could tell the difference, and on a busy disk each takes long."""
+    monkeypatch.setattr("prefcli.training.placing.os.fsync", lambda handle: None)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A two-layer Llama with random weights and a byte-level BPE tokenizer."""

@@ -74,8 +74,10 @@ ELSEWHERE = {
     "model.adapter",
     "model.quantization",
     "reference.name_or_path",
+    "push",  # test_push.py
     "reference.revision",
     "sft_mix",  # test_sft_mix.py
+    "launch",  # test_launch.py, test_launch_config.py
     "anchor",  # test_anchor.py
     "data.train",
     "data.eval",

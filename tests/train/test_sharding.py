@@ -8,8 +8,8 @@ import pytest
 from transformers import LlamaConfig
 
 from prefcli.model import Machine
-from prefcli.model.machine import strategy_here
 from prefcli.model.weights import empty_model
+from prefcli.recipe.launched import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.rehearsal.fake_run import Architectures, StepPeaks
 from prefcli.rehearsal.memory import predict

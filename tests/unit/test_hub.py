@@ -8,12 +8,13 @@ import socket
 import pytest
 
 from prefcli.recipe import hub
+from prefcli.recipe.names import is_local
 from prefcli.recipe.schema import Recipe
 
 
 @pytest.fixture(autouse=True)
 def _no_word_of_the_network(monkeypatch):
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.setenv(name, "")  # put back afterwards, whatever is decided here
     for name in ("https", "all"):
         monkeypatch.delenv(f"{name}_proxy", raising=False)
@@ -72,14 +73,14 @@ def test_names_of_the_hub(tmp_path):
     ],
 )
 def test_what_is_a_path(name, local):
-    assert hub.is_local(name) is local
+    assert is_local(name) is local
 
 
 def test_a_folder_that_is_here_is_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert not hub.is_local("runs/sft")
+    assert not is_local("runs/sft")
     (tmp_path / "runs" / "sft").mkdir(parents=True)
-    assert hub.is_local("runs/sft")
+    assert is_local("runs/sft")
 
 
 def test_a_hub_that_answers(monkeypatch, port):

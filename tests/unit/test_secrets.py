@@ -13,6 +13,7 @@ SECRET = TOKEN[3:13]
 @pytest.fixture(autouse=True)
 def token(monkeypatch):
     monkeypatch.setenv("TOKEN", TOKEN)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "correct-horse-battery")
 
 
 def put(text: str) -> str:
@@ -26,6 +27,13 @@ def put(text: str) -> str:
         pytest.param(put(f"https://user:{TOKEN}@host"), "output_dir", id="inside a value"),
         pytest.param(put(f"x_{TOKEN}"), "output_dir", id="behind an underscore"),
         pytest.param(put("sk-" + "aB3" * 11), "output_dir", id="another kind"),
+        pytest.param(put("AKIAIOSFODNN7EXAMPLE"), "output_dir", id="a cloud's"),
+        pytest.param(put("x-correct-horse-battery"), "output_dir", id="a password of the environment"),
+        pytest.param(put("${oc.env:MLFLOW_TRACKING_PASSWORD}"), "output_dir", id="the same, by its name"),
+        pytest.param(GOOD.replace("some/model", f"https://user:{TOKEN}@host/model"), "model.name_or_path", id="address"),
+        pytest.param(GOOD.replace("a.jsonl", "'https://user:word@host/a.jsonl'"), "data.train.path", id="password in an address"),
+        pytest.param(GOOD.replace("a.jsonl", "'https://host/a.jsonl?token=word'"), "data.train.path", id="query"),
+        pytest.param(f"{GOOD}logging: {{report_to: [wandb], run_name: 'key={'0123456789' * 4}'}}\n", "logging.run_name", id="run name"),
         pytest.param(f"{GOOD}seed: {TOKEN}\n", "seed", id="where a number is wanted"),
         pytest.param(f"{GOOD}zzz: {TOKEN}\n", "zzz", id="below an unknown key"),
         pytest.param(f"{GOOD}lora: {{rank: {{a: {TOKEN}}}}}\n", "lora.rank.a", id="in a section"),
@@ -77,6 +85,7 @@ def test_through_an_override(tmp_path):
 
 def hidden(problems):
     for problem in problems:
+        assert not any(w in str(problem) for w in ("horse", ":word", "=word", "0123456789"))
         assert SECRET not in str(problem)
         assert SECRET not in str(problem.as_dict())
 

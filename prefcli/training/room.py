@@ -6,12 +6,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from prefcli.console import amount, warn
 from prefcli.errors import Problem, RecipeError
+from prefcli.model import parameters_of
 from prefcli.recipe.schema import Recipe
-from prefcli.rehearsal.optimizers import on_disk
-from prefcli.rehearsal.sharding import Sizes
-from prefcli.rehearsal.target import amount
 from prefcli.training.arguments import Plan
+from prefcli.training.optimizers import on_disk
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,12 @@ class Disk:
         }
 
 
-def disk(recipe: Recipe, sizes: Sizes, plan: Plan) -> Disk:
-    """Of a run from its beginning; what it has written already counts as free."""
+def disk(recipe: Recipe, trained: int, plan: Plan) -> Disk:
+    """Of a run from its beginning; what it has written already counts as free.
+
+    trained: parameters.
+    """
     weights = 2 if recipe.model.dtype == "bfloat16" and not recipe.trains_adapter else 4
-    trained = sizes.trainable
     limit = recipe.training.save_total_limit
     kept = plan.checkpoints if limit is None else min(plan.checkpoints, limit + 1)
     folder = Path(recipe.output_dir).absolute()
@@ -78,3 +82,15 @@ def check_disk(found: Disk, *, elsewhere: bool) -> list[str]:
     if elsewhere:
         return [f"{problem.message}, which matters if it is the disk of the run, too"]
     raise RecipeError(problem)
+
+
+def warn_of_little_room(recipe: Recipe, model: torch.nn.Module, plan: Plan) -> None:
+    """Before a run's first step. It may end well, if others make room, and so it begins."""
+    _, trained = parameters_of(model)
+    found = disk(recipe, trained, plan)
+    if found.needed > found.free:
+        warn(
+            f"output_dir: this run writes up to {amount(found.needed)}, and its disk has "
+            f"{amount(found.free)} left; keep fewer checkpoints (training.save_total_limit), or "
+            "free some"
+        )

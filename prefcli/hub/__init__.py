@@ -1,0 +1,1 @@
+"""The hub's cache: what is in it, which commits those are, and how it is filled."""

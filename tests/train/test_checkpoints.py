@@ -1,0 +1,162 @@
+"""A checkpoint under its final name is a whole one, whenever the process is killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from prefcli.recipe import load
+from prefcli.training import checkpoints, placing
+from prefcli.training.folder import RunFolder, is_complete
+from prefcli.training.run import train
+from tests.train.conftest import pairs, small_recipe, write_jsonl
+
+KILLED = RuntimeError("killed")
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model, tmp_path_factory):
+    """A run of four steps with a checkpoint at each second one."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    data = small_recipe(tiny_model, folder)
+    data["training"] |= {"max_steps": 4, "save_steps": 2}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    recipe = load(str(folder / "recipe.yaml")).recipe
+    train(recipe, recipe.dpo)
+    return RunFolder(recipe.output_dir)
+
+
+FILES = {
+    "model.safetensors",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+    "training_args.bin",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "files.json",
+}
+
+
+def test_a_checkpoint_lists_its_files(finished):
+    checkpoint = finished.path / "checkpoint-4"
+    assert {path.name for path in checkpoint.iterdir()} == FILES
+    assert json.loads((checkpoint / "files.json").read_text()).keys() == FILES - {"files.json"}
+    assert not (finished.path / ".saving").exists()
+    assert finished.last_checkpoint() == (checkpoint, [])
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+@pytest.mark.parametrize("harm", ["shortened", "removed"])
+def test_one_that_lost_a_byte_is_not_whole(finished, tmp_path, name, harm):
+    checkpoint = tmp_path / "checkpoint-4"
+    shutil.copytree(finished.path / "checkpoint-4", checkpoint)
+    assert is_complete(checkpoint)
+    file = checkpoint / name
+    if harm == "removed":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-2])
+    # Without its list, as of an earlier prefcli, it is judged by what transformers writes.
+    assert is_complete(checkpoint) == (name == "files.json" and harm == "removed")
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"]
+)
+def test_nor_is_one_of_an_earlier_version(finished, tmp_path, name):
+    checkpoint = tmp_path / "checkpoint-4"
+    shutil.copytree(finished.path / "checkpoint-4", checkpoint)
+    (checkpoint / "files.json").unlink()
+    file = checkpoint / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert not is_complete(checkpoint)
+    file.unlink()
+    assert not is_complete(checkpoint)
+
+
+def test_nothing_is_seen_of_one_that_is_being_written(
+    recipe_data, make_recipe, finished, monkeypatch, capsys
+):
+    """Killed after its last byte and before it is moved: the run goes on from the one before."""
+    recipe_data["training"] |= {"max_steps": 4, "save_steps": 2}
+    recipe = make_recipe(recipe_data).recipe
+    run = RunFolder(recipe.output_dir)
+    real = placing.place
+
+    def killed_at_4(written: Path, final: Path) -> None:
+        if final.name == "checkpoint-4":
+            # The error handler must find nothing to clear away, as after a kill.
+            shutil.move(written.parent, run.path / "as-it-was")
+            raise KILLED
+        real(written, final)
+
+    monkeypatch.setattr(checkpoints, "place", killed_at_4)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(recipe, recipe.dpo)
+    (run.path / "as-it-was").rename(run.path / ".saving")
+    assert run.last_checkpoint() == (run.path / "checkpoint-2", [])
+    assert (run.path / ".saving" / "checkpoint-4" / "trainer_state.json").exists()
+
+    monkeypatch.setattr(checkpoints, "place", real)
+    capsys.readouterr()
+    train(recipe, recipe.dpo)
+    said = capsys.readouterr().out
+    assert "warning: checkpoint-4 was cut short while it was written; it is removed" in said
+    assert "checkpoint-2" in said
+    assert not (run.path / ".saving").exists()
+    one, other = (load_file(f.model / "model.safetensors") for f in (run, finished))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_old_ones_go_and_the_best_stays(recipe_data, make_recipe):
+    """The last evaluation is not the best one: the loss grows."""
+    recipe_data["training"] |= {
+        "max_steps": 8,
+        "eval_steps": 2,
+        "save_steps": 2,
+        "save_total_limit": 2,
+        "early_stopping": {"patience": 8},
+    }
+    # Of the wrong sides, so that each step makes it worse.
+    rows = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in pairs(24)]
+    write_jsonl(Path(recipe_data["data"]["train"]["path"]), rows)
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.dpo)
+    run = RunFolder(recipe.output_dir)
+    left = sorted(path.name for path in run.path.glob("checkpoint-*"))
+    state = json.loads((run.path / "checkpoint-8" / "trainer_state.json").read_text())
+    best = Path(state["best_model_checkpoint"])
+    assert best.parent == run.path
+    assert best.name != "checkpoint-8"
+    assert left == sorted([best.name, "checkpoint-8"])
+    assert all(is_complete(run.path / name) for name in left)
+
+
+def test_a_kill_amid_deletion_leaves_no_half(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    (folder / "weights").write_text("w")
+    monkeypatch.setattr(placing.shutil, "rmtree", lambda path, **kwargs: None)
+    placing.remove(folder)
+    assert not folder.exists()
+    assert (tmp_path / ".saving" / "removed-checkpoint-2" / "weights").exists()
+
+
+def test_a_checkpoint_takes_the_place_of_an_older_try(tmp_path):
+    for name, text in (("checkpoint-2", "old"), (".saving/checkpoint-2", "new")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "weights").write_text(text)
+    placing.place(tmp_path / ".saving" / "checkpoint-2", tmp_path / "checkpoint-2")
+    assert (tmp_path / "checkpoint-2" / "weights").read_text() == "new"
+    assert list((tmp_path / ".saving").iterdir()) == []

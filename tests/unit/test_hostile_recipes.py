@@ -1,0 +1,138 @@
+"""Recipes that try to do more than say what a run is: exit 2, before anything is touched."""
+# ruff: noqa: E501 - the tables have a case a line
+
+import pytest
+
+from prefcli.recipe import load
+from prefcli.recipe.names import is_commit, is_hub_id
+from tests.unit.broken import GOOD, added, given, mistakes, swapped, table, write
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LONG = "a/" * 2500
+
+PATHS = table(
+    swapped("newline in output_dir", "runs/x", '"a\\nb"', "1:13", "output_dir", "the character U+000A can't stand in a path"),
+    swapped("escape in output_dir", "runs/x", '"a\\e[2Jb"', "1:13", "output_dir", "the character U+001B"),
+    swapped("writing turned round", "runs/x", '"a\\u202Egpj"', "1:13", "output_dir", "the character U+202E"),
+    swapped("line separator", "runs/x", '"a\\u2028b"', "1:13", "output_dir", "the character U+2028"),
+    swapped("a stranger's home", "runs/x", "~nobody-of-that-name/x", "1:13", "output_dir", "no home folder ~nobody-of-that-name"),
+    swapped("a name too long", "runs/x", "a" * 256, "1:13", "output_dir", "too long for a path: 256 bytes | up to 255"),
+    swapped("bytes count", "runs/x", "\u00e4" * 128, "1:13", "output_dir", "too long for a path: 256 bytes"),
+    swapped("a path too long", "runs/x", LONG, "1:13", "output_dir", "too long for a path: 5000 bytes | up to 4000"),
+    given("newline in an override", 'output_dir="a\\nb"', "output_dir", "the character U+000A"),
+    swapped("newline in data", "a.jsonl", '"a\\nb.jsonl"', "5:17", "data.train.path", "the character U+000A"),
+    swapped("long data path", "a.jsonl", "a" * 300 + ".jsonl", "5:17", "data.train.path", "too long for a path"),
+)  # fmt: skip
+
+NAMES = table(
+    swapped("a flag as model", "some/model", "--flag", "2:23", "model.name_or_path", "'--flag' is no hub id"),
+    swapped("two dots in a name", "some/model", "some/..", "2:23", "model.name_or_path", "'some/..' is no hub id"),
+    swapped("a shell's dollar", "some/model", "some/$(id)", "2:23", "model.name_or_path", "is no hub id | letters, digits"),
+    swapped("a shell's semicolon", "some/model", '"a;b"', "2:23", "model.name_or_path", "is no hub id"),
+    swapped("a query", "some/model", "'some/model?x=1'", "2:23", "model.name_or_path", "is no hub id"),
+    swapped("an encoded slash", "some/model", "some/model%2e%2e", "2:23", "model.name_or_path", "is no hub id"),
+    swapped("a name too long for the hub", "some/model", "some/" + "a" * 92, "2:23", "model.name_or_path", "is no hub id"),
+    swapped("newline in a name", "some/model", '"some/model\\nx"', "2:23", "model.name_or_path", "the character U+000A"),
+    swapped("dataset", "a.jsonl", "org/a--b", "5:17", "data.train.path", "'org/a--b' is no hub id"),
+    added("reference", "reference: {name_or_path: some/.git}", "6:27", "reference.name_or_path", "'some/.git' is no hub id"),
+)  # fmt: skip
+
+CODE = table(
+    swapped("code of a branch", "some/model", "some/model, trust_remote_code: true, revision: main", "2:70", "model.revision", "a full commit of 40 hex digits, not 'main'"),
+    swapped("code of nothing", "some/model", "some/model, trust_remote_code: true", "2:54", "model.trust_remote_code", "revision must be a full commit of 40 hex digits, not nothing"),
+    swapped("code of a short commit", "some/model", "some/model, trust_remote_code: true, revision: 0123abc", "2:70", "model.revision", "not '0123abc'"),
+    given("code of an unpinned reference", "reference.name_or_path=other/model", "reference.name_or_path", "reference.revision must be a full commit", text=GOOD.replace("some/model", f"some/model, trust_remote_code: true, revision: {COMMIT}")),
+)  # fmt: skip
+
+
+@PATHS
+def test_paths(case, tmp_path):
+    case.check(tmp_path)
+
+
+@NAMES
+def test_names(case, tmp_path):
+    case.check(tmp_path)
+
+
+@CODE
+def test_code(case, tmp_path):
+    case.check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../etc",
+        "a/b/c",
+        "/",
+        "./some model",
+        "~/model",
+        "s3://bucket/rows",
+        "Foo-BAR_foo.bar123",
+    ],
+)
+def test_what_is_a_path_or_a_name_after_all(name, tmp_path):
+    load(write(tmp_path, GOOD.replace("some/model", f"'{name}'")))
+
+
+@pytest.mark.parametrize("folder", ["../runs", "/tmp/x y", "runs/ü", "--x", "~/runs"])
+def test_folders_that_people_have(folder, tmp_path):
+    load(write(tmp_path, GOOD.replace("runs/x", f"'{folder}'")))
+
+
+def test_a_folder_that_is_there_may_have_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mistakes(tmp_path, GOOD.replace("some/model", "my model"))
+    (tmp_path / "my model").mkdir()
+    load(write(tmp_path, GOOD.replace("some/model", "my model")))
+
+
+def test_code_of_one_commit(tmp_path):
+    text = GOOD.replace("some/model", f"some/model, trust_remote_code: true, revision: {COMMIT}")
+    assert load(write(tmp_path, text)).recipe.model.trust_remote_code
+
+
+def test_code_of_a_folder_needs_no_commit(tmp_path):
+    load(write(tmp_path, GOOD.replace("some/model", "./model, trust_remote_code: true")))
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("foo", True),
+        ("foo/bar", True),
+        ("_private/x_", True),
+        ("Foo-BAR_foo.bar123", True),
+        ("a" * 96, True),
+        ("a" * 97, False),
+        ("datasets/foo/bar", False),
+        (".repo_id", False),
+        ("foo/-bar", False),
+        ("foo/bar-", False),
+        ("foo--bar", False),
+        ("foo..bar", False),
+        ("foo.git", False),
+        ("", False),
+        ("foo/", False),
+        ("foo\n", False),
+        ("föö", False),
+    ],
+)
+def test_the_hubs_own_rule(name, right):
+    assert is_hub_id(name) is right
+    # huggingface_hub is none of the heavy libraries, and so may say what it thinks itself.
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        assert not right
+    else:
+        assert right
+
+
+def test_what_is_a_commit():
+    assert is_commit(COMMIT)
+    assert not any(map(is_commit, [None, "main", COMMIT[:39], COMMIT + "0", COMMIT.upper()]))

@@ -1,0 +1,105 @@
+"""What a signal does to a command, before and after it has something to lose."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from prefcli import signals
+from prefcli.errors import DataError, ExitCode, PreemptedError
+
+
+@pytest.fixture(autouse=True)
+def _listening():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    signals.listen()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def send(number: int = signal.SIGTERM) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_before_anything_is_half_done_it_ends_the_command(number):
+    name = signal.Signals(number).name
+    with pytest.raises(PreemptedError, match=rf"pre-empted \({name}\)") as e, signals.as_error():
+        send(number)
+    assert e.value.exit_code == ExitCode.REQUEUE == 75
+    assert "the same command goes on" in str(e.value)
+    send()  # a second one changes nothing
+    assert signals.asked() == name
+
+
+def test_no_library_takes_it_for_an_error_of_its_own():
+    assert not issubclass(signals.Stop, Exception)
+    assert not issubclass(signals.BreakOff, Exception)
+
+
+def test_what_a_library_makes_of_it_is_still_it():
+    def library():
+        try:
+            send()
+        except signals.Stop:
+            raise ImportError("half a library") from None
+
+    with pytest.raises(PreemptedError), signals.as_error():
+        library()
+    with pytest.raises(DataError), signals.as_error():
+        raise DataError("a row is wrong")  # but what we say ourselves stands
+
+
+def test_later_it_is_remembered():
+    signals.hold()
+    assert signals.asked() is None
+    send(signal.SIGUSR1)
+    send(signal.SIGTERM)
+    assert signals.asked() == "SIGUSR1"
+    with pytest.raises(OSError, match="disk"), signals.as_error():
+        raise OSError("the disk is full")  # not the signal's doing
+
+
+def test_one_that_was_swallowed_is_found_where_training_begins():
+    with pytest.raises(signals.Stop):
+        send()
+    with pytest.raises(signals.Stop):
+        signals.hold()
+    assert not signals.held()
+
+
+def test_the_workers_of_a_pool_die_of_sigterm():
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        os.write(writing, b"!")
+        time.sleep(20)
+        os._exit(0)
+    assert os.read(reading, 1)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+WAITING = """
+import ctypes, os, sys, threading, time
+from prefcli import signals, siblings
+
+signals.listen()
+assert siblings.first_to_fail()  # as the one that this process waits for would say
+threading.Timer(0.2, lambda: os.kill(os.getpid(), 15)).start()
+lock = ctypes.create_string_buffer(64)
+libc = ctypes.CDLL(None)
+libc.pthread_mutex_lock(lock)
+libc.pthread_mutex_lock(lock)  # for ever, and no Python is run here
+"""
+
+
+def test_who_waits_for_a_failed_sibling_ends_at_once(tmp_path):
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_PORT": "1", "TMPDIR": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", WAITING], env=environment, timeout=20)
+    assert ended.returncode == 128 + signal.SIGTERM
