@@ -13,17 +13,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from prefcli.console import is_screen, stream
-from prefcli.errors import PreemptedError, PrefcliError
-from prefcli.siblings import another_failed, are_there
+from prefcli.console import is_main_process, is_screen, stream
+from prefcli.errors import ExitCode, PreemptedError, PrefcliError
+from prefcli.siblings import another_failed
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _SHOW_CURSOR = b"\x1b[?25h"
+_AGAIN = 0.5
+"""Seconds from one try to end the command to the next."""
+_TRIES = 20
 
 _asked: str | None = None
 _held = False
 _listener: int | None = None
 """The process that listens; what it forks does not."""
+_over = threading.Event()
+"""Nobody need be told any more."""
 
 
 class Stop(BaseException):
@@ -36,17 +41,19 @@ class BreakOff(BaseException):
 
 def listen() -> None:
     """From now on a signal has its say. For the main thread."""
-    global _asked, _held, _listener
-    _asked, _held = None, False
+    global _asked, _held, _listener, _over
+    _over.set()
+    _asked, _held, _over = None, False, threading.Event()
     for number in _SIGNALS:
         signal.signal(number, _on_signal)
-    if are_there() and _listener != os.getpid():
-        _follow_siblings()
+    if _listener != os.getpid():
+        _follow()
     _listener = os.getpid()
 
 
 def deafen() -> None:
     """The exit code is settled, and no signal changes it while the interpreter cleans up."""
+    _over.set()
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -80,19 +87,21 @@ def as_error() -> Iterator[None]:
     try:
         yield
     except Stop:
-        raise _nothing_saved() from None
+        _over.set()
+        raise PreemptedError(_nothing_saved()) from None
     except PrefcliError:
         raise
     except Exception:
         if _asked is None or _held:
             raise
-        raise _nothing_saved() from None
+        _over.set()
+        raise PreemptedError(_nothing_saved()) from None
 
 
-def _nothing_saved() -> PreemptedError:
-    return PreemptedError(
-        f"pre-empted ({_asked}) before a step was trained: nothing was to be saved; "
-        "the same command goes on"
+def _nothing_saved() -> str:
+    return (
+        f"pre-empted ({_asked or 'a signal'}) before a step was trained: nothing was to be "
+        "saved; the same command goes on"
     )
 
 
@@ -100,38 +109,49 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     global _asked
     if _listener != os.getpid():
         os._exit(128 + number)  # forked by a thread, which could not set its handlers back
-    if _asked is not None:
-        return
-    if another_failed():
-        _end()
-    _asked = signal.Signals(number).name
-    if not _held:
+    if _asked is None:
+        if another_failed():
+            _end()
+        _asked = signal.Signals(number).name
+    if not (_held or _over.is_set()):
         raise Stop
 
 
-def _follow_siblings() -> None:
-    """A process that waits, inside a library, for one that has failed runs no handler of Python's.
-
-    Its launcher's signal still reaches this pipe, and a thread that reads it.
-    """
+def _follow() -> None:
+    """Hear of signals also while the main thread is inside a library, where it runs no handler."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
     def follow() -> None:
-        while os.read(reading, 1):
-            if _asked is None and another_failed():
-                _end()
+        while heard := os.read(reading, 1):
+            # A command may have taken them over, as one that starts other processes.
+            if signal.getsignal(heard[0]) is _on_signal:
+                _insist(heard[0])
 
-    threading.Thread(target=follow, daemon=True, name="prefcli-siblings").start()
+    threading.Thread(target=follow, daemon=True, name="prefcli-signals").start()
 
 
-def _end() -> None:
+def _insist(number: int) -> None:
+    """Some library swallows what the handler raises, and some waits for a process that has gone."""
+    over = _over
+    if _asked is None and another_failed():
+        _end()
+    for _ in range(_TRIES):
+        if _held or over.wait(_AGAIN):
+            return
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    if is_main_process():
+        os.write(2, f"{_nothing_saved()}\n".encode())
+    _end(ExitCode.REQUEUE)
+
+
+def _end(code: int = 128 + signal.SIGTERM) -> None:
     """Here and now: a sibling has said what went wrong, and what this one waits for won't come."""
     if is_screen():
         with suppress(OSError):
             os.write(stream().fileno(), _SHOW_CURSOR)
-    os._exit(128 + signal.SIGTERM)
+    os._exit(code)
 
 
 def _in_child() -> None:

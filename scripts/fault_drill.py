@@ -443,9 +443,14 @@ def main() -> int:
     parser.add_argument("--signals", default="KILL,TERM", help="of KILL, TERM, USR1")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--no-report", action="store_true", help="without the pages, which take as long as the run"
+    )
     parser.add_argument("--folder", help="keep the runs here; left out: removed at the end")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.no_report:
+        run_module.leave_report = lambda *args, **kwargs: None
     folder = Path(options.folder or tempfile.mkdtemp(prefix="prefcli-drill-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:

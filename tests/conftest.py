@@ -19,8 +19,8 @@ os.environ["HF_DATASETS_CACHE"] = _cache.name
 
 
 @pytest.fixture(autouse=True)
-def _signals_as_they_were():
-    """The command line takes them, and leaves them deaf: a process runs it once."""
+def _own_signals():
+    """A command that has run to its end leaves its process deaf to them; this one goes on."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     yield
     for number, handler in before.items():

@@ -12,7 +12,7 @@ from prefcli import siblings, signals
 from prefcli.cli.app import app
 from prefcli.cli.arguments import refuse_secrets
 from prefcli.console import is_main_process
-from prefcli.errors import ExitCode, PrefcliError
+from prefcli.errors import ExitCode, PreemptedError, PrefcliError
 from prefcli.secrets import redact
 from prefcli.telemetry import no_telemetry
 
@@ -46,7 +46,7 @@ def main() -> None:
         with signals.as_error():
             app()
     except PrefcliError as error:
-        if siblings.first_to_fail():
+        if _speaks(error):
             for problem in error.problems:
                 # To be pre-empted is no error.
                 what = "" if error.exit_code == ExitCode.REQUEUE else "error: "
@@ -64,6 +64,17 @@ def main() -> None:
         sys.exit(ExitCode.BUG)
     finally:
         signals.deafen()
+
+
+def _speaks(error: PrefcliError) -> bool:
+    """Of all that stop by it, the main process; of those that it happens to alone, the first."""
+    if is_main_process():
+        # Siblings are to save what they have, not to end as after a failure.
+        return isinstance(error, PreemptedError) or siblings.first_to_fail()
+    if isinstance(error, PreemptedError):
+        return False
+    time.sleep(_FOR_THE_CAUSE)
+    return siblings.first_to_fail()
 
 
 def _complain(text: str) -> None:

@@ -19,7 +19,7 @@ from prefcli.errors import DataError, Problem, RecipeError
 
 T = TypeVar("T")
 
-_PATIENCE = 5.0
+_PATIENCE = 10.0
 """Seconds of waiting before that is said."""
 
 

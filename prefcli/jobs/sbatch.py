@@ -153,7 +153,7 @@ def _options(needed: Need, folder: str, name: str, wishes: Wishes) -> list[str]:
 def _setup(wishes: Wishes) -> list[str]:
     lines = [f"module load {quoted(module)}" for module in wishes.modules]
     if wishes.venv is not None:
-        activate = os.path.join(wishes.venv, "bin", "activate")
+        activate = os.path.join(os.path.expanduser(wishes.venv), "bin", "activate")
         lines += ["# shellcheck source=/dev/null", f"source {quoted(activate)}"]
     return [*lines, *wishes.setup]
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from prefcli.console import warn
 from prefcli.errors import Problem, RecipeError
-from prefcli.recipe.launched import strategy_here, world_size
 from prefcli.recipe.load import leaves
 from prefcli.recipe.places import dotted
 
@@ -89,15 +88,15 @@ class Changes:
     """What this start brings beside the recipe; nothing in a dry run, often another machine's."""
     taken: list[str] = field(default_factory=list)
 
-    @classmethod
-    def of_this_start(cls, *, anyway: bool) -> Changes:
-        return cls(anyway, {"processes": world_size(), "strategy": strategy_here()})
-
     @property
     def retunes(self) -> bool:
         """Is the optimizer told otherwise than its checkpoint remembers?"""
         own = any(difference.startswith("training.") for difference in self.taken)
         return own and self.here["strategy"] in _ONE_FORMAT
+
+    @property
+    def of_rows(self) -> bool:
+        return any(difference.startswith(("data.", "sft_mix.data")) for difference in self.taken)
 
     def judge(self, folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Raise RecipeError for what may not differ; what may is kept in `taken`, and said."""
@@ -123,6 +122,17 @@ class Changes:
         if key.startswith(_NOT_SHARDED) and not strategies <= set(_ONE_FORMAT):
             return None
         return next((words for start, words in ANYWAY.items() if key.startswith(start)), None)
+
+
+def rows(data: Mapping[str, Any]) -> dict[str, str]:
+    """What `judge` compares of run.json's `data`; a run of an older prefcli has no fingerprint."""
+    return {
+        "sft_mix.data" if name == "sft_mix" else f"data.{name}": (
+            f"{split['kept']} rows with the digest {split['fingerprint']}"
+        )
+        for name, split in data.items()
+        if "fingerprint" in split
+    }
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:

@@ -81,9 +81,9 @@ class Preemptible(TransformersTrainer):  # type: ignore[misc]  # transformers is
         return stopped or self.state.global_step >= self.state.max_steps
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        control = self.control
+        control, due = self.control, self.control.should_evaluate
+        pauses = due or control.should_save
         if self._agreed():
-            due = control.should_evaluate
             control.should_evaluate = control.should_save = False
             # Sums since the last row are in no checkpoint.
             control.should_log = True
@@ -91,6 +91,9 @@ class Preemptible(TransformersTrainer):  # type: ignore[misc]  # transformers is
             self.control.should_evaluate = due
             self._make_room()
         super()._maybe_log_save_evaluate(*args, **kwargs)
+        if pauses and self._agreed():
+            # At this step and not the next: samples may have been broken off.
+            self._make_room()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Training goes on with the random numbers that it would have drawn without it."""

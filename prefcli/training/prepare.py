@@ -19,10 +19,10 @@ from prefcli.model import (
 )
 from prefcli.model.weights import empty_model
 from prefcli.recipe.combinations import check_combinations
-from prefcli.recipe.launched import strategy_here
+from prefcli.recipe.launched import strategy_here, world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.unusual import check_unusual
-from prefcli.training.arguments import Plan, plan
+from prefcli.training.arguments import Plan, accumulate, plan
 from prefcli.training.inputs import Inputs, check_fit, check_reference, load_inputs
 from prefcli.training.packages import check_packages
 from prefcli.training.remarks import token_remarks
@@ -47,6 +47,7 @@ def prepare(recipe: Recipe, method: Method, device: Machine, *, allow_unusual: b
     Raises RecipeError and DataError.
     """
     check_packages(recipe)
+    accumulate(recipe.training, world_size())
     for warning in check_combinations(recipe, method, strategy_here()):
         warn(warning)
     tokenizer = load_tokenizer(recipe.model)

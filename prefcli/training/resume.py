@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from prefcli.console import is_main_process, say, warn
 from prefcli.errors import DivergedError, Problem, RecipeError
@@ -14,7 +12,6 @@ from prefcli.recipe.schema import Recipe
 from prefcli.training.changes import Changes
 from prefcli.training.checkpoints import clear_leftovers
 from prefcli.training.folder import RunFolder, Status, owes_evaluation
-from prefcli.training.inputs import Inputs
 from prefcli.training.journal import Journal
 from prefcli.training.trust import refuse_foreign
 
@@ -94,19 +91,3 @@ def where_to_start(folder: RunFolder, resume: str, *, started: bool) -> Path | N
         step = int(checkpoint.name.rpartition("-")[2])
         folder.forget_after(step, evaluation=owes_evaluation(checkpoint))
     return checkpoint
-
-
-def rows_then_and_now(
-    before: Mapping[str, Any], inputs: Inputs
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `judge` compares of the data. before: run.json as an earlier start has left it."""
-    then: dict[str, Any] = {}
-    now: dict[str, Any] = {}
-    for split in inputs.splits:
-        # The splits themselves are the recipe's; runs of an older prefcli have no fingerprint.
-        known = before.get("data", {}).get(split.name, {})
-        if "fingerprint" in known:
-            where = "sft_mix.data" if split is inputs.sft_mix else f"data.{split.name}"
-            then[where] = f"{known['kept']} rows with the digest {known['fingerprint']}"
-            now[where] = f"{len(split.rows)} rows with the digest {split.fingerprint}"
-    return then, now

@@ -22,9 +22,9 @@ from prefcli.model import machine
 from prefcli.model.machine import refuse_many_gpus_without_launcher
 from prefcli.model.stacking import keep
 from prefcli.model.strategy import refuse_another_launch, refuse_another_strategy
-from prefcli.recipe.launched import world_size
+from prefcli.recipe.launched import strategy_here, world_size
 from prefcli.recipe.schema import Recipe
-from prefcli.training.changes import Changes
+from prefcli.training.changes import Changes, rows
 from prefcli.training.folder import RunFolder
 from prefcli.training.leaving import leave_report
 from prefcli.training.pinned import pin
@@ -32,7 +32,7 @@ from prefcli.training.policy import announce, check_policy, start_policy
 from prefcli.training.prepare import Prepared, prepare
 from prefcli.training.push import check_push, push
 from prefcli.training.record import first_entry, lineage_in_words, now
-from prefcli.training.resume import rows_then_and_now, where_it_stands, where_to_start
+from prefcli.training.resume import where_it_stands, where_to_start
 from prefcli.training.room import warn_of_little_room
 from prefcli.training.samples import Samples, make_samples
 from prefcli.training.saving import save_model
@@ -81,7 +81,7 @@ def train(
     refuse_many_gpus_without_launcher()
     refuse_another_launch(recipe.launch)
     folder = RunFolder(recipe.output_dir)
-    changes = Changes.of_this_start(anyway=resume_anyway)
+    changes = Changes(resume_anyway, {"processes": world_size(), "strategy": strategy_here()})
     status = where_it_stands(folder, recipe, method, resume, changes)
     if status == "finished":
         say(f"{folder.path} is finished already; its model is in {folder.model}")
@@ -167,16 +167,21 @@ def _begin(
     """The folder, from now on this run's, and the first entry of run.json."""
     run = first_entry(recipe, prepared.method, prepared.device) | changes.here
     say(f"lineage: {lineage_in_words(run['lineage'], prepared.method)}")
+    run["data"] = {split.name: split.as_dict() for split in prepared.inputs.splits}
     if checkpoint is not None:
         before = folder.read_run()
-        changes.judge(folder.path, *rows_then_and_now(before, prepared.inputs))
+        # Which splits there are is the recipe's to say.
+        known = rows(before.get("data", {}))
+        found = {name: words for name, words in rows(run["data"]).items() if name in known}
+        changes.judge(folder.path, {name: known[name] for name in found}, found)
         # The gate's verdict and the time of the start are the run's, not this process's.
         run |= {key: before[key] for key in _OF_THE_RUN if key in before}
+        if changes.of_rows:
+            run.pop("step_zero", None)  # figures of rows that are no longer there
         run["resumed"] = [
             *before.get("resumed", []),
             {"at": now(), "checkpoint": checkpoint.name, "anyway": changes.taken},
         ]
-    run["data"] = {split.name: split.as_dict() for split in prepared.inputs.splits}
     run["hub"] = pin(recipe, folder.read_run() if checkpoint is not None else {})
     run["plan"] = {"steps": prepared.plan.steps, "warmup_steps": prepared.plan.warmup_steps}
     if is_main_process():

@@ -73,6 +73,7 @@ ELSEWHERE = {
     "model.eos_token",  # test_tokens_seen.py
     "model.adapter",
     "model.quantization",
+    "model.trust_remote_code",  # test_remote_code.py
     "reference.name_or_path",
     "push",  # test_push.py
     "reference.revision",

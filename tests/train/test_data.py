@@ -373,7 +373,7 @@ def test_exact_counts(read):
     assert rows_of(split) == [i + 1 for i in kept] == [1, 5, 11, 12, 13, 14, 20]
     tokens = split.tokens
     document = split.as_dict()
-    figures = ("findings", "lengths")
+    figures = ("findings", "lengths", "fingerprint")
     assert {name: document[name] for name in document if name not in figures} == {
         "read": 20,
         "available": 20,
@@ -433,7 +433,7 @@ def test_trl_keeps_what_we_keep(recipe_data, make_recipe, tmp_path, name, chat):
         assert split.tokens == sum(min(len(side), 16) for side in sides)
     two = load_split(
         recipe.data.train, "data.train", recipe.methods[name].rows, tokenizer, limits=Limits(16, recipe.methods[name].prompt_margin),
-        seed=recipe.seed, num_proc=2,
+        seed=recipe.seed, num_proc=2, shuffle=recipe.methods[name].sequential,
     )  # fmt: skip
     assert two.as_dict() == split.as_dict()
 

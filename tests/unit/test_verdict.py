@@ -194,6 +194,12 @@ def test_runs_that_did_not_finish(tmp_path):
     assert (found.state, found.level) == ("running", "note")
     assert found.title == "Not finished: still running, or killed at step 2"
 
+    why = "pre-empted (SIGTERM) at step 2: saved checkpoint-2 in 3.1 s"
+    found = of(tmp_path, rows, run={**RUN, "status": "preempted", "why": why})
+    assert (found.state, found.level) == ("preempted", "note")
+    assert found.title == "Pre-empted at step 2, not finished"
+    assert found.words[:2] == [why, "no final model was written"]
+
 
 def test_nothing_held_out(tmp_path):
     found = of(tmp_path, [train_row(1), train_row(200)])

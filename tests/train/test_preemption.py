@@ -1,0 +1,197 @@
+"""Asked to make room, at every place where that can happen, and gone on with: the same run.
+
+The drill of scripts/ does it to processes, at random moments; here it is done at chosen ones.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prefcli import signals
+from prefcli.errors import ExitCode, PreemptedError
+from prefcli.report.run_files import read_run
+from prefcli.report.verdict import verdict
+from prefcli.training import samples as samples_module
+from prefcli.training.folder import RunFolder, owes_evaluation
+from prefcli.training.preemption import Preemptible
+from prefcli.training.run import train
+from tests.train.conftest import interrupt, metric_rows
+
+DRILL = Path(__file__).parents[2] / "scripts" / "fault_drill.py"
+
+
+@pytest.fixture(autouse=True)
+def _listening():
+    signals.listen()
+    yield
+    signals.deafen()
+
+
+@pytest.fixture
+def longer(recipe_data) -> dict:
+    """Six steps, evaluated at 0, 2, 4 and 6, saved at 3 and 6; dropout tells random states."""
+    recipe_data["lora"] = {"rank": 4, "dropout": 0.2}
+    recipe_data["samples"] = {"prompts": 1, "max_new_tokens": 4}
+    recipe_data["training"] |= {"max_steps": 6, "eval_steps": 2, "save_steps": 3}
+    return recipe_data
+
+
+def weights(run: str | Path) -> dict[str, torch.Tensor]:
+    return load_file(next((Path(run) / "model").glob("*.safetensors")))
+
+
+def same(one: str | Path, other: str | Path) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def send_at(monkeypatch, owner, name: str, step: int, *, number: int = signal.SIGTERM) -> None:
+    """A signal as soon as `name` is called after so many steps."""
+    inner = getattr(owner, name)
+    left = [number]
+
+    def called(self, *args, **kwargs):
+        state = self.state if isinstance(self, Preemptible) else self.trainer.state
+        if left and signals.held() and state.global_step == step:
+            os.kill(os.getpid(), left.pop())
+        return inner(self, *args, **kwargs)
+
+    monkeypatch.setattr(owner, name, called)
+
+
+PLACES = {
+    # Where the signal comes, at which step, and what the run says of it.
+    "training": (Preemptible, "training_step", 1, "at step 2: saved checkpoint-2 in"),
+    "evaluation": (Preemptible, "prediction_step", 4, "at step 4: saved checkpoint-4 in"),
+    "samples": (samples_module.Samples, "_written", 2, "at step 2: saved checkpoint-2 in"),
+    "saving": (Preemptible, "_save_checkpoint", 3, "at step 3: checkpoint-3 was there already"),
+    "the last evaluation": (Preemptible, "prediction_step", 6, "at step 6: saved checkpoint-6 in"),
+    "the last save": (Preemptible, "_save_checkpoint", 6, "at step 6: checkpoint-6 was there"),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> list[Path]:
+    """Once trained, the same for every place: files in other folders, with the same rows."""
+    return []
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_stopped_and_gone_on_with(place, longer, make_recipe, monkeypatch, tmp_path, undisturbed):
+    owner, name, step, said = PLACES[place]
+    recipe = make_recipe(longer).recipe
+    folder = RunFolder(recipe.output_dir)
+    with monkeypatch.context() as patch:
+        send_at(patch, owner, name, step)
+        with pytest.raises(PreemptedError) as error:
+            train(recipe, recipe.dpo)
+    assert str(error.value).startswith(f"pre-empted (SIGTERM) {said}")
+    assert error.value.exit_code == ExitCode.REQUEUE
+    assert not folder.model.exists()
+    run = folder.read_run()
+    assert (run["status"], run["why"]) == ("preempted", str(error.value))
+    told = verdict(read_run(folder.path))
+    assert (told.state, told.level) == ("preempted", "note")
+    assert told.title.startswith("Pre-empted at step")
+    last, torn = folder.last_checkpoint()
+    assert last is not None
+    assert not torn
+    assert owes_evaluation(last) == (place in ("training", "evaluation", "the last evaluation"))
+
+    signals.listen()
+    train(recipe, recipe.dpo)
+    assert folder.read_run()["status"] == "finished"
+    assert folder.read_run()["resumed"][0]["checkpoint"] == last.name
+    rows = metric_rows(folder.path)
+    assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3, 4, 5, 6]
+    assert [r["step"] for r in rows if "eval_loss" in r] == [0, 2, 4, 6]
+    assert [row["step"] for row in read_run(folder.path).samples] == [0, 2, 4, 6]
+
+    if not undisturbed:
+        other = make_recipe(longer, f"output_dir={tmp_path / 'undisturbed'}").recipe
+        train(other, other.dpo)
+        undisturbed.append(Path(other.output_dir))
+    assert same(folder.path, undisturbed[0])
+
+
+def test_the_end_by_early_stopping_is_the_same(recipe_data, make_recipe, monkeypatch, tmp_path):
+    recipe_data["training"] |= {
+        "max_steps": 30,
+        "learning_rate": 0.2,
+        "lr_scheduler_type": "constant",
+        "eval_steps": 1,
+        "save_steps": 1,
+        "early_stopping": {"patience": 3},
+    }
+    other = make_recipe(recipe_data, f"output_dir={tmp_path / 'undisturbed'}").recipe
+    train(other, other.dpo)
+    end = RunFolder(other.output_dir).read_run()
+    recipe = make_recipe(recipe_data).recipe
+    with monkeypatch.context() as patch:
+        # In the very evaluation that ends the run.
+        send_at(patch, Preemptible, "prediction_step", end["steps"])
+        with pytest.raises(PreemptedError, match=f"saved checkpoint-{end['steps']}"):
+            train(recipe, recipe.dpo)
+    signals.listen()
+    train(recipe, recipe.dpo)
+    found = RunFolder(recipe.output_dir).read_run()
+    assert (found["steps"], found["best_step"]) == (end["steps"], end["best_step"])
+    assert same(recipe.output_dir, other.output_dir)
+
+
+def test_killed_after_its_last_step_it_trains_none_more(longer, make_recipe):
+    recipe = make_recipe(longer, "training.max_steps=4", "training.save_steps=2").recipe
+    train(recipe, recipe.dpo)
+    before = weights(recipe.output_dir)
+    interrupt(recipe.output_dir, "checkpoint-2")  # leaves the last
+    train(recipe, recipe.dpo)
+    after = weights(recipe.output_dir)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    rows = metric_rows(recipe.output_dir)
+    assert [r["step"] for r in rows if "eval_loss" in r] == [0, 2, 4]
+    assert RunFolder(recipe.output_dir).read_run()["steps"] == 4
+
+
+def test_checkpoints_are_for_their_owner_alone(recipe_data, make_recipe):
+    before = os.umask(0)
+    try:
+        recipe = make_recipe(recipe_data).recipe
+        train(recipe, recipe.dpo)
+    finally:
+        os.umask(before)
+    checkpoint = Path(recipe.output_dir) / "checkpoint-2"
+    modes = {p.name: p.stat().st_mode & 0o022 for p in (checkpoint, *checkpoint.iterdir())}
+    assert not any(modes.values()), modes
+    (checkpoint / "optimizer.pt").chmod(0o646)
+    folder = RunFolder(recipe.output_dir)
+    folder.write_run({**folder.read_run(), "status": "running"})
+    with pytest.raises(Exception, match="anyone may write") as error:
+        train(recipe, recipe.dpo)
+    assert error.value.exit_code == ExitCode.RECIPE
+
+
+def test_the_drill_on_one_process_and_on_two(tmp_path):
+    """scripts/fault_drill.py, a little of it: sft_mix, evaluations and samples, at random."""
+    ended = subprocess.run(
+        [
+            sys.executable,
+            str(DRILL),
+            *("--moments", "2", "--processes", "1,2", "--signals", "TERM"),
+            *("--steps", "5", "--seed", "3", "--no-report"),
+            *("--folder", str(tmp_path / "drill")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("| weights equal, bit for bit | 2 |") == 2
+    assert ended.stdout.count("| processes left behind | 0 |") == 2
