@@ -179,7 +179,7 @@ def assert_alike(stock: Scored, fast: Scored, *, nats: float = 1e-5, share: floa
         assert (theirs is None) == (ours is None), name
         if theirs is not None:
             assert theirs.shape == ours.shape
-            assert (theirs.float() - ours.float()).abs().max() <= nats, name
+            assert torch.allclose(ours.float(), theirs.float(), rtol=0, atol=nats), name
     assert torch.equal(stock.output.label_mask, fast.output.label_mask)
     assert abs(fast.output.loss - stock.output.loss) <= 0.1 * nats * abs(stock.output.loss)
     assert stock.gradients.keys() == fast.gradients.keys()

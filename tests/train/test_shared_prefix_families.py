@@ -67,6 +67,7 @@ def test_a_wrong_layout_shows_in_fresh_weights_too(monkeypatch):
     monkeypatch.setattr("prefcli.speed.support.FAMILIES", FAMILIES | {"stablelm"})
     model = AutoModelForCausalLM.from_config(tiny("stablelm").config)
     assert "nats a token off" in prepared(model).reason
+    assert "nats a token off" in prepared(model.bfloat16()).reason
 
 
 @pytest.mark.parametrize(
