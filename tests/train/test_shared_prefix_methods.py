@@ -58,7 +58,7 @@ def test_a_step_is_trls(case, recipe_data, make_recipe, tmp_path):
     assert fast_loss == pytest.approx(loss, rel=1e-6, abs=1e-6 if name == "ipo" else 0)
     assert fast_logged.keys() == logged.keys()
     for key, values in logged.items():
-        assert fast_logged[key] == pytest.approx(values, rel=1e-5, abs=2e-6), key
+        assert fast_logged[key] == pytest.approx(values, rel=1e-5, abs=1e-5), key
     assert gradients.keys() == fast_gradients.keys()
     assert distance(gradients, fast_gradients) <= 1e-5
     # The policy and the reference, for kto each once more for its KL term; demonstrations.
