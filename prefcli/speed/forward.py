@@ -18,7 +18,13 @@ from prefcli.speed.head import FIGURES, Head
 from prefcli.speed.layout import Layout, layout_of
 
 _READ = {"input_ids", "attention_mask", "labels", "num_items_in_batch", "use_cache"}
-_FROM_TRL = ("logit_scale", "outputs", "temperature", "final_logit_softcapping")
+_FROM_TRL = (
+    "logit_scale",
+    "outputs",
+    "temperature",
+    "final_logit_softcapping",
+    "cast_lm_head_to_fp32",
+)
 
 
 @dataclass
@@ -31,15 +37,16 @@ class Counts:
     """Tokens that went through the model."""
     padded: int = 0
     """Tokens of the same batches with their padding, each prompt as often as it stands there."""
-    _last: tuple[torch.Tensor, torch.Tensor, Layout] | None = field(default=None, repr=False)
+    _last: tuple[tuple[torch.Tensor | None, ...], Layout] | None = field(default=None, repr=False)
 
     def layout(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, labels: torch.Tensor
     ) -> Layout:
         """The reference reads the batch that the policy just did."""
-        if self._last is None or self._last[0] is not input_ids or self._last[1] is not labels:
-            self._last = input_ids, labels, layout_of(input_ids, attention_mask, labels)
-        layout = self._last[2]
+        batch = input_ids, attention_mask, labels
+        if self._last is None or any(a is not b for a, b in zip(self._last[0], batch, strict=True)):
+            self._last = batch, layout_of(*batch)
+        layout = self._last[1]
         self.fast += 1
         self.packed += layout.size
         self.padded += input_ids.numel()
@@ -60,8 +67,8 @@ def settings(model: PreTrainedModel) -> tuple[float, tuple[str, ...]] | None:
     known = inspect.getclosurevars(model.forward).nonlocals
     if not set(_FROM_TRL) <= known.keys():
         return None
-    scale, outputs, temperature, cap = (known[name] for name in _FROM_TRL)
-    if temperature != 1.0 or cap is not None or not set(outputs) <= FIGURES:
+    scale, outputs, temperature, cap, precise = (known[name] for name in _FROM_TRL)
+    if temperature != 1.0 or cap is not None or precise or not set(outputs) <= FIGURES:
         return None
     return scale, outputs
 
@@ -71,7 +78,8 @@ def install(
 ) -> Callable[[], None]:
     """Put the fast forward before trl's. Returns what takes it away again.
 
-    model: without peft's wrapper.
+    model: without peft's wrapper. Where it drops out, rows drop out alike in the tokens they share:
+    each token's chance is the same, but it is drawn once, and in another order than trl's.
     """
     stock, attention = model.forward, model.config._attn_implementation
 

@@ -20,6 +20,9 @@ class Head(torch.autograd.Function):
     hidden (labels, width), weight (vocabulary, width), targets (labels,) -> log-probabilities,
     entropy, mean logit and whether the target is the likeliest token, each (labels,) in float32.
     Only the first carries a gradient.
+
+    Products are in the dtype of hidden or, under autocast, in autocast's, forwards and backwards;
+    what is summed over the vocabulary or over labels is summed in float32.
     """
 
     @staticmethod
@@ -32,6 +35,10 @@ class Head(torch.autograd.Function):
         scale: float,
         outputs: tuple[str, ...],
     ) -> Figures:
+        device = hidden.device.type
+        dtype = (
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        )
         count, vocabulary = len(hidden), len(weight)
         size = max(16, _TILE // vocabulary)
         log_probs = hidden.new_empty(count, dtype=torch.float32)
@@ -42,31 +49,35 @@ class Head(torch.autograd.Function):
         }
         top = torch.empty(count, dtype=torch.bool, device=hidden.device)
         log_z = torch.empty_like(log_probs)
-        # Frozen, the head needs no second pass: a gradient is this direction times a number.
+        # Frozen, the head needs no second pass: a gradient is this direction times a number. In
+        # float16 small shares would be lost before that number, which holds the loss scale.
         frozen = not ctx.needs_input_grad[1] and not ctx.needs_input_grad[2]
-        direction = torch.empty_like(hidden) if ctx.needs_input_grad[0] and frozen else None
-        for start in range(0, count, size):
-            at = slice(start, start + size)
-            logits = _logits(hidden[at], weight, bias, scale)
-            wanted = logits.gather(1, targets[at, None]).squeeze(1)
-            if "mean_logits" in more:
-                more["mean_logits"][at] = logits.mean(1)
-            if "is_top1" in outputs:
-                top[at] = logits.argmax(1) == targets[at]
-            most = logits.amax(1, keepdim=True)
-            weighed = (logits - most).exp_() if "entropy" in more else logits.sub_(most).exp_()
-            total = weighed.sum(1, keepdim=True)
-            log_z[at] = (most + total.log()).squeeze(1)
-            log_probs[at] = wanted - log_z[at]
-            if "entropy" in more:
-                # -sum p log p = log Z - sum p z
-                mean = torch.einsum("tv,tv->t", weighed, logits) / total.squeeze(1)
-                more["entropy"][at] = log_z[at] - mean
-            if direction is not None:
-                shares = weighed.div_(total)
-                shares.scatter_add_(1, targets[at, None], -torch.ones_like(total))
-                direction[at] = (shares.to(weight.dtype) @ weight).mul_(-scale)
-        ctx.scale, ctx.size = scale, size
+        once = ctx.needs_input_grad[0] and frozen and dtype != torch.float16
+        direction = torch.empty_like(hidden) if once else None
+        cast = weight.to(dtype)
+        with torch.autocast(device, enabled=False):
+            for start in range(0, count, size):
+                at = slice(start, start + size)
+                logits = _logits(hidden[at].to(dtype), cast, bias, scale)
+                wanted = logits.gather(1, targets[at, None]).squeeze(1)
+                if "mean_logits" in more:
+                    more["mean_logits"][at] = logits.mean(1)
+                if "is_top1" in outputs:
+                    top[at] = logits.argmax(1) == targets[at]
+                most = logits.amax(1, keepdim=True)
+                weighed = (logits - most).exp_() if "entropy" in more else logits.sub_(most).exp_()
+                total = weighed.sum(1, keepdim=True)
+                log_z[at] = (most + total.log()).squeeze(1)
+                log_probs[at] = wanted - log_z[at]
+                if "entropy" in more:
+                    # -sum p log p = log Z - sum p z
+                    mean = torch.einsum("tv,tv->t", weighed, logits) / total.squeeze(1)
+                    more["entropy"][at] = log_z[at] - mean
+                if direction is not None:
+                    shares = weighed.div_(total)
+                    shares.scatter_add_(1, targets[at, None], -torch.ones_like(total))
+                    direction[at] = (shares.to(dtype) @ cast).mul_(-scale).to(hidden.dtype)
+        ctx.scale, ctx.size, ctx.dtype = scale, size, dtype
         if direction is not None:
             ctx.save_for_backward(direction)
         else:
@@ -83,8 +94,9 @@ class Head(torch.autograd.Function):
             return (None,) * 6
         if len(ctx.saved_tensors) == 1:
             (direction,) = ctx.saved_tensors
-            return (direction * grad[:, None].to(direction.dtype), *(None,) * 5)
+            return ((direction * grad[:, None]).to(direction.dtype), *(None,) * 5)
         hidden, weight, bias, targets, log_z = ctx.saved_tensors
+        cast = weight.to(ctx.dtype)
         to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         to_weight = (
             torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
@@ -97,7 +109,7 @@ class Head(torch.autograd.Function):
         for start in range(0, len(hidden), ctx.size):
             at = slice(start, start + ctx.size)
             # d log p[target] / d z = 1[target] - p
-            shares = _logits(hidden[at], weight, bias, ctx.scale)
+            shares = _logits(hidden[at].to(ctx.dtype), cast, bias, ctx.scale)
             shares.sub_(log_z[at, None]).exp_()
             shares.mul_(-grad[at, None])
             shares.scatter_add_(1, targets[at, None], grad[at, None])
@@ -106,7 +118,7 @@ class Head(torch.autograd.Function):
             if ctx.scale != 1.0:
                 shares.mul_(ctx.scale)
             if to_hidden is not None:
-                to_hidden[at] = shares.to(weight.dtype) @ weight
+                to_hidden[at] = (shares.to(ctx.dtype) @ cast).to(hidden.dtype)
             if to_weight is not None:
                 to_weight.addmm_(shares.T, hidden[at].float())
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -25,10 +26,13 @@ _TRAINERS = (dpo_trainer, kto_trainer, sft_trainer)
 class Speed:
     """The fast forward of one run: its models, what it did, or why it does not."""
 
-    def __init__(self, options: Performance, strategy: Strategy, max_length: int) -> None:
+    def __init__(
+        self, options: Performance, strategy: Strategy, max_length: int, *, packs: bool = False
+    ) -> None:
         self._options = options
         self._strategy = strategy
         self._max_length = max_length
+        self._packs = packs
         self.counts = Counts()
         self.reason: str | None = None
         """Why some model of the run is scored by trl's own forward."""
@@ -44,12 +48,19 @@ class Speed:
     def closing_lines(self) -> list[str]:
         """What came of it."""
         counts = self.counts
+        lines = []
+        if counts.stock:
+            lines.append(
+                f"speed: {counts.stock} forward passes were trl's own after all: their batches "
+                "hold more than tokens and labels"
+            )
         if not counts.fast:
-            return []
+            return lines
         return [
+            *lines,
             f"speed: {counts.fast} forward passes over {counts.packed:,} tokens instead of "
             f"{counts.padded:,} with padding and repeated prompts "
-            f"({counts.padded / counts.packed:.1f} times fewer)"
+            f"({counts.padded / counts.packed:.1f} times fewer)",
         ]
 
     def as_dict(self) -> dict[str, Any]:
@@ -72,7 +83,8 @@ class Speed:
         add_fused_lm_head(model, **options)
         if self._options.shared_prefix == "off":
             return
-        reason = reason_against(model, self._strategy) or self._try(model)
+        reason = "sft.packing leaves no padding" if self._packs else None
+        reason = reason or reason_against(model, self._strategy) or self._try(model)
         if reason is None:
             return
         if self._options.shared_prefix == "on":
@@ -89,16 +101,21 @@ class Speed:
         asked = settings(model)
         if asked is None:
             return "trl asks for figures that it does not give"
-        stock = model.forward
-        take_away = install(model, *asked, Counts())
+
+        def fast(**batch: Any) -> Any:
+            take_away = install(model, *asked, Counts())
+            try:
+                return model(**batch, fused_lm_head=True)
+            finally:
+                take_away()
+
         found = disagreement(
-            lambda **batch: model(**batch, fused_lm_head=True),
-            lambda **batch: stock(**batch, fused_lm_head=True),
+            fast,
+            functools.partial(model.forward, fused_lm_head=True),
             model,
             max_length=self._max_length,
             precise=model.dtype == torch.float32,
         )
-        take_away()
         if found is None:
             install(model, *asked, self.counts)
         return found

@@ -2,7 +2,7 @@
 
 A model outside it may compute something else from a packed row without a word: recurrent layers run
 on from one row into the next, chunked attention counts from the packed row's start, some ignore the
-attention function they are given (stablelm), or cap their logits.
+attention function they are given (stablelm, nemotron), or cap their logits.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ FAMILIES = frozenset(
         "gemma3_text",
         "glm",
         "glm4",
+        "glm4_moe",
         "gpt2",
+        "gpt_bigcode",
         "gpt_neox",
         "granite",
+        "granitemoe",
         "helium",
         "hunyuan_v1_dense",
         "llama",
@@ -42,6 +45,7 @@ FAMILIES = frozenset(
         "qwen2_moe",
         "qwen3",
         "qwen3_moe",
+        "seed_oss",
         "smollm3",
         "starcoder2",
     )

@@ -98,6 +98,7 @@ ELSEWHERE = {
     "samples.temperature",
     "logging.report_to",  # test_trackers.py
     "logging.run_name",
+    "performance.shared_prefix",  # test_shared_prefix_methods.py
     "dpo.loss_weights",  # together with a list of losses, below
     "dpo.label_smoothing",
     "dpo.f_alpha_divergence_coef",  # with alpha_divergence, below
