@@ -108,12 +108,14 @@ def score(
     scale: float,
     outputs: tuple[str, ...],
 ) -> FusedCausalLMOutput:
-    """Figures of shape (rows, length - 1) for labels (rows, length), zero where there is none."""
-    hidden = backbone(model, input_ids, layout)[0, layout.sources]
+    """Figures of shape (rows, length - 1) for labels (rows, length), zero where there is none; but
+    mean_logits at every token."""
+    states = backbone(model, input_ids, layout)[0]
+    hidden = states[layout.sources]
     head = model.get_output_embeddings()
     targets = labels[:, 1:].flatten()[layout.scored]
     figures = Head.apply(hidden, head.weight, head.bias, targets, scale, outputs)  # type: ignore[no-untyped-call]
-    log_probs, entropy, mean_logits, is_top1 = figures
+    log_probs, entropy, is_top1 = figures
     shape = labels[:, 1:].shape
 
     def spread(values: torch.Tensor | None) -> torch.Tensor | None:
@@ -126,10 +128,21 @@ def score(
         loss=-log_probs.sum() / count,
         log_probs=spread(log_probs),
         entropy=spread(entropy),
-        mean_logits=spread(mean_logits),
+        mean_logits=mean_logits(states, head, scale, layout) if "mean_logits" in outputs else None,
         is_top1=spread(is_top1),
         label_mask=labels[:, 1:] != -100,
     )
+
+
+@torch.no_grad()
+def mean_logits(states: torch.Tensor, head: Any, scale: float, layout: Layout) -> torch.Tensor:
+    """(rows, length - 1), over the vocabulary: the mean of projections is one projection."""
+    means = states.float() @ head.weight.mean(0, dtype=torch.float32)
+    if head.bias is not None:
+        means += head.bias.mean(dtype=torch.float32)
+    place = layout.place[:, :-1]
+    found: torch.Tensor = (scale * means[place]).where(place >= 0, 0.0)
+    return found
 
 
 def backbone(model: PreTrainedModel, input_ids: torch.Tensor, layout: Layout) -> torch.Tensor:
