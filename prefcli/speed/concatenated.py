@@ -16,10 +16,11 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers import Trainer as TransformersTrainer
 
+from prefcli.speed.head import EVERYWHERE
 from prefcli.speed.seam import Speed
 
-OUTPUTS = ("log_probs", "mean_logits")
-"""Figures that the forward has to give, by trl's names."""
+OUTPUTS = ("log_probs", EVERYWHERE)
+"""Figures that the forward has to give."""
 
 _NONE = -100
 

@@ -9,16 +9,19 @@ import torch
 _TILE = 2**22
 """Logits of a tile: few enough to stay in a processor's cache while they are worked on."""
 
-FIGURES = frozenset({"log_probs", "entropy", "mean_logits", "is_top1"})
+EVERYWHERE = "mean_logits_everywhere"
+"""mean_logits of every token, which takes no logits: see forward.py. trl knows no such name."""
 
-Figures = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+FIGURES = frozenset({"log_probs", "entropy", "mean_logits", "is_top1", EVERYWHERE})
+
+Figures = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
 class Head(torch.autograd.Function):
     """log softmax(hidden W' + b)[target], and what is asked for beside it.
 
     hidden (labels, width), weight (vocabulary, width), targets (labels,) -> log-probabilities,
-    entropy and whether the target is the likeliest token, each (labels,) in float32.
+    entropy, mean logit and whether the target is the likeliest token, each (labels,) in float32.
     Only the first carries a gradient.
     """
 
@@ -35,7 +38,11 @@ class Head(torch.autograd.Function):
         count, vocabulary = len(hidden), len(weight)
         size = max(16, _TILE // vocabulary)
         log_probs = hidden.new_empty(count, dtype=torch.float32)
-        entropy = torch.empty_like(log_probs) if "entropy" in outputs else None
+        more = {
+            name: torch.empty_like(log_probs)
+            for name in ("entropy", "mean_logits")
+            if name in outputs
+        }
         top = torch.empty(count, dtype=torch.bool, device=hidden.device)
         log_z = torch.empty_like(log_probs)
         # Frozen, the head needs no second pass: a gradient is this direction times a number.
@@ -45,17 +52,19 @@ class Head(torch.autograd.Function):
             at = slice(start, start + size)
             logits = _logits(hidden[at], weight, bias, scale)
             wanted = logits.gather(1, targets[at, None]).squeeze(1)
+            if "mean_logits" in more:
+                more["mean_logits"][at] = logits.mean(1)
             if "is_top1" in outputs:
                 top[at] = logits.argmax(1) == targets[at]
             most = logits.amax(1, keepdim=True)
-            weighed = (logits - most).exp_() if entropy is not None else logits.sub_(most).exp_()
+            weighed = (logits - most).exp_() if "entropy" in more else logits.sub_(most).exp_()
             total = weighed.sum(1, keepdim=True)
             log_z[at] = (most + total.log()).squeeze(1)
             log_probs[at] = wanted - log_z[at]
-            if entropy is not None:
+            if "entropy" in more:
                 # -sum p log p = log Z - sum p z
                 mean = torch.einsum("tv,tv->t", weighed, logits) / total.squeeze(1)
-                entropy[at] = log_z[at] - mean
+                more["entropy"][at] = log_z[at] - mean
             if direction is not None:
                 shares = weighed.div_(total)
                 shares.scatter_add_(1, targets[at, None], -torch.ones_like(total))
@@ -65,10 +74,10 @@ class Head(torch.autograd.Function):
             ctx.save_for_backward(direction)
         else:
             ctx.save_for_backward(hidden, weight, bias, targets, log_z)
-        ctx.mark_non_differentiable(*([] if entropy is None else [entropy]), top)
+        ctx.mark_non_differentiable(*more.values(), top)
         ctx.set_materialize_grads(False)
         asked = top if "is_top1" in outputs else None
-        return log_probs, entropy, asked
+        return log_probs, more.get("entropy"), more.get("mean_logits"), asked
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:

@@ -10,6 +10,7 @@ import torch
 from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 
+from prefcli.errors import RecipeError
 from prefcli.training.run import train
 from tests.train.conftest import UNTIMED, metric_rows, pairs, trainer_of, write_jsonl
 from tests.train.formulas.conftest import LORA, PAIRS, disturb, gradients
@@ -88,7 +89,16 @@ def test_logits_are_trls_where_nothing_is_padded_and_pairs_share_their_prompt(sc
         torch.testing.assert_close(mine[side].mean(), theirs[side].mean(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["orpo", "simpo"])
+# 2 steps of 2 batches, each with demonstrations beside it, and two evaluations of 10 rows in 3.
+# dpo asks its reference, too, but for demonstrations, and both of them about 8 rows before step 1.
+CALLS = {
+    "orpo": 2 * 2 * 2 + 2 * 3,
+    "simpo": 2 * 2 * 2 + 2 * 3,
+    "dpo": 2 * 2 * 3 + 2 * 2 * 3 + 2 * 8,
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
 def test_a_run_with_demonstrations_is_counted_and_logs_the_same(recipe_data, make_recipe, name):
     demonstrations = write_jsonl(Path(recipe_data["output_dir"]).parent / "sft.jsonl", pairs(12))
     data = {
@@ -106,13 +116,25 @@ def test_a_run_with_demonstrations_is_counted_and_logs_the_same(recipe_data, mak
         ]
         run = json.loads((Path(recipe.output_dir) / "run.json").read_text("utf-8"))
         if how == "on":
-            # 2 steps of 2 batches, each with demonstrations beside it; 10 rows in 3 batches are
-            # evaluated twice.
-            assert run["speed"]["fast_calls"] == 2 * 2 * 2 + 2 * 3
+            assert run["speed"]["fast_calls"] == CALLS[name]
             assert run["speed"]["stock_calls"] == 0
             assert run["speed"]["shared_prefix"] == "in use"
         else:
             assert run["speed"]["fast_calls"] == 0
-    assert {"nll_loss", "sft_mix/loss", "logits/chosen"} <= set().union(*rows["on"])
+    assert {"sft_mix/loss", "logits/chosen", "eval_logits/rejected"} <= set().union(*rows["on"])
     for fast, slow in zip(rows["on"], rows["off"], strict=True):
         assert fast == pytest.approx(slow, rel=1e-4, abs=1e-5)
+
+
+def test_where_it_is_not_exact_trls_own_scores(recipe_data, make_recipe):
+    recipe_data["model"]["attn_implementation"] = "eager"
+    trainer, _ = trainer_of(make_recipe(recipe_data).recipe, "orpo")
+    assert "eager" in trainer.speed.reason
+    batch = trainer.data_collator(list(trainer.train_dataset)[:4])
+    mine = trainer.concatenated_forward(trainer.model, batch)
+    theirs = ORPOTrainer.concatenated_forward(trainer, trainer.model, batch)
+    for at in (0, 1, 4):
+        assert torch.equal(mine[at], theirs[at])
+    assert trainer.speed.counts.as_dict()["fast_calls"] == 0
+    with pytest.raises(RecipeError, match="eager"):
+        trainer_of(make_recipe(recipe_data, "performance.shared_prefix=on").recipe, "orpo")
