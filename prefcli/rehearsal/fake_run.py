@@ -41,6 +41,7 @@ from prefcli.recipe.sections import Logging
 from prefcli.rehearsal.packed import pack
 from prefcli.rehearsal.stand_ins import demonstrations, one_token_a_word, rows_of
 from prefcli.rehearsal.tracker import Peak, Tracker
+from prefcli.speed.concatenated import Concatenated
 from prefcli.training.arguments import build, trl_options
 from prefcli.training.inputs import mixed_in
 from prefcli.training.optimizers import BITSANDBYTES, on_device
@@ -247,6 +248,8 @@ def _trainer(
         train_in_float32(trainer.model, {})
     trainer.remove_callback(PrinterCallback)
     if mix is not None:
+        if isinstance(trainer, Concatenated):  # has no such head otherwise
+            trl_utils.add_fused_lm_head(trainer.scored)
         mix_into(trainer, mix, demonstrations(batch * batches, length), plain, method)
     if method.needs_reference and recipe.reference.precompute:
         trainer.ref_model, trainer.precompute_ref_logps = None, True

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
 from prefcli.speed.attention import LAYOUT, NAME
-from prefcli.speed.head import FIGURES, Head
+from prefcli.speed.head import EVERYWHERE, FIGURES, Head
 from prefcli.speed.layout import Layout, layout_of
 
 _READ = {"input_ids", "attention_mask", "labels", "num_items_in_batch", "use_cache"}
@@ -117,12 +117,14 @@ def score(
     outputs: tuple[str, ...],
 ) -> FusedCausalLMOutput:
     """Figures of shape (rows, length - 1) for labels (rows, length), zero where there is none."""
-    hidden = backbone(model, input_ids, layout)[0, layout.sources]
+    states = backbone(model, input_ids, layout)[0]
+    hidden = states[layout.sources]
     head = model.get_output_embeddings()
     targets = labels[:, 1:].flatten()[layout.scored]
     figures = Head.apply(hidden, head.weight, head.bias, targets, scale, outputs)  # type: ignore[no-untyped-call]
     log_probs, entropy, mean_logits, is_top1 = figures
     shape = labels[:, 1:].shape
+    everywhere = _mean_logits(states, head, scale, layout) if EVERYWHERE in outputs else None
 
     def spread(values: torch.Tensor | None) -> torch.Tensor | None:
         if values is None:
@@ -134,10 +136,21 @@ def score(
         loss=-log_probs.sum() / count,
         log_probs=spread(log_probs),
         entropy=spread(entropy),
-        mean_logits=spread(mean_logits),
+        mean_logits=spread(mean_logits) if everywhere is None else everywhere,
         is_top1=spread(is_top1),
         label_mask=labels[:, 1:] != -100,
     )
+
+
+@torch.no_grad()
+def _mean_logits(states: torch.Tensor, head: Any, scale: float, layout: Layout) -> torch.Tensor:
+    """(rows, length - 1), zero at padding: a mean of projections is one projection."""
+    means = states.float() @ head.weight.mean(0, dtype=torch.float32)
+    if head.bias is not None:
+        means += head.bias.mean(dtype=torch.float32)
+    place = layout.place[:, :-1]
+    found: torch.Tensor = (scale * means[place]).where(place >= 0, 0.0)
+    return found
 
 
 def backbone(model: PreTrainedModel, input_ids: torch.Tensor, layout: Layout) -> torch.Tensor:

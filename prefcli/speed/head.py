@@ -9,7 +9,10 @@ import torch
 _TILE = 2**22
 """Logits of a tile: few enough to stay in a processor's cache while they are worked on."""
 
-FIGURES = frozenset({"log_probs", "entropy", "mean_logits", "is_top1"})
+EVERYWHERE = "mean_logits_everywhere"
+"""mean_logits of every token, which takes no logits: see forward.py. trl knows no such name."""
+
+FIGURES = frozenset({"log_probs", "entropy", "mean_logits", "is_top1", EVERYWHERE})
 
 Figures = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 

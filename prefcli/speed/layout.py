@@ -39,6 +39,8 @@ class Layout:
     scored: torch.Tensor
     """(labels,) flat index into (rows, length - 1) of each label."""
     groups: tuple[Group, ...]
+    place: torch.Tensor
+    """(rows, length) packed token of each; -1 for padding."""
     _masks: dict[tuple[int, int, int | None, torch.dtype], torch.Tensor] = field(
         default_factory=dict, repr=False
     )
@@ -81,7 +83,7 @@ def layout_of(
     real = torch.ones_like(ids) if attention_mask is None else attention_mask.cpu()
     columns = [row.nonzero().flatten() for row in real]
     texts = [row[at] for row, at in zip(ids, columns, strict=True)]
-    place = torch.zeros(rows, length, dtype=torch.long)
+    place = torch.full((rows, length), -1)
     taken, positions, groups = [], [], []
     size = 0
     for members, prefix in grouped(texts):
@@ -108,6 +110,7 @@ def layout_of(
         place[:, :-1][wanted].to(device),
         wanted.flatten().nonzero().flatten().to(device),
         tuple(groups),
+        place.to(device),
     )
 
 

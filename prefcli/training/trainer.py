@@ -31,6 +31,7 @@ from prefcli.model.weights import in_full
 from prefcli.recipe.launched import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Lora, SftMix
+from prefcli.speed.concatenated import OUTPUTS, Concatenated
 from prefcli.speed.seam import Speed
 from prefcli.training.arguments import build, prove_arrival, trl_options
 from prefcli.training.checkpoints import WholeCheckpoints
@@ -96,6 +97,8 @@ def make_trainer(
         )
     trainer.rows_of = inputs.train
     trainer.speed = speed
+    if isinstance(trainer, Concatenated):
+        speed.prepare(trainer.scored, outputs=OUTPUTS)
     if _precomputes(recipe, method):
         trainer.ref_model = None  # trl keeps it, though nothing reads it any more
     if recipe.model.adapter == "continue":
@@ -148,6 +151,8 @@ def trainer_class_of(
         layers.append(TokenMeans)
     if _precomputes(recipe, method):
         layers.append(Precomputed)
+    if hasattr(trl_class, "concatenated_forward"):
+        layers.append(Concatenated)
     return type(trl_class.__name__, (*layers, trl_class), {})
 
 
@@ -174,10 +179,6 @@ def _reference(recipe: Recipe, machine: Machine) -> dict[str, Any]:
 
 
 def mix_into(trainer: Any, options: SftMix, split: Split, recipe: Recipe, method: Method) -> None:
-    if not method.needs_reference:
-        # Those of trl's trainers that score with whole logits lack it.
-        policy = trainer.model
-        trainer.speed.prepare(policy.get_base_model() if isinstance(policy, PeftModel) else policy)
     stream = Demonstrations(split, trainer.processing_class, recipe.data.max_length, recipe.seed)
     trainer.mix(stream, options.fraction, options.weight)
 
