@@ -16,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, PretrainedConfig
+from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
 
 from prefcli.methods import Method
@@ -30,8 +31,8 @@ _PACKED = {"4bit": 0.6, "8bit": 1.1}
 """Bytes of a quantised weight, with its scale."""
 _WHOLE = 16
 """Bytes of a logit where a loss is made of all of them."""
-_TILED = {"cuda": 4, "cpu": 32}
-"""And where trl's head makes them in tiles; ours, where it can be used, needs less."""
+_TILED = {"cuda": 1, "cpu": 8}
+"""How many of its tiles trl's head holds at once; ours, where it can be used, needs less."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,12 @@ def held(
     )
     weights = int(frozen * (every - trained)) + own * trained
     whole = method.rows == "pair" and not method.needs_reference
-    columns: int = policy.config.get_text_config().vocab_size
-    if not whole:
-        columns = min(columns, trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE)
-    logits = (_WHOLE if whole else _TILED[machine.kind]) * rows * length * columns
+    if whole:
+        logits = _WHOLE * rows * length * policy.config.get_text_config().vocab_size
+    else:
+        tokens: int = min(rows * length, chunked_logprob.TOKEN_CHUNK_SIZE)
+        tile = tokens * trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE * (2 if half else 4)
+        logits = _TILED[machine.kind] * tile
     return weights + own * trained + states + int(frozen * reference) + kept + logits
 
 

@@ -137,9 +137,9 @@ def test_a_dry_run_shows_it(recipe_data, dry_run):
     del recipe_data["training"]["gradient_checkpointing"]
     del recipe_data["data"]["eval"]
     found = {}
-    for memory in ("80GiB", "8MiB"):
+    for memory in ("80GiB", "1MiB"):
         _, document, said = dry_run(recipe_data, "sft", "--gpu-memory", memory)
         assert f"gradient checkpointing: {'off' if memory == '80GiB' else 'on'}, " in said
         found[memory] = document["gradient_checkpointing"]
         assert document["effective"]["gradient_checkpointing"] is found[memory]
-    assert found == {"80GiB": False, "8MiB": True}
+    assert found == {"80GiB": False, "1MiB": True}
