@@ -93,6 +93,7 @@ def announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
     usual = "" if recipe.training.learning_rate is not None else f" ({method.name}'s usual value)"
     say(f"learning rate: {rate:g}{usual}, {recipe.training.lr_scheduler_type}")
     say(trainer.speed.line())
+    say(*trainer.checkpointing.lines())
     for note in notes(recipe, method):
         say(f"note: {note}")
 

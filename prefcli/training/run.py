@@ -262,7 +262,7 @@ def _train_under_watch(
                 f"{str(error).splitlines()[0]}",
                 path="training.per_device_train_batch_size",
                 hint="lower it (accumulation keeps the global batch); or data.max_length, or train "
-                "a lora; keep training.gradient_checkpointing on",
+                "a lora; or write training.gradient_checkpointing: true",
             )
         ) from None
     finally:

@@ -21,7 +21,7 @@ from prefcli.console import is_main_process
 from prefcli.data import Split
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method
-from prefcli.model import Machine, load_policy, lora_config, on_device
+from prefcli.model import Machine, load_policy, lora_config, on_device, parameters_of
 from prefcli.model.adapters import (
     disable_base_dropout,
     freeze_reference_adapter,
@@ -33,7 +33,9 @@ from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Lora, SftMix
 from prefcli.speed.concatenated import OUTPUTS, Concatenated
 from prefcli.speed.seam import Speed
+from prefcli.training.activations import Policy
 from prefcli.training.arguments import build, prove_arrival, trl_options
+from prefcli.training.checkpointing import Choice, choose, memory_here
 from prefcli.training.checkpoints import WholeCheckpoints
 from prefcli.training.guard import Guarded
 from prefcli.training.inputs import Inputs, reference_of
@@ -68,6 +70,8 @@ def make_trainer(
     trainer_class = trainer_class_of(trl_class, recipe, method, mixed=inputs.sft_mix is not None)
     if issubclass(trainer_class, Precomputed) and is_main_process():
         trainer_class.reference_digest = digest(more.get("ref_model", policy))
+    checkpointing = _checkpointing(recipe, method, machine, policy, inputs, more)
+    options["gradient_checkpointing"] = checkpointing.on
     config = build(
         options,
         config_class,
@@ -99,6 +103,7 @@ def make_trainer(
     trainer.speed = speed
     if isinstance(trainer, Concatenated):
         speed.prepare(trainer.scored, outputs=OUTPUTS)
+    trainer.checkpointing = checkpointing
     if _precomputes(recipe, method):
         trainer.ref_model = None  # trl keeps it, though nothing reads it any more
     if recipe.model.adapter == "continue":
@@ -176,6 +181,22 @@ def _reference(recipe: Recipe, machine: Machine) -> dict[str, Any]:
     where = "reference" if named else "model"
     model = load_policy(options, dtype, recipe.seed, where=where)
     return {"ref_model": on_device(model, machine)}
+
+
+def _checkpointing(
+    recipe: Recipe, method: Method, machine: Machine, policy: Any, inputs: Inputs, more: Any
+) -> Choice:
+    beside = more.get("ref_model") if not _precomputes(recipe, method) else None
+    return choose(
+        recipe,
+        method,
+        machine,
+        strategy_here(),
+        Policy(policy.config, getattr(policy, "peft_config", {}).get("default")),
+        length=recipe.data.max_length if method.packs else inputs.longest,
+        reference=parameters_of(beside)[0] if beside is not None else 0,
+        memory=memory_here(machine),
+    )
 
 
 def mix_into(trainer: Any, options: SftMix, split: Split, recipe: Recipe, method: Method) -> None:

@@ -37,7 +37,7 @@ CHANGES = {
     "training.adam_beta2": (0.95, "adam_beta2"),
     "training.adam_epsilon": (1e-7, "adam_epsilon"),
     "training.max_grad_norm": (0.5, "max_grad_norm"),
-    "training.gradient_checkpointing": (True, "gradient_checkpointing"),
+    "training.gradient_checkpointing": ("auto", "gradient_checkpointing"),  # on, unless chosen
     "training.logging_steps": (7, "logging_steps"),
     "training.eval_steps": (9, "eval_steps"),
     "training.save_steps": (11, "save_steps"),
