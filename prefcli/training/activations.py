@@ -85,7 +85,8 @@ def held(
         tokens: int = min(rows * length, chunked_logprob.TOKEN_CHUNK_SIZE)
         tile = tokens * trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE * (2 if half else 4)
         logits = _TILED[machine.kind] * tile
-    return weights + own * trained + states + int(frozen * reference) + kept + logits
+    total: int = weights + own * trained + states + int(frozen * reference) + kept + logits
+    return total
 
 
 def _rows(recipe: Recipe, method: Method) -> int:
