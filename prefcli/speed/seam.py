@@ -114,7 +114,8 @@ class Speed:
             functools.partial(model.forward, fused_lm_head=True),
             model,
             max_length=self._max_length,
-            precise=model.dtype == torch.float32,
+            # Quantised weights are multiplied in a dtype of their own.
+            precise=model.dtype == torch.float32 and not getattr(model, "is_quantized", False),
         )
         if found is None:
             install(model, *asked, self.counts)

@@ -142,24 +142,32 @@ def both(
     model: PreTrainedModel,
     batch: dict[str, torch.Tensor],
     figures: tuple[str, ...] = FIGURES,
+    *,
+    autocast: bool = False,
     **more: Any,
 ) -> tuple[Scored, Scored, Counts]:
     """By trl's forward, by the fast one, and what that has counted."""
     add_fused_lm_head(model, outputs=figures)
-    stock = scored(model, batch, **more)
+    stock = scored(model, batch, autocast=autocast, **more)
     asked = settings(model)
     assert asked is not None
     counts = Counts()
     take_away = install(model, *asked, counts)
-    fast = scored(model, batch, **more)
+    fast = scored(model, batch, autocast=autocast, **more)
     take_away()
     return stock, fast, counts
 
 
-def scored(model: PreTrainedModel, batch: dict[str, torch.Tensor], **more: Any) -> Scored:
-    """The gradients are of a sum in which each token has a weight of its own."""
+def scored(
+    model: PreTrainedModel, batch: dict[str, torch.Tensor], *, autocast: bool = False, **more: Any
+) -> Scored:
+    """The gradients are of a sum in which each token has a weight of its own.
+
+    autocast: to bfloat16 in the forward pass, as in training.
+    """
     model.zero_grad()
-    output = model(**batch, **more, fused_lm_head=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output = model(**batch, **more, fused_lm_head=True)
     draw = torch.Generator().manual_seed(7)
     weights = torch.randn(output.log_probs.shape, generator=draw)
     if output.log_probs.requires_grad:
