@@ -83,7 +83,7 @@ def held(
         logits = _WHOLE * rows * length * policy.config.get_text_config().vocab_size
     else:
         tokens: int = min(rows * length, chunked_logprob.TOKEN_CHUNK_SIZE)
-        tile = tokens * trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE * (2 if half else 4)
+        tile: int = tokens * trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE * (2 if half else 4)
         logits = _TILED[machine.kind] * tile
     total: int = weights + own * trained + states + int(frozen * reference) + kept + logits
     return total

@@ -285,13 +285,15 @@ class Figures:
     loss: float
 
 
-def timed(steps: dict[str, Callable[[int], float]], rounds: int) -> dict[str, Figures]:
+def timed(
+    steps: dict[str, Callable[[int], float]], rounds: int, batches: int
+) -> dict[str, Figures]:
     """Seconds of a batch, in medians over all rounds and batches."""
     wait = torch.cuda.synchronize if machine().kind == "cuda" else lambda: None
     spent: dict[str, list[tuple[float, float]]] = {arm: [] for arm in steps}
     losses: dict[str, list[float]] = {arm: [] for arm in steps}
     for turn in range(rounds + 1):
-        for number in range(BATCHES):
+        for number in range(batches):
             for arm, step in steps.items():
                 wait()
                 cpu, wall = time.process_time(), time.perf_counter()
@@ -363,7 +365,7 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
                 steps = {arm: stepper(Path(name), tuning, arm, size) for arm in ARMS}
                 for threads in options.threads:
                     torch.set_num_threads(threads)
-                    found = timed(steps, options.rounds)
+                    found = timed(steps, options.rounds, options.batches)
                     for arm, words in ARMS.items():
                         own, a, b = found[arm], found["a"], found["b"]
                         bound = flops(rows, size, tuning, "a") / flops(rows, size, tuning, arm)
@@ -396,16 +398,17 @@ def main() -> None:
     parser.add_argument("--profiles", type=lambda text: text.split(","), default=list(PROFILES))
     parser.add_argument("--tunings", type=lambda text: text.split(","), default=list(TUNINGS))
     parser.add_argument("--no-peaks", dest="peaks", action="store_false", help="time only")
-    parser.add_argument("--quick", action="store_true", help="hh-like, one round, no peaks")
+    parser.add_argument("--quick", action="store_true", help="hh-like, one batch, no peaks")
     parser.add_argument("--peak-of", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.batches = BATCHES
     quiet_libraries()
     if options.peak_of:
         print_peak(options)
         return
     if options.quick:
-        options.profiles, options.rounds, options.peaks = ["hh-like"], 1, False
-        options.threads = options.threads[:1]
+        options.profiles, options.peaks = ["hh-like"], False
+        options.rounds, options.batches, options.threads = 1, 1, options.threads[:1]
     for line in lines(options):
         print(line, flush=True)
 
