@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
 from prefcli.speed.attention import LAYOUT, NAME
-from prefcli.speed.head import EVERYWHERE, FIGURES, Head
+from prefcli.speed.head import EVERYWHERE, FIGURES, figures
 from prefcli.speed.layout import Layout, layout_of
 
 _READ = {"input_ids", "attention_mask", "labels", "num_items_in_batch", "use_cache"}
@@ -121,8 +121,7 @@ def score(
     hidden = states[layout.sources]
     head = model.get_output_embeddings()
     targets = labels[:, 1:].flatten()[layout.scored]
-    figures = Head.apply(hidden, head.weight, head.bias, targets, scale, outputs)  # type: ignore[no-untyped-call]
-    log_probs, entropy, mean_logits, is_top1 = figures
+    log_probs, entropy, mean_logits, is_top1 = figures(hidden, head, targets, scale, outputs)
     shape = labels[:, 1:].shape
     everywhere = _mean_logits(states, head, scale, layout) if EVERYWHERE in outputs else None
 

@@ -6,6 +6,9 @@ import itertools
 from typing import Any
 
 import torch
+from trl.kernels import ChunkedLogProbFunction
+from trl.kernels.chunked_logprob import OPTIONAL_OUTPUTS, _use_triton
+from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as _TRITON_TILE
 
 _TILE = 2**22
 """Logits that are made at once: enough for a fast product, and memory that malloc hands out again
@@ -21,6 +24,24 @@ EVERYWHERE = "mean_logits_everywhere"
 FIGURES = frozenset({"log_probs", "entropy", "mean_logits", "is_top1", EVERYWHERE})
 
 Figures = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+
+
+def figures(
+    hidden: torch.Tensor,
+    head: torch.nn.Module,
+    targets: torch.Tensor,
+    scale: float,
+    outputs: tuple[str, ...],
+) -> Figures:
+    """Of each label, as `Head` gives them; by trl's Triton kernels where there are any."""
+    if not _use_triton(hidden.device):
+        result: Figures = Head.apply(hidden, head.weight, head.bias, targets, scale, outputs)  # type: ignore[no-untyped-call]
+        return result
+    asked = tuple(name for name in outputs if name in OPTIONAL_OUTPUTS)
+    log_probs, entropy, _, mean_logits, is_top1 = ChunkedLogProbFunction.apply(
+        hidden, head.weight, head.bias, targets, 1.0, _TRITON_TILE, None, scale, asked
+    )
+    return log_probs, entropy, mean_logits, is_top1
 
 
 class Head(torch.autograd.Function):

@@ -67,7 +67,6 @@ ELSEWHERE = {
     "model.name_or_path",
     "model.revision",
     "model.init",
-    "model.trust_remote_code",  # test_remote_code.py
     "model.dtype",
     "model.attn_implementation",
     "model.chat_template",
@@ -76,7 +75,6 @@ ELSEWHERE = {
     "model.quantization",
     "model.trust_remote_code",  # test_remote_code.py
     "reference.name_or_path",
-    "performance.shared_prefix",  # test_speed.py
     "push",  # test_push.py
     "reference.revision",
     "sft_mix",  # test_sft_mix.py

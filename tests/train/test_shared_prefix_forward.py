@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
 from prefcli.speed.forward import Counts, install, settings
-from prefcli.speed.head import Head
+from prefcli.speed.head import Head, figures
 from tests.train.scored import (
     FIGURES,
     assert_alike,
@@ -239,3 +239,15 @@ def test_a_layout_is_of_its_batch_and_no_other():
     shorter[0, 20:] = 0
     assert counts.layout(batch["input_ids"], shorter, batch["labels"]).size < first.size
     assert (counts.fast, counts.stock) == (3, 0)
+
+
+def test_trls_own_head_gives_the_same_figures(monkeypatch):
+    """It serves on GPUs; its tiles are torch's own on a CPU."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 20)
+    hidden, targets = torch.randn(7, 8), torch.randint(0, 20, (7,))
+    ours = figures(hidden, head, targets, 0.5, FIGURES)
+    monkeypatch.setattr("prefcli.speed.head._use_triton", lambda device: True)
+    theirs = figures(hidden, head, targets, 0.5, FIGURES)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one.float(), other.float(), atol=1e-6)
