@@ -75,7 +75,7 @@ ELSEWHERE = {
     "model.adapter",
     "model.quantization",
     "reference.name_or_path",
-    "performance.shared_prefix",  # test_speed.py
+    "performance.shared_prefix",
     "push",  # test_push.py
     "reference.revision",
     "sft_mix",  # test_sft_mix.py
