@@ -8,7 +8,11 @@ from prefcli.options import Options
 
 
 class Performance(Options):
-    """What changes the time that a run takes, and none of its figures."""
+    """What changes the time that a run takes, and none of its figures.
+
+    Batches of rows of one length are not here: a row without padding costs what its tokens cost, in
+    whatever batch, and another order of the rows is another run.
+    """
 
     shared_prefix: Literal["auto", "on", "off"] = "auto"
     """Score rows without padding, a prompt that several share once, and logits only where a label

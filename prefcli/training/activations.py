@@ -80,7 +80,7 @@ def held(
     weights = int(frozen * (every - trained)) + own * trained
     whole = method.rows == "pair" and not method.needs_reference
     if whole:
-        logits = _WHOLE * rows * length * policy.config.get_text_config().vocab_size
+        logits: int = _WHOLE * rows * length * policy.config.get_text_config().vocab_size
     else:
         tokens: int = min(rows * length, chunked_logprob.TOKEN_CHUNK_SIZE)
         tile: int = tokens * trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE * (2 if half else 4)

@@ -245,8 +245,8 @@ def ours(folder: Path, tuning: str, arm: str, size: Size) -> Any:
     file.write_text(yaml.safe_dump(data), encoding="utf-8")
     recipe = load(str(file)).recipe
     tokenizer = load_tokenizer(recipe.model)
-    inputs = load_inputs(recipe, recipe.dpo, tokenizer)
-    method, _ = inputs.settle(recipe.dpo)
+    inputs = load_inputs(recipe, recipe.methods["dpo"], tokenizer)
+    method, _ = inputs.settle(recipe.methods["dpo"])
     device = machine()
     # Frozen weights in float32, too: as stock has them.
     policy = load_policy(recipe.model, torch.float32, recipe.seed)
