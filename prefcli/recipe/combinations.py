@@ -62,7 +62,8 @@ COMBINATIONS = (
         lambda c: (
             c.strategy == "zero3"
             and c.recipe.trains_adapter
-            and c.recipe.training.gradient_checkpointing
+            # auto means on, under whatever shards.
+            and c.recipe.training.gradient_checkpointing is not False
             and c.method.name in ("orpo", "simpo")
         ),
         "LoRA under ZeRO-3 recomputes frozen weights that are gathered no longer; trl's other "

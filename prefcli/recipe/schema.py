@@ -16,6 +16,7 @@ from prefcli.options import Options
 from prefcli.recipe.anchor import Anchor
 from prefcli.recipe.launch import Launch
 from prefcli.recipe.names import PathText, is_local
+from prefcli.recipe.performance import Performance
 from prefcli.recipe.push import Push
 from prefcli.recipe.sections import (
     CheckSft,
@@ -48,6 +49,7 @@ class Recipe(Options):
     data: Data
     sft_mix: SftMix | None = None
     training: Training = Field(default_factory=Training)
+    performance: Performance = Field(default_factory=Performance)
     launch: Launch | None = None
     check_sft: CheckSft = Field(default_factory=CheckSft)
     health: Health = Field(default_factory=Health)

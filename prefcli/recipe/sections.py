@@ -222,8 +222,9 @@ class Training(Options):
     adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     adam_epsilon: Positive = 1e-8
     max_grad_norm: Positive = 1.0
-    gradient_checkpointing: Flag = True
-    """Recompute activations in the backward pass: less memory, about a third slower."""
+    gradient_checkpointing: Flag | Literal["auto"] = "auto"
+    """Recompute activations in the backward pass: less memory, about a third slower. auto: only
+    where a step would not fit well into the device's memory without it; the log says so."""
     logging_steps: Count = 10
     eval_steps: Count | None = None
     """Left out: evaluation before the first step and after the last."""

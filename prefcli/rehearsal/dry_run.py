@@ -24,6 +24,7 @@ from prefcli.rehearsal.memory import Memory, predict
 from prefcli.rehearsal.remedies import Remedy, Setup, fewest, refuse, remedies
 from prefcli.rehearsal.sizing import Sized, size
 from prefcli.rehearsal.target import Target, target_of
+from prefcli.training.activations import Policy
 from prefcli.training.arguments import (
     accumulate,
     build,
@@ -33,6 +34,7 @@ from prefcli.training.arguments import (
     prove_arrival,
     trl_options,
 )
+from prefcli.training.checkpointing import choose
 from prefcli.training.folder import RunFolder
 from prefcli.training.inputs import (
     Inputs,
@@ -78,6 +80,7 @@ def dry_run(
     run.look_at_files(resume)
     run.look_at_model(allow_unusual=allow_unusual)
     run.look_at_rows(sample)
+    run.choose()
     run.count()
     run.rehearse()
     return run.found
@@ -177,6 +180,35 @@ class _DryRun:
         say(*shown.lines())
         found.facts["row"] = shown.as_dict()
 
+    def choose(self) -> None:
+        """What a run chooses by itself, as it would on the target; the recipe has it from here."""
+        if self.sized is None:
+            return
+        sized, target, training = self.sized, self.target, self.recipe.training
+        beside = self.method.needs_reference and not self.recipe.reference.precompute
+        chosen = choose(
+            self.recipe,
+            self.method,
+            target.device,
+            target.strategy,
+            Policy(sized.known.policy, sized.known.adapter),
+            length=self.longest,
+            reference=sized.sizes.reference if beside else 0,
+            memory=target.gpu_memory,
+        )
+        say(*chosen.lines())
+        self.found.facts["gradient_checkpointing"] = chosen.on
+        settled = training.model_copy(update={"gradient_checkpointing": chosen.on})
+        self.recipe = self.recipe.model_copy(update={"training": settled})
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row, as far as the rows are known."""
+        whole = self.inputs is not None and not self.inputs.sampled
+        if self.inputs is not None and whole and not self.method.packs:
+            return self.inputs.longest
+        return self.recipe.data.max_length
+
     def count(self) -> None:
         """Steps, tokens, and what is written to the disk; trl's configuration."""
         recipe, method, found, inputs = self.recipe, self.method, self.found, self.inputs
@@ -233,15 +265,11 @@ class _DryRun:
             self._not_rehearsed("one process rehearses it: leave the launcher out, with --devices")
             return
         config = ours.known.policy
-        whole = self.inputs is not None and not self.inputs.sampled
-        longest = self.recipe.data.max_length
-        if self.inputs is not None and whole and not self.method.packs:
-            longest = self.inputs.longest
         settled = self.method if self.inputs is not None else self.method.for_labels(1, 1)[0]
 
         def memory_of(change: Setup, run_of: Callable[..., StepPeaks] = fake_run) -> Memory:
             sized = ours if change.recipe is self.recipe else size(change.recipe, start, config)
-            length = min(longest, change.recipe.data.max_length)
+            length = min(self.longest, change.recipe.data.max_length)
             model, where = (sized.known, sized.sizes), change.target
             return predict(
                 change.recipe, change.method, *model, where, length=length, run_of=run_of

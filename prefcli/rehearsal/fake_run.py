@@ -41,6 +41,8 @@ from prefcli.recipe.sections import Logging
 from prefcli.rehearsal.packed import pack
 from prefcli.rehearsal.stand_ins import demonstrations, one_token_a_word, rows_of
 from prefcli.rehearsal.tracker import Peak, Tracker
+from prefcli.speed.concatenated import Concatenated
+from prefcli.training.activations import to_type
 from prefcli.training.arguments import build, trl_options
 from prefcli.training.inputs import mixed_in
 from prefcli.training.optimizers import BITSANDBYTES, on_device
@@ -107,10 +109,10 @@ def fake_run(
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         stack.enter_context(_quiet())
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(patch.object(torch.nn.Module, "to", _move))
+        stack.enter_context(patch.object(torch.nn.Module, "to", to_type))
         # Of experts' products, the general one is known to fake tensors in every type.
         stack.enter_context(patch.object(moe, "_can_use_grouped_mm", lambda *args: False))
-        stack.enter_context(patch.object(PreTrainedModel, "to", _move))
+        stack.enter_context(patch.object(PreTrainedModel, "to", to_type))
         if machine.kind == "cuda":
             stack.enter_context(_as_on_a_gpu())
         policy = _policy(recipe, known, machine)
@@ -200,15 +202,6 @@ def _model(recipe: Recipe, config: PretrainedConfig, machine: Machine) -> PreTra
     )
 
 
-def _move(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
-    """Module.to for fake parameters, which torch can't swap, and which need no other device."""
-    _, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
-    if dtype is not None:
-        for parameter in module.parameters():
-            parameter.data = parameter.data.to(dtype)
-    return module
-
-
 def _trainer(
     recipe: Recipe,
     method: Method,
@@ -247,6 +240,8 @@ def _trainer(
         train_in_float32(trainer.model, {})
     trainer.remove_callback(PrinterCallback)
     if mix is not None:
+        if isinstance(trainer, Concatenated):  # has no such head otherwise
+            trl_utils.add_fused_lm_head(trainer.scored)
         mix_into(trainer, mix, demonstrations(batch * batches, length), plain, method)
     if method.needs_reference and recipe.reference.precompute:
         trainer.ref_model, trainer.precompute_ref_logps = None, True

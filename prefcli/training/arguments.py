@@ -169,7 +169,8 @@ def trl_options(
         "adam_beta2": training.adam_beta2,
         "adam_epsilon": training.adam_epsilon,
         "max_grad_norm": training.max_grad_norm,
-        "gradient_checkpointing": training.gradient_checkpointing,
+        # auto: unless it is known better (checkpointing.py).
+        "gradient_checkpointing": training.gradient_checkpointing is not False,
         "logging_steps": training.logging_steps,
         "logging_first_step": True,
         # The default hides a NaN behind the running mean.

@@ -24,8 +24,10 @@ FREE = (
     "health.",
     "launch",
     "logging.",
+    "performance.",
     "push",
     "samples.",
+    "training.gradient_checkpointing",
 )
 """Beginnings of settings that change no step of a run."""
 
@@ -45,7 +47,6 @@ ANYWAY: dict[str, str] = {
     "training.weight_decay": _NEW,
     "training.adam_": _NEW,
     "training.max_grad_norm": _NEW,
-    "training.gradient_checkpointing": _NEW,
     "training.logging_steps": _NEW,
     "training.eval_steps": _NEW,
     "training.save_steps": _NEW,

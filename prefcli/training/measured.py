@@ -93,6 +93,7 @@ class Measured(TransformersTrainer):  # type: ignore[misc]  # transformers is un
         logps = [mean * count for mean, count in zip(means, tokens, strict=True)]
         rewards = [self.beta * mean for mean in means]
         self._add(of_pairs(logps, tokens, rewards))
+        self._passes = None  # added up by this
         return results
 
     def _of_batch(self, inputs: Mapping[str, torch.Tensor], passes: list[Any]) -> Sums:

@@ -92,6 +92,8 @@ def announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
     rate = learning_rate(recipe, method)
     usual = "" if recipe.training.learning_rate is not None else f" ({method.name}'s usual value)"
     say(f"learning rate: {rate:g}{usual}, {recipe.training.lr_scheduler_type}")
+    say(trainer.speed.line())
+    say(*trainer.checkpointing.lines())
     for note in notes(recipe, method):
         say(f"note: {note}")
 

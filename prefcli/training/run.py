@@ -262,7 +262,7 @@ def _train_under_watch(
                 f"{str(error).splitlines()[0]}",
                 path="training.per_device_train_batch_size",
                 hint="lower it (accumulation keeps the global batch); or data.max_length, or train "
-                "a lora; keep training.gradient_checkpointing on",
+                "a lora; or write training.gradient_checkpointing: true",
             )
         ) from None
     finally:
@@ -294,12 +294,14 @@ def _end(
         "steps": trainer.state.global_step,
         "eval": {"first": watch.first_eval, "last": watch.last_eval},
         "anchor": {name: found.as_dict() for name, found in compared.items()},
+        "speed": trainer.speed.as_dict(),
     }
     if (best := _best_step(trainer)) is not None:
         run["best_step"] = best
     if is_main_process():
         folder.write_run(run)
         say(*closing_lines(method, folder, trainer.state.global_step, watch), *said)
+        say(*trainer.speed.closing_lines())
         say(*(samples.closing_lines() if samples is not None else []))
         leave_report(folder, about=method.__doc__)
     if world_size() > 1:

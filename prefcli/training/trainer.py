@@ -16,22 +16,26 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
-from trl.trainer.utils import add_fused_lm_head
 
 from prefcli.console import is_main_process
 from prefcli.data import Split
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method
-from prefcli.model import Machine, load_policy, lora_config, on_device
+from prefcli.model import Machine, load_policy, lora_config, on_device, parameters_of
 from prefcli.model.adapters import (
     disable_base_dropout,
     freeze_reference_adapter,
     train_in_float32,
 )
 from prefcli.model.weights import in_full
+from prefcli.recipe.launched import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Lora, SftMix
+from prefcli.speed.concatenated import OUTPUTS, Concatenated
+from prefcli.speed.seam import Speed
+from prefcli.training.activations import Policy
 from prefcli.training.arguments import build, prove_arrival, trl_options
+from prefcli.training.checkpointing import Choice, choose, memory_here
 from prefcli.training.checkpoints import WholeCheckpoints
 from prefcli.training.guard import Guarded
 from prefcli.training.inputs import Inputs, reference_of
@@ -66,6 +70,8 @@ def make_trainer(
     trainer_class = trainer_class_of(trl_class, recipe, method, mixed=inputs.sft_mix is not None)
     if issubclass(trainer_class, Precomputed) and is_main_process():
         trainer_class.reference_digest = digest(more.get("ref_model", policy))
+    checkpointing = _checkpointing(recipe, method, machine, policy, inputs, more)
+    options["gradient_checkpointing"] = checkpointing.on
     config = build(
         options,
         config_class,
@@ -81,8 +87,9 @@ def make_trainer(
         if in_float32 and recipe.model.adapter == "continue"
         else {}
     )
+    speed = Speed(recipe.performance, strategy_here(), recipe.data.max_length, packs=method.packs)
     key = key_of(recipe, method, tokenizer)
-    with _dividing_prompts(inputs), in_turns(trl_class, key):
+    with speed.at_the_seam(), _dividing_prompts(inputs), in_turns(trl_class, key):
         trainer = trainer_class(
             model=policy,
             args=config,
@@ -93,6 +100,10 @@ def make_trainer(
             **more,
         )
     trainer.rows_of = inputs.train
+    trainer.speed = speed
+    if isinstance(trainer, Concatenated):
+        speed.prepare(trainer.scored, outputs=OUTPUTS)
+    trainer.checkpointing = checkpointing
     if _precomputes(recipe, method):
         trainer.ref_model = None  # trl keeps it, though nothing reads it any more
     if recipe.model.adapter == "continue":
@@ -145,6 +156,8 @@ def trainer_class_of(
         layers.append(TokenMeans)
     if _precomputes(recipe, method):
         layers.append(Precomputed)
+    if hasattr(trl_class, "concatenated_forward"):
+        layers.append(Concatenated)
     return type(trl_class.__name__, (*layers, trl_class), {})
 
 
@@ -170,11 +183,23 @@ def _reference(recipe: Recipe, machine: Machine) -> dict[str, Any]:
     return {"ref_model": on_device(model, machine)}
 
 
+def _checkpointing(
+    recipe: Recipe, method: Method, machine: Machine, policy: Any, inputs: Inputs, more: Any
+) -> Choice:
+    beside = more.get("ref_model") if not _precomputes(recipe, method) else None
+    return choose(
+        recipe,
+        method,
+        machine,
+        strategy_here(),
+        Policy(policy.config, getattr(policy, "peft_config", {}).get("default")),
+        length=recipe.data.max_length if method.packs else inputs.longest,
+        reference=parameters_of(beside)[0] if beside is not None else 0,
+        memory=memory_here(machine),
+    )
+
+
 def mix_into(trainer: Any, options: SftMix, split: Split, recipe: Recipe, method: Method) -> None:
-    if not method.needs_reference:
-        # Those of trl's trainers that score with whole logits lack it.
-        policy = trainer.model
-        add_fused_lm_head(policy.get_base_model() if isinstance(policy, PeftModel) else policy)
     stream = Demonstrations(split, trainer.processing_class, recipe.data.max_length, recipe.seed)
     trainer.mix(stream, options.fraction, options.weight)
 

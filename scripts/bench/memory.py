@@ -79,7 +79,10 @@ def recipe_of(folder: Path, case: str, length: int, batch: int) -> tuple[Recipe,
             "per_device_train_batch_size": batch,
             "max_steps": 2,
             "warmup_steps": 0,
+            "gradient_checkpointing": True,
         },
+        # What is rehearsed is trl's own step.
+        "performance": {"shared_prefix": "off"},
     }
     for key, value in changes.items():
         section, _, name = key.partition(".")

@@ -37,7 +37,7 @@ CHANGES = {
     "training.adam_beta2": (0.95, "adam_beta2"),
     "training.adam_epsilon": (1e-7, "adam_epsilon"),
     "training.max_grad_norm": (0.5, "max_grad_norm"),
-    "training.gradient_checkpointing": (True, "gradient_checkpointing"),
+    "training.gradient_checkpointing": ("auto", "gradient_checkpointing"),  # on, unless chosen
     "training.logging_steps": (7, "logging_steps"),
     "training.eval_steps": (9, "eval_steps"),
     "training.save_steps": (11, "save_steps"),
@@ -98,6 +98,7 @@ ELSEWHERE = {
     "samples.temperature",
     "logging.report_to",  # test_trackers.py
     "logging.run_name",
+    "performance.shared_prefix",  # test_shared_prefix_methods.py
     "dpo.loss_weights",  # together with a list of losses, below
     "dpo.label_smoothing",
     "dpo.f_alpha_divergence_coef",  # with alpha_divergence, below

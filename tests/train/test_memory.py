@@ -94,7 +94,9 @@ def recipe_of(small, tmp_path):
                 "per_device_train_batch_size": BATCH,
                 "max_steps": 2,
                 "warmup_steps": 0,
+                "gradient_checkpointing": True,
             },
+            "performance": {"shared_prefix": "off"},  # what is rehearsed is trl's own
         }
         if method not in ("sft", "orpo"):
             data["check_sft"] = {"on_fail": "skip"}

@@ -10,6 +10,7 @@ from datasets import Dataset, config
 from safetensors.torch import load_file
 
 from prefcli.errors import RecipeError
+from prefcli.training.folder import RunFolder
 from prefcli.training.run import train
 from tests.train.conftest import metric_rows, trainer_of
 from tests.train.test_reference import sft_adapter  # noqa: F401  # a fixture
@@ -117,6 +118,28 @@ def test_a_sweep_pays_once(recipe_data, build, change):
     assert build(recipe_data)[1] == [COMPUTED, COMPUTED]
     assert build(recipe_data, "dpo", change)[1] == [READ, READ]
     assert build(recipe_data, "ipo")[1] == [READ, READ]
+
+
+def test_a_sweep_of_four_runs_calls_the_reference_in_the_first_alone(recipe_data, make_recipe):
+    """24 train rows and 10 of the evaluation, 4 at a time."""
+    recipe_data["reference"] = {"precompute": True}
+    calls = []
+    for beta in (0.05, 0.1, 0.3, 0.5):
+        data = {**recipe_data, "output_dir": f"{recipe_data['output_dir']}-{beta}"}
+        recipe = make_recipe(data, f"dpo.beta={beta}", "performance.shared_prefix=on").recipe
+        train(recipe, recipe.dpo)
+        run = RunFolder(recipe.output_dir).read_run()
+        assert run["speed"]["stock_calls"] == 0
+        calls.append(run["speed"]["fast_calls"])
+    spot_checks, step_zero, steps, evaluations = 2, 8, 2 * 2, 2 * 3
+    every_run = spot_checks + step_zero + steps + evaluations
+    assert calls == [6 + 3 + every_run, every_run, every_run, every_run]
+
+
+def test_trls_own_forward_and_ours_share_the_figures(recipe_data, build):
+    recipe_data["reference"] = {"precompute": True}
+    assert build(recipe_data, "dpo", "performance.shared_prefix=on")[1] == [COMPUTED, COMPUTED]
+    assert build(recipe_data, "dpo", "performance.shared_prefix=off")[1] == [READ, READ]
 
 
 def test_the_trained_adapter_is_no_part_of_the_key(recipe_data, build):

@@ -1,0 +1,1 @@
+"""Scoring rows with less work: no padding, no prompt twice, no projection without a label."""

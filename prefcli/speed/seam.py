@@ -1,0 +1,122 @@
+"""Where trl prepares a model for scoring, and prefcli may do more."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from transformers import PreTrainedModel
+from trl.trainer import dpo_trainer, kto_trainer, sft_trainer
+from trl.trainer.utils import add_fused_lm_head
+
+from prefcli.errors import Problem, RecipeError
+from prefcli.recipe.combinations import Strategy
+from prefcli.recipe.performance import Performance
+from prefcli.speed.forward import Counts, install, settings
+from prefcli.speed.probe import disagreement
+from prefcli.speed.support import reason_against
+
+_TRAINERS = (dpo_trainer, kto_trainer, sft_trainer)
+
+
+class Speed:
+    """The fast forward of one run: its models, what it did, or why it does not."""
+
+    def __init__(
+        self, options: Performance, strategy: Strategy, max_length: int, *, packs: bool = False
+    ) -> None:
+        self._options = options
+        self._strategy = strategy
+        self._max_length = max_length
+        self._packs = packs
+        self.counts = Counts()
+        self.reason: str | None = None
+        """Why some model of the run is scored by trl's own forward."""
+        if options.shared_prefix == "off":
+            self.reason = "performance.shared_prefix is off"
+
+    def line(self) -> str:
+        """What to expect, for the log."""
+        if self.reason is not None:
+            return f"speed: rows are scored by trl's own forward: {self.reason}"
+        return "speed: rows are scored without padding, and a prompt that several share once"
+
+    def closing_lines(self) -> list[str]:
+        """What came of it."""
+        counts = self.counts
+        lines = []
+        if counts.stock:
+            lines.append(
+                f"speed: {counts.stock} forward passes were trl's own after all: their batches "
+                "hold more than tokens and labels"
+            )
+        if not counts.fast:
+            return lines
+        return [
+            *lines,
+            f"speed: {counts.fast} forward passes over {counts.packed:,} tokens instead of "
+            f"{counts.padded:,} with padding and repeated prompts "
+            f"({counts.padded / counts.packed:.1f} times fewer)",
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For run.json."""
+        return {"shared_prefix": self.reason or "in use", **self.counts.as_dict()}
+
+    @contextmanager
+    def at_the_seam(self) -> Iterator[None]:
+        """While a trainer is built: whatever model trl prepares, is prepared here."""
+        with ExitStack() as stack:
+            for module in _TRAINERS:
+                stack.enter_context(mock.patch.object(module, "add_fused_lm_head", self.prepare))
+            yield
+
+    def prepare(self, model: PreTrainedModel, **options: Any) -> None:
+        """trl's head on the model, and where that is safe the fast forward before it.
+
+        RecipeError where the recipe insists on it in vain.
+        """
+        add_fused_lm_head(model, **options)
+        if self._options.shared_prefix == "off":
+            return
+        reason = "sft.packing leaves no padding" if self._packs else None
+        reason = reason or reason_against(model, self._strategy) or self._try(model)
+        if reason is None:
+            return
+        if self._options.shared_prefix == "on":
+            raise RecipeError(
+                Problem(
+                    f"this model can't be scored that way: {reason}",
+                    path="performance.shared_prefix",
+                    hint="auto takes trl's own forward instead, and says so",
+                )
+            )
+        self.reason = reason
+
+    def _try(self, model: PreTrainedModel) -> str | None:
+        asked = settings(model)
+        if asked is None:
+            return "trl asks for figures that it does not give"
+
+        def fast(**batch: Any) -> Any:
+            take_away = install(model, *asked, Counts())
+            try:
+                return model(**batch, fused_lm_head=True)
+            finally:
+                take_away()
+
+        found = disagreement(
+            fast,
+            functools.partial(model.forward, fused_lm_head=True),
+            model,
+            max_length=self._max_length,
+            # Quantised weights are multiplied in a dtype of their own.
+            precise=model.dtype == torch.float32 and not getattr(model, "is_quantized", False),
+        )
+        if found is None:
+            install(model, *asked, self.counts)
+        return found
