@@ -17,7 +17,8 @@ memory only ever rises in a process, so each arm has one of its own for that: of
 a CPU, libraries included, of torch's allocations on a GPU.
 
 "FLOPs" is how often the multiplications that an arm can't do without are contained in those that
-arm a does, the bound of its ratio by arithmetic alone:
+arm a does: its ratio, if nothing but multiplying took time. On a CPU trl's head spends as much on
+moving logits about, so ratios may well lie above it:
 
     layers: tokens * 2 * weights of the layers' matrices  +  attended pairs * 4 * width * layers
     head:   scored * 2 * width * vocabulary
