@@ -224,8 +224,14 @@ class Started:
             if pid not in self.codes:
                 os.kill(pid, number)
 
-    def left_behind(self) -> int:
-        """Processes of these sessions that are still there."""
+    def left_behind(self, seconds: float = 3.0) -> int:
+        """Processes of these sessions that are still there, when they have had time to notice."""
+        end = time.monotonic() + seconds
+        while (found := self._there()) and time.monotonic() < end:
+            time.sleep(0.05)
+        return found
+
+    def _there(self) -> int:
         found = 0
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():

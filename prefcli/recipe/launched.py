@@ -20,15 +20,13 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def strategy_here(environment: Mapping[str, str] = os.environ) -> Strategy:
+def strategy_here(environment: Mapping[str, str] | None = None) -> Strategy:
     """What accelerate's launcher has set up for this process; torchrun alone means ddp."""
+    environment = os.environ if environment is None else environment
 
-    def on(name: str) -> bool:
-        return environment.get(name, "").lower() in _YES
-
-    if on("ACCELERATE_USE_DEEPSPEED"):
+    if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() in _YES:
         return "zero3" if _zero_stage(environment) == 3 else "zero2"
-    if on("ACCELERATE_USE_FSDP"):
+    if environment.get("ACCELERATE_USE_FSDP", "").lower() in _YES:
         return "fsdp2" if environment.get("FSDP_VERSION") == "2" else "fsdp1"
     return "ddp" if int(environment.get("WORLD_SIZE", "1")) > 1 else "single"
 

@@ -11,15 +11,19 @@ from safetensors.torch import load_file
 
 from prefcli.errors import RecipeError
 from prefcli.training.run import train
-from tests.train.conftest import interrupt, metric_rows
+from tests.train.conftest import interrupt, metric_rows, pairs, write_jsonl
 
 
 @pytest.fixture
-def stopping(recipe_data) -> dict:
-    """A learning rate that spoils the held-out loss soon."""
+def stopping(recipe_data, tmp_path) -> dict:
+    """Held-out pairs of the opposite taste: what is learnt makes them worse."""
+    swapped = [
+        {**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in pairs(40)[30:]
+    ]
+    recipe_data["data"]["eval"] = {"path": str(write_jsonl(tmp_path / "swapped.jsonl", swapped))}
     recipe_data["training"] |= {
         "max_steps": 30,
-        "learning_rate": 0.2,
+        "learning_rate": 1e-2,
         "lr_scheduler_type": "constant",
         "eval_steps": 1,
         "save_steps": 1,

@@ -49,6 +49,8 @@ def launched(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGQUIT")
     logging.disable(logging.CRITICAL)
     quit_handler = signal.getsignal(signal.SIGQUIT)
+    # A shell's background jobs, as a test run may be one, are born deaf to it.
+    interrupt_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     signals = Signals()
 
     def run(lines: str, meanwhile=None) -> Started:
@@ -64,6 +66,7 @@ def launched(monkeypatch):
     yield run
     signals.give_back()
     signal.signal(signal.SIGQUIT, quit_handler)
+    signal.signal(signal.SIGINT, interrupt_handler)
     logging.disable(logging.NOTSET)
     assert not list(Path(tempfile.gettempdir()).glob(f"prefcli-*-{os.getpid()}-*"))
 

@@ -11,6 +11,7 @@ from prefcli.model import Machine
 from prefcli.model.weights import empty_model
 from prefcli.recipe.launched import strategy_here
 from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import Model
 from prefcli.rehearsal.fake_run import Architectures, StepPeaks
 from prefcli.rehearsal.memory import predict
 from prefcli.rehearsal.sharding import Sizes, blocks, sharded
@@ -158,7 +159,7 @@ WHOLE = 2 * LAYER + ROOT
 
 
 def test_blocks():
-    assert blocks(empty_model(CONFIG)) == (LAYER, ROOT)
+    assert blocks(empty_model(CONFIG, Model(name_or_path="any"))) == (LAYER, ROOT)
 
 
 def predicted(devices: int, strategy: str, **changes):

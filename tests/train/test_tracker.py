@@ -20,8 +20,9 @@ from transformers import (
 
 from prefcli.model import Machine
 from prefcli.recipe.schema import Recipe
-from prefcli.rehearsal.fake_run import Architectures, _move, _Phases, _quiet, fake_run
+from prefcli.rehearsal.fake_run import Architectures, _Phases, _quiet, fake_run
 from prefcli.rehearsal.tracker import Tracker
+from prefcli.training.activations import to_type
 
 MIB = 2**20
 
@@ -213,8 +214,8 @@ def test_published_peaks(tmp_path, checkpointing, published):
     with (
         _quiet(),
         FakeTensorMode(allow_non_fake_inputs=True),
-        patch.object(torch.nn.Module, "to", _move),
-        patch.object(PreTrainedModel, "to", _move),
+        patch.object(torch.nn.Module, "to", to_type),
+        patch.object(PreTrainedModel, "to", to_type),
     ):
         model = AutoModelForSequenceClassification.from_config(config)
         trainer = Trainer(
