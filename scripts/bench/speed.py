@@ -8,7 +8,7 @@ Forward and backward passes of DPO over the same pairs, from the same weights, i
     a  trl's DPOTrainer with its default settings: gradient checkpointing, a reference beside
     b  trl's without checkpointing, the reference precomputed
     c  prefcli, other settings as in a
-    d  prefcli's defaults: checkpointing where memory needs it, the reference precomputed
+    d  prefcli's, checkpointing where memory needs it (the default), the reference precomputed
 
 All arms stand in one process and take turns, batch by batch, after a round to warm up; the figures
 are medians. On a busy machine the CPU's time is the one to trust, on a GPU the wall's (the CPU's
@@ -76,7 +76,7 @@ ARMS = {
     "a": "trl, default settings",
     "b": "trl, no checkpointing, precomputed",
     "c": "prefcli, settings as in a",
-    "d": "prefcli, default settings",
+    "d": "prefcli, checkpointing auto, precomputed",
 }
 TUNINGS = ("full", "LoRA")
 BATCHES = 3
