@@ -12,7 +12,7 @@ from prefcli import siblings, signals
 from prefcli.cli.app import app
 from prefcli.cli.arguments import refuse_secrets
 from prefcli.console import is_main_process
-from prefcli.errors import ExitCode, PreemptedError, PrefcliError
+from prefcli.errors import ExitCode, PrefcliError
 from prefcli.secrets import redact
 from prefcli.telemetry import no_telemetry
 
@@ -68,12 +68,11 @@ def main() -> None:
 
 def _speaks(error: PrefcliError) -> bool:
     """Of all that stop by it, the main process; of those that it happens to alone, the first."""
-    if is_main_process():
-        # Siblings are to save what they have, not to end as after a failure.
-        return isinstance(error, PreemptedError) or siblings.first_to_fail()
-    if isinstance(error, PreemptedError):
-        return False
-    time.sleep(_FOR_THE_CAUSE)
+    if error.exit_code == ExitCode.REQUEUE:
+        # No claim: siblings are to save what they have, not to end as after a failure.
+        return is_main_process()
+    if not is_main_process():
+        time.sleep(_FOR_THE_CAUSE)
     return siblings.first_to_fail()
 
 

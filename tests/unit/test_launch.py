@@ -11,10 +11,12 @@ import pytest
 import yaml
 
 from prefcli import cli, siblings
-from prefcli.errors import DataError, RecipeError
+from prefcli.cli.app import LocatedError
+from prefcli.errors import DataError, PreemptedError, RecipeError
 from prefcli.launching.config import accelerate_config, command_lines
 from prefcli.launching.meeting import Meeting, first_host, meeting, refuse_copies
 from prefcli.launching.signals import Signals
+from prefcli.recipe import load
 from prefcli.recipe.launch import Launch
 from prefcli.recipe.schema import Recipe
 
@@ -284,3 +286,17 @@ def test_alone_a_bug_keeps_its_traceback_too(monkeypatch, capsys):
     err = capsys.readouterr().err
     assert err.startswith("Traceback (most recent call last):")
     assert "ZeroDivisionError: here" in err
+
+
+def test_to_be_preempted_is_not_to_fail(rank_one, monkeypatch, capsys, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    # As a method's command passes it on: with the recipe's places, in a class of its own.
+    stop = LocatedError(PreemptedError("pre-empted at step 3"), load(str(recipe), []))
+    assert failing(monkeypatch, stop) == 75
+    assert capsys.readouterr().err == ""
+    assert not siblings.another_failed()
+    monkeypatch.setenv("RANK", "0")
+    assert failing(monkeypatch, stop) == 75
+    assert capsys.readouterr().err == "pre-empted at step 3\n"
+    assert not siblings.another_failed()
