@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 
+from prefcli import siblings
 from prefcli.cli import main
 from prefcli.launching.worker import end_with_launcher
 
@@ -23,6 +24,6 @@ if __name__ == "__main__":
     try:
         main()
     except SystemExit as stop:
-        if os.environ.get("WORLD_SIZE", "1") != "1" and isinstance(stop.code, int | None):
+        if siblings.are_there() and isinstance(stop.code, int | None):
             leave(stop.code or 0)
         raise

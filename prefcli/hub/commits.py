@@ -32,15 +32,10 @@ def wanted(recipe: Recipe) -> list[Wanted]:
     ]
     if (other := recipe.reference).name_or_path is not None:
         found.append(Wanted("reference.name_or_path", "model", other.name_or_path, other.revision))
-    data, mix = recipe.data, recipe.sft_mix
-    sections = [("data.train", data.train), ("data.eval", data.eval or [])]
-    sections.append(("sft_mix.data", mix.data if mix is not None else []))
-    for where, sources in sections:
-        found += [
-            Wanted(f"{where}[{i}].path", "dataset", source.path, source.revision)
-            for i, source in enumerate(sources)
-        ]
-    return found
+    return found + [
+        Wanted(f"{where}.path", "dataset", source.path, source.revision)
+        for where, source in recipe.sources
+    ]
 
 
 def commits(recipe: Recipe) -> Commits:

@@ -94,15 +94,9 @@ def _wanted(recipe: Recipe) -> Iterator[tuple[object, Callable[[], Iterator[Take
         key: tuple[object, ...] = (name, revision, weights, model.trust_remote_code)
         first = Wanted(f"{section}.name_or_path", "model", name, revision)
         yield key, partial(_models, first, weights=weights, code=model.trust_remote_code)
-    data, mix = recipe.data, recipe.sft_mix
-    for section, sources in (
-        ("data.train", data.train),
-        ("data.eval", data.eval or []),
-        ("sft_mix.data", mix.data if mix is not None else []),
-    ):
-        for i, source in enumerate(sources):
-            key = (source.path, source.revision, source.name, str(source.data_files))
-            yield key, partial(_dataset, source, f"{section}[{i}].path")
+    for where, source in recipe.sources:
+        key = (source.path, source.revision, source.name, str(source.data_files))
+        yield key, partial(_dataset, source, f"{where}.path")
 
 
 def _models(first: Wanted, *, weights: bool, code: bool) -> Iterator[Taken]:

@@ -8,7 +8,7 @@ from typing import Any
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.combinations import Strategy
 from prefcli.recipe.launch import Launch, need_deepspeed
-from prefcli.recipe.launched import strategy_here
+from prefcli.recipe.launched import strategy_here, world_size
 
 
 def refuse_another_launch(launch: Launch | None) -> None:
@@ -19,8 +19,7 @@ def refuse_another_launch(launch: Launch | None) -> None:
     if launch is None:
         return
     machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
-    everywhere = int(os.environ.get("WORLD_SIZE", "1"))
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", str(everywhere)))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
     asked: list[tuple[str, Any, Any]] = [
         ("strategy", launch.strategy, "ddp" if here == "single" else here),
         ("processes", launch.processes or processes, processes),

@@ -14,6 +14,8 @@ Strategy = Literal["single", "ddp", "fsdp1", "fsdp2", "zero2", "zero3"]
 DeepSpeed's."""
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+SHARDED: tuple[Strategy, ...] = ("fsdp1", "fsdp2", "zero3")
+"""No process holds the whole model."""
 
 
 class Case(NamedTuple):
@@ -29,7 +31,7 @@ class Case(NamedTuple):
 
     @property
     def sharded(self) -> bool:
-        return self.fsdp or self.strategy == "zero3"
+        return self.strategy in SHARDED
 
     @property
     def flash(self) -> bool:

@@ -6,6 +6,7 @@ import os
 import socket
 from urllib.parse import urlsplit
 
+from prefcli import siblings
 from prefcli.recipe.names import is_local
 from prefcli.recipe.schema import Recipe
 
@@ -17,9 +18,8 @@ _HUB = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 def hub_names(recipe: Recipe) -> list[str]:
     """Models and datasets that are no files here."""
-    data, mix = recipe.data, recipe.sft_mix
-    sources = [*data.train, *(data.eval or []), *(mix.data if mix is not None else [])]
-    names = [recipe.model.name_or_path, recipe.reference.name_or_path, *(s.path for s in sources)]
+    data = [source.path for _, source in recipe.sources]
+    names = [recipe.model.name_or_path, recipe.reference.name_or_path, *data]
     return [name for name in dict.fromkeys(names) if name is not None and not is_local(name)]
 
 
@@ -30,8 +30,7 @@ def settle_offline(recipe: Recipe) -> bool:
     half a minute a model, before they look into their cache.
     """
     # Processes of one run must not decide it each for itself.
-    alone = os.environ.get("WORLD_SIZE", "1") == "1"
-    if not alone or not hub_names(recipe) or _said_offline() or _answers():
+    if siblings.are_there() or not hub_names(recipe) or _said_offline() or _answers():
         return False
     go_offline()
     return True

@@ -27,6 +27,7 @@ from prefcli.recipe.sections import (
     Reference,
     SampleOptions,
     SftMix,
+    Source,
     Training,
     check_pinned,
 )
@@ -188,6 +189,17 @@ class Recipe(Options):
     def trains_adapter(self) -> bool:
         """Is a LoRA adapter trained, a new one or one that is there?"""
         return self.lora is not None or self.model.adapter == "continue"
+
+    @property
+    def sources(self) -> list[tuple[str, Source]]:
+        """All that it reads rows from, each with its dotted path."""
+        mix = self.sft_mix.data if self.sft_mix is not None else []
+        sections = (
+            ("data.train", self.data.train),
+            ("data.eval", self.data.eval or []),
+            ("sft_mix.data", mix),
+        )
+        return [(f"{where}[{i}]", each) for where, some in sections for i, each in enumerate(some)]
 
     @property
     def methods(self) -> dict[str, Method]:

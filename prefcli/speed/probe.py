@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+
+from prefcli.model.modes import evaluating
 
 _SEED = 0
 _PROMPT, _ANSWER = 24, 8
@@ -54,18 +55,6 @@ def _after_others(
     ids = batch["input_ids"]
     others = (ids + 1) % model.config.get_text_config().vocab_size
     return {**batch, "input_ids": torch.where(batch["labels"] == -100, others, ids)}
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Each module as it was afterwards: some may be in training while others are not."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def rows(model: PreTrainedModel, max_length: int) -> dict[str, torch.Tensor]:

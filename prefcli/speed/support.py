@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
+from prefcli.recipe.combinations import SHARDED, Strategy
+
 FAMILIES = frozenset(
     (
         "apertus",
@@ -53,7 +55,7 @@ FAMILIES = frozenset(
 """transformers' model types: full attention or sliding windows. Each is in a test."""
 
 
-def reason_against(model: PreTrainedModel, strategy: str) -> str | None:
+def reason_against(model: PreTrainedModel, strategy: Strategy) -> str | None:
     """Why trl's own forward is taken instead; None where there is no reason.
 
     strategy: how the model is spread over processes.
@@ -67,7 +69,7 @@ def reason_against(model: PreTrainedModel, strategy: str) -> str | None:
     attention = model.config._attn_implementation
     if attention != "sdpa":
         return f"model.attn_implementation is {attention}, and only sdpa knows about it"
-    if strategy in ("fsdp1", "fsdp2", "zero3"):
+    if strategy in SHARDED:
         return f"{strategy} shards the output projection"
     if getattr(config, "output_router_logits", False):
         return "the experts' balancing loss counts every token of the padded batch"

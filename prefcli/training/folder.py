@@ -16,6 +16,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from prefcli import __version__
+from prefcli.checks import is_eval
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.schema import Recipe
 from prefcli.secrets import redact
@@ -258,7 +259,7 @@ def _lines_up_to(step: int, path: Path, *, without_evaluation: bool) -> Iterator
             row = json.loads(line)
         except ValueError:
             continue  # the line a kill cut short
-        of_evaluation = "prompt" in row or any(key.startswith("eval_") for key in row)
+        of_evaluation = "prompt" in row or is_eval(row)
         last = step - 1 if without_evaluation and of_evaluation else step
         if row["step"] <= last:
             yield line

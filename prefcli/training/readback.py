@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel, Trainer
 from prefcli.errors import PrefcliError
 from prefcli.measure.scoring import completion_logits
 from prefcli.model import Machine, load_policy, on_device
+from prefcli.recipe.combinations import SHARDED
 from prefcli.recipe.launched import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.training.guard import sequence_of
@@ -28,7 +29,6 @@ _TOKENS = 64
 """Of each row: wrong weights show in a few, and a large model may be read back on a CPU."""
 _EXACT, _HALF = 1e-4, 0.05
 """Nats a token, averaged over a row: what float32 and 16 bits may differ by between devices."""
-_SHARDED = ("fsdp1", "fsdp2", "zero3")
 _SPARE = 2**30
 """Bytes beside the weights, for the rows' activations and logits."""
 
@@ -105,7 +105,7 @@ def read_back(
     if not stacked and found != expected:
         odd = sorted(dict(found.items() ^ expected.items()))
         raise _broken(folder, f"other parameters were trained than it holds, such as {odd[0]}")
-    if not stacked and strategy_here() not in _SHARDED:
+    if not stacked and strategy_here() not in SHARDED:
         _same_values(folder, policy, model)
     autocast = where == "cuda" and device.autocast(recipe.model)
     again = log_probabilities(model, rows, autocast=autocast)
@@ -176,7 +176,7 @@ def _room(recipe: Recipe, device: Machine, policy: torch.nn.Module) -> tuple[str
     needed = _SPARE + sum(
         getattr(p, "ds_numel", p.numel()) * p.element_size() for p in policy.parameters()
     )
-    whole = strategy_here() not in _SHARDED
+    whole = strategy_here() not in SHARDED
     if device.kind == "cuda" and whole and torch.cuda.mem_get_info()[0] > needed:
         return "cuda", ""
     if recipe.model.quantization is not None and device.kind == "cuda":

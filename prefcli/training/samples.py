@@ -26,6 +26,7 @@ from prefcli.data.pieces import on_one_line
 from prefcli.measure.sample import NotANumberError, Sampling, sample
 from prefcli.methods import Method
 from prefcli.model.ends import ends_of
+from prefcli.recipe.combinations import SHARDED
 from prefcli.recipe.launched import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.training.asked import Questions, choose
@@ -34,7 +35,6 @@ from prefcli.training.undisturbed import undisturbed
 FILE = "samples.jsonl"
 
 _WIDTH = 90
-_SHARDED = ("fsdp1", "fsdp2", "zero3")
 
 Answers = dict[str, str]
 """greedy and sampled."""
@@ -69,7 +69,7 @@ def make_samples(
     if asked is None:
         return None
     strategy = strategy_here()
-    if strategy in _SHARDED:
+    if strategy in SHARDED:
         say(f"samples: left out, as no process holds the whole model under {strategy}")
         return None
     say(*(f"samples: {note}" for note in asked.notes))

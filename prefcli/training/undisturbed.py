@@ -9,19 +9,17 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from prefcli.model.modes import evaluating
+
 
 @contextmanager
 def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     """The model is in eval mode inside; after it, the run draws what it would have drawn anyway."""
-    modes = [(module, module.training) for module in model.modules()]
     python, numpy = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    model.eval()
     try:
-        with torch.random.fork_rng(devices=devices):
+        with evaluating(model), torch.random.fork_rng(devices=devices):
             yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        for module, training in modes:
-            module.training = training
