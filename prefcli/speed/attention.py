@@ -10,7 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from prefcli.speed.layout import Group, Layout
+from prefcli.speed.layout import Layout
 
 NAME = "prefcli_segments"
 LAYOUT = "prefcli_layout"
@@ -42,52 +42,36 @@ def segment_attention(
     times = query.size(1) // key.size(1)
     key, value = repeat_kv(key, times), repeat_kv(value, times)
     window = sliding_window if sliding_window and sliding_window < layout.longest else None
-    parts = []
-    for group in layout.groups:
-        parts += _group(group, layout, query, key, value, window, dropout, scaling)
-    return torch.cat(parts, dim=2).transpose(1, 2), None
 
-
-def _group(
-    group: Group,
-    layout: Layout,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    window: int | None,
-    dropout: float,
-    scaling: float | None,
-) -> list[torch.Tensor]:
-    def attend(start: int, queries: int, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        seen = keys.size(2)
-        plain = seen == queries and (window is None or window >= seen)
-        mask = None if plain else layout.mask(queries, seen, window, query.dtype, query.device)
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        queries, keys = query.size(2), key.size(2)
+        plain = keys == queries and (window is None or window >= keys)
         return scaled_dot_product_attention(
-            query[:, :, start : start + queries],
-            keys,
-            values,
-            attn_mask=mask,
+            query,
+            key,
+            value,
+            attn_mask=None if plain else layout.mask(queries, keys, window, query),
             dropout_p=dropout,
             scale=scaling,
             is_causal=plain,
         )
 
-    def part(of: torch.Tensor, start: int, tokens: int) -> torch.Tensor:
-        return of[:, :, start : start + tokens]
-
-    start, prefix = group.start, group.prefix
-    before = part(key, start, prefix), part(value, start, prefix)
-    parts = [attend(start, prefix, *before)] if prefix else []
-    start += prefix
-    for tokens in group.branches:
-        if not tokens:
-            continue
-        own = part(key, start, tokens), part(value, start, tokens)
-        if prefix:
-            own = torch.cat([before[0], own[0]], 2), torch.cat([before[1], own[1]], 2)
-        parts.append(attend(start, tokens, *own))
-        start += tokens
-    return parts
+    # Split, not sliced: a slice's gradient is as large as what it was cut from, and mostly zeros.
+    tokens = [count for group in layout.groups for count in (group.prefix, *group.branches)]
+    split = (torch.split(each, tokens, dim=2) for each in (query, key, value))
+    segments = zip(*split, strict=True)
+    parts = []
+    for group in layout.groups:
+        start, *before = next(segments)
+        if group.prefix:
+            parts.append(attend(start, *before))
+        for _ in group.branches:
+            branch, *own = next(segments)
+            if group.prefix:
+                own = [torch.cat(both, 2) for both in zip(before, own, strict=True)]
+            if branch.size(2):
+                parts.append(attend(branch, *own))
+    return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
 AttentionInterface.register(NAME, segment_attention)

@@ -16,6 +16,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 from prefcli.speed.attention import LAYOUT, NAME
 from prefcli.speed.head import EVERYWHERE, FIGURES, figures
 from prefcli.speed.layout import Layout, layout_of
+from prefcli.speed.products import take_over
 
 _READ = {"input_ids", "attention_mask", "labels", "num_items_in_batch", "use_cache"}
 _FROM_TRL = (
@@ -98,9 +99,12 @@ def install(
         items = kwargs.get("num_items_in_batch")
         return score(self, kwargs["input_ids"], labels, layout, items, scale, outputs)
 
+    give_back = take_over(model)
+
     def take_away() -> None:
         model.forward = stock
         model.set_attn_implementation(attention)
+        give_back()
 
     model.set_attn_implementation(NAME)
     model.forward = types.MethodType(forward, model)

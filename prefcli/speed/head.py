@@ -10,11 +10,15 @@ from trl.kernels import ChunkedLogProbFunction
 from trl.kernels.chunked_logprob import OPTIONAL_OUTPUTS, _use_triton
 from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as _TRITON_TILE
 
+from prefcli.speed.products import times
+
 _TILE = 2**22
 """Logits that are made at once: enough for a fast product, and memory that malloc hands out again
 (from 32 MiB on it asks the system each time, which clears every page)."""
 _BLOCK = 2**20
 """Of a tile, those that are worked on at once: few enough to stay in a processor's cache."""
+_ROWS = 2048
+"""Of the head's gradient, those that are made at once."""
 _KEEP = 2**26
 """Exponentials that a trained head keeps for its gradient, 256 MiB; the rest is made again."""
 
@@ -85,14 +89,11 @@ class Head(torch.autograd.Function):
         once = ctx.needs_input_grad[0] and not trained and dtype != torch.float16
         direction = torch.empty_like(hidden) if once else None
         keep = _KEEP // vocabulary if trained and dtype != torch.float16 else 0
-        kept = log_probs.new_empty(min(count, keep), vocabulary)
-        room = log_probs.new_empty(min(count, size) if len(kept) < count else 0, vocabulary)
+        kept: list[torch.Tensor] = []
         cast = weight.to(dtype)
         with torch.autocast(device, enabled=False):
-            for at in _slices(count, size, until=len(kept)):
-                within = at.stop <= len(kept)
-                logits = kept[at] if within else room[: at.stop - at.start]
-                _logits(hidden[at].to(dtype), cast, bias, scale, out=logits)
+            for at in _slices(count, size):
+                logits = _logits(hidden[at].to(dtype), cast, bias, scale)
                 if "mean_logits" in more:
                     more["mean_logits"][at] = logits.mean(1)
                 if "is_top1" in outputs:
@@ -104,17 +105,20 @@ class Head(torch.autograd.Function):
                 _exponentials(logits, most, total[at], entropy)
                 log_z[at] = most.squeeze(1) + total[at].log()
                 log_probs[at] = wanted - log_z[at]
+                within = at.stop <= keep
                 if within or direction is not None:
                     # p - 1[target], times the total
                     logits.scatter_add_(1, targets[at, None], -total[at, None])
+                if within:
+                    kept.append(logits)
                 if direction is not None:
-                    product = (logits.to(dtype) @ cast).float()
+                    product = times(logits.to(dtype), cast.T).float()
                     direction[at] = (product * (-scale / total[at, None])).to(hidden.dtype)
         ctx.scale, ctx.size, ctx.dtype = scale, size, dtype
         if direction is not None:
             ctx.save_for_backward(direction)
         else:
-            ctx.save_for_backward(hidden, weight, bias, targets, log_z, kept, total)
+            ctx.save_for_backward(hidden, weight, bias, targets, log_z, total, *kept)
         ctx.mark_non_differentiable(*more.values(), top)
         ctx.set_materialize_grads(False)
         asked = top if "is_top1" in outputs else None
@@ -128,71 +132,89 @@ class Head(torch.autograd.Function):
         if len(ctx.saved_tensors) == 1:
             (direction,) = ctx.saved_tensors
             return ((direction * grad[:, None]).to(direction.dtype), *(None,) * 5)
-        hidden, weight, bias, targets, log_z, kept, total = ctx.saved_tensors
-        count, whole = len(hidden), len(kept)
-        cast = weight.to(ctx.dtype)
+        hidden, weight, bias, targets, log_z, total, *kept = ctx.saved_tensors
         to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        to_weight: torch.Tensor | None = None
-        to_bias: torch.Tensor | None = None
-        room = log_z.new_empty(min(count, ctx.size) if whole < count else 0, len(weight))
-        for at in (slice(0, whole), *_slices(count, ctx.size, start=whole)):
+        to_weight = _Sum(weight) if ctx.needs_input_grad[1] else None
+        to_bias = log_z.new_zeros(bias.shape) if ctx.needs_input_grad[2] else None
+        cast = weight.to(ctx.dtype)
+        together = []
+        for at, known in itertools.zip_longest(_slices(len(hidden), ctx.size), kept):
             # d log p[target] / d z = 1[target] - p
-            if at.stop <= whole:
-                shares, times = kept, -grad[at] / total[at]
+            if known is not None:
+                shares, factors = known, -grad[at] / total[at]
             else:
-                shares, times = room[: at.stop - at.start], -grad[at]
-                _logits(hidden[at].to(ctx.dtype), cast, bias, ctx.scale, out=shares)
+                shares = _logits(hidden[at].to(ctx.dtype), cast, bias, ctx.scale)
+                factors = -grad[at]
                 shares.sub_(log_z[at, None]).exp_()
                 shares.scatter_add_(1, targets[at, None], -torch.ones_like(log_z[at, None]))
-            if bias is not None and ctx.needs_input_grad[2]:
-                to_bias = _added(to_bias, shares.T, times[:, None])
-            times = (times * ctx.scale)[:, None]
+            if to_bias is not None:
+                to_bias += factors @ shares
+            factors = (factors * ctx.scale)[:, None]
             if to_hidden is not None and ctx.dtype == torch.float16:
-                to_hidden[at] = ((shares * times).to(ctx.dtype) @ cast).to(hidden.dtype)
+                to_hidden[at] = ((shares * factors).to(ctx.dtype) @ cast).to(hidden.dtype)
             elif to_hidden is not None:
-                product = (shares.to(ctx.dtype) @ cast).float()
-                to_hidden[at] = (product * times).to(hidden.dtype)
-            if ctx.needs_input_grad[1]:
-                to_weight = _added(to_weight, shares.T, hidden[at].float() * times)
+                product = times(shares.to(ctx.dtype), cast.T).float()
+                to_hidden[at] = (product * factors).to(hidden.dtype)
+            scaled = hidden[at].float() * factors
+            if known is not None:
+                together.append(scaled)
+            elif to_weight is not None:
+                to_weight.add([shares], scaled)
+        if to_weight is not None and kept:
+            to_weight.add(kept, torch.cat(together))
         return (
             to_hidden,
-            to_weight.to(weight.dtype) if to_weight is not None else None,
-            to_bias.squeeze(1).to(bias.dtype) if to_bias is not None else None,
+            to_weight.result() if to_weight is not None else None,
+            to_bias.to(bias.dtype) if to_bias is not None else None,
             None,
             None,
             None,
         )
 
 
-def _slices(count: int, size: int, *, start: int = 0, until: int = 0) -> list[slice]:
-    """start ... count in pieces of `size`, one of which ends at `until`."""
-    ends = [*range(start + size, until, size), *([until] if start < until else [])]
-    begin = max(start, until)
-    ends += [min(end, count) for end in range(begin + size, count + size, size)]
-    return [slice(a, b) for a, b in itertools.pairwise([start, *ends])]
+class _Sum:
+    """Of products shares' hidden, (vocabulary, width) in float32."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self._weight = weight
+        self._total: torch.Tensor | None = None
+
+    def add(self, tiles: list[torch.Tensor], hidden: torch.Tensor) -> None:
+        """tiles: (labels, vocabulary) together; hidden (labels, width)."""
+        across = hidden.T.contiguous()
+        total = self._total
+        if total is None:
+            total = torch.empty_like(self._weight, dtype=torch.float32)
+        for at in _slices(len(total), _ROWS):
+            shares = torch.cat([tile[:, at] for tile in tiles]).T.contiguous()
+            product = times(shares, across)
+            if self._total is None:
+                total[at] = product
+            else:
+                total[at] += product
+        self._total = total
+
+    def result(self) -> torch.Tensor:
+        if self._total is None:
+            return torch.zeros_like(self._weight)
+        return self._total.to(self._weight.dtype)
 
 
-def _added(total: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return a @ b if total is None else total.addmm_(a, b)
+def _slices(count: int, size: int) -> list[slice]:
+    """0 ... count in pieces of `size`."""
+    return [slice(at, min(at + size, count)) for at in range(0, count, size)]
 
 
 def _logits(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    scale: float,
-    *,
-    out: torch.Tensor,
-) -> None:
-    """In float32, into `out`."""
-    if hidden.dtype == torch.float32:
-        torch.mm(hidden, weight.T, out=out)
-    else:
-        out.copy_(torch.nn.functional.linear(hidden, weight))
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """In float32."""
+    logits = times(hidden, weight).float()
     if bias is not None:
-        out += bias
+        logits += bias
     if scale != 1.0:
-        out *= scale
+        logits *= scale
+    return logits
 
 
 def _exponentials(
@@ -201,10 +223,13 @@ def _exponentials(
     """exp(logits - most), in their place; their sums, and the entropy of their shares."""
     rows, vocabulary = logits.shape
     size = max(1, _BLOCK // vocabulary)
+    relative = logits.new_empty(min(size, rows), vocabulary) if entropy is not None else None
     for at in _slices(rows, size):
         block = logits[at].sub_(most[at])
-        relative = block.clone() if entropy is not None else None
+        if relative is not None:
+            relative[: len(block)] = block
         torch.sum(block.exp_(), 1, out=total[at])
-        if entropy is not None and relative is not None:
+        if relative is not None and entropy is not None:
             # -sum p log p = log sum e^z - sum p z
-            entropy[at] = total[at].log() - torch.linalg.vecdot(block, relative) / total[at]
+            terms = relative[: len(block)].mul_(block)
+            entropy[at] = total[at].log() - terms.sum(1) / total[at]

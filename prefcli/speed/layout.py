@@ -54,18 +54,16 @@ class Layout:
         """Tokens of the longest row."""
         return max(g.prefix + max(g.branches, default=0) for g in self.groups)
 
-    def mask(
-        self, queries: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device
-    ) -> torch.Tensor:
+    def mask(self, queries: int, keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
         """(queries, keys), to be added to the scores of the last `queries` of `keys` tokens."""
-        name = (queries, keys, window, dtype)
+        name = (queries, keys, window, like.dtype)
         if name not in self._masks:
-            at = torch.arange(keys - queries, keys, device=device)[:, None]
-            key = torch.arange(keys, device=device)[None]
+            at = torch.arange(keys - queries, keys, device=like.device)[:, None]
+            key = torch.arange(keys, device=like.device)[None]
             seen = key <= at
             if window is not None:
                 seen &= key > at - window
-            hidden = torch.full((queries, keys), -torch.inf, dtype=dtype, device=device)
+            hidden = like.new_full((queries, keys), -torch.inf)
             self._masks[name] = hidden.masked_fill_(seen, 0.0)
         return self._masks[name]
 
