@@ -12,11 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.data import Limits, Split, load_split, tokenise
 from prefcli.errors import DataError
-from prefcli.measure.scoring import Score, score
+from prefcli.measure.scoring import Row, Score, score
 from prefcli.methods import Method, RowKind
 from prefcli.model import check_start, load_policy, load_tokenizer, machine, on_device
 from prefcli.model.start import merged
 from prefcli.recipe import Recipe
+from prefcli.recipe.launched import strategy_here
+from prefcli.speed.seam import Speed
 
 _WORST = 5
 _QUANTILES = (0.5, 0.9, 0.99)
@@ -118,12 +120,12 @@ def measure_sft(
     rows = [split.rows[i] for i in indices]
     ids = [tokenise(row, tokenizer) for row in rows]
     good = "chosen_ids" if "chosen" in split.rows.column_names else "completion_ids"
-    chosen = _score(model, ids, good, recipe, [row.get("label") is not False for row in rows])
-    rejected = (
-        _score(model, ids, "rejected_ids", recipe)
-        if good == "chosen_ids"
-        else _score(model, ids, good, recipe, [row.get("label") is False for row in rows])
-    )
+    bad = "rejected_ids" if good == "chosen_ids" else good
+    liked = [row.get("label") is not False for row in rows]
+    disliked = [good != bad or row.get("label") is False for row in rows]
+    # Together, since both sides of a pair share a prompt.
+    scores = _score(model, [*_rows(ids, good, liked), *_rows(ids, bad, disliked)], recipe)
+    chosen, rejected = scores[: len(rows)], scores[len(rows) :]
     pairs = [(c, r) for c, r in zip(chosen, rejected, strict=True) if c and r]
     scored = [(c, i) for c, i in zip(chosen, indices, strict=True) if c]
     if not scored:
@@ -163,19 +165,21 @@ def _draw(count: int, limit: int, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(range(count), limit))
 
 
-def _score(
-    model: PreTrainedModel,
-    ids: list[dict[str, Any]],
-    side: str,
-    recipe: Recipe,
-    wanted: list[bool] | None = None,
-) -> list[Score | None]:
-    rows = [
-        (row["prompt_ids"], row[side] if wanted is None or wanted[i] else [])
-        for i, row in enumerate(ids)
+def _rows(ids: list[dict[str, Any]], side: str, wanted: list[bool]) -> list[Row]:
+    """One for each, with nothing to score where it is not wanted."""
+    return [
+        (row["prompt_ids"], row[side] if this else [])
+        for row, this in zip(ids, wanted, strict=True)
     ]
-    autocast = machine().autocast(recipe.model)
-    return score(model, rows, max_length=recipe.data.max_length, autocast=autocast)
+
+
+def _score(model: PreTrainedModel, rows: list[Row], recipe: Recipe) -> list[Score | None]:
+    device, length = machine(), recipe.data.max_length
+    speed = Speed(
+        recipe.performance, strategy_here(), length, autocast=device.autocast_to(recipe.model)
+    )
+    autocast = device.autocast(recipe.model)
+    return score(model, rows, max_length=length, autocast=autocast, speed=speed)
 
 
 def _perplexity(scores: list[Score]) -> float:

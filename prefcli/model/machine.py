@@ -32,6 +32,12 @@ class Machine:
         """Run in float16 with loss scaling?"""
         return self.kind == "cuda" and model.dtype == "float16"
 
+    def autocast_to(self, model: Model) -> torch.dtype | None:
+        """What float32 weights are multiplied in; None for float32 itself."""
+        if self.half(model):
+            return torch.float16
+        return torch.bfloat16 if self.autocast(model) else None
+
     def dtype(self, model: Model, *, frozen: bool) -> torch.dtype:
         """Type of the weights; frozen: those under an adapter.
 

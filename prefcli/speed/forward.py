@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
-from prefcli.speed.attention import LAYOUT, NAME
+from prefcli.speed.attention import LAYOUT
 from prefcli.speed.head import EVERYWHERE, FIGURES, figures
 from prefcli.speed.layout import Layout, layout_of
 from prefcli.speed.products import take_over
@@ -75,14 +75,19 @@ def settings(model: PreTrainedModel) -> tuple[float, tuple[str, ...]] | None:
 
 
 def install(
-    model: PreTrainedModel, scale: float, outputs: tuple[str, ...], counts: Counts
+    model: PreTrainedModel,
+    scale: float,
+    outputs: tuple[str, ...],
+    counts: Counts,
+    attention: str,
 ) -> Callable[[], None]:
     """Put the fast forward before trl's. Returns what takes it away again.
 
-    model: without peft's wrapper. Where it drops out, rows drop out alike in the tokens they share:
-    each token's chance is the same, but it is drawn once, and in another order than trl's.
+    model: without peft's wrapper; attention: a name of ours. Where it drops out, rows drop out
+    alike in the tokens they share: each token's chance is the same, but it is drawn once, and in
+    another order than trl's.
     """
-    stock, attention = model.forward, model.config._attn_implementation
+    stock, before = model.forward, model.config._attn_implementation
 
     @functools.wraps(stock)
     def forward(
@@ -103,10 +108,10 @@ def install(
 
     def take_away() -> None:
         model.forward = stock
-        model.set_attn_implementation(attention)
+        model.set_attn_implementation(before)
         give_back()
 
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(attention)
     model.forward = types.MethodType(forward, model)
     return take_away
 

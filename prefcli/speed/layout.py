@@ -27,6 +27,20 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Spans:
+    """Runs of queries, and the keys that each run sees up to its own end."""
+
+    query_ends: torch.Tensor
+    """(runs + 1,) in int32, from 0: where each run ends among the packed row's tokens."""
+    key_ends: torch.Tensor
+    """(runs + 1,) in int32, from 0: among `keys`."""
+    keys: torch.Tensor
+    """Packed tokens, run by run: a shared beginning as often as it is seen."""
+    longest_queries: int
+    longest_keys: int
+
+
+@dataclass(frozen=True)
 class Layout:
     """Where the tokens of a (rows, length) batch are in one packed row of `size` tokens."""
 
@@ -53,6 +67,29 @@ class Layout:
     def longest(self) -> int:
         """Tokens of the longest row."""
         return max(g.prefix + max(g.branches, default=0) for g in self.groups)
+
+    @cached_property
+    def spans(self) -> Spans:
+        queries, keys, seen = [], [], []
+        for group in self.groups:
+            shared = torch.arange(group.start, group.start + group.prefix)
+            at = group.start
+            for own, before in (
+                (group.prefix, shared[:0]),
+                *((branch, shared) for branch in group.branches),
+            ):
+                if own:
+                    queries.append(own)
+                    keys.append(len(before) + own)
+                    seen += [before, torch.arange(at, at + own)]
+                at += own
+        device = self.taken.device
+
+        def ends(lengths: list[int]) -> torch.Tensor:
+            found = torch.tensor([0, *lengths]).cumsum(0)
+            return found.to(device, torch.int32)
+
+        return Spans(ends(queries), ends(keys), torch.cat(seen).to(device), max(queries), max(keys))
 
     def mask(self, queries: int, keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
         """(queries, keys), to be added to the scores of the last `queries` of `keys` tokens."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -16,9 +16,14 @@ from trl.trainer.utils import add_fused_lm_head
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.combinations import Strategy
 from prefcli.recipe.performance import Performance
+from prefcli.speed import attention as segments
+from prefcli.speed import varlen
 from prefcli.speed.forward import Counts, install, settings
 from prefcli.speed.probe import disagreement
 from prefcli.speed.support import reason_against
+
+ATTENTIONS = (varlen.NAME, segments.NAME)
+"""The fastest first."""
 
 _TRAINERS = (dpo_trainer, kto_trainer, sft_trainer)
 
@@ -27,15 +32,26 @@ class Speed:
     """The fast forward of one run: its models, what it did, or why it does not."""
 
     def __init__(
-        self, options: Performance, strategy: Strategy, max_length: int, *, packs: bool = False
+        self,
+        options: Performance,
+        strategy: Strategy,
+        max_length: int,
+        *,
+        packs: bool = False,
+        autocast: torch.dtype | None = None,
     ) -> None:
+        """packs: sft, in rows that are full anyway. autocast: what a GPU will compute in, where
+        weights are in float32."""
         self._options = options
         self._strategy = strategy
         self._max_length = max_length
         self._packs = packs
+        self._autocast = autocast
         self.counts = Counts()
         self.reason: str | None = None
         """Why some model of the run is scored by trl's own forward."""
+        self.attention: str | None = None
+        """Of the models that are not."""
         if options.shared_prefix == "off":
             self.reason = "performance.shared_prefix is off"
 
@@ -65,7 +81,8 @@ class Speed:
 
     def as_dict(self) -> dict[str, Any]:
         """For run.json."""
-        return {"shared_prefix": self.reason or "in use", **self.counts.as_dict()}
+        how = {"attention": self.attention} if self.attention else {}
+        return {"shared_prefix": self.reason or "in use", **how, **self.counts.as_dict()}
 
     @contextmanager
     def at_the_seam(self) -> Iterator[None]:
@@ -75,18 +92,34 @@ class Speed:
                 stack.enter_context(mock.patch.object(module, "add_fused_lm_head", self.prepare))
             yield
 
-    def prepare(self, model: PreTrainedModel, **options: Any) -> None:
-        """trl's head on the model, and where that is safe the fast forward before it.
+    @contextmanager
+    def for_now(self, model: PreTrainedModel) -> Iterator[None]:
+        """As a trainer would prepare it, until the block ends."""
+        own = vars(model).get("forward")
+        take_away = self.prepare(model)
+        try:
+            yield
+        finally:
+            take_away()
+            del model.forward
+            if own is not None:
+                model.forward = own
+
+    def prepare(self, model: PreTrainedModel, **options: Any) -> Callable[[], None]:
+        """trl's head on the model, and where that is safe the fast forward before it, which what
+        comes back takes away again.
 
         RecipeError where the recipe insists on it in vain.
         """
         add_fused_lm_head(model, **options)
         if self._options.shared_prefix == "off":
-            return
+            return _nothing
         reason = "sft.packing leaves no padding" if self._packs else None
-        reason = reason or reason_against(model, self._strategy) or self._try(model)
+        reason = reason or reason_against(model, self._strategy)
         if reason is None:
-            return
+            reason, take_away = self._try(model)
+        if reason is None:
+            return take_away
         if self._options.shared_prefix == "on":
             raise RecipeError(
                 Problem(
@@ -96,27 +129,47 @@ class Speed:
                 )
             )
         self.reason = reason
+        return _nothing
 
-    def _try(self, model: PreTrainedModel) -> str | None:
+    def _try(self, model: PreTrainedModel) -> tuple[str | None, Callable[[], None]]:
+        """(why not, what takes it away)."""
         asked = settings(model)
         if asked is None:
-            return "trl asks for figures that it does not give"
+            return "trl asks for figures that it does not give", _nothing
+        found = None
+        for attention in attentions(model):
+            found = self._disagreement(model, *asked, attention)
+            if found is None:
+                self.attention = attention
+                return None, install(model, *asked, self.counts, attention)
+        return found, _nothing
 
+    def _disagreement(
+        self, model: PreTrainedModel, scale: float, outputs: tuple[str, ...], attention: str
+    ) -> str | None:
         def fast(**batch: Any) -> Any:
-            take_away = install(model, *asked, Counts())
+            take_away = install(model, scale, outputs, Counts(), attention)
             try:
                 return model(**batch, fused_lm_head=True)
             finally:
                 take_away()
 
-        found = disagreement(
-            fast,
-            functools.partial(model.forward, fused_lm_head=True),
-            model,
-            max_length=self._max_length,
-            # Quantised weights are multiplied in a dtype of their own.
-            precise=model.dtype == torch.float32 and not getattr(model, "is_quantized", False),
-        )
-        if found is None:
-            install(model, *asked, self.counts)
-        return found
+        # Quantised weights are multiplied in a dtype of their own.
+        own = self._autocast is not None or getattr(model, "is_quantized", False)
+        with torch.autocast("cuda", self._autocast, enabled=self._autocast is not None):
+            return disagreement(
+                fast,
+                functools.partial(model.forward, fused_lm_head=True),
+                model,
+                max_length=self._max_length,
+                precise=model.dtype == torch.float32 and not own,
+            )
+
+
+def _nothing() -> None:
+    """To take away."""
+
+
+def attentions(model: PreTrainedModel) -> list[str]:
+    """Those to try."""
+    return [name for name in ATTENTIONS if name != varlen.NAME or varlen.there_is_one(model)]

@@ -23,7 +23,7 @@ from transformers import Trainer as TransformersTrainer
 
 from prefcli.console import is_main_process, say, warn
 from prefcli.errors import GateError, Problem, RecipeError
-from prefcli.speed.attention import NAME as SEGMENTS
+from prefcli.speed.seam import ATTENTIONS
 from prefcli.training.step_zero import nats_a_token
 from prefcli.training.undisturbed import undisturbed
 
@@ -163,7 +163,7 @@ class Precomputed(TransformersTrainer):  # type: ignore[misc]  # transformers is
 def _attention(name: str) -> str:
     """The fast forward stands for sdpa and gives its figures, far within what is checked below:
     runs with and without it share theirs."""
-    return "sdpa" if name == SEGMENTS else name
+    return "sdpa" if name in ATTENTIONS else name
 
 
 def _agreed(mine: Any) -> Any:

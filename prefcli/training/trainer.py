@@ -87,7 +87,13 @@ def make_trainer(
         if in_float32 and recipe.model.adapter == "continue"
         else {}
     )
-    speed = Speed(recipe.performance, strategy_here(), recipe.data.max_length, packs=method.packs)
+    speed = Speed(
+        recipe.performance,
+        strategy_here(),
+        recipe.data.max_length,
+        packs=method.packs,
+        autocast=machine.autocast_to(recipe.model),
+    )
     key = key_of(recipe, method, tokenizer)
     with speed.at_the_seam(), _dividing_prompts(inputs), in_turns(trl_class, key):
         trainer = trainer_class(

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """How fast check-sft's scoring is, as a ratio to a plain loop over rows and to plain batches.
 
-    python scripts/bench/check_sft.py [--rows 96] [--threads 2]
+    python scripts/bench/check_sft.py [--pairs 48] [--threads 2]
 
-A Llama with random weights (256 wide, 4 layers, 32k vocabulary, float32) scores rows with the
-lengths of UltraFeedback (prompts around 150 tokens, responses around 250). The plain loop takes a
-row at a time and keeps all its logits; plain batches take eight rows in file order, padded, with
-all logits. The three must agree on every row; their times are taken in turn, three rounds,
-medians.
+A Llama with random weights (256 wide, 4 layers, 32k vocabulary, float32) scores both sides of pairs
+with the lengths of UltraFeedback (prompts around 150 tokens, responses around 250). The plain loop
+takes a row at a time and keeps all its logits; plain batches take eight rows in file order, padded,
+with all logits; `shared_prefix: off` is check-sft for models that the fast forward is not safe for.
+All must agree on every row; their times are taken in turn, three rounds, medians.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prefcli.measure.scoring import score
+from prefcli.recipe.performance import Performance
+from prefcli.speed.seam import Speed
 
 Row = tuple[list[int], list[int]]
 VOCABULARY = 32_000
@@ -38,7 +41,8 @@ def make_rows(count: int) -> list[Row]:
         length = max(4, min(480, round(draw.lognormvariate(0, 0.7) * mean)))
         return [draw.randrange(VOCABULARY) for _ in range(length)]
 
-    return [(ids(150), ids(250)) for _ in range(count)]
+    prompts = [ids(150) for _ in range(count)]
+    return [(prompt, ids(250)) for prompt in prompts for _ in ("chosen", "rejected")]
 
 
 @torch.no_grad()
@@ -71,14 +75,16 @@ def plain_batches(model: LlamaForCausalLM, rows: list[Row]) -> list[float]:
     return results
 
 
-def ours(model: LlamaForCausalLM, rows: list[Row]) -> list[float]:
-    scores = score(model, rows, max_length=MAX_LENGTH)
+def ours(model: LlamaForCausalLM, rows: list[Row], *, fast: bool = True) -> list[float]:
+    options = Performance(shared_prefix="on" if fast else "off")
+    speed = Speed(options, "single", MAX_LENGTH)
+    scores = score(model, rows, max_length=MAX_LENGTH, speed=speed)
     return [s.logp for s in scores if s is not None]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--pairs", type=int, default=48)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -93,9 +99,10 @@ def main() -> None:
             max_position_embeddings=MAX_LENGTH,
         )
     ).eval()
-    rows = make_rows(options.rows)
+    rows = make_rows(options.pairs)
     ways: dict[str, Callable[[LlamaForCausalLM, list[Row]], list[float]]] = {
         "check-sft": ours,
+        "shared_prefix: off": partial(ours, fast=False),
         "plain loop": plain_loop,
         "plain batches of 8": plain_batches,
     }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A training step of stock trl and of prefcli, side by side.
 
-    python scripts/bench/speed.py [--quick] [--threads 1,2] [--size tiny|1B] [--rounds 5]
+    python scripts/bench/speed.py [--quick] [--threads 1,2] [--size tiny|1B] [--rounds 2]
 
 Forward and backward passes of DPO over the same pairs, from the same weights, in four arms:
 
@@ -79,7 +79,7 @@ ARMS = {
     "d": "prefcli, checkpointing auto, precomputed",
 }
 TUNINGS = ("full", "LoRA")
-BATCHES = 3
+BATCHES = 2
 
 
 @dataclass(frozen=True)
@@ -394,7 +394,7 @@ def main() -> None:
 
     parser.add_argument("--threads", type=several, default=[1, 2])
     parser.add_argument("--size", choices=SIZES, default="tiny")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profiles", type=lambda text: text.split(","), default=list(PROFILES))
     parser.add_argument("--tunings", type=lambda text: text.split(","), default=list(TUNINGS))

@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
+from prefcli.speed.attention import NAME as SEGMENTS
 from prefcli.speed.forward import Counts, install, settings
 
 FIGURES = ("log_probs", "entropy", "mean_logits", "is_top1")
@@ -144,6 +145,7 @@ def both(
     figures: tuple[str, ...] = FIGURES,
     *,
     autocast: bool = False,
+    attention: str = SEGMENTS,
     **more: Any,
 ) -> tuple[Scored, Scored, Counts]:
     """By trl's forward, by the fast one, and what that has counted."""
@@ -152,7 +154,7 @@ def both(
     asked = settings(model)
     assert asked is not None
     counts = Counts()
-    take_away = install(model, *asked, counts)
+    take_away = install(model, *asked, counts, attention)
     fast = scored(model, batch, autocast=autocast, **more)
     take_away()
     return stock, fast, counts
@@ -169,7 +171,7 @@ def scored(
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         output = model(**batch, **more, fused_lm_head=True)
     draw = torch.Generator().manual_seed(7)
-    weights = torch.randn(output.log_probs.shape, generator=draw)
+    weights = torch.randn(output.log_probs.shape, generator=draw).to(output.log_probs.device)
     if output.log_probs.requires_grad:
         (output.log_probs * weights).sum().backward()
     gradients = {

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefcli import cli
@@ -15,6 +16,8 @@ from prefcli.errors import GateError
 from prefcli.measure.check_sft import check_sft
 from prefcli.measure.scoring import score
 from prefcli.methods import METHODS
+from prefcli.recipe.performance import Performance
+from prefcli.speed.seam import Speed
 from prefcli.training.folder import RunFolder
 from prefcli.training.run import train
 from tests.train.conftest import labelled, pairs, write_jsonl
@@ -87,8 +90,15 @@ def test_whole_texts(recipe_data, make_recipe, tmp_path, plain):
     assert report.rejected_perplexity is None
 
 
-def test_batches_and_cuts_change_nothing(tiny_model):
+@pytest.mark.parametrize("how", ["stock", "fast", "under an adapter", "another family"])
+def test_batches_and_cuts_change_nothing(tiny_model, how):
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    if how == "under an adapter":
+        config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+        model = get_peft_model(model, config)
+    if how == "another family":
+        model.config.model_type = "never_heard_of"
+    speed = None if how == "stock" else Speed(Performance(), "single", max_length=48)
     generator = torch.Generator().manual_seed(3)
 
     def ids(low, high):
@@ -96,9 +106,19 @@ def test_batches_and_cuts_change_nothing(tiny_model):
         return torch.randint(3, 200, (length,), generator=generator).tolist()
 
     rows = [(ids(0, 30), ids(1, 40)) for _ in range(50)]
+    # Other answers to the first prompts, one of them the same, and more than fit a batch.
+    rows += [(prompt, ids(1, 40)) for prompt, _ in rows[:20]] + rows[:1]
+    rows += [(rows[1][0], ids(1, 4)) for _ in range(70)]
     rows += [([], [5]), ([5], []), ([1] * 60, [2, 3])]
     one_by_one = score(model, rows, max_length=48, tokens_per_batch=1)
-    together = score(model, rows, max_length=48, tokens_per_batch=700)
+    together = score(model, rows, max_length=48, tokens_per_batch=700, speed=speed)
+    if speed is not None:
+        assert (speed.counts.fast > 0) == (how != "another family")
+        assert (speed.reason is None) == (how != "another family")
+        # Nothing of it stays.
+        base = model.get_base_model() if how == "under an adapter" else model
+        assert "forward" not in vars(base)
+        assert base.config._attn_implementation == "sdpa"
     # A lone first token has no context; an empty completion and a prompt that fills the window
     # leave nothing to score.
     assert one_by_one[-3:] == together[-3:] == [None, None, None]

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
+from prefcli.speed.attention import NAME as SEGMENTS
 from prefcli.speed.forward import Counts, install, settings
 from prefcli.speed.head import Head, figures
 from tests.train.scored import (
@@ -116,7 +117,7 @@ def both_under(wrapped, base, batch):
     add_fused_lm_head(base, outputs=FIGURES)
     stock = scored(wrapped, batch)
     counts = Counts()
-    install(base, *settings(base), counts)
+    install(base, *settings(base), counts, SEGMENTS)
     return stock, scored(wrapped, batch), counts
 
 
@@ -212,7 +213,7 @@ def test_generation_and_the_saved_configuration_stay_as_they_are(tmp_path):
     with torch.no_grad():
         logits = model(**given).logits
     both(model, batch_of(pairs()))
-    install(model, *settings(model), Counts())
+    install(model, *settings(model), Counts(), SEGMENTS)
     assert torch.equal(model.generate(**given, max_new_tokens=12, do_sample=False), before)
     with torch.no_grad():
         assert torch.equal(model(**given).logits, logits)

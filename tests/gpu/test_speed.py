@@ -1,0 +1,50 @@
+"""The fast forward where a GPU computes it: flash attention, trl's Triton head, bfloat16."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from prefcli.recipe.performance import Performance
+from prefcli.speed import varlen
+from prefcli.speed.attention import NAME as SEGMENTS
+from prefcli.speed.seam import Speed
+from tests.train.scored import assert_alike, batch_of, both, pairs, tiny
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+
+FAMILIES = ("llama", "mistral", "qwen2", "gemma3_text")
+
+
+def _there(batch):
+    return {name: values.cuda() for name, values in batch.items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_float32_by_segments(family):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    model = tiny(family).cuda()
+    assert_alike(*both(model, _there(batch_of(pairs())), attention=SEGMENTS)[:2], share=1e-4)
+
+
+@pytest.mark.parametrize("attention", [SEGMENTS, varlen.NAME])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_bfloat16_it_is_as_precise_as_trl(family, attention):
+    """No farther from float32."""
+    model, batch = tiny(family).cuda(), _there(batch_of(pairs()))
+    if attention == varlen.NAME and not varlen.there_is_one(model):
+        pytest.skip("no flash attention on this GPU")
+    exact = both(model, batch)[0].output.log_probs
+    stock, fast, _ = both(model.bfloat16(), batch, attention=attention)
+    theirs, ours = ((each.output.log_probs.float() - exact).abs().mean() for each in (stock, fast))
+    assert ours <= 1.3 * theirs + 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flash_attention_passes_the_probe(family):
+    model = tiny(family).cuda()
+    if not varlen.there_is_one(model):
+        pytest.skip("no flash attention on this GPU")
+    speed = Speed(Performance(), "single", max_length=64, autocast=torch.bfloat16)
+    speed.prepare(model)
+    assert (speed.reason, speed.attention) == (None, varlen.NAME)

@@ -1,0 +1,126 @@
+"""What is handed to flash attention, by a kernel of the same contract that a CPU can run.
+
+Whether torch's kernel keeps that contract is seen on a GPU: tests/gpu/test_speed.py.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from prefcli.speed import seam, varlen
+from prefcli.speed.attention import NAME as SEGMENTS
+from prefcli.speed.seam import Speed
+from tests.train.scored import assert_alike, batch_of, both, pairs, tiny, tokens
+
+
+def kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_ends: torch.Tensor,
+    key_ends: torch.Tensor,
+    longest_queries: int,
+    longest_keys: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """softmax(q k' scale) v, run by run; a run's last query sees all of its keys, the one before
+    it one key less, and each at most `window_size[0]` keys before its own."""
+    assert query_ends.dtype == key_ends.dtype == torch.int32
+    assert enable_gqa == (query.size(1) != key.size(1))
+    assert window_size[1] == 0
+    times = query.size(1) // key.size(1)
+    key, value = (each.repeat_interleave(times, 1) for each in (key, value))
+    scale = query.size(-1) ** -0.5 if scale is None else scale
+    lengths = [ends.diff().tolist() for ends in (query_ends, key_ends)]
+    assert [longest_queries, longest_keys] == [max(each) for each in lengths]
+    parts = []
+    split = zip(
+        query.split(lengths[0]), key.split(lengths[1]), value.split(lengths[1]), strict=True
+    )
+    for q, k, v in split:
+        at = torch.arange(len(k) - len(q), len(k))[:, None]
+        before = at - torch.arange(len(k))[None]
+        seen = before >= 0
+        if window_size[0] >= 0:
+            seen &= before <= window_size[0]
+        scores = torch.einsum("qhd,khd->hqk", q, k) * scale
+        shares = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        parts.append(torch.einsum("hqk,khd->qhd", shares, v))
+    return torch.cat(parts)
+
+
+@pytest.fixture
+def on_a_cpu(monkeypatch):
+    """How often the kernel is called."""
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(args[0].shape)
+        return kernel(*args, **kwargs)
+
+    monkeypatch.setattr(varlen, "varlen_attn", counted)
+    monkeypatch.setattr(varlen, "_DTYPES", (torch.float32,))
+    return calls
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "gpt2", "gemma3_text", "granite"])
+def test_one_call_a_layer_gives_trls_figures(family, checkpointing, on_a_cpu):
+    model = tiny(family)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    stock, fast, _ = both(model, batch_of(pairs()), attention=varlen.NAME)
+    assert_alike(stock, fast)
+    assert len(on_a_cpu) == model.config.num_hidden_layers * (1 + checkpointing)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [([3, 4], [5]), ([6, 4], [5])],
+        [([3], [4]), ([3], [4, 5, 6])],
+        [([3, 4], [5, 6])] * 2,
+        [(tokens(9, 1), tokens(5, 2)), (tokens(9, 1), tokens(4, 3)), (tokens(9, 1), tokens(7, 4))],
+    ],
+    ids=["nothing shared", "one goes on", "identical", "three answers"],
+)
+def test_whatever_rows_share(rows, on_a_cpu):
+    assert_alike(*both(tiny("mistral"), batch_of(rows), attention=varlen.NAME)[:2])
+    assert on_a_cpu
+
+
+def test_what_flash_attention_cant_take_goes_by_segments(monkeypatch):
+    def none(*args, **kwargs):
+        raise AssertionError("float32")
+
+    monkeypatch.setattr(varlen, "varlen_attn", none)
+    assert_alike(*both(tiny("llama"), batch_of(pairs()), attention=varlen.NAME)[:2])
+
+
+def wrong(*args, **kwargs):
+    return kernel(*args, **{**kwargs, "window_size": (0, 0)})
+
+
+def failing(*args, **kwargs):
+    raise RuntimeError("no kernel image is available")
+
+
+@pytest.mark.parametrize("there", [kernel, wrong, failing])
+def test_the_probe_takes_the_first_attention_that_agrees(there, on_a_cpu, monkeypatch):
+    monkeypatch.setattr(varlen, "varlen_attn", there)
+    monkeypatch.setattr(seam.varlen, "there_is_one", lambda model: True)
+    speed = Speed(seam.Performance(), "single", max_length=64)
+    speed.prepare(tiny("llama"))
+    assert speed.reason is None
+    assert speed.attention == (varlen.NAME if there is kernel else SEGMENTS)
+    assert speed.as_dict()["attention"] == speed.attention
+
+
+def test_a_cpu_goes_by_segments():
+    assert not varlen.there_is_one(tiny("llama"))
+    assert seam.attentions(tiny("llama")) == [SEGMENTS]
