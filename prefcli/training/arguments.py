@@ -137,6 +137,14 @@ def notes(recipe: Recipe, method: Method) -> list[str]:
             "smaller than about 1/256 of a weight is lost, which most are at "
             f"{learning_rate(recipe, method):g}. auto trains float32 weights with bfloat16 autocast"
         )
+    training = recipe.training
+    again = training.num_train_epochs > 1 and training.max_steps is None
+    if again and method.needs_reference and not recipe.reference.precompute:
+        found.append(
+            f"the reference scores its rows in each of {training.num_train_epochs:g} epochs: "
+            "reference.precompute: true scores them once, for other runs of these rows as well"
+            + ("" if recipe.trains_adapter else " (but measures no KL to the reference)")
+        )
     return found
 
 

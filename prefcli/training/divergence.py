@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import PeftModel
 from trl.trainer.utils import use_adapter
 
 from prefcli.measure.scoring import Row, batches, completion_logits
@@ -23,7 +22,7 @@ _ROWS = 32
 def reference_kl(trainer: Any) -> float | None:
     """Mean over the tokens, in nats; None where no reference is in memory."""
     rows = _chosen_rows(trainer)
-    if not rows or not _has_reference(trainer):
+    if not rows or not (trainer.reference_within or getattr(trainer, "ref_model", None)):
         return None
     policy, length = trainer.model, trainer.args.max_length
     nats, tokens = 0.0, 0
@@ -58,18 +57,10 @@ def _chosen_rows(trainer: Any) -> list[Row]:
     return [(row["prompt_ids"], row[side]) for row in picked]
 
 
-def _has_reference(trainer: Any) -> bool:
-    if getattr(trainer, "ref_model", None) is not None:
-        return True
-    # trl's trainers without a reference have no such switch.
-    precomputed = getattr(trainer, "precompute_ref_logps", True)
-    return isinstance(trainer.model, PeftModel) and not precomputed
-
-
 @contextmanager
 def _reference(trainer: Any) -> Iterator[torch.nn.Module]:
     """As trl has it: a model of its own, the adapter's frozen copy, or no adapter at all."""
-    if trainer.ref_model is not None:
+    if not trainer.reference_within:
         yield trainer.ref_model
         return
     policy = trainer.model

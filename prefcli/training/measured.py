@@ -50,6 +50,9 @@ class Measured(TransformersTrainer):  # type: ignore[misc]  # transformers is un
     The sums of an evaluation are kept apart from those of the logging step it falls into.
     """
 
+    reference_within: bool = False
+    """Is the reference the policy itself with its adapter off, and so at hand whatever is
+    precomputed?"""
     _passes: list[Any] | None = None
     """What the model and the reference gave for the batch at hand, in trl's order."""
     _hooked: bool = False

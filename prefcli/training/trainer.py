@@ -110,6 +110,9 @@ def make_trainer(
     if isinstance(trainer, Concatenated):
         speed.prepare(trainer.scored, outputs=OUTPUTS)
     trainer.checkpointing = checkpointing
+    trainer.reference_within = (
+        method.needs_reference and recipe.trains_adapter and reference_of(recipe) is None
+    )
     if _precomputes(recipe, method):
         trainer.ref_model = None  # trl keeps it, though nothing reads it any more
     if recipe.model.adapter == "continue":
