@@ -48,8 +48,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import prefcli.training.run as run_module
 from prefcli.cli import main as prefcli
 from prefcli.recipe.data_checks import DataChecks
-from prefcli.training.folder import RunFolder
-from prefcli.training.preemption import Preemptible
+from prefcli.training.keeping.folder import RunFolder
+from prefcli.training.layers.preemption import Preemptible
 
 PHASES = (
     "before anything",

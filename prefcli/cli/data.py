@@ -25,7 +25,7 @@ from prefcli.methods import METHODS
 from prefcli.recipe import Loaded
 
 if TYPE_CHECKING:
-    from prefcli.training.data_report import DataReport
+    from prefcli.training.rows.data_report import DataReport
 
 
 @app.command()
@@ -65,7 +65,7 @@ def data(
     from prefcli.training.libraries import quiet_libraries  # border
 
     quiet_libraries()
-    from prefcli.training.data_report import data_report
+    from prefcli.training.rows.data_report import data_report
 
     try:
         report = data_report(loaded.recipe, chosen, sample)
@@ -117,7 +117,7 @@ def prepare(
     from prefcli.training.libraries import quiet_libraries  # border
 
     quiet_libraries()
-    from prefcli.training.ahead import prepare_ahead
+    from prefcli.training.rows.ahead import prepare_ahead
 
     try:
         ahead = prepare_ahead(loaded.recipe, chosen)

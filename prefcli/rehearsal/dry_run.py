@@ -35,8 +35,13 @@ from prefcli.training.arguments import (
     trl_options,
 )
 from prefcli.training.checkpointing import choose
-from prefcli.training.folder import RunFolder
-from prefcli.training.inputs import (
+from prefcli.training.keeping.folder import RunFolder
+from prefcli.training.keeping.push import rehearse_push
+from prefcli.training.keeping.resume import where_it_stands
+from prefcli.training.keeping.room import check_disk, disk
+from prefcli.training.layers.sft_mix import mix_lines
+from prefcli.training.packages import check_packages
+from prefcli.training.rows.inputs import (
     Inputs,
     check_fit,
     check_reference,
@@ -45,14 +50,9 @@ from prefcli.training.inputs import (
     read_inputs,
     reference_of,
 )
-from prefcli.training.labels import prove_ends
-from prefcli.training.packages import check_packages
-from prefcli.training.push import rehearse_push
-from prefcli.training.remarks import token_remarks
-from prefcli.training.resume import where_it_stands
-from prefcli.training.room import check_disk, disk
-from prefcli.training.samples import questions
-from prefcli.training.sft_mix import mix_lines
+from prefcli.training.rows.labels import prove_ends
+from prefcli.training.rows.remarks import token_remarks
+from prefcli.training.watching.samples import questions
 
 _FEW = 1000
 """Rows of each source that are looked at where something else is wrong already."""

@@ -44,8 +44,8 @@ from prefcli.rehearsal.tracker import Peak, Tracker
 from prefcli.speed.concatenated import Concatenated
 from prefcli.training.activations import to_type
 from prefcli.training.arguments import build, trl_options
-from prefcli.training.inputs import mixed_in
 from prefcli.training.optimizers import BITSANDBYTES, on_device
+from prefcli.training.rows.inputs import mixed_in
 from prefcli.training.trainer import mix_into, trainer_class_of
 
 _DEPTHS = (2, 4)

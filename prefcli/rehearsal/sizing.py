@@ -15,7 +15,7 @@ from prefcli.model.weights import empty_model
 from prefcli.recipe.schema import Recipe
 from prefcli.rehearsal.fake_run import Architectures
 from prefcli.rehearsal.sharding import Sizes, blocks
-from prefcli.training.inputs import reference_of
+from prefcli.training.rows.inputs import reference_of
 
 _SUPPORT = {
     "sdpa": "_supports_sdpa",

@@ -71,9 +71,16 @@ class _Linear(torch.autograd.Function):
         to_x, to_weight, to_bias = ctx.needs_input_grad
         return (
             times(grad, weight.T) if to_x else None,
-            times(grad.T, x.T) if to_weight else None,
+            _to_weight(grad, x) if to_weight else None,
             grad.sum(0) if to_bias else None,
         )
+
+
+def _to_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """grad' x; the narrower of the two, an adapter's, is the one that is arranged anew."""
+    if grad.size(1) <= x.size(1):
+        return times(grad.T, x.T)
+    return times(x.T, grad.T).T.contiguous()
 
 
 class Linear(torch.nn.Linear):

@@ -24,8 +24,8 @@ from prefcli.model import Machine, lora_config, parameters_of
 from prefcli.model.adapters import trainable
 from prefcli.model.remote_code import made_from
 from prefcli.recipe.schema import Recipe
-from prefcli.training.inputs import mixed_in
 from prefcli.training.optimizers import BITSANDBYTES, on_device, on_disk
+from prefcli.training.rows.inputs import mixed_in
 
 _PACKED = {"4bit": 0.6, "8bit": 1.1}
 """Bytes of a quantised weight, with its scale."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefcli.console import say, warn
 from prefcli.report.card import write_card
 from prefcli.report.run_page import write_report
-from prefcli.training.folder import RunFolder
+from prefcli.training.keeping.folder import RunFolder
 
 
 def leave_report(folder: RunFolder, *, about: str | None = None) -> None:

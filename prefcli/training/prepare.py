@@ -23,10 +23,10 @@ from prefcli.recipe.launched import strategy_here, world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.unusual import check_unusual
 from prefcli.training.arguments import Plan, accumulate, plan
-from prefcli.training.inputs import Inputs, check_fit, check_reference, load_inputs
+from prefcli.training.layers.sft_mix import mix_lines
 from prefcli.training.packages import check_packages
-from prefcli.training.remarks import token_remarks
-from prefcli.training.sft_mix import mix_lines
+from prefcli.training.rows.inputs import Inputs, check_fit, check_reference, load_inputs
+from prefcli.training.rows.remarks import token_remarks
 
 
 @dataclass(frozen=True)

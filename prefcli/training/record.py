@@ -13,7 +13,7 @@ from prefcli import __version__
 from prefcli.methods import Method
 from prefcli.model import Machine, start_of
 from prefcli.recipe.schema import Recipe
-from prefcli.training.folder import RunFolder
+from prefcli.training.keeping.folder import RunFolder
 
 
 def first_entry(recipe: Recipe, method: Method, device: Machine) -> dict[str, Any]:

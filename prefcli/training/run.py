@@ -24,23 +24,23 @@ from prefcli.model.stacking import keep
 from prefcli.model.strategy import refuse_another_launch, refuse_another_strategy
 from prefcli.recipe.launched import strategy_here, world_size
 from prefcli.recipe.schema import Recipe
-from prefcli.training.changes import Changes, rows
-from prefcli.training.folder import RunFolder
+from prefcli.training.keeping.changes import Changes, rows
+from prefcli.training.keeping.folder import RunFolder
+from prefcli.training.keeping.pinned import pin
+from prefcli.training.keeping.push import check_push, push
+from prefcli.training.keeping.resume import where_it_stands, where_to_start
+from prefcli.training.keeping.room import warn_of_little_room
+from prefcli.training.keeping.saving import save_model
+from prefcli.training.keeping.storage import disk_failures_told
 from prefcli.training.leaving import leave_report
-from prefcli.training.pinned import pin
 from prefcli.training.policy import announce, check_policy, start_policy
 from prefcli.training.prepare import Prepared, prepare
-from prefcli.training.push import check_push, push
 from prefcli.training.record import first_entry, lineage_in_words, now
-from prefcli.training.resume import where_it_stands, where_to_start
-from prefcli.training.room import warn_of_little_room
-from prefcli.training.samples import Samples, make_samples
-from prefcli.training.saving import save_model
 from prefcli.training.step_zero import StepZero
-from prefcli.training.storage import disk_failures_told
 from prefcli.training.summary import closing_lines
 from prefcli.training.trainer import make_trainer
-from prefcli.training.watch import Watch
+from prefcli.training.watching.samples import Samples, make_samples
+from prefcli.training.watching.watch import Watch
 
 Resume = Literal["auto", "never"]
 

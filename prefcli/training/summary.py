@@ -6,8 +6,8 @@ from prefcli.console import is_main_process
 from prefcli.methods import Method
 from prefcli.report.run_files import read_run
 from prefcli.report.verdict import verdict
-from prefcli.training.folder import RunFolder
-from prefcli.training.watch import Watch
+from prefcli.training.keeping.folder import RunFolder
+from prefcli.training.watching.watch import Watch
 
 
 def closing_lines(method: Method, folder: RunFolder, steps: int, watch: Watch) -> list[str]:

@@ -36,16 +36,16 @@ from prefcli.speed.seam import Speed
 from prefcli.training.activations import Policy
 from prefcli.training.arguments import build, prove_arrival, trl_options
 from prefcli.training.checkpointing import Choice, choose, memory_here
-from prefcli.training.checkpoints import WholeCheckpoints
-from prefcli.training.guard import Guarded
-from prefcli.training.inputs import Inputs, reference_of
-from prefcli.training.measured import Measured
-from prefcli.training.precompute import Precomputed, digest
-from prefcli.training.preemption import Preemptible
-from prefcli.training.sft_mix import Demonstrations, Mixing
-from prefcli.training.shared_maps import Shared, in_turns, key_of
-from prefcli.training.token_means import TokenMeans
-from prefcli.training.trackers import guard_trackers
+from prefcli.training.keeping.checkpoints import WholeCheckpoints
+from prefcli.training.layers.guard import Guarded
+from prefcli.training.layers.measured import Measured
+from prefcli.training.layers.precompute import Precomputed, digest
+from prefcli.training.layers.preemption import Preemptible
+from prefcli.training.layers.sft_mix import Demonstrations, Mixing
+from prefcli.training.layers.token_means import TokenMeans
+from prefcli.training.rows.inputs import Inputs, reference_of
+from prefcli.training.rows.shared_maps import Shared, in_turns, key_of
+from prefcli.training.watching.trackers import guard_trackers
 
 
 def make_trainer(

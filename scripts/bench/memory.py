@@ -28,8 +28,8 @@ from prefcli.model import load_policy, load_tokenizer, machine, on_device
 from prefcli.recipe import Recipe, load
 from prefcli.rehearsal.fake_run import Architectures, fake_run
 from prefcli.rehearsal.stand_ins import one_token_a_word
-from prefcli.training.inputs import load_inputs
 from prefcli.training.libraries import quiet_libraries
+from prefcli.training.rows.inputs import load_inputs
 from prefcli.training.trainer import make_trainer
 
 WHOLE = {"training.gradient_checkpointing": False}

@@ -66,8 +66,8 @@ from trl import DPOConfig, DPOTrainer
 from prefcli.model import load_policy, load_tokenizer, machine
 from prefcli.recipe import load
 from prefcli.recipe.data_checks import DataChecks
-from prefcli.training.inputs import load_inputs
 from prefcli.training.libraries import quiet_libraries
+from prefcli.training.rows.inputs import load_inputs
 from prefcli.training.trainer import make_trainer
 
 PROFILES = {"ultrafeedback-like": (150, 250), "long prompt": (700, 80), "hh-like": (150, 70)}

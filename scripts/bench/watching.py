@@ -34,12 +34,12 @@ from prefcli.model import load_policy, load_tokenizer, machine
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
 from prefcli.training import trainer as ours
-from prefcli.training.folder import RunFolder
-from prefcli.training.inputs import Inputs, load_inputs
+from prefcli.training.keeping.folder import RunFolder
+from prefcli.training.layers.measured import Measured
 from prefcli.training.libraries import quiet_libraries
-from prefcli.training.measured import Measured
+from prefcli.training.rows.inputs import Inputs, load_inputs
 from prefcli.training.trainer import make_trainer, trainer_class_of
-from prefcli.training.watch import Watch
+from prefcli.training.watching.watch import Watch
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart"
 

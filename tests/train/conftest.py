@@ -21,9 +21,9 @@ from prefcli.console import keep_stdout_for_json
 from prefcli.model import load_policy, load_tokenizer, machine
 from prefcli.recipe import Loaded, load
 from prefcli.recipe.data_checks import DataChecks
-from prefcli.training.folder import RunFolder
-from prefcli.training.inputs import load_inputs
+from prefcli.training.keeping.folder import RunFolder
 from prefcli.training.libraries import quiet_libraries
+from prefcli.training.rows.inputs import load_inputs
 from prefcli.training.trainer import make_trainer
 
 torch.set_num_threads(1)
@@ -107,7 +107,7 @@ def _no_pages(request, monkeypatch):
 @pytest.fixture(autouse=True)
 def _no_fsync(monkeypatch):
     """Only a power cut could tell the difference, and on a busy disk each takes long."""
-    monkeypatch.setattr("prefcli.training.placing.os.fsync", lambda handle: None)
+    monkeypatch.setattr("prefcli.training.keeping.placing.os.fsync", lambda handle: None)
 
 
 @pytest.fixture(scope="session")

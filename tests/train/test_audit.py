@@ -20,7 +20,7 @@ from prefcli.methods import METHODS
 from prefcli.model import load_tokenizer
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.sections import Source
-from prefcli.training.inputs import load_inputs, read_inputs
+from prefcli.training.rows.inputs import load_inputs, read_inputs
 from prefcli.training.run import train
 from tests.train.conftest import write_jsonl
 

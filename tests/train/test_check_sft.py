@@ -18,7 +18,7 @@ from prefcli.measure.scoring import score
 from prefcli.methods import METHODS
 from prefcli.recipe.performance import Performance
 from prefcli.speed.seam import Speed
-from prefcli.training.folder import RunFolder
+from prefcli.training.keeping.folder import RunFolder
 from prefcli.training.run import train
 from tests.train.conftest import labelled, pairs, write_jsonl
 

@@ -12,8 +12,8 @@ import yaml
 from safetensors.torch import load_file
 
 from prefcli.recipe import load
-from prefcli.training import checkpoints, placing
-from prefcli.training.folder import RunFolder, is_complete
+from prefcli.training.keeping import checkpoints, placing
+from prefcli.training.keeping.folder import RunFolder, is_complete
 from prefcli.training.run import train
 from tests.train.conftest import pairs, small_recipe, write_jsonl
 

@@ -13,7 +13,7 @@ from prefcli.hub.cache import commit_of, missing_files, snapshot
 from prefcli.hub.commits import commits, differences
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Source
-from prefcli.training.pinned import pin
+from prefcli.training.keeping.pinned import pin
 
 OLD, NEW = "0" * 40, "1" * 40
 

@@ -18,7 +18,7 @@ from prefcli.errors import DataError, ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS
 from prefcli.model import load_tokenizer
 from prefcli.recipe.sections import Source
-from prefcli.training.inputs import load_inputs
+from prefcli.training.rows.inputs import load_inputs
 from tests.train.conftest import ANYTHING, TEMPLATE, pairs, trainer_of, write_jsonl
 
 U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": " good"}

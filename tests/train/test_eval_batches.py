@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefcli.training.eval_batches import EvalBatches
+from prefcli.training.rows.eval_batches import EvalBatches
 
 
 def of(rows, size, processes):

@@ -120,7 +120,7 @@ def test_demonstrations_are_guarded_too(recipe_data, make_recipe, with_callback,
     recipe_data["sft_mix"] = {"data": {"path": str(tmp_path / "d.jsonl")}, "fraction": 0.5}
     recipe_data["training"]["logging_steps"] = 50
     recipe = make_recipe(recipe_data).recipe
-    from prefcli.training import sft_mix
+    from prefcli.training.layers import sft_mix
 
     stock = sft_mix.Mixing._nll
     with pytest.MonkeyPatch.context() as patch:

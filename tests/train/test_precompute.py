@@ -10,7 +10,7 @@ from datasets import Dataset, config
 from safetensors.torch import load_file
 
 from prefcli.errors import RecipeError
-from prefcli.training.folder import RunFolder
+from prefcli.training.keeping.folder import RunFolder
 from prefcli.training.run import train
 from tests.train.conftest import metric_rows, trainer_of
 from tests.train.test_reference import sft_adapter  # noqa: F401  # a fixture

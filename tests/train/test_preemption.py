@@ -19,10 +19,10 @@ from prefcli import signals
 from prefcli.errors import ExitCode, PreemptedError
 from prefcli.report.run_files import read_run
 from prefcli.report.verdict import verdict
-from prefcli.training import samples as samples_module
-from prefcli.training.folder import RunFolder, owes_evaluation
-from prefcli.training.preemption import Preemptible
+from prefcli.training.keeping.folder import RunFolder, owes_evaluation
+from prefcli.training.layers.preemption import Preemptible
 from prefcli.training.run import train
+from prefcli.training.watching import samples as samples_module
 from tests.train.conftest import interrupt, metric_rows
 
 DRILL = Path(__file__).parents[2] / "scripts" / "fault_drill.py"

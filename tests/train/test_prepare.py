@@ -18,7 +18,7 @@ from prefcli.data.once import once
 from prefcli.data.store import folder as cache
 from prefcli.errors import DataError
 from prefcli.model import load_tokenizer
-from prefcli.training.inputs import load_inputs, read_inputs
+from prefcli.training.rows.inputs import load_inputs, read_inputs
 from prefcli.training.run import train
 from tests.train.conftest import pairs, trainer_of, write_jsonl
 from tests.train.processes import in_processes

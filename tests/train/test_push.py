@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from prefcli.errors import PushError, RecipeError
-from prefcli.training.folder import RunFolder
-from prefcli.training.push import check_push
+from prefcli.training.keeping.folder import RunFolder
+from prefcli.training.keeping.push import check_push
 from prefcli.training.run import train
 
 TOKEN = "hf_" + "x" * 34

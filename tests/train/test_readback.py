@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prefcli.errors import ExitCode, PrefcliError
-from prefcli.training import saving
-from prefcli.training.folder import RunFolder
+from prefcli.training.keeping import saving
+from prefcli.training.keeping.folder import RunFolder
 from prefcli.training.run import train
 
 FULL, ADAPTER = "model.safetensors", "adapter_model.safetensors"
@@ -126,7 +126,7 @@ def test_a_broken_model_ends_no_run(recipe_data, make_recipe, monkeypatch, chang
 def test_outputs_are_looked_at_too(recipe_data, make_recipe, monkeypatch):
     """Where no value can be compared, as of shards, a wrong output still tells."""
     recipe = make_recipe(recipe_data).recipe
-    monkeypatch.setattr("prefcli.training.readback._same_values", lambda *args: None)
+    monkeypatch.setattr("prefcli.training.keeping.readback._same_values", lambda *args: None)
     harm(monkeypatch, lambda folder: rewrite(folder, lambda w: w["model.norm.weight"].mul_(1.01)))
     with pytest.raises(PrefcliError, match="a token off the policy's"):
         train(recipe, recipe.dpo)
@@ -134,7 +134,7 @@ def test_outputs_are_looked_at_too(recipe_data, make_recipe, monkeypatch):
 
 def test_too_large_to_load_is_said(recipe_data, make_recipe, monkeypatch, capsys):
     recipe = make_recipe(recipe_data).recipe
-    monkeypatch.setattr("prefcli.training.readback._SPARE", 10**15)
+    monkeypatch.setattr("prefcli.training.keeping.readback._SPARE", 10**15)
     train(recipe, recipe.dpo)
     assert "not loaded for a trial: it takes 1000000 GB" in capsys.readouterr().out
     assert RunFolder(recipe.output_dir).read_run()["model"]["max_difference"] is None

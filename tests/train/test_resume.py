@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from prefcli.errors import RecipeError
 from prefcli.recipe import load
-from prefcli.training.folder import RunFolder, is_complete
+from prefcli.training.keeping.folder import RunFolder, is_complete
 from prefcli.training.run import train
 from tests.train.conftest import metric_rows, small_recipe
 

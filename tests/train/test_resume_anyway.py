@@ -9,8 +9,8 @@ import pytest
 
 from prefcli.data.store import digest
 from prefcli.errors import ExitCode, RecipeError
-from prefcli.training.changes import ANYWAY, FREE
-from prefcli.training.folder import RunFolder
+from prefcli.training.keeping.changes import ANYWAY, FREE
+from prefcli.training.keeping.folder import RunFolder
 from prefcli.training.run import train
 from tests.train.conftest import interrupt, metric_rows, pairs, write_jsonl
 

@@ -15,10 +15,10 @@ from prefcli.errors import RecipeError
 from prefcli.measure.sample import NotANumberError, Sampling, sample
 from prefcli.model import load_policy, load_tokenizer, machine, start_config
 from prefcli.recipe.sections import Model, SampleOptions
-from prefcli.training.asked import choose
-from prefcli.training.inputs import load_inputs
-from prefcli.training.samples import make_samples
+from prefcli.training.rows.inputs import load_inputs
 from prefcli.training.trainer import make_trainer
+from prefcli.training.watching.asked import choose
+from prefcli.training.watching.samples import make_samples
 from tests.train.conftest import UNTIMED, pairs, write_jsonl
 
 NEW = 6

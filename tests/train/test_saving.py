@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prefcli.errors import DivergedError
 from prefcli.methods import METHODS
 from prefcli.recipe import load
-from prefcli.training.folder import RunFolder
+from prefcli.training.keeping.folder import RunFolder
 from prefcli.training.run import train
 from tests.train.conftest import ANYTHING, metric_rows, pairs, write_jsonl
 

@@ -17,8 +17,8 @@ from prefcli.data import tokenise
 from prefcli.errors import RecipeError
 from prefcli.rehearsal.dry_run import dry_run
 from prefcli.training.arguments import repeated_rows
+from prefcli.training.layers.sft_mix import Schedule
 from prefcli.training.run import train
-from prefcli.training.sft_mix import Schedule
 from tests.train.conftest import (
     UNTIMED,
     interrupt,

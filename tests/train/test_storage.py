@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 import prefcli.training.run as story
 from prefcli.errors import RecipeError
-from prefcli.training.folder import RunFolder, is_complete
-from prefcli.training.placing import writing
+from prefcli.training.keeping.folder import RunFolder, is_complete
+from prefcli.training.keeping.placing import writing
+from prefcli.training.keeping.storage import disk_failures_told
 from prefcli.training.run import train
-from prefcli.training.storage import disk_failures_told
 
 
 def mount(folder: Path, options: str) -> bool:

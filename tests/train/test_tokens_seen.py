@@ -27,9 +27,9 @@ from prefcli.model.ends import end_remarks, ends_of
 from prefcli.model.template import template_remarks
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.sections import Model
-from prefcli.training.inputs import load_inputs
-from prefcli.training.labels import ends_are_trained, ends_in
-from prefcli.training.remarks import token_remarks
+from prefcli.training.rows.inputs import load_inputs
+from prefcli.training.rows.labels import ends_are_trained, ends_in
+from prefcli.training.rows.remarks import token_remarks
 from prefcli.training.run import train
 from tests.train.conftest import labelled, pairs, trainer_of, write_jsonl
 

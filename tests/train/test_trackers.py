@@ -12,9 +12,9 @@ from transformers.integrations import TensorBoardCallback
 
 from prefcli.errors import RecipeError
 from prefcli.model import load_policy, load_tokenizer, machine
-from prefcli.training.inputs import load_inputs
-from prefcli.training.trackers import Tracking
+from prefcli.training.rows.inputs import load_inputs
 from prefcli.training.trainer import make_trainer
+from prefcli.training.watching.trackers import Tracking
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from prefcli.checks import Advice, Check, Facts, History, Monitor
 from prefcli.checks.finite import Finite
 from prefcli.errors import DivergedError, ExitCode
 from prefcli.model import load_policy, load_tokenizer, machine
-from prefcli.training.folder import RunFolder
-from prefcli.training.inputs import load_inputs
+from prefcli.training.keeping.folder import RunFolder
 from prefcli.training.libraries import _Once, quiet_libraries
-from prefcli.training.screen.figures import figure, is_tie
+from prefcli.training.rows.inputs import load_inputs
 from prefcli.training.trainer import make_trainer
-from prefcli.training.watch import Watch
+from prefcli.training.watching.screen.figures import figure, is_tie
+from prefcli.training.watching.watch import Watch
 from tests.train.conftest import metric_rows
 
 

@@ -13,7 +13,7 @@ from prefcli.errors import RecipeError
 from prefcli.methods import METHODS, Dpo, Ipo, Kto, Orpo, Simpo
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
-from prefcli.training.folder import RunFolder
+from prefcli.training.keeping.folder import RunFolder
 from tests.unit.broken import GOOD, write
 from tests.unit.watching import at, rows, told
 

@@ -13,11 +13,11 @@ from rich.console import Console
 from prefcli.checks.base import Advice
 from prefcli.console import is_screen, print_above, say
 from prefcli.methods import METHODS
-from prefcli.training.screen import LiveScreen, LogLines
-from prefcli.training.screen.figures import figure
-from prefcli.training.screen.pace import Pace, clock, duration
-from prefcli.training.screen.trend import sparkline
-from prefcli.training.screen.view import View
+from prefcli.training.watching.screen import LiveScreen, LogLines
+from prefcli.training.watching.screen.figures import figure
+from prefcli.training.watching.screen.pace import Pace, clock, duration
+from prefcli.training.watching.screen.trend import sparkline
+from prefcli.training.watching.screen.view import View
 
 DPO = METHODS["dpo"]
 ROWS = [

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from prefcli.errors import RecipeError
-from prefcli.training.trust import refuse_foreign
+from prefcli.training.keeping.trust import refuse_foreign
 
 
 @pytest.fixture

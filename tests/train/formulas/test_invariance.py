@@ -189,7 +189,7 @@ def test_gradient_checkpointing(stepping, case, lora):
 
 
 # trl's trainers for pairs count no tokens over accumulation steps, so that an SFT term of theirs
-# is a mean of means; training/token_means.py makes it the mean over the step's tokens.
+# is a mean of means; training/layers/token_means.py makes it the mean over the step's tokens.
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from prefcli.model.ends import Ends, ends_of
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Model, SftMix
-from prefcli.training.kept_inputs import Splits, splits_once
+from prefcli.training.rows.kept_inputs import Splits, splits_once
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from prefcli.checks import is_eval
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.schema import Recipe
 from prefcli.secrets import redact
-from prefcli.training.changes import Changes
-from prefcli.training.placing import has_its_files, writing
+from prefcli.training.keeping.changes import Changes
+from prefcli.training.keeping.placing import has_its_files, writing
 
 Status = Literal["running", "finished", "diverged", "failed", "preempted"]
 

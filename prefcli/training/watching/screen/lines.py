@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from prefcli.checks import Advice, Row, is_eval
 from prefcli.console import say
-from prefcli.training.screen.base import advice_line
-from prefcli.training.screen.figures import figure, is_tie
-from prefcli.training.screen.pace import Pace, duration
+from prefcli.training.watching.screen.base import advice_line
+from prefcli.training.watching.screen.figures import figure, is_tie
+from prefcli.training.watching.screen.pace import Pace, duration
 
 _NOTHING = "-"
 

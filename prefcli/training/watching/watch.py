@@ -13,10 +13,10 @@ from prefcli.checks import Advice, Monitor, Row, is_eval
 from prefcli.console import is_screen, say
 from prefcli.errors import DivergedError, Problem
 from prefcli.methods import Method
-from prefcli.training.folder import RunFolder
-from prefcli.training.journal import Journal
-from prefcli.training.screen import LiveScreen, LogLines, Screen
-from prefcli.training.screen.pace import Pace, duration
+from prefcli.training.keeping.folder import RunFolder
+from prefcli.training.watching.journal import Journal
+from prefcli.training.watching.screen import LiveScreen, LogLines, Screen
+from prefcli.training.watching.screen.pace import Pace, duration
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped

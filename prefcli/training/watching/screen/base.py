@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from prefcli.checks import LEVELS, Advice, Level, Row
-from prefcli.training.screen.pace import Pace
+from prefcli.training.watching.screen.pace import Pace
 
 LOUDNESS: dict[Level, str] = dict(zip(LEVELS, ("note", "warning", "stop"), strict=True))
 

@@ -18,7 +18,7 @@ from prefcli.recipe.names import is_local
 from prefcli.recipe.push import Push
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.secrets import hide
-from prefcli.training.folder import RunFolder
+from prefcli.training.keeping.folder import RunFolder
 from prefcli.training.record import now
 
 _WORSE = 1.5

@@ -24,7 +24,7 @@ from prefcli.data.once import alone
 from prefcli.data.store import folder
 from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
-from prefcli.training.kept_inputs import digest_of, tokenizer_digest
+from prefcli.training.rows.kept_inputs import digest_of, tokenizer_digest
 
 
 class Shared(Dataset):  # type: ignore[misc]  # datasets is untyped

@@ -19,8 +19,8 @@ from transformers import Trainer as TransformersTrainer
 from prefcli import signals
 from prefcli.console import say
 from prefcli.errors import PreemptedError
-from prefcli.training.folder import owes_evaluation
-from prefcli.training.undisturbed import undisturbed
+from prefcli.training.keeping.folder import owes_evaluation
+from prefcli.training.watching.undisturbed import undisturbed
 
 _OTHERS_MAY_WRITE = 0o022
 

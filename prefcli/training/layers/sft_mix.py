@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from prefcli.data import Split, tokenise
 from prefcli.recipe.schema import Recipe
 from prefcli.training.arguments import Plan, repeated_rows
-from prefcli.training.guard import Guarded
+from prefcli.training.layers.guard import Guarded
 
 _IGNORED = -100
 _MANY_TIMES = 5

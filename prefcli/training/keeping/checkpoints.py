@@ -13,8 +13,8 @@ from transformers import Trainer as TransformersTrainer
 from transformers.trainer import TRAINER_STATE_NAME
 
 from prefcli.console import warn
-from prefcli.training.folder import RunFolder
-from prefcli.training.placing import WORK, list_files, place, remove, writing
+from prefcli.training.keeping.folder import RunFolder
+from prefcli.training.keeping.placing import WORK, list_files, place, remove, writing
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from prefcli.errors import PrefcliError, Problem, RecipeError
-from prefcli.training.folder import RunFolder
-from prefcli.training.placing import WRITING
+from prefcli.training.keeping.folder import RunFolder
+from prefcli.training.keeping.placing import WRITING
 
 _FREE = "free some space"
 _LOST = "see that it is there again, as by `ls`, or name another folder"

@@ -18,7 +18,7 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 from prefcli.console import say, warn
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.schema import Recipe
-from prefcli.training.folder import as_data
+from prefcli.training.keeping.folder import as_data
 
 PROJECT = "prefcli"
 """Where the tracker itself is not told another: see `_environment`."""

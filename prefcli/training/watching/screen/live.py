@@ -9,9 +9,9 @@ from rich.live import Live
 
 from prefcli.checks import Advice, Row
 from prefcli.console import print_above, stream
-from prefcli.training.screen.base import advice_line
-from prefcli.training.screen.pace import Pace
-from prefcli.training.screen.view import View
+from prefcli.training.watching.screen.base import advice_line
+from prefcli.training.watching.screen.pace import Pace
+from prefcli.training.watching.screen.view import View
 
 _A_SECOND = 2
 """Drawings. The clock must be seen to go; more would take time from the training."""

@@ -14,9 +14,8 @@ from transformers import Trainer as TransformersTrainer
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.model.machine import memory_held
-from prefcli.training.divergence import reference_kl
-from prefcli.training.eval_batches import Batch, EvalBatches
-from prefcli.training.row_figures import (
+from prefcli.training.layers.divergence import reference_kl
+from prefcli.training.layers.row_figures import (
     SIDES,
     Sums,
     exact,
@@ -27,6 +26,7 @@ from prefcli.training.row_figures import (
     of_text,
     per_row,
 )
+from prefcli.training.rows.eval_batches import Batch, EvalBatches
 
 _MASKS = ("attention_mask", "chosen_attention_mask", "rejected_attention_mask")
 

@@ -9,11 +9,11 @@ from prefcli.console import is_main_process, say, warn
 from prefcli.errors import DivergedError, Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
-from prefcli.training.changes import Changes
-from prefcli.training.checkpoints import clear_leftovers
-from prefcli.training.folder import RunFolder, Status, owes_evaluation
-from prefcli.training.journal import Journal
-from prefcli.training.trust import refuse_foreign
+from prefcli.training.keeping.changes import Changes
+from prefcli.training.keeping.checkpoints import clear_leftovers
+from prefcli.training.keeping.folder import RunFolder, Status, owes_evaluation
+from prefcli.training.keeping.trust import refuse_foreign
+from prefcli.training.watching.journal import Journal
 
 
 def where_it_stands(

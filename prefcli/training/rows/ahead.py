@@ -15,8 +15,8 @@ from prefcli.model import load_tokenizer, start_config
 from prefcli.model.machine import Machine
 from prefcli.recipe.schema import Recipe
 from prefcli.training.arguments import build, trl_options
-from prefcli.training.inputs import Inputs, check_fit, load_inputs
-from prefcli.training.shared_maps import Shared, in_turns, key_of
+from prefcli.training.rows.inputs import Inputs, check_fit, load_inputs
+from prefcli.training.rows.shared_maps import Shared, in_turns, key_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,10 @@ from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from prefcli.checks import Advice, Row, is_eval
-from prefcli.training.screen.base import LOUDNESS
-from prefcli.training.screen.figures import figure, is_tie
-from prefcli.training.screen.pace import Pace, clock, duration, seconds_a_step
-from prefcli.training.screen.trend import sparkline
+from prefcli.training.watching.screen.base import LOUDNESS
+from prefcli.training.watching.screen.figures import figure, is_tie
+from prefcli.training.watching.screen.pace import Pace, clock, duration, seconds_a_step
+from prefcli.training.watching.screen.trend import sparkline
 
 _WIDE = 100
 _MOST = 120

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from prefcli.checks import Advice, Row
-from prefcli.training.folder import RunFolder
-from prefcli.training.placing import writing
+from prefcli.training.keeping.folder import RunFolder
+from prefcli.training.keeping.placing import writing
 
 
 class Journal:

@@ -11,9 +11,9 @@ from prefcli.console import is_main_process, say
 from prefcli.model import Machine
 from prefcli.model.stacking import stack
 from prefcli.recipe.schema import Recipe
-from prefcli.training.folder import RunFolder
-from prefcli.training.placing import place, writing
-from prefcli.training.readback import log_probabilities, probe_rows, read_back
+from prefcli.training.keeping.folder import RunFolder
+from prefcli.training.keeping.placing import place, writing
+from prefcli.training.keeping.readback import log_probabilities, probe_rows, read_back
 
 
 def save_model(

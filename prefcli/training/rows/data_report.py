@@ -11,7 +11,7 @@ from prefcli.methods import Method
 from prefcli.model import load_tokenizer
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.schema import Recipe
-from prefcli.training.inputs import Inputs, read_inputs
+from prefcli.training.rows.inputs import Inputs, read_inputs
 
 
 @dataclass(frozen=True)

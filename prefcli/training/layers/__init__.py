@@ -1,0 +1,1 @@
+"""What stands around the steps and the loss of trl's trainer."""
