@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.data import Limits, Split, load_split, tokenise
@@ -174,11 +175,13 @@ def _rows(ids: list[dict[str, Any]], side: str, wanted: list[bool]) -> list[Row]
 
 
 def _score(model: PreTrainedModel, rows: list[Row], recipe: Recipe) -> list[Score | None]:
-    device, length = machine(), recipe.data.max_length
+    length, autocast = recipe.data.max_length, machine().autocast(recipe.model)
     speed = Speed(
-        recipe.performance, strategy_here(), length, autocast=device.autocast_to(recipe.model)
+        recipe.performance,
+        strategy_here(),
+        length,
+        autocast=torch.bfloat16 if autocast else None,
     )
-    autocast = device.autocast(recipe.model)
     return score(model, rows, max_length=length, autocast=autocast, speed=speed)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from prefcli.console import say, warn
-from prefcli.report.card import write_card
-from prefcli.report.run_page import write_report
 from prefcli.training.keeping.folder import RunFolder
 
 
@@ -14,6 +12,10 @@ def leave_report(folder: RunFolder, *, about: str | None = None) -> None:
     about: the method in a sentence; given where there is a model/ to write a card for.
     """
     try:
+        # At the end, since matplotlib takes most of a second.
+        from prefcli.report.card import write_card
+        from prefcli.report.run_page import write_report
+
         if about is not None:
             write_card(folder.path, about)
         say(f"report: {write_report(folder.path)}")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A training step of stock trl and of prefcli, side by side.
 
-    python scripts/bench/speed.py [--quick] [--threads 1,2] [--size tiny|1B] [--rounds 2]
+    python scripts/bench/speed.py [--quick] [--threads 1,2] [--size tiny|1B] [--rounds 2] [--mkl]
 
 Forward and backward passes of DPO over the same pairs, from the same weights, in four arms:
 
@@ -13,8 +13,9 @@ Forward and backward passes of DPO over the same pairs, from the same weights, i
 All arms stand in one process and take turns, batch by batch, after a round to warm up; the figures
 are medians. On a busy machine the CPU's time is the one to trust, on a GPU the wall's (the CPU's
 says nothing there). The optimizer's step is left out: it is the same in all arms. The peak of
-memory only ever rises in a process, so each arm has one of its own for that: of resident memory on
-a CPU, libraries included, of torch's allocations on a GPU.
+memory only ever rises in a process, so each arm has one of its own for that, over all batches,
+however many are timed: of resident memory on a CPU, libraries included, of torch's allocations on
+a GPU. On two cores a whole table takes about two hours, most of them stock trl's.
 
 "FLOPs" is how often the multiplications that an arm can't do without are contained in those that
 arm a does: its ratio, if nothing but multiplying took time. On a CPU trl's head spends as much on
@@ -66,6 +67,7 @@ from trl import DPOConfig, DPOTrainer
 from prefcli.model import load_policy, load_tokenizer, machine
 from prefcli.recipe import load
 from prefcli.recipe.data_checks import DataChecks
+from prefcli.speed import products
 from prefcli.training.libraries import quiet_libraries
 from prefcli.training.rows.inputs import load_inputs
 from prefcli.training.trainer import make_trainer
@@ -79,7 +81,7 @@ ARMS = {
     "d": "prefcli, checkpointing auto, precomputed",
 }
 TUNINGS = ("full", "LoRA")
-BATCHES = 2
+BATCHES = 3
 
 
 @dataclass(frozen=True)
@@ -395,15 +397,18 @@ def main() -> None:
     parser.add_argument("--threads", type=several, default=[1, 2])
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--batches", type=int, choices=range(1, BATCHES + 1), default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profiles", type=lambda text: text.split(","), default=list(PROFILES))
     parser.add_argument("--tunings", type=lambda text: text.split(","), default=list(TUNINGS))
     parser.add_argument("--no-peaks", dest="peaks", action="store_false", help="time only")
+    parser.add_argument("--mkl", action="store_true", help="without oneDNN's products")
     parser.add_argument("--quick", action="store_true", help="hh-like, one batch, no peaks")
     parser.add_argument("--peak-of", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.batches = BATCHES
     quiet_libraries()
+    if options.mkl:
+        products.better_by_onednn = lambda: False
     if options.peak_of:
         print_peak(options)
         return

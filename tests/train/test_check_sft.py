@@ -17,6 +17,7 @@ from prefcli.measure.check_sft import check_sft
 from prefcli.measure.scoring import score
 from prefcli.methods import METHODS
 from prefcli.recipe.performance import Performance
+from prefcli.speed.products import Linear
 from prefcli.speed.seam import Speed
 from prefcli.training.keeping.folder import RunFolder
 from prefcli.training.run import train
@@ -119,6 +120,7 @@ def test_batches_and_cuts_change_nothing(tiny_model, how):
         base = model.get_base_model() if how == "under an adapter" else model
         assert "forward" not in vars(base)
         assert base.config._attn_implementation == "sdpa"
+        assert not any(isinstance(module, Linear) for module in base.modules())
     # A lone first token has no context; an empty completion and a prompt that fills the window
     # leave nothing to score.
     assert one_by_one[-3:] == together[-3:] == [None, None, None]
