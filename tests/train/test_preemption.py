@@ -122,21 +122,24 @@ def test_stopped_and_gone_on_with(place, longer, make_recipe, monkeypatch, tmp_p
     assert same(folder.path, undisturbed[0])
 
 
-def test_the_end_by_early_stopping_is_the_same(recipe_data, make_recipe, monkeypatch, tmp_path):
+@pytest.mark.parametrize("patience", [1, 6], ids=["stopped early", "its last epoch is over"])
+def test_broken_off_in_its_last_evaluation(
+    recipe_data, make_recipe, monkeypatch, tmp_path, patience
+):
     recipe_data["training"] |= {
-        "max_steps": 30,
+        "max_steps": 6,
         "learning_rate": 0.2,
         "lr_scheduler_type": "constant",
         "eval_steps": 1,
         "save_steps": 1,
-        "early_stopping": {"patience": 3},
+        "early_stopping": {"patience": patience},
     }
     other = make_recipe(recipe_data, f"output_dir={tmp_path / 'undisturbed'}").recipe
     train(other, other.dpo)
     end = RunFolder(other.output_dir).read_run()
+    assert (end["steps"] < 6) == (patience == 1)
     recipe = make_recipe(recipe_data).recipe
     with monkeypatch.context() as patch:
-        # In the very evaluation that ends the run.
         send_at(patch, Preemptible, "prediction_step", end["steps"])
         with pytest.raises(PreemptedError, match=f"saved checkpoint-{end['steps']}"):
             train(recipe, recipe.dpo)
@@ -145,6 +148,11 @@ def test_the_end_by_early_stopping_is_the_same(recipe_data, make_recipe, monkeyp
     found = RunFolder(recipe.output_dir).read_run()
     assert (found["steps"], found["best_step"]) == (end["steps"], end["best_step"])
     assert same(recipe.output_dir, other.output_dir)
+    losses = [
+        [row.get("eval_loss") for row in metric_rows(folder) if row["step"] == end["steps"]]
+        for folder in (recipe.output_dir, other.output_dir)
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_killed_after_its_last_step_it_trains_none_more(longer, make_recipe):

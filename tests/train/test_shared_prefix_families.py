@@ -117,7 +117,7 @@ def test_the_probe_leaves_no_trace():
 @pytest.mark.parametrize("window", [8, 40])
 def test_the_probe_is_longer_than_a_window_that_rows_reach(window, monkeypatch):
     """An attention that forgets the window is found out."""
-    monkeypatch.setattr("prefcli.speed.forward.NAME", without_window())
+    monkeypatch.setattr("prefcli.speed.seam.ATTENTIONS", (without_window(),))
     assert "nats a token off" in prepared(tiny("mistral", sliding_window=window)).reason
     # No row of 64 tokens reaches this one.
     assert prepared(tiny("mistral", sliding_window=64)).reason is None

@@ -49,17 +49,27 @@ class Preemptible(TransformersTrainer):  # type: ignore[misc]  # transformers is
         return where
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        if not signals.held():
-            # Together: whoever trains already would wait for a step of one that has left.
-            if self._agreed():
-                raise signals.Stop
-            signals.hold()
-            self._catch_up()
+        self._listen_between_steps()
         if self._is_over or self.control.should_training_stop:
             # transformers would train one step more than there are.
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        # Resumed at the end of its last epoch, a run has come through none.
+        self._listen_between_steps()
+        return super()._finalize_training(*args, **kwargs)
+
+    def _listen_between_steps(self) -> None:
+        """From here on; and first what the last process owes."""
+        if signals.held():
+            return
+        # Together: whoever trains already would wait for a step of one that has left.
+        if self._agreed():
+            raise signals.Stop
+        signals.hold()
+        self._catch_up()
 
     def _catch_up(self) -> None:
         """The evaluation that the last process was kept from, at the step it belongs to."""
