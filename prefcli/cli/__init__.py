@@ -40,10 +40,10 @@ def main() -> None:
     Of several processes on a machine, the first to fail speaks.
     """
     no_telemetry()
-    signals.listen()
     try:
-        refuse_secrets(sys.argv[1:])
         with signals.as_error():
+            signals.listen()
+            refuse_secrets(sys.argv[1:])
             app()
     except PrefcliError as error:
         if _speaks(error):

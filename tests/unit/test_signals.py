@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from prefcli import signals
+from prefcli import cli, signals
 from prefcli.errors import DataError, ExitCode, PreemptedError
 
 
@@ -34,6 +34,15 @@ def test_before_anything_is_half_done_it_ends_the_command(number):
     assert "the same command goes on" in str(e.value)
     send()  # a second one changes nothing
     assert signals.asked() == name
+
+
+def test_nor_does_one_at_the_very_start_of_a_command(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "refuse_secrets", lambda arguments: send())
+    monkeypatch.setattr(sys, "argv", ["prefcli", "recipes"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == ExitCode.REQUEUE
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 def test_no_library_takes_it_for_an_error_of_its_own():
