@@ -22,11 +22,11 @@ class Machine:
     """cuda, or cpu."""
     name: str
     bfloat16: bool
-    """Does the device compute in bfloat16 natively?"""
+    """Does the device compute in bfloat16 natively? No CPU is said to, as most are slow at it."""
 
     def autocast(self, model: Model) -> bool:
         """Run the forward pass in bfloat16 over float32 weights?"""
-        return self.kind == "cuda" and self.bfloat16 and model.dtype in ("auto", "bfloat16")
+        return self.bfloat16 and model.dtype in ("auto", "bfloat16")
 
     def half(self, model: Model) -> bool:
         """Run in float16 with loss scaling?"""
