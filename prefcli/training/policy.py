@@ -12,8 +12,9 @@ from prefcli.console import say, warn
 from prefcli.errors import GateError, Problem
 from prefcli.measure.check_sft import SftReport, measure_sft
 from prefcli.methods import Method
-from prefcli.model import check_targets, load_policy, on_device, parameters_of
+from prefcli.model import Machine, check_targets, load_policy, on_device, parameters_of
 from prefcli.model.weights import fingerprint
+from prefcli.recipe.combinations import SHARDED, Strategy
 from prefcli.recipe.schema import Recipe
 from prefcli.training.arguments import learning_rate, notes
 from prefcli.training.prepare import Prepared
@@ -74,6 +75,20 @@ def check_policy(
     raise GateError(_unfit(report))
 
 
+def placed(
+    policy: PreTrainedModel | PeftModel, device: Machine, strategy: Strategy
+) -> PreTrainedModel | PeftModel:
+    """On the device, so that a trainer is built, and the fast forward tried, where it will run.
+
+    transformers moves it there by itself, but not under DeepSpeed, and after it was tried. What
+    an engine shards, that engine places.
+    """
+    found: PreTrainedModel | PeftModel = policy
+    if strategy not in SHARDED:
+        found = on_device(policy, device)
+    return found
+
+
 def _unfit(report: SftReport) -> Problem:
     return Problem(
         f"perplexity {report.perplexity:.1f} is above {report.max_perplexity:g}",
@@ -92,7 +107,7 @@ def announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
     rate = learning_rate(recipe, method)
     usual = "" if recipe.training.learning_rate is not None else f" ({method.name}'s usual value)"
     say(f"learning rate: {rate:g}{usual}, {recipe.training.lr_scheduler_type}")
-    say(trainer.speed.line())
+    say(*trainer.speed.lines())
     say(*trainer.checkpointing.lines())
     for note in notes(recipe, method):
         say(f"note: {note}")

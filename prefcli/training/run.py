@@ -33,7 +33,7 @@ from prefcli.training.keeping.room import warn_of_little_room
 from prefcli.training.keeping.saving import save_model
 from prefcli.training.keeping.storage import disk_failures_told
 from prefcli.training.leaving import leave_report
-from prefcli.training.policy import announce, check_policy, start_policy
+from prefcli.training.policy import announce, check_policy, placed, start_policy
 from prefcli.training.prepare import Prepared, prepare
 from prefcli.training.record import first_entry, lineage_in_words, now
 from prefcli.training.step_zero import StepZero
@@ -122,6 +122,7 @@ def _train(
         policy = start_policy(recipe, prepared, run, resumed=checkpoint is not None)
         if checkpoint is None:
             check_policy(recipe, prepared, policy, run)
+        policy = placed(policy, prepared.device, strategy_here())
         watch = Watch(folder, prepared.method, _monitor(recipe, prepared))
         samples = make_samples(
             recipe,
