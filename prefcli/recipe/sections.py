@@ -208,6 +208,7 @@ class Training(Options):
     """Share of the steps; 0.1 if neither this nor warmup_steps is given."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     optim: Literal[
+        "auto",
         "adamw_torch",
         "adamw_torch_fused",
         "adamw_8bit",
@@ -216,7 +217,9 @@ class Training(Options):
         "adafactor",
         "rmsprop",
         "sgd",
-    ] = "adamw_torch"
+    ] = "auto"
+    """auto: AdamW, on a GPU adamw_torch_fused, which is faster there and needs no copies of the
+    weights; on a CPU adamw_torch."""
     weight_decay: NonNegative = 0.0
     adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
@@ -251,7 +254,7 @@ class Training(Options):
         adam = sorted(
             k for k in fields if k.startswith("adam_") and getattr(self, k) != fields[k].default
         )
-        if adam and "adam" not in self.optim:
+        if adam and self.optim != "auto" and "adam" not in self.optim:
             raise ValueError(f"{', '.join(adam)} has no effect with optim {self.optim}")
         if (self.lr_scheduler_type == "cosine_with_min_lr") != (self.min_lr_ratio is not None):
             raise ValueError(

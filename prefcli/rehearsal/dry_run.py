@@ -40,6 +40,7 @@ from prefcli.training.keeping.push import rehearse_push
 from prefcli.training.keeping.resume import where_it_stands
 from prefcli.training.keeping.room import check_disk, disk
 from prefcli.training.layers.sft_mix import mix_lines
+from prefcli.training.optimizers import chosen
 from prefcli.training.packages import check_packages
 from prefcli.training.rows.inputs import (
     Inputs,
@@ -186,7 +187,7 @@ class _DryRun:
             return
         sized, target, training = self.sized, self.target, self.recipe.training
         beside = self.method.needs_reference and not self.recipe.reference.precompute
-        chosen = choose(
+        checkpointing = choose(
             self.recipe,
             self.method,
             target.device,
@@ -196,9 +197,14 @@ class _DryRun:
             reference=sized.sizes.reference if beside else 0,
             memory=target.gpu_memory,
         )
-        say(*chosen.lines())
-        self.found.facts["gradient_checkpointing"] = chosen.on
-        settled = training.model_copy(update={"gradient_checkpointing": chosen.on})
+        say(*checkpointing.lines())
+        self.found.facts["gradient_checkpointing"] = checkpointing.on
+        settled = training.model_copy(
+            update={
+                "gradient_checkpointing": checkpointing.on,
+                "optim": chosen(training.optim, target.device.kind),
+            }
+        )
         self.recipe = self.recipe.model_copy(update={"training": settled})
 
     @property

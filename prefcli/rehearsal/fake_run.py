@@ -44,7 +44,7 @@ from prefcli.rehearsal.tracker import Peak, Tracker
 from prefcli.speed.concatenated import Concatenated
 from prefcli.training.activations import to_type
 from prefcli.training.arguments import build, trl_options
-from prefcli.training.optimizers import BITSANDBYTES, on_device
+from prefcli.training.optimizers import BITSANDBYTES, chosen, on_device
 from prefcli.training.rows.inputs import mixed_in
 from prefcli.training.trainer import mix_into, trainer_class_of
 
@@ -282,7 +282,7 @@ def _warm(trainer: Any, recipe: Recipe, machine: Machine, tracker: Tracker) -> N
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     optimizer = trainer.create_optimizer()
     optim = recipe.training.optim
-    if machine.kind == "cuda" and "fused" not in optim:
+    if machine.kind == "cuda" and "fused" not in chosen(optim, machine.kind):
         # torch's choice on a GPU: all tensors at once, with copies of them all in passing.
         for group in optimizer.param_groups:
             if "foreach" in group:

@@ -19,6 +19,7 @@ from prefcli.model import Machine
 from prefcli.recipe.launched import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Training
+from prefcli.training.optimizers import chosen
 
 
 def repeated_rows(rows: int, micro_batch: int, world: int) -> int:
@@ -171,7 +172,7 @@ def trl_options(
         "learning_rate": learning_rate(recipe, method),
         "lr_scheduler_type": training.lr_scheduler_type,
         "warmup_steps": training.warmup,
-        "optim": training.optim,
+        "optim": chosen(training.optim, machine.kind),
         "weight_decay": training.weight_decay,
         "adam_beta1": training.adam_beta1,
         "adam_beta2": training.adam_beta2,

@@ -1,4 +1,4 @@
-"""What the optimizers keep that torch does not have, in bytes a parameter."""
+"""Which optimizer a recipe means on a device; what each keeps, in bytes a parameter."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ BITSANDBYTES = {
     "paged_adamw_32bit": States(0.0, _WHOLE),
 }
 _TORCH = {"sgd": 0.0, "adafactor": 0.1, "rmsprop": 4.0}
+
+
+def chosen(optim: str, kind: str) -> str:
+    """The one that is named, or the AdamW for a device of this kind: cuda, or cpu."""
+    if optim != "auto":
+        return optim
+    return "adamw_torch_fused" if kind == "cuda" else "adamw_torch"
 
 
 def on_device(optim: str, parameters: int, embedded: int) -> int:
