@@ -41,7 +41,7 @@ def segment_attention(
         return result
     times = query.size(1) // key.size(1)
     key, value = repeat_kv(key, times), repeat_kv(value, times)
-    window = sliding_window if sliding_window and sliding_window < layout.longest else None
+    window = layout.reached(sliding_window)
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         queries, keys = query.size(2), key.size(2)

@@ -134,7 +134,7 @@ class Head(torch.autograd.Function):
             return ((direction * grad[:, None]).to(direction.dtype), *(None,) * 5)
         hidden, weight, bias, targets, log_z, total, *kept = ctx.saved_tensors
         to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        to_weight = _Sum(weight) if ctx.needs_input_grad[1] else None
+        to_weight: torch.Tensor | None = None
         to_bias = log_z.new_zeros(bias.shape) if ctx.needs_input_grad[2] else None
         cast = weight.to(ctx.dtype)
         together = []
@@ -155,16 +155,20 @@ class Head(torch.autograd.Function):
             elif to_hidden is not None:
                 product = times(shares.to(ctx.dtype), cast.T).float()
                 to_hidden[at] = (product * factors).to(hidden.dtype)
+            if not ctx.needs_input_grad[1]:
+                continue
             scaled = hidden[at].float() * factors
             if known is not None:
                 together.append(scaled)
-            elif to_weight is not None:
-                to_weight.add([shares], scaled)
-        if to_weight is not None and kept:
-            to_weight.add(kept, torch.cat(together))
+            else:
+                to_weight = _added(to_weight, [shares], scaled)
+        if together:
+            to_weight = _added(to_weight, kept, torch.cat(together))
+        if to_weight is None and ctx.needs_input_grad[1]:
+            to_weight = torch.zeros_like(weight)  # of no label
         return (
             to_hidden,
-            to_weight.result() if to_weight is not None else None,
+            to_weight.to(weight.dtype) if to_weight is not None else None,
             to_bias.to(bias.dtype) if to_bias is not None else None,
             None,
             None,
@@ -172,32 +176,22 @@ class Head(torch.autograd.Function):
         )
 
 
-class _Sum:
-    """Of products shares' hidden, (vocabulary, width) in float32."""
+def _added(
+    total: torch.Tensor | None, tiles: list[torch.Tensor], hidden: torch.Tensor
+) -> torch.Tensor:
+    """total + shares' hidden, (vocabulary, width) in float32.
 
-    def __init__(self, weight: torch.Tensor) -> None:
-        self._weight = weight
-        self._total: torch.Tensor | None = None
-
-    def add(self, tiles: list[torch.Tensor], hidden: torch.Tensor) -> None:
-        """tiles: (labels, vocabulary) together; hidden (labels, width)."""
-        across = hidden.T.contiguous()
-        total = self._total
+    tiles: the shares, (labels, vocabulary) together; hidden: (labels, width).
+    """
+    vocabulary, across = tiles[0].size(1), hidden.T.contiguous()
+    found = hidden.new_empty(vocabulary, hidden.size(1)) if total is None else total
+    for at in _slices(vocabulary, _ROWS):
+        product = times(torch.cat([tile[:, at] for tile in tiles]).T.contiguous(), across)
         if total is None:
-            total = torch.empty_like(self._weight, dtype=torch.float32)
-        for at in _slices(len(total), _ROWS):
-            shares = torch.cat([tile[:, at] for tile in tiles]).T.contiguous()
-            product = times(shares, across)
-            if self._total is None:
-                total[at] = product
-            else:
-                total[at] += product
-        self._total = total
-
-    def result(self) -> torch.Tensor:
-        if self._total is None:
-            return torch.zeros_like(self._weight)
-        return self._total.to(self._weight.dtype)
+            found[at] = product
+        else:
+            found[at] += product
+    return found
 
 
 def _slices(count: int, size: int) -> list[slice]:

@@ -68,6 +68,10 @@ class Layout:
         """Tokens of the longest row."""
         return max(g.prefix + max(g.branches, default=0) for g in self.groups)
 
+    def reached(self, window: int | None) -> int | None:
+        """The window, where some row is longer than it."""
+        return window if window and window < self.longest else None
+
     @cached_property
     def spans(self) -> Spans:
         queries, keys, seen = [], [], []

@@ -59,7 +59,7 @@ def varlen_attention(
             **kwargs,
         )
     spans = layout.spans
-    window = sliding_window if sliding_window and sliding_window < layout.longest else None
+    window = layout.reached(sliding_window)
 
     def seen(each: torch.Tensor) -> torch.Tensor:
         return each[0].transpose(0, 1)[spans.keys]

@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from prefcli.console import say
 from prefcli.errors import GateError, Problem
 from prefcli.methods import Method
+from prefcli.model.modes import evaluating
 
 _ROWS = 8
 # Same weights, same row: what is left is the order of additions.
@@ -112,12 +113,10 @@ class StepZero(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         """Through the very code that trains, one row at a time, so that nothing averages out."""
         trainer, method = self.trainer, self._method
         inputs = trainer.data_collator([row])
-        was_training = trainer.model.training
-        trainer.model.eval()
-        loss, _, _ = trainer.prediction_step(trainer.model_wrapped, inputs, True)
+        with evaluating(trainer.model):
+            loss, _, _ = trainer.prediction_step(trainer.model_wrapped, inputs, True)
         told = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
         trainer._metrics["eval"].clear()
-        trainer.model.train(was_training)
         tokens = inputs["completion_mask"].sum(1).tolist()
         sides = [s for s in ("chosen", "rejected") if f"logps/{s}" in told]
         ratios = [told[f"rewards/{s}"] / trainer.beta for s in sides]

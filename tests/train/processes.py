@@ -34,7 +34,7 @@ def in_processes(jobs: Sequence[Callable[[], object]], logs: Path, count: int = 
 
     A job that exits, or raises, ends its process.
     """
-    ports = [_free_port() for _ in jobs]
+    ports = [free_port() for _ in jobs]
     logs.mkdir(parents=True, exist_ok=True)
     files = [logs / f"rank{rank}.log" for rank in range(count)]
     sys.stdout.flush()
@@ -114,7 +114,7 @@ def _wait(children: dict[int, int]) -> list[int]:
     return codes
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Below those that the kernel gives to whoever asks in the meantime."""
     while True:
         port = random.SystemRandom().randrange(15_000, 32_000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import psutil
 import yaml
 
 from tests.train.conftest import metric_rows, small_recipe
+from tests.train.processes import free_port
 
 RANK = "${oc.env:RANK,0}"
 
@@ -95,10 +95,7 @@ def test_two_machines(tiny_model, tmp_path):
     data = small_recipe(tiny_model, tmp_path)
     del data["data"]["eval"]
     data["launch"] = {"processes": 1, "machines": 2}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     machines = [
         subprocess.Popen(
             command(tmp_path, data),

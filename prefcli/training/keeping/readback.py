@@ -22,7 +22,7 @@ from prefcli.recipe.combinations import SHARDED
 from prefcli.recipe.launched import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.training.layers.guard import sequence_of
-from prefcli.training.watching.undisturbed import undisturbed
+from prefcli.training.undisturbed import undisturbed
 
 _ROWS = 4
 _TOKENS = 64

@@ -14,6 +14,7 @@ import torch
 from trl.trainer.utils import use_adapter
 
 from prefcli.measure.scoring import Row, batches, completion_logits
+from prefcli.model.modes import evaluating
 
 _ROWS = 32
 
@@ -26,18 +27,16 @@ def reference_kl(trainer: Any) -> float | None:
         return None
     policy, length = trainer.model, trainer.args.max_length
     nats, tokens = 0.0, 0
-    was_training = policy.training
-    policy.eval()
-    for batch in batches(policy, rows, length):
-        some = [rows[i] for i in batch]
-        logits, *_ = completion_logits(policy, some, length, autocast=trainer.args.bf16)
-        ours = logits.float().log_softmax(-1)
-        with _reference(trainer) as reference:
-            logits, *_ = completion_logits(reference, some, length, autocast=trainer.args.bf16)
-        theirs = logits.float().log_softmax(-1)
-        nats += (ours.exp() * (ours - theirs)).sum(dtype=torch.float64).item()
-        tokens += len(ours)
-    policy.train(was_training)
+    with evaluating(policy):
+        for batch in batches(policy, rows, length):
+            some = [rows[i] for i in batch]
+            logits, *_ = completion_logits(policy, some, length, autocast=trainer.args.bf16)
+            ours = logits.float().log_softmax(-1)
+            with _reference(trainer) as reference:
+                logits, *_ = completion_logits(reference, some, length, autocast=trainer.args.bf16)
+            theirs = logits.float().log_softmax(-1)
+            nats += (ours.exp() * (ours - theirs)).sum(dtype=torch.float64).item()
+            tokens += len(ours)
     return nats / tokens if tokens else None
 
 

@@ -25,7 +25,7 @@ from prefcli.console import is_main_process, say, warn
 from prefcli.errors import GateError, Problem, RecipeError
 from prefcli.speed.seam import ATTENTIONS
 from prefcli.training.step_zero import nats_a_token
-from prefcli.training.watching.undisturbed import undisturbed
+from prefcli.training.undisturbed import undisturbed
 
 _FORMAT = "1"
 _IDS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids", "KL_completion_ids")

@@ -20,7 +20,7 @@ from prefcli import signals
 from prefcli.console import say
 from prefcli.errors import PreemptedError
 from prefcli.training.keeping.folder import owes_evaluation
-from prefcli.training.watching.undisturbed import undisturbed
+from prefcli.training.undisturbed import undisturbed
 
 _OTHERS_MAY_WRITE = 0o022
 

@@ -29,8 +29,8 @@ from prefcli.model.ends import ends_of
 from prefcli.recipe.combinations import SHARDED
 from prefcli.recipe.launched import strategy_here
 from prefcli.recipe.schema import Recipe
+from prefcli.training.undisturbed import undisturbed
 from prefcli.training.watching.asked import Questions, choose
-from prefcli.training.watching.undisturbed import undisturbed
 
 FILE = "samples.jsonl"
 
