@@ -10,13 +10,13 @@ from transformers import PreTrainedModel, Trainer
 
 from prefcli.console import say, warn
 from prefcli.errors import GateError, Problem
-from prefcli.measure.check_sft import SftReport, measure_sft
+from prefcli.evaluation.check_sft import SftReport, measure_sft
 from prefcli.methods import Method
 from prefcli.model import check_targets, load_policy, on_device, parameters_of
-from prefcli.model.weights import fingerprint
+from prefcli.model.loading import fingerprint
+from prefcli.preflight.prepare import Prepared
 from prefcli.recipe.schema import Recipe
-from prefcli.training.arguments import learning_rate, notes
-from prefcli.training.prepare import Prepared
+from prefcli.trl_integration.trl_args import learning_rate, notes
 
 
 def start_policy(

@@ -8,10 +8,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prefcli.speed import seam, varlen
-from prefcli.speed.attention import NAME as SEGMENTS
-from prefcli.speed.seam import Speed
-from tests.train.scored import assert_alike, batch_of, both, pairs, tiny, tokens
+from prefcli.packed_forward import install, varlen
+from prefcli.packed_forward.install import FastForward
+from prefcli.packed_forward.prefix_attention import NAME as SEGMENTS
+from tests.support.scored_rows import assert_alike, batch_of, both, pairs, tiny, tokens
 
 
 def kernel(
@@ -113,8 +113,8 @@ def failing(*args, **kwargs):
 @pytest.mark.parametrize("there", [kernel, wrong, failing])
 def test_the_probe_takes_the_first_attention_that_agrees(there, on_a_cpu, monkeypatch):
     monkeypatch.setattr(varlen, "varlen_attn", there)
-    monkeypatch.setattr(seam.varlen, "there_is_one", lambda model: True)
-    speed = Speed(seam.Performance(), "single", max_length=64)
+    monkeypatch.setattr(install.varlen, "there_is_one", lambda model: True)
+    speed = FastForward(install.Performance(), "single", max_length=64)
     speed.prepare(tiny("llama"))
     assert speed.reason is None
     assert speed.attention == (varlen.NAME if there is kernel else SEGMENTS)
@@ -122,5 +122,5 @@ def test_the_probe_takes_the_first_attention_that_agrees(there, on_a_cpu, monkey
 
 
 def test_a_cpu_goes_by_segments():
-    assert not varlen.there_is_one(tiny("llama"))
-    assert seam.attentions(tiny("llama")) == [SEGMENTS]
+    assert not varlen.is_given(tiny("llama"))
+    assert install.attentions(tiny("llama")) == [SEGMENTS]
