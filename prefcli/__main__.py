@@ -6,9 +6,9 @@ import atexit
 import os
 import sys
 
-from prefcli import siblings
+from prefcli import first_failure
 from prefcli.cli import main
-from prefcli.launching.worker import end_with_launcher
+from prefcli.launcher.worker import end_with_launcher
 
 
 def leave(code: int) -> None:
@@ -24,6 +24,6 @@ if __name__ == "__main__":
     try:
         main()
     except SystemExit as stop:
-        if siblings.are_there() and isinstance(stop.code, int | None):
+        if first_failure.has_siblings() and isinstance(stop.code, int | None):
             leave(stop.code or 0)
         raise

@@ -46,10 +46,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import prefcli.training.run as run_module
+from prefcli.checkpoints.run_dir import RunDir
 from prefcli.cli import main as prefcli
 from prefcli.recipe.data_checks import DataChecks
-from prefcli.training.keeping.folder import RunFolder
-from prefcli.training.layers.preemption import Preemptible
+from prefcli.training.mixins.preemption_mixin import PreemptionMixin
 
 PHASES = (
     "before anything",
@@ -111,9 +111,9 @@ def watch_phases() -> None:
         setattr(owner, name, noted)
 
     inside(run_module, "prepare", 1, after=2)
-    inside(Preemptible, "train", 3)
-    inside(Preemptible, "evaluate", 4)
-    inside(Preemptible, "_save_checkpoint", 5)
+    inside(PreemptionMixin, "train", 3)
+    inside(PreemptionMixin, "evaluate", 4)
+    inside(PreemptionMixin, "_save_checkpoint", 5)
     inside(run_module, "save_model", 6, after=7)
 
 
@@ -298,7 +298,7 @@ def _be_a_run(
 
 
 @dataclass
-class Told:
+class Answer:
     """What came of one kind of end."""
 
     name: str
@@ -321,7 +321,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def newest(run: Path) -> int:
     """Step of the newest complete checkpoint, 0 if there is none."""
-    found, _ = RunFolder(str(run)).last_checkpoint()
+    found, _ = RunDir(str(run)).last_checkpoint()
     return int(found.name.rpartition("-")[2]) if found is not None else 0
 
 
@@ -352,7 +352,7 @@ def moments(
 
 
 def drill(
-    told: Told,
+    told: Answer,
     number: int,
     at: tuple[int, float],
     recipe: Path,
@@ -398,7 +398,7 @@ def drill(
     else:
         told.wrong.append(f"{run.name} ({fell}): never finished")
         return
-    resumed = RunFolder(str(run)).read_run().get("resumed", [])
+    resumed = RunDir(str(run)).read_run().get("resumed", [])
     since = int(resumed[0]["checkpoint"].rpartition("-")[2]) if resumed else 0
     if since < before and not was_finished:
         told.lost += 1
@@ -416,7 +416,7 @@ def drill(
         told.wrong.append(f"{run.name} ({fell}): a step is told twice")
 
 
-def table(results: list[Told], count: int, processes: int) -> list[str]:
+def table(results: list[Answer], count: int, processes: int) -> list[str]:
     def each(name: str, values: list[Any]) -> str:
         return f"| {name} | " + " | ".join(map(str, values)) + " |"
 
@@ -456,7 +456,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.no_report:
-        run_module.leave_report = lambda *args, **kwargs: None
+        run_module.write_report_and_card = lambda *args, **kwargs: None
     folder = Path(options.folder or tempfile.mkdtemp(prefix="prefcli-drill-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -488,7 +488,7 @@ def drills(recipe: Path, processes: int, options: argparse.Namespace) -> list[st
     results = []
     for name in options.signals.split(","):
         number = signal.Signals[f"SIG{name}"]
-        told = Told("kill -9" if name == "KILL" else f"SIG{name}")
+        told = Answer("kill -9" if name == "KILL" else f"SIG{name}")
         for i, at in enumerate(moments(spans, options.moments, draw)):
             run = folder / f"{name}-{i}"
             drill(told, number, at, recipe, run, processes, expected, draw)

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 
-from prefcli import siblings, signals
+from prefcli import first_failure, preemption
 from prefcli.cli.app import app
 from prefcli.cli.arguments import refuse_secrets
 from prefcli.console import is_main_process
@@ -18,9 +18,9 @@ from prefcli.telemetry import no_telemetry
 
 # Each registers its commands, in the order of `prefcli --help`.
 # isort: off
-from prefcli.cli import methods as methods
+from prefcli.cli import train as train
 from prefcli.cli import launch as launch
-from prefcli.cli import fetch as fetch
+from prefcli.cli import download as download
 from prefcli.cli import data as data
 from prefcli.cli import measures as measures
 from prefcli.cli import report as report
@@ -41,8 +41,8 @@ def main() -> None:
     """
     no_telemetry()
     try:
-        with signals.as_error():
-            signals.listen()
+        with preemption.preemption_as_error():
+            preemption.install_handlers()
             refuse_secrets(sys.argv[1:])
             app()
     except PrefcliError as error:
@@ -57,13 +57,13 @@ def main() -> None:
                 print(redact(json.dumps(content, indent=2, default=str)), flush=True)
         sys.exit(error.exit_code)
     except Exception:  # a bug of ours; what it quotes may be anything
-        if siblings.are_there():
+        if first_failure.has_siblings():
             time.sleep(_FOR_THE_CAUSE)
-        if siblings.first_to_fail():
+        if first_failure.first_to_fail():
             _complain(traceback.format_exc())
         sys.exit(ExitCode.BUG)
     finally:
-        signals.deafen()
+        preemption.ignore_signals()
 
 
 def _speaks(error: PrefcliError) -> bool:
@@ -73,7 +73,7 @@ def _speaks(error: PrefcliError) -> bool:
         return is_main_process()
     if not is_main_process():
         time.sleep(_FOR_THE_CAUSE)
-    return siblings.first_to_fail()
+    return first_failure.first_to_fail()
 
 
 def _complain(text: str) -> None:

@@ -15,9 +15,9 @@ from prefcli.console import document, say
 from prefcli.errors import ExitCode, PrefcliError, RecipeError
 from prefcli.methods import Method
 from prefcli.recipe import Loaded, load
-from prefcli.recipe.explain import missing_method
-from prefcli.recipe.hub import go_offline, settle_offline
+from prefcli.recipe.offline import go_offline, settle_offline
 from prefcli.recipe.trackers import keep_trackers_here
+from prefcli.recipe.validation_errors import missing_method
 
 # click keeps the lines of a paragraph that starts with \b.
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
@@ -67,7 +67,7 @@ def load_recipe(path: str, overrides: list[str] | None, output_dir: str | None =
     return load(path, [*(overrides or []), *extra])
 
 
-def reach(loaded: Loaded, *, offline: bool) -> None:
+def resolve_offline(loaded: Loaded, *, offline: bool) -> None:
     """Find out once whether the hub answers, or do without it; to be called above the border."""
     if offline:
         go_offline()

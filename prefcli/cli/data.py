@@ -16,7 +16,7 @@ from prefcli.cli.app import (
     app,
     load_recipe,
     print_json,
-    reach,
+    resolve_offline,
     section,
 )
 from prefcli.console import is_main_process, keep_stdout_for_json, say, stream
@@ -25,7 +25,7 @@ from prefcli.methods import METHODS
 from prefcli.recipe import Loaded
 
 if TYPE_CHECKING:
-    from prefcli.training.rows.data_report import DataReport
+    from prefcli.data.audit_report import DataReport
 
 
 @app.command()
@@ -61,11 +61,11 @@ def data(
     if method is not None and method not in METHODS:
         raise RecipeError(f"--method {method}: no such method", hint=f"one of {', '.join(METHODS)}")
     chosen = section(loaded, method or _first_method(loaded))
-    reach(loaded, offline=offline)
-    from prefcli.training.libraries import quiet_libraries  # border
+    resolve_offline(loaded, offline=offline)
+    from prefcli.library_logging import quiet_libraries  # border
 
     quiet_libraries()
-    from prefcli.training.rows.data_report import data_report
+    from prefcli.data.audit_report import data_report
 
     try:
         report = data_report(loaded.recipe, chosen, sample)
@@ -113,14 +113,14 @@ def prepare(
         raise RecipeError(f"prepare {method}: no such method", hint=f"one of {', '.join(METHODS)}")
     loaded = load_recipe(recipe, overrides)
     chosen = section(loaded, method)
-    reach(loaded, offline=offline)
-    from prefcli.training.libraries import quiet_libraries  # border
+    resolve_offline(loaded, offline=offline)
+    from prefcli.library_logging import quiet_libraries  # border
 
     quiet_libraries()
-    from prefcli.training.rows.ahead import prepare_ahead
+    from prefcli.preflight.pretokenize import pretokenize
 
     try:
-        ahead = prepare_ahead(loaded.recipe, chosen)
+        ahead = pretokenize(loaded.recipe, chosen)
     except PrefcliError as error:
         raise LocatedError(error, loaded) from None
     for split in ahead.inputs.splits:
@@ -142,7 +142,7 @@ def _first_method(loaded: Loaded) -> str:
 
 
 def _print(report: DataReport) -> None:
-    from prefcli.report.bars import pictures  # border
+    from prefcli.report.text_histogram import pictures  # border
 
     for split in report.inputs.splits:
         drawn = pictures(split.lengths.as_dict(), ascii_only=_ascii_only())

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 import yaml
 
-from prefcli import siblings
+from prefcli import first_failure
 from prefcli.cli.app import (
     Json,
     LocatedError,
@@ -21,8 +21,8 @@ from prefcli.cli.app import (
 )
 from prefcli.console import document, keep_stdout_for_json
 from prefcli.errors import PrefcliError, RecipeError
-from prefcli.launching.config import accelerate_config, command_lines, processes_in
-from prefcli.launching.signals import Signals
+from prefcli.launcher.accelerate_config import accelerate_config, command_lines, processes_in
+from prefcli.launcher.signal_forwarding import Signals
 from prefcli.methods import METHODS
 from prefcli.recipe import Loaded
 
@@ -31,17 +31,17 @@ def start_processes(loaded: Loaded) -> None:
     """Where the recipe asks for processes and none of them is this one: run this very command in
     each, and exit with their code."""
     launch = loaded.recipe.launch
-    if launch is None or siblings.launched():
+    if launch is None or first_failure.launched():
         return
     signals = Signals()
-    from prefcli.launching.start import start  # border
+    from prefcli.launcher.launch import start  # border
 
     try:
         code = start(loaded.recipe, launch, sys.argv[1:], signals)
     except PrefcliError as error:
         raise LocatedError(error, loaded) from None
     finally:
-        signals.give_back()
+        signals.restore()
     raise typer.Exit(code)
 
 

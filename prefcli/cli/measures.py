@@ -17,11 +17,11 @@ from prefcli.cli.app import (
     app,
     load_recipe,
     print_json,
-    reach,
+    resolve_offline,
 )
 from prefcli.console import keep_stdout_for_json, say
 from prefcli.errors import ExitCode, PrefcliError, RecipeError
-from prefcli.recipe.hub import go_offline
+from prefcli.recipe.offline import go_offline
 
 
 @app.command("check-sft")
@@ -37,11 +37,11 @@ def check_sft(
     """
     keep_stdout_for_json(as_json)
     loaded = load_recipe(recipe, overrides)
-    reach(loaded, offline=offline)
-    from prefcli.training.libraries import quiet_libraries  # border
+    resolve_offline(loaded, offline=offline)
+    from prefcli.library_logging import quiet_libraries  # border
 
     quiet_libraries()
-    from prefcli.measure.check_sft import check_sft as measure
+    from prefcli.evaluation.check_sft import check_sft as measure
 
     try:
         report = measure(loaded.recipe)
@@ -74,10 +74,10 @@ def sample(
     """What each model answers to each prompt: before beside after."""
     if offline:
         go_offline()
-    from prefcli.training.libraries import quiet_libraries  # border
+    from prefcli.library_logging import quiet_libraries  # border
 
     quiet_libraries()
-    from prefcli.measure.sample import Sampling, answers
+    from prefcli.evaluation.generate import Sampling, answers
 
     if output is not None:
         _make_parent(Path(output))

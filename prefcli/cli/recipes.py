@@ -13,7 +13,7 @@ from prefcli.cli.app import Json, app, print_json
 from prefcli.console import document, say
 from prefcli.errors import ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS
-from prefcli.recipe import Recipe, library, load
+from prefcli.recipe import Recipe, catalog, load
 from prefcli.recipe.trackers import tracker_problems
 
 recipes_app = typer.Typer(
@@ -114,7 +114,7 @@ def schema() -> None:
 @recipes_app.command("list")
 def list_recipes(as_json: Json = False) -> None:
     """Name and purpose of each shipped recipe."""
-    found = library.shipped()
+    found = catalog.shipped()
     if as_json:
         print_json([{"name": r.name, "about": r.about} for r in found])
         return
@@ -126,7 +126,7 @@ def list_recipes(as_json: Json = False) -> None:
 @recipes_app.command("show")
 def show_recipe(name: str) -> None:
     """Print a shipped recipe."""
-    say(library.find(name).path.read_text(encoding="utf-8").rstrip())
+    say(catalog.find(name).path.read_text(encoding="utf-8").rstrip())
 
 
 @recipes_app.command("copy")
@@ -135,5 +135,5 @@ def copy_recipe(
     target: Annotated[Path, typer.Argument(help="Folder to copy into.")],
 ) -> None:
     """Copy a shipped recipe, or a folder of recipes with its data, to make it yours."""
-    for path in library.copy(name, target):
+    for path in catalog.copy(name, target):
         say(str(path))

@@ -32,7 +32,7 @@ def report(
     """What became of a run, in words and as one page; of several runs, side by side."""
     keep_stdout_for_json(as_json)
     from prefcli.report.compare_page import compare_page, differing, short_names  # border
-    from prefcli.report.run_files import read_run
+    from prefcli.report.run_data import read_run
     from prefcli.report.run_page import run_page
     from prefcli.report.verdict import as_document, verdict
 

@@ -101,9 +101,9 @@ def slurm(
     if method in METHODS:
         section(loaded, method)
     # Light, but it imports Jinja, which every command's start-up would pay for.
-    from prefcli.jobs.sbatch import Wishes, sbatch_file
+    from prefcli.slurm.sbatch import SbatchOptions, sbatch_file
 
-    wishes = Wishes(
+    wishes = SbatchOptions(
         time=time,
         grace=grace,
         max_requeues=max_requeues,

@@ -1,9 +1,9 @@
 """Rows: read from sources, converted to one canonical shape, tokenised, and audited."""
 
 from prefcli.data.findings import Finding, Tally, judge
-from prefcli.data.measures import Limits, RowCheck
-from prefcli.data.split import Split, glance, load_split
-from prefcli.data.tokens import tokenise
+from prefcli.data.row_stats import Limits, RowCheck
+from prefcli.data.split import Split, check_shape, load_split
+from prefcli.data.tokenization import tokenise
 
 __all__ = [
     "Finding",
@@ -11,7 +11,7 @@ __all__ = [
     "RowCheck",
     "Split",
     "Tally",
-    "glance",
+    "check_shape",
     "judge",
     "load_split",
     "tokenise",

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from prefcli.data.findings import DROPS, Finding, Tally
 from prefcli.data.lengths import Ints, Lengths
-from prefcli.data.measures import Limits, Measures
+from prefcli.data.row_stats import Limits, Measures
 from prefcli.recipe.data_checks import DataChecks
 
 Bools = npt.NDArray[np.bool_]

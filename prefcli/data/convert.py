@@ -10,9 +10,9 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets import List as ListOf
 
-from prefcli.data.files import ROWS_TRIED
+from prefcli.data.arrow_cache import stored
+from prefcli.data.readers import ROWS_TRIED
 from prefcli.data.sources import RawRows
-from prefcli.data.store import stored
 from prefcli.errors import DataError, Problem
 from prefcli.formats import FORMATS, Format, RowError, detect
 from prefcli.formats.chat import split_last_turn

@@ -23,11 +23,11 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
-from prefcli.data.files import Part, last_line, part_of, read_file
+from prefcli.data.readers import Part, last_line, part_of, read_file
 from prefcli.errors import DataError, Problem, RecipeError, UnreachableError
 from prefcli.formats import Raw, RowError
 from prefcli.hub.cache import offline, snapshot
-from prefcli.recipe.names import SUFFIXES, is_local
+from prefcli.recipe.paths import SUFFIXES, is_local
 from prefcli.recipe.sections import Source
 
 

@@ -9,13 +9,13 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
+from prefcli.data.arrow_cache import digest
 from prefcli.data.audit import Audit, place_of
 from prefcli.data.convert import COLUMNS, Place, convert, pairs_to_labels
 from prefcli.data.findings import Finding, Tally
 from prefcli.data.lengths import Ints, Lengths
-from prefcli.data.measures import Limits, RowCheck, are_chats, measure
+from prefcli.data.row_stats import Limits, RowCheck, are_chats, measure
 from prefcli.data.sources import draw, read
-from prefcli.data.store import digest
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import RowKind
 from prefcli.recipe.sections import Source
@@ -174,7 +174,9 @@ def load_split(
     )
 
 
-def glance(sources: Sequence[Source], where: str, kind: RowKind, *, last_turn: bool = False) -> str:
+def check_shape(
+    sources: Sequence[Source], where: str, kind: RowKind, *, last_turn: bool = False
+) -> str:
     """What `load_split` can tell without a tokenizer, in words: are the rows of the right shape?
 
     Raises as `load_split` does.

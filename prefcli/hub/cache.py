@@ -9,7 +9,7 @@ from typing import Literal
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.file_download import repo_folder_name
 
-from prefcli.recipe.names import is_commit
+from prefcli.recipe.paths import is_commit
 
 Kind = Literal["model", "dataset"]
 

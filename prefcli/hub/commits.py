@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefcli.hub.cache import ADAPTER, Kind, commit_of, snapshot
-from prefcli.recipe.names import is_local
+from prefcli.recipe.paths import is_local
 from prefcli.recipe.schema import Recipe
 
 Commits = list[dict[str, str | None]]

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-from prefcli.options import Options
+from prefcli.config_base import ConfigBase
 
 RowKind = Literal["pair", "labelled", "demonstration"]
 """pair: prompt, chosen, rejected. labelled: prompt, completion, label. demonstration: SFT rows."""
@@ -41,7 +41,7 @@ def pair_learning_rates(lora: bool) -> Band:
     return Band(2e-7, 1e-6, "alignment-handbook's recipes; a rule of thumb begins at 1e-6")
 
 
-class Method(Options):
+class Method(ConfigBase):
     """One way to train. The docstring is the command's help, the fields are the section's keys."""
 
     name: ClassVar[str]

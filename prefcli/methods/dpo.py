@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from prefcli.config_base import Fraction, NonNegative, Positive
 from prefcli.methods.base import (
     Band,
     LearningRates,
@@ -16,7 +17,6 @@ from prefcli.methods.base import (
     pair_learning_rates,
 )
 from prefcli.methods.ipo import target_gap, target_gap_notes
-from prefcli.options import Fraction, NonNegative, Positive
 
 PairLoss = Literal[
     "sigmoid",

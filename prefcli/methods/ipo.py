@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from prefcli.config_base import Positive
 from prefcli.methods.base import (
     Band,
     LearningRates,
@@ -12,7 +13,6 @@ from prefcli.methods.base import (
     RowKind,
     pair_learning_rates,
 )
-from prefcli.options import Positive
 
 
 class Ipo(Method):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
+from prefcli.config_base import Positive
 from prefcli.methods.base import Band, LearningRates, Method, RowKind
-from prefcli.options import Positive
 
 Weight = Positive | Literal["auto"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from prefcli.config_base import Flag
 from prefcli.methods.base import Band, LearningRates, Method, RowKind
-from prefcli.options import Flag
 
 
 class Sft(Method):

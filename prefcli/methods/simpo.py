@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from prefcli.config_base import NonNegative, Positive
 from prefcli.methods.base import Band, LearningRates, Method, RowKind
-from prefcli.options import NonNegative, Positive
 
 
 class Simpo(Method):

@@ -4,27 +4,33 @@
 import logging
 import os
 
-# At its import, which peft does unasked, it tells what a machine without a GPU lacks.
+# At its import, which peft does unasked, it tells what a detect_device without a GPU lacks.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 # That ORPO and SimPO may move is our matter: see the pin of trl.
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
-from prefcli.model.adapters import adapted, check_targets, lora_config
-from prefcli.model.machine import Machine, machine, on_device
-from prefcli.model.start import check_start, load_policy, named_reference, start_config, start_of
+from prefcli.model.base_model import (
+    check_start,
+    load_policy,
+    named_reference,
+    start_config,
+    start_of,
+)
+from prefcli.model.device import Device, detect_device, on_device
+from prefcli.model.loading import load_model, parameters_of
+from prefcli.model.lora import adapted, check_targets, lora_config
 from prefcli.model.tokenizer import load_tokenizer
-from prefcli.model.weights import load_model, parameters_of
 
 __all__ = [
-    "Machine",
+    "Device",
     "adapted",
     "check_start",
     "check_targets",
+    "detect_device",
     "load_model",
     "load_policy",
     "load_tokenizer",
     "lora_config",
-    "machine",
     "named_reference",
     "on_device",
     "parameters_of",

@@ -10,7 +10,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from prefcli.console import warn
 from prefcli.errors import Problem, RecipeError
-from prefcli.recipe.names import is_commit, is_local
+from prefcli.recipe.paths import is_commit, is_local
 from prefcli.recipe.sections import Model
 
 
@@ -25,7 +25,7 @@ def taken_from(options: Model) -> dict[str, Any]:
     return {"revision": options.revision, "trust_remote_code": trusted}
 
 
-def made_from(config: PretrainedConfig, options: Model) -> dict[str, Any]:
+def origin_of(config: PretrainedConfig, options: Model) -> dict[str, Any]:
     """The same for from_config, which knows no revision but that of the code."""
     trusted = options.trust_remote_code
     commit = getattr(config, "_commit_hash", None)

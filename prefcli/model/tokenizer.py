@@ -8,9 +8,9 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prefcli.errors import Problem, RecipeError
+from prefcli.model.base_model import start_of
+from prefcli.model.loading import loading
 from prefcli.model.remote_code import taken_from
-from prefcli.model.start import start_of
-from prefcli.model.weights import loading
 from prefcli.recipe.sections import Model
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from prefcli.options import Options
+from prefcli.config_base import ConfigBase
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -26,14 +26,14 @@ class Words(NamedTuple):
 _LONGER = "raise data.max_length as far as the model's context goes, or leave such rows out"
 
 
-class Shares(Options):
+class Shares(ConfigBase):
     """Shares of a split's rows; a finding counts when its own share is greater. null: never."""
 
     warn: Share | None = None
     error: Share | None = None
 
 
-class DataChecks(Options):
+class DataChecks(ConfigBase):
     """Where a key is left out, its default stands: `cut: {error: 0.3}` still warns at 0.01.
 
     No shares are published; where a line names no source, it is a proposal.

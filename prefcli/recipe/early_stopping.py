@@ -8,14 +8,14 @@ from typing import Annotated
 
 from pydantic import Field
 
+from prefcli.config_base import ConfigBase, Count, NonNegative
 from prefcli.methods import Method
-from prefcli.options import Count, NonNegative, Options
 
 _LOWER = ("loss", "perplexity", "kl", "rejected")
 """In the names of metrics that are the better the lower they are."""
 
 
-class EarlyStopping(Options):
+class EarlyStopping(ConfigBase):
     """Stop when `patience` evaluations in a row bring nothing better; the best checkpoint becomes
     the model."""
 

@@ -16,7 +16,7 @@ from omegaconf.errors import (
 
 from prefcli.errors import Problem
 from prefcli.recipe import secrets
-from prefcli.recipe.places import Key, Places, dotted, leaves, put
+from prefcli.recipe.source_map import Key, Places, dotted, leaves, put
 
 # What a recipe needs, with room; beyond it a few lines could keep a machine busy for hours.
 MAX_VALUES, MAX_CHAIN, MAX_CHARACTERS, MAX_COPIED = 100, 10, 2_000, 2_000

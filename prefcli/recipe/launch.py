@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Literal
 
+from prefcli.config_base import ConfigBase, Count
 from prefcli.errors import Problem, RecipeError
-from prefcli.options import Count, Options
 
 
-class Launch(Options):
+class Launch(ConfigBase):
     """Several processes for one run. Left out: this one alone, or those of the launcher it is
     started by."""
 

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe import interpolation, secrets
-from prefcli.recipe.document import number_or_flag, parse, read_text
-from prefcli.recipe.explain import explain, in_data
 from prefcli.recipe.overrides import key_path, override
-from prefcli.recipe.places import Key, Places, leaves, put
 from prefcli.recipe.schema import Recipe
+from prefcli.recipe.source_map import Key, Places, leaves, put
+from prefcli.recipe.validation_errors import explain, in_data
+from prefcli.recipe.yaml_reader import number_or_flag, parse, read_text
 
 __all__ = ["Loaded", "leaves", "load", "load_text"]
 

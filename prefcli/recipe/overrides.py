@@ -8,9 +8,9 @@ from typing import Any
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe import secrets
-from prefcli.recipe.document import scalar
-from prefcli.recipe.places import Key, Places, dotted
-from prefcli.recipe.syntax import MAX_DEPTH
+from prefcli.recipe.source_map import Key, Places, dotted
+from prefcli.recipe.yaml_errors import MAX_DEPTH
+from prefcli.recipe.yaml_reader import scalar
 
 _FORM = "as in training.learning_rate=1e-6 or data.eval.split=test"
 _KEY = re.compile(r"[^\s.\[\]=]+(?:\.[^\s.\[\]=]+|\[[0-9]{1,6}\])*")

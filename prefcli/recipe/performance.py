@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from prefcli.options import Options
+from prefcli.config_base import ConfigBase
 
 
-class Performance(Options):
+class Performance(ConfigBase):
     """What changes the time that a run takes, and none of its figures.
 
     Batches of rows of one length are not here: a row without padding costs what its tokens cost, in

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from prefcli.options import Flag, Options
+from prefcli.config_base import ConfigBase, Flag
 
 
-class Push(Options):
+class Push(ConfigBase):
     """The model is sent once it is saved and read back; what fails then costs no weights.
 
     The token is the environment's (HF_TOKEN) or that of `hf auth login`, and never a recipe's.

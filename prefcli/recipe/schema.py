@@ -10,12 +10,12 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from prefcli.checks import Health
+from prefcli.config_base import ConfigBase
+from prefcli.health import Health
 from prefcli.methods import METHODS, Dpo, Ipo, Kto, Method, Orpo, Sft, Simpo
-from prefcli.options import Options
-from prefcli.recipe.anchor import Anchor
+from prefcli.recipe.expected_results import ExpectedResults
 from prefcli.recipe.launch import Launch
-from prefcli.recipe.names import PathText, is_local
+from prefcli.recipe.paths import PathText, is_local
 from prefcli.recipe.performance import Performance
 from prefcli.recipe.push import Push
 from prefcli.recipe.sections import (
@@ -33,7 +33,7 @@ from prefcli.recipe.sections import (
 )
 
 
-class Recipe(Options):
+class Recipe(ConfigBase):
     """A run, readable alone."""
 
     output_dir: PathText
@@ -56,7 +56,7 @@ class Recipe(Options):
     health: Health = Field(default_factory=Health)
     samples: SampleOptions = Field(default_factory=SampleOptions)
     logging: Logging = Field(default_factory=Logging)
-    anchor: Anchor | None = None
+    anchor: ExpectedResults | None = None
     push: Push | None = None
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefcli.errors import Problem
-from prefcli.recipe.places import Places, dotted, leaves, put
+from prefcli.recipe.source_map import Places, dotted, leaves, put
 from prefcli.secrets import HIDDEN, is_secret, redact
 
 __all__ = ["hide", "is_secret", "mask", "refuse"]

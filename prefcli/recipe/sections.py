@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from prefcli.options import Count, Flag, Fraction, NonNegative, Options, Positive
+from prefcli.config_base import ConfigBase, Count, Flag, Fraction, NonNegative, Positive
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.early_stopping import EarlyStopping
-from prefcli.recipe.names import PathOrName, is_commit, is_local
+from prefcli.recipe.paths import PathOrName, is_commit, is_local
 
 
 def check_pinned(revision: str | None, path: str, whose: str) -> None:
@@ -25,7 +25,7 @@ def check_pinned(revision: str | None, path: str, whose: str) -> None:
         )
 
 
-class Model(Options):
+class Model(ConfigBase):
     """The weights that training starts from."""
 
     name_or_path: PathOrName
@@ -78,7 +78,7 @@ class Model(Options):
         return self
 
 
-class Lora(Options):
+class Lora(ConfigBase):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685). Leave out for full fine-tuning."""
 
     rank: Count = 16
@@ -104,7 +104,7 @@ class Lora(Options):
         return value
 
 
-class Reference(Options):
+class Reference(ConfigBase):
     """What the policy is held to. Left out: the starting policy, whatever it is made of."""
 
     name_or_path: PathOrName | None = None
@@ -121,7 +121,7 @@ class Reference(Options):
         return self
 
 
-class Source(Options):
+class Source(ConfigBase):
     """One dataset, in datasets' own words."""
 
     path: PathOrName
@@ -150,7 +150,7 @@ Sources = Annotated[
 ]
 
 
-class Data(Options):
+class Data(ConfigBase):
     """What is trained and evaluated on."""
 
     train: Sources
@@ -164,7 +164,7 @@ class Data(Options):
     """From which share of a split's rows on a finding is a warning, or an error."""
 
 
-class SftMix(Options):
+class SftMix(ConfigBase):
     """SFT demonstrations beside the preference rows of each optimizer step, against forgetting.
 
     The step minimises L_preference + weight * (S / P) * NLL over P preference rows and S
@@ -179,7 +179,7 @@ class SftMix(Options):
     """1: a demonstration counts as much as a preference row."""
 
 
-class Training(Options):
+class Training(ConfigBase):
     """How long, how fast, how often. Names are transformers' own."""
 
     num_train_epochs: Positive = 1.0
@@ -286,6 +286,12 @@ class Training(Options):
             return self.warmup_ratio
         return 0.0 if self.lr_scheduler_type == "constant" else 0.1
 
+    def optimizer_on(self, kind: str) -> str:
+        """The one that is named, or the AdamW for a device of this kind: cuda, or cpu."""
+        if self.optim != "auto":
+            return self.optim
+        return "adamw_torch_fused" if kind == "cuda" else "adamw_torch"
+
     @property
     def needs_bitsandbytes(self) -> bool:
         return "8bit" in self.optim or "paged" in self.optim
@@ -295,7 +301,7 @@ class Training(Options):
         return self.per_device_eval_batch_size or self.per_device_train_batch_size
 
 
-class SampleOptions(Options):
+class SampleOptions(ConfigBase):
     """What the policy answers to a few prompts of data.eval, as training goes on.
 
     At the start, at each evaluation and at the end: greedily, and drawn with the recipe's seed.
@@ -316,7 +322,7 @@ class SampleOptions(Options):
         return self
 
 
-class Logging(Options):
+class Logging(ConfigBase):
     """Where metrics go besides metrics.jsonl, which is always written."""
 
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(
@@ -341,7 +347,7 @@ class Logging(Options):
         return self
 
 
-class CheckSft(Options):
+class CheckSft(ConfigBase):
     """The gate before dpo, ipo, kto and simpo: is the starting policy fit for preference tuning?"""
 
     max_perplexity: Annotated[float, Field(gt=1.0)] = 10.0

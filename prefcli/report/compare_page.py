@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefcli.report.curves import RUN_COLOURS, overlaid
+from prefcli.report.html import drawn, ends_of, page
 from prefcli.report.metrics import METRICS, figure
-from prefcli.report.pages import drawn, ends_of, page
-from prefcli.report.run_files import Run
+from prefcli.report.panels import RUN_COLOURS, overlaid
+from prefcli.report.run_data import Run
 from prefcli.report.run_page import is_thinned
 from prefcli.report.verdict import verdict
 

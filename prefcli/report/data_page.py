@@ -7,9 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from prefcli.report.bars import bin_labels
-from prefcli.report.pages import page
-from prefcli.report.svg import histogram
+from prefcli.report.html import page
+from prefcli.report.plots import histogram
+from prefcli.report.text_histogram import bin_labels
 
 
 def data_page(document: Mapping[str, Any]) -> str:

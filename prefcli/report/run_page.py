@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefcli.report.curves import MOST, Panel, panels
+from prefcli.report.html import drawn, ends_of, page
 from prefcli.report.metrics import figure
-from prefcli.report.pages import drawn, ends_of, page
-from prefcli.report.run_files import Run, as_dict, as_list, read_run
+from prefcli.report.panels import MOST, Panel, panels
+from prefcli.report.plots import Mark
+from prefcli.report.run_data import Run, as_dict, as_list, read_run
 from prefcli.report.samples import samples
-from prefcli.report.svg import Mark
 from prefcli.report.verdict import verdict
 
 _WORDS = {"note": "note", "warn": "warning", "stop": "stop"}

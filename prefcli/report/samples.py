@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from prefcli.report.run_files import Run, as_dict
+from prefcli.report.run_data import Run, as_dict
 
 
-class Told(NamedTuple):
+class Answer(NamedTuple):
     title: str
     text: str | None
     now: bool = False
@@ -16,9 +16,9 @@ class Told(NamedTuple):
 class Sample(NamedTuple):
     place: str
     prompt: str
-    told: list[Told]
+    told: list[Answer]
     """Greedy at the start and at the end, the reference's, and the data's own."""
-    more: list[Told]
+    more: list[Answer]
     """Drawn by a seed, and at the steps between."""
 
 
@@ -37,21 +37,23 @@ def _sample(place: str, prompt: str, rows: list[dict[str, Any]]) -> Sample:
     start = _answer(first, "policy", "greedy")
     held = _answer(last, "reference", "greedy")
     told = [
-        *([Told(_at(first), start)] if first is not last else []),
-        Told(_at(last), _answer(last, "policy", "greedy"), now=True),
+        *([Answer(_at(first), start)] if first is not last else []),
+        Answer(_at(last), _answer(last, "policy", "greedy"), now=True),
         # A reference that is the starting policy says the same again.
-        *([Told("the reference", held)] if held != start else []),
-        Told("chosen in the data", _text(last.get("chosen"))),
-        Told("rejected in the data", _text(last.get("rejected"))),
+        *([Answer("the reference", held)] if held != start else []),
+        Answer("chosen in the data", _text(last.get("chosen"))),
+        Answer("rejected in the data", _text(last.get("rejected"))),
     ]
-    between = [Told(f"{_at(row)}, greedy", _answer(row, "policy", "greedy")) for row in rows[1:-1]]
-    drawn = [Told(f"{_at(row)}, sampled", _answer(row, "policy", "sampled")) for row in rows]
-    reference = Told("the reference, sampled", _answer(last, "reference", "sampled"))
+    between = [
+        Answer(f"{_at(row)}, greedy", _answer(row, "policy", "greedy")) for row in rows[1:-1]
+    ]
+    drawn = [Answer(f"{_at(row)}, sampled", _answer(row, "policy", "sampled")) for row in rows]
+    reference = Answer("the reference, sampled", _answer(last, "reference", "sampled"))
     more = [*between, *drawn, reference]
     return Sample(place, prompt, _given(told), _given(more))
 
 
-def _given(told: list[Told]) -> list[Told]:
+def _given(told: list[Answer]) -> list[Answer]:
     return [each for each in told if each.text is not None]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from prefcli.report.metrics import METRICS, SUMS, chance, figure, same
-from prefcli.report.run_files import Row, Run, as_dict
+from prefcli.report.run_data import Row, Run, as_dict
 
 Level = Literal["good", "note", "warning", "error"]
 

@@ -10,14 +10,14 @@ from transformers import PreTrainedModel, Trainer
 
 from prefcli.console import say, warn
 from prefcli.errors import GateError, Problem
-from prefcli.measure.check_sft import SftReport, measure_sft
+from prefcli.evaluation.check_sft import SftReport, measure_sft
 from prefcli.methods import Method
-from prefcli.model import Machine, check_targets, load_policy, on_device, parameters_of
-from prefcli.model.weights import fingerprint
-from prefcli.recipe.combinations import SHARDED, Strategy
+from prefcli.model import Device, check_targets, load_policy, on_device, parameters_of
+from prefcli.model.loading import fingerprint
+from prefcli.preflight.prepare import Prepared
+from prefcli.recipe.compatibility import SHARDED, Strategy
 from prefcli.recipe.schema import Recipe
-from prefcli.training.arguments import learning_rate, notes
-from prefcli.training.prepare import Prepared
+from prefcli.trl_integration.trl_args import learning_rate, notes
 
 
 def start_policy(
@@ -76,7 +76,7 @@ def check_policy(
 
 
 def placed(
-    policy: PreTrainedModel | PeftModel, device: Machine, strategy: Strategy
+    policy: PreTrainedModel | PeftModel, device: Device, strategy: Strategy
 ) -> PreTrainedModel | PeftModel:
     """On the device, so that a trainer is built, and the fast forward tried, where it will run.
 

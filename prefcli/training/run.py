@@ -13,34 +13,34 @@ from typing import Any, Literal
 import torch
 from transformers import Trainer
 
-from prefcli import signals
-from prefcli.checks import Facts, Monitor
+from prefcli import preemption
+from prefcli.checkpoints.disk_errors import disk_errors_reported
+from prefcli.checkpoints.push_to_hub import check_push, push
+from prefcli.checkpoints.resume import check_run_dir, find_resume_checkpoint
+from prefcli.checkpoints.resume_compat import ResumeDiff, row_fingerprints
+from prefcli.checkpoints.run_dir import RunDir
+from prefcli.checkpoints.run_metadata import first_entry, format_lineage, now
 from prefcli.console import is_main_process, say
 from prefcli.errors import DivergedError, PreemptedError, PrefcliError, Problem, RecipeError
+from prefcli.health import Monitor, RunContext
+from prefcli.hub.pinned import pin
 from prefcli.methods import Method
-from prefcli.model import machine
-from prefcli.model.machine import refuse_many_gpus_without_launcher
-from prefcli.model.stacking import keep
-from prefcli.model.strategy import refuse_another_launch, refuse_another_strategy
-from prefcli.recipe.launched import strategy_here, world_size
+from prefcli.model import detect_device
+from prefcli.model.adapter_merge import copy_adapter
+from prefcli.model.device import refuse_many_gpus_without_launcher
+from prefcli.model.distributed import check_launch_section, check_launch_strategy
+from prefcli.preflight.disk_space import warn_if_disk_short
+from prefcli.preflight.prepare import Prepared, prepare
+from prefcli.recipe.distributed_env import strategy_here, world_size
 from prefcli.recipe.schema import Recipe
-from prefcli.training.keeping.changes import Changes, rows
-from prefcli.training.keeping.folder import RunFolder
-from prefcli.training.keeping.pinned import pin
-from prefcli.training.keeping.push import check_push, push
-from prefcli.training.keeping.resume import where_it_stands, where_to_start
-from prefcli.training.keeping.room import warn_of_little_room
-from prefcli.training.keeping.saving import save_model
-from prefcli.training.keeping.storage import disk_failures_told
-from prefcli.training.leaving import leave_report
+from prefcli.training.callbacks.monitor_callback import MonitorCallback
+from prefcli.training.callbacks.sampling_callback import SamplingCallback, make_samples
+from prefcli.training.final_model import save_model
+from prefcli.training.finish import write_report_and_card
 from prefcli.training.policy import announce, check_policy, placed, start_policy
-from prefcli.training.prepare import Prepared, prepare
-from prefcli.training.record import first_entry, lineage_in_words, now
-from prefcli.training.step_zero import StepZero
+from prefcli.training.start_check import StartCheckCallback
 from prefcli.training.summary import closing_lines
 from prefcli.training.trainer import make_trainer
-from prefcli.training.watching.samples import Samples, make_samples
-from prefcli.training.watching.watch import Watch
 
 Resume = Literal["auto", "never"]
 
@@ -79,10 +79,10 @@ def train(
     everything is saved.
     """
     refuse_many_gpus_without_launcher()
-    refuse_another_launch(recipe.launch)
-    folder = RunFolder(recipe.output_dir)
-    changes = Changes(resume_anyway, {"processes": world_size(), "strategy": strategy_here()})
-    status = where_it_stands(folder, recipe, method, resume, changes)
+    check_launch_section(recipe.launch)
+    folder = RunDir(recipe.output_dir)
+    changes = ResumeDiff(resume_anyway, {"processes": world_size(), "strategy": strategy_here()})
+    status = check_run_dir(folder, recipe, method, resume, changes)
     if status == "finished":
         say(f"{folder.path} is finished already; its model is in {folder.model}")
         push(recipe, folder)
@@ -95,8 +95,11 @@ def train(
             anchor=run.get("anchor", {}),
         )
     check_push(recipe)
-    with folder.lock() if is_main_process() else nullcontext(), disk_failures_told(folder):
-        checkpoint = where_to_start(folder, resume, started=status is not None)
+    with (
+        folder.lock() if is_main_process() else nullcontext(),
+        disk_errors_reported(folder),
+    ):
+        checkpoint = find_resume_checkpoint(folder, resume, started=status is not None)
         outcome = _train(recipe, method, folder, checkpoint, changes, allow_unusual=allow_unusual)
         push(recipe, folder)
         return outcome
@@ -105,25 +108,29 @@ def train(
 def _train(
     recipe: Recipe,
     method: Method,
-    folder: RunFolder,
+    folder: RunDir,
     checkpoint: Path | None,
-    changes: Changes,
+    changes: ResumeDiff,
     *,
     allow_unusual: bool,
 ) -> Outcome:
-    device = machine()
+    device = detect_device()
     say(
         f"prefcli {method.name}: {recipe.model.name_or_path} on {device.name}",
         f"output: {folder.path} ({now()}, host {platform.node()}, process {os.getpid()})",
     )
     prepared = prepare(recipe, method, device, allow_unusual=allow_unusual)
     run = _begin(recipe, prepared, folder, checkpoint, changes)
-    with _told(run, folder), disk_failures_told(folder), signals.as_error():
+    with (
+        _record_failure(run, folder),
+        disk_errors_reported(folder),
+        preemption.preemption_as_error(),
+    ):
         policy = start_policy(recipe, prepared, run, resumed=checkpoint is not None)
         if checkpoint is None:
             check_policy(recipe, prepared, policy, run)
         policy = placed(policy, prepared.device, strategy_here())
-        watch = Watch(folder, prepared.method, _monitor(recipe, prepared))
+        watch = MonitorCallback(folder, prepared.method, _monitor(recipe, prepared))
         samples = make_samples(
             recipe,
             prepared.method,
@@ -144,12 +151,12 @@ def _train(
             eval_on_start=checkpoint is None,
             callbacks=eyes,
         )
-        refuse_another_strategy(recipe.launch, trainer.accelerator)
+        check_launch_strategy(recipe.launch, trainer.accelerator)
         for each in eyes[1:]:
             each.trainer = trainer
         trainer.recipe_goes_first = changes.retunes
         announce(recipe, prepared.method, trainer)
-        warn_of_little_room(recipe, trainer.model, prepared.plan)
+        warn_if_disk_short(recipe, trainer.model, prepared.plan)
         if is_main_process():
             folder.write_run(run)
         _train_under_watch(trainer, watch, checkpoint, has_eval=prepared.inputs.eval is not None)
@@ -161,19 +168,21 @@ def _train(
 def _begin(
     recipe: Recipe,
     prepared: Prepared,
-    folder: RunFolder,
+    folder: RunDir,
     checkpoint: Path | None,
-    changes: Changes,
+    changes: ResumeDiff,
 ) -> dict[str, Any]:
     """The folder, from now on this run's, and the first entry of run.json."""
     run = first_entry(recipe, prepared.method, prepared.device) | changes.here
-    say(f"lineage: {lineage_in_words(run['lineage'], prepared.method)}")
+    say(f"lineage: {format_lineage(run['lineage'], prepared.method)}")
     run["data"] = {split.name: split.as_dict() for split in prepared.inputs.splits}
     if checkpoint is not None:
         before = folder.read_run()
         # Which splits there are is the recipe's to say.
-        known = rows(before.get("data", {}))
-        found = {name: words for name, words in rows(run["data"]).items() if name in known}
+        known = row_fingerprints(before.get("data", {}))
+        found = {
+            name: words for name, words in row_fingerprints(run["data"]).items() if name in known
+        }
         changes.judge(folder.path, {name: known[name] for name in found}, found)
         # The gate's verdict and the time of the start are the run's, not this process's.
         run |= {key: before[key] for key in _OF_THE_RUN if key in before}
@@ -190,12 +199,12 @@ def _begin(
         folder.write_run(run)
         begins = checkpoint is None or not folder.below.is_dir()
         if recipe.model.adapter == "stack" and begins:
-            keep(recipe.model.name_or_path, recipe.model.revision, folder.below)
+            copy_adapter(recipe.model.name_or_path, recipe.model.revision, folder.below)
     return run
 
 
 def _monitor(recipe: Recipe, prepared: Prepared) -> Monitor:
-    facts = Facts.of(
+    facts = RunContext.of(
         prepared.method,
         steps=prepared.plan.steps,
         warmup=prepared.plan.warmup_steps,
@@ -209,15 +218,15 @@ def _monitor(recipe: Recipe, prepared: Prepared) -> Monitor:
 
 
 def _step_zero(
-    recipe: Recipe, method: Method, folder: RunFolder, run: dict[str, Any]
-) -> StepZero | None:
+    recipe: Recipe, method: Method, folder: RunDir, run: dict[str, Any]
+) -> StartCheckCallback | None:
     def remember(figures: list[list[float]]) -> None:
         run["step_zero"] = figures
         folder.write_run(run)
 
     if not method.needs_reference:
         return None
-    return StepZero(
+    return StartCheckCallback(
         method,
         other=recipe.reference.name_or_path,
         known=run.get("step_zero"),
@@ -226,7 +235,7 @@ def _step_zero(
 
 
 @contextmanager
-def _told(run: dict[str, Any], folder: RunFolder) -> Iterator[None]:
+def _record_failure(run: dict[str, Any], folder: RunDir) -> Iterator[None]:
     """What stopped the run stands in run.json and in its report, too."""
     try:
         yield
@@ -241,12 +250,12 @@ def _told(run: dict[str, Any], folder: RunFolder) -> Iterator[None]:
         if is_main_process():
             with suppress(OSError):  # the disk may be what failed
                 folder.write_run(run)
-            leave_report(folder)
+            write_report_and_card(folder)
         raise
 
 
 def _train_under_watch(
-    trainer: Trainer, watch: Watch, checkpoint: Path | None, *, has_eval: bool
+    trainer: Trainer, watch: MonitorCallback, checkpoint: Path | None, *, has_eval: bool
 ) -> None:
     """To the last evaluation, or, with early stopping, to the best one."""
     try:
@@ -279,11 +288,11 @@ def _best_step(trainer: Trainer) -> int | None:
 def _end(
     recipe: Recipe,
     method: Method,
-    folder: RunFolder,
+    folder: RunDir,
     run: dict[str, Any],
     trainer: Trainer,
-    watch: Watch,
-    samples: Samples | None,
+    watch: MonitorCallback,
+    samples: SamplingCallback | None,
 ) -> Outcome:
     """The run's record, report and last lines; the model is saved by now."""
     compared, said = (
@@ -304,7 +313,7 @@ def _end(
         say(*closing_lines(method, folder, trainer.state.global_step, watch), *said)
         say(*trainer.speed.closing_lines())
         say(*(samples.closing_lines() if samples is not None else []))
-        leave_report(folder, about=method.__doc__)
+        write_report_and_card(folder, about=method.__doc__)
     if world_size() > 1:
         # A process that leaves early may take the launcher along while another still saves.
         trainer.accelerator.wait_for_everyone()

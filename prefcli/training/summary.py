@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from prefcli.checkpoints.run_dir import RunDir
 from prefcli.console import is_main_process
 from prefcli.methods import Method
-from prefcli.report.run_files import read_run
+from prefcli.report.run_data import read_run
 from prefcli.report.verdict import verdict
-from prefcli.training.keeping.folder import RunFolder
-from prefcli.training.watching.watch import Watch
+from prefcli.training.callbacks.monitor_callback import MonitorCallback
 
 
-def closing_lines(method: Method, folder: RunFolder, steps: int, watch: Watch) -> list[str]:
+def closing_lines(method: Method, folder: RunDir, steps: int, watch: MonitorCallback) -> list[str]:
     """To be called when run.json and metrics.jsonl are complete; on the main process only they
     need be."""
     if not is_main_process():

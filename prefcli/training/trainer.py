@@ -17,44 +17,44 @@ from transformers import (
     TrainerCallback,
 )
 
+from prefcli.checkpoints.atomic_checkpoints import AtomicCheckpointsMixin
 from prefcli.console import is_main_process
 from prefcli.data import Split
+from prefcli.data.run_datasets import RunDatasets, reference_of
+from prefcli.data.trl_map_cache import CachedMapDataset, key_of, serialized
 from prefcli.errors import DataError, Problem, RecipeError
+from prefcli.memory.activations import Policy
+from prefcli.memory.gradient_checkpointing import Choice, choose, memory_here
 from prefcli.methods import Method
-from prefcli.model import Machine, load_policy, lora_config, on_device, parameters_of
-from prefcli.model.adapters import (
+from prefcli.model import Device, load_policy, lora_config, on_device, parameters_of
+from prefcli.model.loading import in_full
+from prefcli.model.lora import (
     disable_base_dropout,
     freeze_reference_adapter,
     train_in_float32,
 )
-from prefcli.model.weights import in_full
-from prefcli.recipe.launched import strategy_here
+from prefcli.packed_forward.cpo_orpo_mixin import OUTPUTS, CpoOrpoMixin
+from prefcli.packed_forward.install import FastForward
+from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Lora, SftMix
-from prefcli.speed.concatenated import OUTPUTS, Concatenated
-from prefcli.speed.seam import Speed
-from prefcli.training.activations import Policy
-from prefcli.training.arguments import build, prove_arrival, trl_options
-from prefcli.training.checkpointing import Choice, choose, memory_here
-from prefcli.training.keeping.checkpoints import WholeCheckpoints
-from prefcli.training.layers.guard import Guarded
-from prefcli.training.layers.measured import Measured
-from prefcli.training.layers.precompute import Precomputed, digest
-from prefcli.training.layers.preemption import Preemptible
-from prefcli.training.layers.sft_mix import Demonstrations, Mixing
-from prefcli.training.layers.token_means import TokenMeans
-from prefcli.training.rows.inputs import Inputs, reference_of
-from prefcli.training.rows.shared_maps import Shared, in_turns, key_of
-from prefcli.training.watching.trackers import guard_trackers
+from prefcli.training.callbacks.experiment_trackers import guard_trackers
+from prefcli.training.mixins.metrics_mixin import MetricsMixin
+from prefcli.training.mixins.nonfinite import NonfiniteMixin
+from prefcli.training.mixins.preemption_mixin import PreemptionMixin
+from prefcli.training.mixins.reference_cache import ReferenceCacheMixin, digest
+from prefcli.training.mixins.sft_mix import Demonstrations, SftMixMixin
+from prefcli.training.mixins.token_weighted_sft import TokenWeightedSftMixin
+from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_options
 
 
 def make_trainer(
     recipe: Recipe,
     method: Method,
-    machine: Machine,
+    machine: Device,
     policy: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    inputs: Inputs,
+    inputs: RunDatasets,
     *,
     eval_on_start: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
@@ -68,7 +68,7 @@ def make_trainer(
     # Before the configuration of a launcher's sharding is in force.
     more = _reference(recipe, machine) if method.needs_reference else {}
     trainer_class = trainer_class_of(trl_class, recipe, method, mixed=inputs.sft_mix is not None)
-    if issubclass(trainer_class, Precomputed) and is_main_process():
+    if issubclass(trainer_class, ReferenceCacheMixin) and is_main_process():
         trainer_class.reference_digest = digest(more.get("ref_model", policy))
     checkpointing = _checkpointing(recipe, method, machine, policy, inputs, more)
     options["gradient_checkpointing"] = checkpointing.on
@@ -87,7 +87,7 @@ def make_trainer(
         if in_float32 and recipe.model.adapter == "continue"
         else {}
     )
-    speed = Speed(
+    speed = FastForward(
         recipe.performance,
         strategy_here(),
         recipe.data.max_length,
@@ -95,19 +95,19 @@ def make_trainer(
         autocast=machine.autocast_to(recipe.model),
     )
     key = key_of(recipe, method, tokenizer)
-    with speed.at_the_seam(), _dividing_prompts(inputs), in_turns(trl_class, key):
+    with speed.patched_trainers(), _dividing_prompts(inputs), serialized(trl_class, key):
         trainer = trainer_class(
             model=policy,
             args=config,
-            train_dataset=Shared.of(inputs.train.for_trl(), key),
-            eval_dataset=Shared.of(inputs.eval.for_trl(), key) if inputs.eval else None,
+            train_dataset=CachedMapDataset.of(inputs.train.for_trl(), key),
+            eval_dataset=CachedMapDataset.of(inputs.eval.for_trl(), key) if inputs.eval else None,
             processing_class=tokenizer,
             callbacks=[*callbacks, *_stopping(recipe, method)],
             **more,
         )
     trainer.rows_of = inputs.train
     trainer.speed = speed
-    if isinstance(trainer, Concatenated):
+    if isinstance(trainer, CpoOrpoMixin):
         speed.prepare(trainer.scored, outputs=OUTPUTS)
     trainer.checkpointing = checkpointing
     trainer.reference_within = (
@@ -130,7 +130,7 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)
     # trl writes a card about "None" beside the checkpoints.
     trainer.create_model_card = lambda *args, **kwargs: None
-    effective = prove_arrival(options, trainer.args)
+    effective = assert_args_applied(options, trainer.args)
     if recipe.trains_adapter:
         effective["lora"] = _prove_lora(recipe.lora, trainer.model)
     if not getattr(trainer.args, "packing", False):
@@ -157,16 +157,16 @@ def trainer_class_of(
     trl_class: type[Any], recipe: Recipe, method: Method, *, mixed: bool
 ) -> type[Any]:
     """trl's trainer with what we put around its steps and its loss."""
-    layers: list[type[Any]] = [Preemptible]
+    layers: list[type[Any]] = [PreemptionMixin]
     if mixed:
-        layers.append(Mixing)
-    layers += [WholeCheckpoints, Guarded, Measured]
+        layers.append(SftMixMixin)
+    layers += [AtomicCheckpointsMixin, NonfiniteMixin, MetricsMixin]
     if method.has_sft_term:
-        layers.append(TokenMeans)
+        layers.append(TokenWeightedSftMixin)
     if _precomputes(recipe, method):
-        layers.append(Precomputed)
+        layers.append(ReferenceCacheMixin)
     if hasattr(trl_class, "concatenated_forward"):
-        layers.append(Concatenated)
+        layers.append(CpoOrpoMixin)
     return type(trl_class.__name__, (*layers, trl_class), {})
 
 
@@ -174,7 +174,7 @@ def _precomputes(recipe: Recipe, method: Method) -> bool:
     return recipe.reference.precompute and method.needs_reference
 
 
-def _reference(recipe: Recipe, machine: Machine) -> dict[str, Any]:
+def _reference(recipe: Recipe, machine: Device) -> dict[str, Any]:
     """The frozen model beside the policy, where the policy's own weights can't serve.
 
     Under an adapter it is the policy with that adapter off, or with a frozen copy of the one that
@@ -193,7 +193,7 @@ def _reference(recipe: Recipe, machine: Machine) -> dict[str, Any]:
 
 
 def _checkpointing(
-    recipe: Recipe, method: Method, machine: Machine, policy: Any, inputs: Inputs, more: Any
+    recipe: Recipe, method: Method, machine: Device, policy: Any, inputs: RunDatasets, more: Any
 ) -> Choice:
     beside = more.get("ref_model") if not _precomputes(recipe, method) else None
     return choose(
@@ -214,7 +214,7 @@ def mix_into(trainer: Any, options: SftMix, split: Split, recipe: Recipe, method
 
 
 @contextmanager
-def _dividing_prompts(inputs: Inputs) -> Iterator[None]:
+def _dividing_prompts(inputs: RunDatasets) -> Iterator[None]:
     """trl's ORPO gives up on a row whose prompt is not a prefix of prompt and answer in tokens."""
     try:
         yield

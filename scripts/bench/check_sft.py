@@ -25,9 +25,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prefcli.measure.scoring import score
+from prefcli.evaluation.logprobs import score
+from prefcli.packed_forward.install import FastForward
 from prefcli.recipe.performance import Performance
-from prefcli.speed.seam import Speed
 
 Row = tuple[list[int], list[int]]
 VOCABULARY = 32_000
@@ -77,7 +77,7 @@ def plain_batches(model: LlamaForCausalLM, rows: list[Row]) -> list[float]:
 
 def ours(model: LlamaForCausalLM, rows: list[Row], *, fast: bool = True) -> list[float]:
     options = Performance(shared_prefix="on" if fast else "off")
-    speed = Speed(options, "single", MAX_LENGTH)
+    speed = FastForward(options, "single", MAX_LENGTH)
     scores = score(model, rows, max_length=MAX_LENGTH, speed=speed)
     return [s.logp for s in scores if s is not None]
 

@@ -23,13 +23,13 @@ import yaml
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from prefcli.data.run_datasets import load_inputs
+from prefcli.library_logging import quiet_libraries
+from prefcli.memory.dummy_data import one_token_a_word
+from prefcli.memory.fake_step import Architectures, fake_run
 from prefcli.methods import Method
-from prefcli.model import load_policy, load_tokenizer, machine, on_device
+from prefcli.model import detect_device, load_policy, load_tokenizer, on_device
 from prefcli.recipe import Recipe, load
-from prefcli.rehearsal.fake_run import Architectures, fake_run
-from prefcli.rehearsal.stand_ins import one_token_a_word
-from prefcli.training.libraries import quiet_libraries
-from prefcli.training.rows.inputs import load_inputs
 from prefcli.training.trainer import make_trainer
 
 WHOLE = {"training.gradient_checkpointing": False}
@@ -97,8 +97,8 @@ def counted(recipe: Recipe, method: Method) -> int:
     """Bytes at the peak of two real steps."""
     tokenizer = load_tokenizer(recipe.model)
     inputs = load_inputs(recipe, method, tokenizer)
-    method, _ = inputs.settle(method)
-    device = machine()
+    method, _ = inputs.resolve_from_data(method)
+    device = detect_device()
 
     def train() -> None:
         dtype = device.dtype(recipe.model, frozen=recipe.trains_adapter)
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4)
     options = parser.parse_args()
     quiet_libraries()
-    device = machine()
+    device = detect_device()
     config = LlamaConfig(
         vocab_size=options.vocabulary,
         hidden_size=options.hidden,

@@ -22,11 +22,11 @@ from statistics import mean
 import torch
 
 from prefcli.console import keep_stdout_for_json
-from prefcli.measure.check_sft import SftReport, check_sft
-from prefcli.measure.sample import Sampling, answers
+from prefcli.evaluation.check_sft import SftReport, check_sft
+from prefcli.evaluation.generate import Sampling, answers
+from prefcli.library_logging import quiet_libraries
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
-from prefcli.training.libraries import quiet_libraries
 from prefcli.training.run import train
 
 STORIES = Path(__file__).parents[2] / "recipes" / "stories.yaml"

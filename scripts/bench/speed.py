@@ -64,12 +64,12 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer
 
-from prefcli.model import load_policy, load_tokenizer, machine
+from prefcli.data.run_datasets import load_inputs
+from prefcli.library_logging import quiet_libraries
+from prefcli.model import detect_device, load_policy, load_tokenizer
+from prefcli.packed_forward import onednn_linear
 from prefcli.recipe import load
 from prefcli.recipe.data_checks import DataChecks
-from prefcli.speed import products
-from prefcli.training.libraries import quiet_libraries
-from prefcli.training.rows.inputs import load_inputs
 from prefcli.training.trainer import make_trainer
 
 PROFILES = {"ultrafeedback-like": (150, 250), "long prompt": (700, 80), "hh-like": (150, 70)}
@@ -176,7 +176,7 @@ def prepare(folder: Path, rows: list[Row], size: Size) -> None:
         tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", unk_token="w0"
     ).save_pretrained(folder)
     torch.manual_seed(0)
-    with torch.device(machine().kind):
+    with torch.device(detect_device().kind):
         model = LlamaForCausalLM(size.config())
     model.save_pretrained(folder)
     names = ("prompt", "chosen", "rejected")
@@ -190,7 +190,7 @@ def prepare(folder: Path, rows: list[Row], size: Size) -> None:
 
 def stock(folder: Path, tuning: str, arm: str, size: Size) -> Any:
     """trl's own trainer."""
-    device = machine()
+    device = detect_device()
     changes = (
         {"gradient_checkpointing": False, "precompute_ref_log_probs": True} if arm == "b" else {}
     )
@@ -238,7 +238,7 @@ def ours(folder: Path, tuning: str, arm: str, size: Size) -> Any:
         },
         "reference": {"precompute": arm == "d"},
     }
-    if machine().kind == "cuda":
+    if detect_device().kind == "cuda":
         del data["model"]["dtype"]
     if arm == "c":
         data["training"]["gradient_checkpointing"] = True
@@ -249,8 +249,8 @@ def ours(folder: Path, tuning: str, arm: str, size: Size) -> Any:
     recipe = load(str(file)).recipe
     tokenizer = load_tokenizer(recipe.model)
     inputs = load_inputs(recipe, recipe.methods["dpo"], tokenizer)
-    method, _ = inputs.settle(recipe.methods["dpo"])
-    device = machine()
+    method, _ = inputs.resolve_from_data(recipe.methods["dpo"])
+    device = detect_device()
     # Frozen weights in float32, too: as stock has them.
     policy = load_policy(recipe.model, torch.float32, recipe.seed)
     trainer, effective = make_trainer(
@@ -292,7 +292,7 @@ def timed(
     steps: dict[str, Callable[[int], float]], rounds: int, batches: int
 ) -> dict[str, Figures]:
     """Seconds of a batch, in medians over all rounds and batches."""
-    wait = torch.cuda.synchronize if machine().kind == "cuda" else lambda: None
+    wait = torch.cuda.synchronize if detect_device().kind == "cuda" else lambda: None
     spent: dict[str, list[tuple[float, float]]] = {arm: [] for arm in steps}
     losses: dict[str, list[float]] = {arm: [] for arm in steps}
     for turn in range(rounds + 1):
@@ -332,7 +332,7 @@ def print_peak(options: argparse.Namespace) -> None:
         step = stepper(Path(name), tuning, arm, size)
         for number in range(BATCHES):
             step(number)
-    if machine().kind == "cuda":
+    if detect_device().kind == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**30)
     else:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
@@ -347,7 +347,7 @@ def processor() -> str:
 
 def lines(options: argparse.Namespace) -> Iterator[str]:
     size = SIZES[options.size]
-    device = machine()
+    device = detect_device()
     where = f"{device.name}; {processor()}" if device.kind == "cuda" else processor()
     yield f"{where}; torch {torch.__version__}; Llama {size.width} wide, {size.layers} layers, "
     yield f"{size.vocabulary} tokens, {'bf16' if device.bfloat16 else 'fp32'}, {size.pairs} pairs"
@@ -408,7 +408,7 @@ def main() -> None:
     options = parser.parse_args()
     quiet_libraries()
     if options.mkl:
-        products.better_by_onednn = lambda: False
+        onednn_linear.better_by_onednn = lambda: False
     if options.peak_of:
         print_peak(options)
         return

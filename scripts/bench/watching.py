@@ -28,23 +28,23 @@ from unittest import mock
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from prefcli.checks import Check, Facts, Health, Monitor
+from prefcli.checkpoints.run_dir import RunDir
 from prefcli.console import is_screen
-from prefcli.model import load_policy, load_tokenizer, machine
+from prefcli.data.run_datasets import RunDatasets, load_inputs
+from prefcli.health import Health, HealthRule, Monitor, RunContext
+from prefcli.library_logging import quiet_libraries
+from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
 from prefcli.training import trainer as ours
-from prefcli.training.keeping.folder import RunFolder
-from prefcli.training.layers.measured import Measured
-from prefcli.training.libraries import quiet_libraries
-from prefcli.training.rows.inputs import Inputs, load_inputs
+from prefcli.training.callbacks.monitor_callback import MonitorCallback
+from prefcli.training.mixins.metrics_mixin import MetricsMixin
 from prefcli.training.trainer import make_trainer, trainer_class_of
-from prefcli.training.watching.watch import Watch
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart"
 
 
-def rules() -> list[Check]:
+def rules() -> list[HealthRule]:
     """Every rule of the shelf, at its defaults."""
     return Health().checks
 
@@ -75,7 +75,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         self.last = time.perf_counter()
 
 
-def timed(watch: Watch) -> list[float]:
+def timed(watch: MonitorCallback) -> list[float]:
     """Seconds of each call into the callback, as they come."""
     spent: list[float] = []
 
@@ -95,24 +95,24 @@ def timed(watch: Watch) -> list[float]:
 def without_sums(*args: Any, **kwargs: Any) -> type[Any]:
     """In the place of `trainer_class_of`."""
     whole = trainer_class_of(*args, **kwargs)
-    return type(whole.__name__, tuple(b for b in whole.__bases__ if b is not Measured), {})
+    return type(whole.__name__, tuple(b for b in whole.__bases__ if b is not MetricsMixin), {})
 
 
-def round_of(recipe: Recipe, inputs: Inputs, name: str) -> tuple[float, float]:
+def round_of(recipe: Recipe, inputs: RunDatasets, name: str) -> tuple[float, float]:
     """(seconds a step, share of them inside the callback) of bare, measured or watched."""
-    method, _ = inputs.settle(recipe.methods["dpo"])
+    method, _ = inputs.resolve_from_data(recipe.methods["dpo"])
     tokenizer = load_tokenizer(recipe.model)
     policy = load_policy(recipe.model, torch.float32, recipe.seed)
     clock = Clock()
     made = without_sums if name == "bare" else trainer_class_of
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(ours, "trainer_class_of", made):
         steps = recipe.training.max_steps or 0
-        watch = Watch(RunFolder(folder), method, Monitor(rules(), Facts("dpo", steps)))
+        watch = MonitorCallback(RunDir(folder), method, Monitor(rules(), RunContext("dpo", steps)))
         spent = timed(watch)
         trainer, _ = make_trainer(
             recipe,
             method,
-            machine(),
+            detect_device(),
             policy,
             tokenizer,
             inputs,

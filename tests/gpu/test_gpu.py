@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prefcli.model import machine
+from prefcli.model import detect_device
 from prefcli.training.run import train
 from tests.train.conftest import (  # noqa: F401
     make_recipe,
@@ -22,7 +22,7 @@ def test_the_cpu_recipe_runs_in_mixed_precision(recipe_data, make_recipe, lora):
     if lora:
         recipe_data["lora"] = lora
     recipe = make_recipe(recipe_data).recipe
-    device = machine()
+    device = detect_device()
     assert device.autocast(recipe.model) == device.bfloat16
     expected = torch.bfloat16 if lora and device.bfloat16 else torch.float32
     assert device.dtype(recipe.model, frozen=recipe.trains_adapter) == expected

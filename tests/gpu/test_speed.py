@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from prefcli.packed_forward import varlen
+from prefcli.packed_forward.install import FastForward
+from prefcli.packed_forward.prefix_attention import NAME as SEGMENTS
 from prefcli.recipe.performance import Performance
-from prefcli.speed import varlen
-from prefcli.speed.attention import NAME as SEGMENTS
-from prefcli.speed.seam import Speed
-from tests.train.scored import assert_alike, batch_of, both, pairs, tiny
+from tests.support.scored_rows import assert_alike, batch_of, both, pairs, tiny
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 
@@ -32,7 +32,7 @@ def test_in_float32_by_segments(family):
 def test_in_bfloat16_it_is_as_precise_as_trl(family, attention):
     """No farther from float32."""
     model, batch = tiny(family).cuda(), _there(batch_of(pairs()))
-    if attention == varlen.NAME and not varlen.there_is_one(model):
+    if attention == varlen.NAME and not varlen.is_given(model):
         pytest.skip("no flash attention on this GPU")
     exact = both(model, batch)[0].output.log_probs
     stock, fast, counts = both(model.bfloat16(), batch, attention=attention)
@@ -44,9 +44,9 @@ def test_in_bfloat16_it_is_as_precise_as_trl(family, attention):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_flash_attention_passes_the_probe(family):
     model = tiny(family).cuda()
-    if not varlen.there_is_one(model):
+    if not varlen.is_given(model):
         pytest.skip("no flash attention on this GPU")
-    speed = Speed(Performance(), "single", max_length=64, autocast=torch.bfloat16)
+    speed = FastForward(Performance(), "single", max_length=64, autocast=torch.bfloat16)
     speed.prepare(model)
     assert (speed.reason, speed.attention, speed.refused) == (None, varlen.NAME, {})
     with torch.autocast("cuda", torch.bfloat16):

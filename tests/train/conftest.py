@@ -17,13 +17,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefcli import cli
+from prefcli.checkpoints.run_dir import RunDir
 from prefcli.console import keep_stdout_for_json
-from prefcli.model import load_policy, load_tokenizer, machine
+from prefcli.data.run_datasets import load_inputs
+from prefcli.library_logging import quiet_libraries
+from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.recipe import Loaded, load
 from prefcli.recipe.data_checks import DataChecks
-from prefcli.training.keeping.folder import RunFolder
-from prefcli.training.libraries import quiet_libraries
-from prefcli.training.rows.inputs import load_inputs
 from prefcli.training.trainer import make_trainer
 
 torch.set_num_threads(1)
@@ -101,13 +101,13 @@ def _own_environment():
 def _no_pages(request, monkeypatch):
     """A page takes longer than a run of a tiny model: only tests marked `report` have theirs."""
     if request.node.get_closest_marker("report") is None:
-        monkeypatch.setattr("prefcli.training.run.leave_report", lambda *args, **kwargs: None)
+        monkeypatch.setattr("prefcli.training.run.write_report_and_card", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(autouse=True)
 def _no_fsync(monkeypatch):
     """Only a power cut could tell the difference, and on a busy disk each takes long."""
-    monkeypatch.setattr("prefcli.training.keeping.placing.os.fsync", lambda handle: None)
+    monkeypatch.setattr("prefcli.checkpoints.atomic.os.fsync", lambda handle: None)
 
 
 @pytest.fixture(scope="session")
@@ -217,15 +217,15 @@ def trainer_of(recipe, name: str, tokenizer=None):
     """(trainer, inputs) as a run builds them, on a fresh float32 policy."""
     tokenizer = tokenizer or load_tokenizer(recipe.model)
     inputs = load_inputs(recipe, recipe.methods[name], tokenizer)
-    method, _ = inputs.settle(recipe.methods[name])
+    method, _ = inputs.resolve_from_data(recipe.methods[name])
     policy = load_policy(recipe.model, torch.float32, recipe.seed)
-    trainer, _ = make_trainer(recipe, method, machine(), policy, tokenizer, inputs)
+    trainer, _ = make_trainer(recipe, method, detect_device(), policy, tokenizer, inputs)
     return trainer, inputs
 
 
 def interrupt(run: str | Path, last: str) -> None:
     """Leave a finished run as one that was killed after the checkpoint before `last`."""
-    folder = RunFolder(str(run))
+    folder = RunDir(str(run))
     shutil.rmtree(folder.model)
     shutil.rmtree(folder.path / last)
     folder.write_run({**folder.read_run(), "status": "running"})

@@ -15,12 +15,12 @@ from transformers import AutoTokenizer
 
 from prefcli import cli
 from prefcli.data import Finding, Limits, judge, load_split
+from prefcli.data.run_datasets import load_inputs, read_inputs
 from prefcli.errors import DataError
 from prefcli.methods import METHODS
 from prefcli.model import load_tokenizer
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.sections import Source
-from prefcli.training.rows.inputs import load_inputs, read_inputs
 from prefcli.training.run import train
 from tests.train.conftest import write_jsonl
 

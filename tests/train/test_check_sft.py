@@ -12,14 +12,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefcli import cli
+from prefcli.checkpoints.run_dir import RunDir
 from prefcli.errors import GateError
-from prefcli.measure.check_sft import check_sft
-from prefcli.measure.scoring import score
+from prefcli.evaluation.check_sft import check_sft
+from prefcli.evaluation.logprobs import score
 from prefcli.methods import METHODS
+from prefcli.packed_forward.install import FastForward
+from prefcli.packed_forward.onednn_linear import Linear
 from prefcli.recipe.performance import Performance
-from prefcli.speed.products import Linear
-from prefcli.speed.seam import Speed
-from prefcli.training.keeping.folder import RunFolder
 from prefcli.training.run import train
 from tests.train.conftest import labelled, pairs, write_jsonl
 
@@ -98,7 +98,7 @@ def test_score_with_autocast_computes_in_bfloat16_on_a_cpu(tiny_model, how):
 
     def scores(*, autocast):
         fast = torch.bfloat16 if autocast else None
-        speed = Speed(Performance(), "single", 48, autocast=fast) if how == "fast" else None
+        speed = FastForward(Performance(), "single", 48, autocast=fast) if how == "fast" else None
         found = score(model, rows, max_length=48, autocast=autocast, speed=speed)
         assert speed is None or speed.reason is None
         return [each.per_token for each in found]
@@ -116,7 +116,7 @@ def test_batches_and_cuts_change_nothing(tiny_model, how):
         model = get_peft_model(model, config)
     if how == "another family":
         model.config.model_type = "never_heard_of"
-    speed = None if how == "stock" else Speed(Performance(), "single", max_length=48)
+    speed = None if how == "stock" else FastForward(Performance(), "single", max_length=48)
     generator = torch.Generator().manual_seed(3)
 
     def ids(low, high):
@@ -178,7 +178,7 @@ def test_the_gate_stops_a_run(recipe_data, make_recipe, name):
     recipe = make_recipe(recipe_data).recipe
     with pytest.raises(GateError, match="above 2"):
         train(recipe, recipe.methods[name])
-    run = RunFolder(recipe.output_dir)
+    run = RunDir(recipe.output_dir)
     assert run.read_run()["status"] == "failed"
     assert not run.model.exists()
     # Nothing was trained, so the cure the message names works in the same folder.
@@ -193,5 +193,5 @@ def test_the_gate_lets_through(recipe_data, make_recipe, name, on_fail, capsys):
     recipe_data["check_sft"] = {"max_perplexity": 2, "on_fail": on_fail}
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.methods[name])
-    assert RunFolder(recipe.output_dir).model.exists()
+    assert RunDir(recipe.output_dir).model.exists()
     assert ("warning: going on" in capsys.readouterr().out) == (on_fail == "warn")

@@ -11,9 +11,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from prefcli.checkpoints import atomic, atomic_checkpoints
+from prefcli.checkpoints.run_dir import RunDir, is_complete
 from prefcli.recipe import load
-from prefcli.training.keeping import checkpoints, placing
-from prefcli.training.keeping.folder import RunFolder, is_complete
 from prefcli.training.run import train
 from tests.train.conftest import pairs, small_recipe, write_jsonl
 
@@ -29,7 +29,7 @@ def finished(tiny_model, tmp_path_factory):
     (folder / "recipe.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
     recipe = load(str(folder / "recipe.yaml")).recipe
     train(recipe, recipe.dpo)
-    return RunFolder(recipe.output_dir)
+    return RunDir(recipe.output_dir)
 
 
 FILES = {
@@ -91,8 +91,8 @@ def test_nothing_is_seen_of_one_that_is_being_written(
     """Killed after its last byte and before it is moved: the run goes on from the one before."""
     recipe_data["training"] |= {"max_steps": 4, "save_steps": 2}
     recipe = make_recipe(recipe_data).recipe
-    run = RunFolder(recipe.output_dir)
-    real = placing.place
+    run = RunDir(recipe.output_dir)
+    real = atomic.place
 
     def killed_at_4(written: Path, final: Path) -> None:
         if final.name == "checkpoint-4":
@@ -101,14 +101,14 @@ def test_nothing_is_seen_of_one_that_is_being_written(
             raise KILLED
         real(written, final)
 
-    monkeypatch.setattr(checkpoints, "place", killed_at_4)
+    monkeypatch.setattr(atomic_checkpoints, "place", killed_at_4)
     with pytest.raises(RuntimeError, match="killed"):
         train(recipe, recipe.dpo)
     (run.path / "as-it-was").rename(run.path / ".saving")
     assert run.last_checkpoint() == (run.path / "checkpoint-2", [])
     assert (run.path / ".saving" / "checkpoint-4" / "trainer_state.json").exists()
 
-    monkeypatch.setattr(checkpoints, "place", real)
+    monkeypatch.setattr(atomic_checkpoints, "place", real)
     capsys.readouterr()
     train(recipe, recipe.dpo)
     said = capsys.readouterr().out
@@ -133,7 +133,7 @@ def test_old_ones_go_and_the_best_stays(recipe_data, make_recipe):
     write_jsonl(Path(recipe_data["data"]["train"]["path"]), rows)
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.dpo)
-    run = RunFolder(recipe.output_dir)
+    run = RunDir(recipe.output_dir)
     left = sorted(path.name for path in run.path.glob("checkpoint-*"))
     state = json.loads((run.path / "checkpoint-8" / "trainer_state.json").read_text())
     best = Path(state["best_model_checkpoint"])
@@ -147,8 +147,8 @@ def test_a_kill_amid_deletion_leaves_no_half(tmp_path, monkeypatch):
     folder = tmp_path / "checkpoint-2"
     folder.mkdir()
     (folder / "weights").write_text("w")
-    monkeypatch.setattr(placing.shutil, "rmtree", lambda path, **kwargs: None)
-    placing.remove(folder)
+    monkeypatch.setattr(atomic.shutil, "rmtree", lambda path, **kwargs: None)
+    atomic.remove(folder)
     assert not folder.exists()
     assert (tmp_path / ".saving" / "removed-checkpoint-2" / "weights").exists()
 
@@ -157,6 +157,6 @@ def test_a_checkpoint_takes_the_place_of_an_older_try(tmp_path):
     for name, text in (("checkpoint-2", "old"), (".saving/checkpoint-2", "new")):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "weights").write_text(text)
-    placing.place(tmp_path / ".saving" / "checkpoint-2", tmp_path / "checkpoint-2")
+    atomic.place(tmp_path / ".saving" / "checkpoint-2", tmp_path / "checkpoint-2")
     assert (tmp_path / "checkpoint-2" / "weights").read_text() == "new"
     assert list((tmp_path / ".saving").iterdir()) == []

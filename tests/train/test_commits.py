@@ -11,9 +11,9 @@ from prefcli.data.sources import read
 from prefcli.errors import UnreachableError
 from prefcli.hub.cache import commit_of, missing_files, snapshot
 from prefcli.hub.commits import commits, differences
+from prefcli.hub.pinned import pin
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Source
-from prefcli.training.keeping.pinned import pin
 
 OLD, NEW = "0" * 40, "1" * 40
 

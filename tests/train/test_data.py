@@ -13,12 +13,12 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
 from prefcli.data import Limits, load_split
-from prefcli.data.measures import measure_row
+from prefcli.data.row_stats import measure_row
+from prefcli.data.run_datasets import load_inputs
 from prefcli.errors import DataError, ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS
 from prefcli.model import load_tokenizer
 from prefcli.recipe.sections import Source
-from prefcli.training.rows.inputs import load_inputs
 from tests.train.conftest import ANYTHING, TEMPLATE, pairs, trainer_of, write_jsonl
 
 U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": " good"}

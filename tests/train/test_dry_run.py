@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefcli.methods import METHODS
-from prefcli.rehearsal.dry_run import dry_run as rehearse
+from prefcli.training.dry_run import dry_run as rehearse
 from tests.train.conftest import pairs, write_jsonl
 
 
@@ -119,7 +119,7 @@ def test_an_impossible_global_batch_lists_the_possible(recipe_data, dry_run, mon
     recipe_data["training"] |= {"global_batch_size": 12, "per_device_train_batch_size": 4}
     if world == 3:
         recipe_data["training"]["per_device_train_batch_size"] = 3
-    monkeypatch.setattr("prefcli.rehearsal.dry_run._configure", lambda recipe, method: {})
+    monkeypatch.setattr("prefcli.training.dry_run._configure", lambda recipe, method: {})
     code, document, _ = dry_run(recipe_data)
     assert code == 2
     (problem,) = document["problems"]

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
-from prefcli.rehearsal import dry_run as story
+from prefcli.training import dry_run as story
 from tests.train.conftest import pairs, write_jsonl
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from prefcli import cli
 from prefcli.errors import RecipeError
-from prefcli.rehearsal.target import target_of
+from prefcli.memory.hardware import target_of
 from tests.train.conftest import pairs, write_jsonl
 
 GIB = 2**30

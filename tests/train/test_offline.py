@@ -15,8 +15,8 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from tests.support.tiny_hub import serve
 from tests.train.conftest import pairs, small_recipe, write_jsonl
-from tests.train.tiny_hub import serve
 
 SECRETS = {
     "HF_TOKEN": "hf_" + "q7Zt" * 8,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from prefcli.model import Machine
+from prefcli.model import Device
 from prefcli.training.policy import placed
-from tests.train.scored import tiny
+from tests.support.scored_rows import tiny
 
 # Stands for a GPU: weights that move there can be told from those that stay.
-ELSEWHERE = Machine("meta", "no GPU", bfloat16=False)
+ELSEWHERE = Device("meta", "no GPU", bfloat16=False)
 
 
 @pytest.mark.parametrize(

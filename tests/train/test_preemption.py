@@ -15,14 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prefcli import signals
+from prefcli import preemption
+from prefcli.checkpoints.run_dir import RunDir, owes_evaluation
 from prefcli.errors import ExitCode, PreemptedError
-from prefcli.report.run_files import read_run
+from prefcli.report.run_data import read_run
 from prefcli.report.verdict import verdict
-from prefcli.training.keeping.folder import RunFolder, owes_evaluation
-from prefcli.training.layers.preemption import Preemptible
+from prefcli.training.callbacks import sampling_callback as samples_module
+from prefcli.training.mixins.preemption_mixin import PreemptionMixin
 from prefcli.training.run import train
-from prefcli.training.watching import samples as samples_module
 from tests.train.conftest import interrupt, metric_rows
 
 DRILL = Path(__file__).parents[2] / "scripts" / "fault_drill.py"
@@ -30,9 +30,9 @@ DRILL = Path(__file__).parents[2] / "scripts" / "fault_drill.py"
 
 @pytest.fixture(autouse=True)
 def _listening():
-    signals.listen()
+    preemption.install_handlers()
     yield
-    signals.deafen()
+    preemption.ignore_signals()
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def send_at(monkeypatch, owner, name: str, step: int, *, number: int = signal.SI
     left = [number]
 
     def called(self, *args, **kwargs):
-        state = self.state if isinstance(self, Preemptible) else self.trainer.state
-        if left and signals.held() and state.global_step == step:
+        state = self.state if isinstance(self, PreemptionMixin) else self.trainer.state
+        if left and preemption.are_deferred() and state.global_step == step:
             os.kill(os.getpid(), left.pop())
         return inner(self, *args, **kwargs)
 
@@ -69,12 +69,17 @@ def send_at(monkeypatch, owner, name: str, step: int, *, number: int = signal.SI
 
 PLACES = {
     # Where the signal comes, at which step, and what the run says of it.
-    "training": (Preemptible, "training_step", 1, "at step 2: saved checkpoint-2 in"),
-    "evaluation": (Preemptible, "prediction_step", 4, "at step 4: saved checkpoint-4 in"),
-    "samples": (samples_module.Samples, "_written", 2, "at step 2: saved checkpoint-2 in"),
-    "saving": (Preemptible, "_save_checkpoint", 3, "at step 3: checkpoint-3 was there already"),
-    "the last evaluation": (Preemptible, "prediction_step", 6, "at step 6: saved checkpoint-6 in"),
-    "the last save": (Preemptible, "_save_checkpoint", 6, "at step 6: checkpoint-6 was there"),
+    "training": (PreemptionMixin, "training_step", 1, "at step 2: saved checkpoint-2 in"),
+    "evaluation": (PreemptionMixin, "prediction_step", 4, "at step 4: saved checkpoint-4 in"),
+    "samples": (samples_module.SamplingCallback, "_written", 2, "at step 2: saved checkpoint-2 in"),
+    "saving": (PreemptionMixin, "_save_checkpoint", 3, "at step 3: checkpoint-3 was there already"),
+    "the last evaluation": (
+        PreemptionMixin,
+        "prediction_step",
+        6,
+        "at step 6: saved checkpoint-6 in",
+    ),
+    "the last save": (PreemptionMixin, "_save_checkpoint", 6, "at step 6: checkpoint-6 was there"),
 }
 
 
@@ -88,7 +93,7 @@ def undisturbed() -> list[Path]:
 def test_stopped_and_gone_on_with(place, longer, make_recipe, monkeypatch, tmp_path, undisturbed):
     owner, name, step, said = PLACES[place]
     recipe = make_recipe(longer).recipe
-    folder = RunFolder(recipe.output_dir)
+    folder = RunDir(recipe.output_dir)
     with monkeypatch.context() as patch:
         send_at(patch, owner, name, step)
         with pytest.raises(PreemptedError) as error:
@@ -106,7 +111,7 @@ def test_stopped_and_gone_on_with(place, longer, make_recipe, monkeypatch, tmp_p
     assert not torn
     assert owes_evaluation(last) == (place in ("training", "evaluation", "the last evaluation"))
 
-    signals.listen()
+    preemption.install_handlers()
     train(recipe, recipe.dpo)
     assert folder.read_run()["status"] == "finished"
     assert folder.read_run()["resumed"][0]["checkpoint"] == last.name
@@ -136,16 +141,16 @@ def test_broken_off_in_its_last_evaluation(
     }
     other = make_recipe(recipe_data, f"output_dir={tmp_path / 'undisturbed'}").recipe
     train(other, other.dpo)
-    end = RunFolder(other.output_dir).read_run()
+    end = RunDir(other.output_dir).read_run()
     assert (end["steps"] < 6) == (patience == 1)
     recipe = make_recipe(recipe_data).recipe
     with monkeypatch.context() as patch:
-        send_at(patch, Preemptible, "prediction_step", end["steps"])
+        send_at(patch, PreemptionMixin, "prediction_step", end["steps"])
         with pytest.raises(PreemptedError, match=f"saved checkpoint-{end['steps']}"):
             train(recipe, recipe.dpo)
-    signals.listen()
+    preemption.install_handlers()
     train(recipe, recipe.dpo)
-    found = RunFolder(recipe.output_dir).read_run()
+    found = RunDir(recipe.output_dir).read_run()
     assert (found["steps"], found["best_step"]) == (end["steps"], end["best_step"])
     assert same(recipe.output_dir, other.output_dir)
     losses = [
@@ -165,7 +170,7 @@ def test_killed_after_its_last_step_it_trains_none_more(longer, make_recipe):
     assert all(torch.equal(before[name], after[name]) for name in before)
     rows = metric_rows(recipe.output_dir)
     assert [r["step"] for r in rows if "eval_loss" in r] == [0, 2, 4]
-    assert RunFolder(recipe.output_dir).read_run()["steps"] == 4
+    assert RunDir(recipe.output_dir).read_run()["steps"] == 4
 
 
 def test_checkpoints_are_for_their_owner_alone(recipe_data, make_recipe):
@@ -179,7 +184,7 @@ def test_checkpoints_are_for_their_owner_alone(recipe_data, make_recipe):
     modes = {p.name: p.stat().st_mode & 0o022 for p in (checkpoint, *checkpoint.iterdir())}
     assert not any(modes.values()), modes
     (checkpoint / "optimizer.pt").chmod(0o646)
-    folder = RunFolder(recipe.output_dir)
+    folder = RunDir(recipe.output_dir)
     folder.write_run({**folder.read_run(), "status": "running"})
     with pytest.raises(Exception, match="anyone may write") as error:
         train(recipe, recipe.dpo)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from prefcli.measure.check_sft import check_sft
-from prefcli.measure.sample import Sampling, answers
+from prefcli.evaluation.check_sft import check_sft
+from prefcli.evaluation.generate import Sampling, answers
 from prefcli.recipe import load
 from prefcli.training.run import train
 

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from prefcli.data import tokenise
 from prefcli.errors import ExitCode, GateError, RecipeError
-from prefcli.measure.check_sft import check_sft
+from prefcli.evaluation.check_sft import check_sft
 from prefcli.model import load_policy, load_tokenizer, lora_config, start_of
 from prefcli.recipe.sections import Lora, Model
-from prefcli.rehearsal.dry_run import dry_run
 from prefcli.training import run as run_module
 from prefcli.training import trainer as trainer_module
+from prefcli.training.dry_run import dry_run
 from prefcli.training.run import train
 from tests.train.conftest import interrupt, metric_rows, trainer_of
 
@@ -356,7 +356,7 @@ def test_a_quantised_base(
     assert f"not tried: model.quantization: {quantization}" in capsys.readouterr().out
     with pytest.raises(RecipeError, match="no GPU here"):
         train(recipe, recipe.dpo)
-    monkeypatch.setattr("prefcli.training.prepare.check_packages", lambda recipe: None)
+    monkeypatch.setattr("prefcli.preflight.prepare.check_packages", lambda recipe: None)
     outcome = train(recipe, recipe.dpo)
     assert "policy and reference agree" in capsys.readouterr().out
     assert (Path(outcome.model) / "adapter_model.safetensors").is_file()

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from prefcli.errors import RecipeError
 from prefcli.model import load_policy, load_tokenizer
-from prefcli.model.start import start_of
-from prefcli.model.weights import check_weights, empty_model, load_config
+from prefcli.model.base_model import start_of
+from prefcli.model.loading import check_weights, empty_model, load_config
 from prefcli.recipe.sections import Model
 
 CODE = """

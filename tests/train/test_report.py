@@ -11,12 +11,12 @@ import pytest
 from huggingface_hub import ModelCard, metadata_load
 
 from prefcli.methods import METHODS
-from prefcli.report.card import write_card
-from prefcli.report.run_files import read_run
+from prefcli.report.model_card import write_card
+from prefcli.report.run_data import read_run
 from prefcli.report.run_page import write_report
 from prefcli.report.verdict import verdict
 from prefcli.training.run import train
-from tests.unit.pages import read
+from tests.support.pages import read
 
 
 @pytest.mark.parametrize("name", METHODS)

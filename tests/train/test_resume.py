@@ -14,9 +14,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from prefcli.checkpoints.run_dir import RunDir, is_complete
 from prefcli.errors import RecipeError
 from prefcli.recipe import load
-from prefcli.training.keeping.folder import RunFolder, is_complete
 from prefcli.training.run import train
 from tests.train.conftest import metric_rows, small_recipe
 
@@ -84,7 +84,7 @@ def killed_and_resumed(tiny_model, tmp_path_factory):
     for code, said in processes(recipes, kill_at=5):
         assert code == -signal.SIGKILL, said
     for case in CASES:
-        assert RunFolder(str(folder / case)).read_run()["status"] == "running"
+        assert RunDir(str(folder / case)).read_run()["status"] == "running"
         assert not (folder / case / "model").exists()
     again = processes(recipes, kill_at=NEVER)
     return dict(zip(CASES, zip(recipes, again, strict=True), strict=True))
@@ -147,7 +147,7 @@ def test_resume_takes_whole_checkpoints_of_this_run_only(recipe_data, make_recip
     with pytest.raises(RecipeError, match="no checkpoint of the run in"):
         train(recipe, recipe.dpo, resume=str(foreign))
     train(recipe, recipe.dpo)
-    run = RunFolder(recipe.output_dir)
+    run = RunDir(recipe.output_dir)
     with pytest.raises(RecipeError, match="is finished"):
         train(recipe, recipe.dpo, resume=str(run.path / "checkpoint-2"))
 
@@ -166,7 +166,7 @@ def test_resume_takes_whole_checkpoints_of_this_run_only(recipe_data, make_recip
 def test_a_run_that_crashed_before_its_first_checkpoint_frees_its_folder(recipe_data, make_recipe):
     """The cure of most early crashes is a changed key; the folder must not stand in its way."""
     recipe = make_recipe(recipe_data).recipe
-    run = RunFolder(recipe.output_dir)
+    run = RunDir(recipe.output_dir)
     run.path.mkdir()
     run.start(recipe, "dpo")
     changed = make_recipe(recipe_data, "dpo.beta=0.2").recipe
@@ -180,13 +180,13 @@ def test_a_template_with_its_own_interpolation_survives_saving(recipe_data, make
     recipe_data["model"]["chat_template"] = r"{{ '\${x}' }}{{ eos_token }}"
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.dpo)
-    assert load(str(RunFolder(recipe.output_dir).recipe)).recipe == recipe
+    assert load(str(RunDir(recipe.output_dir).recipe)).recipe == recipe
     assert train(recipe, recipe.dpo).already_finished
 
 
 def test_two_processes_never_share_a_folder(recipe_data, make_recipe):
     recipe = make_recipe(recipe_data).recipe
-    run = RunFolder(recipe.output_dir)
+    run = RunDir(recipe.output_dir)
     with run.lock(), pytest.raises(RecipeError, match="another prefcli is writing"):
         train(recipe, recipe.dpo)
     train(recipe, recipe.dpo)
@@ -197,7 +197,7 @@ def test_a_resumed_run_keeps_its_gate_and_its_start(recipe_data, make_recipe, ca
     recipe_data["check_sft"] = {"max_perplexity": 1000}
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.dpo)
-    run = RunFolder(recipe.output_dir)
+    run = RunDir(recipe.output_dir)
     first = run.read_run()
     run.write_run({**first, "status": "running"})
     capsys.readouterr()
@@ -223,7 +223,7 @@ def test_a_torn_checkpoint_is_recognised(recipe_data, make_recipe, tmp_path):
     recipe_data["training"] |= {"max_steps": 4, "save_steps": 2}
     loaded = make_recipe(recipe_data)
     train(loaded.recipe, loaded.recipe.methods["dpo"])
-    run = RunFolder(loaded.recipe.output_dir)
+    run = RunDir(loaded.recipe.output_dir)
     assert run.last_checkpoint() == (run.path / "checkpoint-4", [])
 
     weights_file = run.path / "checkpoint-4" / "model.safetensors"
@@ -237,7 +237,7 @@ def test_a_torn_checkpoint_is_recognised(recipe_data, make_recipe, tmp_path):
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(recipe_data, make_recipe):
     loaded = make_recipe(recipe_data)
-    run = RunFolder(loaded.recipe.output_dir)
+    run = RunDir(loaded.recipe.output_dir)
     run.start(loaded.recipe, "dpo")
     run.write_run({"status": "running", "method": "dpo"})
     run.metrics.write_text('{"step": 1, "loss": 9.0}\n')

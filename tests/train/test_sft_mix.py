@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 from prefcli.data import tokenise
 from prefcli.errors import RecipeError
-from prefcli.rehearsal.dry_run import dry_run
-from prefcli.training.arguments import repeated_rows
-from prefcli.training.layers.sft_mix import Schedule
+from prefcli.training.dry_run import dry_run
+from prefcli.training.mixins.sft_mix import Schedule
 from prefcli.training.run import train
+from prefcli.trl_integration.trl_args import repeated_rows
 from tests.train.conftest import (
     UNTIMED,
     interrupt,

@@ -7,25 +7,25 @@ from collections import Counter
 import pytest
 from transformers import LlamaConfig
 
-from prefcli.model import Machine
-from prefcli.model.weights import empty_model
-from prefcli.recipe.launched import strategy_here
+from prefcli.memory.fake_step import Architectures, StepPeaks
+from prefcli.memory.hardware import Hardware
+from prefcli.memory.prediction import predict
+from prefcli.memory.profiler import Peak
+from prefcli.memory.sharding import Sizes, blocks, sharded
+from prefcli.model import Device
+from prefcli.model.loading import empty_model
+from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Model
-from prefcli.rehearsal.fake_run import Architectures, StepPeaks
-from prefcli.rehearsal.memory import predict
-from prefcli.rehearsal.sharding import Sizes, blocks, sharded
-from prefcli.rehearsal.target import Target
-from prefcli.rehearsal.tracker import Peak
 
-GPU = Machine("cuda", "a GPU", bfloat16=True)
+GPU = Device("cuda", "a GPU", bfloat16=True)
 
 FULL = Sizes(policy=1000, trainable=1000, reference=1000, layer=100, root=300)
 LORA = Sizes(policy=1100, trainable=100, reference=0, layer=100, root=300)
 
 
-def on(devices: int, strategy: str) -> Target:
-    return Target(GPU, devices, strategy, None)
+def on(devices: int, strategy: str) -> Hardware:
+    return Hardware(GPU, devices, strategy, None)
 
 
 def step(states: int, activations: int = 900, logits: int = 50, update: int = 0) -> StepPeaks:

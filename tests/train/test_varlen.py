@@ -10,10 +10,10 @@ import functools
 import pytest
 import torch
 
-from prefcli.speed import seam, varlen
-from prefcli.speed.attention import NAME as SEGMENTS
-from prefcli.speed.seam import Speed
-from tests.train.scored import assert_alike, batch_of, both, pairs, tiny, tokens
+from prefcli.packed_forward import install, varlen
+from prefcli.packed_forward.install import FastForward
+from prefcli.packed_forward.prefix_attention import NAME as SEGMENTS
+from tests.support.scored_rows import assert_alike, batch_of, both, pairs, tiny, tokens
 
 
 def kernel(
@@ -117,8 +117,8 @@ def failing(*args, **kwargs):
 @pytest.mark.parametrize("there", [kernel, wrong, failing])
 def test_the_probe_takes_the_first_attention_that_agrees(there, on_a_cpu, monkeypatch):
     monkeypatch.setattr(varlen, "varlen_attn", there)
-    monkeypatch.setattr(seam.varlen, "there_is_one", lambda model: True)
-    speed = Speed(seam.Performance(), "single", max_length=64)
+    monkeypatch.setattr(install.varlen, "is_given", lambda model: True)
+    speed = FastForward(install.Performance(), "single", max_length=64)
     speed.prepare(tiny("llama"))
     assert speed.reason is None
     assert speed.attention == (varlen.NAME if there is kernel else SEGMENTS)
@@ -188,8 +188,8 @@ def of_torch_2_11(
 
 def test_probe_takes_varlen_of_torch_2_11(on_a_cpu, monkeypatch):
     monkeypatch.setattr(varlen, "varlen_attn", of_torch_2_11)
-    monkeypatch.setattr(seam.varlen, "there_is_one", lambda model: True)
-    speed = Speed(seam.Performance(), "single", max_length=64)
+    monkeypatch.setattr(install.varlen, "is_given", lambda model: True)
+    speed = FastForward(install.Performance(), "single", max_length=64)
     speed.prepare(tiny("llama"))
     assert (speed.reason, speed.attention) == (None, varlen.NAME)
 
@@ -222,9 +222,9 @@ def no_backward(*args, **kwargs):
 @pytest.mark.parametrize("trained", [True, False])
 def test_probe_records_the_attention_it_refuses(there, why, trained, on_a_cpu, monkeypatch):
     monkeypatch.setattr(varlen, "varlen_attn", there)
-    monkeypatch.setattr(seam.varlen, "there_is_one", lambda model: True)
+    monkeypatch.setattr(install.varlen, "is_given", lambda model: True)
     model = tiny("llama").requires_grad_(trained)
-    speed = Speed(seam.Performance(), "single", max_length=64)
+    speed = FastForward(install.Performance(), "single", max_length=64)
     speed.prepare(model)
     assert speed.attention == SEGMENTS
     assert speed.as_dict()["refused"] == {varlen.NAME: why}
@@ -236,5 +236,5 @@ def test_probe_records_the_attention_it_refuses(there, why, trained, on_a_cpu, m
 
 
 def test_a_cpu_goes_by_segments():
-    assert not varlen.there_is_one(tiny("llama"))
-    assert seam.attentions(tiny("llama")) == [SEGMENTS]
+    assert not varlen.is_given(tiny("llama"))
+    assert install.attentions(tiny("llama")) == [SEGMENTS]

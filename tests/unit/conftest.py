@@ -7,7 +7,7 @@ import pytest
 
 from prefcli.console import keep_stdout_for_json
 
-pytest.register_assert_rewrite("tests.unit.broken")
+pytest.register_assert_rewrite("tests.support.broken_recipes")
 
 HEAVY = ("torch", "transformers", "trl", "datasets", "peft", "accelerate")
 

@@ -4,8 +4,8 @@
 import pytest
 
 from prefcli.recipe import load
-from prefcli.recipe.foreign import FOREIGN, GONE
-from tests.unit.broken import GOOD, added, mistakes, swapped, table, write
+from prefcli.recipe.aliases import FOREIGN, GONE
+from tests.support.broken_recipes import GOOD, added, mistakes, swapped, table, write
 
 UNKNOWN = table(
     added("misspelt section", "trainig: {}", "6:1", "trainig", "no such key | mean training?"),

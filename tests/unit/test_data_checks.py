@@ -7,7 +7,7 @@ import pytest
 from prefcli.errors import RecipeError
 from prefcli.recipe import load
 from prefcli.recipe.data_checks import DataChecks, Shares
-from tests.unit.broken import GOOD, write
+from tests.support.broken_recipes import GOOD, write
 
 
 def checks(folder, *overrides):

@@ -4,8 +4,8 @@
 import pytest
 
 from prefcli.recipe import load
-from prefcli.recipe.names import is_commit, is_hub_id
-from tests.unit.broken import GOOD, added, given, mistakes, swapped, table, write
+from prefcli.recipe.paths import is_commit, is_hub_id
+from tests.support.broken_recipes import GOOD, added, given, mistakes, swapped, table, write
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LONG = "a/" * 2500

@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 from prefcli.recipe import load
-from tests.unit.broken import GOOD, added, mistakes, swapped, table, write
+from tests.support.broken_recipes import GOOD, added, mistakes, swapped, table, write
 
 WRONG = table(
     swapped("self", "runs/x", "${output_dir}", "1:13", "output_dir", "it refers to itself"),

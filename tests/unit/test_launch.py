@@ -10,12 +10,12 @@ import sys
 import pytest
 import yaml
 
-from prefcli import cli, siblings
+from prefcli import cli, first_failure
 from prefcli.cli.app import LocatedError
 from prefcli.errors import DataError, PreemptedError, RecipeError
-from prefcli.launching.config import accelerate_config, command_lines
-from prefcli.launching.meeting import Meeting, first_host, meeting, refuse_copies
-from prefcli.launching.signals import Signals
+from prefcli.launcher.accelerate_config import accelerate_config, command_lines
+from prefcli.launcher.rendezvous import Rendezvous, first_host, meeting, refuse_copies
+from prefcli.launcher.signal_forwarding import Signals
 from prefcli.recipe import load
 from prefcli.recipe.launch import Launch
 from prefcli.recipe.schema import Recipe
@@ -146,12 +146,12 @@ SLURM = {
 
 
 def test_slurm_tells_where():
-    assert meeting(2, SLURM) == Meeting(1, "gpu007", 15_001, "30001")
+    assert meeting(2, SLURM) == Rendezvous(1, "gpu007", 15_001, "30001")
 
 
 def test_variables_go_before_slurm():
     told = {**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "NODE_RANK": "0"}
-    assert meeting(2, told) == Meeting(0, "10.0.0.1", 29_500, "30001")
+    assert meeting(2, told) == Rendezvous(0, "10.0.0.1", 29_500, "30001")
 
 
 def test_a_step_on_fewer_nodes_than_its_job():
@@ -212,7 +212,7 @@ def test_signals_are_kept_and_passed_on():
         signals.send_to([os.getpid()])  # a worker, late
         assert heard == [signal.SIGUSR1]
     finally:
-        signals.give_back()
+        signals.restore()
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
@@ -221,7 +221,7 @@ def test_what_is_ignored_stays_so():
     try:
         signals = Signals()
         os.kill(os.getpid(), signal.SIGUSR1)
-        signals.give_back()
+        signals.restore()
         assert not signals.received
         assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
     finally:
@@ -231,25 +231,25 @@ def test_what_is_ignored_stays_so():
 @pytest.fixture
 def rank_one(monkeypatch, tmp_path):
     """This process, as one of two."""
-    monkeypatch.setattr(siblings.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(first_failure.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("MASTER_PORT", "29500")
 
 
 def test_one_of_a_launchers_processes_speaks(rank_one, monkeypatch):
-    assert not siblings.another_failed()
-    assert siblings.first_to_fail()
-    assert not siblings.first_to_fail()
-    assert siblings.another_failed()
+    assert not first_failure.another_failed()
+    assert first_failure.first_to_fail()
+    assert not first_failure.first_to_fail()
+    assert first_failure.another_failed()
     # The launcher reads it.
-    monkeypatch.setattr(siblings.os, "getpid", os.getppid)
-    claim = siblings.Claim({"MASTER_PORT": "29500"})
+    monkeypatch.setattr(first_failure.os, "getpid", os.getppid)
+    claim = first_failure.FailureMarker({"MASTER_PORT": "29500"})
     assert claim.rank == 1
     claim.make_for(0)
     assert claim.rank == 1
     claim.remove()
-    assert not siblings.another_failed()
+    assert not first_failure.another_failed()
 
 
 def failing(monkeypatch, error: Exception) -> int:
@@ -295,8 +295,8 @@ def test_to_be_preempted_is_not_to_fail(rank_one, monkeypatch, capsys, tmp_path)
     stop = LocatedError(PreemptedError("pre-empted at step 3"), load(str(recipe), []))
     assert failing(monkeypatch, stop) == 75
     assert capsys.readouterr().err == ""
-    assert not siblings.another_failed()
+    assert not first_failure.another_failed()
     monkeypatch.setenv("RANK", "0")
     assert failing(monkeypatch, stop) == 75
     assert capsys.readouterr().err == "pre-empted at step 3\n"
-    assert not siblings.another_failed()
+    assert not first_failure.another_failed()

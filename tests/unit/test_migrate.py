@@ -7,12 +7,12 @@ import pytest
 
 from prefcli import cli
 from prefcli.methods import METHODS
-from prefcli.recipe.foreign import FOREIGN
+from prefcli.recipe.aliases import FOREIGN
 from prefcli.recipe.load import load
 from prefcli.recipe.migrate import TOOLS, migrate
-from prefcli.recipe.migrate.base import Joint, Refuse
-from prefcli.recipe.nearest import all_paths
-from tests.unit.migrating import problems, recipe, write
+from prefcli.recipe.migrate.base import MultiKeyRule, Refuse
+from prefcli.recipe.suggestions import all_paths
+from tests.support.migration import problems, recipe, write
 
 HANDBOOK = """\
 model_name_or_path: org/base
@@ -350,7 +350,7 @@ def test_every_path_of_a_table_is_in_the_schema(tool):
     known = {*all_paths()}
     for key, translation in tool.table.items():
         assert {*translation.paths} <= known, key
-        if isinstance(translation, Refuse | Joint) or key not in FOREIGN:
+        if isinstance(translation, Refuse | MultiKeyRule) or key not in FOREIGN:
             continue
         # foreign.py, which names our key for a foreign one in a recipe, says the same.
         if translation.paths and FOREIGN[key].partition(".")[0] not in METHODS:

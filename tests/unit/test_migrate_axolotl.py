@@ -4,8 +4,8 @@ import functools
 
 import pytest
 
-from tests.unit import migrating
-from tests.unit.migrating import problems, recipe
+from tests.support import migration
+from tests.support.migration import problems, recipe
 
 START = """\
 base_model: org/chat
@@ -51,7 +51,7 @@ weight_decay: 0.01
 """
 
 
-swapped = functools.partial(migrating.swapped, START)
+swapped = functools.partial(migration.swapped, START)
 
 
 def test_a_dpo_file(tmp_path):

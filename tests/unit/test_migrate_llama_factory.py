@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from tests.unit import migrating
-from tests.unit.migrating import problems, recipe
+from tests.support import migration
+from tests.support.migration import problems, recipe
 
 START = """\
 model_name_or_path: org/chat
@@ -64,7 +64,7 @@ def info(tmp_path):
     (tmp_path / "dataset_info.json").write_text(json.dumps(INFO))
 
 
-swapped = functools.partial(migrating.swapped, START)
+swapped = functools.partial(migration.swapped, START)
 
 
 def test_a_dpo_file(tmp_path):

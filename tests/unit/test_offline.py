@@ -7,7 +7,7 @@ import os
 import pytest
 
 from prefcli.errors import RecipeError
-from prefcli.recipe.hub import go_offline
+from prefcli.recipe.offline import go_offline
 from prefcli.recipe.sections import Logging
 from prefcli.recipe.trackers import keep_trackers_here
 from prefcli.telemetry import SWITCHES, no_telemetry

@@ -4,7 +4,7 @@
 import pytest
 
 from prefcli.recipe import load
-from tests.unit.broken import GOOD, given, mistakes, table, write
+from tests.support.broken_recipes import GOOD, given, mistakes, table, write
 
 TWO = GOOD.replace("{path: a.jsonl}", "[{path: a}, {path: b}]")
 

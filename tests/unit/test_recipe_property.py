@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prefcli.errors import RecipeError
 from prefcli.formats import FORMATS, RowError, detect
 from prefcli.recipe import load
-from tests.unit.broken import GOOD, write
+from tests.support.broken_recipes import GOOD, write
 
 # The deadline is far above what a slow machine needs; it catches what would take minutes.
 quick = settings(

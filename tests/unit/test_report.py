@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from prefcli.report.bars import pictures
 from prefcli.report.data_page import data_page
-from tests.unit.pages import read
+from prefcli.report.text_histogram import pictures
+from tests.support.pages import read
 
 LENGTHS = {
     "quantiles": {

@@ -9,12 +9,12 @@ import pytest
 
 from prefcli import cli
 from prefcli.report.compare_page import compare_page, differing, figures, short_names
-from prefcli.report.curves import panels, thinned
-from prefcli.report.pages import visible
-from prefcli.report.run_files import read_run
+from prefcli.report.html import visible
+from prefcli.report.panels import panels, thinned
+from prefcli.report.run_data import read_run
 from prefcli.report.run_page import marks, run_page, write_report
-from tests.unit.pages import read
-from tests.unit.run_folders import (
+from tests.support.pages import read
+from tests.support.run_dirs import (
     ADVICE,
     RECIPE,
     RUN,

@@ -4,7 +4,7 @@
 import pytest
 
 from prefcli.recipe import load
-from tests.unit.broken import GOOD, mistakes, write
+from tests.support.broken_recipes import GOOD, mistakes, write
 
 TOKEN = "hf_" + "aB3" * 11
 SECRET = TOKEN[3:13]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from prefcli import cli
-from prefcli.jobs.times import in_words, seconds
-from prefcli.jobs.words import quoted
+from prefcli.slurm.times import in_words, seconds
+from prefcli.slurm.words import quoted
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = ROOT / "scripts" / "slurm" / "pipeline.sh"

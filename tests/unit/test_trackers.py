@@ -26,13 +26,13 @@ logging:
 def installed(monkeypatch):
     """Say which packages are there."""
 
-    def settle(*names: str) -> None:
+    def resolve_from_data(*names: str) -> None:
         def find(name: str) -> ModuleSpec | None:
             return ModuleSpec(name, None, origin=f"{name}.py") if name in names else None
 
         monkeypatch.setattr(trackers, "find_spec", find)
 
-    return settle
+    return resolve_from_data
 
 
 def validate(path, monkeypatch, capsys):

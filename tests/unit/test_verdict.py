@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from prefcli.report.metrics import figure, same
-from prefcli.report.run_files import read_run
+from prefcli.report.run_data import read_run
 from prefcli.report.verdict import verdict
-from tests.unit.run_folders import ADVICE, RUN, dpo_run, eval_row, train_row, write_run
+from tests.support.run_dirs import ADVICE, RUN, dpo_run, eval_row, train_row, write_run
 
 SFT = {
     **{key: value for key, value in RUN.items() if key not in ("step_zero", "anchor")},

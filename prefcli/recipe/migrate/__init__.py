@@ -10,16 +10,16 @@ from typing import Any
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe import secrets
-from prefcli.recipe.document import Unwritten, parse, read_text
 from prefcli.recipe.load import load_text
 from prefcli.recipe.migrate.axolotl import AXOLOTL
 from prefcli.recipe.migrate.base import Draft, Drop, Dropped, Renamed, run
 from prefcli.recipe.migrate.handbook import HANDBOOK
 from prefcli.recipe.migrate.llama_factory import LLAMA_FACTORY
-from prefcli.recipe.migrate.tool import Tool, method_of
+from prefcli.recipe.migrate.source_tool import Tool, method_of
 from prefcli.recipe.migrate.trl import TRL
-from prefcli.recipe.places import Key, Places, dotted, leaves
-from prefcli.recipe.writing import recipe_text
+from prefcli.recipe.source_map import Key, Places, dotted, leaves
+from prefcli.recipe.yaml_reader import Unwritten, parse, read_text
+from prefcli.recipe.yaml_writer import recipe_text
 
 TOOLS: tuple[Tool, ...] = (AXOLOTL, LLAMA_FACTORY, HANDBOOK, TRL)
 """In the order in which a file's keys are compared with their marks."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prefcli.recipe.migrate import axolotl_joints as parts
-from prefcli.recipe.migrate import hf
+from prefcli.recipe.migrate import axolotl_rules as parts
+from prefcli.recipe.migrate import training_arguments
 from prefcli.recipe.migrate.axolotl_data import translate_data
-from prefcli.recipe.migrate.base import Drop, Joint, Refuse, Table, To, gone
-from prefcli.recipe.migrate.joints import (
+from prefcli.recipe.migrate.base import Drop, MultiKeyRule, Refuse, Table, To, gone
+from prefcli.recipe.migrate.shared_rules import (
     batch,
     evaluation,
     saving,
     warm_up,
 )
-from prefcli.recipe.migrate.tool import Tool
+from prefcli.recipe.migrate.source_tool import Tool
 from prefcli.recipe.migrate.trl import quantization
 
 
@@ -55,12 +55,12 @@ _CACHE = "prefcli keeps converted rows in datasets' cache"
 
 TABLE: Table = {
     # The data first: evaluation has a meaning only with data.eval.
-    "datasets": (data := Joint(translate_data, "data.train", "data.eval")),
+    "datasets": (data := MultiKeyRule(translate_data, "data.train", "data.eval")),
     "test_datasets": data,
     "val_set_size": data,
     "train_on_inputs": data,
     **{
-        key: hf.TABLE[key]
+        key: training_arguments.TABLE[key]
         for key in (
             *("output_dir", "seed", "max_steps", "learning_rate", "weight_decay", "adam_beta1"),
             *("adam_beta2", "adam_epsilon", "max_grad_norm", "logging_steps", "save_total_limit"),
@@ -74,7 +74,7 @@ TABLE: Table = {
             *("dataloader_drop_last", "accelerator_config", "torch_empty_cache_steps"),
         )
     },
-    "rl": (loss := Joint(parts.loss, "dpo.loss_type", "dpo.loss_weights")),
+    "rl": (loss := MultiKeyRule(parts.loss, "dpo.loss_type", "dpo.loss_weights")),
     "dpo_loss_type": loss,
     "rpo_alpha": loss,
     # model
@@ -90,21 +90,23 @@ TABLE: Table = {
     "trust_remote_code": Refuse(
         gone("trust_remote_code"), "if the model needs no code of its own, take the line out"
     ),
-    "attn_implementation": (attention := Joint(parts.attention, "model.attn_implementation")),
+    "attn_implementation": (
+        attention := MultiKeyRule(parts.attention, "model.attn_implementation")
+    ),
     "flash_attention": attention,
     "sdp_attention": attention,
     "eager_attention": attention,
     "flex_attention": attention,
-    "chat_template": (template := Joint(parts.template, "model.chat_template")),
+    "chat_template": (template := MultiKeyRule(parts.template, "model.chat_template")),
     "chat_template_jinja": template,
-    "load_in_4bit": (bits := Joint(quantization, "model.quantization")),
+    "load_in_4bit": (bits := MultiKeyRule(quantization, "model.quantization")),
     "load_in_8bit": bits,
-    "special_tokens": Joint(parts.special_tokens),
+    "special_tokens": MultiKeyRule(parts.special_tokens),
     "tokens": Refuse("prefcli adds no tokens"),
     "eot_tokens": Refuse("prefcli trains with the tokenizer as it is"),
     "default_system_message": Refuse("prefcli adds no system message", "put it into the data"),
     # lora
-    "adapter": (lora := Joint(parts.lora, "lora.target_modules", *parts.LORA.values())),
+    "adapter": (lora := MultiKeyRule(parts.lora, "lora.target_modules", *parts.LORA.values())),
     "lora_target_linear": lora,
     "lora_target_modules": lora,
     **dict.fromkeys(parts.LORA, lora),
@@ -127,7 +129,7 @@ TABLE: Table = {
     "shuffle_merged_datasets": Refuse("prefcli draws rows in random order", harmless=(True,)),
     "pretraining_dataset": Refuse("prefcli trains on demonstrations and preferences"),
     "streaming": Refuse("prefcli reads data from files, whole"),
-    "sample_packing": Joint(parts.packing, "sft.packing"),
+    "sample_packing": MultiKeyRule(parts.packing, "sft.packing"),
     "eval_sample_packing": Drop("evaluation rows are packed as training rows are"),
     "pad_to_sequence_len": Drop(_SPEED),
     # methods
@@ -154,9 +156,11 @@ TABLE: Table = {
         "it has another meaning with each number of devices",
         "write gradient_accumulation_steps instead",
     ),
-    "optimizer": To("training.optim", read=hf.optimizer),
+    "optimizer": To("training.optim", read=training_arguments.optimizer),
     "lr_scheduler": (
-        schedule := Joint(parts.schedule, "training.lr_scheduler_type", "training.min_lr_ratio")
+        schedule := MultiKeyRule(
+            parts.schedule, "training.lr_scheduler_type", "training.min_lr_ratio"
+        )
     ),
     "cosine_min_lr_ratio": schedule,
     "cosine_constant_lr_ratio": Refuse("prefcli's cosine does not end in a constant"),
@@ -168,14 +172,16 @@ TABLE: Table = {
     "eval_batch_size": evals,
     "save_strategy": (saves := saving()),
     "save_steps": saves,
-    "evals_per_epoch": (epochs := Joint(parts.epochs)),
+    "evals_per_epoch": (epochs := MultiKeyRule(parts.epochs)),
     "saves_per_epoch": epochs,
     "early_stopping_patience": Refuse("prefcli keeps the last weights and stops at the last step"),
     "loss_watchdog_threshold": Drop("prefcli stops by itself when a loss is not finite"),
     "loss_watchdog_patience": Drop("prefcli stops by itself when a loss is not finite"),
     "save_first_step": Drop("prefcli --dry-run tries the output folder"),
     # reporting
-    "wandb_project": (reports := Joint(parts.trackers, "logging.report_to", "logging.run_name")),
+    "wandb_project": (
+        reports := MultiKeyRule(parts.trackers, "logging.report_to", "logging.run_name")
+    ),
     "use_wandb": reports,
     "mlflow_experiment_name": reports,
     "use_mlflow": reports,

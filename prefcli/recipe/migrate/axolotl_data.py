@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefcli.recipe.migrate.base import Draft, is_on, words
-from prefcli.recipe.migrate.joints import Listed, put_sources
+from prefcli.recipe.migrate.shared_rules import Listed, put_sources
 from prefcli.recipe.migrate.trl_data import no_random_split
 
 _SAME = ("path", "name", "split", "revision", "data_files")

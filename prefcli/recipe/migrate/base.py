@@ -10,8 +10,8 @@ from typing import Any
 
 from prefcli.errors import Problem
 from prefcli.methods import METHODS
-from prefcli.recipe.foreign import GONE
-from prefcli.recipe.places import Key, Places, dotted
+from prefcli.recipe.aliases import GONE
+from prefcli.recipe.source_map import Key, Places, dotted
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Refuse(Translation):
             draft.refuse(key, self.why, self.hint or "take it out, if you can do without it")
 
 
-class Joint(Translation):
+class MultiKeyRule(Translation):
     """Several keys that mean something only together; translated once, after the plain keys."""
 
     def __init__(self, translate: Callable[[Draft], None], *paths: str) -> None:
@@ -189,12 +189,12 @@ def run(draft: Draft, table: Table) -> None:
         translation = table.get(key)
         if translation is None:
             draft.refuse(key, "prefcli migrate does not know this key", "take it out, or report it")
-        elif not isinstance(translation, Joint):
+        elif not isinstance(translation, MultiKeyRule):
             if draft.value(key) is None:
                 draft.drop(key, "it is not set")
             else:
                 translation.apply(draft, key)
-    for joint in dict.fromkeys(t for t in table.values() if isinstance(t, Joint)):
+    for joint in dict.fromkeys(t for t in table.values() if isinstance(t, MultiKeyRule)):
         joint.translate(draft)
     for key, value in draft.data.items():
         if key not in draft.settled and value is None:

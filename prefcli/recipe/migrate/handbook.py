@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from prefcli.recipe.migrate.base import Draft, Joint, To, is_on, words
-from prefcli.recipe.migrate.hf import STRATEGIES
-from prefcli.recipe.migrate.joints import Listed, evaluates, put_sources
-from prefcli.recipe.migrate.tool import Tool
+from prefcli.recipe.migrate.base import Draft, MultiKeyRule, To, is_on, words
+from prefcli.recipe.migrate.shared_rules import Listed, evaluates, put_sources
+from prefcli.recipe.migrate.source_tool import Tool
+from prefcli.recipe.migrate.training_arguments import STRATEGIES
 from prefcli.recipe.migrate.trl import TRL
 from prefcli.recipe.migrate.trl_data import check_columns, data_by_name, no_random_split
 
@@ -123,7 +123,7 @@ _TABLE = {
             "datasets",
             "test_split_size",
         ),
-        Joint(_data, "data.train", "data.eval"),
+        MultiKeyRule(_data, "data.train", "data.eval"),
     ),
 }
 

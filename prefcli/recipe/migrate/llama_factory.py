@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prefcli.recipe.migrate import hf
-from prefcli.recipe.migrate.base import Draft, Drop, Joint, Refuse, Table, To, gone, is_on, words
-from prefcli.recipe.migrate.joints import put_lora
+from prefcli.recipe.migrate import training_arguments
+from prefcli.recipe.migrate.base import (
+    Draft,
+    Drop,
+    MultiKeyRule,
+    Refuse,
+    Table,
+    To,
+    gone,
+    is_on,
+    words,
+)
 from prefcli.recipe.migrate.llama_factory_data import translate_data
-from prefcli.recipe.migrate.tool import Tool
+from prefcli.recipe.migrate.shared_rules import put_lora
+from prefcli.recipe.migrate.source_tool import Tool
 
 _LORA = {
     "lora_rank": "lora.rank",
@@ -43,7 +53,7 @@ def _defaults(method: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
         rank = data.get("lora_rank") or 8
         own |= {"lora_rank": 8, "lora_dropout": 0.0, "lora_target": "all"}
         own["lora_alpha"] = 2 * rank if isinstance(rank, int) else None
-    return hf.DEFAULTS | own
+    return training_arguments.DEFAULTS | own
 
 
 def _lora(draft: Draft) -> None:
@@ -155,12 +165,12 @@ _CACHE = "prefcli keeps converted rows in datasets' cache"
 
 TABLE: Table = {
     # The data first: evaluation has a meaning only with data.eval.
-    "dataset": (data := Joint(translate_data, "data.train", "data.eval")),
+    "dataset": (data := MultiKeyRule(translate_data, "data.train", "data.eval")),
     "eval_dataset": data,
     "dataset_dir": data,
     "max_samples": data,
     "val_size": data,
-    **hf.TABLE,
+    **training_arguments.TABLE,
     "stage": Drop("the method's section says it"),
     # model
     "model_name_or_path": To("model.name_or_path"),
@@ -173,9 +183,9 @@ TABLE: Table = {
         gone("trust_remote_code"), "if the model needs no code of its own, take the line out"
     ),
     "flash_attn": To("model.attn_implementation", read=_attention),
-    "template": Joint(_template),
+    "template": MultiKeyRule(_template),
     "pure_bf16": To("model.dtype", read=lambda on: "bfloat16" if is_on(on) else "auto"),
-    "quantization_bit": (bits := Joint(_quantization, "model.quantization")),
+    "quantization_bit": (bits := MultiKeyRule(_quantization, "model.quantization")),
     "quantization_method": bits,
     "double_quantization": bits,
     "quantization_type": Refuse("prefcli's 4bit is nf4", harmless=("nf4",)),
@@ -184,7 +194,7 @@ TABLE: Table = {
     "rope_scaling": Refuse("prefcli trains the model's positions as they are"),
     "default_system": Refuse("prefcli adds no system message", "put it into the data"),
     # lora
-    "finetuning_type": (lora := Joint(_lora, "lora.target_modules", *_LORA.values())),
+    "finetuning_type": (lora := MultiKeyRule(_lora, "lora.target_modules", *_LORA.values())),
     "lora_target": lora,
     **dict.fromkeys(_LORA, lora),
     "additional_target": Refuse("prefcli trains adapters only, no whole layers beside them"),
@@ -196,8 +206,8 @@ TABLE: Table = {
     "mix_strategy": Refuse("prefcli joins its sources", harmless=("concat",)),
     "streaming": Refuse("prefcli reads data from files, whole"),
     "mask_history": Refuse("prefcli's sft trains on every assistant turn of a conversation"),
-    "train_on_prompt": Joint(_sft, "sft.assistant_only_loss", "sft.completion_only_loss"),
-    "packing": (packing := Joint(_packing, "sft.packing")),
+    "train_on_prompt": MultiKeyRule(_sft, "sft.assistant_only_loss", "sft.completion_only_loss"),
+    "packing": (packing := MultiKeyRule(_packing, "sft.packing")),
     "neat_packing": packing,
     "overwrite_cache": Drop(_CACHE),
     "tokenized_path": Drop(_CACHE),
@@ -205,7 +215,9 @@ TABLE: Table = {
     "enable_thinking": Drop("rows are rendered by the tokenizer's own chat template"),
     # methods
     "pref_beta": To("dpo.beta", "ipo.beta", "kto.beta", "orpo.lambda", "simpo.beta"),
-    "pref_loss": (loss := Joint(_loss, "dpo.loss_type", "dpo.loss_weights", "simpo.cpo_alpha")),
+    "pref_loss": (
+        loss := MultiKeyRule(_loss, "dpo.loss_type", "dpo.loss_weights", "simpo.cpo_alpha")
+    ),
     "pref_ftx": loss,
     "simpo_gamma": To("simpo.gamma"),
     "kto_chosen_weight": To("kto.desirable_weight"),

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from prefcli.recipe.migrate.base import Draft, is_on, words
-from prefcli.recipe.migrate.hf import STRATEGIES
-from prefcli.recipe.migrate.joints import evaluates, put_sources
+from prefcli.recipe.migrate.shared_rules import evaluates, put_sources
+from prefcli.recipe.migrate.training_arguments import STRATEGIES
 from prefcli.recipe.migrate.trl_data import no_random_split
 
 _INFO = "dataset_info.json"

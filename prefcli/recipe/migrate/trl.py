@@ -8,10 +8,10 @@ from typing import Any, get_args
 from prefcli.methods.dpo import PairLoss
 from prefcli.methods.kto import Kto
 from prefcli.methods.sft import Sft
-from prefcli.recipe.migrate import hf
-from prefcli.recipe.migrate.base import Draft, Drop, Joint, Refuse, Table, To, gone, is_on
-from prefcli.recipe.migrate.joints import put_lora
-from prefcli.recipe.migrate.tool import Tool, by_keys
+from prefcli.recipe.migrate import training_arguments
+from prefcli.recipe.migrate.base import Draft, Drop, MultiKeyRule, Refuse, Table, To, gone, is_on
+from prefcli.recipe.migrate.shared_rules import put_lora
+from prefcli.recipe.migrate.source_tool import Tool, by_keys
 from prefcli.recipe.migrate.trl_data import data_by_name, dataset_kwargs
 
 _LORA = {
@@ -167,7 +167,9 @@ def _defaults(method: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
     elif method == "simpo":
         own = {"beta": 0.1, "simpo_gamma": 0.5, "cpo_alpha": 1.0}
     adapter = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05}
-    return hf.DEFAULTS | rate | own | (adapter if is_on(data.get("use_peft")) else {})
+    return (
+        training_arguments.DEFAULTS | rate | own | (adapter if is_on(data.get("use_peft")) else {})
+    )
 
 
 _TOKENIZER = "prefcli trains with the tokenizer as it is"
@@ -176,22 +178,22 @@ _MEMORY = "it changes memory or speed, not what is trained"
 
 TABLE: Table = {
     # The data first: evaluation has a meaning only with data.eval.
-    "dataset_name": (data := Joint(data_by_name, "data.train", "data.eval")),
+    "dataset_name": (data := MultiKeyRule(data_by_name, "data.train", "data.eval")),
     "dataset_config": data,
     "dataset_train_split": data,
     "dataset_test_split": data,
     "dataset_text_field": data,
     "datasets": data,
     "test_split_size": data,
-    **hf.TABLE,
+    **training_arguments.TABLE,
     # model
     "model_name_or_path": To("model.name_or_path"),
     "model_revision": To("model.revision"),
-    "dtype": (dtype := Joint(_dtype, "model.dtype")),
+    "dtype": (dtype := MultiKeyRule(_dtype, "model.dtype")),
     "torch_dtype": dtype,
     "attn_implementation": To("model.attn_implementation"),
     "chat_template_path": To("model.chat_template"),
-    "load_in_4bit": (bits := Joint(quantization, "model.quantization")),
+    "load_in_4bit": (bits := MultiKeyRule(quantization, "model.quantization")),
     "load_in_8bit": bits,
     "bnb_4bit_quant_type": Refuse("prefcli's 4bit is nf4", harmless=("nf4",)),
     "use_bnb_nested_quant": Drop("prefcli's 4bit quantises its own constants too, as QLoRA does"),
@@ -203,7 +205,7 @@ TABLE: Table = {
     "pad_token": Drop("padding is masked by position, whatever the token"),
     "model_init_kwargs": Refuse("prefcli passes nothing else to the model"),
     # lora
-    "use_peft": (lora := Joint(_lora, *_LORA.values())),
+    "use_peft": (lora := MultiKeyRule(_lora, *_LORA.values())),
     **dict.fromkeys(_LORA, lora),
     "lora_task_type": Drop("the task is always causal language modelling"),
     "lora_modules_to_save": Refuse("prefcli trains adapters only, no whole layers beside them"),
@@ -212,7 +214,7 @@ TABLE: Table = {
     "dataset_streaming": Refuse("prefcli reads data from files, whole"),
     "streaming": Refuse("prefcli reads data from files, whole"),
     "dataset_num_proc": To("data.num_proc"),
-    "dataset_kwargs": Joint(dataset_kwargs),
+    "dataset_kwargs": MultiKeyRule(dataset_kwargs),
     "max_length": To("data.max_length"),
     "max_seq_length": To("data.max_length"),
     "max_prompt_length": Drop(gone("max_prompt_length")),
@@ -224,21 +226,25 @@ TABLE: Table = {
     # methods
     "beta": To("dpo.beta", "ipo.beta", "kto.beta", "orpo.lambda", "simpo.beta"),
     "loss_type": (
-        loss := Joint(_loss, "dpo.loss_type", "dpo.loss_weights", "kto.loss_type", "sft.loss_type")
+        loss := MultiKeyRule(
+            _loss, "dpo.loss_type", "dpo.loss_weights", "kto.loss_type", "sft.loss_type"
+        )
     ),
     "loss_weights": loss,
     "rpo_alpha": loss,
     "label_smoothing": To("dpo.label_smoothing"),
     "ld_alpha": To("dpo.ld_alpha"),
     "f_divergence_type": (
-        divergence := Joint(_divergence, "dpo.f_divergence_type", "dpo.f_alpha_divergence_coef")
+        divergence := MultiKeyRule(
+            _divergence, "dpo.f_divergence_type", "dpo.f_alpha_divergence_coef"
+        )
     ),
     "f_alpha_divergence_coef": divergence,
     "discopop_tau": To("dpo.discopop_tau"),
     "desirable_weight": To("kto.desirable_weight"),
     "undesirable_weight": To("kto.undesirable_weight"),
     "cpo_alpha": To("simpo.cpo_alpha"),
-    "simpo_gamma": (margin := Joint(_margin, "simpo.gamma")),
+    "simpo_gamma": (margin := MultiKeyRule(_margin, "simpo.gamma")),
     "gamma_beta_ratio": margin,
     "precompute_ref_log_probs": To("reference.precompute"),
     "packing": To("sft.packing"),

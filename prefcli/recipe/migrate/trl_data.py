@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from prefcli.recipe.migrate.base import Draft, words
-from prefcli.recipe.migrate.hf import STRATEGIES
-from prefcli.recipe.migrate.joints import Listed, evaluates, put_sources
+from prefcli.recipe.migrate.shared_rules import Listed, evaluates, put_sources
+from prefcli.recipe.migrate.training_arguments import STRATEGIES
 
 
 def data_by_name(draft: Draft) -> None:

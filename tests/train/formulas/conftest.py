@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from prefcli.methods import METHODS
+from tests.support.oracle import Oracle, deviation
 from tests.train.conftest import ANYTHING, trainer_of, write_jsonl
-from tests.train.formulas.oracle import Oracle, deviation
 
 # Chosen and rejected differ in length, both ways, and so do the rows.
 PAIRS = [

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from prefcli.methods.dpo import PairLoss
+from tests.support.oracle import log_sigmoid
 from tests.train.formulas.conftest import mean, total
-from tests.train.formulas.oracle import log_sigmoid
 
 BETA = 0.3
 EPSILON = 0.1

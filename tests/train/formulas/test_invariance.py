@@ -11,9 +11,9 @@ import torch
 from transformers import TrainerCallback
 
 from prefcli.training.run import train
+from tests.support.oracle import deviation
 from tests.train.conftest import metric_rows
 from tests.train.formulas.conftest import LABELLED, PAIRS, gradients
-from tests.train.formulas.oracle import deviation
 from tests.train.formulas.test_sft import ROWS
 
 WEIGHTS = {"desirable_weight": 1.5, "undesirable_weight": 0.7}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.support.oracle import log_sigmoid
 from tests.train.formulas.conftest import mean
-from tests.train.formulas.oracle import log_sigmoid
 
 both = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 

@@ -1,0 +1,64 @@
+"""LIGHT shelf: one file a health rule; history of metric rows -> advice, pure.
+
+A new rule is a file here and a line in `Health`.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from prefcli.config_base import ConfigBase
+from prefcli.health.accuracy import Accuracy
+from prefcli.health.base import LEVELS, Advice, HealthRule, Level
+from prefcli.health.collapse import Collapse
+from prefcli.health.displacement import Displacement
+from prefcli.health.finite import Finite
+from prefcli.health.forgetting import Forgetting
+from prefcli.health.gradient import Gradient
+from prefcli.health.kto_kl import KtoKl
+from prefcli.health.length import Length
+from prefcli.health.margin import Margin
+from prefcli.health.metric_history import History, Row, is_eval
+from prefcli.health.monitor import Monitor
+from prefcli.health.no_learning import NoLearning
+from prefcli.health.orpo_odds import OrpoOdds
+from prefcli.health.overfitting import Overfitting
+from prefcli.health.run_context import RunContext
+from prefcli.health.saturation import Saturation
+
+
+class Health(ConfigBase):
+    """What is looked for while a run goes on. Each rule is a section, or its `on` alone:
+    `health: {collapse: warn, gradient: off, displacement: {fall: 1.5}}`."""
+
+    finite: Finite = Field(default_factory=Finite)
+    collapse: Collapse = Field(default_factory=Collapse)
+    displacement: Displacement = Field(default_factory=Displacement)
+    margin: Margin = Field(default_factory=Margin)
+    no_learning: NoLearning = Field(default_factory=NoLearning)
+    accuracy: Accuracy = Field(default_factory=Accuracy)
+    saturation: Saturation = Field(default_factory=Saturation)
+    gradient: Gradient = Field(default_factory=Gradient)
+    length: Length = Field(default_factory=Length)
+    kto_kl: KtoKl = Field(default_factory=KtoKl)
+    orpo_odds: OrpoOdds = Field(default_factory=OrpoOdds)
+    overfitting: Overfitting = Field(default_factory=Overfitting)
+    forgetting: Forgetting = Field(default_factory=Forgetting)
+
+    @property
+    def checks(self) -> list[HealthRule]:
+        return [getattr(self, name) for name in type(self).model_fields]
+
+
+__all__ = [
+    "LEVELS",
+    "Advice",
+    "Health",
+    "HealthRule",
+    "History",
+    "Level",
+    "Monitor",
+    "Row",
+    "RunContext",
+    "is_eval",
+]

@@ -1,0 +1,46 @@
+"""KTO's estimate of the KL does not work."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from prefcli.config_base import Count
+from prefcli.health.base import Advice, HealthRule
+from prefcli.health.metric_history import History
+from prefcli.health.run_context import RunContext
+from prefcli.methods import Kto, Method
+
+
+class KtoKl(HealthRule):
+    """kto's kl has been exactly 0 since the start, long after warm-up.
+
+    The estimate is cut off at 0 and taken over mismatched prompts and completions of a device
+    batch (huggingface/trl issue 2554, pull request 2153). That it returns to 0 is common: such
+    completions become less likely, too. That it never leaves 0 is not.
+    """
+
+    name: ClassVar[str] = "kto_kl"
+    reads: ClassVar[tuple[str, ...]] = ("kl",)
+    defers_to: ClassVar[tuple[str, ...]] = ("no_learning", "collapse")
+
+    steps: Count = 50
+    """Optimizer steps after warm-up. A proposal."""
+
+    @classmethod
+    def applies(cls, method: Method) -> bool:
+        return isinstance(method, Kto) and method.pairs_neighbours
+
+    def look(self, history: History, facts: RunContext) -> Advice | None:
+        recent = history.recent("kl", self.steps, after=facts.warmup)
+        if not facts.estimates_kl or recent is None or recent.high > 0:
+            return None
+        if any(history.series("kl")):
+            return None
+        return self.advice(
+            history,
+            seen=f"kl is 0 in all {history.step} steps",
+            means="the reference point of kto is not estimated; device batches are too small, or "
+            "their prompts all alike",
+            change="training.per_device_train_batch_size of 4 or more, or "
+            "kto.loss_type: apo_zero_unpaired, which needs no kl",
+        )

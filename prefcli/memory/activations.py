@@ -1,0 +1,143 @@
+"""What a step holds at once without gradient checkpointing, on tensors that hold nothing.
+
+A bound, for the choice that it is made for: rows count as long as the longest of them, padded and
+with their prompts repeated. A dry-run rehearses the whole step (rehearsal/fake_run.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import AutoModelForCausalLM, PretrainedConfig
+from trl.kernels import chunked_logprob
+from trl.trainer import utils as trl_utils
+
+from prefcli.data.run_datasets import mixed_in
+from prefcli.memory.optimizer_state_size import BITSANDBYTES, on_device, on_disk
+from prefcli.methods import Method
+from prefcli.model import Device, lora_config, parameters_of
+from prefcli.model.lora import trainable
+from prefcli.model.remote_code import origin_of
+from prefcli.recipe.schema import Recipe
+
+_PACKED = {"4bit": 0.6, "8bit": 1.1}
+"""Bytes of a quantised weight, with its scale."""
+_WHOLE = 16
+"""Bytes of a logit where a loss is made of all of them."""
+_TILED = {"cuda": 1, "cpu": 8}
+"""How many of its tiles trl's head holds at once; ours, where it can be used, needs less."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is trained, without its weights."""
+
+    config: PretrainedConfig
+    adapter: LoraConfig | None = None
+    """That is trained on, where model.adapter says continue."""
+
+
+def estimate_activation_memory(
+    recipe: Recipe,
+    method: Method,
+    machine: Device,
+    policy: Policy,
+    *,
+    length: int,
+    reference: int,
+) -> int:
+    """Bytes at the peak of the backward pass.
+
+    length: tokens of the longest row. reference: parameters of the model beside the policy.
+    """
+    rows = _rows(recipe, method)
+    dtype = machine.dtype(recipe.model, frozen=recipe.trains_adapter)
+    half = machine.autocast(recipe.model) or machine.half(recipe.model)
+    with (
+        torch.random.fork_rng(devices=[]),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        patch.object(torch.nn.Module, "to", to_type),
+    ):
+        model = _model(recipe, policy, dtype)
+        every, trained = parameters_of(model)
+        kept = _kept(model, rows, length, half=half)
+    frozen = _PACKED.get(recipe.model.quantization or "", dtype.itemsize)
+    # As the recipe has it, an adapter is trained in float32 on whatever lies below it.
+    own = 4 if recipe.trains_adapter and recipe.model.dtype != "bfloat16" else dtype.itemsize
+    optim = recipe.training.optim
+    states = (
+        on_device(optim, trained, 0)
+        if optim in BITSANDBYTES
+        else on_disk(optim, trained) * own // 4
+    )
+    weights = int(frozen * (every - trained)) + own * trained
+    whole = method.rows == "pair" and not method.needs_reference
+    if whole:
+        logits: int = _WHOLE * rows * length * policy.config.get_text_config().vocab_size
+    else:
+        tokens: int = min(rows * length, chunked_logprob.TOKEN_CHUNK_SIZE)
+        tile: int = tokens * trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE * (2 if half else 4)
+        logits = _TILED[machine.kind] * tile
+    total: int = weights + own * trained + states + int(frozen * reference) + kept + logits
+    return total
+
+
+def _rows(recipe: Recipe, method: Method) -> int:
+    """In a forward pass with a gradient."""
+    batch = recipe.training.per_device_train_batch_size
+    mix = mixed_in(recipe, method)
+    beside = ceil(batch * mix.fraction / (1 - mix.fraction)) if mix is not None else 0
+    return (2 if method.rows == "pair" else 1) * batch + beside
+
+
+def _model(recipe: Recipe, policy: Policy, dtype: torch.dtype) -> Any:
+    eager = recipe.model.attn_implementation == "eager"
+    model = AutoModelForCausalLM.from_config(
+        policy.config,
+        dtype=dtype,
+        **origin_of(policy.config, recipe.model),
+        **({"attn_implementation": "eager"} if eager else {}),
+    )
+    if recipe.lora is not None:
+        return get_peft_model(model, lora_config(recipe.lora))
+    return get_peft_model(model, trainable(policy.adapter)) if policy.adapter else model
+
+
+def to_type(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+    """Module.to for fake parameters, which torch can't swap, and which need no other device."""
+    _, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+    if dtype is not None:
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(dtype)
+    return module
+
+
+def _kept(model: Any, rows: int, length: int, *, half: bool) -> int:
+    """Bytes that the layers keep for their backward pass, the weights themselves left out."""
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
+    sizes: dict[int, int] = {}
+    alive = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            alive.append(storage)  # or its number would be given to the next
+            sizes[storage._cdata] = storage.nbytes()
+        return tensor
+
+    model.train()
+    ids = torch.zeros(rows, length, dtype=torch.long)
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    with (
+        saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=half),
+    ):
+        base.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    return sum(sizes.values())

@@ -1,0 +1,133 @@
+"""The model by its config alone: what it is made of, and what of it will be trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from prefcli.data.run_datasets import reference_of
+from prefcli.errors import Problem, RecipeError
+from prefcli.memory.fake_step import Architectures
+from prefcli.memory.sharding import Sizes, blocks
+from prefcli.model import adapted, check_targets, lora_config, parameters_of, start_config
+from prefcli.model.base_model import Start
+from prefcli.model.loading import empty_model
+from prefcli.recipe.schema import Recipe
+
+_SUPPORT = {
+    "sdpa": "_supports_sdpa",
+    "flash_attention_2": "_supports_flash_attn",
+    "flash_attention_3": "_supports_flash_attn",
+    "flex_attention": "_supports_flex_attn",
+}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    known: Architectures
+    architecture: str
+    parameters: int
+    """Of the model without adapters."""
+    trainable: int
+    adapted: dict[str, int]
+    """Names of layers under an adapter, by the last part, and how many there are."""
+    rank: int | None
+    tied: bool
+    vocabulary: int
+    context: int | None
+    sizes: Sizes
+
+    def lines(self, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
+        tied = "tied" if self.tied else "untied"
+        context = f", context of {self.context}" if self.context else ""
+        tokens = f" for {len(tokenizer)} tokens" if tokenizer is not None else ""
+        lines = [
+            f"model: {self.architecture}, {self.parameters:,} parameters, {self.trainable:,} of "
+            f"them trained"
+            if self.rank is None
+            else f"model: {self.architecture}, {self.parameters:,} parameters",
+            f"model: {tied} embeddings, vocabulary of {self.vocabulary}{tokens}{context}",
+        ]
+        if self.rank is not None:
+            layers = ", ".join(f"{count} {name}" for name, count in self.adapted.items())
+            lines.append(
+                f"lora: rank {self.rank} on {sum(self.adapted.values())} layers ({layers}): "
+                f"{self.trainable:,} parameters trained"
+            )
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "architecture": self.architecture,
+            "parameters": self.parameters,
+            "trainable": self.trainable,
+            "lora_layers": sum(self.adapted.values()),
+            "tied_embeddings": self.tied,
+            "vocabulary": self.vocabulary,
+            "context": self.context,
+        }
+
+
+def size(recipe: Recipe, start: Start, config: PretrainedConfig) -> ModelInfo:
+    """Raises RecipeError: no such layers for LoRA, no such attention, an unknown architecture."""
+    model = empty_model(config, recipe.model)
+    _check_attention(recipe, model)
+    architecture = type(model).__name__
+    total, _ = parameters_of(model)
+    layer, root = blocks(model)
+    targets: list[str] = []
+    adapter = None
+    if recipe.lora is not None:
+        targets = check_targets(recipe.lora, model)
+        adapter = lora_config(recipe.lora)
+    elif recipe.model.adapter == "continue":
+        adapter = start.adapter
+    trainable = total
+    if adapter is not None:
+        peft = adapted(model, adapter)
+        _, trainable = parameters_of(peft)
+        targets = targets or [
+            name for name, module in peft.named_modules() if hasattr(module, "lora_A")
+        ]
+    named = reference_of(recipe)
+    reference = start_config(named, where="reference") if named is not None else None
+    beside = (
+        parameters_of(empty_model(reference, recipe.model))[0] if reference is not None else total
+    )
+    text = config.get_text_config()
+    return ModelInfo(
+        known=Architectures(
+            config, start.adapter if recipe.model.adapter == "continue" else None, reference
+        ),
+        architecture=architecture,
+        parameters=total,
+        trainable=trainable,
+        adapted=dict(Counter(name.rpartition(".")[2] for name in targets)),
+        rank=adapter.r if adapter is not None else None,
+        tied=bool(getattr(text, "tie_word_embeddings", False)),
+        vocabulary=text.vocab_size,
+        context=getattr(text, "max_position_embeddings", None),
+        sizes=Sizes(
+            policy=total + (trainable if adapter is not None else 0),
+            trainable=trainable,
+            reference=0 if adapter is not None and reference is None else beside,
+            layer=layer,
+            root=root,
+        ),
+    )
+
+
+def _check_attention(recipe: Recipe, model: PreTrainedModel) -> None:
+    wanted = recipe.model.attn_implementation
+    if wanted in _SUPPORT and not getattr(model, _SUPPORT[wanted], False):
+        there = [name for name, flag in _SUPPORT.items() if getattr(model, flag, False)]
+        raise RecipeError(
+            Problem(
+                f"{type(model).__name__} has no {wanted}",
+                path="model.attn_implementation",
+                hint=f"write auto, eager{''.join(f', {name}' for name in there)}",
+            )
+        )

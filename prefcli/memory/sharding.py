@@ -1,0 +1,98 @@
+"""What a device holds of a model that is spread over several.
+
+Activations are rehearsed; the shares of weights, gradients and states are divisions; what is
+gathered for the moment is what accelerate and trl have the engines do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from prefcli.memory.fake_step import StepPeaks
+from prefcli.memory.hardware import Hardware
+
+_LIVE = 1e9
+"""stage3_max_live_parameters of DeepSpeed: parameters that are kept gathered at once."""
+_BUCKET = 5e8
+"""Its reduce_bucket_size, in gradients."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of parameters."""
+
+    policy: int
+    """With its adapter, if it has one."""
+    trainable: int
+    reference: int
+    layer: int
+    """Of the largest repeated block."""
+    root: int
+    """Of what lies outside the blocks: embeddings and head."""
+
+
+def blocks(model: torch.nn.Module) -> tuple[int, int]:
+    """(parameters of the largest block, parameters outside all blocks)."""
+    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
+    sizes = [[_count(block) for block in each] for each in lists]
+    inside = max(sizes, key=sum, default=[0])
+    return max(inside), _count(model) - sum(inside)
+
+
+def sharded(
+    sizes: Sizes, run: StepPeaks, target: Hardware, *, adapter: bool, accumulates: bool
+) -> tuple[dict[str, int], str]:
+    """Parts of a device's peak, and the phase it comes in.
+
+    run: rehearsed with bfloat16 weights, as both engines compute with such.
+    adapter: are the policy's own weights frozen, and so kept in bfloat16 alone?
+    accumulates: is more than one micro-batch trained before an update?
+    """
+    n, trained = target.devices, sizes.trainable
+    frozen = sizes.policy - trained
+    states = run.passes.parts["optimizer"] / n
+    if not adapter and run.states_follow_weights:
+        states *= 2  # in float32 here
+    if target.strategy in ("fsdp1", "fsdp2"):
+        parts = {
+            "weights": (4 * trained + 2 * frozen) / n,
+            "reference": (2 if adapter else 4) * sizes.reference / n,
+            "gradients": 4 * trained / n,
+            "optimizer": states,
+            # The embeddings stay whole between the passes; a layer is fetched while one is used.
+            "gathered": 2 * (sizes.root + 2 * sizes.layer),
+        }
+        if not adapter:
+            # Gradients in bfloat16: of two layers and the embeddings, and of one to be summed up.
+            parts["gathered"] += 2 * (sizes.root + 3 * sizes.layer)
+        # trl wraps the reference as one, so that its pass gathers all of it.
+        parts["gathered"] = max(parts["gathered"], 2 * sizes.reference)
+        if accumulates:
+            # transformers sums up between the devices at the last micro-batch alone.
+            parts["gradients"] += 2 * trained
+    else:
+        share = n if target.strategy == "zero3" else 1
+        live = min(sizes.policy, _LIVE) if target.strategy == "zero3" else 0
+        parts = {
+            # bfloat16 for the passes, and float32 for the optimizer.
+            "weights": 2 * sizes.policy / share + 4 * trained / n,
+            "reference": 2 * sizes.reference / share,
+            "gradients": 2 * trained / n,
+            "optimizer": states,
+            "gathered": 2 * live + 2 * min(trained, _BUCKET),
+        }
+    passing = {name: float(run.passes.passing[name]) for name in ("activations", "logits")}
+    update = run.update.parts["activations"] / n * (1 if adapter else 2)
+    if parts["gathered"] + sum(passing.values()) >= update:
+        phase = "the backward pass"
+        parts |= passing
+    else:
+        phase = "the optimizer's step"
+        parts |= {"gathered": 0, "temporary": update}
+    return {name: int(size) for name, size in parts.items()}, phase
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

@@ -1,0 +1,186 @@
+"""Where trl prepares a model for scoring, and prefcli may do more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from transformers import PreTrainedModel
+from trl.trainer import dpo_trainer, kto_trainer, sft_trainer
+from trl.trainer.utils import add_fused_lm_head
+
+from prefcli.errors import Problem, RecipeError
+from prefcli.packed_forward import prefix_attention as segments
+from prefcli.packed_forward import varlen
+from prefcli.packed_forward.forward import Counts, install, settings
+from prefcli.packed_forward.self_check import disagreement
+from prefcli.packed_forward.supported_models import reason_against
+from prefcli.recipe.compatibility import Strategy
+from prefcli.recipe.performance import Performance
+
+ATTENTIONS = (varlen.NAME, segments.NAME)
+"""The fastest first."""
+
+_TRAINERS = (dpo_trainer, kto_trainer, sft_trainer)
+
+
+class FastForward:
+    """The fast forward of one run: its models, what it did, or why it does not."""
+
+    def __init__(
+        self,
+        options: Performance,
+        strategy: Strategy,
+        max_length: int,
+        *,
+        packs: bool = False,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        """packs: sft, in rows that are full anyway. autocast: what a GPU will compute in, where
+        weights are in float32."""
+        self._options = options
+        self._strategy = strategy
+        self._max_length = max_length
+        self._packs = packs
+        self._autocast = autocast
+        self.counts = Counts()
+        self.reason: str | None = None
+        """Why some model of the run is scored by trl's own forward."""
+        self.attention: str | None = None
+        """Of the models that are not."""
+        self.refused: dict[str, str] = {}
+        """Attentions that were tried in vain, and why."""
+        if options.shared_prefix == "off":
+            self.reason = "performance.shared_prefix is off"
+
+    def lines(self) -> list[str]:
+        """What to expect, for the log."""
+        if self.reason is not None:
+            return [f"speed: rows are scored by trl's own forward: {self.reason}"]
+        return [
+            "speed: rows are scored without padding, and a prompt that several share once",
+            *(
+                f"speed: attention is {self.attention}; {name} is not used: {why}"
+                for name, why in self.refused.items()
+            ),
+        ]
+
+    def closing_lines(self) -> list[str]:
+        """What came of it."""
+        counts = self.counts
+        lines = []
+        if counts.stock:
+            lines.append(
+                f"speed: {counts.stock} forward passes were trl's own after all: their batches "
+                "hold more than tokens and labels"
+            )
+        if not counts.fast:
+            return lines
+        return [
+            *lines,
+            f"speed: {counts.fast} forward passes over {counts.packed:,} tokens instead of "
+            f"{counts.padded:,} with padding and repeated prompts "
+            f"({counts.padded / counts.packed:.1f} times fewer)",
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For run.json."""
+        how: dict[str, Any] = {"attention": self.attention} if self.attention else {}
+        if self.refused:
+            how["refused"] = self.refused
+        return {"shared_prefix": self.reason or "in use", **how, **self.counts.as_dict()}
+
+    @contextmanager
+    def patched_trainers(self) -> Iterator[None]:
+        """While a trainer is built: whatever model trl prepares, is prepared here."""
+        with ExitStack() as stack:
+            for module in _TRAINERS:
+                stack.enter_context(mock.patch.object(module, "add_fused_lm_head", self.prepare))
+            yield
+
+    @contextmanager
+    def installed(self, model: PreTrainedModel) -> Iterator[None]:
+        """As a trainer would prepare it, until the block ends."""
+        own = vars(model).get("forward")
+        uninstall = self.prepare(model)
+        try:
+            yield
+        finally:
+            uninstall()
+            del model.forward
+            if own is not None:
+                model.forward = own
+
+    def prepare(self, model: PreTrainedModel, **options: Any) -> Callable[[], None]:
+        """trl's head on the model, and where that is safe the fast forward before it, which what
+        comes back takes away again.
+
+        RecipeError where the recipe insists on it in vain.
+        """
+        add_fused_lm_head(model, **options)
+        if self._options.shared_prefix == "off":
+            return _nothing
+        reason = "sft.packing leaves no padding" if self._packs else None
+        reason = reason or reason_against(model, self._strategy)
+        if reason is None:
+            reason, uninstall = self._try(model)
+        if reason is None:
+            return uninstall
+        if self._options.shared_prefix == "on":
+            raise RecipeError(
+                Problem(
+                    f"this model can't be scored that way: {reason}",
+                    path="performance.shared_prefix",
+                    hint="auto takes trl's own forward instead, and says so",
+                )
+            )
+        self.reason = reason
+        return _nothing
+
+    def _try(self, model: PreTrainedModel) -> tuple[str | None, Callable[[], None]]:
+        """(why not, what takes it away)."""
+        asked = settings(model)
+        if asked is None:
+            return "trl asks for figures that it does not give", _nothing
+        found = None
+        for attention in attentions(model):
+            found = self._disagreement(model, *asked, attention)
+            if found is None:
+                self.attention = attention
+                return None, install(model, *asked, self.counts, attention)
+            self.refused[attention] = found
+        return found, _nothing
+
+    def _disagreement(
+        self, model: PreTrainedModel, scale: float, outputs: tuple[str, ...], attention: str
+    ) -> str | None:
+        @contextmanager
+        def fast() -> Iterator[None]:
+            uninstall = install(model, scale, outputs, Counts(), attention)
+            try:
+                yield
+            finally:
+                uninstall()
+
+        # Quantised weights are multiplied in a dtype of their own.
+        own = self._autocast is not None or getattr(model, "is_quantized", False)
+        kind = model.device.type
+        with torch.autocast(kind, self._autocast, enabled=self._autocast is not None):
+            return disagreement(
+                model,
+                fast,
+                max_length=self._max_length,
+                precise=model.dtype == torch.float32 and not own,
+            )
+
+
+def _nothing() -> None:
+    """To take away."""
+
+
+def attentions(model: PreTrainedModel) -> list[str]:
+    """Those to try."""
+    return [name for name in ATTENTIONS if name != varlen.NAME or varlen.is_given(model)]

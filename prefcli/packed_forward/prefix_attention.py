@@ -1,0 +1,100 @@
+"""Attention over a packed row: each branch sees the beginning it shares, itself, and no other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from prefcli.packed_forward.packed_batch import PackedBatch
+
+NAME = "prefcli_segments"
+LAYOUT = "prefcli_layout"
+"""The keyword by which a model hands the layout down to its attention."""
+
+
+def as_autocast_does(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """In the dtype that autocast gives to the attention of torch.
+
+    Rotary embeddings make float32 of queries and keys, whatever the projections gave.
+    """
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(each.to(dtype) for each in tensors)
+
+
+def segment_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """As transformers calls it: (1, heads, tokens, width) -> (1, tokens, heads, width).
+
+    Without a layout it is sdpa's: generation, and whatever else calls the model, stays as it is.
+    """
+    layout: PackedBatch | None = kwargs.pop(LAYOUT, None)
+    if layout is None:
+        # sdpa reads the window from the mask.
+        result: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return result
+    layout.calls[NAME] += 1
+    query, key, value = as_autocast_does(query, key, value)
+    times = query.size(1) // key.size(1)
+    key, value = repeat_kv(key, times), repeat_kv(value, times)
+    window = layout.reached(sliding_window)
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        queries, keys = query.size(2), key.size(2)
+        causal = window is None or window >= keys
+        plain = causal and keys == queries
+        mask: torch.Tensor | None = None
+        if causal and not plain and query.device.type == "cuda":
+            # No mask in memory, and flash attention where there is one.
+            mask = causal_lower_right(queries, keys)
+        elif not plain:
+            mask = layout.mask(queries, keys, window, query)
+        return scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=dropout,
+            scale=scaling,
+            is_causal=plain,
+        )
+
+    # Split, not sliced: a slice's gradient is as large as what it was cut from, and mostly zeros.
+    tokens = [count for group in layout.groups for count in (group.prefix, *group.branches)]
+    split = (torch.split(each, tokens, dim=2) for each in (query, key, value))
+    segments = zip(*split, strict=True)
+    parts = []
+    for group in layout.groups:
+        start, *before = next(segments)
+        if group.prefix:
+            parts.append(attend(start, *before))
+        for _ in group.branches:
+            branch, *own = next(segments)
+            if group.prefix:
+                own = [torch.cat(both, 2) for both in zip(before, own, strict=True)]
+            if branch.size(2):
+                parts.append(attend(branch, *own))
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, segment_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,100 @@
+"""The same attention on a GPU: one call of torch's flash attention for all segments of a row."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+
+from prefcli.packed_forward.packed_batch import PackedBatch
+from prefcli.packed_forward.prefix_attention import LAYOUT, as_autocast_does, segment_attention
+
+NAME = "prefcli_varlen"
+
+_DTYPES = (torch.bfloat16, torch.float16)
+_WIDEST = 256
+"""Of a head."""
+
+
+def is_given(model: PreTrainedModel) -> bool:
+    """Flash attention takes an Ampere or what came after it."""
+    if model.device.type != "cuda" or not torch.backends.cuda.is_flash_attention_available():
+        return False
+    return torch.version.hip is None and torch.cuda.get_device_capability(model.device) >= (8, 0)
+
+
+@cache
+def asks_for_groups(kernel: Callable[..., Any]) -> bool:
+    """Does the kernel take a flag for heads that share keys? That of torch 2.11 does not."""
+    return "enable_gqa" in inspect.signature(kernel).parameters
+
+
+def varlen_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """As `segment_attention`, which also takes what flash attention can't."""
+    layout: PackedBatch | None = kwargs.get(LAYOUT)
+    if layout is not None:
+        query, key, value = as_autocast_does(query, key, value)
+    width = query.size(-1)
+    fits = (
+        query.dtype in _DTYPES
+        and key.dtype == value.dtype == query.dtype
+        and width == value.size(-1) <= _WIDEST
+        and width % 8 == 0
+    )
+    if layout is None or dropout or not fits:
+        return segment_attention(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout,
+            scaling,
+            sliding_window,
+            **kwargs,
+        )
+    layout.calls[NAME] += 1
+    spans = layout.spans
+    more: dict[str, Any] = {}
+    if asks_for_groups(varlen_attn):
+        more["enable_gqa"] = query.size(1) != key.size(1)
+    window = layout.reached(sliding_window)
+
+    def seen(each: torch.Tensor) -> torch.Tensor:
+        return each[0].transpose(0, 1)[spans.keys]
+
+    result = varlen_attn(
+        query[0].transpose(0, 1).contiguous(),
+        seen(key),
+        seen(value),
+        spans.query_ends,
+        spans.key_ends,
+        spans.longest_queries,
+        spans.longest_keys,
+        scale=scaling,
+        # Queries are the last of the keys they see; a window counts the keys before each.
+        window_size=(-1 if window is None else window - 1, 0),
+        **more,
+    )
+    assert isinstance(result, torch.Tensor)
+    return result[None], None
+
+
+AttentionInterface.register(NAME, varlen_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,1 @@
+"""Checks that run before training, in order; a run and `--dry-run` share them."""

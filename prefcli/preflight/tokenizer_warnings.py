@@ -1,0 +1,36 @@
+"""What tokenizer, chat template and generation config say against each other, before any row."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedTokenizerBase
+
+from prefcli.checkpoints.run_metadata import lineage
+from prefcli.errors import Problem
+from prefcli.model import load_tokenizer
+from prefcli.model.chat_template import chat_template_warnings
+from prefcli.model.stop_tokens import StopTokens, ends_of, stop_token_warnings
+from prefcli.recipe.schema import Recipe
+
+
+def tokenizer_warnings(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    conversational: bool,
+    ends: StopTokens | None = None,
+) -> list[Problem]:
+    """For a warning each; none of them stops a run. Raises RecipeError where nothing is there.
+
+    ends: as `Inputs` has them; left out, they are looked up.
+    """
+    model = recipe.model
+    before = stage = None
+    if conversational and model.chat_template is not None:
+        before = load_tokenizer(model.model_copy(update={"chat_template": None}))
+        last = lineage(recipe)[-1]["stage"]
+        stage = None if last in ("start", "adapter") else last
+    ends = ends or ends_of(model, tokenizer, adapter=recipe.trains_adapter)
+    return [
+        *stop_token_warnings(ends, tokenizer),
+        *chat_template_warnings(tokenizer, before, conversational=conversational, stage=stage),
+    ]

@@ -1,0 +1,221 @@
+"""YAML text -> plain data, with the place of every key and value. Nothing is executed."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prefcli.errors import Problem, RecipeError
+from prefcli.recipe.source_map import Key, Places, dotted
+from prefcli.recipe.yaml_errors import SPACE, mark, refuse_events, syntax_problem
+
+MAX_BYTES = 100_000
+MAX_DIGITS = 40
+
+
+class Unwritten(Problem):
+    """A key with nothing behind it: a mistake in a recipe, null in other tools' files."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars: `no` is a word, `5e-7` a number, `1:30` and dates are text."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:[0-9][0-9_]*)?\.?[0-9]+(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+\.(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first)
+    )
+
+
+RESOLVERS = _Loader.yaml_implicit_resolvers
+"""What plain scalars are read as; a writer that knows them quotes what must stay text."""
+
+
+def _int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits is out of range")
+    return int(text.replace("_", ""))
+
+
+def _float(text: str) -> float:
+    text = text.replace("_", "").lower()
+    if text.endswith(".inf"):
+        return -math.inf if text.startswith("-") else math.inf
+    return math.nan if text == ".nan" else float(text)
+
+
+_SCALARS = {
+    "tag:yaml.org,2002:bool": lambda text: text.lower() == "true",
+    "tag:yaml.org,2002:null": lambda text: None,
+    "tag:yaml.org,2002:int": _int,
+    "tag:yaml.org,2002:float": _float,
+}
+
+
+def read_text(path: str) -> str:
+    """The recipe's text; raises RecipeError for what can't be a recipe file."""
+    hint = "give the path of a YAML recipe; `prefcli recipes list` shows the shipped ones"
+    place = path if path.isprintable() and path else repr(path)
+    try:
+        if path and Path(path).is_dir():
+            raise RecipeError("this is a folder, not a recipe file", place=place, hint=hint)
+        # One byte more than allowed tells; a device or a pipe has no size to ask for.
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise RecipeError("no such file", place=place, hint=hint) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RecipeError(f"can't be read: {reason}", place=place, hint=hint) from None
+    if len(data) > MAX_BYTES:
+        raise RecipeError(
+            f"too large for a recipe: more than {MAX_BYTES // 1000} kB",
+            place=place,
+            hint="did you pass a data file? Data is named inside the recipe, under data.train",
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        raise RecipeError(
+            f"not a text file: byte 0x{data[error.start]:02x} is not UTF-8",
+            place=f"{place}:{line}:{column}",
+            hint="save the recipe as UTF-8 text",
+        ) from None
+
+
+def parse(text: str, source: str) -> tuple[dict[str, Any], Places, list[Problem]]:
+    """Plain data, places, and problems that still allow validation (duplicate keys).
+
+    Raises RecipeError where there is nothing to validate.
+    """
+    places = Places(source)
+    try:
+        refuse_events(yaml.parse(text, Loader=_Loader), source)
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        raise RecipeError(syntax_problem(error, source)) from None
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        column = error.position - text.rfind("\n", 0, error.position)
+        raise RecipeError(
+            f"not a text file: the character U+{ord(text[error.position]):04X} is not allowed",
+            place=f"{source}:{line}:{column}",
+            hint="a recipe is plain text in YAML; remove the character",
+        ) from None
+    if node is None:
+        raise RecipeError(
+            "the recipe is empty",
+            place=f"{source}:1:1",
+            hint="`prefcli recipes copy quickstart .` gives you recipes to start from",
+        )
+    if not isinstance(node, yaml.MappingNode):
+        found = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+        raise RecipeError(
+            f"{found}, where a recipe is made of `key: value` lines",
+            place=mark(node.start_mark, source),
+            hint="`prefcli recipes copy quickstart .` gives you recipes to start from",
+        )
+    problems: list[Problem] = []
+    return _build(node, (), places, problems), places, problems
+
+
+def scalar(text: str) -> Any:
+    """A value as YAML reads it; what is no YAML is text. Raises RecipeError as a recipe does."""
+    try:
+        refuse_events(yaml.parse(text, Loader=_Loader), "")
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        if text.lstrip().startswith(("[", "{")):
+            raise RecipeError(syntax_problem(error, "")) from None
+        return text
+    except yaml.YAMLError:
+        return text
+    problems: list[Problem] = []
+    value = _build(node, (), Places(""), problems) if node is not None else None
+    if problems:
+        raise RecipeError(problems)
+    return value
+
+
+def number_or_flag(text: str) -> Any:
+    """An environment variable's value where something else than text is wanted."""
+    try:
+        value = scalar(text)
+    except RecipeError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
+
+
+def _build(node: yaml.Node, path: Key, places: Places, problems: list[Problem]) -> Any:
+    places.values[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(n, (*path, i), places, problems) for i, n in enumerate(node.value)]
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(node, path, places, problems)
+    assert isinstance(node, yaml.MappingNode)
+    result: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        place = mark(key_node.start_mark, places.source)
+        name = key_node.value
+        if not isinstance(name, str) or not name or not name.isprintable():
+            problems.append(
+                Problem("a key must be a plain word", place, dotted(path) or None, SPACE)
+            )
+            continue
+        here = (*path, name)
+        if name in result:
+            line, _ = places.keys[here]
+            problems.append(
+                Problem(
+                    f"the key stands twice; the first is in line {line}",
+                    place=place,
+                    path=dotted(here),
+                    hint="keep one",
+                )
+            )
+            continue
+        places.keys[here] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+        result[name] = _build(value_node, here, places, problems)
+    return result
+
+
+def _scalar(node: yaml.ScalarNode, path: Key, places: Places, problems: list[Problem]) -> Any:
+    build = _SCALARS.get(node.tag)
+    try:
+        if path and node.value == "" and node.style is None:
+            # Half-written, or its lines are commented out: `lora:` would silently mean no LoRA.
+            raise ValueError("nothing follows")
+        if "\0" in node.value:
+            raise ValueError("a NUL character in the text")
+        return build(node.value) if build else node.value
+    except ValueError as error:
+        hint = "write a value ({} for a section of defaults, null for nothing) or remove the key"
+        if path and re.search("[:= ]", str(path[-1])):
+            hint = SPACE
+        kind = Problem if node.value else Unwritten
+        problems.append(
+            kind(
+                str(error),
+                place=mark(node.start_mark, places.source),
+                path=dotted(path) or None,
+                hint=None if node.value else hint,
+            )
+        )
+        return None

@@ -1,0 +1,68 @@
+"""How far the policy has moved: KL(policy || reference) of the next token, exactly.
+
+On-policy estimates need samples; this is the full sum over the vocabulary, at every position of a
+few held-out chosen responses, so it is free of sampling noise and cheap beside an evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from trl.trainer.utils import use_adapter
+
+from prefcli.evaluation.logprobs import Row, batches, completion_logits
+from prefcli.model.inference import eval_mode
+
+_ROWS = 32
+
+
+@torch.no_grad()
+def reference_kl(trainer: Any) -> float | None:
+    """Mean over the tokens, in nats; None where no reference is in memory."""
+    rows = _chosen_rows(trainer)
+    if not rows or not (trainer.reference_within or getattr(trainer, "ref_model", None)):
+        return None
+    policy, length = trainer.model, trainer.args.max_length
+    nats, tokens = 0.0, 0
+    with eval_mode(policy):
+        for batch in batches(policy, rows, length):
+            some = [rows[i] for i in batch]
+            logits, *_ = completion_logits(policy, some, length, autocast=trainer.args.bf16)
+            ours = logits.float().log_softmax(-1)
+            with _reference(trainer) as reference:
+                logits, *_ = completion_logits(reference, some, length, autocast=trainer.args.bf16)
+            theirs = logits.float().log_softmax(-1)
+            nats += (ours.exp() * (ours - theirs)).sum(dtype=torch.float64).item()
+            tokens += len(ours)
+    return nats / tokens if tokens else None
+
+
+def _chosen_rows(trainer: Any) -> list[Row]:
+    """From all over the eval rows."""
+    dataset = trainer.eval_dataset
+    side = "chosen_ids" if "chosen_ids" in dataset.column_names else "completion_ids"
+    if side not in dataset.column_names:
+        return []
+    desired = (
+        [i for i, label in enumerate(dataset["label"]) if label]
+        if "label" in dataset.column_names
+        else range(len(dataset))
+    )
+    count = min(_ROWS, len(desired))
+    picked = (dataset[desired[i * len(desired) // count]] for i in range(count))
+    return [(row["prompt_ids"], row[side]) for row in picked]
+
+
+@contextmanager
+def _reference(trainer: Any) -> Iterator[torch.nn.Module]:
+    """As trl has it: a model of its own, the adapter's frozen copy, or no adapter at all."""
+    if not trainer.reference_within:
+        yield trainer.ref_model
+        return
+    policy = trainer.model
+    name = "ref" if "ref" in policy.peft_config else None
+    with use_adapter(policy, adapter_name=name):
+        yield policy

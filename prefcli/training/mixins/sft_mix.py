@@ -1,0 +1,259 @@
+"""SFT demonstrations beside the preference rows of each optimizer step.
+
+With P preference rows and S demonstrations in a step, what is minimised is
+
+    L = L_preference + weight * (S / P) * NLL,
+
+where NLL is the mean over all response tokens of the step's demonstrations. At weight 1 a
+demonstration counts as much as a preference row. The preference rows, their order and their
+batches are those of a run without the mix.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from prefcli.data import Split, tokenise
+from prefcli.training.mixins.nonfinite import NonfiniteMixin
+from prefcli.trl_integration.trl_args import repeated_rows
+
+_IGNORED = -100
+
+_Row = tuple[list[int], int]
+"""Token ids, and where the response begins in them."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many demonstrations come with each micro-batch: a function of the step alone, so that a
+    resumed run, or one with more processes and less accumulation, sees the same ones."""
+
+    fraction: float
+    rows: int
+    """Preference rows in an epoch."""
+    micro_batch: int
+    """Preference rows of one micro-batch, over all processes."""
+    accumulation: int
+
+    @property
+    def _batches(self) -> int:
+        return math.ceil(self.rows / self.micro_batch)
+
+    @property
+    def _steps(self) -> int:
+        return math.ceil(self._batches / self.accumulation)
+
+    def first_batch(self, step: int) -> int:
+        """Number of the first micro-batch of an optimizer step, counted from the run's start."""
+        epoch, inside = divmod(step, self._steps)
+        return epoch * self._batches + inside * self.accumulation
+
+    def preference_rows(self, batch: int) -> int:
+        """Preference rows seen before micro-batch `batch`."""
+        epoch, inside = divmod(batch, self._batches)
+        return epoch * self.rows + min(inside * self.micro_batch, self.rows)
+
+    def demonstrations(self, batch: int) -> int:
+        """Demonstrations seen before micro-batch `batch`: fraction / (1 - fraction) a row."""
+        return int(self.preference_rows(batch) * self.fraction / (1 - self.fraction))
+
+
+@dataclass
+class Demonstrations:
+    """An endless stream of (ids, first response position), shuffled anew for each pass."""
+
+    split: Split
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    seed: int
+    _orders: dict[int, list[int]] = field(default_factory=dict)
+
+    def index(self, position: int) -> int:
+        """Row of the split at a position of the stream."""
+        turn, offset = divmod(position, len(self.split.rows))
+        if turn not in self._orders:
+            self._orders.clear()
+            order = list(range(len(self.split.rows)))
+            random.Random(f"{self.seed}/{turn}").shuffle(order)
+            self._orders[turn] = order
+        return self._orders[turn][offset]
+
+    def take(self, positions: Iterable[int]) -> list[_Row]:
+        """Token ids, cut at max_length, and where the response begins in them."""
+        taken = []
+        for position in positions:
+            ids = tokenise(self.split.rows[self.index(position)], self.tokenizer)
+            whole = (ids["prompt_ids"] + ids["completion_ids"])[: self.max_length]
+            # The first token of all has no context to be predicted from.
+            taken.append((whole, max(len(ids["prompt_ids"]), 1)))
+        return taken
+
+    def place(self, position: int) -> str:
+        return self.split.place(self.index(position))
+
+
+@dataclass
+class _Step:
+    """What one optimizer step holds, the same on every process."""
+
+    number: int
+    first_batch: int
+    rows: dict[int, _Row]
+    """Its demonstrations, by their position in the stream."""
+    preference_rows: int
+    done: int = 0
+    """Micro-batches that this process has trained."""
+
+    @property
+    def tokens(self) -> int:
+        """Response tokens of all its demonstrations."""
+        return sum(len(ids) - start for ids, start in self.rows.values())
+
+
+class SftMixMixin(NonfiniteMixin):
+    """Adds the demonstrations to the loss of any of trl's preference trainers."""
+
+    stream: Demonstrations
+    schedule: Schedule
+    weight: float
+    _mix_step: _Step | None = None
+    _window: _Window
+
+    def mix(self, stream: Demonstrations, fraction: float, weight: float) -> None:
+        """Begin to mix. To be called once, on a trainer that is built."""
+        args = self.args
+        self.stream, self.weight = stream, weight
+        micro_batch = args.per_device_train_batch_size * args.world_size
+        rows = len(self.train_dataset)
+        self.schedule = Schedule(
+            fraction=fraction,
+            rows=rows + repeated_rows(rows, micro_batch, args.world_size),
+            micro_batch=micro_batch,
+            accumulation=args.gradient_accumulation_steps,
+        )
+        self._window = _Window()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        number = self.state.global_step
+        if self._mix_step is None or self._mix_step.number != number:
+            self._mix_step = self._begin(number)
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self._mix_step.done += 1
+        return loss
+
+    def _begin(self, number: int) -> _Step:
+        """Take the whole step's rows first: each micro-batch is normalised by all their tokens."""
+        schedule = self.schedule
+        first = schedule.first_batch(number)
+        end = first + self.current_gradient_accumulation_steps
+        positions = range(schedule.demonstrations(first), schedule.demonstrations(end))
+        step = _Step(
+            number=number,
+            first_batch=first,
+            rows=dict(zip(positions, self.stream.take(positions), strict=True)),
+            preference_rows=schedule.preference_rows(end) - schedule.preference_rows(first),
+        )
+        self._window.add_step(step)
+        return step
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        loss = super().compute_loss(model, inputs, return_outputs, **kwargs)
+        step = self._mix_step
+        if not self.model.training or step is None or return_outputs:
+            return loss  # an evaluation: preference rows alone
+        self._window.preference_loss += float(loss.detach()) / (
+            self.current_gradient_accumulation_steps
+        )
+        batch = step.first_batch + step.done
+        positions = range(
+            self.schedule.demonstrations(batch), self.schedule.demonstrations(batch + 1)
+        )
+        if not positions or not step.tokens:
+            return loss
+        nll = self._nll(model, step, positions)
+        self.must_be_finite(
+            {"the loss of the demonstrations (sft_mix)": nll},
+            lambda: [self.stream.place(position) for position in positions],
+        )
+        self._window.nll += float(nll.detach())
+        # trl divides by the micro-batches, and the processes' gradients are averaged.
+        slots = self.current_gradient_accumulation_steps * self.args.world_size
+        share = len(step.rows) / step.preference_rows
+        return loss + self.weight * share * slots * nll / step.tokens
+
+    def _nll(self, model: Any, step: _Step, positions: range) -> torch.Tensor:
+        """Summed over the response tokens of this process's share of the demonstrations."""
+        mine = positions[self.args.process_index :: self.args.world_size]
+        # Every process runs the model equally often, or sharded weights would wait for ever.
+        rows = [step.rows[position] for position in mine or positions[:1]]
+        longest = max(len(ids) for ids, _ in rows)
+        ids = torch.full((len(rows), longest), self.processing_class.pad_token_id)
+        mask = torch.zeros_like(ids)
+        labels = torch.full_like(ids, _IGNORED)
+        for i, (tokens, start) in enumerate(rows):
+            ids[i, : len(tokens)] = torch.tensor(tokens)
+            mask[i, : len(tokens)] = 1
+            if mine:
+                labels[i, start : len(tokens)] = ids[i, start : len(tokens)]
+        device = self.args.device
+        output = model(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            labels=labels.to(device),
+            use_cache=False,
+            fused_lm_head=True,
+        )
+        log_probs: torch.Tensor = output.log_probs
+        return -log_probs.sum()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            sums = torch.tensor(
+                [self._window.nll, self._window.preference_loss], device=self.args.device
+            )
+            nll, preference = self.accelerator.reduce(sums, reduction="sum").tolist()
+            logs |= self._window.figures(nll, preference / self.args.world_size)
+            self._window = _Window()
+        super().log(logs, *args, **kwargs)
+
+
+@dataclass
+class _Window:
+    """Sums since the last logging step; `nll` and `preference_loss` are this process's."""
+
+    steps: int = 0
+    demonstrations: int = 0
+    tokens: int = 0
+    preference_rows: int = 0
+    nll: float = 0.0
+    preference_loss: float = 0.0
+
+    def add_step(self, step: _Step) -> None:
+        self.steps += 1
+        self.demonstrations += len(step.rows)
+        self.tokens += step.tokens
+        self.preference_rows += step.preference_rows
+
+    def figures(self, nll: float, preference_loss: float) -> dict[str, float]:
+        """What is logged; without a demonstration in the window there is no SFT loss to tell."""
+        if not self.steps:
+            return {}
+        examples = self.demonstrations + self.preference_rows
+        found = {
+            "preference_loss": preference_loss / self.steps,
+            "sft_mix/fraction": self.demonstrations / examples,
+        }
+        if self.tokens:
+            mean = nll / self.tokens
+            found["sft_mix/loss"] = mean
+            found["sft_mix/perplexity"] = math.exp(mean) if mean < 700 else math.inf
+        return found

@@ -1,0 +1,198 @@
+"""Before the first step: is the reference the one that was meant, and the loss the one asked for?
+
+While the policy still equals the reference, every log-ratio is zero and each loss has a value of
+its own (`Method.start_loss`). A wrong reference, a stale file of its log-probabilities or a loss
+that was swapped on the way shows here, and nowhere else: training goes on with either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from prefcli.console import say
+from prefcli.errors import GateError, Problem
+from prefcli.methods import Method
+from prefcli.model.inference import eval_mode
+
+_ROWS = 8
+# Same weights, same row: what is left is the order of additions.
+_NATS_A_TOKEN = {"float32": 1e-4, "half": 1e-2}
+_OF_THE_LOSS = 0.01
+
+
+def nats_a_token(model: torch.nn.Module, args: TrainingArguments) -> float:
+    """How far two passes over the same weights may be apart, in the precision of this run."""
+    whole = all(p.element_size() >= 4 for p in model.parameters() if p.is_floating_point())
+    return _NATS_A_TOKEN["float32" if whole and not (args.bf16 or args.fp16) else "half"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row, before training."""
+
+    loss: float
+    expected: float | None
+    drift: float
+    """Largest of its sides' |policy - reference|, in nats a token."""
+    nats: float
+    """Sum over its sides of |policy - reference|."""
+    reference: list[float]
+    """Log-probability of each side under the reference."""
+
+
+class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """Looks at a few rows when training begins; on a resume, whether the reference is the same.
+
+    other: the model that the recipe names as reference, if it does.
+    known: what the reference said of these rows when the run began, if it did.
+    on_done: told what it says of them in a new run.
+    trainer: to be set once it is built.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        other: str | None,
+        known: Sequence[Sequence[float]] | None,
+        on_done: Callable[[list[list[float]]], None],
+    ) -> None:
+        self._method = method
+        self._other = other
+        self._known = known
+        self._on_done = on_done
+        self.trainer: Trainer = None
+        self.figures: list[Figure] = []
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        trainer = self.trainer
+        tolerance = nats_a_token(trainer.model, args)
+        self.figures = [self._look(row) for row in _spread(trainer.train_dataset)]
+        fault = None
+        try:
+            said = self._judge(state.global_step, tolerance)
+        except GateError as error:
+            fault = error
+        # The weights of one process may be broken: then none of them goes on, or waits.
+        faults = [each for each in gather_object([fault]) if each is not None]
+        if faults:
+            raise faults[0]
+        say(*said)
+        if not self._known and state.is_world_process_zero:
+            self._on_done([f.reference for f in self.figures])
+
+    def _judge(self, step: int, tolerance: float) -> list[str]:
+        """What there is to say. Raises GateError."""
+        said = []
+        if step == 0 and self._other is None:
+            said.append(self._prove_start(tolerance))
+        elif step == 0:
+            mean = sum(f.drift for f in self.figures) / len(self.figures)
+            same = " (the same model: leave reference.name_or_path out)" if mean < tolerance else ""
+            said.append(
+                f"step 0: the policy is {mean:.3g} nats a token from its reference, "
+                f"{self._other}{same}"
+            )
+        if self._known:
+            said.append(self._prove_same(self._known, tolerance))
+        return said
+
+    def _look(self, row: dict[str, Any]) -> Figure:
+        """Through the very code that trains, one row at a time, so that nothing averages out."""
+        trainer, method = self.trainer, self._method
+        inputs = trainer.data_collator([row])
+        with eval_mode(trainer.model):
+            loss, _, _ = trainer.prediction_step(trainer.model_wrapped, inputs, True)
+        told = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
+        trainer._metrics["eval"].clear()
+        tokens = inputs["completion_mask"].sum(1).tolist()
+        sides = [s for s in ("chosen", "rejected") if f"logps/{s}" in told]
+        ratios = [told[f"rewards/{s}"] / trainer.beta for s in sides]
+        labels = [bool(row["label"])] if "label" in row else []
+        chosen_nll = -told["logps/chosen"] / tokens[0] if "logps/chosen" in told else None
+        return Figure(
+            loss=float(loss),
+            expected=method.start_loss(labels, chosen_nll),
+            drift=max(abs(r) / n for r, n in zip(ratios, tokens, strict=True)),
+            nats=sum(map(abs, ratios)),
+            reference=[told[f"logps/{s}"] - r for s, r in zip(sides, ratios, strict=True)],
+        )
+
+    def _prove_start(self, tolerance: float) -> str:
+        drift = max(f.drift for f in self.figures)
+        # "not at most" rather than "more than": NaN must not pass.
+        if not drift <= tolerance:
+            raise GateError(
+                Problem(
+                    f"step 0: the reference is not the starting policy: they differ by {drift:.3g} "
+                    f"nats a token on {len(self.figures)} rows, where 0 is due",
+                    path="reference",
+                    hint="if another model was meant, name it in reference.name_or_path; else the "
+                    "weights on disk changed while the run was loading, or this is a bug of ours",
+                )
+            )
+        for figure in self.figures:
+            if figure.expected is None:
+                continue
+            if not abs(figure.loss - figure.expected) <= self._room(figure):
+                raise GateError(
+                    Problem(
+                        f"step 0: the loss is {figure.loss:.5g} where policy and reference agree; "
+                        f"by its formula it is {figure.expected:.5g}",
+                        path=self._method.name,
+                        hint="the trainer computes another loss than the recipe asks for: this "
+                        "version of trl is not the one that prefcli was tested with",
+                    )
+                )
+        loss = self.figures[0]
+        formula = f", loss {loss.loss:.4f} as by its formula" if loss.expected is not None else ""
+        return (
+            f"step 0: policy and reference agree on {len(self.figures)} rows "
+            f"(within {drift:.1g} nats a token){formula}"
+        )
+
+    def _room(self, figure: Figure) -> float:
+        """How far the loss may be off its formula: what rounding moved the log-ratios by, times
+        the slope of the loss at 0."""
+        beta, method = float(self.trainer.beta), self._method
+        losses = getattr(method, "losses", [method.name])
+        slopes = [beta * figure.nats]
+        if "ipo" in losses:
+            slopes.append(2 * figure.drift / beta)
+        if "sppo_hard" in losses:
+            slopes.append(figure.nats / beta)
+        weights: float = sum(getattr(method, "loss_weights", None) or [1.0] * len(losses))
+        return _OF_THE_LOSS * (figure.expected or 0.0) + max(1.0, weights) * sum(slopes)
+
+    def _prove_same(self, known: Sequence[Sequence[float]], tolerance: float) -> str:
+        for before, figure in zip(known, self.figures, strict=True):
+            for old, new in zip(before, figure.reference, strict=True):
+                if not abs(old - new) <= tolerance * max(abs(old), 1.0):
+                    raise GateError(
+                        Problem(
+                            "the reference is not the one this run began with: it gives a response "
+                            f"{new:.5g} nats where it gave {old:.5g}",
+                            path="reference.name_or_path" if self._other else "model.name_or_path",
+                            hint="its weights have changed on disk since then; put "
+                            "them back, or start a new run in another output_dir",
+                        )
+                    )
+        return f"resume: the reference is the one this run began with, on {len(known)} rows"
+
+
+def _spread(dataset: Any) -> list[dict[str, Any]]:
+    """A few rows from all over the data."""
+    count = min(_ROWS, len(dataset))
+    return [dataset[i * len(dataset) // count] for i in range(count)]

@@ -1,0 +1,234 @@
+"""Proof that a folder of weights is the model that was trained, before anyone relies on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError, safe_open
+from torch.nn.functional import cross_entropy
+from transformers import AutoTokenizer, PreTrainedModel, Trainer
+
+from prefcli.errors import PrefcliError
+from prefcli.evaluation.logprobs import completion_logits
+from prefcli.model import Device, load_policy, on_device
+from prefcli.model.inference import eval_mode_preserving_rng
+from prefcli.recipe.compatibility import SHARDED
+from prefcli.recipe.distributed_env import strategy_here
+from prefcli.recipe.schema import Recipe
+from prefcli.training.mixins.nonfinite import sequence_of
+
+_ROWS = 4
+_TOKENS = 64
+"""Of each row: wrong weights show in a few, and a large model may be read back on a CPU."""
+_EXACT, _HALF = 1e-4, 0.05
+"""Nats a token, averaged over a row: what float32 and 16 bits may differ by between devices."""
+_SPARE = 2**30
+"""Bytes beside the weights, for the rows' activations and logits."""
+
+
+@dataclass(frozen=True)
+class ReadBack:
+    tensors: int
+    parameters: int
+    difference: float | None
+    """Nats a token, of the row where it is largest; None where the model was not loaded."""
+    rows: int
+    why_not: str = ""
+
+    def line(self) -> str:
+        what = f"model/ reads back: {self.tensors} tensors, {_count(self.parameters)} parameters"
+        if self.difference is None:
+            return f"{what}; not loaded for a trial: {self.why_not}"
+        return f"{what}, log-probabilities of {self.rows} rows within {self.difference:.0e}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "tensors": self.tensors,
+            "parameters": self.parameters,
+            "max_difference": self.difference,
+        }
+
+
+def probe_rows(trainer: Trainer) -> list[list[int]]:
+    """Token ids of a few rows of the training data, as the trainer reads them."""
+    count = min(_ROWS, len(trainer.train_dataset))
+    rows = [sequence_of(trainer.train_dataset[i])[:_TOKENS] for i in range(count)]
+    return [row for row in rows if len(row) > 1]
+
+
+@torch.no_grad()
+def log_probabilities(
+    model: torch.nn.Module, rows: Sequence[list[int]], *, autocast: bool
+) -> list[torch.Tensor]:
+    """Of each token of a row but its first, on the CPU; a tensor a row."""
+    found = []
+    with eval_mode_preserving_rng(model):
+        for row in rows:
+            logits, targets, _ = completion_logits(model, [([], row)], len(row), autocast=autocast)
+            found.append(-cross_entropy(logits.float(), targets, reduction="none").cpu())
+    return found
+
+
+def verify_model(
+    folder: Path,
+    trainer: Trainer,
+    recipe: Recipe,
+    device: Device,
+    rows: Sequence[list[int]],
+    trained: Sequence[torch.Tensor],
+) -> ReadBack:
+    """Of the folder, for the main process alone. Raises PrefcliError with what is wrong in it.
+
+    rows, trained: as `probe_rows` and `log_probabilities` of the trained policy gave them.
+    """
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    tensors, parameters, half = _weights(folder)
+    stacked = recipe.model.adapter == "stack"
+    expected = _parameters(policy, trained_only=recipe.trains_adapter)
+    least = sum(math.prod(shape) for shape in expected.values())
+    # Weights that share memory are written once, and an architecture may save more than it trains.
+    if parameters < least:
+        raise _broken(folder, f"it holds {parameters:,} parameters, and {least:,} were trained")
+    _texts(folder, trainer, adapter=recipe.trains_adapter)
+    where, why_not = _room(recipe, device, policy)
+    if where is None:
+        return ReadBack(tensors, parameters, None, 0, why_not)
+    model = _loaded(folder, recipe, device, where)
+    found = _parameters(model, trained_only=recipe.trains_adapter)
+    if not stacked and found != expected:
+        odd = sorted(dict(found.items() ^ expected.items()))
+        raise _broken(folder, f"other parameters were trained than it holds, such as {odd[0]}")
+    if not stacked and strategy_here() not in SHARDED:
+        _same_values(folder, policy, model)
+    autocast = where == "cuda" and device.autocast(recipe.model)
+    again = log_probabilities(model, rows, autocast=autocast)
+    pairs = zip(trained, again, strict=True)
+    difference = max(((a - b).abs().mean().item() for a, b in pairs), default=0.0)
+    computed = {p.dtype for m in (policy, model) for p in m.parameters()}
+    half |= device.autocast(recipe.model) or computed != {torch.float32}
+    if not difference <= (_HALF if half else _EXACT):
+        raise _broken(
+            folder, f"loaded, its log-probabilities are {difference:.2g} a token off the policy's"
+        )
+    return ReadBack(tensors, parameters, difference, len(rows))
+
+
+def _weights(folder: Path) -> tuple[int, int, bool]:
+    """(tensors, parameters, is any of 16 bits?) in all files; none of them empty or not finite."""
+    tensors = parameters = 0
+    half = False
+    files = sorted(folder.glob("*.safetensors"))
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118  # no mapping
+                    tensor = file.get_tensor(name)
+                    if not tensor.numel():
+                        raise _broken(folder, f"{name} is empty in {path.name}")
+                    if tensor.is_floating_point() and not tensor.isfinite().all():
+                        raise _broken(folder, f"{name} has values that are not finite")
+                    tensors += 1
+                    parameters += tensor.numel()
+                    half |= tensor.dtype != torch.float32
+        except SafetensorError as error:
+            raise _broken(folder, f"{path.name} can't be read: {error}") from None
+    if not tensors:
+        raise _broken(folder, "it holds no weights")
+    return tensors, parameters, half
+
+
+def _texts(folder: Path, trainer: Trainer, *, adapter: bool) -> None:
+    """The config, and the tokenizer with its chat template."""
+    config = "adapter_config.json" if adapter else "config.json"
+    if not (folder / config).is_file():
+        raise _broken(folder, f"it lacks {config}")
+    ours = trainer.processing_class
+    try:
+        theirs = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise _broken(folder, f"its tokenizer can't be loaded: {error}") from None
+    if theirs.chat_template != ours.chat_template:
+        raise _broken(folder, "its chat template is not the one that was trained with")
+    if len(theirs) != len(ours):
+        raise _broken(folder, f"its tokenizer has {len(theirs)} tokens and not {len(ours)}")
+
+
+def _parameters(model: torch.nn.Module, *, trained_only: bool) -> dict[str, tuple[int, ...]]:
+    """Names and shapes, also of what a sharding engine has taken apart."""
+    return {
+        name: tuple(getattr(parameter, "ds_shape", parameter.shape))
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad or not trained_only
+    }
+
+
+def _room(recipe: Recipe, device: Device, policy: torch.nn.Module) -> tuple[str | None, str]:
+    """Where the model can be loaded beside the policy: cuda, cpu, or nowhere, and why."""
+    if recipe.model.init == "random" and recipe.trains_adapter:
+        return None, "its adapter lies on fresh weights, which nobody can load"
+    needed = _SPARE + sum(
+        getattr(p, "ds_numel", p.numel()) * p.element_size() for p in policy.parameters()
+    )
+    whole = strategy_here() not in SHARDED
+    if device.kind == "cuda" and whole and torch.cuda.mem_get_info()[0] > needed:
+        return "cuda", ""
+    if recipe.model.quantization is not None and device.kind == "cuda":
+        return None, "the GPU's memory is short of a second quantised model"
+    free = psutil.virtual_memory().available
+    if free < needed:
+        return None, f"it takes {needed / 1e9:.0f} GB and the machine has {free / 1e9:.0f}"
+    return "cpu", ""
+
+
+def _loaded(
+    folder: Path, recipe: Recipe, device: Device, where: str
+) -> PreTrainedModel | PeftModel:
+    """As the next stage of a pipeline would start from it."""
+    change: dict[str, Any] = {
+        "name_or_path": str(folder),
+        "revision": None,
+        "init": "pretrained",
+        "adapter": "continue" if recipe.trains_adapter else None,
+    }
+    if where == "cpu":
+        change["attn_implementation"] = "auto"  # flash attention is a GPU's
+    options = recipe.model.model_copy(update=change)
+    dtype = device.dtype(recipe.model, frozen=recipe.trains_adapter)
+    try:
+        model = load_policy(options, dtype, recipe.seed)
+    except PrefcliError as error:
+        raise _broken(folder, error.problems[0].message) from None
+    return on_device(model, device) if where == "cuda" else model
+
+
+def _same_values(folder: Path, policy: torch.nn.Module, model: torch.nn.Module) -> None:
+    """What was trained, bit for bit: a small step is lost in any difference of outputs."""
+    trained = dict(policy.named_parameters())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            theirs = trained[name].detach()
+            if not torch.equal(theirs, parameter.to(theirs.device, theirs.dtype)):
+                raise _broken(folder, f"its {name} is not what was trained")
+
+
+def _broken(folder: Path, what: str) -> PrefcliError:
+    return PrefcliError(
+        f"the saved model is not what was trained: {what}",
+        place=str(folder),
+        hint="it is kept there to be looked at, and is not the run's model/; the checkpoints are "
+        "as they were, so please report this",
+    )
+
+
+def _count(number: int) -> str:
+    for size, word in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f} {word}"
+    return str(number)

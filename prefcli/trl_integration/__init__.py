@@ -1,0 +1,1 @@
+"""The bridge to trl: its arguments, its trainers, and the private hooks that prefcli uses."""

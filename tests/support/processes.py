@@ -1,0 +1,123 @@
+"""Two processes on this machine, as a launcher starts them, without the seconds of fresh ones."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+_PATIENCE = 120
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the processes ended, by rank."""
+
+    codes: list[int]
+    said: list[str]
+    """Standard output and error of each."""
+
+
+def in_processes(jobs: Sequence[Callable[[], object]], logs: Path, count: int = 2) -> Ended:
+    """The jobs one after the other, each in a process group of its own, in forked processes.
+
+    A job that exits, or raises, ends its process.
+    """
+    ports = [free_port() for _ in jobs]
+    logs.mkdir(parents=True, exist_ok=True)
+    files = [logs / f"rank{rank}.log" for rank in range(count)]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    children = {_fork(rank, count, jobs, ports, files[rank]): rank for rank in range(count)}
+    codes = _wait(dict(children))
+    return Ended(codes, [file.read_text("utf-8") for file in files])
+
+
+def _fork(
+    rank: int, count: int, jobs: Sequence[Callable[[], object]], ports: list[int], log: Path
+) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        # pytest has put its own in their place.
+        sys.stdout = open(1, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
+        sys.stderr = open(2, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        for job, port in zip(jobs, ports, strict=True):
+            _join(rank, count, port)
+            job()
+            _leave()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _join(rank: int, count: int, port: int) -> None:
+    _forget()
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def _forget() -> None:
+    for state in (AcceleratorState, PartialState):
+        state._reset_state()
+    GradientState._reset_state()
+
+
+def _wait(children: dict[int, int]) -> list[int]:
+    codes = [0] * len(children)
+    deadline = time.monotonic() + _PATIENCE
+    while children:
+        child, status = os.waitpid(-1, os.WNOHANG)
+        if child in children:
+            codes[children.pop(child)] = os.waitstatus_to_exitcode(status)
+        elif time.monotonic() > deadline:
+            for each in children:
+                os.kill(each, signal.SIGKILL)
+            deadline += 10
+        else:
+            time.sleep(0.02)
+    return codes
+
+
+def free_port() -> int:
+    """Below those that the kernel gives to whoever asks in the meantime."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -1,0 +1,140 @@
+"""ORPO and SimPO, which score in a way of their own: the fast forward says what trl's says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from trl.experimental.cpo import CPOTrainer
+from trl.experimental.orpo import ORPOTrainer
+
+from prefcli.errors import RecipeError
+from prefcli.training.run import train
+from tests.support.oracle import deviation
+from tests.train.conftest import UNTIMED, metric_rows, pairs, trainer_of, write_jsonl
+from tests.train.formulas.conftest import LORA, PAIRS, disturb, gradients
+
+STOCK = {"orpo": ORPOTrainer, "simpo": CPOTrainer}
+CASES = {
+    "orpo full": ("orpo", {"lambda": 0.5}, {}),
+    "orpo lora": ("orpo", {}, {"lora": LORA}),
+    "simpo full": ("simpo", {}, {}),
+    "simpo lora cpo_alpha": ("simpo", {"cpo_alpha": 0.7}, {"lora": LORA}),
+}
+
+
+@pytest.fixture(params=CASES, ids=list(CASES))
+def scored(request, recipe_data, make_recipe, tmp_path):
+    """(trl's trainer class, the trainer, a batch of all rows): away from where it started."""
+    name, section, more = CASES[request.param]
+    rows = write_jsonl(tmp_path / "rows.jsonl", PAIRS)
+    data = {**recipe_data, name: section, "performance": {"shared_prefix": "on"}, **more}
+    data["data"] = {**recipe_data["data"], "train": {"path": str(rows)}}
+    data["training"] = {**recipe_data["training"], "global_batch_size": 4}
+    trainer, _ = trainer_of(make_recipe(data).recipe, name)
+    disturb(trainer.model, 1, 0.1)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    return STOCK[name], trainer, batch
+
+
+def loss_of(trainer, batch, speed):
+    trainer.speed = speed
+    trainer.model.zero_grad()
+    loss, metrics = trainer.get_batch_loss_metrics(trainer.model, batch)
+    loss.backward()
+    return loss.detach(), gradients(trainer.model), metrics
+
+
+def test_loss_gradient_and_figures_are_those_of_trl(scored):
+    stock, trainer, batch = scored
+    speed = trainer.speed
+    fast = loss_of(trainer, batch, speed)
+    assert speed.counts.as_dict()["fast_calls"] == 1
+    slow = loss_of(trainer, batch, None)
+    assert speed.counts.as_dict()["fast_calls"] == 1
+    assert deviation(fast[0], slow[0]) < 1e-6
+    assert deviation(fast[1], slow[1]) < 1e-5
+    assert fast[2] == pytest.approx(slow[2], rel=1e-5, abs=1e-6)
+    # Of mean log-probabilities, so a token's.
+    for mine, theirs in zip(*both(stock, trainer, batch, speed), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+
+
+def both(stock, trainer, batch, speed):
+    """Log-probabilities and NLL, by the trainer and by trl's own method."""
+    trainer.speed = speed
+    mine = trainer.concatenated_forward(trainer.model, batch)
+    theirs = stock.concatenated_forward(trainer, trainer.model, batch)
+    weighed = theirs[4] * getattr(trainer, "_share", 1.0)
+    return (*mine[:2], mine[4]), (*theirs[:2], weighed)
+
+
+def test_logits_are_trls_where_nothing_is_padded_and_pairs_share_their_prompt(scored):
+    stock, trainer, batch = scored
+    # One pair, both sides cut to the shorter.
+    length = min(batch[f"{side}_attention_mask"][0].sum() for side in ("chosen", "rejected"))
+    pair = {
+        name: value[:1, :length] if "prompt" not in name else value[:1]
+        for name, value in batch.items()
+        if isinstance(value, torch.Tensor)
+    }
+    counts = trainer.speed.counts
+    mine = trainer.concatenated_forward(trainer.model, pair)
+    prompt = int((pair["chosen_labels"][0] == -100).sum())
+    assert counts.packed == 2 * int(length) - prompt
+    theirs = stock.concatenated_forward(trainer, trainer.model, pair)
+    for side in (2, 3):
+        torch.testing.assert_close(mine[side].mean(), theirs[side].mean(), rtol=1e-5, atol=1e-6)
+
+
+# 2 steps of 2 batches, each with demonstrations beside it, and two evaluations of 10 rows in 3.
+# dpo asks its reference, too, but for demonstrations, and both of them about 8 rows before step 1.
+CALLS = {
+    "orpo": 2 * 2 * 2 + 2 * 3,
+    "simpo": 2 * 2 * 2 + 2 * 3,
+    "dpo": 2 * 2 * 3 + 2 * 2 * 3 + 2 * 8,
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_run_with_demonstrations_is_counted_and_logs_the_same(recipe_data, make_recipe, name):
+    demonstrations = write_jsonl(Path(recipe_data["output_dir"]).parent / "sft.jsonl", pairs(12))
+    data = {
+        **recipe_data,
+        "sft_mix": {"fraction": 0.5, "data": {"path": str(demonstrations)}},
+    }
+    rows = {}
+    for how in ("on", "off"):
+        data["output_dir"] = f"{recipe_data['output_dir']}-{how}"
+        recipe = make_recipe(data, f"performance.shared_prefix={how}").recipe
+        train(recipe, recipe.methods[name])
+        rows[how] = [
+            {k: v for k, v in row.items() if isinstance(v, float) and not k.endswith(UNTIMED)}
+            for row in metric_rows(recipe.output_dir)
+        ]
+        run = json.loads((Path(recipe.output_dir) / "run.json").read_text("utf-8"))
+        if how == "on":
+            assert run["speed"]["fast_calls"] == CALLS[name]
+            assert run["speed"]["stock_calls"] == 0
+            assert run["speed"]["shared_prefix"] == "in use"
+        else:
+            assert run["speed"]["fast_calls"] == 0
+    assert {"sft_mix/loss", "logits/chosen", "eval_logits/rejected"} <= set().union(*rows["on"])
+    for fast, slow in zip(rows["on"], rows["off"], strict=True):
+        assert fast == pytest.approx(slow, rel=1e-4, abs=1e-5)
+
+
+def test_where_it_is_not_exact_trls_own_scores(recipe_data, make_recipe):
+    recipe_data["model"]["attn_implementation"] = "eager"
+    trainer, _ = trainer_of(make_recipe(recipe_data).recipe, "orpo")
+    assert "eager" in trainer.speed.reason
+    batch = trainer.data_collator(list(trainer.train_dataset)[:4])
+    mine = trainer.concatenated_forward(trainer.model, batch)
+    theirs = ORPOTrainer.concatenated_forward(trainer, trainer.model, batch)
+    for at in (0, 1, 4):
+        assert torch.equal(mine[at], theirs[at])
+    assert trainer.speed.counts.as_dict()["fast_calls"] == 0
+    with pytest.raises(RecipeError, match="eager"):
+        trainer_of(make_recipe(recipe_data, "performance.shared_prefix=on").recipe, "orpo")

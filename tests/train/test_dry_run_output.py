@@ -1,0 +1,167 @@
+"""What a dry-run shows of the rows and of the disk, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from prefcli.methods import METHODS
+from tests.train.conftest import pairs, write_jsonl
+from tests.train.test_token_view import WITH_BOS, letters, no_end
+
+# The row that is shown, and its marks
+
+
+@pytest.fixture
+def with_tokenizer(recipe_data, tiny_model, tmp_path):
+    """The recipe on a copy of the model that has another tokenizer."""
+
+    def use(tokenizer, chat: bool) -> dict:
+        folder = tmp_path / "model"
+        shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("tokenizer*"))
+        tokenizer.save_pretrained(folder)
+        rows = write_jsonl(tmp_path / "rows.jsonl", pairs(24, chat=chat))
+        recipe_data["model"]["name_or_path"] = str(folder)
+        recipe_data["data"] = {"train": {"path": str(rows)}, "max_length": 120}
+        # As they are by default, but for what so few words have in common anyway.
+        off = {"error": None}
+        checks = {"duplicates": off, "no_end": {"error": 0.05}, "two_bos": {"error": 0.0}}
+        recipe_data["data"]["checks"] = checks
+        return recipe_data
+
+    return use
+
+
+def faults(document: dict) -> dict[str, str]:
+    return {p["path"].split(".")[2]: p["message"] for p in document["problems"]}
+
+
+def test_a_template_that_ends_no_turn(with_tokenizer, dry_run):
+    code, document, _ = dry_run(with_tokenizer(no_end(), chat=True))
+    assert (code, document["will_run"]) == (4, False)
+    assert "24 of 24 rows" in faults(document)["no_end"]
+
+
+def test_two_bos(with_tokenizer, dry_run):
+    """A template that writes a BOS, rendered to text, and a tokenizer that puts another."""
+    tokenizer = letters("<s>", "</s>", prepends=True, bos_token="<s>", eos_token="</s>")
+    data = with_tokenizer(tokenizer, chat=False)
+    rows = [{**row, "prompt": "<s>" + row["prompt"]} for row in pairs(24)]
+    write_jsonl(Path(data["data"]["train"]["path"]), rows)
+    code, document, _ = dry_run(data)
+    assert (code, document["will_run"]) == (4, False)
+    assert "24 of 24 rows" in faults(document)["two_bos"]
+
+
+def test_no_bos_is_a_warning(with_tokenizer, dry_run):
+    template = WITH_BOS.replace("{{ bos_token }}", "")
+    tokenizer = letters(
+        "<s>", "</s>", prepends=True, template=template, bos_token="<s>", eos_token="</s>"
+    )
+    code, document, _ = dry_run(with_tokenizer(tokenizer, chat=True))
+    assert (code, document["will_run"]) == (0, True)
+    assert any("no_bos: 100 % of the rows" in warning for warning in document["warnings"])
+
+
+def test_the_first_row_is_shown(with_tokenizer, dry_run):
+    tokenizer = letters("<s>", "</s>", prepends=True, bos_token="<s>", eos_token="</s>")
+    data = with_tokenizer(tokenizer, chat=False)
+    rows = [{"prompt": f"{i}a", "chosen": "bc", "rejected": "d"} for i in range(24)]
+    write_jsonl(Path(data["data"]["train"]["path"]), rows)
+    code, document, said = dry_run(data)
+    assert code == 0
+    row = document["row"]
+    assert row["place"].endswith("rows.jsonl: row 1")
+    texts = {
+        part: [(text, trained) for text, _, trained in tokens["tokens"]]
+        for part, tokens in row["parts"].items()
+    }
+    assert texts == {
+        "prompt": [("<s>=0", False), ("0", False), ("a", False)],
+        "chosen": [("b", True), ("c", True), ("</s>=1", True)],
+        "rejected": [("d", True), ("</s>=1", True)],
+    }
+    assert "  prompt     3 tokens, not trained:  |<s>=0|0|a|" in said
+    assert "  chosen     3 tokens, trained:      |b|c|</s>=1|" in said
+
+
+# The disk
+
+
+def test_a_disk_that_a_run_would_fill(recipe_data, dry_run, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9 - 1000, 1000))
+    # Another run's, in the folder above: it gives way to nothing.
+    (tmp_path / "checkpoint-1").mkdir()
+    write_jsonl(tmp_path / "checkpoint-1" / "weights", [1])
+    code, document, _ = dry_run(recipe_data)
+    assert (code, document["will_run"]) == (0, True)
+    # One checkpoint, at the end: 4 bytes of weights and 8 of states a parameter; and model/.
+    parameters = document["parameters"]
+    assert document["disk"] == {
+        "checkpoint": 12 * parameters,
+        "checkpoints_kept": 1,
+        "model": 4 * parameters,
+        "needed": 16 * parameters,
+        "free": 1000,
+    }
+    (warning,) = [each for each in document["warnings"] if "disk" in each]
+    assert "0.0 MiB left, which matters if it is the disk of the run" in warning
+
+
+# What it leaves behind
+
+
+def listing(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_written(recipe_data, dry_run, tmp_path, tiny_model, method, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = listing(tmp_path) | listing(tiny_model)
+    assert dry_run(recipe_data, method)[0] == 0
+    after = listing(tmp_path) | listing(tiny_model)
+    after.pop(str(tmp_path / "recipe.yaml"))
+    assert after == before
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "recipe.yaml",
+        "train.jsonl",
+        "eval.jsonl",
+    }
+
+
+# A reader who has seen enough
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["data", "recipes/quickstart/orpo.yaml", "--sample", "20"],
+        ["orpo", "recipes/quickstart/orpo.yaml", "--dry-run", "--sample", "20"],
+    ],
+    ids=["data", "dry-run"],
+)
+def test_output_that_is_closed_early(command, tmp_path):
+    """As in `prefcli ... | head -1`."""
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefcli", *command, f"output_dir={tmp_path / 'run'}"],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root)},
+    )
+    assert process.stdout.readline()
+    process.stdout.close()
+    said = process.stderr.read()
+    assert process.wait(timeout=120) == 0, said
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said

@@ -1,0 +1,147 @@
+"""gradient_checkpointing: auto: on where memory asks for it, off elsewhere, and said either way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from prefcli.memory import gradient_checkpointing
+from prefcli.memory.activations import Policy, estimate_activation_memory
+from prefcli.memory.fake_step import Architectures, fake_run
+from prefcli.memory.gradient_checkpointing import choose
+from prefcli.model import Device
+from prefcli.training.run import train
+
+GPU = Device("cuda", "a GPU", bfloat16=True)
+CPU = Device("cpu", "a CPU", bfloat16=False)
+GIB = 2**30
+# 4 layers of 64, and an embedding and a head of 1000 tokens.
+CONFIG = LlamaConfig(
+    vocab_size=1000,
+    hidden_size=64,
+    intermediate_size=176,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    eos_token_id=1,
+    pad_token_id=2,
+)
+# 4 layers * (4 * 64 * 64 + 3 * 64 * 176 + 2 * 64) + 2 * 64 * 1000 + 64
+PARAMETERS = 329_280
+
+
+@pytest.fixture
+def auto(recipe_data, make_recipe):
+    def make(*overrides: str):
+        overrides = ("training.gradient_checkpointing=auto", *overrides)
+        return make_recipe(recipe_data, *overrides).recipe
+
+    return make
+
+
+def chosen(recipe, *, memory, strategy="single", machine=GPU, name="dpo"):
+    method, _ = recipe.methods[name].for_labels(1, 1)
+    return choose(
+        recipe,
+        method,
+        machine,
+        strategy,
+        Policy(CONFIG),
+        length=64,
+        reference=PARAMETERS,
+        memory=memory,
+    )
+
+
+def test_memory_decides(auto):
+    recipe = auto()
+    roomy, tight = chosen(recipe, memory=80 * GIB), chosen(recipe, memory=2**24)
+    assert not roomy.on
+    assert tight.on
+    (line,) = roomy.lines()
+    assert line.startswith("gradient checkpointing: off, ")
+    assert line.endswith(" MiB of 80.0 GiB predicted without it")
+    (line,) = tight.lines()
+    assert line.endswith(
+        " MiB of 16.0 MiB predicted without it, and 11.2 MiB are the most that auto takes"
+    )
+
+
+def test_half_of_a_cpus_memory_is_left(auto, monkeypatch):
+    monkeypatch.setattr(gradient_checkpointing, "held", lambda *args, **kwargs: 3 * GIB)
+    on = {g: chosen(auto(), memory=g * GIB, machine=CPU).on for g in (5, 6)}
+    assert on == {5: True, 6: False}
+    on = {g: chosen(auto(), memory=g * GIB).on for g in (4, 5)}
+    assert on == {4: True, 5: False}  # 0.7 of 4 GiB are 2.8, of 5 are 3.5
+
+
+@pytest.mark.parametrize("strategy", ["fsdp1", "fsdp2", "zero2", "zero3"])
+def test_on_where_the_model_is_sharded(auto, strategy):
+    found = chosen(auto(), memory=80 * GIB, strategy=strategy)
+    assert found.lines() == [f"gradient checkpointing: on, as always under {strategy}"]
+
+
+def test_on_where_the_memory_is_unknown(auto):
+    assert chosen(auto(), memory=None).on
+
+
+def test_on_where_a_model_can_not_be_followed(auto, monkeypatch):
+    def fails(*args, **kwargs):
+        raise NotImplementedError("no such operator\nand more")
+
+    monkeypatch.setattr(gradient_checkpointing, "held", fails)
+    (line,) = chosen(auto(), memory=80 * GIB).lines()
+    assert line == (
+        "gradient checkpointing: on, as what it would save can't be told beforehand "
+        "(no such operator)"
+    )
+
+
+@pytest.mark.parametrize("said", ["true", "false"])
+def test_a_recipe_that_says_it_is_not_asked_again(auto, said):
+    found = chosen(auto(f"training.gradient_checkpointing={said}"), memory=None)
+    assert (found.on, found.lines()) == (said == "true", [])
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [("dpo", []), ("dpo", ["lora.rank=4"]), ("kto", []), ("orpo", [])],
+    ids=["dpo", "lora", "kto", "orpo"],
+)
+def test_the_bound_lies_close_above_the_rehearsal(make_recipe, recipe_data, name, overrides):
+    """Which runs trl's own step, and is itself held to what is counted in real ones."""
+    recipe = make_recipe(recipe_data, *overrides).recipe
+    method, _ = recipe.methods[name].for_labels(1, 1)
+    rehearsed = fake_run(recipe, method, Architectures(CONFIG), GPU, length=64).passes.total
+    beside = 0 if recipe.lora or not method.needs_reference else PARAMETERS
+    before = torch.get_rng_state()
+    bound = estimate_activation_memory(
+        recipe, method, GPU, Policy(CONFIG), length=64, reference=beside
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert 0.9 < bound / rehearsed < 1.25
+
+
+def test_the_choice_arrives_in_a_run(auto, capsys):
+    recipe = auto("training.max_steps=1")
+    train(recipe, recipe.dpo)
+    said = capsys.readouterr().out
+    assert "gradient checkpointing: off, " in said
+    run = json.loads((Path(recipe.output_dir) / "run.json").read_text())
+    assert run["effective"]["gradient_checkpointing"] is False
+
+
+def test_a_dry_run_shows_it(recipe_data, dry_run):
+    del recipe_data["training"]["gradient_checkpointing"]
+    del recipe_data["data"]["eval"]
+    found = {}
+    for memory in ("80GiB", "1MiB"):
+        _, document, said = dry_run(recipe_data, "sft", "--gpu-memory", memory)
+        assert f"gradient checkpointing: {'off' if memory == '80GiB' else 'on'}, " in said
+        found[memory] = document["gradient_checkpointing"]
+        assert document["effective"]["gradient_checkpointing"] is found[memory]
+    assert found == {"80GiB": False, "1MiB": True}

@@ -1,0 +1,124 @@
+"""What a step holds: rehearsed without memory, and counted by torch's allocator."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
+
+from prefcli.memory.fake_step import Architectures, fake_run
+from prefcli.model import detect_device, load_tokenizer
+from prefcli.recipe import load
+from prefcli.recipe.sections import Model
+from scripts.bench.memory import counted
+from tests.train.conftest import ANYTHING, write_jsonl
+
+LENGTH, BATCH = 64, 4
+
+CASES = {
+    "dpo": ("dpo", {}),
+    "dpo-whole": ("dpo", {"training.gradient_checkpointing": False}),
+    "dpo-one-batch": ("dpo", {"training.global_batch_size": BATCH}),
+    "dpo-lora": ("dpo", {"lora.rank": 8}),
+    "kto": ("kto", {}),
+    "orpo": ("orpo", {}),
+    "simpo-whole": ("simpo", {"training.gradient_checkpointing": False}),
+    "ipo-eager": ("ipo", {"model.attn_implementation": "eager"}),
+    "dpo-mixed": ("dpo", {"sft_mix.fraction": 0.2}),
+}
+
+
+@pytest.fixture(scope="module")
+def small(tiny_model, tmp_path_factory):
+    """Large enough that weights, activations and logits each show."""
+    folder = tmp_path_factory.mktemp("small")
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=1000,
+            hidden_size=64,
+            intermediate_size=172,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=2,
+        )
+    ).save_pretrained(folder)
+    for file in tiny_model.glob("tokenizer*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def words(tokenizer, count: int) -> str:
+    """A text of so many tokens."""
+    text = " red" * count
+    assert len(tokenizer(text)["input_ids"]) == count
+    return text
+
+
+@pytest.fixture
+def recipe_of(small, tmp_path):
+    def make(name: str):
+        method, changes = CASES[name]
+        tokenizer = load_tokenizer(Model(name_or_path=str(small)))
+        asked, longer, shorter = (words(tokenizer, n) for n in (1, LENGTH - 2, LENGTH - 3))
+        count = 4 * BATCH
+        rows = {
+            "pairs": [{"prompt": asked, "chosen": longer, "rejected": shorter}] * count,
+            "kto": [
+                {"prompt": asked, "completion": longer if i % 2 else shorter, "label": i % 2 == 1}
+                for i in range(count)
+            ],
+            "sft": [{"prompt": asked, "completion": longer}] * count,
+        }
+        data = {
+            "output_dir": str(tmp_path / "run"),
+            "model": {"name_or_path": str(small)},
+            method: {},
+            "data": {
+                "train": {
+                    "path": str(
+                        write_jsonl(
+                            tmp_path / "rows.jsonl",
+                            rows.get(method, rows["pairs"]),
+                        )
+                    )
+                },
+                "max_length": LENGTH,
+                "checks": ANYTHING,
+            },
+            "training": {
+                "global_batch_size": 2 * BATCH,
+                "per_device_train_batch_size": BATCH,
+                "max_steps": 2,
+                "warmup_steps": 0,
+                "gradient_checkpointing": True,
+            },
+            "performance": {"shared_prefix": "off"},  # what is rehearsed is trl's own
+        }
+        if method not in ("sft", "orpo"):
+            data["check_sft"] = {"on_fail": "skip"}
+        if "sft_mix.fraction" in changes:
+            path = write_jsonl(tmp_path / "mix.jsonl", [{"text": words(tokenizer, LENGTH - 1)}] * 9)
+            data["sft_mix"] = {"data": {"path": str(path)}}
+        for key, value in changes.items():
+            section, _, last = key.partition(".")
+            data.setdefault(section, {})[last] = value
+        file = tmp_path / "recipe.yaml"
+        file.write_text(yaml.safe_dump(data), encoding="utf-8")
+        recipe = load(str(file)).recipe
+        return recipe, recipe.methods[method]
+
+    return make
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU's own test is in tests/gpu")
+@pytest.mark.parametrize("name", CASES)
+def test_a_rehearsed_step_holds_what_a_real_one_holds(recipe_of, name):
+    recipe, method = recipe_of(name)
+    settled, _ = method.for_labels(8, 8)
+    config = AutoConfig.from_pretrained(recipe.model.name_or_path)
+    rehearsed = fake_run(recipe, settled, Architectures(config), detect_device(), length=LENGTH)
+    assert rehearsed.highest.total == pytest.approx(counted(recipe, method), rel=0.05)

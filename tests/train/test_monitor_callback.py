@@ -1,0 +1,206 @@
+"""A real run under watch: its journal, its lines, its end when a rule says stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import warnings
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import ClassVar, Literal
+
+import pytest
+from transformers import TrainerControl, TrainerState
+
+from prefcli.checkpoints.run_dir import RunDir
+from prefcli.data.run_datasets import load_inputs
+from prefcli.errors import DivergedError, ExitCode
+from prefcli.health import Advice, HealthRule, History, Monitor, RunContext
+from prefcli.health.finite import Finite
+from prefcli.library_logging import _Once, quiet_libraries
+from prefcli.model import detect_device, load_policy, load_tokenizer
+from prefcli.training.callbacks.monitor_callback import MonitorCallback
+from prefcli.training.progress.metric_format import figure, is_tie
+from prefcli.training.trainer import make_trainer
+from tests.train.conftest import metric_rows
+
+
+class LossAt(HealthRule):
+    """Speaks of one step's row, and of a loss that is not finite."""
+
+    name: ClassVar[str] = "loss_at"
+    step: int = 2
+    level: Literal["note", "warn", "stop"] = "warn"
+
+    def look(self, history: History, facts: RunContext) -> Advice | None:
+        row = history.train[-1] if history.train else {"step": -1}
+        lost = "grad_norm" in row and row["grad_norm"] is None
+        if row["step"] != self.step and not lost:
+            return None
+        return Advice(
+            self.name, self.level, history.step, "the loss is seen", "a test", "nothing at all"
+        )
+
+
+@dataclass
+class Run:
+    trainer: object
+    watch: MonitorCallback
+    folder: RunDir
+
+
+def run_of(recipe, name: str, *checks: HealthRule) -> Run:
+    """What a run trains with, as far as it is watched."""
+    tokenizer = load_tokenizer(recipe.model)
+    inputs = load_inputs(recipe, recipe.methods[name], tokenizer)
+    method, _ = inputs.resolve_from_data(recipe.methods[name])
+    folder = RunDir(recipe.output_dir)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    watch = MonitorCallback(folder, method, Monitor(checks, RunContext(method=name, steps=6)))
+    policy = load_policy(
+        recipe.model, detect_device().dtype(recipe.model, frozen=False), recipe.seed
+    )
+    trainer, _ = make_trainer(
+        recipe, method, detect_device(), policy, tokenizer, inputs, callbacks=[watch]
+    )
+    return Run(trainer, watch, folder)
+
+
+@pytest.fixture
+def recipe(recipe_data, make_recipe):
+    recipe_data["training"] |= {"max_steps": 6, "eval_steps": 3, "save_steps": 4}
+    return make_recipe(recipe_data).recipe
+
+
+def cell(line: str, label: str) -> str:
+    return re.search(rf" {re.escape(label)}=(\S+)", line)[1]
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo", "kto", "orpo"])
+def test_a_log_gives_the_whole_curve(recipe, name, capfd):
+    run = run_of(recipe, name)
+    run.trainer.train()
+    run.watch.close()
+    out, err = capfd.readouterr()
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", out + err), "plain text and line ends"
+    lines = [line for line in out.splitlines() if "step=" in line]
+    rows = metric_rows(run.folder.path)
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 3, 4, 5, 6, 6]
+    assert [line.split()[0] for line in lines] == [f"step={row['step']}/6" for row in rows]
+    for line, row in zip(lines, rows, strict=True):
+        prefix = "eval_" if "eval_loss" in row else ""
+        for key in run.watch._method.watched:
+            if prefix + key in row and not is_tie(row, prefix + key):
+                shown = figure(key)
+                assert cell(line, prefix + shown.label) == shown.text(row[prefix + key])
+    for kind in (True, False):
+        same = [line for line in lines if ("eval_loss" in line) is kind]
+        assert len({tuple(m.start() for m in re.finditer("=", line)) for line in same}) == 1
+    assert out.count("saved checkpoint-4") == 1
+    assert re.search(r"plan: at \S+ s a step the run ends about \d\d:\d\d \(in 0:00:0\d\)", out)
+
+
+def test_advice_is_said_once_and_kept(recipe, capfd):
+    run = run_of(recipe, "dpo", LossAt())
+    run.trainer.train()
+    said = "health: warning at step 2: the loss is seen: a test; nothing at all"
+    assert capfd.readouterr().out.splitlines().count(said) == 1
+    (kept,) = map(json.loads, run.folder.health.read_text().splitlines())
+    assert kept == {
+        "check": "loss_at",
+        "level": "warn",
+        "step": 2,
+        "seen": "the loss is seen",
+        "means": "a test",
+        "change": "nothing at all",
+        "message": "the loss is seen: a test; nothing at all",
+    }
+
+
+def test_a_rule_stops_the_run_in_its_logging_step(recipe):
+    run = run_of(recipe, "dpo", LossAt(level="stop", step=4))
+    with pytest.raises(DivergedError) as caught:
+        run.trainer.train()
+    run.watch.close()
+    assert caught.value.exit_code == ExitCode.DIVERGED
+    assert str(caught.value) == (
+        "health.loss_at: step 4: the loss is seen: a test\n"
+        "    -> nothing at all; no final model was written. If this rule is wrong here, "
+        "health.loss_at.on=warn goes on from the last checkpoint"
+    )
+    assert [row["step"] for row in metric_rows(run.folder.path)][-1] == 4
+    assert run.trainer.state.global_step == 4
+    assert not run.folder.model.exists()
+
+
+def test_a_run_that_goes_on_says_nothing_twice(recipe, capfd):
+    first = run_of(recipe, "dpo", LossAt(step=2))
+    first.trainer.train()
+    first.folder.forget_after(4)
+    capfd.readouterr()
+    again = run_of(recipe, "dpo", LossAt(step=5))
+    again.trainer.args.eval_on_start = False
+    again.trainer.train(resume_from_checkpoint=str(first.folder.path / "checkpoint-4"))
+    out = capfd.readouterr().out
+    assert "health:" not in out, "the same rule, as loud as before"
+    assert [row["step"] for row in metric_rows(first.folder.path)] == [0, 1, 2, 3, 3, 4, 5, 6, 6]
+    assert len(first.folder.health.read_text().splitlines()) == 1
+    assert again.watch.first_eval["step"] == 0
+    assert again.watch.since == ", 4 of them before this resume,"
+    assert out.count("step=") == 3
+
+
+@pytest.mark.parametrize(("float16", "stops"), [(True, False), (False, True)])
+def test_float16_may_skip_a_step(tmp_path, make_recipe, recipe_data, float16, stops):
+    """Its loss scaling overflows by design; elsewhere the same row ends the run."""
+    method = make_recipe(recipe_data).recipe.dpo
+    monitor = Monitor([Finite()], RunContext(method="dpo", steps=6, fp16=float16))
+    watch = MonitorCallback(RunDir(str(tmp_path)), method, monitor)
+    state, control = TrainerState(max_steps=6, global_step=1), TrainerControl()
+    args = SimpleNamespace(fp16=float16, world_size=1, eval_strategy="no", save_strategy="no")
+    watch.on_train_begin(args, state, control)
+    logs = {"loss": 0.7, "grad_norm": math.inf}
+    if stops:
+        with pytest.raises(DivergedError):
+            watch.on_log(args, state, control, logs=logs)
+    else:
+        watch.on_log(args, state, control, logs=logs)
+    (row,) = metric_rows(tmp_path)
+    assert row["grad_norm"] is None, "NaN and infinity are no JSON"
+    assert row["loss"] == 0.7
+
+
+def test_what_is_told_by_step_is_cut_and_cleared_alike(tmp_path):
+    folder = RunDir(str(tmp_path))
+    files = folder.metrics, folder.health, folder.samples
+    for path in files:
+        path.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"ste')
+    folder.forget_after(4)
+    assert {path.read_text() for path in files} == {'{"step": 2}\n{"step": 4}\n'}
+    folder.clear()
+    assert not any(path.exists() for path in files)
+
+
+def test_a_library_is_heard_once_and_on_one_line(capsys):
+    once = _Once()
+    for count in (3, 4):
+        once._say("trl", f"\x1b[31mThe dataset has {count} rows\n  too many\r")
+    once._say("trl", "mtime may not be reliable on this filesystem")
+    assert capsys.readouterr().out == "warning: trl: The dataset has 3 rows too many\n"
+
+
+def test_warnings_of_the_libraries_come_through(capsys):
+    with warnings.catch_warnings():
+        quiet_libraries()
+        logging.getLogger("transformers.somewhere").warning("the config has %d layers", 2)
+        logging.getLogger("transformers.somewhere").info("not this")
+        logging.getLogger("torch.distributed").warning("a rank is late")
+        warnings.warn_explicit("look here", UserWarning, "/x/site-packages/peft/tuners.py", 1)
+        warnings.warn_explicit("for developers", FutureWarning, "/x/site-packages/trl/x.py", 1)
+    assert capsys.readouterr().out.splitlines() == [
+        "warning: transformers: the config has 2 layers",
+        "warning: torch: a rank is late",
+        "warning: peft: look here",
+    ]

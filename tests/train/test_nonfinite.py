@@ -1,0 +1,163 @@
+"""A non-finite number stops the run at once, names its rows, and leaves no final model."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from prefcli.errors import DivergedError, ExitCode
+from prefcli.training import run as run_module
+from prefcli.training.run import train
+from tests.train.conftest import metric_rows
+
+
+class Poison(TrainerCallback):
+    """Spoils the weights before a step, as a bad kernel or a bad disk would."""
+
+    def __init__(self, value: float, step: int) -> None:
+        self.value, self.step = value, step
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            with torch.no_grad():
+                next(p for p in model.parameters() if p.requires_grad).fill_(self.value)
+
+
+@pytest.fixture
+def with_callback(monkeypatch):
+    """Add a callback to the trainer that a run makes."""
+
+    def use(callback: TrainerCallback) -> None:
+        stock = run_module.make_trainer
+
+        def make(*args, **kwargs):
+            trainer, effective = stock(*args, **kwargs)
+            trainer.add_callback(callback)
+            return trainer, effective
+
+        monkeypatch.setattr(run_module, "make_trainer", make)
+
+    return use
+
+
+def diverged(recipe, name: str) -> tuple[str, dict]:
+    with pytest.raises(DivergedError) as caught:
+        train(recipe, recipe.methods[name])
+    assert caught.value.exit_code == ExitCode.DIVERGED
+    folder = Path(recipe.output_dir)
+    assert not (folder / "model").exists()
+    run = json.loads((folder / "run.json").read_text())
+    assert run["status"] == "diverged"
+    assert run["why"] == str(caught.value)
+    return str(caught.value), run
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo", "ipo", "kto", "orpo", "simpo"])
+def test_a_lost_loss_names_the_rows_of_its_batch(recipe_data, make_recipe, with_callback, name):
+    """Between two logging steps, long before the log would show it."""
+    recipe_data["training"] |= {"max_steps": 6, "logging_steps": 50, "save_steps": 4}
+    recipe = make_recipe(recipe_data).recipe
+    with_callback(Poison(math.nan, step=2))
+    said, _ = diverged(recipe, name)
+    assert "nan at step 3; rows of the batch: " in said
+    assert said.count("train.jsonl: row") == 4
+    assert not list(Path(recipe.output_dir).glob("checkpoint-*"))
+
+
+def test_a_lost_gradient_stops_before_the_weights(
+    recipe_data, make_recipe, with_callback, monkeypatch
+):
+    """The loss is finite, its gradient is not: nothing of it reaches the optimizer."""
+    recipe_data["training"] |= {"max_steps": 4, "logging_steps": 50}
+    recipe = make_recipe(recipe_data).recipe
+    steps = []
+
+    class Spoil(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 1:
+                weight = next(model.parameters())
+                weight.register_hook(lambda grad: grad * math.inf)
+
+        def on_optimizer_step(self, args, state, control, **kwargs):
+            steps.append(state.global_step)
+
+    with_callback(Spoil())
+    said, _ = diverged(recipe, "dpo")
+    assert "the gradient's norm is" in said
+    assert "at step 2" in said
+    assert said.count("train.jsonl: row") == 8  # both micro-batches of the step
+    assert steps == [0]
+
+
+def test_a_lost_log_probability_is_seen_behind_a_finite_loss(
+    recipe_data, make_recipe, with_callback, monkeypatch
+):
+    """sigmoid(inf) is 1, so a loss of 0 can hide a log-ratio that is infinite."""
+    recipe_data["training"] |= {"max_steps": 2, "logging_steps": 50}
+    recipe = make_recipe(recipe_data).recipe
+    _, trainer_class = recipe.dpo.trl_classes()
+    stock = trainer_class._compute_loss
+
+    def lost(self, model, inputs, return_outputs):
+        loss = stock(self, model, inputs, return_outputs)
+        if self.model.training:
+            self._metrics["train"]["logps/rejected"][-1] = -math.inf
+        return loss
+
+    monkeypatch.setattr(trainer_class, "_compute_loss", lost)
+    said, _ = diverged(recipe, "dpo")
+    assert "logps/rejected is -inf at step 1; rows of the batch" in said
+
+
+def test_demonstrations_are_guarded_too(recipe_data, make_recipe, with_callback, tmp_path):
+    row = {"prompt": "say", "completion": " red"}
+    (tmp_path / "d.jsonl").write_text(json.dumps(row))
+    recipe_data["sft_mix"] = {"data": {"path": str(tmp_path / "d.jsonl")}, "fraction": 0.5}
+    recipe_data["training"]["logging_steps"] = 50
+    recipe = make_recipe(recipe_data).recipe
+    from prefcli.training.mixins import sft_mix
+
+    stock = sft_mix.SftMixMixin._nll
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft_mix.SftMixMixin, "_nll", lambda *a: stock(*a) * math.nan)
+        said, _ = diverged(recipe, "dpo")
+    assert "sft_mix" in said
+    assert "d.jsonl: row 1" in said
+
+
+def test_figures_before_the_loss_are_kept(recipe_data, make_recipe, with_callback):
+    recipe_data["training"] |= {"max_steps": 6}
+    recipe = make_recipe(recipe_data).recipe
+    with_callback(Poison(math.nan, step=3))
+    diverged(recipe, "dpo")
+    assert [row["step"] for row in metric_rows(recipe.output_dir) if "loss" in row] == [1, 2, 3]
+
+
+def test_a_row_that_kto_leaves_out_of_its_figures(recipe_data, make_recipe, monkeypatch):
+    """trl's KTO takes means without what is not a number; one lost row must stop it."""
+    recipe_data["training"] |= {"max_steps": 2, "logging_steps": 50}
+    recipe = make_recipe(recipe_data).recipe
+    stock = run_module.make_trainer
+
+    def make(*args, **kwargs):
+        trainer, effective = stock(*args, **kwargs)
+        forward = trainer.model.forward
+
+        def lost(*args, **kwargs):
+            output = forward(*args, **kwargs)
+            if torch.is_grad_enabled():
+                output.log_probs = output.log_probs.clone()
+                output.log_probs[0, -1] = math.nan
+            return output
+
+        trainer.model.forward = lost
+        return trainer, effective
+
+    monkeypatch.setattr(run_module, "make_trainer", make)
+    said, _ = diverged(recipe, "kto")
+    assert "at step 1; rows of the batch" in said

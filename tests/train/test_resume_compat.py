@@ -1,0 +1,121 @@
+"""What may have changed between the parts of a run, what may not, and what comes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prefcli.checkpoints.resume_compat import ANYWAY, FREE
+from prefcli.checkpoints.run_dir import RunDir
+from prefcli.data.arrow_cache import digest
+from prefcli.errors import ExitCode, RecipeError
+from prefcli.training.run import train
+from tests.train.conftest import interrupt, metric_rows, pairs, write_jsonl
+
+
+@pytest.fixture
+def half_done(recipe_data, make_recipe):
+    """Stopped after two of four steps."""
+    recipe_data["training"] |= {"max_steps": 4, "save_steps": 2, "lr_scheduler_type": "constant"}
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.dpo)
+    interrupt(recipe.output_dir, "checkpoint-4")
+    return recipe_data
+
+
+def refused(recipe, **more) -> str:
+    with pytest.raises(RecipeError) as error:
+        train(recipe, recipe.dpo, **more)
+    assert error.value.exit_code == ExitCode.RECIPE
+    return str(error.value)
+
+
+def test_settings(half_done, make_recipe, capsys):
+    changes = ["training.learning_rate=5e-4", "training.save_steps=1"]
+    recipe = make_recipe(half_done, *changes).recipe
+    said = refused(recipe)
+    assert "training.learning_rate was 0.001 there and is 0.0005 now" in said
+    assert "training.save_steps was 2 there and is 1 now" in said
+    assert "or take it with --resume-anyway" in said
+
+    other = make_recipe(half_done, *changes, "dpo.beta=0.2", "seed=1").recipe
+    said = refused(other, resume_anyway=True)
+    assert "dpo.beta was 0.1 there and is 0.2 now" in said
+    assert "seed was 42 there and is 1 now" in said
+    assert "learning_rate" not in said
+    assert "--resume-anyway" not in said
+
+    capsys.readouterr()
+    train(recipe, recipe.dpo, resume_anyway=True)
+    told = capsys.readouterr().out
+    assert told.count("warning: --resume-anyway: training.learning_rate was 0.001 there and") == 1
+    # They are those of the recipe, and not of the optimizer and the state that were saved.
+    rates = {r["step"]: r["learning_rate"] for r in metric_rows(recipe.output_dir) if "loss" in r}
+    assert rates == {1: 1e-3, 2: 1e-3, 3: 5e-4, 4: 5e-4}
+    assert (Path(recipe.output_dir) / "checkpoint-3").is_dir()
+    (resumed,) = RunDir(recipe.output_dir).read_run()["resumed"]
+    assert [line.partition(" ")[0] for line in resumed["anyway"]] == [
+        "training.learning_rate",
+        "training.save_steps",
+    ]
+
+    said = refused(make_recipe(half_done, "training.max_steps=8").recipe, resume_anyway=True)
+    assert "holds a finished run" in said
+
+
+def test_rows(half_done, make_recipe):
+    write_jsonl(Path(half_done["data"]["train"]["path"]), pairs(25)[1:])
+    recipe = make_recipe(half_done).recipe
+    before = RunDir(recipe.output_dir).read_run()["data"]["train"]["fingerprint"]
+    said = refused(recipe)
+    assert f"data.train was '24 rows with the digest {before}' there and is '24 rows" in said
+    assert "data.eval" not in said
+    train(recipe, recipe.dpo, resume_anyway=True)
+    run = RunDir(recipe.output_dir).read_run()
+    assert run["data"]["train"]["fingerprint"] != before
+    assert run["resumed"][0]["anyway"][0].startswith("data.train was")
+
+
+def test_processes(half_done, make_recipe):
+    recipe = make_recipe(half_done).recipe
+    folder = RunDir(recipe.output_dir)
+    run = folder.read_run()
+    assert (run["processes"], run["strategy"]) == (1, "single")
+    folder.write_run({**run, "processes": 2, "strategy": "ddp"})
+    said = refused(recipe)
+    assert "processes was 2 there and is 1 now; strategy was 'ddp' there and is 'single'" in said
+    assert "or take it with --resume-anyway" in said
+    folder.write_run({**run, "processes": 2, "strategy": "zero3"})
+    assert "strategy was 'zero3' there" in refused(recipe, resume_anyway=True)
+
+    # Which launcher has started them is no difference.
+    folder.write_run(run)
+    launched = make_recipe(half_done, "launch.processes=1").recipe
+    train(launched, launched.dpo)
+    assert folder.read_run()["status"] == "finished"
+
+
+def test_the_table_names_settings_that_there_are(recipe_data, make_recipe):
+    schema = json.dumps(make_recipe(recipe_data).recipe.model_json_schema(by_alias=True))
+    for start in (*FREE, *ANYWAY):
+        for part in start.strip(".").split("."):
+            assert f'"{part}' in schema or part in ("processes", "strategy"), start
+
+
+def test_a_digest_is_of_the_rows_and_their_order(tmp_path):
+    from datasets import Dataset, concatenate_datasets
+
+    rows = [
+        {"prompt": [{"role": "user", "content": "ü" * i}], "chosen": "x" * i, "label": i % 2 == 0}
+        for i in range(5)
+    ]
+    whole = Dataset.from_list(rows)
+    found = digest(whole)
+    assert digest(concatenate_datasets([whole.select([0, 1]), whole.select([2, 3, 4])])) == found
+    assert digest(whole.select([4, 3, 2, 1, 0]).select([4, 3, 2, 1, 0])) == found
+    assert digest(whole.select([1, 0, 2, 3, 4])) != found
+    # The same text, divided otherwise.
+    two = Dataset.from_list([{"a": "xy", "b": "z"}])
+    assert digest(two) != digest(Dataset.from_list([{"a": "x", "b": "yz"}]))

@@ -1,0 +1,123 @@
+"""The shipped recipes: rehearsed, and their chat templates rendered to the published text."""
+
+from __future__ import annotations
+
+import pytest
+from huggingface_hub import constants
+from transformers import AutoTokenizer
+
+from prefcli.memory.hardware import target_of
+from prefcli.recipe import load
+from prefcli.recipe.catalog import find, shipped
+from prefcli.recipe.offline import hub_names
+from prefcli.training.dry_run import dry_run
+from tests.train.conftest import pairs, write_jsonl
+
+CHAT = [
+    {"role": "user", "content": "Hi."},
+    {"role": "assistant", "content": "Hello!"},
+    {"role": "user", "content": "Bye."},
+]
+ZEPHYR = "<|user|>\nHi.</s>\n<|assistant|>\nHello!</s>\n<|user|>\nBye.</s>\n"
+CHATML = (
+    "<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n"
+    "<|im_start|>user\nBye.<|im_end|>\n"
+)
+SMOL = (
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n"
+)
+
+
+@pytest.fixture
+def render(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+
+    def render(name: str, messages: list, **options) -> str:
+        tokenizer.chat_template = load(str(find(name).path)).recipe.model.chat_template
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+
+    return render
+
+
+@pytest.mark.parametrize("name", ["zephyr-sft", "mistral-orpo"])
+def test_zephyrs_turns(render, name):
+    assert render(name, CHAT) == ZEPHYR
+    assert render(name, CHAT, add_generation_prompt=True) == ZEPHYR + "<|assistant|>\n"
+    system = [{"role": "system", "content": "Be kind."}, *CHAT]
+    assert render(name, system) == "<|system|>\nBe kind.</s>\n" + ZEPHYR
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m-sft", "smollm2-1.7b-sft"])
+def test_smollms_turns(render, name):
+    assert render(name, CHAT) == SMOL + CHATML
+    assert render(name, CHAT, add_generation_prompt=True) == (
+        SMOL + CHATML + "<|im_start|>assistant\n"
+    )
+    system = [{"role": "system", "content": "Be kind."}, *CHAT]
+    assert render(name, system) == "<|im_start|>system\nBe kind.<|im_end|>\n" + CHATML
+
+
+@pytest.mark.parametrize("name", ["zephyr-sft", "smollm2-135m-sft"])
+def test_the_marks_cover_the_answers_and_their_end(render, tiny_model, name):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = load(str(find(name).path)).recipe.model.chat_template
+    marked = tokenizer.apply_chat_template(
+        CHAT, return_dict=True, return_assistant_tokens_mask=True
+    )
+    pairs = zip(marked["input_ids"], marked["assistant_masks"], strict=True)
+    end = "</s>" if name == "zephyr-sft" else "<|im_end|>"
+    assert tokenizer.decode([token for token, mask in pairs if mask]) == "Hello!" + end
+
+
+LIBRARY = shipped()
+HERE = [each.name for each in LIBRARY if each.folder == "quickstart"]
+ELSEWHERE = [each.name for each in LIBRARY if not each.folder]
+AFTER_A_STAGE = ("smollm2-135m", "smollm2-360m", "smollm2-1.7b")
+"""Their model is a folder that an earlier stage writes, and by its name no hub id."""
+
+
+def test_every_shipped_recipe_is_rehearsed():
+    assert (len(HERE), len(ELSEWHERE), len(LIBRARY)) == (6, 23, 29)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_the_quickstart_will_run(name, tmp_path):
+    """With the weights that stage 1 would have written replaced by fresh ones."""
+    path = find(name).path
+    start = [f"model.name_or_path={path.parent / 'model'}", "model.init=random"]
+    recipe = load(str(path), [f"output_dir={tmp_path / 'run'}", *start]).recipe
+    (method,) = recipe.methods.values()
+    found = dry_run(recipe, method, target=target_of(gpu_memory="8GiB"))
+    assert (found.problems, found.unchecked, found.will_run) == ([], [], True)
+    assert found.facts["parameters"] < 10**6
+    assert found.facts["memory"]["fits"]
+    assert found.facts["steps"] > 0
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_the_others_lack_nothing_but_the_hub(name, tmp_path, monkeypatch):
+    """In a folder without a run and with an empty cache, nothing is wrong with what is there."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    path = str(find(name).path)
+    monkeypatch.chdir(tmp_path)
+    if name.startswith("stories"):  # rows of one's own
+        for split in ("train", "eval"):
+            write_jsonl(tmp_path / f"pairs_{split}.jsonl", pairs(8))
+            write_jsonl(tmp_path / f"text_{split}.jsonl", [{"text": "Once."}] * 8)
+    recipe = load(path).recipe
+    for method in recipe.methods.values():
+        found = dry_run(recipe, method)
+        if name in AFTER_A_STAGE:
+            (stage,) = found.problems
+            assert stage.message == f"no such folder: runs/{name}-sft/model"
+            assert "run that first" in stage.hint
+        else:
+            assert found.problems == []
+            assert found.will_run is None
+        words = [
+            problem.message.split("the hub can't be asked for ") for problem in found.unchecked
+        ]
+        assert all(problem.path.endswith(("name_or_path", ".path")) for problem in found.unchecked)
+        asked = {rest.partition(",")[0] for _, rest in words}
+        assert asked == set(hub_names(recipe))

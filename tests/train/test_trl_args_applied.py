@@ -1,0 +1,291 @@
+"""Every value of a recipe reaches the trainer, no key is without effect, trl's names are real."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from prefcli.health import Health
+from prefcli.methods import METHODS
+from prefcli.model import Device, detect_device
+from prefcli.model.lora import lora_config
+from prefcli.recipe.data_checks import DataChecks
+from prefcli.training.run import train
+from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_options
+from tests.train.conftest import ANYTHING, labelled, metric_rows, write_jsonl
+
+# Every leaf that ends in a trainer argument: recipe path -> (changed value, trl's name).
+CHANGES = {
+    "seed": (7, "seed"),
+    "data.max_length": (32, "max_length"),
+    "data.num_proc": (2, "dataset_num_proc"),
+    "training.num_train_epochs": (2.5, "num_train_epochs"),
+    "training.max_steps": (5, "max_steps"),
+    "training.global_batch_size": (16, "gradient_accumulation_steps"),
+    "training.per_device_train_batch_size": (2, "per_device_train_batch_size"),
+    "training.per_device_eval_batch_size": (3, "per_device_eval_batch_size"),
+    "training.learning_rate": (2e-5, "learning_rate"),
+    "training.lr_scheduler_type": ("linear", "lr_scheduler_type"),
+    "training.warmup_ratio": (0.3, "warmup_steps"),
+    "training.warmup_steps": (4, "warmup_steps"),
+    "training.optim": ("sgd", "optim"),
+    "training.weight_decay": (0.2, "weight_decay"),
+    "training.adam_beta1": (0.8, "adam_beta1"),
+    "training.adam_beta2": (0.95, "adam_beta2"),
+    "training.adam_epsilon": (1e-7, "adam_epsilon"),
+    "training.max_grad_norm": (0.5, "max_grad_norm"),
+    "training.gradient_checkpointing": ("auto", "gradient_checkpointing"),  # on, unless chosen
+    "training.logging_steps": (7, "logging_steps"),
+    "training.eval_steps": (9, "eval_steps"),
+    "training.save_steps": (11, "save_steps"),
+    "training.save_total_limit": (5, "save_total_limit"),
+    "output_dir": ("elsewhere", "output_dir"),
+    "reference.precompute": (True, "precompute_ref_log_probs"),
+    "sft.completion_only_loss": (False, "completion_only_loss"),
+    "sft.assistant_only_loss": (True, "assistant_only_loss"),
+    "sft.packing": (True, "packing"),
+    "sft.loss_type": ("dft", "loss_type"),
+    "dpo.beta": (0.3, "beta"),
+    "dpo.loss_type": ("hinge", "loss_type"),
+    "dpo.ld_alpha": (0.3, "ld_alpha"),
+    "dpo.f_divergence_type": ("js_divergence", "f_divergence_type"),
+    "ipo.beta": (0.3, "beta"),
+    "kto.beta": (0.3, "beta"),
+    "kto.desirable_weight": (1.3, "desirable_weight"),
+    "kto.undesirable_weight": (1.3, "undesirable_weight"),
+    "kto.loss_type": ("apo_zero_unpaired", "loss_type"),
+    "orpo.lambda": (0.3, "beta"),
+    "simpo.beta": (0.3, "beta"),
+    "simpo.gamma": (0.3, "simpo_gamma"),
+    "simpo.cpo_alpha": (0.3, "cpo_alpha"),
+}
+# Read by prefcli itself, or loaded into the model rather than into trl's config.
+ELSEWHERE = {
+    "model.name_or_path",
+    "model.revision",
+    "model.init",
+    "model.dtype",
+    "model.attn_implementation",
+    "model.chat_template",
+    "model.eos_token",  # test_tokens_seen.py
+    "model.adapter",
+    "model.quantization",
+    "model.trust_remote_code",  # test_remote_code.py
+    "reference.name_or_path",
+    "push",  # test_push.py
+    "reference.revision",
+    "sft_mix",  # test_sft_mix.py
+    "launch",  # test_launch.py, test_launch_config.py
+    "anchor",  # test_anchor.py
+    "data.train",
+    "data.eval",
+    "training.min_lr_ratio",  # with cosine_with_min_lr, below
+    "training.early_stopping",  # tests/train/test_early_stopping.py
+    *(f"data.checks.{name}.{key}" for name in DataChecks.model_fields for key in ("warn", "error")),
+    *(
+        f"health.{check.name}.{key}"
+        for check in Health().checks
+        for key in type(check).model_fields
+    ),
+    "check_sft.max_perplexity",
+    "check_sft.on_fail",
+    "check_sft.max_rows",
+    "samples.prompts",  # test_samples.py
+    "samples.max_new_tokens",
+    "samples.temperature",
+    "logging.report_to",  # test_trackers.py
+    "logging.run_name",
+    "performance.shared_prefix",  # test_shared_prefix_methods.py
+    "dpo.loss_weights",  # together with a list of losses, below
+    "dpo.label_smoothing",
+    "dpo.f_alpha_divergence_coef",  # with alpha_divergence, below
+    "dpo.discopop_tau",  # with discopop, below
+    "lora.rank",
+    "lora.alpha",
+    "lora.dropout",
+    "lora.target_modules",
+    "lora.use_rslora",
+    "lora.use_dora",
+}
+
+
+def effective(recipe, name):
+    method, _ = recipe.methods[name].for_labels(1, 1)
+    options = trl_options(recipe, method, detect_device())
+    config_class, _ = method.trl_classes()
+    return assert_args_applied(options, build(options, config_class))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_trl_has_every_name_we_use(recipe_data, make_recipe, name):
+    recipe = make_recipe(recipe_data).recipe
+    config_class, _ = recipe.methods[name].trl_classes()
+    fields = {field.name for field in dataclasses.fields(config_class)}
+    method, _ = recipe.methods[name].for_labels(1, 1)
+    assert trl_options(recipe, method, detect_device()).keys() <= fields
+
+
+@pytest.mark.parametrize("path", CHANGES)
+def test_a_changed_key_changes_its_argument_and_no_other(recipe_data, make_recipe, path):
+    value, argument = CHANGES[path]
+    recipe_data["kto"] = {"desirable_weight": 1.0, "undesirable_weight": 1.0}  # auto follows
+    section = path.partition(".")[0]
+    name = section if section in METHODS else "dpo"
+    before = effective(make_recipe(recipe_data).recipe, name)
+    after = effective(make_recipe(recipe_data, f"{path}={json.dumps(value)}").recipe, name)
+    changed = {k for k in {*before, *after} if before.get(k) != after.get(k)}
+    consequences = {
+        "seed": {"data_seed"},
+        # The same global batch in smaller pieces.
+        "training.per_device_train_batch_size": {
+            "gradient_accumulation_steps",
+            "per_device_eval_batch_size",
+        },
+        "training.eval_steps": {"eval_strategy"},
+    }
+    assert changed - consequences.get(path, set()) == {argument}
+
+
+def test_every_leaf_of_the_schema_is_accounted_for(recipe_data, make_recipe):
+    recipe_data["lora"] = {}
+    recipe = make_recipe(recipe_data).recipe
+
+    def leaves(model, prefix=""):
+        for name, field in type(model).model_fields.items():
+            path = f"{prefix}{field.alias or name}"
+            value = getattr(model, name)
+            if hasattr(value, "model_fields"):
+                yield from leaves(value, f"{path}.")
+            else:
+                yield path
+
+    assert set(leaves(recipe)) == CHANGES.keys() | ELSEWHERE
+
+
+def test_combined_losses_arrive(recipe_data, make_recipe):
+    recipe_data["dpo"] = {
+        "loss_type": ["robust", "sft"],
+        "loss_weights": [1.0, 0.2],
+        "label_smoothing": 0.1,
+    }
+    arrived = effective(make_recipe(recipe_data).recipe, "dpo")
+    assert arrived["loss_type"] == ["robust", "sft"]
+    assert arrived["loss_weights"] == [1.0, 0.2]
+    assert arrived["label_smoothing"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("section", "argument", "value"),
+    [
+        (
+            {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.3},
+            "f_alpha_divergence_coef",
+            0.3,
+        ),
+        ({"loss_type": "discopop", "discopop_tau": 0.3}, "discopop_tau", 0.3),
+        ({"loss_type": ["sigmoid", "ipo"]}, "loss_type", ["sigmoid", "ipo"]),
+        ({"ld_alpha": 0.0}, "ld_alpha", 0.0),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_keys_that_need_another_arrive(recipe_data, make_recipe, section, argument, value):
+    recipe_data["dpo"] = section
+    assert effective(make_recipe(recipe_data).recipe, "dpo")[argument] == value
+
+
+def test_a_cosine_ends_at_its_share_of_the_rate(recipe_data, make_recipe):
+    """Factor (1 + cos(pi k / 4)) / 2 * 0.8 + 0.2 of the rate 1e-3 after k of 4 steps."""
+    recipe_data["training"] |= {
+        "max_steps": 4,
+        "warmup_steps": 0,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "min_lr_ratio": 0.2,
+    }
+    recipe = make_recipe(recipe_data).recipe
+    assert effective(recipe, "dpo")["lr_scheduler_kwargs"] == {"min_lr_rate": 0.2}
+    train(recipe, recipe.dpo)
+    rates = [row["learning_rate"] for row in metric_rows(recipe.output_dir) if "loss" in row]
+    assert rates == pytest.approx([1e-3, 8.828427e-4, 6e-4, 3.171573e-4], rel=1e-6)
+
+
+def test_auto_weights_arrive_settled(recipe_data, make_recipe, tmp_path, capsys):
+    """What trl gets is what for_labels makes of the labels of the rows that are kept."""
+    rows = [row for row in labelled(24) if row["label"]][:8] + [
+        row for row in labelled(12) if not row["label"]
+    ]
+    rows.append({"prompt": "say", "completion": "", "label": False})  # dropped, so not counted
+    data = write_jsonl(tmp_path / "labelled.jsonl", rows)
+    recipe_data["data"] = {"checks": ANYTHING, "train": {"path": str(data)}, "max_length": 64}
+    recipe_data["training"] |= {"global_batch_size": 4, "max_steps": 1}
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.kto)
+    run = json.loads((Path(recipe.output_dir) / "run.json").read_text())
+    assert run["effective"]["desirable_weight"] == 1.0
+    assert run["effective"]["undesirable_weight"] == pytest.approx(8 / 4 * 3 / 4)
+    assert "8 desirable rows weigh 1 each, 4 undesirable 1.5" in capsys.readouterr().out
+
+
+def test_every_lora_key_arrives(recipe_data, make_recipe):
+    recipe_data["lora"] = {
+        "rank": 3,
+        "alpha": 5,
+        "dropout": 0.25,
+        "target_modules": ["q_proj"],
+        "use_rslora": True,
+        "use_dora": True,
+    }
+    config = lora_config(make_recipe(recipe_data).recipe.lora)
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (3, 5, 0.25)
+    assert config.target_modules == {"q_proj"}
+    assert config.use_rslora
+    assert config.use_dora
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_lora_dropout_survives_trl(recipe_data, make_recipe, name):
+    """trl's disable_dropout would set it to zero; make_trainer asserts that it is there."""
+    recipe_data["lora"] = {"rank": 2, "dropout": 0.25}
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.methods[name])
+    run = json.loads((Path(recipe.output_dir) / "run.json").read_text())
+    assert run["effective"]["lora"]["lora_dropout"] == 0.25
+
+
+def test_a_value_that_does_not_arrive_stops_the_run(recipe_data, make_recipe):
+    recipe = make_recipe(recipe_data).recipe
+    options = trl_options(recipe, recipe.dpo, detect_device())
+    config_class, _ = recipe.dpo.trl_classes()
+    config = build(options, config_class)
+    config.beta = 0.5
+    with pytest.raises(AssertionError, match=r"beta.*0\.1.*0\.5"):
+        assert_args_applied(options, config)
+
+
+def test_the_effective_configuration_is_saved(recipe_data, make_recipe):
+    recipe = make_recipe(recipe_data, "dpo.beta=0.07").recipe
+    train(recipe, recipe.dpo)
+    run = json.loads((Path(recipe.output_dir) / "run.json").read_text())
+    assert run["effective"]["beta"] == 0.07
+    assert run["effective"]["gradient_accumulation_steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "optim", "arrives"),
+    [
+        ("cuda", "auto", "adamw_torch_fused"),
+        ("cpu", "auto", "adamw_torch"),
+        ("cuda", "adamw_torch", "adamw_torch"),
+        ("cpu", "sgd", "sgd"),
+    ],
+)
+def test_optim_auto_is_fused_adamw_on_a_gpu(recipe_data, make_recipe, kind, optim, arrives):
+    recipe = make_recipe(recipe_data, f"training.optim={optim}").recipe
+    device = Device(kind, "a device", bfloat16=False)
+    assert trl_options(recipe, recipe.dpo, device)["optim"] == arrives
+
+
+def test_optim_is_auto_unless_given(recipe_data, make_recipe):
+    assert make_recipe(recipe_data).recipe.training.optim == "auto"

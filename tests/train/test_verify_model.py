@@ -1,0 +1,140 @@
+"""What is saved is what was trained, or the run does not end well."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from prefcli.checkpoints.run_dir import RunDir
+from prefcli.errors import ExitCode, PrefcliError
+from prefcli.training import final_model
+from prefcli.training.run import train
+
+FULL, ADAPTER = "model.safetensors", "adapter_model.safetensors"
+
+
+def test_a_run_says_what_it_read_back(recipe_data, make_recipe, capsys):
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.dpo)
+    # Two layers of nine tensors, the embeddings, the last norm and the head.
+    line = "model/ reads back: 21 tensors, 37.8 k parameters, log-probabilities of 4 rows within"
+    assert line in capsys.readouterr().out
+    told = RunDir(recipe.output_dir).read_run()["model"]
+    assert told.items() >= {"tensors": 21, "parameters": 37792}.items()
+    assert told["max_difference"] < 1e-6
+
+
+@pytest.mark.parametrize("change", ["tied", "stack", "continue", "bfloat16", "dora"])
+def test_whatever_is_trained_reads_back(recipe_data, make_recipe, tiny_model, tmp_path, change):
+    if change == "tied":
+        model = tmp_path / "tied"
+        shutil.copytree(tiny_model, model)
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+        recipe_data["model"]["name_or_path"] = str(model)
+    elif change == "bfloat16":
+        recipe_data["model"]["dtype"] = "bfloat16"
+    elif change == "dora":
+        recipe_data["lora"] = {"rank": 2, "use_dora": True}
+    else:
+        recipe_data["lora"] = {"rank": 2}
+        first = make_recipe(recipe_data, f"output_dir={tmp_path / 'sft'}").recipe
+        train(first, first.sft)
+        recipe_data["model"] = {"name_or_path": str(tmp_path / "sft" / "model"), "adapter": change}
+        if change == "continue":
+            del recipe_data["lora"]
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.dpo)
+    told = RunDir(recipe.output_dir).read_run()["model"]
+    assert told["max_difference"] < (1e-2 if change == "bfloat16" else 1e-5)
+
+
+def harm(monkeypatch, change) -> None:
+    """Have the weights changed between their writing and the look at them."""
+    real = final_model._write
+
+    def write(trainer, place):
+        real(trainer, place)
+        change(Path(place))
+
+    monkeypatch.setattr(final_model, "_write", write)
+
+
+def rewrite(folder: Path, change) -> None:
+    file = next(folder.glob("*.safetensors"))
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def _zero_size(weights):
+    weights["model.norm.weight"] = torch.empty(0)
+
+
+def _nan(weights):
+    weights["model.norm.weight"][3] = float("nan")
+
+
+def _drop(weights):
+    del weights["model.layers.1.mlp.up_proj.weight"]
+
+
+def _a_little(weights):
+    weights["model.norm.weight"][3] += 1e-6
+
+
+def _adapter_of_zeros(weights):
+    for tensor in weights.values():
+        tensor.zero_()
+
+
+@pytest.mark.parametrize(
+    ("change", "lora", "what"),
+    [
+        (lambda f: rewrite(f, _zero_size), False, "model.norm.weight is empty"),
+        (lambda f: rewrite(f, _nan), False, "model.norm.weight has values that are not finite"),
+        (lambda f: rewrite(f, _drop), False, "it holds 35,744 parameters, and 37,792 were trained"),
+        (lambda f: rewrite(f, _a_little), False, "its model.norm.weight is not what was trained"),
+        (lambda f: (f / FULL).write_bytes(b"short"), False, "model.safetensors can't be read"),
+        (lambda f: (f / FULL).unlink(), False, "it holds no weights"),
+        (lambda f: (f / "config.json").unlink(), False, "it lacks config.json"),
+        (lambda f: (f / "chat_template.jinja").unlink(), False, "its chat template is not the"),
+        (lambda f: rewrite(f, _adapter_of_zeros), True, "is not what was trained"),
+        (lambda f: (f / "adapter_config.json").unlink(), True, "it lacks adapter_config.json"),
+    ],
+)
+def test_a_broken_model_ends_no_run(recipe_data, make_recipe, monkeypatch, change, lora, what):
+    if lora:
+        recipe_data["lora"] = {"rank": 2}
+    recipe = make_recipe(recipe_data).recipe
+    harm(monkeypatch, change)
+    with pytest.raises(PrefcliError, match=what) as error:
+        train(recipe, recipe.dpo)
+    assert error.value.exit_code == ExitCode.BUG
+    run = RunDir(recipe.output_dir)
+    assert not run.model.exists()
+    assert (run.path / "model.partial").is_dir()
+    assert run.read_run()["status"] == "failed"
+    assert what in run.read_run()["why"]
+
+
+def test_outputs_are_looked_at_too(recipe_data, make_recipe, monkeypatch):
+    """Where no value can be compared, as of shards, a wrong output still tells."""
+    recipe = make_recipe(recipe_data).recipe
+    monkeypatch.setattr("prefcli.training.verify_model._same_values", lambda *args: None)
+    harm(monkeypatch, lambda folder: rewrite(folder, lambda w: w["model.norm.weight"].mul_(1.01)))
+    with pytest.raises(PrefcliError, match="a token off the policy's"):
+        train(recipe, recipe.dpo)
+
+
+def test_too_large_to_load_is_said(recipe_data, make_recipe, monkeypatch, capsys):
+    recipe = make_recipe(recipe_data).recipe
+    monkeypatch.setattr("prefcli.training.verify_model._SPARE", 10**15)
+    train(recipe, recipe.dpo)
+    assert "not loaded for a trial: it takes 1000000 GB" in capsys.readouterr().out
+    assert RunDir(recipe.output_dir).read_run()["model"]["max_difference"] is None

@@ -1,0 +1,123 @@
+"""Each known-bad combination is told for a recipe made for it, and for no other."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefcli.errors import RecipeError
+from prefcli.methods import METHODS
+from prefcli.recipe.compatibility import COMBINATIONS, STRATEGIES, Case, check_combinations
+from prefcli.recipe.schema import Recipe
+
+LORA = {"rank": 8}
+
+# Of each row of the table, in its order: what its recipe is made of, and how it is spread.
+FIRES = [
+    ("model.quantization", {"model.quantization": "4bit", "lora": LORA}, "fsdp2"),
+    ("training.gradient_checkpointing", {"lora": LORA}, "zero3"),
+    ("training.optim", {"training.optim": "paged_adamw_8bit"}, "fsdp2"),
+    (
+        "model.attn_implementation",
+        {"model.attn_implementation": "flash_attention_2", "model.dtype": "float32"},
+        "single",
+    ),
+    ("model.dtype", {"model.dtype": "float16"}, "single"),
+    ("reference.precompute", {"reference.precompute": True, "lora": LORA}, "single"),
+    ("lora", {"lora": LORA}, "fsdp1"),
+]
+
+
+def recipe(changes: dict | None = None) -> Recipe:
+    data: dict = {
+        "output_dir": "runs/x",
+        "model": {"name_or_path": "m"},
+        "data": {"train": {"path": "a.jsonl"}},
+        **{name: {} for name in METHODS},
+    }
+    for path, value in (changes or {}).items():
+        section, _, key = path.partition(".")
+        if key:
+            data.setdefault(section, {})[key] = value
+        else:
+            data[section] = value
+    return Recipe.model_validate(data)
+
+
+def fired(found: Recipe, strategy: str, method: str = "dpo") -> list[int]:
+    case = Case(found, found.methods[method], strategy)
+    return [number for number, each in enumerate(COMBINATIONS) if each.when(case)]
+
+
+def test_the_table_is_tested_row_by_row():
+    assert len(COMBINATIONS) == len(FIRES) == 7
+    assert [each.path for each in COMBINATIONS] == [path for path, _, _ in FIRES]
+    assert [each.level for each in COMBINATIONS] == ["error"] * 4 + ["warning"] * 3
+    assert all(each.source and each.instead for each in COMBINATIONS)
+
+
+@pytest.mark.parametrize("number", range(len(FIRES)), ids=[path for path, _, _ in FIRES])
+def test_each_fires_alone(number):
+    path, changes, strategy = FIRES[number]
+    bad = recipe(changes)
+    method = "simpo" if strategy == "zero3" else "dpo"
+    assert fired(bad, strategy, method) == [number]
+    method = bad.methods[method]
+    row = COMBINATIONS[number]
+    if row.level == "error":
+        with pytest.raises(RecipeError) as caught:
+            check_combinations(bad, method, strategy)
+        (problem,) = caught.value.problems
+        assert (problem.path, problem.message, problem.hint) == (path, row.what, row.instead)
+    else:
+        (line,) = check_combinations(bad, method, strategy)
+        assert line == f"{path}: {row.what}; {row.instead} ({row.source})"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_plain_recipe_goes_anywhere(method, strategy):
+    assert fired(recipe(), strategy, method) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "strategy"),
+    [
+        ({"model.quantization": "4bit", "lora": LORA}, "ddp"),
+        ({"model.quantization": "8bit", "lora": LORA}, "zero2"),
+        ({"lora": LORA}, "fsdp2"),
+        ({"lora": LORA}, "zero3"),  # trl's DPO knows what to do
+        ({"training.optim": "adamw_8bit"}, "zero2"),
+        ({"training.optim": "adamw_torch_fused"}, "fsdp2"),
+        ({"model.attn_implementation": "flash_attention_2"}, "single"),
+        ({"model.dtype": "float32", "model.attn_implementation": "sdpa"}, "single"),
+        ({"reference.precompute": True}, "single"),
+        (
+            {"reference.precompute": True, "reference.name_or_path": "other", "lora": LORA},
+            "single",
+        ),
+        ({}, "fsdp1"),
+    ],
+)
+def test_the_neighbours_of_what_is_bad_are_good(changes, strategy):
+    assert fired(recipe(changes), strategy) == []
+
+
+@pytest.mark.parametrize("method", ["orpo", "simpo"])
+def test_without_checkpointing_an_adapter_goes_under_zero3(method):
+    plain = recipe({"lora": LORA, "training.gradient_checkpointing": False})
+    assert fired(plain, "zero3", method) == []
+
+
+def test_demonstrations_do_not_overflow_in_float16():
+    assert fired(recipe({"model.dtype": "float16"}), "single", "sft") == []
+
+
+def test_all_errors_at_once():
+    bad = recipe({"lora": LORA, "model.quantization": "4bit", "training.optim": "adamw_8bit"})
+    with pytest.raises(RecipeError) as caught:
+        check_combinations(bad, bad.orpo, "zero3")
+    assert [problem.path for problem in caught.value.problems] == [
+        "model.quantization",
+        "training.gradient_checkpointing",
+        "training.optim",
+    ]

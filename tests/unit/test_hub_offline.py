@@ -1,0 +1,127 @@
+"""Whether the hub is asked at all, and what follows where it does not answer."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from prefcli.recipe import offline
+from prefcli.recipe.paths import is_local
+from prefcli.recipe.schema import Recipe
+
+
+@pytest.fixture(autouse=True)
+def _no_word_of_the_network(monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "")  # put back afterwards, whatever is decided here
+    for name in ("https", "all"):
+        monkeypatch.delenv(f"{name}_proxy", raising=False)
+        monkeypatch.delenv(f"{name.upper()}_PROXY", raising=False)
+
+
+@pytest.fixture
+def port():
+    """One at which something listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        number = server.getsockname()[1]
+    return number
+
+
+def recipe(model: str, train: str = "./a.jsonl", **sections) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "output_dir": "runs/x",
+            "model": {"name_or_path": model},
+            "dpo": {},
+            "data": {"train": {"path": train}},
+            **sections,
+        }
+    )
+
+
+def test_names_of_the_hub(tmp_path):
+    found = recipe(
+        "org/model",
+        "org/pairs",
+        reference={"name_or_path": "org/other"},
+        sft_mix={"data": [{"path": str(tmp_path)}, {"path": "org/chats"}, {"path": "org/pairs"}]},
+    )
+    assert offline.hub_names(found) == ["org/model", "org/other", "org/pairs", "org/chats"]
+
+
+@pytest.mark.parametrize(
+    ("name", "local"),
+    [
+        ("org/model", False),
+        ("gpt2", False),
+        ("./model", True),
+        ("../model", True),
+        ("/model", True),
+        ("~/model", True),
+        ("runs/sft/model", True),
+        ("s3://bucket/rows", False),
+        ("rows.jsonl", True),
+        ("rows/part-1.PARQUET", True),
+    ],
+)
+def test_what_is_a_path(name, local):
+    assert is_local(name) is local
+
+
+def test_a_folder_that_is_here_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not is_local("runs/sft")
+    (tmp_path / "runs" / "sft").mkdir(parents=True)
+    assert is_local("runs/sft")
+
+
+def test_a_hub_that_answers(monkeypatch, port):
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+    assert offline.settle_offline(recipe("org/model")) is False
+    assert os.environ["HF_HUB_OFFLINE"] == ""
+
+
+def test_a_hub_that_does_not_answer(monkeypatch, closed_port):
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port}")
+    assert offline.settle_offline(recipe("org/model")) is True
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_dataset_alone_is_asked_for_too(monkeypatch, closed_port):
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port}")
+    assert offline.settle_offline(recipe("./model", "org/pairs")) is True
+
+
+@pytest.fixture
+def no_probe(monkeypatch):
+    def connect(*args, **kwargs):
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+
+
+def test_local_paths_need_no_hub(no_probe):
+    assert offline.settle_offline(recipe("./model")) is False
+    assert os.environ["HF_HUB_OFFLINE"] == ""
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+@pytest.mark.parametrize("word", ["1", "TRUE", "yes", "on"])
+def test_who_said_offline_is_not_asked_again(monkeypatch, no_probe, name, word):
+    monkeypatch.setenv(name, word)
+    assert offline.settle_offline(recipe("org/model")) is False
+
+
+@pytest.mark.parametrize("name", ["https_proxy", "HTTPS_PROXY", "ALL_PROXY"])
+def test_a_proxy_is_left_to_the_libraries(monkeypatch, no_probe, name):
+    monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert offline.settle_offline(recipe("org/model")) is False
+    assert os.environ["HF_HUB_OFFLINE"] == ""

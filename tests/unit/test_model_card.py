@@ -1,0 +1,109 @@
+"""The model card of literal run folders."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import yaml
+
+from prefcli.report.model_card import write_card
+from tests.support.run_dirs import RECIPE, RUN, dpo_run, eval_row, sample_rows, write_run
+
+ABOUT = "Direct Preference Optimization (Rafailov et al. 2023,\n    arXiv:2305.18290, eq. 7)."
+
+
+def card_of(folder, about=ABOUT, **files):
+    (folder / "model").mkdir()
+    for name, content in files.items():
+        path = folder / "model" / name.replace("__", ".")
+        path.write_text(json.dumps(content), encoding="utf-8")
+    path = write_card(folder, about)
+    assert path == folder / "model" / "README.md"
+    text = path.read_text("utf-8")
+    front = re.match(r"---\n(.*?)---\n", text, re.DOTALL)
+    return yaml.safe_load(front[1]), text[front.end() :]
+
+
+def test_the_card_of_a_whole_run(tmp_path):
+    front, text = card_of(dpo_run(tmp_path / "zephyr"))
+    assert front == {
+        "base_model": "mistralai/Mistral-7B-v0.1",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["prefcli", "trl", "dpo"],
+        "datasets": ["HuggingFaceH4/ultrafeedback_binarized"],
+    }
+    for told in (
+        "\n# zephyr\n",
+        "`sft` trained with `dpo` by prefcli 0.1.0",
+        "\nDirect Preference Optimization (Rafailov et al. 2023, arXiv:2305.18290, eq. 7).\n",
+        "`mistralai/Mistral-7B-v0.1` -> sft (`sft`) -> dpo (this model)",
+        "\n| train: `HuggingFaceH4/ultrafeedback_binarized` (train_prefs) | 5000 | 4990 |\n",
+        "\n| eval: `eval.jsonl` | 400 | 400 |\n",
+        "\n| dpo.beta | `0.1` |\n",
+        "\n| training.learning_rate | `5e-07` |\n",
+        "\n| steps | `200` |\n",
+        "\n| perplexity a token | 2.8600 | 3.5300 |\n",
+        "\n| loss | 0.5100 | 0.4868 to 0.5083 (outside) |\n",
+        "of 400 held-out rows",
+        "\n- torch 2.13.0\n",
+    ):
+        assert told in text, told
+
+
+def test_nobodys_folders_are_named(tmp_path):
+    recipe = RECIPE.replace("runs/sft/model", str(tmp_path / "secret" / "sft" / "model"))
+    lineage = [
+        {"stage": "start", "model": "/home/ada/llama"},
+        {"stage": "sft", "model": "/home/ada/runs/sft/model", "adapter": "stack"},
+    ]
+    run = {**RUN, "lineage": lineage}
+    rows = [eval_row(0), eval_row(200)]
+    folder = write_run(tmp_path / "z", recipe=recipe, run=run, rows=rows, samples=sample_rows(0, 1))
+    front, text = card_of(folder)
+    assert "base_model" not in front
+    assert "/home/" not in text
+    assert str(tmp_path) not in text
+    assert "`llama` -> sft (`sft`) -> dpo (this model)" in text
+
+
+def test_an_adapter_lies_on_its_base(tmp_path):
+    config = {"base_model_name_or_path": "mistralai/Mistral-7B-v0.1"}
+    lora = RECIPE + "lora: {rank: 8, target_modules: [q_proj, v_proj]}\n"
+    folder = write_run(tmp_path / "z", run={**RUN, "lineage": []}, recipe=lora)
+    front, text = card_of(folder, adapter_config__json=config)
+    assert front["base_model"] == "mistralai/Mistral-7B-v0.1"
+    assert front["library_name"] == "peft"
+    assert front["tags"] == ["prefcli", "trl", "dpo", "lora"]
+    assert "model = AutoPeftModelForCausalLM.from_pretrained(folder)" in text
+    assert "\n| lora.rank | `8` |\n" in text
+    assert "\n| lora.target_modules | `['q_proj', 'v_proj']` |\n" in text
+
+
+def test_prompts_as_the_tokenizer_takes_them(tmp_path):
+    _, text = card_of(
+        write_run(tmp_path / "a"), tokenizer_config__json={"chat_template": "{{ x }}"}
+    )
+    assert "tokenizer.apply_chat_template(" in text
+    _, text = card_of(write_run(tmp_path / "b"))
+    assert 'tokenizer("How are you?", return_tensors="pt")' in text
+
+
+def test_what_a_model_writes_stays_in_its_fence(tmp_path):
+    rows = sample_rows(0, 9)
+    rows[-1]["policy"]["greedy"] = "```\n# Heading\n````\n\x1b[2J \ud800"
+    _, text = card_of(write_run(tmp_path / "a", samples=rows))
+    assert "`````text\n```\n# Heading\n````\n\\x1b[2J \\ud800\n`````" in text
+
+
+def test_a_name_is_one_cell(tmp_path):
+    recipe = RECIPE.replace("loss_type: sigmoid", 'loss_type: "a|b`c"')
+    _, text = card_of(write_run(tmp_path / "a", recipe=recipe))
+    assert "\n| dpo.loss_type | `` a\\|b`c `` |\n" in text
+
+
+def test_a_run_of_which_little_is_known(tmp_path):
+    front, text = card_of(write_run(tmp_path / "a", run={}, recipe=None, rows=[]), about="")
+    assert front["tags"] == ["prefcli", "trl"]
+    assert "There is no run.json that says how this run ended." in text
