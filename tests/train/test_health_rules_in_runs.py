@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from prefcli.errors import DivergedError
 from prefcli.training.run import train
-from tests.train.conftest import WORDS, metric_rows, write_jsonl
+from tests.support.tiny_runs import WORDS, metric_rows, write_jsonl
 
 
 def kind_or_rude(count: int, seed: int, *, right: float = 1.0, by_length: bool = False) -> list:

@@ -24,7 +24,7 @@ from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.training.callbacks.monitor_callback import MonitorCallback
 from prefcli.training.progress.metric_format import figure, is_tie
 from prefcli.training.trainer import make_trainer
-from tests.train.conftest import metric_rows
+from tests.support.tiny_runs import metric_rows
 
 
 class LossAt(HealthRule):

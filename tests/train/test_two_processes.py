@@ -16,7 +16,7 @@ from prefcli.training import run as run_module
 from prefcli.training.run import train
 from prefcli.training.trainer import make_trainer
 from tests.support.processes import in_processes
-from tests.train.conftest import metric_rows, pairs, sentence, small_recipe, write_jsonl
+from tests.support.tiny_runs import metric_rows, pairs, sentence, small_recipe, write_jsonl
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 KL = "kto with its KL term"
@@ -91,7 +91,7 @@ def both(tiny_model, tmp_path_factory) -> Both:
         return lambda: train(recipe, recipe.methods[case.split()[0]])
 
     patch = pytest.MonkeyPatch()
-    patch.setattr("prefcli.training.run.leave_report", lambda *args, **kwargs: None)
+    patch.setattr("prefcli.training.run.write_report_and_card", lambda *args, **kwargs: None)
     ended = in_processes([job(case) for case in CASES], folder / "logs")
     assert ended.codes == [0, 0], ended.said
     for case, recipe in alone.items():
