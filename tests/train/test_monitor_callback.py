@@ -128,7 +128,7 @@ def test_a_rule_stops_the_run_in_its_logging_step(recipe):
     assert str(caught.value) == (
         "health.loss_at: step 4: the loss is seen: a test\n"
         "    -> nothing at all; no final model was written. If this rule is wrong here, "
-        "health.loss_at.on=warn goes on from the last checkpoint"
+        "health.loss_at.level=warn goes on from the last checkpoint"
     )
     assert [row["step"] for row in metric_rows(run.folder.path)][-1] == 4
     assert run.trainer.state.global_step == 4
