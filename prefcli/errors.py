@@ -1,4 +1,4 @@
-"""What a user can put right, and the exit codes a script can branch on."""
+"""Errors that a user can fix, and the exit codes that a script can branch on."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ class ExitCode(IntEnum):
 
 _MEANINGS = {
     ExitCode.DONE: "done",
-    ExitCode.BUG: "a bug of ours (traceback)",
+    ExitCode.BUG: "a bug in prefcli (traceback)",
     ExitCode.RECIPE: "the recipe or the command line is wrong",
-    ExitCode.GATE: "a gate said no (check-sft, the reference at step 0, or --gpu-memory)",
-    ExitCode.DATA: "the data is wrong, or more of it doubtful than data.checks allows",
-    ExitCode.DIVERGED: "training diverged (a non-finite number, or a health rule's stop)",
+    ExitCode.GATE: "a pre-training check failed (check-sft, the reference at step 0, --gpu-memory)",
+    ExitCode.DATA: "invalid data, or more problem rows than data.checks allows",
+    ExitCode.DIVERGED: "training diverged (a non-finite number, or a health rule stopped it)",
     ExitCode.PUSH_FAILED: "saved, but the push to the hub failed",
-    ExitCode.REQUEUE: "pre-empted; the same command goes on from the last checkpoint: requeue me",
+    ExitCode.REQUEUE: "preempted; rerun the same command to resume from the last checkpoint",
 }
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to put right.
+    """One thing that the user can fix.
 
+    code: a key of `prefcli.error_codes.ERROR_CODES`.
     place: file:line:col, a data row, or the override on the command line.
     path: dotted path in the recipe, if there is one.
     """
@@ -48,15 +49,18 @@ class Problem:
     place: str | None = None
     path: str | None = None
     hint: str | None = None
+    code: str | None = None
 
     def __str__(self) -> str:
         start = f"{self.place}: " if self.place else ""
         path = f"{self.path}: " if self.path else ""
+        code = f" [{self.code}]" if self.code else ""
         hint = f"\n    -> {self.hint}" if self.hint else ""
-        return f"{start}{path}{self.message}{hint}"
+        return f"{start}{path}{self.message}{code}{hint}"
 
     def as_dict(self) -> dict[str, str | None]:
         return {
+            "code": self.code,
             "place": self.place,
             "path": self.path,
             "message": self.message,
@@ -65,7 +69,7 @@ class Problem:
 
 
 class PrefcliError(Exception):
-    """Something the user can put right. Only `cli.py` prints it and exits with its code."""
+    """An error that the user can fix. `cli.main` prints it and exits with its exit code."""
 
     exit_code = ExitCode.BUG
 
@@ -73,11 +77,12 @@ class PrefcliError(Exception):
         self,
         problems: str | Problem | Sequence[Problem],
         *,
+        code: str | None = None,
         place: str | None = None,
         hint: str | None = None,
     ) -> None:
         if isinstance(problems, str):
-            problems = [Problem(problems, place=place, hint=hint)]
+            problems = [Problem(problems, place=place, hint=hint, code=code)]
         elif isinstance(problems, Problem):
             problems = [problems]
         self.problems: tuple[Problem, ...] = tuple(problems)
@@ -85,41 +90,40 @@ class PrefcliError(Exception):
 
 
 class RecipeError(PrefcliError):
-    """The recipe, the command line, or what they name (a folder, a file) is wrong."""
+    """The recipe, the command line, or a file or folder that they name is wrong."""
 
     exit_code = ExitCode.RECIPE
 
 
 class UnreachableError(RecipeError):
-    """Something is on the hub, which can't be asked, and not in the cache: right or wrong, nobody
-    can tell here."""
+    """A model or dataset is not in the cache and the hub is unreachable: it cannot be checked."""
 
 
 class GateError(PrefcliError):
-    """A check that guards the run said no."""
+    """A check before training failed."""
 
     exit_code = ExitCode.GATE
 
 
 class DataError(PrefcliError):
-    """A row of the data is not what the method needs."""
+    """A row does not have what the method needs."""
 
     exit_code = ExitCode.DATA
 
 
 class DivergedError(PrefcliError):
-    """A number is no longer finite, or a health rule stopped the run."""
+    """A number is not finite any more, or a health rule stopped the run."""
 
     exit_code = ExitCode.DIVERGED
 
 
 class PushError(PrefcliError):
-    """The model is saved, and the hub did not take it."""
+    """The model is saved, but the push to the hub failed."""
 
     exit_code = ExitCode.PUSH_FAILED
 
 
 class PreemptedError(PrefcliError):
-    """Asked to make room by a signal: what can be saved is, and the same command goes on."""
+    """A signal preempted the run after it saved what it could; the same command resumes it."""
 
     exit_code = ExitCode.REQUEUE

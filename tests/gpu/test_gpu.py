@@ -7,9 +7,9 @@ import torch
 
 from prefcli.model import detect_device
 from prefcli.training.run import train
+from tests.support.tiny_runs import metric_rows
 from tests.train.conftest import (  # noqa: F401
     make_recipe,
-    metric_rows,
     recipe_data,
     tiny_model,
 )

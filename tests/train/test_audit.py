@@ -22,7 +22,7 @@ from prefcli.model import load_tokenizer
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.sections import Source
 from prefcli.training.run import train
-from tests.train.conftest import write_jsonl
+from tests.support.tiny_runs import write_jsonl
 
 
 def pair(prompt: str, chosen: str, rejected: str) -> dict:

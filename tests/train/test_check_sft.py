@@ -21,7 +21,7 @@ from prefcli.packed_forward.install import FastForward
 from prefcli.packed_forward.onednn_linear import Linear
 from prefcli.recipe.performance import Performance
 from prefcli.training.run import train
-from tests.train.conftest import labelled, pairs, write_jsonl
+from tests.support.tiny_runs import labelled, pairs, write_jsonl
 
 
 def plain_nll(model, tokenizer, prompt: str, completion: str, max_length: int = 64) -> list[float]:

@@ -15,7 +15,7 @@ from prefcli.checkpoints import atomic, atomic_checkpoints
 from prefcli.checkpoints.run_dir import RunDir, is_complete
 from prefcli.recipe import load
 from prefcli.training.run import train
-from tests.train.conftest import pairs, small_recipe, write_jsonl
+from tests.support.tiny_runs import pairs, small_recipe, write_jsonl
 
 KILLED = RuntimeError("killed")
 

@@ -13,7 +13,7 @@ from trl.experimental.orpo import ORPOTrainer
 from prefcli.errors import RecipeError
 from prefcli.training.run import train
 from tests.support.oracle import deviation
-from tests.train.conftest import UNTIMED, metric_rows, pairs, trainer_of, write_jsonl
+from tests.support.tiny_runs import UNTIMED, metric_rows, pairs, trainer_of, write_jsonl
 from tests.train.formulas.conftest import LORA, PAIRS, disturb, gradients
 
 STOCK = {"orpo": ORPOTrainer, "simpo": CPOTrainer}

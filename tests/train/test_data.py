@@ -19,7 +19,7 @@ from prefcli.errors import DataError, ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS
 from prefcli.model import load_tokenizer
 from prefcli.recipe.sections import Source
-from tests.train.conftest import ANYTHING, TEMPLATE, pairs, trainer_of, write_jsonl
+from tests.support.tiny_runs import ANYTHING, TEMPLATE, pairs, trainer_of, write_jsonl
 
 U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": " good"}
 B, S = {"role": "assistant", "content": " bad"}, {"role": "system", "content": "s"}

@@ -8,7 +8,7 @@ import pytest
 
 from prefcli.methods import METHODS
 from prefcli.training.dry_run import dry_run as rehearse
-from tests.train.conftest import pairs, write_jsonl
+from tests.support.tiny_runs import pairs, write_jsonl
 
 
 @pytest.mark.parametrize("method", METHODS)

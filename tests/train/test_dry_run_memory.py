@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from prefcli.training import dry_run as story
-from tests.train.conftest import pairs, write_jsonl
+from tests.support.tiny_runs import pairs, write_jsonl
 
 
 @pytest.fixture(scope="module")

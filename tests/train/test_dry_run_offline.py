@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from prefcli.hub.cache import missing_files
-from tests.train.conftest import write_jsonl
+from tests.support.tiny_runs import write_jsonl
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

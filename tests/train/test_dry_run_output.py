@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from prefcli.methods import METHODS
-from tests.train.conftest import pairs, write_jsonl
+from tests.support.tiny_runs import pairs, write_jsonl
 from tests.train.test_token_view import WITH_BOS, letters, no_end
 
 # The row that is shown, and its marks

@@ -10,7 +10,7 @@ import pytest
 from prefcli import cli
 from prefcli.errors import RecipeError
 from prefcli.memory.hardware import target_of
-from tests.train.conftest import pairs, write_jsonl
+from tests.support.tiny_runs import pairs, write_jsonl
 
 GIB = 2**30
 

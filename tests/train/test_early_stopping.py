@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from prefcli.errors import RecipeError
 from prefcli.training.run import train
-from tests.train.conftest import interrupt, metric_rows, pairs, write_jsonl
+from tests.support.tiny_runs import interrupt, metric_rows, pairs, write_jsonl
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from prefcli.errors import DivergedError
 from prefcli.methods import METHODS
 from prefcli.recipe import load
 from prefcli.training.run import train
-from tests.train.conftest import ANYTHING, metric_rows, pairs, write_jsonl
+from tests.support.tiny_runs import ANYTHING, metric_rows, pairs, write_jsonl
 
 
 def logits(model):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from prefcli.errors import DivergedError
 from prefcli.training.run import train
-from tests.train.conftest import WORDS, metric_rows, write_jsonl
+from tests.support.tiny_runs import WORDS, metric_rows, write_jsonl
 
 
 def kind_or_rude(count: int, seed: int, *, right: float = 1.0, by_length: bool = False) -> list:
@@ -130,7 +130,7 @@ def test_a_collapse_ends_the_run_and_its_report_says_why(task, make_recipe):
     # The same command again says so; a rule that is quieter lets the run go on.
     with pytest.raises(DivergedError, match="diverged"):
         train(recipe, recipe.dpo)
-    quieter = "health.collapse.on=warn"
+    quieter = "health.collapse.level=warn"
     recipe = make_recipe(task(learning_rate=5e-2), "dpo.beta=0.001", quieter).recipe
     train(recipe, recipe.dpo)
     assert (folder / "model").exists()

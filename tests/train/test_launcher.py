@@ -14,7 +14,7 @@ import psutil
 import yaml
 
 from tests.support.processes import free_port
-from tests.train.conftest import metric_rows, small_recipe
+from tests.support.tiny_runs import metric_rows, small_recipe
 
 RANK = "${oc.env:RANK,0}"
 

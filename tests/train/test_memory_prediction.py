@@ -12,7 +12,7 @@ from prefcli.model import detect_device, load_tokenizer
 from prefcli.recipe import load
 from prefcli.recipe.sections import Model
 from scripts.bench.memory import counted
-from tests.train.conftest import ANYTHING, write_jsonl
+from tests.support.tiny_runs import ANYTHING, write_jsonl
 
 LENGTH, BATCH = 64, 4
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from prefcli.data import tokenise
 from prefcli.model import load_policy, load_tokenizer
 from prefcli.training.run import train
-from tests.train.conftest import labelled, metric_rows, trainer_of, write_jsonl
+from tests.support.tiny_runs import labelled, metric_rows, trainer_of, write_jsonl
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 

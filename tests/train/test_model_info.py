@@ -19,7 +19,7 @@ from prefcli.memory.fake_step import Architectures, fake_run
 from prefcli.memory.model_info import size
 from prefcli.model import Device, check_start, start_config
 from prefcli.recipe import load
-from tests.train.conftest import ANYTHING, pairs, write_jsonl
+from tests.support.tiny_runs import ANYTHING, pairs, write_jsonl
 
 LINEAR = 4096 * (4096 + 1024 + 1024 + 4096) + 3 * 4096 * 14336
 LAYER = LINEAR + 2 * 4096

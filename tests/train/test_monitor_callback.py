@@ -24,7 +24,7 @@ from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.training.callbacks.monitor_callback import MonitorCallback
 from prefcli.training.progress.metric_format import figure, is_tie
 from prefcli.training.trainer import make_trainer
-from tests.train.conftest import metric_rows
+from tests.support.tiny_runs import metric_rows
 
 
 class LossAt(HealthRule):
@@ -128,7 +128,7 @@ def test_a_rule_stops_the_run_in_its_logging_step(recipe):
     assert str(caught.value) == (
         "health.loss_at: step 4: the loss is seen: a test\n"
         "    -> nothing at all; no final model was written. If this rule is wrong here, "
-        "health.loss_at.on=warn goes on from the last checkpoint"
+        "health.loss_at.level=warn goes on from the last checkpoint"
     )
     assert [row["step"] for row in metric_rows(run.folder.path)][-1] == 4
     assert run.trainer.state.global_step == 4

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from prefcli.errors import DivergedError, ExitCode
 from prefcli.training import run as run_module
 from prefcli.training.run import train
-from tests.train.conftest import metric_rows
+from tests.support.tiny_runs import metric_rows
 
 
 class Poison(TrainerCallback):

@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from tests.support.tiny_hub import serve
-from tests.train.conftest import pairs, small_recipe, write_jsonl
+from tests.support.tiny_runs import pairs, small_recipe, write_jsonl
 
 SECRETS = {
     "HF_TOKEN": "hf_" + "q7Zt" * 8,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support.scored_rows import distance
-from tests.train.conftest import labelled, pairs, trainer_of, write_jsonl
+from tests.support.tiny_runs import labelled, pairs, trainer_of, write_jsonl
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from prefcli.errors import RecipeError
 from prefcli.training.run import train
 from tests.support.scored_rows import distance, tiny
-from tests.train.conftest import interrupt, labelled, metric_rows, write_jsonl
+from tests.support.tiny_runs import interrupt, labelled, metric_rows, write_jsonl
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 SAID = "speed: rows are scored without padding, and a prompt that several share once\n"

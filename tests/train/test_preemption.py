@@ -23,7 +23,7 @@ from prefcli.report.verdict import verdict
 from prefcli.training.callbacks import sampling_callback as samples_module
 from prefcli.training.mixins.preemption_mixin import PreemptionMixin
 from prefcli.training.run import train
-from tests.train.conftest import interrupt, metric_rows
+from tests.support.tiny_runs import interrupt, metric_rows
 
 DRILL = Path(__file__).parents[2] / "scripts" / "fault_drill.py"
 

@@ -21,7 +21,7 @@ from prefcli.errors import DataError
 from prefcli.model import load_tokenizer
 from prefcli.training.run import train
 from tests.support.processes import in_processes
-from tests.train.conftest import pairs, trainer_of, write_jsonl
+from tests.support.tiny_runs import pairs, trainer_of, write_jsonl
 
 METHODS = ("sft", "dpo", "kto", "orpo")
 TRAIN, EVAL = 10, 4

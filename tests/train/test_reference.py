@@ -21,7 +21,7 @@ from prefcli.training import run as run_module
 from prefcli.training import trainer as trainer_module
 from prefcli.training.dry_run import dry_run
 from prefcli.training.run import train
-from tests.train.conftest import interrupt, metric_rows, trainer_of
+from tests.support.tiny_runs import interrupt, metric_rows, trainer_of
 
 LORA = {"rank": 3, "alpha": 6, "dropout": 0.0}
 

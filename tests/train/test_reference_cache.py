@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.errors import RecipeError
 from prefcli.training.run import train
-from tests.train.conftest import metric_rows, trainer_of
+from tests.support.tiny_runs import metric_rows, trainer_of
 from tests.train.test_reference import sft_adapter  # noqa: F401  # a fixture
 
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.1}

@@ -18,7 +18,7 @@ from prefcli.checkpoints.run_dir import RunDir, is_complete
 from prefcli.errors import RecipeError
 from prefcli.recipe import load
 from prefcli.training.run import train
-from tests.train.conftest import metric_rows, small_recipe
+from tests.support.tiny_runs import metric_rows, small_recipe
 
 # Processes die by their own hand after a step beyond the first checkpoint, as the out-of-memory
 # killer would end them: no handler runs. They are forked from one that has imported the libraries.

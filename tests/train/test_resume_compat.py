@@ -12,7 +12,7 @@ from prefcli.checkpoints.run_dir import RunDir
 from prefcli.data.arrow_cache import digest
 from prefcli.errors import ExitCode, RecipeError
 from prefcli.training.run import train
-from tests.train.conftest import interrupt, metric_rows, pairs, write_jsonl
+from tests.support.tiny_runs import interrupt, metric_rows, pairs, write_jsonl
 
 
 @pytest.fixture

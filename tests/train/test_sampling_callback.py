@@ -19,7 +19,7 @@ from prefcli.model import detect_device, load_policy, load_tokenizer, start_conf
 from prefcli.recipe.sections import Model, SampleOptions
 from prefcli.training.callbacks.sampling_callback import make_samples
 from prefcli.training.trainer import make_trainer
-from tests.train.conftest import UNTIMED, pairs, write_jsonl
+from tests.support.tiny_runs import UNTIMED, pairs, write_jsonl
 
 NEW = 6
 

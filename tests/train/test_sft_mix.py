@@ -19,7 +19,7 @@ from prefcli.training.dry_run import dry_run
 from prefcli.training.mixins.sft_mix import Schedule
 from prefcli.training.run import train
 from prefcli.trl_integration.trl_args import repeated_rows
-from tests.train.conftest import (
+from tests.support.tiny_runs import (
     UNTIMED,
     interrupt,
     metric_rows,

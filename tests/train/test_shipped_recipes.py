@@ -11,7 +11,7 @@ from prefcli.recipe import load
 from prefcli.recipe.catalog import find, shipped
 from prefcli.recipe.offline import hub_names
 from prefcli.training.dry_run import dry_run
-from tests.train.conftest import pairs, write_jsonl
+from tests.support.tiny_runs import pairs, write_jsonl
 
 CHAT = [
     {"role": "user", "content": "Hi."},

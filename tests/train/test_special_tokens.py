@@ -11,7 +11,7 @@ from tokenizers import processors
 from prefcli.data import tokenise
 from prefcli.data.tokenization import tokenise_all
 from prefcli.model import load_tokenizer
-from tests.train.conftest import ANYTHING, TEMPLATE, labelled, pairs, trainer_of, write_jsonl
+from tests.support.tiny_runs import ANYTHING, TEMPLATE, labelled, pairs, trainer_of, write_jsonl
 
 CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"

@@ -9,7 +9,7 @@ import pytest
 
 from prefcli.methods.dpo import PairLoss
 from prefcli.training.run import train
-from tests.train.conftest import labelled, metric_rows, write_jsonl
+from tests.support.tiny_runs import labelled, metric_rows, write_jsonl
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
 

@@ -31,7 +31,7 @@ from prefcli.preflight.tokenizer_warnings import tokenizer_warnings
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.sections import Model
 from prefcli.training.run import train
-from tests.train.conftest import labelled, pairs, trainer_of, write_jsonl
+from tests.support.tiny_runs import labelled, pairs, trainer_of, write_jsonl
 
 LLAMA3 = (
     "{% for m in messages %}{{ bos_token if loop.first else '' }}"

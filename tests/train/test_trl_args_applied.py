@@ -15,7 +15,7 @@ from prefcli.model.lora import lora_config
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.training.run import train
 from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_options
-from tests.train.conftest import ANYTHING, labelled, metric_rows, write_jsonl
+from tests.support.tiny_runs import ANYTHING, labelled, metric_rows, write_jsonl
 
 # Every leaf that ends in a trainer argument: recipe path -> (changed value, trl's name).
 CHANGES = {

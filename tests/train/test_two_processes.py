@@ -16,7 +16,7 @@ from prefcli.training import run as run_module
 from prefcli.training.run import train
 from prefcli.training.trainer import make_trainer
 from tests.support.processes import in_processes
-from tests.train.conftest import metric_rows, pairs, sentence, small_recipe, write_jsonl
+from tests.support.tiny_runs import metric_rows, pairs, sentence, small_recipe, write_jsonl
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 KL = "kto with its KL term"

@@ -9,7 +9,7 @@ import torch
 
 from prefcli.methods import METHODS
 from tests.support.oracle import Oracle, deviation
-from tests.train.conftest import ANYTHING, trainer_of, write_jsonl
+from tests.support.tiny_runs import ANYTHING, trainer_of, write_jsonl
 
 # Chosen and rejected differ in length, both ways, and so do the rows.
 PAIRS = [

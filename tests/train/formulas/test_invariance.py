@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from prefcli.training.run import train
 from tests.support.oracle import deviation
-from tests.train.conftest import metric_rows
+from tests.support.tiny_runs import metric_rows
 from tests.train.formulas.conftest import LABELLED, PAIRS, gradients
 from tests.train.formulas.test_sft import ROWS
 

@@ -1,0 +1,127 @@
+"""Rows, recipes and trainers for tests on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from prefcli.checkpoints.run_dir import RunDir
+from prefcli.data.run_datasets import load_inputs
+from prefcli.model import detect_device, load_policy, load_tokenizer
+from prefcli.recipe.data_checks import DataChecks
+from prefcli.training.trainer import make_trainer
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}"
+    "A:{% generation %}{{ m.content + eos_token }}{% endgeneration %}"
+    "{% else %}{{ m.role[0] | upper }}:{{ m.content }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}A:{% endif %}"
+)
+WORDS = "red green blue big small kind rude yes no please thanks cat dog sun".split()  # noqa: SIM905
+
+
+ANYTHING = {name: {"error": None} for name in DataChecks.model_fields}
+"""`data.checks` of recipes whose data is no example: there are few prompts in so few words."""
+
+
+def sentence(seed: int, length: int) -> str:
+    return " ".join(WORDS[(seed * 7 + i * (seed % 5 + 3)) % len(WORDS)] for i in range(length))
+
+
+def pairs(count: int, *, chat: bool = False) -> list[dict]:
+    rows = []
+    for i in range(count):
+        prompt, chosen, rejected = (
+            f"say {sentence(i, 3)}",
+            f" {sentence(i + 1, 2 + i % 4)} thanks",
+            f" {sentence(i + 2, 2 + (i + 1) % 4)} no",
+        )
+        if chat:
+            rows.append(
+                {
+                    "prompt": [{"role": "user", "content": prompt}],
+                    "chosen": [{"role": "assistant", "content": chosen}],
+                    "rejected": [{"role": "assistant", "content": rejected}],
+                }
+            )
+        else:
+            rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+    return rows
+
+
+def labelled(count: int) -> list[dict]:
+    return [
+        {
+            "prompt": r["prompt"],
+            "completion": r["chosen" if i % 3 else "rejected"],
+            "label": i % 3 > 0,
+        }
+        for i, r in enumerate(pairs(count))
+    ]
+
+
+def write_jsonl(path: Path, rows: list) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def small_recipe(model: Path, folder: Path) -> dict:
+    """A valid recipe with every method, as plain data to change in a test."""
+    train = write_jsonl(folder / "train.jsonl", pairs(24))
+    held_out = write_jsonl(folder / "eval.jsonl", pairs(40)[30:])
+    return {
+        "output_dir": str(folder / "run"),
+        "model": {"name_or_path": str(model)},
+        "sft": {},
+        "dpo": {},
+        "ipo": {"beta": 1.0},
+        "kto": {},
+        "orpo": {},
+        "simpo": {},
+        "data": {
+            "train": {"path": str(train)},
+            "eval": {"path": str(held_out)},
+            "max_length": 64,
+            "checks": ANYTHING,
+        },
+        "training": {
+            "global_batch_size": 8,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-3,
+            "gradient_checkpointing": False,
+            "logging_steps": 1,
+            "max_steps": 2,
+        },
+        "check_sft": {"on_fail": "skip"},
+        "samples": {"prompts": 0},
+    }
+
+
+def trainer_of(recipe, name: str, tokenizer=None):
+    """(trainer, inputs) as a run builds them, on a fresh float32 policy."""
+    tokenizer = tokenizer or load_tokenizer(recipe.model)
+    inputs = load_inputs(recipe, recipe.methods[name], tokenizer)
+    method, _ = inputs.resolve_from_data(recipe.methods[name])
+    policy = load_policy(recipe.model, torch.float32, recipe.seed)
+    trainer, _ = make_trainer(recipe, method, detect_device(), policy, tokenizer, inputs)
+    return trainer, inputs
+
+
+def interrupt(run: str | Path, last: str) -> None:
+    """Leave a finished run as one that was killed after the checkpoint before `last`."""
+    folder = RunDir(str(run))
+    shutil.rmtree(folder.model)
+    shutil.rmtree(folder.path / last)
+    folder.write_run({**folder.read_run(), "status": "running"})
+
+
+UNTIMED = ("seconds", "runtime", "per_second", "memory_gib")
+"""Ends of the metrics that two equal runs differ in."""
+
+
+def metric_rows(run: str | Path) -> list[dict]:
+    lines = (Path(run) / "metrics.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
