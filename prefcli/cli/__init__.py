@@ -12,6 +12,7 @@ from prefcli import first_failure, preemption
 from prefcli.cli.app import app
 from prefcli.cli.arguments import refuse_secrets
 from prefcli.console import is_main_process
+from prefcli.cuda_allocator import use_expandable_segments
 from prefcli.errors import ExitCode, PrefcliError
 from prefcli.secrets import redact
 from prefcli.telemetry import no_telemetry
@@ -40,6 +41,7 @@ def main() -> None:
     Of several processes on a machine, the first to fail speaks.
     """
     no_telemetry()
+    use_expandable_segments()
     try:
         with preemption.preemption_as_error():
             preemption.install_handlers()
