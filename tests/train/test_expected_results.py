@@ -44,7 +44,7 @@ def test_within_out_and_of_another_method(recipe_data, make_recipe, capsys):
     outcome = train(recipe, recipe.dpo)
     said = capsys.readouterr().out
     assert "expected: eval_loss 0.693147 within 0.693 to 0.694\n" in said
-    assert "is out of the band 1 to 2 (somewhere)\n" in said
+    assert "is outside 1 to 2 (somewhere)\n" in said
     assert outcome.expected["eval_loss"]["within"] is True
     margins = outcome.expected["eval_rewards/margins"]
     assert abs(margins.pop("value")) < 1e-3
