@@ -54,14 +54,14 @@ class Device:
         return torch.float32
 
 
-def memory_held(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Bytes: of a GPU the most that torch has held there so far, else what the process holds."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return int(psutil.Process().memory_info().rss)
 
 
-def on_device(model: torch.nn.Module, device: Device) -> Any:
+def to_device(model: torch.nn.Module, device: Device) -> Any:
     """The model there; quantised weights are there already."""
     return model if getattr(model, "quantization_method", None) else model.to(device.kind)
 

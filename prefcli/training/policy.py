@@ -12,8 +12,8 @@ from prefcli.console import say, warn
 from prefcli.errors import GateError, Problem
 from prefcli.evaluation.check_sft import SftReport, measure_sft
 from prefcli.methods import Method
-from prefcli.model import Device, check_targets, load_policy, on_device, parameters_of
-from prefcli.model.loading import fingerprint
+from prefcli.model import Device, check_targets, count_parameters, load_policy, to_device
+from prefcli.model.loading import weights_digest
 from prefcli.preflight.prepare import Prepared
 from prefcli.recipe.compatibility import SHARDED, Strategy
 from prefcli.recipe.schema import Recipe
@@ -45,7 +45,7 @@ def start_policy(
 
 def _same_start(policy: torch.nn.Module, run: dict[str, Any], *, resumed: bool) -> None:
     """An adapter on other weights than it began on would be another policy, without a word."""
-    found = fingerprint(policy)
+    found = weights_digest(policy)
     if resumed and run.get("start_weights", found) != found:
         raise GateError(
             Problem(
@@ -64,7 +64,7 @@ def check_policy(
     if not prepared.method.needs_sft or recipe.check_sft.on_fail == "skip":
         return
     split = prepared.inputs.eval or prepared.inputs.train
-    report = measure_sft(on_device(policy, prepared.device), prepared.tokenizer, split, recipe)
+    report = measure_sft(to_device(policy, prepared.device), prepared.tokenizer, split, recipe)
     run["check_sft"] = report.as_dict()
     say(*report.lines())
     if report.passed:
@@ -85,7 +85,7 @@ def placed(
     """
     found: PreTrainedModel | PeftModel = policy
     if strategy not in SHARDED:
-        found = on_device(policy, device)
+        found = to_device(policy, device)
     return found
 
 
@@ -100,7 +100,7 @@ def _unfit(report: SftReport) -> Problem:
 
 def announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
     """What is about to be trained, in the figures of the built trainer."""
-    total, trainable = parameters_of(trainer.model)
+    total, trainable = count_parameters(trainer.model)
     say(f"model: {total:,} parameters, {trainable:,} trained ({trainable / total:.1%})")
     if method.needs_reference:
         say(f"reference: {_reference_in_words(recipe)}")

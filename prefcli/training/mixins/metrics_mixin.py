@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer as TransformersTrainer
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.model.device import memory_held
+from prefcli.model.device import peak_memory
 from prefcli.training.eval_sampler import Batch, EvalBatches
 from prefcli.training.mixins.metric_sums import (
     SIDES,
@@ -172,7 +172,7 @@ class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers i
             now = self.clock()
             if self._since is not None and now > self._since:
                 logs["tokens_per_second"] = sums["seen_tokens"] / (now - self._since)
-            logs["memory_gib"] = memory_held(self.args.device) / 2**30
+            logs["memory_gib"] = peak_memory(self.args.device) / 2**30
             self._trained, self._since = None, now
         super().log(logs, *args, **kwargs)
 
