@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 from trl.trainer import dpo_trainer, kto_trainer, sft_trainer
 from trl.trainer.utils import add_fused_lm_head
@@ -113,6 +114,12 @@ class FastForward:
             del model.forward
             if own is not None:
                 model.forward = own
+
+    def is_usable(self, model: PreTrainedModel | PeftModel) -> bool:
+        """Does the fast forward score this model?"""
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        with self.installed(base):
+            return self.reason is None
 
     def prepare(self, model: PreTrainedModel, **options: Any) -> Callable[[], None]:
         """trl's head on the model, and where that is safe the fast forward before it, which what
