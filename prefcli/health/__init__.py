@@ -28,8 +28,8 @@ from prefcli.health.saturation import Saturation
 
 
 class Health(ConfigBase):
-    """What is looked for while a run goes on. Each rule is a section, or its `on` alone:
-    `health: {collapse: warn, gradient: off, displacement: {fall: 1.5}}`."""
+    """What is looked for while a run goes on. Each rule is a section, or its `level` alone:
+    `health: {collapse: warn, gradient: off, displacement: {warn_nats: 1.5}}`."""
 
     finite: Finite = Field(default_factory=Finite)
     collapse: Collapse = Field(default_factory=Collapse)

@@ -49,19 +49,19 @@ class HealthRule(ConfigBase):
     defers_to: ClassVar[tuple[str, ...]] = ()
     """Rules that, while they are true, say the same with a better reason."""
 
-    on: Loudness = "warn"
+    level: Loudness = "warn"
     """How loud: a note, a warning, the end of the run with exit code 5, or off."""
 
     @model_validator(mode="before")
     @classmethod
     def _level_alone(cls, value: Any) -> Any:
-        return {"on": value} if isinstance(value, str) else value
+        return {"level": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _nothing_for_nobody(self) -> HealthRule:
-        inert = [key for key in self.changed if key != "on"]
-        if self.on == "off" and inert:
-            raise ValueError(f"{inert[0]} has no effect with on: off; leave one of them out")
+        inert = [key for key in self.changed if key != "level"]
+        if self.level == "off" and inert:
+            raise ValueError(f"{inert[0]} has no effect with level: off; leave one of them out")
         return self
 
     @property
@@ -90,10 +90,10 @@ class HealthRule(ConfigBase):
     def advice(
         self, history: History, *, seen: str, means: str, change: str, at_most: Level = "stop"
     ) -> Advice:
-        """As loud as `on` allows.
+        """At most as severe as `level`.
 
         at_most: for a finding that is milder than the one the rule is named after.
         """
-        assert self.on != "off", "the monitor asks no rule that is off"
-        level = min(self.on, at_most, key=LEVELS.index)
+        assert self.level != "off", "the monitor asks no rule that is off"
+        level = min(self.level, at_most, key=LEVELS.index)
         return Advice(self.name, level, history.step, seen, means, change)

@@ -23,7 +23,7 @@ class Collapse(HealthRule):
     name: ClassVar[str] = "collapse"
     reads: ClassVar[tuple[str, ...]] = ("logps/rejected",)
 
-    on: Loudness = "stop"
+    level: Loudness = "stop"
     floor: Positive = 50.0
     """Nats a token: rejected responses that are less likely than exp(-floor) a token are lost."""
     chosen_fall: Positive = 3.0

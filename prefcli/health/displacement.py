@@ -26,16 +26,16 @@ class Displacement(HealthRule):
 
     note: Positive = 0.3
     """Nats a token, as a mean over chosen responses: a fall beyond it is a note."""
-    fall: Positive = 1.0
-    """Nats a token: beyond it, as loud as `on`. At 1 their perplexity is 2.7 times as high."""
+    warn_nats: Positive = 1.0
+    """Nats a token: beyond it, as severe as `level`. At 1 their perplexity is 2.7 times as high."""
 
     def look(self, history: History, facts: RunContext) -> Advice | None:
         chosen = drift(history, facts, "chosen")
-        if chosen is None or chosen.nats >= -min(self.note, self.fall):
+        if chosen is None or chosen.nats >= -min(self.note, self.warn_nats):
             return None
         rejected = drift(history, facts, "rejected")
         beside = f", rejected ones {-rejected.nats:.2f}" if rejected and rejected.nats < 0 else ""
-        far = chosen.nats < -self.fall
+        far = chosen.nats < -self.warn_nats
         usual = "as a rule the margin grows because rejected responses fall faster"
         return self.advice(
             history,

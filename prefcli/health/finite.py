@@ -19,7 +19,7 @@ class Finite(HealthRule):
     """
 
     name: ClassVar[str] = "finite"
-    on: Loudness = "stop"
+    level: Loudness = "stop"
 
     def look(self, history: History, facts: RunContext) -> Advice | None:
         lost = [

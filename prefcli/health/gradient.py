@@ -25,13 +25,13 @@ class Gradient(HealthRule):
     name: ClassVar[str] = "gradient"
     defers_to: ClassVar[tuple[str, ...]] = ("collapse", "finite")
 
-    times: Positive = 10.0
+    spike_factor: Positive = 10.0
     """A spike is so many times the median of the rows before it, and twice the largest of those
     that are no spikes."""
     rows: Count = 20
     """Rows after warm-up that the median needs."""
     spikes: Count = 3
-    """So many within 50 rows are as loud as `on`; a single one is a note."""
+    """So many within 50 rows are as severe as `level`; a single one is a note."""
 
     def look(self, history: History, facts: RunContext) -> Advice | None:
         points = [
@@ -40,10 +40,10 @@ class Gradient(HealthRule):
         if len(points) <= self.rows:
             return None
         usual = median(point.value for point in points)
-        calm = [point.value for point in points if point.value <= self.times * usual]
+        calm = [point.value for point in points if point.value <= self.spike_factor * usual]
         if usual <= 0 or not calm:
             return None
-        bound = max(self.times * usual, 2 * max(calm))
+        bound = max(self.spike_factor * usual, 2 * max(calm))
         spikes = [point for point in points[self.rows :] if point.value > bound]
         if not spikes:
             return None

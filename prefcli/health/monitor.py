@@ -14,7 +14,7 @@ class Monitor:
     """Fed row by row; pure, so that literal rows test it."""
 
     def __init__(self, checks: Sequence[HealthRule], facts: RunContext) -> None:
-        self._checks = [check for check in checks if check.on != "off"]
+        self._checks = [check for check in checks if check.level != "off"]
         self._facts = facts
         self._said: dict[str, int] = {}
         self.history = History()

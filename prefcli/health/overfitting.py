@@ -29,8 +29,8 @@ class Overfitting(HealthRule):
     """Share of the best eval loss by which the last of them must be above it."""
     accuracy: NonNegative = 0.02
     """Accuracy on data.eval that may be lost since then: less is a note."""
-    far: Positive = 1.5
-    """So many times the eval loss of step 0 is as loud as `on`, whatever the rest says."""
+    max_ratio: Positive = 1.5
+    """So many times the eval loss of step 0 is as severe as `level`, whatever the rest says."""
 
     def look(self, history: History, facts: RunContext) -> Advice | None:
         points = history.points("eval_loss")
@@ -40,7 +40,7 @@ class Overfitting(HealthRule):
 
     def _far(self, history: History, points: Sequence[Point]) -> Advice | None:
         first, last = points[0], points[-1]
-        if first.step != 0 or first.value <= 0 or last.value <= self.far * first.value:
+        if first.step != 0 or first.value <= 0 or last.value <= self.max_ratio * first.value:
             return None
         return self.advice(
             history,

@@ -10,30 +10,30 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 from prefcli.model.base_model import (
-    check_start,
+    check_model,
+    load_base_config,
     load_policy,
-    named_reference,
-    start_config,
-    start_of,
+    reference_model,
+    resolve_model,
 )
-from prefcli.model.device import Device, detect_device, on_device
-from prefcli.model.loading import load_model, parameters_of
-from prefcli.model.lora import adapted, check_targets, lora_config
+from prefcli.model.device import Device, detect_device, to_device
+from prefcli.model.loading import count_parameters, load_model
+from prefcli.model.lora import check_targets, lora_config, with_adapter
 from prefcli.model.tokenizer import load_tokenizer
 
 __all__ = [
     "Device",
-    "adapted",
-    "check_start",
+    "check_model",
     "check_targets",
+    "count_parameters",
     "detect_device",
+    "load_base_config",
     "load_model",
     "load_policy",
     "load_tokenizer",
     "lora_config",
-    "named_reference",
-    "on_device",
-    "parameters_of",
-    "start_config",
-    "start_of",
+    "reference_model",
+    "resolve_model",
+    "to_device",
+    "with_adapter",
 ]

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
+RENAMED: dict[str, str] = {
+    "health.*.on": "level",
+    "health.gradient.times": "spike_factor",
+    "health.overfitting.far": "max_ratio",
+    "health.displacement.fall": "warn_nats",
+}
+"""Dotted paths of earlier versions (`*` is any one key): the key's new name."""
+
 FOREIGN: dict[str, str] = {
     # model
     "base_model": "model.name_or_path",
@@ -123,3 +133,12 @@ GONE: dict[str, str] = {
     "rpo_alpha": "write dpo.loss_type: [sigmoid, sft] with dpo.loss_weights: [1.0, RPO_ALPHA]",
 }
 """Names without a counterpart, or whose counterpart needs a word: what to do instead."""
+
+
+def renamed(path: str) -> str | None:
+    """The new dotted path of a key that an earlier version of prefcli had."""
+    for old, new in RENAMED.items():
+        if fnmatchcase(path, old) and path.count(".") == old.count("."):
+            section = path.rpartition(".")[0]
+            return f"{section}.{new}" if section else new
+    return None

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from prefcli.errors import Problem
 from prefcli.methods import METHODS
+from prefcli.recipe.aliases import renamed
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.source_map import Key, Places, dotted
 from prefcli.recipe.suggestions import closest, example, is_source, nearest
@@ -82,6 +83,13 @@ def _problem(detail: ErrorDetails, path: Key, places: Places) -> Problem:
         listed = path and isinstance(path[-1], int)
         place = places.value(path) if listed else places.key(path)
         return Problem("is missing", place=place, path=dotted(missing), hint=example(missing))
+    if kind == "extra_forbidden" and (new := renamed(here)):
+        return Problem(
+            f"{path[-1]!r} is now called {new.rpartition('.')[2]!r}",
+            place=places.key(path),
+            path=here,
+            hint=f"write {new}",
+        )
     if kind == "extra_forbidden":
         return Problem("no such key", place=places.key(path), path=here, hint=nearest(path))
     if kind == "value_error":

@@ -37,7 +37,7 @@ from prefcli.training.callbacks.monitor_callback import MonitorCallback
 from prefcli.training.callbacks.sampling_callback import SamplingCallback, make_samples
 from prefcli.training.final_model import save_model
 from prefcli.training.finish import write_report_and_card
-from prefcli.training.policy import announce, check_policy, start_policy
+from prefcli.training.policy import announce, check_policy, placed, start_policy
 from prefcli.training.start_check import StartCheckCallback
 from prefcli.training.summary import closing_lines
 from prefcli.training.trainer import make_trainer
@@ -129,6 +129,7 @@ def _train(
         policy = start_policy(recipe, prepared, run, resumed=checkpoint is not None)
         if checkpoint is None:
             check_policy(recipe, prepared, policy, run)
+        policy = placed(policy, prepared.device, strategy_here())
         watch = MonitorCallback(folder, prepared.method, _monitor(recipe, prepared))
         samples = make_samples(
             recipe,

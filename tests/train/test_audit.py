@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from prefcli import cli
 from prefcli.data import Finding, Limits, judge, load_split
-from prefcli.data.run_datasets import load_inputs, read_inputs
+from prefcli.data.run_datasets import load_run_datasets, read_run_datasets
 from prefcli.errors import DataError
 from prefcli.methods import METHODS
 from prefcli.model import load_tokenizer
@@ -88,7 +88,7 @@ def crafted(recipe_data, tmp_path, monkeypatch):
 
 
 def audited(recipe, name, **options):
-    return read_inputs(recipe, recipe.methods[name], load_tokenizer(recipe.model), **options)
+    return read_run_datasets(recipe, recipe.methods[name], load_tokenizer(recipe.model), **options)
 
 
 def in_figures(split):
@@ -144,7 +144,7 @@ def test_a_room_that_nothing_fills(crafted, make_recipe):
 def test_defaults_stop_for_all_reasons_at_once(crafted, make_recipe):
     recipe = make_recipe(crafted).recipe
     with pytest.raises(DataError) as caught:
-        load_inputs(recipe, recipe.dpo, load_tokenizer(recipe.model))
+        load_run_datasets(recipe, recipe.dpo, load_tokenizer(recipe.model))
     problems = {p.path: p for p in caught.value.problems}
     assert list(problems) == [
         f"data.checks.{name}.error"
@@ -163,7 +163,7 @@ def test_defaults_stop_for_all_reasons_at_once(crafted, make_recipe):
 def test_what_only_warns(crafted, make_recipe):
     errors = [f"data.checks.{name}.error=null" for name in DataChecks.model_fields]
     recipe = make_recipe(crafted, *errors).recipe
-    inputs = load_inputs(recipe, recipe.dpo, load_tokenizer(recipe.model))
+    inputs = load_run_datasets(recipe, recipe.dpo, load_tokenizer(recipe.model))
     said = [warning.partition(" of the rows")[0] for warning in inputs.warnings]
     assert said == [
         "train: long_prompts: 6.67 %",
@@ -343,7 +343,7 @@ def test_a_template_that_opens_answers_otherwise_warns(crafted, make_recipe):
     write_jsonl(Path("train.jsonl"), [row])
     crafted["data"] = {"train": {"path": "train.jsonl"}, "max_length": 32}
     recipe = make_recipe(crafted).recipe
-    inputs = load_inputs(recipe, recipe.sft, load_tokenizer(recipe.model))
+    inputs = load_run_datasets(recipe, recipe.sft, load_tokenizer(recipe.model))
     (warning,) = inputs.warnings
     assert warning.startswith("train: template_seams: 100 % of the rows, and none is expected")
 
@@ -364,7 +364,7 @@ def test_the_mix_is_judged_too(crafted, make_recipe):
     del crafted["data"]["eval"]
     recipe = make_recipe(crafted, "data.checks.duplicates.error=0.5").recipe
     with pytest.raises(DataError, match=r"sft_mix: duplicates: 2 of 3 rows \(66.7 %, more than 50"):
-        load_inputs(recipe, recipe.dpo, load_tokenizer(recipe.model))
+        load_run_datasets(recipe, recipe.dpo, load_tokenizer(recipe.model))
 
 
 def test_a_check_of_tokens_needs_a_name_only(crafted, tokenizer):

@@ -130,7 +130,7 @@ def test_a_collapse_ends_the_run_and_its_report_says_why(task, make_recipe):
     # The same command again says so; a rule that is quieter lets the run go on.
     with pytest.raises(DivergedError, match="diverged"):
         train(recipe, recipe.dpo)
-    quieter = "health.collapse.on=warn"
+    quieter = "health.collapse.level=warn"
     recipe = make_recipe(task(learning_rate=5e-2), "dpo.beta=0.001", quieter).recipe
     train(recipe, recipe.dpo)
     assert (folder / "model").exists()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from prefcli.data import tokenise
+from prefcli.data import tokenize
 from prefcli.model import load_policy, load_tokenizer
 from prefcli.training.run import train
 from tests.support.tiny_runs import labelled, metric_rows, trainer_of, write_jsonl
@@ -18,7 +18,7 @@ LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 
 def by_hand(model, tokenizer, row, side, before=()) -> tuple[float, int]:
     """(log-probability of a response, its tokens), one row at a time, by plain transformers."""
-    ids = tokenise(row, tokenizer)
+    ids = tokenize(row, tokenizer)
     prompt, answer = [*before, *ids["prompt_ids"]], ids[f"{side}_ids"]
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([prompt + answer])).logits[0]
@@ -143,7 +143,7 @@ def test_the_distance_to_the_reference_is_the_whole_sum(uneven, make_recipe):
     trained = AutoModelForCausalLM.from_pretrained(f"{recipe.output_dir}/model").eval()
     total = tokens = 0
     for row in inputs.eval.rows:
-        ids = tokenise(row, tokenizer)
+        ids = tokenize(row, tokenizer)
         whole = torch.tensor([ids["prompt_ids"] + ids["chosen_ids"]])
         with torch.no_grad():
             p, q = (m(input_ids=whole).logits[0].double().softmax(-1) for m in (trained, reference))

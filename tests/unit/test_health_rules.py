@@ -66,7 +66,7 @@ def test_an_evaluation_below_the_floor_stops_too():
 
 def test_the_floor_is_the_recipes():
     row = [{"step": 40, "logps/rejected_per_token": -30.0}]
-    assert told(DPO, row, collapse={"floor": 29.0, "on": "warn"}) == [("collapse", "warn")]
+    assert told(DPO, row, collapse={"floor": 29.0, "level": "warn"}) == [("collapse", "warn")]
 
 
 def test_chosen_off_a_cliff_warns_and_is_not_told_twice():

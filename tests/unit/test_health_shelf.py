@@ -47,7 +47,7 @@ def test_what_it_defers_to_is_there(check):
 
 
 def test_only_two_end_a_run():
-    assert {check.name for check in RULES if check.on == "stop"} == {"finite", "collapse"}
+    assert {check.name for check in RULES if check.level == "stop"} == {"finite", "collapse"}
 
 
 def test_whom_they_look_at():
@@ -125,26 +125,32 @@ def health(folder, *overrides, text=GOOD):
 
 
 def test_a_level_alone(tmp_path):
-    found = health(tmp_path, "health.collapse=off", "health.gradient.on=note", "health.margin=stop")
-    assert (found.collapse.on, found.gradient.on, found.margin.on) == ("off", "note", "stop")
+    found = health(
+        tmp_path, "health.collapse=off", "health.gradient.level=note", "health.margin=stop"
+    )
+    assert (found.collapse.level, found.gradient.level, found.margin.level) == (
+        "off",
+        "note",
+        "stop",
+    )
     assert found.collapse.floor == 50.0
     assert found.displacement == Health().displacement
 
 
 def test_a_threshold_keeps_the_others(tmp_path):
-    found = health(tmp_path, "health={displacement: {fall: 1.5}, finite: warn}")
-    assert (found.displacement.note, found.displacement.fall) == (0.3, 1.5)
-    assert (found.displacement.on, found.finite.on) == ("warn", "warn")
+    found = health(tmp_path, "health={displacement: {warn_nats: 1.5}, finite: warn}")
+    assert (found.displacement.note, found.displacement.warn_nats) == (0.3, 1.5)
+    assert (found.displacement.level, found.finite.level) == ("warn", "warn")
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
         ("health.collapse=of", "'of' is none of note, warn, stop, off"),
-        ("health.collapse.on=loud", "health.collapse.on: 'loud' is none of"),
+        ("health.collapse.level=loud", "health.collapse.level: 'loud' is none of"),
         ("health.colapse.floor=40", "did you mean collapse?"),
         ("health.collapse.floor=-40", "health.collapse.floor: -40 is out of range"),
-        ("health.collapse={on: off, floor: 40}", "floor has no effect with on: off"),
+        ("health.collapse={level: off, floor: 40}", "floor has no effect with level: off"),
         ("health.kto_kl=note", "override 'health.kto_kl=note': health.kto_kl: health.kto_kl, and"),
         ("health.kto_kl.steps=9", "override 'health.kto_kl.steps=9': health.kto_kl.steps: "),
         ("health.orpo_odds=off", "has no effect on dpo"),
@@ -167,7 +173,7 @@ def test_kl_beside_apo_zero_unpaired(tmp_path):
 
 def test_one_method_that_is_looked_at_is_enough(tmp_path):
     text = GOOD.replace("dpo: {}", "dpo: {}\nkto: {}")
-    assert health(tmp_path, "health.kto_kl=off", text=text).kto_kl.on == "off"
+    assert health(tmp_path, "health.kto_kl=off", text=text).kto_kl.level == "off"
 
 
 def test_a_saved_recipe_is_read_again(tmp_path):
@@ -327,3 +333,19 @@ def test_nor_does_one_on_rows_that_stay(facts, row, every):
     monitor = Monitor(RULES, facts)
     said = [advice for i in range(1, 60) for advice in monitor.look({**row, "step": every * i})]
     assert len({(advice.check, advice.level) for advice in said}) == len(said)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    {
+        "health.collapse.on": "health.collapse.level",
+        "health.gradient.times": "health.gradient.spike_factor",
+        "health.overfitting.far": "health.overfitting.max_ratio",
+        "health.displacement.fall": "health.displacement.warn_nats",
+    }.items(),
+)
+def test_renamed_key_of_a_rule_is_an_error_with_the_new_name(old, new, tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        health(tmp_path, f"{old}=2")
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.hint) == (old, f"write {new}")

@@ -189,7 +189,7 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
                     f"step {advice.step}: {advice.seen}: {advice.means}",
                     path=f"health.{advice.check}",
                     hint=f"{advice.change}; no final model was written. If this rule is wrong "
-                    f"here, health.{advice.check}.on=warn goes on from the last checkpoint",
+                    f"here, health.{advice.check}.level=warn goes on from the last checkpoint",
                 )
             )
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer as TransformersTrainer
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.model.device import memory_held
+from prefcli.model.device import peak_memory
 from prefcli.training.eval_sampler import Batch, EvalBatches
 from prefcli.training.mixins.metric_sums import (
     SIDES,
@@ -158,7 +158,7 @@ class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers i
             logs |= figures(sums) | self._exact(sums)
             if self._seconds:
                 logs["tokens_per_second"] = sums["seen_tokens"] / self._seconds
-            logs["memory_gib"] = memory_held(self.args.device) / 2**30
+            logs["memory_gib"] = peak_memory(self.args.device) / 2**30
             self._trained, self._seconds = None, 0.0
         super().log(logs, *args, **kwargs)
 
