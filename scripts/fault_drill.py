@@ -4,9 +4,9 @@
     python scripts/fault_drill.py                       # 20 x kill -9 and 20 x SIGTERM, one process
     python scripts/fault_drill.py --processes 1,2 --moments 5
 
-Prints a Markdown table; exit code 0 if every run ended as expected. Needs no GPU and no network: the
-script makes its model. The moments are drawn with --seed from each phase of an uninterrupted run in
-turn, and counted under the phase in which they actually fell.
+Prints a Markdown table; exit code 0 if every run ended as expected. Needs no GPU and no network:
+the script makes its model. The moments are drawn with --seed from each phase of an uninterrupted
+run in turn, and counted under the phase in which they actually fell.
 
 The runs are forked from this process, which has imported the libraries, with the environment that
 a launcher would set. With two processes SIGTERM goes to both, as from prefcli's launcher; kill -9

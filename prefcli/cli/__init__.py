@@ -10,7 +10,7 @@ import traceback
 
 from prefcli import first_failure, preemption
 from prefcli.cli.app import app
-from prefcli.cli.arguments import refuse_secrets
+from prefcli.cli.arguments import refuse_renamed, refuse_secrets
 from prefcli.console import is_main_process
 from prefcli.errors import ExitCode, PrefcliError
 from prefcli.secrets import redact
@@ -44,6 +44,7 @@ def main() -> None:
         with preemption.preemption_as_error():
             preemption.install_handlers()
             refuse_secrets(sys.argv[1:])
+            refuse_renamed(sys.argv[1:])
             app()
     except PrefcliError as error:
         if _speaks(error):

@@ -90,7 +90,7 @@ def measure(
     chat = are_chats(rows)
     pairs = "chosen" in rows.column_names
     sides = ("chosen", "rejected") if pairs else ("completion",)
-    seams = "template_seams" if chat else "seams"
+    seams = "template_boundary" if chat else "prompt_boundary"
     faults = (seams, *(name for check in checks for name in check.names))
     keys = ("row_key", "prompt_key", "opposite_key")
     figures = ("tokens", "prompt", *sides, *map(_end, sides), *keys)

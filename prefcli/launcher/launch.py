@@ -39,9 +39,9 @@ def start(recipe: Recipe, launch: Launch, words: Sequence[str], signals: Signals
 
     Raises RecipeError before anything is started, PrefcliError where a process was killed.
     """
-    refuse_copies(launch.machines)
+    refuse_copies(launch.nodes)
     processes = _processes(launch)
-    where = meeting(launch.machines) if launch.machines > 1 else None
+    where = meeting(launch.nodes) if launch.nodes > 1 else None
     os.environ |= _environment(recipe, launch, processes)
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(_ends_all())
     # Whatever the agent has to say, this process says in its own words.
@@ -102,7 +102,7 @@ def _environment(recipe: Recipe, launch: Launch, processes: int) -> dict[str, st
         found["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // processes))
     if torch.cuda.device_count():
         # On one machine: where several meet is the agent's affair, and nobody else's.
-        one = launch.model_copy(update={"machines": 1})
+        one = launch.model_copy(update={"nodes": 1})
         found = accelerate_environment(accelerate_config(recipe, one, processes)) | found
         # The trainer's own options say it, which know whether the GPU can.
         found.pop("ACCELERATE_MIXED_PRECISION", None)
@@ -151,8 +151,8 @@ def _spec(
             "static",
             f"{where.address}:{where.port}",
             where.job,
-            launch.machines,
-            launch.machines,
+            launch.nodes,
+            launch.nodes,
             rank=where.machine,
             timeout=_TO_MEET,
         )
@@ -177,7 +177,7 @@ def _in_words(launch: Launch, processes: int, where: Rendezvous | None) -> str:
     if where is None:
         return here
     return (
-        f"{here}, on machine {where.machine} of 0 to {launch.machines - 1}; "
+        f"{here}, on machine {where.machine} of 0 to {launch.nodes - 1}; "
         f"they meet at {where.address}:{where.port}"
     )
 
@@ -188,7 +188,7 @@ def _lost(error: Exception, where: Rendezvous | None) -> Problem:
         return Problem(f"the processes could not be started: {first}")
     return Problem(
         f"the machines did not meet at {where.address}:{where.port}: {first}",
-        path="launch.machines",
+        path="launch.nodes",
         hint="is that host's name known, and the port free and open, on every machine? MASTER_ADDR "
         "and MASTER_PORT name others",
     )

@@ -37,7 +37,7 @@ def meeting(machines: int, environment: Mapping[str, str] = os.environ) -> Rende
             Problem(
                 f"{machines} machines have to find each other, and {', '.join(missing)} "
                 f"{'is' if len(missing) == 1 else 'are'} not set",
-                path="launch.machines",
+                path="launch.nodes",
                 hint="start prefcli with srun, one task a machine; or set NODE_RANK (0 to "
                 f"{machines - 1}) on each machine, and on all of them MASTER_ADDR (the host name "
                 "of machine 0) and MASTER_PORT (a free port there)",
@@ -89,9 +89,7 @@ def first_host(nodes: str) -> str:
 
 def _number(name: str, text: str) -> int:
     if not text.isdigit():
-        raise RecipeError(
-            Problem(f"{name} is {text!r}, which is no number", path="launch.machines")
-        )
+        raise RecipeError(Problem(f"{name} is {text!r}, which is no number", path="launch.nodes"))
     return int(text)
 
 
@@ -99,7 +97,7 @@ def _differ(machines: int, found: str) -> RecipeError:
     return RecipeError(
         Problem(
             f"the recipe asks for {machines} machines, and {found}",
-            path="launch.machines",
+            path="launch.nodes",
             hint="make them the same, in the recipe or in the job",
         )
     )

@@ -117,7 +117,7 @@ class Method(ConfigBase):
 
     @property
     def eval_metrics(self) -> tuple[str, ...]:
-        """Figures of an evaluation, as metrics.jsonl names them; `anchor` and early stopping take
+        """Figures of an evaluation, as metrics.jsonl names them; `expected` and early stopping take
         these."""
         return tuple(f"eval_{name}" for name in ("loss", *self.metrics))
 

@@ -75,7 +75,7 @@ def _unreachable(options: Model, where: str, lacking: list[str]) -> UnreachableE
             f"{', '.join(lacking) or 'something of it'}",
             path=f"{where}.name_or_path",
             hint="if that is a folder which an earlier stage writes, run that first; else "
-            "`prefcli fetch RECIPE` fills the cache where there is a network",
+            "`prefcli download RECIPE` fills the cache where there is a network",
         )
     )
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure the cost of monitoring: steps of the quickstart's DPO with prefcli's callback and without.
+"""Measure the cost of monitoring: steps of the quickstart's DPO with the callback and without.
 
     python scripts/bench/watching.py [--rounds 7] [--steps 40]
 

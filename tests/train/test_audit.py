@@ -64,7 +64,7 @@ FOUND = {
     "empty": (3, 30, [11, 12, 13], 0),
     "duplicates": (3, 30, [22, 23, 24], 3),
     "chosen_longer": (3, 22, [19, 25, 26], 3),
-    "seams": (2, 30, [27, 28], 2),
+    "prompt_boundary": (2, 30, [27, 28], 2),
 }
 
 
@@ -115,7 +115,8 @@ def test_each_fault_of_a_pair(crafted, make_recipe):
     lines = train.lines()
     assert "train: 2 rows dropped: the prompt alone fills max_length " in lines[4] + lines[5]
     assert (
-        "train: seams: 2 of 30 rows (6.67 %): the prompt's last tokens merge with the completion; "
+        "train: prompt_boundary: 2 of 30 rows (6.67 %): the prompt's last tokens merge with "
+        "the completion; "
         "first: train.jsonl: row 27, row 28"
     ) in lines
 
@@ -148,7 +149,7 @@ def test_defaults_stop_for_all_reasons_at_once(crafted, make_recipe):
     problems = {p.path: p for p in caught.value.problems}
     assert list(problems) == [
         f"data.checks.{name}.error"
-        for name in ("long_prompts", "identical", "empty", "seams", "shared_prompts")
+        for name in ("long_prompts", "identical", "empty", "prompt_boundary", "shared_prompts")
     ]
     assert problems["data.checks.shared_prompts.error"].message == (
         "eval: shared_prompts: 2 of 4 rows (50 %, more than 1 %): the prompt stands in data.train, "
@@ -172,7 +173,7 @@ def test_what_only_warns(crafted, make_recipe):
         "train: identical_after_cut: 3.33 %",
         "train: empty: 10 %",
         "train: duplicates: 10 %",
-        "train: seams: 6.67 %",
+        "train: prompt_boundary: 6.67 %",
         "eval: shared_prompts: 50 %",
     ]
     assert inputs.warnings[1] == (
@@ -209,7 +210,7 @@ def test_a_threshold_stops_a_run_before_weights_are_loaded(crafted, make_recipe,
             (bare / file.name).write_bytes(file.read_bytes())
     crafted["model"]["name_or_path"] = str(bare)
     recipe = make_recipe(crafted).recipe
-    with pytest.raises(DataError, match="seams: 2 of 30 rows"):
+    with pytest.raises(DataError, match="prompt_boundary: 2 of 30 rows"):
         train(recipe, recipe.dpo)
     assert not (Path(recipe.output_dir) / "run.json").exists()
 
@@ -345,7 +346,7 @@ def test_a_template_that_opens_answers_otherwise_warns(crafted, make_recipe):
     recipe = make_recipe(crafted).recipe
     inputs = load_run_datasets(recipe, recipe.sft, load_tokenizer(recipe.model))
     (warning,) = inputs.warnings
-    assert warning.startswith("train: template_seams: 100 % of the rows, and none is expected")
+    assert warning.startswith("train: template_boundary: 100 % of the rows, and none is expected")
 
 
 def test_what_repeats_in_another_source_repeats(crafted, make_recipe):
@@ -372,10 +373,10 @@ def test_a_check_of_tokens_needs_a_name_only(crafted, tokenizer):
 
     @dataclasses.dataclass
     class EvenPrompts:
-        names: tuple[str, ...] = ("template_seams",)
+        names: tuple[str, ...] = ("template_boundary",)
 
         def __call__(self, ids, room, trained=None):
-            return [] if len(ids["prompt_ids"]) % 2 else ["template_seams"]
+            return [] if len(ids["prompt_ids"]) % 2 else ["template_boundary"]
 
     sources = [Source(path="train.jsonl", split="train[:4]")]
     split = load_split(
@@ -388,7 +389,7 @@ def test_a_check_of_tokens_needs_a_name_only(crafted, tokenizer):
         checks=[lambda chat: EvenPrompts()],
     )
     # The prompts have 2, 3, 4 and 5 tokens.
-    assert in_figures(split) == {"template_seams": (2, 4, [1, 3], 2)}
+    assert in_figures(split) == {"template_boundary": (2, 4, [1, 3], 2)}
 
 
 # --- everywhere
@@ -524,7 +525,7 @@ def test_json(crafted, prefcli_data):
         "empty": "error",
         "duplicates": "warning",
         "chosen_longer": "note",
-        "seams": "error",
+        "prompt_boundary": "error",
     }
     assert "error: " in said
 

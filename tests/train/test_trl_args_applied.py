@@ -75,11 +75,11 @@ ELSEWHERE = {
     "model.quantization",
     "model.trust_remote_code",  # test_remote_code.py
     "reference.name_or_path",
-    "push",  # test_push.py
+    "push_to_hub",  # test_push.py
     "reference.revision",
     "sft_mix",  # test_sft_mix.py
     "launch",  # test_launch.py, test_launch_config.py
-    "anchor",  # test_anchor.py
+    "expected",  # test_anchor.py
     "data.train",
     "data.eval",
     "training.min_lr_ratio",  # with cosine_with_min_lr, below
