@@ -57,7 +57,7 @@ def main() -> None:
                 print(redact(json.dumps(content, indent=2, default=str)), flush=True)
         sys.exit(error.exit_code)
     except Exception:  # a bug of ours; what it quotes may be anything
-        if first_failure.has_siblings():
+        if first_failure.is_distributed():
             time.sleep(_FOR_THE_CAUSE)
         if first_failure.first_to_fail():
             _complain(traceback.format_exc())
