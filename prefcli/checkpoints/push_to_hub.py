@@ -17,7 +17,7 @@ from prefcli.console import is_main_process, say, warn
 from prefcli.errors import Problem, PushError, RecipeError
 from prefcli.hub.cache import offline
 from prefcli.recipe.paths import is_local
-from prefcli.recipe.push import Push
+from prefcli.recipe.push import PushToHub
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.secrets import hide
 
@@ -27,14 +27,14 @@ _WORSE = 1.5
 
 def check_push(recipe: Recipe) -> None:
     """What can be known before training. Raises RecipeError."""
-    options = recipe.push
+    options = recipe.push_to_hub
     if options is None:
         return
     if offline():
         raise RecipeError(
             Problem(
                 "there is no hub to push to: this machine is offline",
-                path="push",
+                path="push_to_hub",
                 hint=f"leave it out, and send the model later: {_by_hand(options, recipe)}",
             )
         )
@@ -42,13 +42,13 @@ def check_push(recipe: Recipe) -> None:
         raise RecipeError(
             Problem(
                 "nobody is logged in to the hub",
-                path="push",
+                path="push_to_hub",
                 hint="`hf auth login`, or export HF_TOKEN; or leave push out",
             )
         )
     if recipe.trains_adapter and is_local(recipe.model.name_or_path):
         warn(
-            f"push: the adapter will lie on {recipe.model.name_or_path}, a folder here that "
+            f"push_to_hub: the adapter will lie on {recipe.model.name_or_path}, a folder here that "
             "nobody who loads it from the hub has"
         )
 
@@ -56,7 +56,7 @@ def check_push(recipe: Recipe) -> None:
 def check_push_offline(recipe: Recipe) -> None:
     """Say where the model would go, and as whom, by asking the hub. Raises RecipeError."""
     check_push(recipe)
-    options = recipe.push
+    options = recipe.push_to_hub
     if options is None:
         return
     try:
@@ -66,12 +66,12 @@ def check_push_offline(recipe: Recipe) -> None:
             hide(
                 Problem(
                     f"the hub does not know this user: {_first_line(error)}",
-                    path="push",
+                    path="push_to_hub",
                     hint="`hf auth login` with a token that may write, or export HF_TOKEN",
                 )
             )
         ) from None
-    say(f"push: once it is finished, to {_place(options)}, as {name}")
+    say(f"push_to_hub: once it is finished, to {_place(options)}, as {name}")
 
 
 def push(recipe: Recipe, folder: RunDir) -> None:
@@ -79,19 +79,19 @@ def push(recipe: Recipe, folder: RunDir) -> None:
 
     For all processes; the main one does it, and keeps in run.json what came of it.
     """
-    options = recipe.push
+    options = recipe.push_to_hub
     if options is None or not is_main_process():
         return
     run = folder.read_run()
     target = {"repo_id": options.repo_id, "revision": options.revision or "main"}
-    done = run.get("push", {})
+    done = run.get("push_to_hub", {})
     if done.get("status") == "done" and done.items() >= target.items():
         return
     by_hand = _by_hand(options, recipe)
     try:
         why, hint = _unworthy(run), f"if it is right all the same: {by_hand}"
         if why is None:
-            say(f"push: {folder.model} to {_place(options)}")
+            say(f"push_to_hub: {folder.model} to {_place(options)}")
             url = _send(options, folder)
     except Exception as error:  # whatever it is, the model is saved
         why, hint = _first_line(error), f"the same command tries again; or {by_hand}"
@@ -99,14 +99,14 @@ def push(recipe: Recipe, folder: RunDir) -> None:
         problem = hide(
             Problem(
                 f"the model is saved in {folder.model}, but not pushed to {options.repo_id}: {why}",
-                path="push",
+                path="push_to_hub",
                 hint=hint,
             )
         )
         _keep(folder, run, {**target, "status": "failed", "why": problem.message})
         raise PushError(problem)
     _keep(folder, run, {**target, "status": "done", "url": url})
-    say(f"push: done: {url}")
+    say(f"push_to_hub: done: {url}")
 
 
 def _unworthy(run: Mapping[str, Any]) -> str | None:
@@ -122,7 +122,7 @@ def _unworthy(run: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _send(options: Push, folder: RunDir) -> str:
+def _send(options: PushToHub, folder: RunDir) -> str:
     hub = HfApi()
     place = hub.create_repo(options.repo_id, private=options.private, exist_ok=True)
     if options.private and not hub.repo_info(place.repo_id).private:
@@ -139,18 +139,18 @@ def _send(options: Push, folder: RunDir) -> str:
 
 
 def _keep(folder: RunDir, run: dict[str, Any], entry: dict[str, Any]) -> None:
-    run["push"] = {**entry, "at": now()}
+    run["push_to_hub"] = {**entry, "at": now()}
     with suppress(OSError):  # the folder may have been made read-only since
         folder.write_run(run)
 
 
-def _place(options: Push) -> str:
+def _place(options: PushToHub) -> str:
     branch = f", branch {options.revision}" if options.revision else ""
     secret = "private" if options.private else "PUBLIC"
     return f"{constants.ENDPOINT}/{options.repo_id} ({secret}{branch})"
 
 
-def _by_hand(options: Push, recipe: Recipe) -> str:
+def _by_hand(options: PushToHub, recipe: Recipe) -> str:
     flags = " --private" if options.private else ""
     flags += f" --revision {options.revision}" if options.revision else ""
     return f"`hf upload {options.repo_id} {RunDir(recipe.output_dir).model} .{flags}`"

@@ -18,14 +18,14 @@ from prefcli.recipe.load import leaves
 from prefcli.recipe.source_map import dotted
 
 FREE = (
-    "anchor",
+    "expected",
     "data.checks.",
     "data.num_proc",
     "health.",
     "launch",
     "logging.",
     "performance.",
-    "push",
+    "push_to_hub",
     "samples.",
     "training.gradient_checkpointing",
 )
@@ -60,7 +60,7 @@ ANYWAY: dict[str, str] = {
     "sft_mix.data": _DATA,
     "check_sft.": "that gate stands at the start of a run, and was passed",
 }
-"""Beginnings of settings that --resume-anyway takes, and what it means to take them."""
+"""Beginnings of settings that --force-resume takes, and what it means to take them."""
 
 _ONE_FORMAT = ("single", "ddp")
 """Strategies that read each other's checkpoints, and whose optimizer takes new settings."""
@@ -83,7 +83,7 @@ class ResumeDiff:
     """What differs from the run that is gone on with: refused, or taken and told."""
 
     anyway: bool = False
-    """Is --resume-anyway given?"""
+    """Is --force-resume given?"""
     here: dict[str, Any] = field(default_factory=dict)
     """What this start brings beside the recipe; nothing in a dry run, often another machine's."""
     taken: list[str] = field(default_factory=list)
@@ -109,12 +109,12 @@ class ResumeDiff:
                     f"{folder} holds a different run: {'; '.join(found[key] for key in refused)}",
                     path="output_dir",
                     hint="name another output_dir, or undo the change to go on with that run"
-                    + ("; or take it with --resume-anyway" if all(meaning.values()) else ""),
+                    + ("; or take it with --force-resume" if all(meaning.values()) else ""),
                 )
             )
         for key, difference in found.items():
             self.taken.append(difference)
-            warn(f"--resume-anyway: {difference}: {meaning[key]}")
+            warn(f"--force-resume: {difference}: {meaning[key]}")
 
     def _meaning(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         """Of taking it; None where it can't be taken."""

@@ -12,7 +12,7 @@ from typing import Any
 from prefcli import __version__
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.methods import Method
-from prefcli.model import Device, start_of
+from prefcli.model import Device, resolve_model
 from prefcli.recipe.schema import Recipe
 
 
@@ -41,7 +41,7 @@ def lineage(recipe: Recipe) -> list[dict[str, Any]]:
         stage = {"stage": run.get("method", "?"), "model": name}
         before = run.get("lineage", [])
     else:
-        start = start_of(recipe.model)
+        start = resolve_model(recipe.model)
         stage = {"stage": "start", "model": name, "revision": recipe.model.revision}
         before = []
         if start.adapter is not None:

@@ -10,8 +10,9 @@ import traceback
 
 from prefcli import first_failure, preemption
 from prefcli.cli.app import app
-from prefcli.cli.arguments import refuse_secrets
+from prefcli.cli.arguments import refuse_renamed, refuse_secrets
 from prefcli.console import is_main_process
+from prefcli.cuda_allocator import use_expandable_segments
 from prefcli.errors import ExitCode, PrefcliError
 from prefcli.secrets import redact
 from prefcli.telemetry import no_telemetry
@@ -40,10 +41,12 @@ def main() -> None:
     Of several processes on a machine, the first to fail speaks.
     """
     no_telemetry()
+    use_expandable_segments()
     try:
         with preemption.preemption_as_error():
             preemption.install_handlers()
             refuse_secrets(sys.argv[1:])
+            refuse_renamed(sys.argv[1:])
             app()
     except PrefcliError as error:
         if _speaks(error):

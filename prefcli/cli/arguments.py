@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prefcli.errors import Problem, RecipeError
+from prefcli.recipe.aliases import RENAMED_COMMANDS, RENAMED_FLAGS
 from prefcli.recipe.overrides import key_path
 from prefcli.secrets import is_secret
 
@@ -26,3 +27,14 @@ def refuse_secrets(arguments: Sequence[str]) -> None:
             )
     if problems:
         raise RecipeError(problems)
+
+
+def refuse_renamed(arguments: Sequence[str]) -> None:
+    """Raise RecipeError for a command or an option that has a new name."""
+    if arguments and (new := RENAMED_COMMANDS.get(arguments[0])):
+        raise RecipeError(
+            f"prefcli {arguments[0]} is now called {new}", hint=f"write prefcli {new} ..."
+        )
+    for argument in arguments:
+        if new := RENAMED_FLAGS.get(argument):
+            raise RecipeError(f"{argument} is now called {new}", hint=f"write {new}")

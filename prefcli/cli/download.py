@@ -12,7 +12,7 @@ from prefcli.errors import PrefcliError, RecipeError
 
 
 @app.command()
-def fetch(
+def download(
     arguments: Annotated[
         list[str],
         typer.Argument(
@@ -29,19 +29,18 @@ def fetch(
     overrides = [each for each in arguments if "=" in each]
     loaded = [load_recipe(each, overrides) for each in arguments if "=" not in each]
     if not loaded:
-        raise RecipeError("no recipe is named", hint="prefcli fetch RECIPE [KEY=VALUE]...")
+        raise RecipeError("no recipe is named", hint="prefcli download RECIPE [KEY=VALUE]...")
     # border
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    from prefcli.hub.download import Downloaded, total
-    from prefcli.hub.download import fetch as take
+    from prefcli.hub.download import Downloaded, fetch, total
 
     if not is_screen():
         disable_progress_bars()
     taken: list[Downloaded] = []
     failed: PrefcliError | None = None
     try:
-        for each in take([one.recipe for one in loaded]):
+        for each in fetch([one.recipe for one in loaded]):
             taken.append(each)
             say(str(each))
     except PrefcliError as error:

@@ -82,7 +82,7 @@ def slurm(
         ),
     ] = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="The nodes have no network; `prefcli fetch` first.")
+        bool, typer.Option("--offline", help="The nodes have no network; `prefcli download` first.")
     ] = False,
     allow_unusual: Annotated[
         bool, typer.Option("--allow-unusual", help="Passed on to the run.")

@@ -61,10 +61,10 @@ def _method_command(name: str) -> Callable[..., None]:
                 metavar="auto|never|PATH",
             ),
         ] = "auto",
-        resume_anyway: Annotated[
+        force_resume: Annotated[
             bool,
             typer.Option(
-                "--resume-anyway",
+                "--force-resume",
                 help="Go on although settings, data or processes have changed, where that is safe.",
             ),
         ] = False,
@@ -87,8 +87,8 @@ def _method_command(name: str) -> Callable[..., None]:
         method = section(loaded, name)
         resolve_offline(loaded, offline=offline)
         if dry_run:
-            if resume_anyway:
-                raise RecipeError("--resume-anyway has no effect on --dry-run", hint="drop one")
+            if force_resume:
+                raise RecipeError("--force-resume has no effect on --dry-run", hint="drop one")
             aims = Aims(devices, strategy, gpu_memory, sample)
             _rehearse(
                 loaded,
@@ -108,7 +108,7 @@ def _method_command(name: str) -> Callable[..., None]:
             resume,
             as_json,
             allow_unusual=allow_unusual,
-            resume_anyway=resume_anyway,
+            force_resume=force_resume,
         )
 
     command.__doc__ = METHODS[name].__doc__
@@ -122,7 +122,7 @@ def _train(
     as_json: bool,
     *,
     allow_unusual: bool,
-    resume_anyway: bool,
+    force_resume: bool,
 ) -> None:
     from prefcli.library_logging import quiet_libraries  # border
 
@@ -135,7 +135,7 @@ def _train(
             method,
             resume,
             allow_unusual=allow_unusual,
-            resume_anyway=resume_anyway,
+            force_resume=force_resume,
         )
     except PrefcliError as error:
         raise LocatedError(error, loaded) from None

@@ -3,7 +3,7 @@
 from prefcli.data.findings import Finding, Tally, judge
 from prefcli.data.row_stats import Limits, RowCheck
 from prefcli.data.split import Split, check_shape, load_split
-from prefcli.data.tokenization import tokenise
+from prefcli.data.tokenization import tokenize
 
 __all__ = [
     "Finding",
@@ -14,5 +14,5 @@ __all__ = [
     "check_shape",
     "judge",
     "load_split",
-    "tokenise",
+    "tokenize",
 ]

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from prefcli.data.findings import DROPS, Finding, Tally
 from prefcli.data.lengths import Ints, Lengths
-from prefcli.data.row_stats import Limits, Measures
+from prefcli.data.row_stats import Limits, RowStats
 from prefcli.recipe.data_checks import DataChecks
 
 Bools = npt.NDArray[np.bool_]
@@ -46,13 +46,13 @@ class Audit:
         if (name := DROPS[why]) is not None:
             self._found.setdefault(name, Tally()).add(lambda: place)
 
-    def enter(self, rows: Dataset, measures: Measures) -> list[int]:
+    def enter(self, rows: Dataset, measures: RowStats) -> list[int]:
         """Count the rows of a source; the indices of those that are kept."""
         self._measure_lengths(measures)
         keep = np.array([why is None for why in measures.drop], np.bool_)
         found = {name: at & keep for name, at in self._look(measures, keep).items()}
         self._kept.update({name: int(at.sum()) for name, at in found.items()})
-        place = functools.partial(place_of, rows)
+        place = functools.partial(row_place, rows)
         whys = np.array(measures.drop, dtype=object)
         for why in dict.fromkeys(whys[~keep].tolist()):
             lost = whys == why
@@ -66,7 +66,7 @@ class Audit:
         self.prompts = np.union1d(self.prompts, measures.prompt_key[keep])
         return [int(at) for at in np.flatnonzero(keep)]
 
-    def _look(self, measures: Measures, keep: Bools) -> dict[str, Bools]:
+    def _look(self, measures: RowStats, keep: Bools) -> dict[str, Bools]:
         """Where each finding is true."""
         found = dict(measures.faults)
         cut = {side: end > self.limits.room for side, end in measures.ends.items()}
@@ -116,7 +116,7 @@ class Audit:
             if name in self._found
         ]
 
-    def _measure_lengths(self, measures: Measures) -> None:
+    def _measure_lengths(self, measures: RowStats) -> None:
         row = np.maximum.reduce(list(measures.ends.values()))
         for name, tokens in {"prompt": measures.prompt, **measures.sides, "row": row}.items():
             self._lengths.setdefault(name, []).append(tokens)
@@ -133,7 +133,7 @@ class Audit:
         return found
 
 
-def place_of(rows: Dataset, index: int) -> str:
+def row_place(rows: Dataset, index: int) -> str:
     """File and row number."""
     row = rows[index]
     return f"{row['_file']}: row {row['_row']}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefcli.data.findings import in_words, level
-from prefcli.data.run_datasets import RunDatasets, read_inputs
+from prefcli.data.run_datasets import RunDatasets, read_run_datasets
 from prefcli.errors import Problem
 from prefcli.methods import Method
 from prefcli.model import load_tokenizer
@@ -48,7 +48,7 @@ class DataReport:
 
 def data_report(recipe: Recipe, method: Method, sample: int | None = None) -> DataReport:
     """sample: so many rows of each source. Raises RecipeError, and DataError for broken rows."""
-    inputs = read_inputs(recipe, method, load_tokenizer(recipe.model), sample=sample)
+    inputs = read_run_datasets(recipe, method, load_tokenizer(recipe.model), sample=sample)
     _, said = inputs.resolve_from_data(method)
     warnings, errors = inputs.judge(recipe.data.checks)
     return DataReport(inputs, recipe.data.checks, said, warnings, errors)

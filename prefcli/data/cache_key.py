@@ -18,7 +18,7 @@ from prefcli.data import Split
 from prefcli.data.arrow_cache import folder
 from prefcli.data.run_once import once
 from prefcli.data.sources import read
-from prefcli.data.split_cache import keep_splits, kept_splits
+from prefcli.data.split_cache import load_splits, save_splits
 from prefcli.errors import PrefcliError
 from prefcli.methods import Method
 from prefcli.recipe.paths import is_local
@@ -31,7 +31,7 @@ Splits = dict[str, Split]
 """train, eval and sft_mix, as far as there are any."""
 
 
-def splits_once(
+def cached_splits(
     recipe: Recipe,
     method: Method,
     tokenizer: PreTrainedTokenizerBase,
@@ -54,14 +54,14 @@ def splits_once(
         before = False
         splits = make()
         try:
-            keep_splits(splits, path)
+            save_splits(splits, path)
         except OSError:
             return splits
-        kept = kept_splits(path)
+        kept = load_splits(path)
         assert kept is not None, f"{path} can't be read back"
         return kept
 
-    splits = once(path, "data", lambda: kept_splits(path), made)
+    splits = once(path, "data", lambda: load_splits(path), made)
     return splits, path if path.exists() else None, before
 
 
@@ -81,10 +81,10 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
         {k: v for k, v in tokenizer.init_kwargs.items() if isinstance(v, (bool, int))},
         (transformers.__version__, tokenizers.__version__, trl.__version__),
     )
-    return digest_of(facts)
+    return json_digest(facts)
 
 
-def digest_of(facts: Any) -> str:
+def json_digest(facts: Any) -> str:
     """Of plain data."""
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
@@ -107,7 +107,7 @@ def _key(
         contents = [_content(source) for source in sources]
     except (OSError, PrefcliError):
         return None
-    return digest_of(
+    return json_digest(
         {
             "format": [_FORMAT, __version__],
             "data": data.model_dump(mode="json", exclude={"checks", "num_proc"}),
@@ -120,7 +120,7 @@ def _key(
                 method.rows,
                 method.prompt_margin,
                 method.frames_rows,
-                method.max_seam,
+                method.max_merged_tokens,
                 method.assistant_only,
                 method.sequential,
                 recipe.training.per_device_train_batch_size if method.pairs_neighbours else None,
@@ -133,7 +133,7 @@ def _content(source: Source) -> str:
     """Of a local file or folder what is in it, of a dataset on the hub what datasets calls it."""
     path = Path(source.path).expanduser()
     if not is_local(source.path):
-        return digest_of([part.fingerprint for part in read(source, "data").parts])
+        return json_digest([part.fingerprint for part in read(source, "data").parts])
     files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
     found = hashlib.blake2b(digest_size=16)
     for file in files:

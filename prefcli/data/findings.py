@@ -24,7 +24,7 @@ DROPS: dict[str, str | None] = {
     "chosen and rejected are identical": "identical",
     "the prompt alone fills max_length": "long_prompts",
     "chosen and rejected are identical after the cut at max_length": "identical_after_cut",
-    "several of the prompt's last tokens merge with the completion": "seams",
+    "several of the prompt's last tokens merge with the completion": "prompt_boundary",
     "no assistant token within max_length": None,
     "labelled false, and sft trains on what is labelled true": None,
 }

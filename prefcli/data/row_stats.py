@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcli.data.lengths import Ints
 from prefcli.data.readers import last_line
-from prefcli.data.tokenization import assistant_masks, sides_of, tokenise, tokenise_all
+from prefcli.data.tokenization import assistant_masks, sides_of, tokenize, tokenize_batch
 from prefcli.errors import DataError
 from prefcli.methods import RowKind
 
@@ -31,7 +31,7 @@ class Limits:
     """Tokens of prompt and completion; the completion is cut, the prompt must leave room."""
     prompt_margin: int = 0
     """Tokens the trainer may add to a prompt beyond those counted here."""
-    max_seam: int | None = None
+    max_merged_tokens: int | None = None
     """Tokens of a text prompt that may come out differently beside the completion."""
     assistant_only: bool = False
     """Nothing but what the chat template marks as the assistant's is trained on."""
@@ -57,7 +57,7 @@ class RowCheck(Protocol):
 
 
 @dataclass(frozen=True)
-class Measures:
+class RowStats:
     """The rows of a source in figures: arrays with an entry a row."""
 
     drop: list[str | None]
@@ -85,12 +85,12 @@ def measure(
     limits: Limits,
     num_proc: int | None,
     checks: Sequence[RowCheck] = (),
-) -> Measures:
+) -> RowStats:
     """Raises DataError where the chat template refuses a row."""
     chat = are_chats(rows)
     pairs = "chosen" in rows.column_names
     sides = ("chosen", "rejected") if pairs else ("completion",)
-    seams = "template_seams" if chat else "seams"
+    seams = "template_boundary" if chat else "prompt_boundary"
     faults = (seams, *(name for check in checks for name in check.names))
     keys = ("row_key", "prompt_key", "opposite_key")
     figures = ("tokens", "prompt", *sides, *map(_end, sides), *keys)
@@ -108,7 +108,7 @@ def measure(
         if kind == "labelled" and pairs:
             # trl will see each side alone, and may divide prompt and completion elsewhere.
             parts = [{"prompt": columns["prompt"], "completion": columns[side]} for side in sides]
-        ids = zip(*(_tokenise(part, tokenizer, batch) for part in parts), strict=True)
+        ids = zip(*(_tokenize(part, tokenizer, batch) for part in parts), strict=True)
         # Text has no assistant turns, and the caller says so.
         masks = assistant_masks(columns, tokenizer) if limits.assistant_only else None
         found = []
@@ -145,7 +145,7 @@ def measure(
             num_proc=num_proc,
         ).data
     arrays = {name: table.column(name).to_numpy() for name in (*figures, *faults)}
-    return Measures(
+    return RowStats(
         drop=table.column("drop").to_pylist(),
         tokens=arrays["tokens"],
         prompt=arrays["prompt"],
@@ -161,7 +161,7 @@ def measure(
 def measure_row(parts: Sequence[dict[str, Any]], limits: Limits, *, chat: bool) -> dict[str, Any]:
     """One row, or the two that a pair becomes."""
     drop, room = None, limits.room
-    max_seam = None if chat else limits.max_seam
+    max_merged_tokens = None if chat else limits.max_merged_tokens
     figures = {"tokens": 0, "prompt": 0}
     trained = []
     for at, ids in enumerate(parts):
@@ -173,7 +173,7 @@ def measure_row(parts: Sequence[dict[str, Any]], limits: Limits, *, chat: bool) 
             drop = "the prompt alone fills max_length"
         elif not all(sides.values()):
             drop = drop or "the chat template writes nothing for a completion"
-        elif max_seam is not None and ids["seam"] > max_seam:
+        elif max_merged_tokens is not None and ids["seam"] > max_merged_tokens:
             drop = drop or "several of the prompt's last tokens merge with the completion"
         figures["prompt"] = max(figures["prompt"], prompt)
         for side, tokens in sides.items():
@@ -217,18 +217,18 @@ def _key(content: Any) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), signed=True)
 
 
-def _tokenise(
+def _tokenize(
     columns: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, batch: dict[str, list[Any]]
 ) -> list[dict[str, Any]]:
     try:
-        return tokenise_all(columns, tokenizer)
+        return tokenize_batch(columns, tokenizer)
     # A chat template is a program of the user's, and may end in any exception.
     except Exception:
         if all(isinstance(values[0], str) for values in columns.values()):
             raise
         for at, (file, number) in enumerate(zip(batch["_file"], batch["_row"], strict=True)):
             try:
-                tokenise({name: values[at] for name, values in columns.items()}, tokenizer)
+                tokenize({name: values[at] for name, values in columns.items()}, tokenizer)
             except Exception as error:
                 raise DataError(
                     f"the chat template refuses this row: {last_line(error)}",

@@ -13,17 +13,17 @@ from pathlib import Path
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
-from prefcli.data import Limits, Split, Tally, check_shape, judge, load_split, tokenise
-from prefcli.data.cache_key import Splits, splits_once
+from prefcli.data import Limits, Split, Tally, check_shape, judge, load_split, tokenize
+from prefcli.data.cache_key import Splits, cached_splits
 from prefcli.data.special_tokens import SpecialTokenCheck
 from prefcli.data.token_view import RowView, view
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method, Sft
-from prefcli.model import load_tokenizer, named_reference, start_config
-from prefcli.model.stop_tokens import StopTokens, ends_of
+from prefcli.model import load_base_config, load_tokenizer, reference_model
+from prefcli.model.stop_tokens import StopTokens, load_stop_tokens
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.schema import Recipe
-from prefcli.recipe.sections import Model, SftMix
+from prefcli.recipe.sections import SftMix
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RunDatasets:
     """What was found in the data, above the shares of `data.checks` that warn."""
     kept: Path | None = None
     """Where other processes and later runs find these rows."""
-    kept_before: bool = False
+    was_cached: bool = False
     """Were they there already?"""
 
     def sequences(self, method: Method, max_length: int) -> tuple[int, bool]:
@@ -75,9 +75,9 @@ class RunDatasets:
     def splits(self) -> list[Split]:
         return [s for s in (self.train, self.eval, self.sft_mix) if s is not None]
 
-    def kept_lines(self) -> list[str]:
+    def cache_lines(self) -> list[str]:
         """Where the rows came from, if not from their sources."""
-        if self.kept is None or not self.kept_before:
+        if self.kept is None or not self.was_cached:
             return []
         rows = ", ".join(f"{split.name} {len(split.rows)}" for split in self.splits)
         return [f"data: prepared before ({rows} rows; key {self.kept.stem[:12]})"]
@@ -87,7 +87,7 @@ class RunDatasets:
         return judge({split.name: split.findings for split in self.splits}, checks)
 
 
-def mixed_in(recipe: Recipe, method: Method) -> SftMix | None:
+def active_sft_mix(recipe: Recipe, method: Method) -> SftMix | None:
     """What is mixed into this method's rows; None also where the fraction is 0."""
     mix = recipe.sft_mix
     if mix is None or mix.fraction == 0 or method.rows == "demonstration":
@@ -97,7 +97,7 @@ def mixed_in(recipe: Recipe, method: Method) -> SftMix | None:
 
 def shape_checks(recipe: Recipe, method: Method) -> list[Callable[[], str]]:
     """A look at each source without a tokenizer, for what it tells; see `glance`."""
-    data, mix = recipe.data, mixed_in(recipe, method)
+    data, mix = recipe.data, active_sft_mix(recipe, method)
     looks: list[Callable[[], str]] = [
         functools.partial(check_shape, data.train, "data.train", method.rows)
     ]
@@ -112,7 +112,7 @@ def shape_checks(recipe: Recipe, method: Method) -> list[Callable[[], str]]:
     return looks
 
 
-def first_row(
+def first_row_view(
     recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase, split: Split
 ) -> RowView:
     """The first row that is kept, token by token."""
@@ -122,21 +122,13 @@ def first_row(
     return view(row, tokenizer, method, recipe.data.max_length, split.place(0))
 
 
-def reference_of(recipe: Recipe) -> Model | None:
-    """The model that the recipe names as reference; None for the starting policy."""
-    other = recipe.reference
-    if other.name_or_path is None:
-        return None
-    return named_reference(other.name_or_path, other.revision, recipe.model)
-
-
 def check_reference(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
     """A named reference reads the same tokens as the policy. Raises RecipeError."""
-    named = reference_of(recipe)
+    named = reference_model(recipe.reference, recipe.model)
     if named is None:
         return
     where = "reference"
-    check_fit(recipe, start_config(named, where=where), tokenizer, where=where)
+    check_model_fit(recipe, load_base_config(named, where=where), tokenizer, where=where)
     theirs = load_tokenizer(named.model_copy(update={"chat_template": None}), where=where)
     if theirs.get_vocab() != tokenizer.get_vocab():
         raise RecipeError(
@@ -149,7 +141,7 @@ def check_reference(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def check_fit(
+def check_model_fit(
     recipe: Recipe,
     config: PretrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -180,7 +172,7 @@ def check_fit(
         raise RecipeError(problems)
 
 
-def load_inputs(
+def load_run_datasets(
     recipe: Recipe,
     method: Method,
     tokenizer: PreTrainedTokenizerBase,
@@ -195,7 +187,7 @@ def load_inputs(
     inputs = (
         _inputs_once(recipe, method, tokenizer)
         if sample is None
-        else read_inputs(recipe, method, tokenizer, sample=sample)
+        else read_run_datasets(recipe, method, tokenizer, sample=sample)
     )
     warnings, errors = inputs.judge(recipe.data.checks)
     if errors:
@@ -205,15 +197,15 @@ def load_inputs(
 
 def _inputs_once(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase) -> RunDatasets:
     """`read_inputs`, unless another process has done it."""
-    ends = ends_of(recipe.model, tokenizer, adapter=recipe.trains_adapter)
+    ends = load_stop_tokens(recipe.model, tokenizer, adapter=recipe.trains_adapter)
 
     def make() -> Splits:
-        inputs = read_inputs(recipe, method, tokenizer)
+        inputs = read_run_datasets(recipe, method, tokenizer)
         found = {"train": inputs.train, "eval": inputs.eval, "sft_mix": inputs.sft_mix}
         return {name: split for name, split in found.items() if split is not None}
 
-    splits, path, before = splits_once(
-        recipe, method, tokenizer, mixed_in(recipe, method), sorted(ends.ids), make
+    splits, path, before = cached_splits(
+        recipe, method, tokenizer, active_sft_mix(recipe, method), sorted(ends.ids), make
     )
     return RunDatasets(
         splits["train"],
@@ -221,11 +213,11 @@ def _inputs_once(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerB
         ends,
         splits.get("sft_mix"),
         kept=path,
-        kept_before=before,
+        was_cached=before,
     )
 
 
-def read_inputs(
+def read_run_datasets(
     recipe: Recipe,
     method: Method,
     tokenizer: PreTrainedTokenizerBase,
@@ -236,13 +228,13 @@ def read_inputs(
     data = recipe.data
     if method.assistant_only:
         tokenizer = _with_marks(tokenizer)
-    ends = ends_of(recipe.model, tokenizer, adapter=recipe.trains_adapter)
+    ends = load_stop_tokens(recipe.model, tokenizer, adapter=recipe.trains_adapter)
     read = functools.partial(
         load_split,
         kind=method.rows,
         tokenizer=tokenizer,
         limits=Limits(
-            data.max_length, method.prompt_margin, method.max_seam, method.assistant_only
+            data.max_length, method.prompt_margin, method.max_merged_tokens, method.assistant_only
         ),
         seed=recipe.seed,
         num_proc=data.num_proc,
@@ -283,7 +275,7 @@ def _without_a_lone_row(split: Split, recipe: Recipe, tokenizer: PreTrainedToken
     why = f"alone in the last device batch of {size}, where kto pairs neighbours"
     dropped = Tally()
     dropped.add(lambda: split.place(last))
-    ids = tokenise(split.rows[last], tokenizer)
+    ids = tokenize(split.rows[last], tokenizer)
     tokens = min(len(ids["prompt_ids"]) + len(ids["completion_ids"]), recipe.data.max_length)
     return dataclasses.replace(
         split,
@@ -300,7 +292,7 @@ def _demonstrations(
     ends: StopTokens,
     sample: int | None,
 ) -> Split | None:
-    mix = mixed_in(recipe, method)
+    mix = active_sft_mix(recipe, method)
     if mix is None:
         return None
     split = load_split(

@@ -262,8 +262,8 @@ def _unreachable(source: Source, where: str, why: str) -> UnreachableError:
             f"the hub can't be asked for {source.path}{at}, and {why}",
             path=f"{where}.path",
             hint=_nearest_file(Path(source.path))
-            or "`prefcli fetch RECIPE` fills the cache where there is a network; or point path at "
-            "a local copy",
+            or "`prefcli download RECIPE` fills the cache where there is a network; or point "
+            "path at a local copy",
         )
     )
 

@@ -10,7 +10,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.data.arrow_cache import digest
-from prefcli.data.audit import Audit, place_of
+from prefcli.data.audit import Audit, row_place
 from prefcli.data.convert import COLUMNS, Place, convert, pairs_to_labels
 from prefcli.data.findings import Finding, Tally
 from prefcli.data.lengths import Ints, Lengths
@@ -68,7 +68,7 @@ class Split:
 
     def place(self, index: int) -> str:
         """File and row number of a kept row."""
-        return place_of(self.rows, index)
+        return row_place(self.rows, index)
 
     def lines(self) -> list[str]:
         """What happened to the rows, a line each."""

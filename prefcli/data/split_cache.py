@@ -20,7 +20,7 @@ from prefcli.data.split import Split
 _BATCH = 1000
 
 
-def keep_splits(splits: Mapping[str, Split], path: Path) -> None:
+def save_splits(splits: Mapping[str, Split], path: Path) -> None:
     """Figures beside `path`, which is written last, and the rows among datasets' files.
 
     Raises OSError where the folder can't be written.
@@ -55,7 +55,7 @@ def keep_splits(splits: Mapping[str, Split], path: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
-def kept_splits(path: Path) -> dict[str, Split] | None:
+def load_splits(path: Path) -> dict[str, Split] | None:
     """What `keep_splits` has left there; None where that is nothing, or not whole any more."""
     try:
         told = json.loads(path.read_text("utf-8"))

@@ -20,7 +20,7 @@ def _byte_level_letters() -> dict[str, int]:
 _LETTERS = _byte_level_letters()
 
 
-class Pieces:
+class TokenText:
     """Tokens in a tokenizer's words. A lone token is not decoded: it would lose its space."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -50,11 +50,11 @@ class Pieces:
 
     def text(self, number: int) -> str:
         """Escaped; bytes that are no whole character as <0x..>, special tokens with their id."""
-        text = on_one_line(self.raw(number).decode("utf-8", "surrogateescape"))
+        text = escape_text(self.raw(number).decode("utf-8", "surrogateescape"))
         return f"{text}={number}" if number in self._special else text
 
 
-def on_one_line(text: str) -> str:
+def escape_text(text: str) -> str:
     """For a log: control characters, and what else can't be seen, escaped."""
     return "".join(map(_readable, text))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from prefcli.data.token_text import Pieces
+from prefcli.data.token_text import TokenText
 from prefcli.data.tokenization import (
     Ids,
     SpecialTokens,
@@ -17,7 +17,7 @@ from prefcli.data.tokenization import (
     is_chat,
     prompt_alone,
     sides_of,
-    tokenise,
+    tokenize,
 )
 from prefcli.methods import Method
 
@@ -45,7 +45,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Seam:
+class PromptBoundary:
     """Tokens that the prompt ends with alone, and what stands there beside each completion."""
 
     alone: Sequence[str]
@@ -65,7 +65,7 @@ class RowView:
     place: str
     max_length: int
     parts: Mapping[str, Part]
-    seam: Seam | None
+    seam: PromptBoundary | None
     prompt_why: str = ""
     """What trains the prompt, where only one term of the loss does."""
 
@@ -132,13 +132,13 @@ def view(
     With assistant_only_loss, the tokenizer is one whose chat template marks assistant turns.
     """
     chat = is_chat(row)
-    ids = SpecialTokens.of(tokenizer, method, chat=chat).around(tokenise(row, tokenizer))
+    ids = SpecialTokens.of(tokenizer, method, chat=chat).around(tokenize(row, tokenizer))
     prompt, sides = ids["prompt_ids"], sides_of(ids)
     prompt_trained = method.prompt_in_sft_term or method.trains_prompt
     columns = {name: [value] for name, value in row.items()}
     masks = assistant_masks(columns, tokenizer) if method.assistant_only else None
     marked = masks[0] if masks else None
-    pieces = Pieces(tokenizer)
+    pieces = TokenText(tokenizer)
     parts = {}
     if prompt:
         mask = [prompt_trained] * len(prompt)
@@ -153,20 +153,22 @@ def view(
         place,
         max_length,
         parts,
-        seam_of(row, tokenizer),
+        prompt_boundary(row, tokenizer),
         "by the SFT term alone" if method.prompt_in_sft_term else "",
     )
 
 
-def seam_of(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Seam | None:
+def prompt_boundary(
+    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> PromptBoundary | None:
     """Where the prompt's last tokens come out differently beside the completion; None where not."""
-    ids = tokenise(row, tokenizer)
+    ids = tokenize(row, tokenizer)
     if not ids["seam"]:
         return None
-    pieces = Pieces(tokenizer)
+    pieces = TokenText(tokenizer)
     alone = prompt_alone(row, tokenizer)[-ids["seam"] :]
     reach = sum(len(pieces.raw(i)) for i in alone)
-    return Seam(
+    return PromptBoundary(
         [pieces.text(i) for i in alone],
         {
             side: [pieces.text(i) for i in _covering(tokens, reach, pieces)]
@@ -175,7 +177,7 @@ def seam_of(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Seam 
     )
 
 
-def _covering(tokens: Ids, reach: int, pieces: Pieces) -> Ids:
+def _covering(tokens: Ids, reach: int, pieces: TokenText) -> Ids:
     """The first tokens, until they hold as many bytes."""
     taken: Ids = []
     for token in tokens:
@@ -186,7 +188,7 @@ def _covering(tokens: Ids, reach: int, pieces: Pieces) -> Ids:
     return taken
 
 
-def _part(tokens: Ids, mask: Sequence[bool], room: int, pieces: Pieces) -> Part:
+def _part(tokens: Ids, mask: Sequence[bool], room: int, pieces: TokenText) -> Part:
     room = max(room, 0)
     kept = zip(tokens[:room], mask[:room], strict=True)
     return Part([Token(pieces.text(i), i, on) for i, on in kept], max(len(tokens) - room, 0))

@@ -16,17 +16,17 @@ SIDES = ("chosen", "rejected", "completion")
 """The columns that may hold a completion."""
 
 
-def tokenise(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def tokenize(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """`prompt_ids` and the ids of each completion; whole texts have an empty prompt.
 
     Returns the keys of the row's kind: chosen_ids and rejected_ids, or completion_ids. `seam` is
     the number of prompt tokens that came out differently beside the completion; they count as
     completion, as trl counts them.
     """
-    return tokenise_all({name: [value] for name, value in row.items()}, tokenizer)[0]
+    return tokenize_batch({name: [value] for name, value in row.items()}, tokenizer)[0]
 
 
-def tokenise_all(
+def tokenize_batch(
     rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
     """`tokenise` for many rows at once, given by column."""

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcli import __version__
 from prefcli.data.arrow_cache import folder
-from prefcli.data.cache_key import digest_of, tokenizer_digest
+from prefcli.data.cache_key import json_digest, tokenizer_digest
 from prefcli.data.run_once import file_lock
 from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
@@ -55,12 +55,12 @@ class CachedMapDataset(Dataset):  # type: ignore[misc]  # datasets is untyped
             name: value if isinstance(value, (str, int, list, type(None))) else str(type(value))
             for name, value in (options.get("fn_kwargs") or {}).items()
         }
-        return digest_of([self._fingerprint, self.key, step.__qualname__, plain, given])
+        return json_digest([self._fingerprint, self.key, step.__qualname__, plain, given])
 
 
-def key_of(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase) -> str:
+def trl_cache_key(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase) -> str:
     """Of what trl's preparation depends on beside the rows."""
-    return digest_of(
+    return json_digest(
         [
             __version__,
             method.name,

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefcli.data import Limits, Split, load_split, tokenise
+from prefcli.data import Limits, Split, load_split, tokenize
 from prefcli.errors import DataError
 from prefcli.evaluation.logprobs import Row, Score, score
 from prefcli.methods import Method, RowKind
-from prefcli.model import check_start, detect_device, load_policy, load_tokenizer, on_device
+from prefcli.model import check_model, detect_device, load_policy, load_tokenizer, to_device
 from prefcli.model.base_model import merged
 from prefcli.packed_forward.install import FastForward
 from prefcli.recipe import Recipe
@@ -85,22 +85,22 @@ def check_sft(recipe: Recipe) -> SftReport:
     device = detect_device()
     # Whatever will be done with an adapter, the policy to measure is the same.
     recipe = recipe.model_copy(update={"model": merged(recipe.model)})
-    check_start(recipe)
+    check_model(recipe)
     tokenizer = load_tokenizer(recipe.model)
-    split = gate_split(recipe, kind_of(list(recipe.methods.values())), tokenizer)
+    split = load_gate_split(recipe, row_kind(list(recipe.methods.values())), tokenizer)
     dtype = device.dtype(recipe.model, frozen=recipe.trains_adapter)
     model = load_policy(recipe.model, dtype, recipe.seed)
-    return measure_sft(on_device(model, device), tokenizer, split, recipe)
+    return measure_sft(to_device(model, device), tokenizer, split, recipe)
 
 
-def kind_of(methods: Sequence[Method]) -> RowKind:
+def row_kind(methods: Sequence[Method]) -> RowKind:
     """Pairs if any method wants them: they tell most."""
     kinds: list[RowKind] = [m.rows for m in methods]
     order: tuple[RowKind, ...] = ("pair", "labelled", "demonstration")
     return next(kind for kind in order if kind in kinds)
 
 
-def gate_split(recipe: Recipe, kind: RowKind, tokenizer: PreTrainedTokenizerBase) -> Split:
+def load_gate_split(recipe: Recipe, kind: RowKind, tokenizer: PreTrainedTokenizerBase) -> Split:
     name = "eval" if recipe.data.eval is not None else "train"
     return load_split(
         recipe.data.eval or recipe.data.train,
@@ -119,7 +119,7 @@ def measure_sft(
     """Score at most `check_sft.max_rows` rows of the split, drawn with the recipe's seed."""
     indices = _draw(len(split.rows), recipe.check_sft.max_rows, recipe.seed)
     rows = [split.rows[i] for i in indices]
-    ids = [tokenise(row, tokenizer) for row in rows]
+    ids = [tokenize(row, tokenizer) for row in rows]
     good = "chosen_ids" if "chosen" in split.rows.column_names else "completion_ids"
     bad = "rejected_ids" if good == "chosen_ids" else good
     liked = [row.get("label") is not False for row in rows]

@@ -49,7 +49,9 @@ def answers(
     prompts = read_prompts(prompts_file)
     columns = {}
     for name in models:
-        model, tokenizer = load_writer(Model(name_or_path=name, chat_template=chat_template))
+        model, tokenizer = load_for_generation(
+            Model(name_or_path=name, chat_template=chat_template)
+        )
         columns[name] = sample(model, tokenizer, prompts, options)
     return [
         {
@@ -79,7 +81,7 @@ def read_prompts(path: str) -> list[Prompt]:
     return prompts
 
 
-def load_writer(options: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_for_generation(options: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A finished run's model/ folder, an adapter with its base, or any hub model."""
     device = detect_device()
     dtype = torch.bfloat16 if device.bfloat16 else torch.float32

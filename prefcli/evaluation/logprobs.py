@@ -50,7 +50,7 @@ def score(
     """log p(completion | prompt) of each (prompt ids, completion ids), cut at `max_length`.
 
     The first token of a row without a prompt has no context and is not scored. None where nothing
-    is left to score. Results are in the order of the rows. autocast: compute in bfloat16 on a GPU.
+    is left to score. Results are in the order of the rows. autocast: compute in bfloat16.
     speed: by its forward, where that is safe; rows of one prompt share it.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -143,7 +143,7 @@ def _score_packed(
     ids, mask, scored = padded(rows, max_length)
     batch = {"input_ids": ids, "attention_mask": mask, "labels": ids.where(scored, -100)}
     batch = {name: values.to(model.device) for name, values in batch.items()}
-    with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
         log_probs = model(**batch, fused_lm_head=True).log_probs
     sums = log_probs.double().sum(1).tolist()
     return [Score(each, count) for each, count in zip(sums, scored.sum(1).tolist(), strict=True)]
@@ -178,7 +178,7 @@ def completion_logits(
     # As in training: autocast is what lets flash attention take float32 weights.
     with (
         _head_only_at(model, before),
-        torch.autocast("cuda", torch.bfloat16, enabled=autocast),
+        torch.autocast(model.device.type, torch.bfloat16, enabled=autocast),
     ):
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     return logits, ids[scored], counts

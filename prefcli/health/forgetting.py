@@ -26,7 +26,8 @@ class Forgetting(HealthRule):
     note: Positive = 0.2
     """Nats a token: a rise beyond it is a note."""
     rise: Positive = 0.5
-    """Nats a token: beyond it, as severe as `level`. At 0.5 the perplexity is 1.65 times as high."""
+    """Nats a token: beyond it, as severe as `level`. At 0.5 the perplexity is 1.65 times as
+    high."""
     steps: Count = 30
     """Optimizer steps that are averaged; the start is the mean of the first 10."""
 

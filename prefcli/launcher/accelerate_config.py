@@ -44,19 +44,19 @@ def _zero(stage: int) -> dict[str, Any]:
 
 def accelerate_config(recipe: Recipe, launch: Launch, processes: int) -> dict[str, Any]:
     """What `accelerate launch --config_file` reads. processes: on each machine."""
-    count = processes * launch.machines
+    count = processes * launch.nodes
     config: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "NO"
         if launch.strategy == "ddp" and count == 1
         else _TYPES[launch.strategy],
-        "num_machines": launch.machines,
+        "num_machines": launch.nodes,
         "num_processes": count,
         "machine_rank": 0,
         "mixed_precision": _PRECISIONS[recipe.model.dtype],
         "use_cpu": False,
         # A free port of the machine; several machines agree on one.
-        **({"main_process_port": 0} if launch.machines == 1 else {"same_network": True}),
+        **({"main_process_port": 0} if launch.nodes == 1 else {"same_network": True}),
     }
     if launch.strategy == "fsdp2":
         config["fsdp_config"] = dict(FSDP2)
@@ -70,7 +70,7 @@ def command_lines(launch: Launch, processes: int, file: str, words: Sequence[str
 
     words: after `prefcli`.
     """
-    several = launch.machines > 1
+    several = launch.nodes > 1
     run = f"-m prefcli {shlex.join(words)}"
     there = (
         ' --machine_rank "$NODE_RANK" --main_process_ip "$MASTER_ADDR"'
@@ -79,7 +79,7 @@ def command_lines(launch: Launch, processes: int, file: str, words: Sequence[str
     lines = [f"accelerate launch --config_file {shlex.quote(file)}{there * several} {run}"]
     if launch.strategy == "ddp":
         there = (
-            f'--nnodes {launch.machines} --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" '
+            f'--nnodes {launch.nodes} --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" '
             '--master-port "$MASTER_PORT"'
         )
         where = there if several else "--standalone"

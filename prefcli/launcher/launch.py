@@ -40,9 +40,9 @@ def launch_processes(
 
     Raises RecipeError before any process is started, PrefcliError if a process was killed.
     """
-    check_srun_tasks(launch.machines)
+    check_srun_tasks(launch.nodes)
     processes = _processes(launch)
-    rendezvous = find_rendezvous(launch.machines) if launch.machines > 1 else None
+    rendezvous = find_rendezvous(launch.nodes) if launch.nodes > 1 else None
     os.environ |= _environment(recipe, launch, processes)
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(_shutdown_signals())
     # This process reports what the agent would log.
@@ -104,7 +104,7 @@ def _environment(recipe: Recipe, launch: Launch, processes: int) -> dict[str, st
         variables["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // processes))
     if torch.cuda.device_count():
         # As for one node: the agent handles the rendezvous of several.
-        single_node = launch.model_copy(update={"machines": 1})
+        single_node = launch.model_copy(update={"nodes": 1})
         variables = (
             accelerate_environment(accelerate_config(recipe, single_node, processes)) | variables
         )
@@ -155,8 +155,8 @@ def _worker_spec(
             "static",
             f"{rendezvous.address}:{rendezvous.port}",
             rendezvous.job,
-            launch.machines,
-            launch.machines,
+            launch.nodes,
+            launch.nodes,
             rank=rendezvous.node,
             timeout=_RENDEZVOUS_TIMEOUT,
         )
@@ -181,7 +181,7 @@ def _describe(launch: Launch, processes: int, rendezvous: Rendezvous | None) -> 
     if rendezvous is None:
         return local
     return (
-        f"{local}, node {rendezvous.node} of 0 to {launch.machines - 1}, "
+        f"{local}, node {rendezvous.node} of 0 to {launch.nodes - 1}, "
         f"rendezvous at {rendezvous.address}:{rendezvous.port}"
     )
 
@@ -192,7 +192,7 @@ def _rendezvous_problem(error: Exception, rendezvous: Rendezvous | None) -> Prob
         return Problem(f"the processes could not be started: {first}", code="ENV004")
     return Problem(
         f"the nodes did not connect at {rendezvous.address}:{rendezvous.port}: {first}",
-        path="launch.machines",
+        path="launch.nodes",
         hint="check on every node that the host name resolves and that the port is free and open; "
         "set MASTER_ADDR and MASTER_PORT to use others",
         code="ENV004",

@@ -38,7 +38,7 @@ def find_rendezvous(nodes: int, environment: Mapping[str, str] = os.environ) -> 
             Problem(
                 f"{nodes} nodes must find each other, and {', '.join(missing)} "
                 f"{'is' if len(missing) == 1 else 'are'} not set",
-                path="launch.machines",
+                path="launch.nodes",
                 hint="start prefcli with srun, one task per node; or set NODE_RANK (0 to "
                 f"{nodes - 1}) on each node, and on all of them MASTER_ADDR (the host name of "
                 "node 0) and MASTER_PORT (a free port there)",
@@ -99,7 +99,7 @@ def _number(name: str, text: str) -> int:
         raise RecipeError(
             Problem(
                 f"{name} is {text!r}, which is not a number",
-                path="launch.machines",
+                path="launch.nodes",
                 hint=f"set {name} to a number",
                 code="ENV005",
             )
@@ -111,7 +111,7 @@ def _mismatch(nodes: int, actual: str) -> RecipeError:
     return RecipeError(
         Problem(
             f"the recipe asks for {nodes} nodes, but {actual}",
-            path="launch.machines",
+            path="launch.nodes",
             hint="use the same number in the recipe and in the job",
             code="ENV005",
         )

@@ -19,12 +19,12 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
 
-from prefcli.data.run_datasets import mixed_in
+from prefcli.data.run_datasets import active_sft_mix
 from prefcli.memory.optimizer_state_size import BITSANDBYTES, on_device, on_disk
 from prefcli.methods import Method
-from prefcli.model import Device, lora_config, parameters_of
+from prefcli.model import Device, count_parameters, lora_config
 from prefcli.model.lora import trainable
-from prefcli.model.remote_code import origin_of
+from prefcli.model.remote_code import from_config_kwargs
 from prefcli.recipe.schema import Recipe
 
 _PACKED = {"4bit": 0.6, "8bit": 1.1}
@@ -66,7 +66,7 @@ def estimate_activation_memory(
         patch.object(torch.nn.Module, "to", to_type),
     ):
         model = _model(recipe, policy, dtype)
-        every, trained = parameters_of(model)
+        every, trained = count_parameters(model)
         kept = _kept(model, rows, length, half=half)
     frozen = _PACKED.get(recipe.model.quantization or "", dtype.itemsize)
     # As the recipe has it, an adapter is trained in float32 on whatever lies below it.
@@ -92,7 +92,7 @@ def estimate_activation_memory(
 def _rows(recipe: Recipe, method: Method) -> int:
     """In a forward pass with a gradient."""
     batch = recipe.training.per_device_train_batch_size
-    mix = mixed_in(recipe, method)
+    mix = active_sft_mix(recipe, method)
     beside = ceil(batch * mix.fraction / (1 - mix.fraction)) if mix is not None else 0
     return (2 if method.rows == "pair" else 1) * batch + beside
 
@@ -102,7 +102,7 @@ def _model(recipe: Recipe, policy: Policy, dtype: torch.dtype) -> Any:
     model = AutoModelForCausalLM.from_config(
         policy.config,
         dtype=dtype,
-        **origin_of(policy.config, recipe.model),
+        **from_config_kwargs(policy.config, recipe.model),
         **({"attn_implementation": "eager"} if eager else {}),
     )
     if recipe.lora is not None:

@@ -31,7 +31,7 @@ from transformers.integrations import moe
 from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
 
-from prefcli.data.run_datasets import mixed_in
+from prefcli.data.run_datasets import active_sft_mix
 from prefcli.memory.activations import to_type
 from prefcli.memory.dummy_data import demonstrations, one_token_a_word, rows_of
 from prefcli.memory.fake_quantized import pack
@@ -40,7 +40,7 @@ from prefcli.memory.profiler import Peak, Tracker
 from prefcli.methods import Method
 from prefcli.model import Device, lora_config
 from prefcli.model.lora import train_in_float32, trainable
-from prefcli.model.remote_code import origin_of
+from prefcli.model.remote_code import from_config_kwargs
 from prefcli.packed_forward.cpo_orpo_mixin import CpoOrpoMixin
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
@@ -197,7 +197,7 @@ def _model(recipe: Recipe, config: PretrainedConfig, machine: Device) -> PreTrai
     return AutoModelForCausalLM.from_config(
         config,
         dtype=machine.dtype(recipe.model, frozen=recipe.trains_adapter),
-        **origin_of(config, recipe.model),
+        **from_config_kwargs(config, recipe.model),
         **({"attn_implementation": "eager"} if eager else {}),
     )
 
@@ -214,7 +214,7 @@ def _trainer(
     batch = recipe.training.per_device_train_batch_size
     # A second micro-batch meets the gradients of the first; a third would meet the same.
     batches = 2 if recipe.training.global_batch_size > batch else 1
-    mix = mixed_in(recipe, method)
+    mix = active_sft_mix(recipe, method)
     rows = Dataset.from_list(rows_of(method, batch * batches, length))
     config_class, trl_class = method.trl_classes()
     plain = _plain(recipe, batch * batches)
@@ -282,7 +282,7 @@ def _warm(trainer: Any, recipe: Recipe, machine: Device, tracker: Tracker) -> No
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     optimizer = trainer.create_optimizer()
     optim = recipe.training.optim
-    if machine.kind == "cuda" and "fused" not in optim:
+    if machine.kind == "cuda" and "fused" not in recipe.training.optimizer_on(machine.kind):
         # torch's choice on a GPU: all tensors at once, with copies of them all in passing.
         for group in optimizer.param_groups:
             if "foreach" in group:

@@ -80,7 +80,7 @@ def _devices(launch: Launch) -> int:
                 hint="say over how many, as in --devices 8",
             )
         )
-    return each * launch.machines
+    return each * launch.nodes
 
 
 def _bytes(text: str) -> int:

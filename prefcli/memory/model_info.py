@@ -8,12 +8,17 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefcli.data.run_datasets import reference_of
 from prefcli.errors import Problem, RecipeError
 from prefcli.memory.fake_step import Architectures
 from prefcli.memory.sharding import Sizes, blocks
-from prefcli.model import adapted, check_targets, lora_config, parameters_of, start_config
-from prefcli.model.base_model import Start
+from prefcli.model import (
+    check_targets,
+    count_parameters,
+    load_base_config,
+    lora_config,
+    with_adapter,
+)
+from prefcli.model.base_model import ModelSource, reference_model
 from prefcli.model.loading import empty_model
 from prefcli.recipe.schema import Recipe
 
@@ -71,12 +76,12 @@ class ModelInfo:
         }
 
 
-def size(recipe: Recipe, start: Start, config: PretrainedConfig) -> ModelInfo:
+def size(recipe: Recipe, start: ModelSource, config: PretrainedConfig) -> ModelInfo:
     """Raises RecipeError: no such layers for LoRA, no such attention, an unknown architecture."""
     model = empty_model(config, recipe.model)
     _check_attention(recipe, model)
     architecture = type(model).__name__
-    total, _ = parameters_of(model)
+    total, _ = count_parameters(model)
     layer, root = blocks(model)
     targets: list[str] = []
     adapter = None
@@ -87,15 +92,17 @@ def size(recipe: Recipe, start: Start, config: PretrainedConfig) -> ModelInfo:
         adapter = start.adapter
     trainable = total
     if adapter is not None:
-        peft = adapted(model, adapter)
-        _, trainable = parameters_of(peft)
+        peft = with_adapter(model, adapter)
+        _, trainable = count_parameters(peft)
         targets = targets or [
             name for name, module in peft.named_modules() if hasattr(module, "lora_A")
         ]
-    named = reference_of(recipe)
-    reference = start_config(named, where="reference") if named is not None else None
+    named = reference_model(recipe.reference, recipe.model)
+    reference = load_base_config(named, where="reference") if named is not None else None
     beside = (
-        parameters_of(empty_model(reference, recipe.model))[0] if reference is not None else total
+        count_parameters(empty_model(reference, recipe.model))[0]
+        if reference is not None
+        else total
     )
     text = config.get_text_config()
     return ModelInfo(

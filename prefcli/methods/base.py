@@ -59,7 +59,7 @@ class Method(ConfigBase):
     """trl's trainer itself puts a BOS before a row and an EOS after it, where they are missing."""
     prompt_in_sft_term: ClassVar[bool] = False
     """The SFT term is taken over the prompt, too."""
-    max_seam: ClassVar[int | None] = None
+    max_merged_tokens: ClassVar[int | None] = None
     """Tokens of a prompt that may merge with the completion, where trl's trainer has a limit."""
     learning_rates: ClassVar[LearningRates]
     metrics: ClassVar[tuple[str, ...]] = (
@@ -117,7 +117,7 @@ class Method(ConfigBase):
 
     @property
     def eval_metrics(self) -> tuple[str, ...]:
-        """Figures of an evaluation, as metrics.jsonl names them; `anchor` and early stopping take
+        """Figures of an evaluation, as metrics.jsonl names them; `expected` and early stopping take
         these."""
         return tuple(f"eval_{name}" for name in ("loss", *self.metrics))
 

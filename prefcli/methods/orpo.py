@@ -20,7 +20,7 @@ class Orpo(Method):
     prompt_margin: ClassVar[int] = 1  # trl's ORPO adds a BOS token where the text has none
     frames_rows: ClassVar[bool] = True
     prompt_in_sft_term: ClassVar[bool] = True  # as in the authors' code
-    max_seam: ClassVar[int | None] = 1  # beyond that it raises, or takes the wrong tokens
+    max_merged_tokens: ClassVar[int | None] = 1  # beyond that it raises, or takes the wrong tokens
     learning_rates: ClassVar[LearningRates] = LearningRates(full=5e-6, lora=2e-5)
     metrics: ClassVar[tuple[str, ...]] = (
         *(name for name in Method.metrics if name != "reference_kl"),

@@ -17,7 +17,7 @@ class Simpo(Method):
     needs_reference: ClassVar[bool] = False
     prompt_margin: ClassVar[int] = 1  # trl adds a BOS token where the text has none
     frames_rows: ClassVar[bool] = True
-    max_seam: ClassVar[int | None] = 1  # beyond that it raises, or takes the wrong tokens
+    max_merged_tokens: ClassVar[int | None] = 1  # beyond that it raises, or takes the wrong tokens
     learning_rates: ClassVar[LearningRates] = LearningRates(full=6e-7, lora=6e-6)
     metrics: ClassVar[tuple[str, ...]] = (
         *(name for name in Method.metrics if name != "reference_kl"),

@@ -18,7 +18,7 @@ from prefcli.errors import Problem, RecipeError
 from prefcli.hub.cache import ADAPTER_WEIGHTS
 from prefcli.model.loading import load_config, load_model, loading, missing_folder
 from prefcli.recipe.schema import Recipe
-from prefcli.recipe.sections import Model
+from prefcli.recipe.sections import Model, Reference
 
 _CHOICES = (
     "say what to do with it, in model.adapter: continue (train this adapter on), stack (a new one "
@@ -28,14 +28,14 @@ _CHOICES = (
 
 
 @dataclass(frozen=True)
-class Start:
+class ModelSource:
     """`base` names what the adapter lies on, if there is one, and else the weights themselves."""
 
     base: Model
     adapter: LoraConfig | None = None
 
 
-def holds_adapter(name: str, revision: str | None = None) -> bool:
+def is_adapter(name: str, revision: str | None = None) -> bool:
     """Is this folder, or this hub repository, a LoRA adapter?"""
     path = Path(name).expanduser()
     if path.is_dir():
@@ -51,13 +51,13 @@ def _hub_adapter(name: str, revision: str | None) -> bool:
         return False  # not there at all: whoever loads it says so
 
 
-def start_of(options: Model, *, where: str = "model") -> Start:
+def resolve_model(options: Model, *, where: str = "model") -> ModelSource:
     """Raises RecipeError where it is a guess what the policy, and so the reference, would be.
 
     where: the section of the recipe that names the model.
     """
     path = f"{where}.name_or_path"
-    if not holds_adapter(options.name_or_path, options.revision):
+    if not is_adapter(options.name_or_path, options.revision):
         if options.adapter is not None:
             with loading(options, "adapter", where):
                 pass  # not there at all?
@@ -68,7 +68,7 @@ def start_of(options: Model, *, where: str = "model") -> Start:
                     hint="leave it out",
                 )
             )
-        return Start(options)
+        return ModelSource(options)
     if options.adapter is None:
         raise RecipeError(
             Problem(
@@ -105,7 +105,7 @@ def start_of(options: Model, *, where: str = "model") -> Start:
                 hint="put it back, or correct base_model_name_or_path in the adapter_config.json",
             )
         )
-    under = "merge" if holds_adapter(base, config.revision) else None
+    under = "merge" if is_adapter(base, config.revision) else None
     if under and options.adapter != "merge":
         raise RecipeError(
             Problem(
@@ -115,7 +115,7 @@ def start_of(options: Model, *, where: str = "model") -> Start:
                 hint="start from that run's model/, which is the sum of both; or write merge",
             )
         )
-    return Start(
+    return ModelSource(
         options.model_copy(
             update={"name_or_path": base, "revision": config.revision, "adapter": under}
         ),
@@ -154,13 +154,13 @@ def _on_hub(name: str, file: str, revision: str | None) -> bool:
     return True
 
 
-def check_start(recipe: Recipe) -> Start:
+def check_model(recipe: Recipe) -> ModelSource:
     """`start_of` the recipe's model, once its adapter is known to suit what is done with it.
 
     One that holds more than pairs of matrices on inner layers does not suit every use.
     """
     options, above = recipe.model, recipe.lora
-    start = start_of(options)
+    start = resolve_model(options)
     config = start.adapter
     if config is None or options.adapter == "merge":
         return start
@@ -192,19 +192,19 @@ def check_start(recipe: Recipe) -> Start:
     return start
 
 
-def start_config(options: Model, *, where: str = "model") -> PretrainedConfig:
+def load_base_config(options: Model, *, where: str = "model") -> PretrainedConfig:
     """The architecture at the bottom, under any adapters. Raises RecipeError."""
-    start = start_of(options, where=where)
+    start = resolve_model(options, where=where)
     if start.adapter is None:
         return load_config(options, where)
-    return start_config(start.base, where=where)
+    return load_base_config(start.base, where=where)
 
 
 def load_policy(
     options: Model, dtype: torch.dtype, seed: int, *, where: str = "model"
 ) -> PreTrainedModel | PeftModel:
     """The starting policy on the CPU: plain weights, or a PeftModel whose adapter is trained on."""
-    start = start_of(options, where=where)
+    start = resolve_model(options, where=where)
     if start.adapter is None:
         return load_model(options, dtype, seed, where)
     # Rounded once, after the sum; an adapter's small numbers would not survive more.
@@ -227,17 +227,19 @@ def load_policy(
 
 def merged(options: Model) -> Model:
     """For use as it is: an adapter that nothing is decided of goes into its base, whole weights."""
-    if options.adapter is not None or not holds_adapter(options.name_or_path, options.revision):
+    if options.adapter is not None or not is_adapter(options.name_or_path, options.revision):
         return options
     return options.model_copy(update={"adapter": "merge", "quantization": None})
 
 
-def named_reference(name: str, revision: str | None, options: Model) -> Model:
-    """Another model than the starting policy, to be loaded as that one is, its adapter merged."""
-    other = {
-        "name_or_path": name,
-        "revision": revision,
+def reference_model(reference: Reference, policy: Model) -> Model | None:
+    """The named reference as a model section, its adapter merged; None for the starting policy."""
+    if reference.name_or_path is None:
+        return None
+    named = {
+        "name_or_path": reference.name_or_path,
+        "revision": reference.revision,
         "adapter": None,
         "init": "pretrained",
     }
-    return merged(options.model_copy(update=other))
+    return merged(policy.model_copy(update=named))

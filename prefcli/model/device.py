@@ -22,11 +22,11 @@ class Device:
     """cuda, or cpu."""
     name: str
     bfloat16: bool
-    """Does the device compute in bfloat16 natively?"""
+    """Does the device compute in bfloat16 natively? No CPU is said to, as most are slow at it."""
 
     def autocast(self, model: Model) -> bool:
         """Run the forward pass in bfloat16 over float32 weights?"""
-        return self.kind == "cuda" and self.bfloat16 and model.dtype in ("auto", "bfloat16")
+        return self.bfloat16 and model.dtype in ("auto", "bfloat16")
 
     def half(self, model: Model) -> bool:
         """Run in float16 with loss scaling?"""
@@ -54,14 +54,14 @@ class Device:
         return torch.float32
 
 
-def memory_held(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Bytes: of a GPU the most that torch has held there so far, else what the process holds."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return int(psutil.Process().memory_info().rss)
 
 
-def on_device(model: torch.nn.Module, device: Device) -> Any:
+def to_device(model: torch.nn.Module, device: Device) -> Any:
     """The model there; quantised weights are there already."""
     return model if getattr(model, "quantization_method", None) else model.to(device.kind)
 

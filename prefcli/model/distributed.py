@@ -23,7 +23,7 @@ def check_launch_section(launch: Launch | None) -> None:
     asked: list[tuple[str, Any, Any]] = [
         ("strategy", launch.strategy, "ddp" if here == "single" else here),
         ("processes", launch.processes or processes, processes),
-        ("machines", launch.machines, machines),
+        ("nodes", launch.nodes, machines),
     ]
     wrong = [(name, wanted, got) for name, wanted, got in asked if wanted != got]
     if wrong:

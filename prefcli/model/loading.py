@@ -21,7 +21,7 @@ from transformers import set_seed as seed_everything
 from prefcli.errors import Problem, RecipeError, UnreachableError
 from prefcli.hub.cache import TOKENIZER, missing_files, offline
 from prefcli.model.quantization import quantized
-from prefcli.model.remote_code import origin_of, taken_from
+from prefcli.model.remote_code import from_config_kwargs, from_pretrained_kwargs
 from prefcli.recipe.paths import looks_like_path
 from prefcli.recipe.sections import Model
 
@@ -75,12 +75,12 @@ def _unreachable(options: Model, where: str, lacking: list[str]) -> UnreachableE
             f"{', '.join(lacking) or 'something of it'}",
             path=f"{where}.name_or_path",
             hint="if that is a folder which an earlier stage writes, run that first; else "
-            "`prefcli fetch RECIPE` fills the cache where there is a network",
+            "`prefcli download RECIPE` fills the cache where there is a network",
         )
     )
 
 
-def in_full(name: str) -> str:
+def absolute_name(name: str) -> str:
     """As an adapter should name its base: a folder by its whole path, a hub id as it is."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.is_dir() else name
@@ -111,7 +111,7 @@ def _hint(text: str, path: Path) -> str | None:
 def load_config(options: Model, where: str = "model") -> PretrainedConfig:
     """The architecture, without weights. Raises RecipeError. Takes plain models (see start.py)."""
     with loading(options, "config", where):
-        return AutoConfig.from_pretrained(options.name_or_path, **taken_from(options))
+        return AutoConfig.from_pretrained(options.name_or_path, **from_pretrained_kwargs(options))
 
 
 def load_model(
@@ -123,13 +123,13 @@ def load_model(
         if options.attn_implementation == "auto"
         else {"attn_implementation": options.attn_implementation}
     )
-    name = in_full(options.name_or_path)
+    name = absolute_name(options.name_or_path)
     with loading(options, "model", where):
         if options.init == "random":
-            config = AutoConfig.from_pretrained(name, **taken_from(options))
+            config = AutoConfig.from_pretrained(name, **from_pretrained_kwargs(options))
             seed_everything(seed)
             model = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, **origin_of(config, options), **attention
+                config, dtype=dtype, **from_config_kwargs(config, options), **attention
             )
             model.config._name_or_path = name
             with suppress(OSError):
@@ -137,7 +137,7 @@ def load_model(
             return model
         return AutoModelForCausalLM.from_pretrained(
             name,
-            **taken_from(options),
+            **from_pretrained_kwargs(options),
             dtype=dtype,
             use_safetensors=True,
             **attention,
@@ -179,11 +179,11 @@ def check_weights(options: Model, where: str = "model") -> None:
 def empty_model(config: PretrainedConfig, options: Model) -> PreTrainedModel:
     """The modules without memory behind them, for counting and naming."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, **origin_of(config, options))
+        return AutoModelForCausalLM.from_config(config, **from_config_kwargs(config, options))
 
 
 @torch.no_grad()
-def fingerprint(model: torch.nn.Module) -> str:
+def weights_digest(model: torch.nn.Module) -> str:
     """Of names, shapes and a thousand values of each weight: other weights, another value.
 
     The same in float32 and in bfloat16, so that a run may go on on another machine.
@@ -197,7 +197,7 @@ def fingerprint(model: torch.nn.Module) -> str:
     return found.hexdigest()[:16]
 
 
-def parameters_of(model: torch.nn.Module) -> tuple[int, int]:
+def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """(all, trainable) parameters."""
     every = list(model.parameters())
     return sum(p.numel() for p in every), sum(p.numel() for p in every if p.requires_grad)

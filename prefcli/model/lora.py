@@ -63,7 +63,7 @@ def trainable(config: LoraConfig) -> LoraConfig:
     return config
 
 
-def adapted(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+def with_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """An empty model with its adapter, to be counted. Raises RecipeError where peft refuses it."""
     try:
         with torch.device("meta"):

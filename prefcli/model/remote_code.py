@@ -14,7 +14,7 @@ from prefcli.recipe.paths import is_commit, is_local
 from prefcli.recipe.sections import Model
 
 
-def taken_from(options: Model) -> dict[str, Any]:
+def from_pretrained_kwargs(options: Model) -> dict[str, Any]:
     """What each from_pretrained is told. Raises RecipeError where the code is of elsewhere.
 
     Told nothing about code, transformers would ask at the terminal, and a job would wait there.
@@ -25,7 +25,7 @@ def taken_from(options: Model) -> dict[str, Any]:
     return {"revision": options.revision, "trust_remote_code": trusted}
 
 
-def origin_of(config: PretrainedConfig, options: Model) -> dict[str, Any]:
+def from_config_kwargs(config: PretrainedConfig, options: Model) -> dict[str, Any]:
     """The same for from_config, which knows no revision but that of the code."""
     trusted = options.trust_remote_code
     commit = getattr(config, "_commit_hash", None)

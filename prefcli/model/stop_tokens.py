@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from prefcli.errors import Problem
-from prefcli.model.base_model import start_of
+from prefcli.model.base_model import resolve_model
 from prefcli.model.loading import load_config, loading
 from prefcli.recipe.sections import Model
 
@@ -24,7 +24,7 @@ class StopTokens:
     adapter: bool
 
 
-def ends_of(
+def load_stop_tokens(
     options: Model, tokenizer: PreTrainedTokenizerBase, *, adapter: bool, where: str = "model"
 ) -> StopTokens:
     """Read from the generation config; where it names none, from the config, or the tokenizer.
@@ -34,7 +34,7 @@ def ends_of(
     Raises RecipeError.
     """
     bottom = options
-    while (start := start_of(bottom, where=where)).adapter is not None:
+    while (start := resolve_model(bottom, where=where)).adapter is not None:
         bottom = start.base
     own = frozenset([tokenizer.eos_token_id])
     config = load_config(bottom, where)

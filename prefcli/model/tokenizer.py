@@ -8,9 +8,9 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.model.base_model import start_of
+from prefcli.model.base_model import resolve_model
 from prefcli.model.loading import loading
-from prefcli.model.remote_code import taken_from
+from prefcli.model.remote_code import from_pretrained_kwargs
 from prefcli.recipe.sections import Model
 
 
@@ -19,12 +19,14 @@ def load_tokenizer(options: Model, *, where: str = "model") -> PreTrainedTokeniz
 
     Raises RecipeError where there is none, or it lacks an end token.
     """
-    start = start_of(options, where=where)
+    start = resolve_model(options, where=where)
     folder = Path(options.name_or_path).expanduser()
     if start.adapter is not None and not (folder / "tokenizer_config.json").is_file():
         return load_tokenizer(start.base, where=where)
     with loading(options, "tokenizer", where):
-        tokenizer = AutoTokenizer.from_pretrained(options.name_or_path, **taken_from(options))
+        tokenizer = AutoTokenizer.from_pretrained(
+            options.name_or_path, **from_pretrained_kwargs(options)
+        )
     if options.chat_template is not None:
         tokenizer.chat_template = _template(options.chat_template)
         _try_template(tokenizer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,8 @@ class Counts:
     """Tokens that went through the model."""
     padded: int = 0
     """Tokens of the same batches with their padding, each prompt as often as it stands there."""
+    attention: Counter[str] = field(default_factory=Counter)
+    """Calls of each attention, a layer at a time; a recomputed layer calls it again."""
     _last: tuple[tuple[torch.Tensor | None, ...], PackedBatch] | None = field(
         default=None, repr=False
     )
@@ -48,19 +51,20 @@ class Counts:
         """The reference reads the batch that the policy just did."""
         batch = input_ids, attention_mask, labels
         if self._last is None or any(a is not b for a, b in zip(self._last[0], batch, strict=True)):
-            self._last = batch, layout_of(*batch)
+            self._last = batch, layout_of(*batch, self.attention)
         layout = self._last[1]
         self.fast += 1
         self.packed += layout.size
         self.padded += input_ids.numel()
         return layout
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, Any]:
         return {
             "fast_calls": self.fast,
             "stock_calls": self.stock,
             "tokens": self.packed,
             "tokens_padded": self.padded,
+            "attention_calls": dict(self.attention),
         }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -52,14 +51,22 @@ class FastForward:
         """Why some model of the run is scored by trl's own forward."""
         self.attention: str | None = None
         """Of the models that are not."""
+        self.refused: dict[str, str] = {}
+        """Attentions that were tried in vain, and why."""
         if options.shared_prefix == "off":
             self.reason = "performance.shared_prefix is off"
 
-    def line(self) -> str:
+    def lines(self) -> list[str]:
         """What to expect, for the log."""
         if self.reason is not None:
-            return f"speed: rows are scored by trl's own forward: {self.reason}"
-        return "speed: rows are scored without padding, and a prompt that several share once"
+            return [f"speed: rows are scored by trl's own forward: {self.reason}"]
+        return [
+            "speed: rows are scored without padding, and a prompt that several share once",
+            *(
+                f"speed: attention is {self.attention}; {name} is not used: {why}"
+                for name, why in self.refused.items()
+            ),
+        ]
 
     def closing_lines(self) -> list[str]:
         """What came of it."""
@@ -81,7 +88,9 @@ class FastForward:
 
     def as_dict(self) -> dict[str, Any]:
         """For run.json."""
-        how = {"attention": self.attention} if self.attention else {}
+        how: dict[str, Any] = {"attention": self.attention} if self.attention else {}
+        if self.refused:
+            how["refused"] = self.refused
         return {"shared_prefix": self.reason or "in use", **how, **self.counts.as_dict()}
 
     @contextmanager
@@ -142,25 +151,27 @@ class FastForward:
             if found is None:
                 self.attention = attention
                 return None, install(model, *asked, self.counts, attention)
+            self.refused[attention] = found
         return found, _nothing
 
     def _disagreement(
         self, model: PreTrainedModel, scale: float, outputs: tuple[str, ...], attention: str
     ) -> str | None:
-        def fast(**batch: Any) -> Any:
+        @contextmanager
+        def fast() -> Iterator[None]:
             uninstall = install(model, scale, outputs, Counts(), attention)
             try:
-                return model(**batch, fused_lm_head=True)
+                yield
             finally:
                 uninstall()
 
         # Quantised weights are multiplied in a dtype of their own.
         own = self._autocast is not None or getattr(model, "is_quantized", False)
-        with torch.autocast("cuda", self._autocast, enabled=self._autocast is not None):
+        kind = model.device.type
+        with torch.autocast(kind, self._autocast, enabled=self._autocast is not None):
             return disagreement(
-                fast,
-                functools.partial(model.forward, fused_lm_head=True),
                 model,
+                fast,
                 max_length=self._max_length,
                 precise=model.dtype == torch.float32 and not own,
             )

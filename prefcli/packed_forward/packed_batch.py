@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -55,6 +56,8 @@ class PackedBatch:
     groups: tuple[Group, ...]
     place: torch.Tensor
     """(rows, length) packed token of each; -1 for padding."""
+    calls: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
+    """How often each attention was given this row, or others of the same run."""
     _masks: dict[tuple[int, int, int | None, torch.dtype], torch.Tensor] = field(
         default_factory=dict, repr=False
     )
@@ -110,9 +113,12 @@ class PackedBatch:
 
 
 def layout_of(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, labels: torch.Tensor
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    labels: torch.Tensor,
+    calls: Counter[str] | None = None,
 ) -> PackedBatch:
-    """All three of shape (rows, length); -100 marks what is no label.
+    """All three of shape (rows, length); -100 marks what is no label. calls: to be counted in.
 
     A label is scored by the hidden state before it, which for the first of a branch is the last of
     the shared beginning.
@@ -150,6 +156,7 @@ def layout_of(
         wanted.flatten().nonzero().flatten().to(device),
         tuple(groups),
         place.to(device),
+        Counter() if calls is None else calls,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
@@ -15,6 +16,18 @@ from prefcli.packed_forward.packed_batch import PackedBatch
 NAME = "prefcli_segments"
 LAYOUT = "prefcli_layout"
 """The keyword by which a model hands the layout down to its attention."""
+
+
+def as_autocast_does(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """In the dtype that autocast gives to the attention of torch.
+
+    Rotary embeddings make float32 of queries and keys, whatever the projections gave.
+    """
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(each.to(dtype) for each in tensors)
 
 
 def segment_attention(
@@ -39,18 +52,27 @@ def segment_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return result
+    layout.calls[NAME] += 1
+    query, key, value = as_autocast_does(query, key, value)
     times = query.size(1) // key.size(1)
     key, value = repeat_kv(key, times), repeat_kv(value, times)
     window = layout.reached(sliding_window)
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         queries, keys = query.size(2), key.size(2)
-        plain = keys == queries and (window is None or window >= keys)
+        causal = window is None or window >= keys
+        plain = causal and keys == queries
+        mask: torch.Tensor | None = None
+        if causal and not plain and query.device.type == "cuda":
+            # No mask in memory, and flash attention where there is one.
+            mask = causal_lower_right(queries, keys)
+        elif not plain:
+            mask = layout.mask(queries, keys, window, query)
         return scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=None if plain else layout.mask(queries, keys, window, query),
+            attn_mask=mask,
             dropout_p=dropout,
             scale=scaling,
             is_causal=plain,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefcli.model.inference import eval_mode
 
@@ -20,33 +22,83 @@ layout is: in half precision large logits lie far apart."""
 
 
 def disagreement(
-    fast: Callable[..., Any],
-    stock: Callable[..., Any],
     model: PreTrainedModel,
+    fast: Callable[[], AbstractContextManager[None]],
     *,
     max_length: int,
     precise: bool,
 ) -> str | None:
-    """In words; None where they agree.
+    """In words; None where they agree and the last layer has a gradient.
 
     Two answers to one prompt and one without a prompt are scored, longer than any window of the
-    model that rows of `max_length` tokens would reach. precise: in float32 throughout.
+    model that rows of `max_length` tokens would reach. fast: while it is entered, the model scores
+    by the fast forward, and by trl's own before and after. precise: in float32 throughout.
     """
     batch = rows(model, max_length)
-    scored = batch["labels"][:, 1:] != -100
+    labelled = batch["labels"][:, 1:] != -100
+
+    def scored(**batch: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = model(**batch, fused_lm_head=True).log_probs.float()[labelled]
+        return found
+
     with torch.no_grad(), eval_mode(model):
-        there = stock(**batch).log_probs.float()[scored]
-        try:
-            here = fast(**batch).log_probs.float()[scored]
-        except Exception as error:  # whatever a model's own code makes of one packed row
-            return f"it fails: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        elsewhere = stock(**_after_others(batch, model)).log_probs.float()[scored]
+        there = scored(**batch)
+        with fast():
+            try:
+                with _last_layer(model) as calls:
+                    here = scored(**batch)
+            except Exception as error:  # whatever a model's own code makes of one packed row
+                return f"it fails: {_in_words(error)}"
+            try:
+                finite = all(_gradient(*call).isfinite().all() for call in calls)
+            except Exception as error:  # a kernel may have other limits backwards than forwards
+                return f"its backward pass fails: {_in_words(error)}"
+        elsewhere = scored(**_after_others(batch, model))
+    if not finite:
+        return "its gradient is not finite on a few made-up rows"
     off = (here - there).abs().mean().item()
     matters = (elsewhere - there).abs().mean().item()
     kind = "whole" if precise else "half"
     if off <= max(_NATS[kind], _SHARE[kind] * matters):
         return None
     return f"{off:.2g} nats a token off trl's own on a few made-up rows"
+
+
+_Call = tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]
+
+
+@contextmanager
+def _last_layer(model: PreTrainedModel) -> Iterator[list[_Call]]:
+    """What the model's last layer is called with inside."""
+    calls: list[_Call] = []
+
+    def keep(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append((module, args, kwargs))
+
+    layers = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
+    handles = [each.register_forward_pre_hook(keep, with_kwargs=True) for each in layers[-1:]]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _gradient(
+    layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> torch.Tensor:
+    """Of the layer's input: the layer alone runs backwards, and its weights are left out, so that
+    no model is too large for it."""
+    states = args[0].detach().requires_grad_()
+    with torch.enable_grad():
+        output = layer(states, *args[1:], **kwargs)
+        output = output[0] if isinstance(output, tuple) else output
+        gradient: torch.Tensor = torch.autograd.grad(output.float().sum(), states)[0]
+    return gradient
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _after_others(

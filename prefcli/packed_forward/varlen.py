@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -10,7 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from prefcli.packed_forward.packed_batch import PackedBatch
-from prefcli.packed_forward.prefix_attention import LAYOUT, segment_attention
+from prefcli.packed_forward.prefix_attention import LAYOUT, as_autocast_does, segment_attention
 
 NAME = "prefcli_varlen"
 
@@ -26,6 +29,12 @@ def is_given(model: PreTrainedModel) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(model.device) >= (8, 0)
 
 
+@cache
+def asks_for_groups(kernel: Callable[..., Any]) -> bool:
+    """Does the kernel take a flag for heads that share keys? That of torch 2.11 does not."""
+    return "enable_gqa" in inspect.signature(kernel).parameters
+
+
 def varlen_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -39,6 +48,8 @@ def varlen_attention(
 ) -> tuple[torch.Tensor, None]:
     """As `segment_attention`, which also takes what flash attention can't."""
     layout: PackedBatch | None = kwargs.get(LAYOUT)
+    if layout is not None:
+        query, key, value = as_autocast_does(query, key, value)
     width = query.size(-1)
     fits = (
         query.dtype in _DTYPES
@@ -58,7 +69,11 @@ def varlen_attention(
             sliding_window,
             **kwargs,
         )
+    layout.calls[NAME] += 1
     spans = layout.spans
+    more: dict[str, Any] = {}
+    if asks_for_groups(varlen_attn):
+        more["enable_gqa"] = query.size(1) != key.size(1)
     window = layout.reached(sliding_window)
 
     def seen(each: torch.Tensor) -> torch.Tensor:
@@ -75,7 +90,7 @@ def varlen_attention(
         scale=scaling,
         # Queries are the last of the keys they see; a window counts the keys before each.
         window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.size(1) != key.size(1),
+        **more,
     )
     assert isinstance(result, torch.Tensor)
     return result[None], None

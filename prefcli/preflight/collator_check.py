@@ -18,7 +18,7 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from prefcli.data import Split
-from prefcli.data.tokenization import Ids, SpecialTokens, sides_of, tokenise
+from prefcli.data.tokenization import Ids, SpecialTokens, sides_of, tokenize
 from prefcli.errors import Problem, RecipeError
 from prefcli.methods import Method
 
@@ -33,7 +33,7 @@ def check_eos_trained(method: Method, tokenizer: PreTrainedTokenizerBase, split:
     frame = SpecialTokens.of(tokenizer, method, chat=split.conversational)
     rows = split.for_trl().select(range(min(_FEW, len(split.rows))))
     if not ends_are_trained(
-        method, tokenizer, [frame.around(tokenise(r, tokenizer)) for r in rows]
+        method, tokenizer, [frame.around(tokenize(r, tokenizer)) for r in rows]
     ):
         raise RecipeError(
             Problem(

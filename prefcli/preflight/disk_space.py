@@ -11,7 +11,7 @@ import torch
 from prefcli.console import amount, warn
 from prefcli.errors import Problem, RecipeError
 from prefcli.memory.optimizer_state_size import on_disk
-from prefcli.model import parameters_of
+from prefcli.model import count_parameters
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_args import Plan
 
@@ -86,7 +86,7 @@ def check_disk(found: Disk, *, elsewhere: bool) -> list[str]:
 
 def warn_if_disk_short(recipe: Recipe, model: torch.nn.Module, plan: Plan) -> None:
     """Before a run's first step. It may end well, if others make room, and so it begins."""
-    _, trained = parameters_of(model)
+    _, trained = count_parameters(model)
     found = disk(recipe, trained, plan)
     if found.needed > found.free:
         warn(

@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.console import say, warn
-from prefcli.data.run_datasets import RunDatasets, check_fit, check_reference, load_inputs
+from prefcli.data.run_datasets import (
+    RunDatasets,
+    check_model_fit,
+    check_reference,
+    load_run_datasets,
+)
 from prefcli.methods import Method
 from prefcli.model import (
     Device,
-    adapted,
-    check_start,
+    check_model,
+    count_parameters,
+    load_base_config,
     load_tokenizer,
     lora_config,
-    parameters_of,
-    start_config,
+    with_adapter,
 )
 from prefcli.model.loading import empty_model
 from prefcli.preflight.requirements import check_packages
@@ -51,22 +56,22 @@ def prepare(recipe: Recipe, method: Method, device: Device, *, allow_unusual: bo
     for warning in check_combinations(recipe, method, strategy_here()):
         warn(warning)
     tokenizer = load_tokenizer(recipe.model)
-    check_start(recipe)
-    config = start_config(recipe.model)
-    check_fit(recipe, config, tokenizer)
+    check_model(recipe)
+    config = load_base_config(recipe.model)
+    check_model_fit(recipe, config, tokenizer)
     if method.needs_reference:
         check_reference(recipe, tokenizer)
     empty = empty_model(config, recipe.model)
-    total, _ = parameters_of(empty)
+    total, _ = count_parameters(empty)
     if recipe.lora is not None:
-        adapted(empty, lora_config(recipe.lora))
+        with_adapter(empty, lora_config(recipe.lora))
     for warning in check_unusual(recipe, method, total, allowed=allow_unusual):
         warn(warning)
-    inputs = load_inputs(recipe, method, tokenizer)
+    inputs = load_run_datasets(recipe, method, tokenizer)
     method, settled = inputs.resolve_from_data(method)
     for split in inputs.splits:
         say(*split.lines())
-    say(*inputs.kept_lines())
+    say(*inputs.cache_lines())
     say(*settled)
     remarks = tokenizer_warnings(
         recipe, tokenizer, conversational=inputs.train.conversational, ends=inputs.ends

@@ -9,11 +9,11 @@ from typing import Any
 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from prefcli.data.run_datasets import RunDatasets, check_fit, load_inputs
-from prefcli.data.trl_map_cache import CachedMapDataset, key_of, serialized
+from prefcli.data.run_datasets import RunDatasets, check_model_fit, load_run_datasets
+from prefcli.data.trl_map_cache import CachedMapDataset, serialized, trl_cache_key
 from prefcli.errors import RecipeError
 from prefcli.methods import Method
-from prefcli.model import load_tokenizer, start_config
+from prefcli.model import load_base_config, load_tokenizer
 from prefcli.model.device import Device
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_args import build, trl_options
@@ -26,14 +26,14 @@ class Ahead:
     said: list[str]
 
     def lines(self) -> list[str]:
-        return [*self.inputs.kept_lines(), f"data: kept in {self.folder}"]
+        return [*self.inputs.cache_lines(), f"data: kept in {self.folder}"]
 
     def as_dict(self) -> dict[str, Any]:
         assert self.inputs.kept is not None
         return {
             "key": self.inputs.kept.stem,
             "folder": str(self.folder),
-            "before": self.inputs.kept_before,
+            "before": self.inputs.was_cached,
             "splits": {split.name: split.as_dict() for split in self.inputs.splits},
             "warnings": list(self.inputs.warnings),
         }
@@ -45,8 +45,8 @@ def pretokenize(recipe: Recipe, method: Method) -> Ahead:
     Raises RecipeError, also where there is nowhere to keep them, and DataError.
     """
     tokenizer = load_tokenizer(recipe.model)
-    check_fit(recipe, start_config(recipe.model), tokenizer)
-    inputs = load_inputs(recipe, method, tokenizer)
+    check_model_fit(recipe, load_base_config(recipe.model), tokenizer)
+    inputs = load_run_datasets(recipe, method, tokenizer)
     if inputs.kept is None:
         raise RecipeError(
             "datasets' cache can't be written, so there is nowhere to keep prepared rows",
@@ -67,7 +67,7 @@ def _through_trl(
     alone = {"precompute_ref_log_probs": False, "report_to": []}
     options = trl_options(recipe, method, here, world=1)
     options |= {name: value for name, value in alone.items() if name in options}
-    key = key_of(recipe, method, tokenizer)
+    key = trl_cache_key(recipe, method, tokenizer)
     more = {"ref_model": _nobody(tokenizer)} if method.needs_reference else {}
     with tempfile.TemporaryDirectory() as folder, serialized(trl_class, key):
         trl_class(

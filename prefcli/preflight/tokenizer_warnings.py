@@ -8,7 +8,7 @@ from prefcli.checkpoints.run_metadata import lineage
 from prefcli.errors import Problem
 from prefcli.model import load_tokenizer
 from prefcli.model.chat_template import chat_template_warnings
-from prefcli.model.stop_tokens import StopTokens, ends_of, stop_token_warnings
+from prefcli.model.stop_tokens import StopTokens, load_stop_tokens, stop_token_warnings
 from prefcli.recipe.schema import Recipe
 
 
@@ -29,7 +29,7 @@ def tokenizer_warnings(
         before = load_tokenizer(model.model_copy(update={"chat_template": None}))
         last = lineage(recipe)[-1]["stage"]
         stage = None if last in ("start", "adapter") else last
-    ends = ends or ends_of(model, tokenizer, adapter=recipe.trains_adapter)
+    ends = ends or load_stop_tokens(model, tokenizer, adapter=recipe.trains_adapter)
     return [
         *stop_token_warnings(ends, tokenizer),
         *chat_template_warnings(tokenizer, before, conversational=conversational, stage=stage),

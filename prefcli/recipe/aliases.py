@@ -5,12 +5,19 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 RENAMED: dict[str, str] = {
+    "anchor": "expected",
+    "data.checks.seams": "prompt_boundary",
+    "data.checks.template_seams": "template_boundary",
     "health.*.on": "level",
+    "health.displacement.fall": "warn_nats",
     "health.gradient.times": "spike_factor",
     "health.overfitting.far": "max_ratio",
-    "health.displacement.fall": "warn_nats",
+    "launch.machines": "nodes",
+    "push": "push_to_hub",
 }
 """Dotted paths of earlier versions (`*` is any one key): the key's new name."""
+RENAMED_COMMANDS = {"fetch": "download"}
+RENAMED_FLAGS = {"--resume-anyway": "--force-resume"}
 
 FOREIGN: dict[str, str] = {
     # model
@@ -103,6 +110,14 @@ FOREIGN: dict[str, str] = {
     "save_strategy": "training.save_steps",
     "wandb_project": "logging.report_to",
     "wandb_run_id": "logging.run_name",
+    "load_best_model_at_end": "training.early_stopping",
+    "early_stopping_patience": "training.early_stopping.patience",
+    "early_stopping_threshold": "training.early_stopping.threshold",
+    "metric_for_best_model": "training.early_stopping.metric",
+    # push_to_hub
+    "hub_model_id": "push_to_hub.repo_id",
+    "hub_private_repo": "push_to_hub.private",
+    "hub_revision": "push_to_hub.revision",
     # top level
     "output": "output_dir",
     "out_dir": "output_dir",
@@ -119,8 +134,6 @@ GONE: dict[str, str] = {
         "accumulation is derived; state training.global_batch_size = "
         "per-device size x devices x accumulation"
     ),
-    "trust_remote_code": "prefcli runs no code from a model repository; leave it out",
-    "push_to_hub": "prefcli does not push; upload model/ when you have looked at it",
     "do_eval": "evaluation runs whenever data.eval is given; leave it out",
     "use_peft": "a `lora:` section turns LoRA on; its absence means full fine-tuning",
     "bf16": "the precision follows the machine; insist with model.dtype: bfloat16",

@@ -103,7 +103,7 @@ class DataChecks(ConfigBase):
     ] = Shares(warn=0.6)
     """Of the pairs that are kept. DPO turns that into longer answers: Park et al. 2024,
     arXiv:2403.19159."""
-    seams: Annotated[
+    prompt_boundary: Annotated[
         Shares,
         Words(
             "the prompt's last tokens merge with the completion",
@@ -112,7 +112,7 @@ class DataChecks(ConfigBase):
     ] = Shares(warn=0.0, error=0.01)
     """Of texts. The merged tokens are trained as completion, and generation starts from others
     (huggingface/trl, issues 2054 and 5213)."""
-    template_seams: Annotated[
+    template_boundary: Annotated[
         Shares,
         Words(
             "the chat template starts an answer otherwise than it asks for one",

@@ -1,4 +1,4 @@
-"""anchor: the figures of a published run, beside which a run's last evaluation is put."""
+"""expected: the figures of a published run, beside which a run's last evaluation is put."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class ExpectedResults(ConfigBase):
         """Can a run of these sections measure it? ValueError if not."""
         here = ", ".join(methods)
         if self.method is None and len(methods) > 1:
-            raise ValueError(f"anchor needs a method, since the recipe has several: {here}")
+            raise ValueError(f"expected needs a method, since the recipe has several: {here}")
         if self.method is not None and self.method not in methods:
             raise ValueError(
-                f"anchor.method {self.method!r} is no section of this recipe, which has {here}"
+                f"expected.method {self.method!r} is no section of this recipe, which has {here}"
             )
         method = methods[self.method or here]
         known = method.eval_metrics
@@ -68,7 +68,7 @@ class ExpectedResults(ConfigBase):
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
                 raise ValueError(
-                    f"anchor.metrics.{name} is not measured by an evaluation of {method.name}; "
+                    f"expected.metrics.{name} is not measured by an evaluation of {method.name}; "
                     + (f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}")
                 )
 
@@ -77,7 +77,7 @@ class ExpectedResults(ConfigBase):
     ) -> tuple[dict[str, Compared], list[str]]:
         """A run's last evaluation beside the bands, by metric, and the same in words."""
         if self.method not in (None, method):
-            return {}, [f"anchor: not compared, it is of {self.method}"]
+            return {}, [f"expected: not compared, it is of {self.method}"]
         compared = {
             name: Compared(last[name], low, high)
             for name, (low, high) in self.metrics.items()
@@ -86,7 +86,7 @@ class ExpectedResults(ConfigBase):
         return compared, [
             self._in_words(name, compared[name])
             if name in compared
-            else f"anchor: {name} was not measured"
+            else f"expected: {name} was not measured"
             for name in self.metrics
         ]
 
@@ -94,5 +94,6 @@ class ExpectedResults(ConfigBase):
         # As many digits as it takes, so that no figure seems to lie where it does not.
         value, band = f"{found.value:g}", f"{found.low:g} to {found.high:g}"
         if found.within:
-            return f"anchor: {name} {value} within {band}"
-        return f"anchor: {name} {value} is out of the band {band} ({' '.join(self.source.split())})"
+            return f"expected: {name} {value} within {band}"
+        source = " ".join(self.source.split())
+        return f"expected: {name} {value} is outside {band} ({source})"

@@ -16,8 +16,8 @@ class Launch(ConfigBase):
     strategy: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
     """ddp: the whole model on each. fsdp2: torch's sharding. zero2, zero3: DeepSpeed's."""
     processes: Count | None = None
-    """On each machine; left out: one for each GPU it has."""
-    machines: Count = 1
+    """On each node; left out: one for each GPU it has."""
+    nodes: Count = 1
     """Each runs the same command; a job's scheduler tells them of each other."""
 
 

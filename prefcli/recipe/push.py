@@ -1,4 +1,4 @@
-"""push: where on the hub a finished run's model goes. Left out: nowhere."""
+"""push_to_hub: where on the hub a finished run's model goes. Left out: nowhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from prefcli.config_base import ConfigBase, Flag
 
 
-class Push(ConfigBase):
+class PushToHub(ConfigBase):
     """The model is sent once it is saved and read back; what fails then costs no weights.
 
     The token is the environment's (HF_TOKEN) or that of `hf auth login`, and never a recipe's.

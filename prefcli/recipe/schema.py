@@ -17,7 +17,7 @@ from prefcli.recipe.expected_results import ExpectedResults
 from prefcli.recipe.launch import Launch
 from prefcli.recipe.paths import PathText, is_local
 from prefcli.recipe.performance import Performance
-from prefcli.recipe.push import Push
+from prefcli.recipe.push import PushToHub
 from prefcli.recipe.sections import (
     CheckSft,
     Data,
@@ -56,8 +56,8 @@ class Recipe(ConfigBase):
     health: Health = Field(default_factory=Health)
     samples: SampleOptions = Field(default_factory=SampleOptions)
     logging: Logging = Field(default_factory=Logging)
-    anchor: ExpectedResults | None = None
-    push: Push | None = None
+    expected: ExpectedResults | None = None
+    push_to_hub: PushToHub | None = None
 
     @model_validator(mode="after")
     def _a_method(self) -> Recipe:
@@ -177,12 +177,12 @@ class Recipe(ConfigBase):
 
     @model_validator(mode="after")
     def _an_anchor_that_is_measured(self) -> Recipe:
-        if self.anchor is not None:
+        if self.expected is not None:
             if self.data.eval is None:
                 raise ValueError(
-                    "anchor has no effect without data.eval: it stands beside the last evaluation"
+                    "expected has no effect without data.eval: it stands beside the last evaluation"
                 )
-            self.anchor.check(self.methods)
+            self.expected.check(self.methods)
         return self
 
     @property

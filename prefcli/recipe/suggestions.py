@@ -21,6 +21,8 @@ _EXAMPLES = {
     "data": "{train: {path: FILE_OR_HUB_ID}}",
     "train": "{path: FILE_OR_HUB_ID}",
     "path": "FILE_OR_HUB_ID",
+    "push_to_hub": "{repo_id: OWNER/NAME}",
+    "repo_id": "OWNER/NAME",
     "source": "URL_OR_REPOSITORY_AND_FILE",
     "metrics": "{eval_loss: [LOW, HIGH]}",
 }

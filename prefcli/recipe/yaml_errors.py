@@ -37,8 +37,8 @@ def refuse_events(events: Iterable[yaml.Event], source: str) -> None:
                 )
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-        if anchor := getattr(event, "anchor", None):
-            what = f"alias *{anchor}" if isinstance(event, yaml.AliasEvent) else f"anchor &{anchor}"
+        if label := getattr(event, "anchor", None):
+            what = f"alias *{label}" if isinstance(event, yaml.AliasEvent) else f"anchor &{label}"
             raise RecipeError(
                 f"YAML {what}",
                 place=place,

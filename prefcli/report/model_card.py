@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from prefcli.report.html import visible
 from prefcli.report.metrics import figure, in_words
 from prefcli.report.run_data import Run, as_dict, as_list, read_run
-from prefcli.report.run_page import anchored
+from prefcli.report.run_page import compared_with_expected
 from prefcli.report.samples import Sample, samples
 from prefcli.report.verdict import verdict
 
@@ -77,8 +77,8 @@ def card(run: Run, about: str = "") -> str:
         settings=[(_cell(key), _code(value)) for key, value in _settings(run)],
         gains=found.gains,
         words=found.words,
-        anchor=anchored(run),
-        source=run.at("anchor.source"),
+        expected=compared_with_expected(run),
+        source=run.at("expected.source"),
         samples=[_bare(sample) for sample in samples(run)[:_SAMPLES]],
         eval_rows=run.eval_rows,
         versions=list(as_dict(told.get("versions")).items()),

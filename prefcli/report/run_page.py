@@ -39,8 +39,8 @@ def run_page(run: Run) -> str:
             "method": run.method,
             "lineage": lineage(run),
             "verdict": verdict(run),
-            "anchor": anchored(run),
-            "anchor_source": run.at("anchor.source"),
+            "expected": compared_with_expected(run),
+            "expected_source": run.at("expected.source"),
             "advice": [_advice(at, each) for at, each in enumerate(run.health, start=1)],
             "drawn": drawn(shown, marks(run.health, ends), ends),
             "has_held_out": any(panel.has_held_out for panel in shown),
@@ -101,10 +101,10 @@ def _advice(number: int, each: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def anchored(run: Run) -> dict[str, dict[str, Any]]:
+def compared_with_expected(run: Run) -> dict[str, dict[str, Any]]:
     """The published figures beside the run's, as run.json has them."""
     needed = {"value", "low", "high", "within"}
-    found = as_dict(run.run.get("anchor"))
+    found = as_dict(run.run.get("expected"))
     return {key: as_dict(entry) for key, entry in found.items() if needed <= as_dict(entry).keys()}
 
 

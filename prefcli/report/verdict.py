@@ -322,6 +322,6 @@ def as_document(run: Run, found: Verdict) -> dict[str, Any]:
         "last_row": dict(run.rows[-1]) if run.rows else {},
         "step": run.last_step,
         "health": run.health,
-        "anchor": as_dict(run.run.get("anchor")),
+        "expected": as_dict(run.run.get("expected")),
         "unreadable_lines": run.unreadable,
     }

@@ -36,7 +36,7 @@ def need(recipe: Recipe, command: str, gpus: int | None) -> Resources:
                 "left out, it is one for each GPU, and --gpus is 0",
                 "write launch.processes",
             )
-        return Resources(launch.machines, 0)
+        return Resources(launch.nodes, 0)
     if launch.processes is None and gpus is None:
         raise _wrong(
             "launch.processes",
@@ -49,7 +49,7 @@ def need(recipe: Recipe, command: str, gpus: int | None) -> Resources:
             f"{launch.processes} processes on each machine, and --gpus is {gpus}",
             "each process takes one GPU: leave --gpus out, or make them the same",
         )
-    return Resources(launch.machines, gpus or launch.processes or 1)
+    return Resources(launch.nodes, gpus or launch.processes or 1)
 
 
 def _alone(command: str, gpus: int) -> RecipeError:

@@ -92,7 +92,7 @@ def sbatch_file(
         made_by=command_line(made_by),
         file=f"{command}.sbatch",
         mkdir=f"mkdir -p {quoted(folder)} && " if folder else "",
-        fetch=command_line(["prefcli", "fetch", *arguments]),
+        fetch=command_line(["prefcli", "download", *arguments]),
         offline=wishes.offline,
         modules=wishes.modules,
         setup=_setup(wishes),

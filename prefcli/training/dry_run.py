@@ -14,11 +14,10 @@ from prefcli.checkpoints.run_dir import RunDir
 from prefcli.console import say
 from prefcli.data.run_datasets import (
     RunDatasets,
-    check_fit,
+    check_model_fit,
     check_reference,
-    first_row,
-    read_inputs,
-    reference_of,
+    first_row_view,
+    read_run_datasets,
     shape_checks,
 )
 from prefcli.errors import DataError, Problem
@@ -30,8 +29,8 @@ from prefcli.memory.hardware import Hardware, target_of
 from prefcli.memory.model_info import ModelInfo, size
 from prefcli.memory.prediction import Memory, predict
 from prefcli.methods import Method
-from prefcli.model import check_start, detect_device, load_tokenizer, start_config
-from prefcli.model.base_model import Start, start_of
+from prefcli.model import check_model, detect_device, load_base_config, load_tokenizer
+from prefcli.model.base_model import ModelSource, reference_model, resolve_model
 from prefcli.model.loading import check_weights
 from prefcli.preflight.collator_check import check_eos_trained
 from prefcli.preflight.disk_space import check_disk, disk
@@ -97,7 +96,7 @@ class _DryRun:
         """Settled once the rows are read."""
         self.target = target
         self.found = found
-        self.start: Start | None = None
+        self.start: ModelSource | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.sized: ModelInfo | None = None
         self.inputs: RunDatasets | None = None
@@ -113,12 +112,14 @@ class _DryRun:
         here = detect_device().kind
         found.try_check(lambda: check_push_offline(recipe))
         found.try_check(lambda: check_packages(recipe, gpu_too=here == "cuda"))
-        self.start = start = found.try_check(lambda: check_start(recipe))
+        self.start = start = found.try_check(lambda: check_model(recipe))
         if start is not None:
             found.try_check(lambda: check_weights(start.base))
-        named = reference_of(recipe) if self.method.needs_reference else None
+        named = (
+            reference_model(recipe.reference, recipe.model) if self.method.needs_reference else None
+        )
         if named is not None:
-            other = found.try_check(lambda: start_of(named, where="reference"))
+            other = found.try_check(lambda: resolve_model(named, where="reference"))
             if other is not None:
                 found.try_check(lambda: check_weights(other.base, where="reference"))
         found.collect_warnings(
@@ -133,9 +134,11 @@ class _DryRun:
         """Config, tokenizer, what is trained; settings beside what is published for this size."""
         recipe, method, found, start = self.recipe, self.method, self.found, self.start
         self.tokenizer = tokenizer = found.try_check(lambda: load_tokenizer(recipe.model))
-        config = found.try_check(lambda: start_config(recipe.model)) if start is not None else None
+        config = (
+            found.try_check(lambda: load_base_config(recipe.model)) if start is not None else None
+        )
         if config is not None and tokenizer is not None:
-            found.try_check(lambda: check_fit(recipe, config, tokenizer))
+            found.try_check(lambda: check_model_fit(recipe, config, tokenizer))
             if method.needs_reference:
                 found.try_check(lambda: check_reference(recipe, tokenizer))
         if config is None or start is None:
@@ -161,7 +164,7 @@ class _DryRun:
             sample = _FEW
             say(f"data: of each source {_FEW} rows at most, until the rest of the recipe is right")
         self.inputs = inputs = found.try_check(
-            lambda: read_inputs(recipe, self.method, tokenizer, sample=sample)
+            lambda: read_run_datasets(recipe, self.method, tokenizer, sample=sample)
         )
         if inputs is None:
             return
@@ -184,7 +187,7 @@ class _DryRun:
         if self.sized is not None:
             asked = questions(recipe, inputs.eval, tokenizer, self.sized.known.policy)
             say(*(f"samples: {note}" for note in (asked.notes if asked is not None else [])))
-        shown = first_row(recipe, self.method, tokenizer, inputs.train)
+        shown = first_row_view(recipe, self.method, tokenizer, inputs.train)
         say(*shown.lines())
         found.facts["row"] = shown.as_dict()
 
@@ -194,7 +197,7 @@ class _DryRun:
             return
         sized, target, training = self.sized, self.target, self.recipe.training
         beside = self.method.needs_reference and not self.recipe.reference.precompute
-        chosen = choose(
+        checkpointing = choose(
             self.recipe,
             self.method,
             target.device,
@@ -204,9 +207,14 @@ class _DryRun:
             reference=sized.sizes.reference if beside else 0,
             memory=target.gpu_memory,
         )
-        say(*chosen.lines())
-        self.found.facts["gradient_checkpointing"] = chosen.on
-        settled = training.model_copy(update={"gradient_checkpointing": chosen.on})
+        say(*checkpointing.lines())
+        self.found.facts["gradient_checkpointing"] = checkpointing.on
+        settled = training.model_copy(
+            update={
+                "gradient_checkpointing": checkpointing.on,
+                "optim": training.optimizer_on(target.device.kind),
+            }
+        )
         self.recipe = self.recipe.model_copy(update={"training": settled})
 
     @property

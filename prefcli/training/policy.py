@@ -12,9 +12,10 @@ from prefcli.console import say, warn
 from prefcli.errors import GateError, Problem
 from prefcli.evaluation.check_sft import SftReport, measure_sft
 from prefcli.methods import Method
-from prefcli.model import check_targets, load_policy, on_device, parameters_of
-from prefcli.model.loading import fingerprint
+from prefcli.model import Device, check_targets, count_parameters, load_policy, to_device
+from prefcli.model.loading import weights_digest
 from prefcli.preflight.prepare import Prepared
+from prefcli.recipe.compatibility import SHARDED, Strategy
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_args import learning_rate, notes
 
@@ -44,7 +45,7 @@ def start_policy(
 
 def _same_start(policy: torch.nn.Module, run: dict[str, Any], *, resumed: bool) -> None:
     """An adapter on other weights than it began on would be another policy, without a word."""
-    found = fingerprint(policy)
+    found = weights_digest(policy)
     if resumed and run.get("start_weights", found) != found:
         raise GateError(
             Problem(
@@ -63,7 +64,7 @@ def check_policy(
     if not prepared.method.needs_sft or recipe.check_sft.on_fail == "skip":
         return
     split = prepared.inputs.eval or prepared.inputs.train
-    report = measure_sft(on_device(policy, prepared.device), prepared.tokenizer, split, recipe)
+    report = measure_sft(to_device(policy, prepared.device), prepared.tokenizer, split, recipe)
     run["check_sft"] = report.as_dict()
     say(*report.lines())
     if report.passed:
@@ -72,6 +73,20 @@ def check_policy(
         warn("going on, because check_sft.on_fail is warn")
         return
     raise GateError(_unfit(report))
+
+
+def placed(
+    policy: PreTrainedModel | PeftModel, device: Device, strategy: Strategy
+) -> PreTrainedModel | PeftModel:
+    """On the device, so that a trainer is built, and the fast forward tried, where it will run.
+
+    transformers moves it there by itself, but not under DeepSpeed, and after it was tried. What
+    an engine shards, that engine places.
+    """
+    found: PreTrainedModel | PeftModel = policy
+    if strategy not in SHARDED:
+        found = to_device(policy, device)
+    return found
 
 
 def _unfit(report: SftReport) -> Problem:
@@ -85,14 +100,14 @@ def _unfit(report: SftReport) -> Problem:
 
 def announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
     """What is about to be trained, in the figures of the built trainer."""
-    total, trainable = parameters_of(trainer.model)
+    total, trainable = count_parameters(trainer.model)
     say(f"model: {total:,} parameters, {trainable:,} trained ({trainable / total:.1%})")
     if method.needs_reference:
         say(f"reference: {_reference_in_words(recipe)}")
     rate = learning_rate(recipe, method)
     usual = "" if recipe.training.learning_rate is not None else f" ({method.name}'s usual value)"
     say(f"learning rate: {rate:g}{usual}, {recipe.training.lr_scheduler_type}")
-    say(trainer.speed.line())
+    say(*trainer.speed.lines())
     say(*trainer.checkpointing.lines())
     for note in notes(recipe, method):
         say(f"note: {note}")

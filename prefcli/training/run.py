@@ -37,7 +37,7 @@ from prefcli.training.callbacks.monitor_callback import MonitorCallback
 from prefcli.training.callbacks.sampling_callback import SamplingCallback, make_samples
 from prefcli.training.final_model import save_model
 from prefcli.training.finish import write_report_and_card
-from prefcli.training.policy import announce, check_policy, start_policy
+from prefcli.training.policy import announce, check_policy, placed, start_policy
 from prefcli.training.start_check import StartCheckCallback
 from prefcli.training.summary import closing_lines
 from prefcli.training.trainer import make_trainer
@@ -56,7 +56,7 @@ class Outcome:
     model: str
     already_finished: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
-    anchor: dict[str, dict[str, float | bool]] = field(default_factory=dict)
+    expected: dict[str, dict[str, float | bool]] = field(default_factory=dict)
     """The recipe's published figures beside this run's: {metric: value, low, high, within}."""
 
 
@@ -66,14 +66,14 @@ def train(
     resume: Resume | str = "auto",
     *,
     allow_unusual: bool = False,
-    resume_anyway: bool = False,
+    force_resume: bool = False,
 ) -> Outcome:
     """Run the recipe to its end: `model/` exists when this returns.
 
     allow_unusual: values ten times outside the published bands are no error.
     resume: auto goes on from the last complete checkpoint of the same run, never refuses a folder
     that holds one, and a path names the checkpoint.
-    resume_anyway: go on also where the recipe, the data or the processes have changed, as far as
+    force_resume: go on also where the recipe, the data or the processes have changed, as far as
     changes.py has it.
     Raises RecipeError, DataError, GateError, DivergedError and PreemptedError; PushError once
     everything is saved.
@@ -81,7 +81,7 @@ def train(
     refuse_many_gpus_without_launcher()
     check_launch_section(recipe.launch)
     folder = RunDir(recipe.output_dir)
-    changes = ResumeDiff(resume_anyway, {"processes": world_size(), "strategy": strategy_here()})
+    changes = ResumeDiff(force_resume, {"processes": world_size(), "strategy": strategy_here()})
     status = check_run_dir(folder, recipe, method, resume, changes)
     if status == "finished":
         say(f"{folder.path} is finished already; its model is in {folder.model}")
@@ -92,7 +92,7 @@ def train(
             str(folder.model),
             already_finished=True,
             metrics=run.get("eval", {}).get("last", {}),
-            anchor=run.get("anchor", {}),
+            expected=run.get("expected", {}),
         )
     check_push(recipe)
     with (
@@ -129,6 +129,7 @@ def _train(
         policy = start_policy(recipe, prepared, run, resumed=checkpoint is not None)
         if checkpoint is None:
             check_policy(recipe, prepared, policy, run)
+        policy = placed(policy, prepared.device, strategy_here())
         watch = MonitorCallback(folder, prepared.method, _monitor(recipe, prepared))
         samples = make_samples(
             recipe,
@@ -295,14 +296,14 @@ def _end(
 ) -> Outcome:
     """The run's record, report and last lines; the model is saved by now."""
     compared, said = (
-        recipe.anchor.compare(method.name, watch.last_eval) if recipe.anchor else ({}, [])
+        recipe.expected.compare(method.name, watch.last_eval) if recipe.expected else ({}, [])
     )
     run |= {
         "status": "finished",
         "finished": now(),
         "steps": trainer.state.global_step,
         "eval": {"first": watch.first_eval, "last": watch.last_eval},
-        "anchor": {name: found.as_dict() for name, found in compared.items()},
+        "expected": {name: found.as_dict() for name, found in compared.items()},
         "speed": trainer.speed.as_dict(),
     }
     if (best := _best_step(trainer)) is not None:
@@ -317,5 +318,5 @@ def _end(
         # A process that leaves early may take the launcher along while another still saves.
         trainer.accelerator.wait_for_everyone()
     return Outcome(
-        str(folder.path), str(folder.model), metrics=watch.last_eval, anchor=run["anchor"]
+        str(folder.path), str(folder.model), metrics=watch.last_eval, expected=run["expected"]
     )

@@ -20,14 +20,15 @@ from transformers import (
 from prefcli.checkpoints.atomic_checkpoints import AtomicCheckpointsMixin
 from prefcli.console import is_main_process
 from prefcli.data import Split
-from prefcli.data.run_datasets import RunDatasets, reference_of
-from prefcli.data.trl_map_cache import CachedMapDataset, key_of, serialized
+from prefcli.data.run_datasets import RunDatasets
+from prefcli.data.trl_map_cache import CachedMapDataset, serialized, trl_cache_key
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.memory.activations import Policy
 from prefcli.memory.gradient_checkpointing import Choice, choose, memory_here
 from prefcli.methods import Method
-from prefcli.model import Device, load_policy, lora_config, on_device, parameters_of
-from prefcli.model.loading import in_full
+from prefcli.model import Device, count_parameters, load_policy, lora_config, to_device
+from prefcli.model.base_model import reference_model
+from prefcli.model.loading import absolute_name
 from prefcli.model.lora import (
     disable_base_dropout,
     freeze_reference_adapter,
@@ -94,7 +95,7 @@ def make_trainer(
         packs=method.packs,
         autocast=machine.autocast_to(recipe.model),
     )
-    key = key_of(recipe, method, tokenizer)
+    key = trl_cache_key(recipe, method, tokenizer)
     with speed.patched_trainers(), _dividing_prompts(inputs), serialized(trl_class, key):
         trainer = trainer_class(
             model=policy,
@@ -111,7 +112,9 @@ def make_trainer(
         speed.prepare(trainer.scored, outputs=OUTPUTS)
     trainer.checkpointing = checkpointing
     trainer.reference_within = (
-        method.needs_reference and recipe.trains_adapter and reference_of(recipe) is None
+        method.needs_reference
+        and recipe.trains_adapter
+        and reference_model(recipe.reference, recipe.model) is None
     )
     if _precomputes(recipe, method):
         trainer.ref_model = None  # trl keeps it, though nothing reads it any more
@@ -119,7 +122,7 @@ def make_trainer(
         freeze_reference_adapter(trainer.model)
     if recipe.model.adapter == "stack":
         # A checkpoint lies on the adapter below it; model/ will be the sum of both.
-        below = in_full(recipe.model.name_or_path)
+        below = absolute_name(recipe.model.name_or_path)
         trainer.model.peft_config["default"].base_model_name_or_path = below
     if in_float32:
         train_in_float32(trainer.model, before)
@@ -180,7 +183,7 @@ def _reference(recipe: Recipe, machine: Device) -> dict[str, Any]:
     Under an adapter it is the policy with that adapter off, or with a frozen copy of the one that
     is trained on; precomputed, it is the policy itself before the first step.
     """
-    named = reference_of(recipe)
+    named = reference_model(recipe.reference, recipe.model)
     # FSDP shards the policy too late to be its own reference, and trl would load its base.
     fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP")
     if named is None and (recipe.trains_adapter or (recipe.reference.precompute and not fsdp)):
@@ -189,7 +192,7 @@ def _reference(recipe: Recipe, machine: Device) -> dict[str, Any]:
     dtype = machine.dtype(options, frozen=recipe.trains_adapter)
     where = "reference" if named else "model"
     model = load_policy(options, dtype, recipe.seed, where=where)
-    return {"ref_model": on_device(model, machine)}
+    return {"ref_model": to_device(model, machine)}
 
 
 def _checkpointing(
@@ -203,7 +206,7 @@ def _checkpointing(
         strategy_here(),
         Policy(policy.config, getattr(policy, "peft_config", {}).get("default")),
         length=recipe.data.max_length if method.packs else inputs.longest,
-        reference=parameters_of(beside)[0] if beside is not None else 0,
+        reference=count_parameters(beside)[0] if beside is not None else 0,
         memory=memory_here(machine),
     )
 

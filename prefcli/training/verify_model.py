@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel, Trainer
 
 from prefcli.errors import PrefcliError
 from prefcli.evaluation.logprobs import completion_logits
-from prefcli.model import Device, load_policy, on_device
+from prefcli.model import Device, load_policy, to_device
 from prefcli.model.inference import eval_mode_preserving_rng
 from prefcli.recipe.compatibility import SHARDED
 from prefcli.recipe.distributed_env import strategy_here
@@ -205,7 +205,7 @@ def _loaded(
         model = load_policy(options, dtype, recipe.seed)
     except PrefcliError as error:
         raise _broken(folder, error.problems[0].message) from None
-    return on_device(model, device) if where == "cuda" else model
+    return to_device(model, device) if where == "cuda" else model
 
 
 def _same_values(folder: Path, policy: torch.nn.Module, model: torch.nn.Module) -> None:

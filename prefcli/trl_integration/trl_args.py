@@ -171,7 +171,7 @@ def trl_options(
         "learning_rate": learning_rate(recipe, method),
         "lr_scheduler_type": training.lr_scheduler_type,
         "warmup_steps": training.warmup,
-        "optim": training.optim,
+        "optim": training.optimizer_on(machine.kind),
         "weight_decay": training.weight_decay,
         "adam_beta1": training.adam_beta1,
         "adam_beta2": training.adam_beta2,

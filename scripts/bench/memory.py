@@ -23,7 +23,7 @@ import yaml
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prefcli.data.run_datasets import load_inputs
+from prefcli.data.run_datasets import load_run_datasets
 from prefcli.library_logging import quiet_libraries
 from prefcli.memory.dummy_data import one_token_a_word
 from prefcli.memory.fake_step import Architectures, fake_run
@@ -96,7 +96,7 @@ def recipe_of(folder: Path, case: str, length: int, batch: int) -> tuple[Recipe,
 def counted(recipe: Recipe, method: Method) -> int:
     """Bytes at the peak of two real steps."""
     tokenizer = load_tokenizer(recipe.model)
-    inputs = load_inputs(recipe, method, tokenizer)
+    inputs = load_run_datasets(recipe, method, tokenizer)
     method, _ = inputs.resolve_from_data(method)
     device = detect_device()
 

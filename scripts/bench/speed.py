@@ -64,7 +64,7 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer
 
-from prefcli.data.run_datasets import load_inputs
+from prefcli.data.run_datasets import load_run_datasets
 from prefcli.library_logging import quiet_libraries
 from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.packed_forward import onednn_linear
@@ -248,7 +248,7 @@ def ours(folder: Path, tuning: str, arm: str, size: Size) -> Any:
     file.write_text(yaml.safe_dump(data), encoding="utf-8")
     recipe = load(str(file)).recipe
     tokenizer = load_tokenizer(recipe.model)
-    inputs = load_inputs(recipe, recipe.methods["dpo"], tokenizer)
+    inputs = load_run_datasets(recipe, recipe.methods["dpo"], tokenizer)
     method, _ = inputs.resolve_from_data(recipe.methods["dpo"])
     device = detect_device()
     # Frozen weights in float32, too: as stock has them.

@@ -30,7 +30,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.console import is_screen
-from prefcli.data.run_datasets import RunDatasets, load_inputs
+from prefcli.data.run_datasets import RunDatasets, load_run_datasets
 from prefcli.health import Health, HealthRule, Monitor, RunContext
 from prefcli.library_logging import quiet_libraries
 from prefcli.model import detect_device, load_policy, load_tokenizer
@@ -145,7 +145,7 @@ def main() -> None:
             "training.per_device_eval_batch_size=null",
         ],
     ).recipe
-    inputs = load_inputs(recipe, recipe.methods["dpo"], load_tokenizer(recipe.model))
+    inputs = load_run_datasets(recipe, recipe.methods["dpo"], load_tokenizer(recipe.model))
     round_of(recipe, inputs, "bare")  # warm
     rounds = [
         {name: round_of(recipe, inputs, name) for name in ("bare", "measured", "watched")}

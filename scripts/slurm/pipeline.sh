@@ -60,8 +60,8 @@ submit() {
 }
 
 # What dpo starts from is not there yet; its tokenizer neither, so its rows wait for its own job.
-step prefcli fetch "$sft"
-step prefcli fetch "$dpo" "model.name_or_path=$(setting "$sft" model.name_or_path)"
+step prefcli download "$sft"
+step prefcli download "$dpo" "model.name_or_path=$(setting "$sft" model.name_or_path)"
 step prefcli prepare sft "$sft"
 for recipe in "$sft" "$dpo"; do
     step mkdir -p "$(dirname "$(setting "$recipe" output_dir)")" # of the logs, which Slurm does not make

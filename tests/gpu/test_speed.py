@@ -35,7 +35,8 @@ def test_in_bfloat16_it_is_as_precise_as_trl(family, attention):
     if attention == varlen.NAME and not varlen.is_given(model):
         pytest.skip("no flash attention on this GPU")
     exact = both(model, batch)[0].output.log_probs
-    stock, fast, _ = both(model.bfloat16(), batch, attention=attention)
+    stock, fast, counts = both(model.bfloat16(), batch, attention=attention)
+    assert counts.as_dict()["attention_calls"] == {attention: model.config.num_hidden_layers}
     theirs, ours = ((each.output.log_probs.float() - exact).abs().mean() for each in (stock, fast))
     assert ours <= 1.3 * theirs + 1e-4
 
@@ -47,4 +48,9 @@ def test_flash_attention_passes_the_probe(family):
         pytest.skip("no flash attention on this GPU")
     speed = FastForward(Performance(), "single", max_length=64, autocast=torch.bfloat16)
     speed.prepare(model)
-    assert (speed.reason, speed.attention) == (None, varlen.NAME)
+    assert (speed.reason, speed.attention, speed.refused) == (None, varlen.NAME, {})
+    with torch.autocast("cuda", torch.bfloat16):
+        output = model(**_there(batch_of(pairs())), fused_lm_head=True)
+    output.log_probs.sum().backward()
+    layers = model.config.num_hidden_layers
+    assert speed.as_dict()["attention_calls"] == {varlen.NAME: layers}

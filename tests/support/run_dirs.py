@@ -37,7 +37,7 @@ RUN = {
     },
     "effective": {"learning_rate": 5e-7, "beta": 0.1, "loss_type": ["sigmoid"], "seed": 42},
     "steps": 200,
-    "anchor": {
+    "expected": {
         "eval_loss": {"value": 0.51, "low": 0.4868, "high": 0.5083, "within": False},
         "eval_rewards/accuracies": {"value": 0.77, "low": 0.73, "high": 0.78, "within": True},
     },
@@ -67,7 +67,7 @@ training:
   global_batch_size: 128
   learning_rate: null
   optim: adamw_torch
-anchor:
+expected:
   source: huggingface/alignment-handbook's zephyr-7b-beta, rerun by others
   metrics: {}
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from prefcli.checkpoints.run_dir import RunDir
-from prefcli.data.run_datasets import load_inputs
+from prefcli.data.run_datasets import load_run_datasets
 from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.training.trainer import make_trainer
@@ -103,7 +103,7 @@ def small_recipe(model: Path, folder: Path) -> dict:
 def trainer_of(recipe, name: str, tokenizer=None):
     """(trainer, inputs) as a run builds them, on a fresh float32 policy."""
     tokenizer = tokenizer or load_tokenizer(recipe.model)
-    inputs = load_inputs(recipe, recipe.methods[name], tokenizer)
+    inputs = load_run_datasets(recipe, recipe.methods[name], tokenizer)
     method, _ = inputs.resolve_from_data(recipe.methods[name])
     policy = load_policy(recipe.model, torch.float32, recipe.seed)
     trainer, _ = make_trainer(recipe, method, detect_device(), policy, tokenizer, inputs)

@@ -55,7 +55,7 @@ def environment_of(**launch) -> dict[str, str]:
 def test_accelerate_takes_the_file(tmp_path, strategy, kind, machines):
     """It refuses keys it does not know."""
     file = tmp_path / "launch.yaml"
-    file.write_text(yaml.safe_dump(config_of(strategy=strategy, machines=machines)))
+    file.write_text(yaml.safe_dump(config_of(strategy=strategy, nodes=machines)))
     config = load_config_from_file(str(file))
     assert config.distributed_type == kind
     assert (config.num_processes, config.num_machines) == (2 * machines, machines)
@@ -140,7 +140,7 @@ def torchrun(nodes: int, each: int) -> dict[str, str]:
     [
         ({"processes": 8}, torchrun(1, 8)),
         ({}, torchrun(1, 4)),
-        ({"processes": 8, "machines": 2}, torchrun(2, 8)),
+        ({"processes": 8, "nodes": 2}, torchrun(2, 8)),
         ({"processes": 1}, {}),
         (
             {"strategy": "fsdp2", "processes": 2},
@@ -161,7 +161,7 @@ def test_a_launcher_that_does_otherwise_is_told_apart(monkeypatch):
     assert [(p.path, p.message) for p in stop.value.problems] == [
         ("launch.strategy", "the recipe says fsdp2, and the launcher has started ddp"),
         ("launch.processes", "the recipe says 8, and the launcher has started 4"),
-        ("launch.machines", "the recipe says 1, and the launcher has started 2"),
+        ("launch.nodes", "the recipe says 1, and the launcher has started 2"),
     ]
 
 
@@ -203,7 +203,7 @@ def test_several_gpus_and_one_process(monkeypatch):
 
 def test_a_dry_run_is_for_what_would_be_launched(monkeypatch):
     under(monkeypatch)
-    launch = Launch(strategy="zero3", processes=8, machines=2)
+    launch = Launch(strategy="zero3", processes=8, nodes=2)
     assert (target := target_of(launch=launch)).devices == 16
     assert target.strategy == "zero3"
     target = target_of(4, "fsdp2", launch=launch)

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from prefcli import cli
 from prefcli.data import Finding, Limits, judge, load_split
-from prefcli.data.run_datasets import load_inputs, read_inputs
+from prefcli.data.run_datasets import load_run_datasets, read_run_datasets
 from prefcli.errors import DataError
 from prefcli.methods import METHODS
 from prefcli.model import load_tokenizer
@@ -64,7 +64,7 @@ FOUND = {
     "empty": (3, 30, [11, 12, 13], 0),
     "duplicates": (3, 30, [22, 23, 24], 3),
     "chosen_longer": (3, 22, [19, 25, 26], 3),
-    "seams": (2, 30, [27, 28], 2),
+    "prompt_boundary": (2, 30, [27, 28], 2),
 }
 
 
@@ -88,7 +88,7 @@ def crafted(recipe_data, tmp_path, monkeypatch):
 
 
 def audited(recipe, name, **options):
-    return read_inputs(recipe, recipe.methods[name], load_tokenizer(recipe.model), **options)
+    return read_run_datasets(recipe, recipe.methods[name], load_tokenizer(recipe.model), **options)
 
 
 def in_figures(split):
@@ -115,7 +115,8 @@ def test_each_fault_of_a_pair(crafted, make_recipe):
     lines = train.lines()
     assert "train: 2 rows dropped: the prompt alone fills max_length " in lines[4] + lines[5]
     assert (
-        "train: seams: 2 of 30 rows (6.67 %): the prompt's last tokens merge with the completion; "
+        "train: prompt_boundary: 2 of 30 rows (6.67 %): the prompt's last tokens merge with "
+        "the completion; "
         "first: train.jsonl: row 27, row 28"
     ) in lines
 
@@ -144,11 +145,11 @@ def test_a_room_that_nothing_fills(crafted, make_recipe):
 def test_defaults_stop_for_all_reasons_at_once(crafted, make_recipe):
     recipe = make_recipe(crafted).recipe
     with pytest.raises(DataError) as caught:
-        load_inputs(recipe, recipe.dpo, load_tokenizer(recipe.model))
+        load_run_datasets(recipe, recipe.dpo, load_tokenizer(recipe.model))
     problems = {p.path: p for p in caught.value.problems}
     assert list(problems) == [
         f"data.checks.{name}.error"
-        for name in ("long_prompts", "identical", "empty", "seams", "shared_prompts")
+        for name in ("long_prompts", "identical", "empty", "prompt_boundary", "shared_prompts")
     ]
     assert problems["data.checks.shared_prompts.error"].message == (
         "eval: shared_prompts: 2 of 4 rows (50 %, more than 1 %): the prompt stands in data.train, "
@@ -163,7 +164,7 @@ def test_defaults_stop_for_all_reasons_at_once(crafted, make_recipe):
 def test_what_only_warns(crafted, make_recipe):
     errors = [f"data.checks.{name}.error=null" for name in DataChecks.model_fields]
     recipe = make_recipe(crafted, *errors).recipe
-    inputs = load_inputs(recipe, recipe.dpo, load_tokenizer(recipe.model))
+    inputs = load_run_datasets(recipe, recipe.dpo, load_tokenizer(recipe.model))
     said = [warning.partition(" of the rows")[0] for warning in inputs.warnings]
     assert said == [
         "train: long_prompts: 6.67 %",
@@ -172,7 +173,7 @@ def test_what_only_warns(crafted, make_recipe):
         "train: identical_after_cut: 3.33 %",
         "train: empty: 10 %",
         "train: duplicates: 10 %",
-        "train: seams: 6.67 %",
+        "train: prompt_boundary: 6.67 %",
         "eval: shared_prompts: 50 %",
     ]
     assert inputs.warnings[1] == (
@@ -209,7 +210,7 @@ def test_a_threshold_stops_a_run_before_weights_are_loaded(crafted, make_recipe,
             (bare / file.name).write_bytes(file.read_bytes())
     crafted["model"]["name_or_path"] = str(bare)
     recipe = make_recipe(crafted).recipe
-    with pytest.raises(DataError, match="seams: 2 of 30 rows"):
+    with pytest.raises(DataError, match="prompt_boundary: 2 of 30 rows"):
         train(recipe, recipe.dpo)
     assert not (Path(recipe.output_dir) / "run.json").exists()
 
@@ -343,9 +344,9 @@ def test_a_template_that_opens_answers_otherwise_warns(crafted, make_recipe):
     write_jsonl(Path("train.jsonl"), [row])
     crafted["data"] = {"train": {"path": "train.jsonl"}, "max_length": 32}
     recipe = make_recipe(crafted).recipe
-    inputs = load_inputs(recipe, recipe.sft, load_tokenizer(recipe.model))
+    inputs = load_run_datasets(recipe, recipe.sft, load_tokenizer(recipe.model))
     (warning,) = inputs.warnings
-    assert warning.startswith("train: template_seams: 100 % of the rows, and none is expected")
+    assert warning.startswith("train: template_boundary: 100 % of the rows, and none is expected")
 
 
 def test_what_repeats_in_another_source_repeats(crafted, make_recipe):
@@ -364,7 +365,7 @@ def test_the_mix_is_judged_too(crafted, make_recipe):
     del crafted["data"]["eval"]
     recipe = make_recipe(crafted, "data.checks.duplicates.error=0.5").recipe
     with pytest.raises(DataError, match=r"sft_mix: duplicates: 2 of 3 rows \(66.7 %, more than 50"):
-        load_inputs(recipe, recipe.dpo, load_tokenizer(recipe.model))
+        load_run_datasets(recipe, recipe.dpo, load_tokenizer(recipe.model))
 
 
 def test_a_check_of_tokens_needs_a_name_only(crafted, tokenizer):
@@ -372,10 +373,10 @@ def test_a_check_of_tokens_needs_a_name_only(crafted, tokenizer):
 
     @dataclasses.dataclass
     class EvenPrompts:
-        names: tuple[str, ...] = ("template_seams",)
+        names: tuple[str, ...] = ("template_boundary",)
 
         def __call__(self, ids, room, trained=None):
-            return [] if len(ids["prompt_ids"]) % 2 else ["template_seams"]
+            return [] if len(ids["prompt_ids"]) % 2 else ["template_boundary"]
 
     sources = [Source(path="train.jsonl", split="train[:4]")]
     split = load_split(
@@ -388,7 +389,7 @@ def test_a_check_of_tokens_needs_a_name_only(crafted, tokenizer):
         checks=[lambda chat: EvenPrompts()],
     )
     # The prompts have 2, 3, 4 and 5 tokens.
-    assert in_figures(split) == {"template_seams": (2, 4, [1, 3], 2)}
+    assert in_figures(split) == {"template_boundary": (2, 4, [1, 3], 2)}
 
 
 # --- everywhere
@@ -524,7 +525,7 @@ def test_json(crafted, prefcli_data):
         "empty": "error",
         "duplicates": "warning",
         "chosen_longer": "note",
-        "seams": "error",
+        "prompt_boundary": "error",
     }
     assert "error: " in said
 

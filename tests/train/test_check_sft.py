@@ -91,6 +91,23 @@ def test_whole_texts(recipe_data, make_recipe, tmp_path, plain):
     assert report.rejected_perplexity is None
 
 
+@pytest.mark.parametrize("how", ["stock", "fast"])
+def test_score_with_autocast_computes_in_bfloat16_on_a_cpu(tiny_model, how):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    rows = [([3, 4, 5], [6, 7, 8, 9]), ([3, 4, 5], [7, 7])]
+
+    def scores(*, autocast):
+        fast = torch.bfloat16 if autocast else None
+        speed = FastForward(Performance(), "single", 48, autocast=fast) if how == "fast" else None
+        found = score(model, rows, max_length=48, autocast=autocast, speed=speed)
+        assert speed is None or speed.reason is None
+        return [each.per_token for each in found]
+
+    whole, half = scores(autocast=False), scores(autocast=True)
+    assert whole != half
+    assert half == pytest.approx(whole, abs=0.05)
+
+
 @pytest.mark.parametrize("how", ["stock", "fast", "under an adapter", "another family"])
 def test_batches_and_cuts_change_nothing(tiny_model, how):
     model = AutoModelForCausalLM.from_pretrained(tiny_model)

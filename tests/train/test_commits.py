@@ -120,7 +120,7 @@ def test_a_dataset_of_the_very_revision(put):
         read(Source(path="org/pairs", revision="v3"), "data.train")
     (problem,) = caught.value.problems
     assert "org/pairs at v3, and the cache lacks that revision" in problem.message
-    assert "prefcli fetch" in problem.hint
+    assert "prefcli download" in problem.hint
 
 
 def test_a_part_of_a_dataset(put):

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from prefcli.data import Limits, load_split
 from prefcli.data.row_stats import measure_row
-from prefcli.data.run_datasets import load_inputs
+from prefcli.data.run_datasets import load_run_datasets
 from prefcli.errors import DataError, ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS
 from prefcli.model import load_tokenizer
@@ -568,7 +568,7 @@ def test_one_label(recipe_data, make_recipe, tmp_path):
     recipe_data["data"]["train"] = {"path": str(path)}
     recipe = make_recipe(recipe_data).recipe
     with pytest.raises(DataError, match="every label is true"):
-        load_inputs(recipe, recipe.methods["kto"], load_tokenizer(recipe.model))
+        load_run_datasets(recipe, recipe.methods["kto"], load_tokenizer(recipe.model))
 
 
 def test_sources_of_two_styles(read):
@@ -759,26 +759,26 @@ def test_assistant_turns_need_marks_and_messages(recipe_data, make_recipe, tmp_p
     recipe_data["sft"] = ASSISTANT_ONLY
     text = make_recipe(recipe_data).recipe
     with pytest.raises(RecipeError, match="these rows are text"):
-        load_inputs(text, text.sft, load_tokenizer(text.model))
+        load_run_datasets(text, text.sft, load_tokenizer(text.model))
     data = write_jsonl(tmp_path / "chat.jsonl", pairs(4, chat=True))
     recipe_data["data"] = {"checks": ANYTHING, "train": {"path": str(data)}, "max_length": 32}
     recipe_data["model"]["chat_template"] = "{% for m in messages %}{{ m.content }}{% endfor %}"
     chat = make_recipe(recipe_data).recipe
     with pytest.raises(RecipeError, match="does not mark assistant turns"):
-        load_inputs(chat, chat.sft, load_tokenizer(chat.model))
+        load_run_datasets(chat, chat.sft, load_tokenizer(chat.model))
 
 
 @pytest.mark.parametrize("name", ["orpo", "simpo"])
 def test_what_its_trainer_can_not_divide_is_dropped(recipe_data, make_recipe, name):
     recipe = make_recipe(recipe_data).recipe
     method = recipe.methods[name]
-    assert method.max_seam == 1
+    assert method.max_merged_tokens == 1
     tokenizer = load_tokenizer(recipe.model)
     row = {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4], "seam": 2}
-    assert "merge" in measure_row([row], Limits(64, max_seam=1), chat=False)["drop"]
-    assert measure_row([row], Limits(64, max_seam=1), chat=True)["drop"] is None
+    assert "merge" in measure_row([row], Limits(64, max_merged_tokens=1), chat=False)["drop"]
+    assert measure_row([row], Limits(64, max_merged_tokens=1), chat=True)["drop"] is None
     assert measure_row([row], Limits(64), chat=False)["drop"] is None
-    assert load_inputs(recipe, method, tokenizer).train.dropped == {}
+    assert load_run_datasets(recipe, method, tokenizer).train.dropped == {}
 
 
 def test_kto_leaves_no_row_alone_in_its_batch(recipe_data, make_recipe, tmp_path):
@@ -792,7 +792,7 @@ def test_kto_leaves_no_row_alone_in_its_batch(recipe_data, make_recipe, tmp_path
         "num_proc": 2,  # trl would cut the rows elsewhere than the batches do
     }
     recipe = make_recipe(recipe_data).recipe
-    inputs = load_inputs(recipe, recipe.kto, load_tokenizer(recipe.model))
+    inputs = load_run_datasets(recipe, recipe.kto, load_tokenizer(recipe.model))
     assert (len(inputs.train.rows), len(inputs.eval.rows)) == (8, 4)
     assert sum(d.count for d in inputs.train.dropped.values()) == 1
     assert any(
@@ -805,7 +805,7 @@ def test_kto_leaves_no_row_alone_in_its_batch(recipe_data, make_recipe, tmp_path
             assert row["KL_completion_ids"] == rows[i - 1]["completion_ids"]
             assert row["KL_completion_ids"] != row["completion_ids"]
     without = make_recipe(recipe_data, "kto.loss_type=apo_zero_unpaired").recipe
-    kept = load_inputs(without, without.kto, load_tokenizer(without.model))
+    kept = load_run_datasets(without, without.kto, load_tokenizer(without.model))
     assert len(kept.train.rows) == 9
 
 

@@ -50,7 +50,7 @@ def test_nothing_is_known_of_a_model_on_the_hub(recipe_data, dry_run, cache):
     (unchecked,) = document["unchecked"]
     assert unchecked["path"] == "model.name_or_path"
     assert f"lacks config.json, tokenizer.json, {WEIGHTS}" in unchecked["message"]
-    assert "prefcli fetch" in unchecked["hint"]
+    assert "prefcli download" in unchecked["hint"]
     assert "recipe.yaml:" in unchecked["place"]
     assert said.splitlines()[-1].startswith("not proven: ")
     assert "memory" not in document
@@ -80,7 +80,7 @@ def test_a_dataset_on_the_hub(recipe_data, dry_run, cache):
     assert (code, document["will_run"]) == (2, None)
     (unchecked,) = document["unchecked"]
     assert unchecked["path"] == "data.train.path"
-    assert "prefcli fetch" in unchecked["hint"]
+    assert "prefcli download" in unchecked["hint"]
     # The model is here, and so is sized; what a step holds depends on nothing else.
     assert document["parameters"] > 0
     assert document["memory"]["tokens"] == 64

@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers.integrations import TensorBoardCallback
 
-from prefcli.data.run_datasets import load_inputs
+from prefcli.data.run_datasets import load_run_datasets
 from prefcli.errors import RecipeError
 from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.training.callbacks.experiment_trackers import Tracking
@@ -26,7 +26,7 @@ def recipe(recipe_data, make_recipe, monkeypatch):
 
 def trainer_for(recipe):
     tokenizer = load_tokenizer(recipe.model)
-    inputs = load_inputs(recipe, recipe.dpo, tokenizer)
+    inputs = load_run_datasets(recipe, recipe.dpo, tokenizer)
     policy = load_policy(recipe.model, torch.float32, recipe.seed)
     return make_trainer(recipe, recipe.dpo, detect_device(), policy, tokenizer, inputs)[0]
 

@@ -94,7 +94,7 @@ def test_two_machines(tiny_model, tmp_path):
     """Here one, twice: each starts a process, and they meet."""
     data = small_recipe(tiny_model, tmp_path)
     del data["data"]["eval"]
-    data["launch"] = {"processes": 1, "machines": 2}
+    data["launch"] = {"processes": 1, "nodes": 2}
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     machines = [
         subprocess.Popen(

@@ -15,7 +15,7 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from prefcli.checkpoints.run_dir import RunDir
-from prefcli.data.run_datasets import load_inputs
+from prefcli.data.run_datasets import load_run_datasets
 from prefcli.errors import DivergedError, ExitCode
 from prefcli.health import Advice, HealthRule, History, Monitor, RunContext
 from prefcli.health.finite import Finite
@@ -54,7 +54,7 @@ class Run:
 def run_of(recipe, name: str, *checks: HealthRule) -> Run:
     """What a run trains with, as far as it is watched."""
     tokenizer = load_tokenizer(recipe.model)
-    inputs = load_inputs(recipe, recipe.methods[name], tokenizer)
+    inputs = load_run_datasets(recipe, recipe.methods[name], tokenizer)
     method, _ = inputs.resolve_from_data(recipe.methods[name])
     folder = RunDir(recipe.output_dir)
     folder.path.mkdir(parents=True, exist_ok=True)

@@ -102,10 +102,10 @@ def place(tmp_path_factory, tiny_model):
 @pytest.fixture(scope="module")
 def fetched(place):
     with serve(place / "hub") as (hub, url):
-        done = prefcli(place, "fetch", "recipe.yaml", "--json", HF_ENDPOINT=url)
+        done = prefcli(place, "download", "recipe.yaml", "--json", HF_ENDPOINT=url)
         failed = prefcli(
             place,
-            "fetch",
+            "download",
             "recipe.yaml",
             "model.name_or_path=org/pickled",
             "model.adapter=null",

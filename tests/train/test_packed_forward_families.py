@@ -85,7 +85,7 @@ def test_a_setting_may_speak_against_it(family, more, reason):
         model.set_attn_implementation(attention)
     found = prepared(model)
     assert found.reason.startswith(reason)
-    assert found.line() == f"speed: rows are scored by trl's own forward: {found.reason}"
+    assert found.lines() == [f"speed: rows are scored by trl's own forward: {found.reason}"]
 
 
 def test_other_figures_and_packed_rows_are_trls():

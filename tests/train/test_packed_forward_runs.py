@@ -105,6 +105,7 @@ def test_a_run_that_falls_back_says_why_once(foreign, make_recipe, capsys):
         "stock_calls": 0,
         "tokens": 0,
         "tokens_padded": 0,
+        "attention_calls": {},
     }
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from prefcli import cli
 from prefcli.data.arrow_cache import folder as cache
-from prefcli.data.run_datasets import load_inputs, read_inputs
+from prefcli.data.run_datasets import load_run_datasets, read_run_datasets
 from prefcli.data.run_once import once
 from prefcli.errors import DataError
 from prefcli.model import load_tokenizer
@@ -43,8 +43,8 @@ def counted(tmp_path, monkeypatch):
         return counts
 
     measures = importlib.import_module("prefcli.data.row_stats")
-    ours = counting(files[0], measures.tokenise_all, lambda columns, _: len(columns["prompt"]))
-    monkeypatch.setattr(measures, "tokenise_all", ours)
+    ours = counting(files[0], measures.tokenize_batch, lambda columns, _: len(columns["prompt"]))
+    monkeypatch.setattr(measures, "tokenize_batch", ours)
     for name in ("sft", "dpo", "kto"):
         module = importlib.import_module(f"trl.trainer.{name}_trainer")
         calls = counting(files[1], module._tokenize, lambda *args: 1)
@@ -103,10 +103,10 @@ def test_what_is_kept_is_what_was_read(fresh, make_recipe):
     recipe = make_recipe(fresh).recipe
     tokenizer = load_tokenizer(recipe.model)
     for name in ("sft", "kto"):
-        made = read_inputs(recipe, recipe.methods[name], tokenizer)
-        first = load_inputs(recipe, recipe.methods[name], tokenizer)
-        again = load_inputs(recipe, recipe.methods[name], tokenizer)
-        assert again.kept_before
+        made = read_run_datasets(recipe, recipe.methods[name], tokenizer)
+        first = load_run_datasets(recipe, recipe.methods[name], tokenizer)
+        again = load_run_datasets(recipe, recipe.methods[name], tokenizer)
+        assert again.was_cached
         for split, one, two in zip(made.splits, first.splits, again.splits, strict=True):
             assert list(split.rows) == list(one.rows) == list(two.rows)
             assert split.as_dict() == one.as_dict() == two.as_dict()
@@ -119,7 +119,7 @@ def test_other_rows_or_limits_are_read_anew(fresh, make_recipe, tmp_path, counte
 
     def tokenised(*overrides: str) -> int:
         recipe = make_recipe(fresh, *overrides).recipe
-        load_inputs(recipe, recipe.dpo, tokenizer)
+        load_run_datasets(recipe, recipe.dpo, tokenizer)
         return counted()[0]
 
     assert tokenised() == ROWS
@@ -136,7 +136,7 @@ def test_other_rows_or_limits_are_read_anew(fresh, make_recipe, tmp_path, counte
 def test_a_torn_file_is_made_again(fresh, make_recipe, counted):
     recipe = make_recipe(fresh).recipe
     tokenizer = load_tokenizer(recipe.model)
-    kept = load_inputs(recipe, recipe.dpo, tokenizer).kept
+    kept = load_run_datasets(recipe, recipe.dpo, tokenizer).kept
     for torn in (
         kept,
         kept.with_suffix(".npz"),
@@ -144,9 +144,9 @@ def test_a_torn_file_is_made_again(fresh, make_recipe, counted):
     ):
         counted()
         torn.write_bytes(torn.read_bytes()[:-40])
-        assert len(load_inputs(recipe, recipe.dpo, tokenizer).train.rows) == TRAIN
+        assert len(load_run_datasets(recipe, recipe.dpo, tokenizer).train.rows) == TRAIN
         assert counted()[0] == ROWS, torn
-        assert load_inputs(recipe, recipe.dpo, tokenizer).kept_before
+        assert load_run_datasets(recipe, recipe.dpo, tokenizer).was_cached
 
 
 def test_prepare_leaves_a_run_nothing_to_tokenise(

@@ -73,7 +73,7 @@ def hub(monkeypatch):
 
 @pytest.fixture
 def recipe(recipe_data, make_recipe):
-    return make_recipe(recipe_data | {"push": {"repo_id": "me/tiny"}}).recipe
+    return make_recipe(recipe_data | {"push_to_hub": {"repo_id": "me/tiny"}}).recipe
 
 
 def test_a_failed_push_costs_nothing_and_is_tried_again(recipe, hub, monkeypatch):
@@ -88,7 +88,7 @@ def test_a_failed_push_costs_nothing_and_is_tried_again(recipe, hub, monkeypatch
     assert f"`hf upload me/tiny {run.model} . --private`" in str(no.value)
     said = run.read_run()
     assert said["status"] == "finished"
-    assert said["push"].items() >= {"status": "failed", "repo_id": "me/tiny"}.items()
+    assert said["push_to_hub"].items() >= {"status": "failed", "repo_id": "me/tiny"}.items()
     assert not hub.asked
 
     assert train(recipe, recipe.dpo).already_finished
@@ -97,7 +97,7 @@ def test_a_failed_push_costs_nothing_and_is_tried_again(recipe, hub, monkeypatch
     assert hub.files.keys() == names >= {"model.safetensors", "config.json", "tokenizer.json"}
     weights = run.model / "model.safetensors"
     assert hub.files["model.safetensors"] == weights.read_bytes()
-    entry = run.read_run()["push"]
+    entry = run.read_run()["push_to_hub"]
     assert (entry["status"], entry["url"]) == ("done", f"{hub.url}/me/tiny/commit/abc")
     assert TOKEN not in run.run.read_text("utf-8")
 
@@ -111,7 +111,7 @@ def test_what_got_worse_is_not_pushed(recipe, hub):
     train(recipe, recipe.dpo)
     hub.asked.clear()
     worse = {"first": {"eval_loss": 0.69}, "last": {"eval_loss": 1.05}}
-    told = {key: value for key, value in run.read_run().items() if key != "push"}
+    told = {key: value for key, value in run.read_run().items() if key != "push_to_hub"}
     run.write_run({**told, "eval": worse})
     with pytest.raises(PushError, match=r"its eval_loss is 1\.05, and was 0\.69 before"):
         train(recipe, recipe.dpo)
@@ -138,10 +138,13 @@ def test_what_can_be_known_before_training_is(recipe, monkeypatch, tmp_path):
 
 
 def test_a_dry_run_tells_where_it_goes(recipe_data, dry_run, hub, monkeypatch):
-    recipe_data["push"] = {"repo_id": "me/tiny", "revision": "dpo", "private": False}
+    recipe_data["push_to_hub"] = {"repo_id": "me/tiny", "revision": "dpo", "private": False}
     code, _, said = dry_run(recipe_data, "dpo", "--sample", "8")
     assert code == 0, said
-    assert f"push: once it is finished, to {hub.url}/me/tiny (PUBLIC, branch dpo), as me" in said
+    assert (
+        f"push_to_hub: once it is finished, to {hub.url}/me/tiny (PUBLIC, branch dpo), as me"
+        in said
+    )
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     code, found, _ = dry_run(recipe_data, "dpo", "--sample", "8")
     assert code == 2

@@ -12,10 +12,10 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from prefcli.data import tokenise
+from prefcli.data import tokenize
 from prefcli.errors import ExitCode, GateError, RecipeError
 from prefcli.evaluation.check_sft import check_sft
-from prefcli.model import load_policy, load_tokenizer, lora_config, start_of
+from prefcli.model import load_policy, load_tokenizer, lora_config, resolve_model
 from prefcli.recipe.sections import Lora, Model
 from prefcli.training import run as run_module
 from prefcli.training import trainer as trainer_module
@@ -141,7 +141,7 @@ def test_the_reference_is_the_sft_policy_and_not_its_base(
     told = {key: values[-1] for key, values in trainer._metrics["train"].items()}
     side = "chosen" if name == "dpo" or row["label"] else "rejected"
     said = told[f"logps/{side}"] - told[f"rewards/{side}"] / trainer.beta
-    ids = tokenise(inputs.train.rows[1], tokenizer)
+    ids = tokenize(inputs.train.rows[1], tokenizer)
     completion = ids["chosen_ids" if name == "dpo" else "completion_ids"]
     sft = AutoModelForCausalLM.from_pretrained(merged)
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
@@ -171,7 +171,7 @@ def test_a_run_on_an_adapter_leaves_one_that_loads_anywhere(
         assert config["r"] == (5 if adapter == "stack" else 2)
         after = AutoPeftModelForCausalLM.from_pretrained(model)
     _trainer, inputs, tokenizer = build(recipe)
-    rows = [tokenise(row, tokenizer) for row in inputs.eval.rows]
+    rows = [tokenize(row, tokenizer) for row in inputs.eval.rows]
     margins = []
     for policy in (after, AutoModelForCausalLM.from_pretrained(merged)):
         scores = [
@@ -324,7 +324,7 @@ def test_resume_on_other_starting_weights_is_refused(
     start_weights = json.loads((folder / "run.json").read_text())["start_weights"]
     with pytest.raises(GateError, match="started from have changed"):
         train(recipe, recipe.dpo)
-    monkeypatch.setattr("prefcli.training.policy.fingerprint", lambda model: start_weights)
+    monkeypatch.setattr("prefcli.training.policy.weights_digest", lambda model: start_weights)
     with pytest.raises(GateError, match="not the one this run began with"):
         train(recipe, recipe.dpo)
 
@@ -448,7 +448,7 @@ def test_a_checkpoint_of_a_stacked_run_lies_on_the_adapter_below(
     assert logps(loaded, [5, 6], [7, 8, 9]) == pytest.approx(expected, abs=1e-4)
     for adapter in ("continue", "stack"):
         with pytest.raises(RecipeError, match="checkpoint of a run that was stacked"):
-            start_of(Model(name_or_path=str(checkpoint), adapter=adapter))
+            resolve_model(Model(name_or_path=str(checkpoint), adapter=adapter))
 
 
 def test_a_folder_that_a_gate_left_is_used_anew(

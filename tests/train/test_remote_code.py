@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from prefcli.errors import RecipeError
 from prefcli.model import load_policy, load_tokenizer
-from prefcli.model.base_model import start_of
+from prefcli.model.base_model import resolve_model
 from prefcli.model.loading import check_weights, empty_model, load_config
 from prefcli.recipe.sections import Model
 
@@ -97,7 +97,7 @@ def test_a_pickled_adapter_is_not_read(tiny_model, tmp_path):
     adapter.save_pretrained(str(tmp_path))
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
     options = Model(name_or_path=str(tmp_path), adapter="merge")
-    problem = problem_of(lambda: start_of(options))
+    problem = problem_of(lambda: resolve_model(options))
     assert "holds no adapter_model.safetensors; pickled weights" in problem.message
 
 

@@ -38,19 +38,19 @@ def test_settings(half_done, make_recipe, capsys):
     said = refused(recipe)
     assert "training.learning_rate was 0.001 there and is 0.0005 now" in said
     assert "training.save_steps was 2 there and is 1 now" in said
-    assert "or take it with --resume-anyway" in said
+    assert "or take it with --force-resume" in said
 
     other = make_recipe(half_done, *changes, "dpo.beta=0.2", "seed=1").recipe
-    said = refused(other, resume_anyway=True)
+    said = refused(other, force_resume=True)
     assert "dpo.beta was 0.1 there and is 0.2 now" in said
     assert "seed was 42 there and is 1 now" in said
     assert "learning_rate" not in said
-    assert "--resume-anyway" not in said
+    assert "--force-resume" not in said
 
     capsys.readouterr()
-    train(recipe, recipe.dpo, resume_anyway=True)
+    train(recipe, recipe.dpo, force_resume=True)
     told = capsys.readouterr().out
-    assert told.count("warning: --resume-anyway: training.learning_rate was 0.001 there and") == 1
+    assert told.count("warning: --force-resume: training.learning_rate was 0.001 there and") == 1
     # They are those of the recipe, and not of the optimizer and the state that were saved.
     rates = {r["step"]: r["learning_rate"] for r in metric_rows(recipe.output_dir) if "loss" in r}
     assert rates == {1: 1e-3, 2: 1e-3, 3: 5e-4, 4: 5e-4}
@@ -61,7 +61,7 @@ def test_settings(half_done, make_recipe, capsys):
         "training.save_steps",
     ]
 
-    said = refused(make_recipe(half_done, "training.max_steps=8").recipe, resume_anyway=True)
+    said = refused(make_recipe(half_done, "training.max_steps=8").recipe, force_resume=True)
     assert "holds a finished run" in said
 
 
@@ -72,7 +72,7 @@ def test_rows(half_done, make_recipe):
     said = refused(recipe)
     assert f"data.train was '24 rows with the digest {before}' there and is '24 rows" in said
     assert "data.eval" not in said
-    train(recipe, recipe.dpo, resume_anyway=True)
+    train(recipe, recipe.dpo, force_resume=True)
     run = RunDir(recipe.output_dir).read_run()
     assert run["data"]["train"]["fingerprint"] != before
     assert run["resumed"][0]["anyway"][0].startswith("data.train was")
@@ -86,9 +86,9 @@ def test_processes(half_done, make_recipe):
     folder.write_run({**run, "processes": 2, "strategy": "ddp"})
     said = refused(recipe)
     assert "processes was 2 there and is 1 now; strategy was 'ddp' there and is 'single'" in said
-    assert "or take it with --resume-anyway" in said
+    assert "or take it with --force-resume" in said
     folder.write_run({**run, "processes": 2, "strategy": "zero3"})
-    assert "strategy was 'zero3' there" in refused(recipe, resume_anyway=True)
+    assert "strategy was 'zero3' there" in refused(recipe, force_resume=True)
 
     # Which launcher has started them is no difference.
     folder.write_run(run)

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prefcli.data.run_datasets import load_inputs
+from prefcli.data.run_datasets import load_run_datasets
 from prefcli.errors import RecipeError
 from prefcli.evaluation.generate import NotANumberError, Sampling, sample
 from prefcli.evaluation.sample_prompts import choose
-from prefcli.model import detect_device, load_policy, load_tokenizer, start_config
+from prefcli.model import detect_device, load_base_config, load_policy, load_tokenizer
 from prefcli.recipe.sections import Model, SampleOptions
 from prefcli.training.callbacks.sampling_callback import make_samples
 from prefcli.training.trainer import make_trainer
@@ -42,11 +42,11 @@ def data(recipe_data) -> dict:
 def run(recipe, name: str, checkpoint: Path | None = None):
     """(trainer, samples) after training, as a run puts them together."""
     tokenizer = load_tokenizer(recipe.model)
-    inputs = load_inputs(recipe, recipe.methods[name], tokenizer)
+    inputs = load_run_datasets(recipe, recipe.methods[name], tokenizer)
     method, _ = inputs.resolve_from_data(recipe.methods[name])
     folder = Path(recipe.output_dir)
     folder.mkdir(exist_ok=True)
-    config = start_config(recipe.model)
+    config = load_base_config(recipe.model)
     samples = make_samples(recipe, method, inputs.eval, tokenizer, config, folder)
     policy = load_policy(recipe.model, torch.float32, recipe.seed)
     trainer, _ = make_trainer(
@@ -273,7 +273,7 @@ def chosen_of(data, make_recipe, rows, options, context):
     path = write_jsonl(Path(data["output_dir"]).parent / "rows.jsonl", rows)
     recipe = make_recipe({**data, "data": {**data["data"], "eval": {"path": str(path)}}}).recipe
     tokenizer = load_tokenizer(recipe.model)
-    inputs = load_inputs(recipe, recipe.dpo, tokenizer)
+    inputs = load_run_datasets(recipe, recipe.dpo, tokenizer)
     return choose(inputs.eval, tokenizer, options, context)
 
 
@@ -309,9 +309,9 @@ def test_texts_without_a_prompt_are_not_asked(data, make_recipe, tmp_path, capsy
 def test_under_sharding_nothing_is_asked(data, make_recipe, monkeypatch, capsys):
     recipe = make_recipe(data).recipe
     tokenizer = load_tokenizer(recipe.model)
-    inputs = load_inputs(recipe, recipe.dpo, tokenizer)
+    inputs = load_run_datasets(recipe, recipe.dpo, tokenizer)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    config = start_config(recipe.model)
+    config = load_base_config(recipe.model)
     assert make_samples(recipe, recipe.dpo, inputs.eval, tokenizer, config, Path(".")) is None
     assert "left out, as no process holds the whole model under fsdp1" in capsys.readouterr().out
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from prefcli.data import tokenise
+from prefcli.data import tokenize
 from prefcli.errors import RecipeError
 from prefcli.training.dry_run import dry_run
 from prefcli.training.mixins.sft_mix import Schedule
@@ -103,7 +103,7 @@ def oracle(trainer, positions) -> torch.Tensor:
     scores = []
     for position in positions:
         row = trainer.stream.split.rows[trainer.stream.index(position)]
-        ids = tokenise(row, trainer.processing_class)
+        ids = tokenize(row, trainer.processing_class)
         prompt, completion = ids["prompt_ids"], ids["completion_ids"]
         logits = model(input_ids=torch.tensor([prompt + completion])).logits[0]
         logps = logits.log_softmax(-1)[len(prompt) - 1 : -1]

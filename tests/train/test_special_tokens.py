@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 from tokenizers import processors
 
-from prefcli.data import tokenise
-from prefcli.data.tokenization import tokenise_all
+from prefcli.data import tokenize
+from prefcli.data.tokenization import tokenize_batch
 from prefcli.model import load_tokenizer
 from tests.support.tiny_runs import ANYTHING, TEMPLATE, labelled, pairs, trainer_of, write_jsonl
 
@@ -144,7 +144,7 @@ def tokenizers(cases=CASES):
 def same(ours, theirs, tokenizer):
     assert len(ours) == len(theirs) > 0
     for row, prepared in zip(ours, theirs, strict=True):
-        ids = tokenise(row, tokenizer)
+        ids = tokenize(row, tokenizer)
         ids.pop("seam")
         assert ids == {key: prepared[key] for key in ids}
 
@@ -171,7 +171,7 @@ def test_sft(built, change, template):
     rows = chat(sft_rows()) if template else sft_rows()
     ours, theirs, tokenizer = built("sft", rows, change, TEMPLATES.get(template))
     for row, prepared in zip(ours, theirs, strict=True):
-        ids = tokenise(row, tokenizer)
+        ids = tokenize(row, tokenizer)
         assert prepared["input_ids"] == ids["prompt_ids"] + ids["completion_ids"]
         assert prepared["labels"] == [-100] * len(ids["prompt_ids"]) + ids["completion_ids"]
 
@@ -184,7 +184,7 @@ def test_sft_on_whole_texts(built, change, kind):
     rows = [{"text": t} for t in texts] if kind == "text" else [{"messages": m} for m in messages]
     ours, theirs, tokenizer = built("sft", rows, change, TEMPLATES.get(kind))
     for row, prepared in zip(ours, theirs, strict=True):
-        ids = tokenise(row, tokenizer)
+        ids = tokenize(row, tokenizer)
         assert ids["prompt_ids"] == []
         assert prepared["input_ids"] == prepared["labels"] == ids["completion_ids"]
 
@@ -199,7 +199,7 @@ def test_orpo_and_simpo(built, name, change, template):
     ours, theirs, tokenizer = built(name, rows, change, TEMPLATES.get(template))
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     for row, prepared in zip(ours, theirs, strict=True):
-        ids = tokenise(row, tokenizer)
+        ids = tokenize(row, tokenizer)
         for side in ("chosen", "rejected"):
             mine = ids["prompt_ids"] + ids[f"{side}_ids"]
             if bos is not None and mine[0] != bos:
@@ -228,7 +228,7 @@ def test_cut_at_max_length_to_the_token(built, name):
     """A prompt of max_length - 1 tokens is kept, with one token to learn; one more is dropped."""
     rows = [{"prompt": "x" * n, "chosen": " red", "rejected": " blue"} for n in range(14, 18)]
     ours, theirs, tokenizer = built(name, rows, max_length=16)
-    assert {len(tokenise(row, tokenizer)["prompt_ids"]) for row in ours} == {14, 15}
+    assert {len(tokenize(row, tokenizer)["prompt_ids"]) for row in ours} == {14, 15}
     assert len(theirs) == len(ours)
 
 
@@ -238,4 +238,4 @@ def test_many_at_once_are_as_one_by_one(tiny_model):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     for rows in (pair_rows(), label_rows(), sft_rows(), chat(pair_rows()), chat(sft_rows())):
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        assert tokenise_all(columns, tokenizer) == [tokenise(row, tokenizer) for row in rows]
+        assert tokenize_batch(columns, tokenizer) == [tokenize(row, tokenizer) for row in rows]

@@ -15,17 +15,17 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from prefcli.data import tokenise
-from prefcli.data.run_datasets import load_inputs
+from prefcli.data import tokenize
+from prefcli.data.run_datasets import load_run_datasets
 from prefcli.data.special_tokens import SpecialTokenCheck
-from prefcli.data.token_text import Pieces
-from prefcli.data.token_view import seam_of, view
+from prefcli.data.token_text import TokenText
+from prefcli.data.token_view import prompt_boundary, view
 from prefcli.data.tokenization import SpecialTokens, is_chat
 from prefcli.errors import RecipeError
 from prefcli.methods import Dpo, Kto, Orpo, Sft, Simpo
 from prefcli.model import load_tokenizer
 from prefcli.model.chat_template import chat_template_warnings
-from prefcli.model.stop_tokens import ends_of, stop_token_warnings
+from prefcli.model.stop_tokens import load_stop_tokens, stop_token_warnings
 from prefcli.preflight.collator_check import ends_are_trained, ends_in
 from prefcli.preflight.tokenizer_warnings import tokenizer_warnings
 from prefcli.recipe.data_checks import DataChecks
@@ -111,7 +111,7 @@ def story(template=WITH_BOS):
 
 def faults(row, tokenizer, ends, method=None, max_length=1000, **masked):
     marks = SpecialTokenCheck.of(tokenizer, frozenset(ends), method or Dpo(), chat=is_chat(row))
-    return marks(tokenise(row, tokenizer), max_length, **masked)
+    return marks(tokenize(row, tokenizer), max_length, **masked)
 
 
 @pytest.mark.parametrize("row", [TEXT, CHAT], ids=["text", "chat"])
@@ -150,7 +150,7 @@ def test_two_bos():
     """Text gets the tokenizer's BOS, rendered messages only their template's."""
     written = {**TEXT, "prompt": "<|begin|>say"}
     assert faults(written, llama3(), {2}) == {"two_bos"}
-    assert tokenise(written, llama3())["prompt_ids"][:2] == [0, 0]
+    assert tokenize(written, llama3())["prompt_ids"][:2] == [0, 0]
     twice = llama3()
     twice.chat_template = "{{ bos_token }}" + LLAMA3
     assert faults(CHAT, twice, {2}) == {"two_bos"}
@@ -258,7 +258,7 @@ def test_framed_rows_are_those_of_trl(rows_of_trl, name, change, chat):
     ours, theirs, tokenizer, recipe = rows_of_trl(name, rows, change)
     frame = SpecialTokens.of(tokenizer, recipe.methods[name], chat=chat)
     for row, prepared in zip(ours, theirs, strict=True):
-        ids = frame.around(tokenise(row, tokenizer))
+        ids = frame.around(tokenize(row, tokenizer))
         for side in ("chosen", "rejected"):
             whole = ids["prompt_ids"] + ids[f"{side}_ids"]
             assert prepared[f"{side}_input_ids"] == whole
@@ -283,21 +283,21 @@ def folder(tmp_path):
 
 
 def test_ends_are_those_of_the_generation_config(folder):
-    found = ends_of(folder(1, [1, 2]), llama3(), adapter=False)
+    found = load_stop_tokens(folder(1, [1, 2]), llama3(), adapter=False)
     assert (found.ids, found.named_in) == ({1, 2}, "generation_config.json")
 
 
 def test_else_those_of_the_config_else_the_tokenizers(folder):
-    found = ends_of(folder([2, 3]), llama3(), adapter=False)
+    found = load_stop_tokens(folder([2, 3]), llama3(), adapter=False)
     assert (found.ids, found.named_in) == ({2, 3}, "config.json")
-    found = ends_of(folder(None), llama3(), adapter=False)
+    found = load_stop_tokens(folder(None), llama3(), adapter=False)
     assert (found.ids, found.named_in) == ({2}, "the tokenizer")
 
 
 def test_the_tokenizers_end_is_added_to_a_whole_model_not_to_an_adapters_base(folder):
     model, tokenizer = folder(1, 1), llama3()
     tokenizer.pad_token = "<|eot|>"
-    whole, adapter = (ends_of(model, tokenizer, adapter=on) for on in (False, True))
+    whole, adapter = (load_stop_tokens(model, tokenizer, adapter=on) for on in (False, True))
     assert (whole.ids, adapter.ids) == ({1, 2}, {1})
     [added], [left] = stop_token_warnings(whole, tokenizer), stop_token_warnings(adapter, tokenizer)
     shared = (
@@ -322,7 +322,9 @@ def test_training_adds_the_end_as_we_say(tiny_model, recipe_data, make_recipe, t
     if lora:
         recipe_data["lora"] = {"rank": 2}
     recipe = make_recipe(recipe_data).recipe
-    found = ends_of(recipe.model, load_tokenizer(recipe.model), adapter=recipe.trains_adapter)
+    found = load_stop_tokens(
+        recipe.model, load_tokenizer(recipe.model), adapter=recipe.trains_adapter
+    )
     train(recipe, recipe.methods["sft"])
     saved = tmp_path / "run" / "model" / "generation_config.json"
     if lora:
@@ -336,7 +338,7 @@ def test_training_adds_the_end_as_we_say(tiny_model, recipe_data, make_recipe, t
 def test_padding_among_the_ends(folder):
     tokenizer = llama3()
     tokenizer.pad_token = "<|eos|>"
-    found = ends_of(folder(2, [1, 2]), tokenizer, adapter=False)
+    found = load_stop_tokens(folder(2, [1, 2]), tokenizer, adapter=False)
     [remark] = stop_token_warnings(found, tokenizer)
     assert remark.message.startswith("the padding token <|eos|>=1 is among the tokens")
     tokenizer.pad_token = tokenizer.eos_token  # as load_tokenizer sets it where there is none
@@ -409,10 +411,10 @@ def test_ends_are_trained_whatever_the_padding(recipe_data, make_recipe, tmp_pat
         tokenizer = load_tokenizer(recipe.model)
         change(tokenizer)
         method = recipe.methods[name]
-        inputs = load_inputs(recipe, method, tokenizer)
+        inputs = load_run_datasets(recipe, method, tokenizer)
         frame = SpecialTokens.of(tokenizer, method, chat=False)
         ids = [
-            frame.around(tokenise(row, tokenizer))
+            frame.around(tokenize(row, tokenizer))
             for row in inputs.train.for_trl().select(range(3)).to_list()
         ]
         assert len({len(i["prompt_ids"]) for i in ids}) > 1
@@ -506,7 +508,7 @@ def test_sentencepiece_and_its_bytes():
     words = ["<unk>", "</s>", "▁", "▁a", "<0xC3>", "<0xA9>", "<0x0A>"]
     bpe = Tokenizer(models.BPE({w: i for i, w in enumerate(words)}, [], byte_fallback=True))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", unk_token="<unk>")
-    assert [Pieces(tokenizer).text(i) for i in range(8)] == [
+    assert [TokenText(tokenizer).text(i) for i in range(8)] == [
         *("<unk>=0", "</s>=1", " ", " a", "<0xC3>", "<0xA9>", r"\n", "[no token 7]"),
     ]
 
@@ -514,7 +516,7 @@ def test_sentencepiece_and_its_bytes():
 def test_a_seam():
     tokenizer = letters("</s>", merges=[("a", "b")], eos_token="</s>")
     row = {"prompt": "xa", "chosen": "bc", "rejected": "c"}
-    seam = seam_of(row, tokenizer)
+    seam = prompt_boundary(row, tokenizer)
     assert (seam.alone, seam.beside) == (["a"], {"chosen": ["ab"], "rejected": ["a"]})
     seen = shown(row, tokenizer)
     assert seen.lines()[1:] == [
@@ -524,11 +526,11 @@ def test_a_seam():
         "  seam: the prompt alone ends |a|, beside chosen |ab|, beside rejected |a|",
     ]
     row["rejected"] = "b"
-    assert seam_of(row, tokenizer).in_words() == (
+    assert prompt_boundary(row, tokenizer).in_words() == (
         "the prompt alone ends |a|, beside the completion |ab|"
     )
-    assert seam_of({"prompt": "x", "chosen": "b", "rejected": "c"}, tokenizer) is None
-    assert seam_of({"text": "xab"}, tokenizer) is None
+    assert prompt_boundary({"prompt": "x", "chosen": "b", "rejected": "c"}, tokenizer) is None
+    assert prompt_boundary({"text": "xab"}, tokenizer) is None
 
 
 def test_as_json():
@@ -609,7 +611,7 @@ def test_the_end_token_of_the_recipe(recipe_data, make_recipe, tmp_path):
     recipe_data["data"]["train"] = {"path": str(path)}
     recipe_data["data"].pop("eval")
     recipe = make_recipe(recipe_data).recipe
-    inputs = load_inputs(recipe, recipe.sft, load_tokenizer(recipe.model))
+    inputs = load_run_datasets(recipe, recipe.sft, load_tokenizer(recipe.model))
     assert not [f for f in inputs.train.findings if f.name == "no_end"]
     train(recipe, recipe.sft)
     kept = load_tokenizer(Model(name_or_path=f"{recipe.output_dir}/model"))

@@ -10,7 +10,7 @@ import pytest
 
 from prefcli.health import Health
 from prefcli.methods import METHODS
-from prefcli.model import detect_device
+from prefcli.model import Device, detect_device
 from prefcli.model.lora import lora_config
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.training.run import train
@@ -75,11 +75,11 @@ ELSEWHERE = {
     "model.quantization",
     "model.trust_remote_code",  # test_remote_code.py
     "reference.name_or_path",
-    "push",  # test_push.py
+    "push_to_hub",  # test_push.py
     "reference.revision",
     "sft_mix",  # test_sft_mix.py
     "launch",  # test_launch.py, test_launch_config.py
-    "anchor",  # test_anchor.py
+    "expected",  # test_anchor.py
     "data.train",
     "data.eval",
     "training.min_lr_ratio",  # with cosine_with_min_lr, below
@@ -270,3 +270,22 @@ def test_the_effective_configuration_is_saved(recipe_data, make_recipe):
     run = json.loads((Path(recipe.output_dir) / "run.json").read_text())
     assert run["effective"]["beta"] == 0.07
     assert run["effective"]["gradient_accumulation_steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "optim", "arrives"),
+    [
+        ("cuda", "auto", "adamw_torch_fused"),
+        ("cpu", "auto", "adamw_torch"),
+        ("cuda", "adamw_torch", "adamw_torch"),
+        ("cpu", "sgd", "sgd"),
+    ],
+)
+def test_optim_auto_is_fused_adamw_on_a_gpu(recipe_data, make_recipe, kind, optim, arrives):
+    recipe = make_recipe(recipe_data, f"training.optim={optim}").recipe
+    device = Device(kind, "a device", bfloat16=False)
+    assert trl_options(recipe, recipe.dpo, device)["optim"] == arrives
+
+
+def test_optim_is_auto_unless_given(recipe_data, make_recipe):
+    assert make_recipe(recipe_data).recipe.training.optim == "auto"

@@ -5,6 +5,8 @@ Whether torch's kernel keeps that contract is seen on a GPU: tests/gpu/test_spee
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
@@ -58,6 +60,7 @@ def on_a_cpu(monkeypatch):
     """How often the kernel is called."""
     calls = []
 
+    @functools.wraps(kernel)
     def counted(*args, **kwargs):
         calls.append(args[0].shape)
         return kernel(*args, **kwargs)
@@ -102,6 +105,7 @@ def test_what_flash_attention_cant_take_goes_by_segments(monkeypatch):
     assert_alike(*both(tiny("llama"), batch_of(pairs()), attention=varlen.NAME)[:2])
 
 
+@functools.wraps(kernel)
 def wrong(*args, **kwargs):
     return kernel(*args, **{**kwargs, "window_size": (0, 0)})
 
@@ -113,12 +117,122 @@ def failing(*args, **kwargs):
 @pytest.mark.parametrize("there", [kernel, wrong, failing])
 def test_the_probe_takes_the_first_attention_that_agrees(there, on_a_cpu, monkeypatch):
     monkeypatch.setattr(varlen, "varlen_attn", there)
-    monkeypatch.setattr(install.varlen, "there_is_one", lambda model: True)
+    monkeypatch.setattr(install.varlen, "is_given", lambda model: True)
     speed = FastForward(install.Performance(), "single", max_length=64)
     speed.prepare(tiny("llama"))
     assert speed.reason is None
     assert speed.attention == (varlen.NAME if there is kernel else SEGMENTS)
     assert speed.as_dict()["attention"] == speed.attention
+
+
+@pytest.fixture
+def kernel_calls(monkeypatch):
+    """Shapes that the kernel is called with; it takes what torch's takes."""
+    calls = []
+
+    @functools.wraps(kernel)
+    def counted(*args, **kwargs):
+        assert args[0].dtype == args[1].dtype == args[2].dtype == torch.bfloat16
+        calls.append(args[0].shape)
+        return kernel(*args, **kwargs)
+
+    monkeypatch.setattr(varlen, "varlen_attn", counted)
+    return calls
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "gpt2", "gemma3_text"])
+def test_varlen_under_autocast_is_called_for_each_layer(family, dtype, kernel_calls):
+    """Rotary embeddings make queries and keys float32 where weights are."""
+    model = tiny(family).to(dtype)
+    stock, fast, counts = both(model, batch_of(pairs()), attention=varlen.NAME, autocast=True)
+    layers = model.config.num_hidden_layers
+    assert len(kernel_calls) == layers
+    assert counts.as_dict()["attention_calls"] == {varlen.NAME: layers}
+    off = (fast.output.log_probs - stock.output.log_probs).abs().mean()
+    assert off < 0.05
+
+
+def test_counts_of_the_segment_attention_are_its_own():
+    counts = both(tiny("llama"), batch_of(pairs()))[2]
+    assert counts.as_dict()["attention_calls"] == {SEGMENTS: 2}
+
+
+def of_torch_2_11(
+    query,
+    key,
+    value,
+    cu_seq_q,
+    cu_seq_k,
+    max_q,
+    max_k,
+    *,
+    return_aux=None,
+    scale=None,
+    window_size=(-1, -1),
+):
+    """Its signature; grouped heads need no flag."""
+    return kernel(
+        query,
+        key,
+        value,
+        cu_seq_q,
+        cu_seq_k,
+        max_q,
+        max_k,
+        scale=scale,
+        window_size=window_size,
+        enable_gqa=query.size(1) != key.size(1),
+    )
+
+
+def test_probe_takes_varlen_of_torch_2_11(on_a_cpu, monkeypatch):
+    monkeypatch.setattr(varlen, "varlen_attn", of_torch_2_11)
+    monkeypatch.setattr(install.varlen, "is_given", lambda model: True)
+    speed = FastForward(install.Performance(), "single", max_length=64)
+    speed.prepare(tiny("llama"))
+    assert (speed.reason, speed.attention) == (None, varlen.NAME)
+
+
+class _NoBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, output):
+        return output.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("head dimension 256 has no backward pass here")
+
+
+@functools.wraps(kernel)
+def no_backward(*args, **kwargs):
+    return _NoBackward.apply(kernel(*args, **kwargs))
+
+
+@pytest.mark.parametrize(
+    ("there", "why"),
+    [
+        (failing, "it fails: RuntimeError: no kernel image is available"),
+        (
+            no_backward,
+            "its backward pass fails: RuntimeError: head dimension 256 has no backward pass here",
+        ),
+    ],
+)
+@pytest.mark.parametrize("trained", [True, False])
+def test_probe_records_the_attention_it_refuses(there, why, trained, on_a_cpu, monkeypatch):
+    monkeypatch.setattr(varlen, "varlen_attn", there)
+    monkeypatch.setattr(install.varlen, "is_given", lambda model: True)
+    model = tiny("llama").requires_grad_(trained)
+    speed = FastForward(install.Performance(), "single", max_length=64)
+    speed.prepare(model)
+    assert speed.attention == SEGMENTS
+    assert speed.as_dict()["refused"] == {varlen.NAME: why}
+    assert speed.lines() == [
+        "speed: rows are scored without padding, and a prompt that several share once",
+        f"speed: attention is {SEGMENTS}; {varlen.NAME} is not used: {why}",
+    ]
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_cpu_goes_by_segments():

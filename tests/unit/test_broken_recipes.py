@@ -3,8 +3,11 @@
 
 import pytest
 
+from prefcli.cli.arguments import refuse_renamed
+from prefcli.errors import RecipeError
 from prefcli.recipe import load
-from prefcli.recipe.aliases import FOREIGN, GONE
+from prefcli.recipe.aliases import FOREIGN, GONE, RENAMED
+from prefcli.recipe.suggestions import all_paths
 from tests.support.broken_recipes import GOOD, added, mistakes, swapped, table, write
 
 UNKNOWN = table(
@@ -30,7 +33,7 @@ UNKNOWN = table(
           "training.gradient_accumulation_steps", "derived | global_batch_size"),
     added("warmup", "training: {warmup: 0.1}", "6:12", "training.warmup", "training.warmup_ratio"),
     added("lr", "training: {lr: 1e-6}", "6:12", "training.lr", "training.learning_rate"),
-    added("trust_remote_code", "trust_remote_code: true", "6:1", "trust_remote_code", "leave it out"),
+    added("trust_remote_code", "trust_remote_code: true", "6:1", "trust_remote_code", "it belongs to model.trust_remote_code"),
     added("load_in_4bit", "load_in_4bit: true", "6:1", "load_in_4bit", "write model.quantization: 4bit"),
     added("dotted key", "training.max_steps: 3", "6:1", "training.max_steps", "inside the section `training:`"),
     added("merge key", "<<: {seed: 1}", "6:1", "<<", "no YAML merge | ${section.key}"),
@@ -259,3 +262,51 @@ def test_every_foreign_name_leads_to_a_key(tmp_path):
         assert problem.message != "no such key", ours
         (problem,) = mistakes(tmp_path, f"{GOOD}{name}: 1\n")
         assert GONE.get(name, ours) in (problem.hint or "")
+
+
+def test_no_key_of_the_schema_is_refused_as_unsupported():
+    names = {part for path in all_paths() for part in (path, path.rpartition(".")[2])}
+    assert not GONE.keys() & names
+
+
+RENAMED_PATHS = {
+    "anchor": "expected",
+    "data.checks.seams": "data.checks.prompt_boundary",
+    "data.checks.template_seams": "data.checks.template_boundary",
+    "health.collapse.on": "health.collapse.level",
+    "health.displacement.fall": "health.displacement.warn_nats",
+    "health.gradient.times": "health.gradient.spike_factor",
+    "health.overfitting.far": "health.overfitting.max_ratio",
+    "launch.machines": "launch.nodes",
+    "push": "push_to_hub",
+}
+
+
+def test_renamed_covers_every_entry():
+    assert len(RENAMED_PATHS) == len(RENAMED)
+    assert set(RENAMED_PATHS.values()) <= set(all_paths())
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED_PATHS.items())
+def test_renamed_key_is_one_error_that_names_the_new_key(old, new, tmp_path):
+    (problem,) = mistakes(tmp_path, GOOD, f"{old}=2")
+    assert (problem.path, problem.hint) == (old, f"write {new}")
+
+
+def test_renamed_section_with_content_is_one_error(tmp_path):
+    (problem,) = mistakes(tmp_path, f"{GOOD}push: {{repo_id: me/tiny, private: false}}\n")
+    assert (problem.path, problem.hint) == ("push", "write push_to_hub")
+
+
+@pytest.mark.parametrize(
+    ("command", "new"),
+    [
+        (["fetch", "r.yaml"], "prefcli download ..."),
+        (["dpo", "r.yaml", "--resume-anyway"], "--force-resume"),
+    ],
+)
+def test_renamed_command_or_flag_is_an_error_that_names_the_new_one(command, new):
+    with pytest.raises(RecipeError) as caught:
+        refuse_renamed(command)
+    (problem,) = caught.value.problems
+    assert problem.hint == f"write {new}"

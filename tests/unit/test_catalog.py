@@ -75,13 +75,13 @@ def test_a_header_says_what_it_is_where_it_comes_from_and_what_it_takes(shipped)
 
 @every
 def test_an_anchor_stands_where_figures_are_published(shipped):
-    anchor = load(str(shipped.path)).recipe.anchor
+    expected = load(str(shipped.path)).recipe.expected
     text = " ".join(line.lstrip("# ") for line in header(shipped))
     own = shipped.name.startswith(("quickstart/", "stories", "llama-dpo", "qwen-dpo"))
-    assert ("so there is no anchor" in text) == (anchor is None and not own)
-    if anchor is not None:
-        assert "/" in anchor.source or " by " in anchor.source
-        for low, high in anchor.metrics.values():
+    assert ("so there is no `expected`" in text) == (expected is None and not own)
+    if expected is not None:
+        assert "/" in expected.source or " by " in expected.source
+        for low, high in expected.metrics.values():
             # Wider than a run's noise, narrower than the difference between two recipes.
             assert 0.01 < high - low < 0.1
 

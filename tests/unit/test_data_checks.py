@@ -26,8 +26,8 @@ def test_defaults():
         "contradictions": (0.0, 0.1),
         "shared_prompts": (0.0, 0.01),
         "chosen_longer": (0.6, None),
-        "seams": (0.0, 0.01),
-        "template_seams": (0.0, None),
+        "prompt_boundary": (0.0, 0.01),
+        "template_boundary": (0.0, None),
         "two_bos": (0.0, 0.01),
         "no_bos": (0.0, None),
         "no_end": (0.0, 0.001),
@@ -38,7 +38,7 @@ def test_half_a_pair_keeps_the_other_half(tmp_path):
     found = checks(tmp_path, "data.checks.cut.error=0.3", "data.checks.empty={warn: null}")
     assert found.cut == Shares(warn=0.01, error=0.3)
     assert found.empty == Shares(warn=None, error=0.01)
-    assert found.seams == Shares(warn=0.0, error=0.01)
+    assert found.prompt_boundary == Shares(warn=0.0, error=0.01)
 
 
 @pytest.mark.parametrize(

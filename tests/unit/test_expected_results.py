@@ -1,4 +1,4 @@
-"""anchor: what may be written there, and how a run's figures stand beside a published run's."""
+"""expected: what may be written there, and how a run's figures stand beside a published run's."""
 # ruff: noqa: E501 - the table has a case a line
 
 from __future__ import annotations
@@ -13,46 +13,46 @@ from tests.support.broken_recipes import GOOD, Case, added, given, table, write
 EVAL = GOOD + "  eval: {path: b.jsonl}\n"
 
 
-def text(anchor: str) -> str:
-    return f"{EVAL}anchor: {anchor}\n"
+def text(expected: str) -> str:
+    return f"{EVAL}expected: {expected}\n"
 
 
-def wrong(id: str, anchor: str, column: int, path: str, said: str) -> Case:
-    """The anchor is line 7 of the recipe."""
-    return Case(id, text(anchor), f"7:{column}", path, said)
+def wrong(id: str, expected: str, column: int, path: str, said: str) -> Case:
+    """The expected section is line 7 of the recipe."""
+    return Case(id, text(expected), f"7:{column}", path, said)
 
 
 WRONG = table(
-    wrong("typo", "{source: s, metrics: {eval_los: [0, 1]}}", 41, "anchor.metrics.eval_los", "not measured by an evaluation of dpo; did you mean eval_loss?"),
-    wrong("typo behind a slash", "{source: s, metrics: {eval_rewards/margin: [0, 1]}}", 52, "anchor.metrics.eval_rewards/margin", "did you mean eval_rewards/margins?"),
-    wrong("of training", "{source: s, metrics: {loss: [0, 1]}}", 37, "anchor.metrics.loss", "did you mean eval_loss?"),
-    wrong("of another method", "{source: s, metrics: {eval_kl: [0, 1]}}", 40, "anchor.metrics.eval_kl", "not measured by an evaluation of dpo"),
-    wrong("nothing like it", "{source: s, metrics: {bleu: [0, 1]}}", 37, "anchor.metrics.bleu", "there are eval_loss, eval_rewards/chosen"),
-    wrong("upside down", "{source: s, metrics: {eval_loss: [0.5, 0.4]}}", 42, "anchor.metrics.eval_loss", "starts above its end; write [0.4, 0.5]"),
-    wrong("one end", "{source: s, metrics: {eval_loss: [0.5]}}", 42, "anchor.metrics.eval_loss", "two ends, not 1; write [low, high]"),
-    wrong("three ends", "{source: s, metrics: {eval_loss: [1, 2, 3]}}", 42, "anchor.metrics.eval_loss", "two ends, not 3"),
-    wrong("a number", "{source: s, metrics: {eval_loss: 0.5}}", 42, "anchor.metrics.eval_loss", "0.5 is not a list"),
-    wrong("words", "{source: s, metrics: {eval_loss: [low, 1]}}", 43, "anchor.metrics.eval_loss[0]", "'low' is not a number"),
-    wrong("no metrics", "{source: s, metrics: {}}", 30, "anchor.metrics", "metrics is empty; write a band, as in eval_loss: [0.49, 0.51]"),
-    wrong("no source", "{metrics: {eval_loss: [0, 1]}}", 1, "anchor.source", "is missing | write source: URL"),
-    wrong("empty source", "{source: '', metrics: {eval_loss: [0, 1]}}", 18, "anchor.source", "the text is empty"),
-    wrong("another method", "{source: s, method: kto, metrics: {eval_kl: [0, 1]}}", 29, "anchor.method", "'kto' is no section of this recipe, which has dpo"),
-    wrong("unknown key", "{source: s, metric: {}, metrics: {eval_loss: [0, 1]}}", 21, "anchor.metric", "no such key | did you mean metrics?"),
+    wrong("typo", "{source: s, metrics: {eval_los: [0, 1]}}", 43, "expected.metrics.eval_los", "not measured by an evaluation of dpo; did you mean eval_loss?"),
+    wrong("typo behind a slash", "{source: s, metrics: {eval_rewards/margin: [0, 1]}}", 54, "expected.metrics.eval_rewards/margin", "did you mean eval_rewards/margins?"),
+    wrong("of training", "{source: s, metrics: {loss: [0, 1]}}", 39, "expected.metrics.loss", "did you mean eval_loss?"),
+    wrong("of another method", "{source: s, metrics: {eval_kl: [0, 1]}}", 42, "expected.metrics.eval_kl", "not measured by an evaluation of dpo"),
+    wrong("nothing like it", "{source: s, metrics: {bleu: [0, 1]}}", 39, "expected.metrics.bleu", "there are eval_loss, eval_rewards/chosen"),
+    wrong("upside down", "{source: s, metrics: {eval_loss: [0.5, 0.4]}}", 44, "expected.metrics.eval_loss", "starts above its end; write [0.4, 0.5]"),
+    wrong("one end", "{source: s, metrics: {eval_loss: [0.5]}}", 44, "expected.metrics.eval_loss", "two ends, not 1; write [low, high]"),
+    wrong("three ends", "{source: s, metrics: {eval_loss: [1, 2, 3]}}", 44, "expected.metrics.eval_loss", "two ends, not 3"),
+    wrong("a number", "{source: s, metrics: {eval_loss: 0.5}}", 44, "expected.metrics.eval_loss", "0.5 is not a list"),
+    wrong("words", "{source: s, metrics: {eval_loss: [low, 1]}}", 45, "expected.metrics.eval_loss[0]", "'low' is not a number"),
+    wrong("no metrics", "{source: s, metrics: {}}", 32, "expected.metrics", "metrics is empty; write a band, as in eval_loss: [0.49, 0.51]"),
+    wrong("no source", "{metrics: {eval_loss: [0, 1]}}", 1, "expected.source", "is missing | write source: URL"),
+    wrong("empty source", "{source: '', metrics: {eval_loss: [0, 1]}}", 20, "expected.source", "the text is empty"),
+    wrong("another method", "{source: s, method: kto, metrics: {eval_kl: [0, 1]}}", 31, "expected.method", "'kto' is no section of this recipe, which has dpo"),
+    wrong("unknown key", "{source: s, metric: {}, metrics: {eval_loss: [0, 1]}}", 23, "expected.metric", "no such key | did you mean metrics?"),
 )  # fmt: skip
 
 UNREAD = table(
-    added("no eval", "anchor: {source: s, metrics: {eval_loss: [0, 1]}}", "6:9", "anchor", "no effect without data.eval"),
-    given("no eval, given", 'anchor={source: s, metrics: {eval_loss: [0, 1]}}', "anchor", "no effect without data.eval"),
+    added("no eval", "expected: {source: s, metrics: {eval_loss: [0, 1]}}", "6:11", "expected", "no effect without data.eval"),
+    given("no eval, given", 'expected={source: s, metrics: {eval_loss: [0, 1]}}', "expected", "no effect without data.eval"),
 )  # fmt: skip
 
 
 @WRONG
-def test_a_wrong_anchor(case, tmp_path):
+def test_expected_with_a_mistake_is_located(case, tmp_path):
     case.check(tmp_path)
 
 
 @UNREAD
-def test_an_anchor_without_an_evaluation(case, tmp_path):
+def test_expected_without_data_eval_is_an_error(case, tmp_path):
     case.check(tmp_path)
 
 
@@ -61,23 +61,23 @@ def test_of_several_methods_one_is_named(tmp_path):
         "dpo: {}", "dpo: {}\nkto: {}"
     )
     with pytest.raises(
-        Exception, match="anchor needs a method, since the recipe has several: dpo, kto"
+        Exception, match="expected needs a method, since the recipe has several: dpo, kto"
     ):
         load(write(tmp_path, several))
-    assert load(write(tmp_path, several), ["anchor.method=kto"]).recipe.anchor.method == "kto"
+    assert load(write(tmp_path, several), ["expected.method=kto"]).recipe.expected.method == "kto"
 
 
 def test_a_band_can_be_given_on_the_command_line(tmp_path):
     path = write(tmp_path, text("{source: s, metrics: {eval_loss: [0, 1]}}"))
-    recipe = load(path, ["anchor.metrics.eval_rewards/accuracies=[0.7, 0.8]"]).recipe
-    assert recipe.anchor.metrics == {"eval_loss": [0, 1], "eval_rewards/accuracies": [0.7, 0.8]}
+    recipe = load(path, ["expected.metrics.eval_rewards/accuracies=[0.7, 0.8]"]).recipe
+    assert recipe.expected.metrics == {"eval_loss": [0, 1], "eval_rewards/accuracies": [0.7, 0.8]}
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_metric_of_a_method_is_taken(name, tmp_path):
     metrics = ", ".join(f"eval_{m}: [-1, 1]" for m in ("loss", *METHODS[name].metrics))
-    anchor = f"{{source: s, method: {name}, metrics: {{{metrics}}}}}"
-    load(write(tmp_path, text(anchor).replace("dpo: {}", f"{name}: {{}}")))
+    expected = f"{{source: s, method: {name}, metrics: {{{metrics}}}}}"
+    load(write(tmp_path, text(expected).replace("dpo: {}", f"{name}: {{}}")))
 
 
 ANCHOR = ExpectedResults(
@@ -96,8 +96,8 @@ def test_within_and_out_of_the_band():
         "eval_rewards/accuracies": {"value": 0.7, "low": 0.747, "high": 0.785, "within": False},
     }
     assert said == [
-        "anchor: eval_loss 0.497 within 0.4868 to 0.5083",
-        "anchor: eval_rewards/accuracies 0.7 is out of the band 0.747 to 0.785 "
+        "expected: eval_loss 0.497 within 0.4868 to 0.5083",
+        "expected: eval_rewards/accuracies 0.7 is outside 0.747 to 0.785 "
         "(some/repository, results.json)",
     ]
 
@@ -113,11 +113,11 @@ def test_the_ends_are_within():
 def test_a_run_of_another_method_is_not_compared():
     assert ANCHOR.compare("ipo", {"eval_loss": 0.497}) == (
         {},
-        ["anchor: not compared, it is of dpo"],
+        ["expected: not compared, it is of dpo"],
     )
 
 
 def test_what_was_not_measured_is_said():
     found, said = ANCHOR.compare("dpo", {"eval_loss": 0.497})
     assert [*found] == ["eval_loss"]
-    assert said[1] == "anchor: eval_rewards/accuracies was not measured"
+    assert said[1] == "expected: eval_rewards/accuracies was not measured"

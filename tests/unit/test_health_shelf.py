@@ -333,19 +333,3 @@ def test_nor_does_one_on_rows_that_stay(facts, row, every):
     monitor = Monitor(RULES, facts)
     said = [advice for i in range(1, 60) for advice in monitor.look({**row, "step": every * i})]
     assert len({(advice.check, advice.level) for advice in said}) == len(said)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    {
-        "health.collapse.on": "health.collapse.level",
-        "health.gradient.times": "health.gradient.spike_factor",
-        "health.overfitting.far": "health.overfitting.max_ratio",
-        "health.displacement.fall": "health.displacement.warn_nats",
-    }.items(),
-)
-def test_renamed_key_of_a_rule_is_an_error_with_the_new_name(old, new, tmp_path):
-    with pytest.raises(RecipeError) as caught:
-        health(tmp_path, f"{old}=2")
-    (problem,) = caught.value.problems
-    assert (problem.path, problem.hint) == (old, f"write {new}")

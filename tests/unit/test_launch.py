@@ -47,7 +47,7 @@ def test_accelerate_config_ddp_is_multi_gpu():
 
 
 def test_accelerate_config_fsdp2_saves_full_weights():
-    config = config_of({"strategy": "fsdp2", "machines": 2})
+    config = config_of({"strategy": "fsdp2", "nodes": 2})
     assert (config["distributed_type"], config["num_processes"]) == ("FSDP", 16)
     fsdp = config["fsdp_config"]
     assert (fsdp["fsdp_version"], fsdp["fsdp_state_dict_type"]) == (2, "FULL_STATE_DICT")
@@ -79,12 +79,12 @@ def test_command_lines_on_one_node():
 
 
 def test_command_lines_on_several_nodes_read_variables():
-    (accelerate,) = command_lines(Launch(strategy="zero3", machines=2), 8, "l.yaml", ["dpo", "r"])
+    (accelerate,) = command_lines(Launch(strategy="zero3", nodes=2), 8, "l.yaml", ["dpo", "r"])
     assert accelerate == (
         'accelerate launch --config_file l.yaml --machine_rank "$NODE_RANK" '
         '--main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT" -m prefcli dpo r'
     )
-    _, torchrun = command_lines(Launch(machines=2), 8, "l.yaml", ["dpo", "r"])
+    _, torchrun = command_lines(Launch(nodes=2), 8, "l.yaml", ["dpo", "r"])
     assert torchrun == (
         'torchrun --nnodes 2 --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" '
         '--master-port "$MASTER_PORT" --nproc-per-node 8 -m prefcli dpo r'

@@ -268,7 +268,7 @@ def test_mixtures(tmp_path):
 @pytest.mark.parametrize(
     ("added", "key", "said"),
     [
-        ("trust_remote_code: true", "trust_remote_code", "runs no code"),
+        ("trust_remote_code: true", "trust_remote_code", "pinned commit"),
         ("torch_dtype: auto", "torch_dtype", "write the type"),
         ("report_to: all", "report_to", "depends on the machine"),
         ("report_to: [wandb, neptune]", "report_to", "does not report to neptune"),

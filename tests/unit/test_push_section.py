@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from prefcli.recipe.push import Push
+from prefcli.recipe.push import PushToHub
 
 
 def test_it_is_private_unless_it_is_said_not_to_be():
-    push = Push(repo_id="me/zephyr-7b.dpo_1")
+    push = PushToHub(repo_id="me/zephyr-7b.dpo_1")
     assert (push.private, push.revision) == (True, None)
-    assert not Push(repo_id="zephyr", private="no").private
+    assert not PushToHub(repo_id="zephyr", private="no").private
 
 
 @pytest.mark.parametrize(
@@ -19,9 +19,9 @@ def test_it_is_private_unless_it_is_said_not_to_be():
 )
 def test_a_path_is_no_repository(name):
     with pytest.raises(ValidationError, match="repo_id"):
-        Push(repo_id=name)
+        PushToHub(repo_id=name)
 
 
 def test_a_token_has_no_place_in_it():
     with pytest.raises(ValidationError, match="token"):
-        Push(repo_id="me/x", token="hf_secret")
+        PushToHub(repo_id="me/x", token="hf_secret")

@@ -150,7 +150,7 @@ def test_a_run_in_any_state_has_a_page(tmp_path, rows):
 
 
 def test_entries_of_no_shape_are_borne(tmp_path):
-    run = {**RUN, "data": {"train": 3, "eval": None}, "lineage": "x", "anchor": {"a": 1}}
+    run = {**RUN, "data": {"train": 3, "eval": None}, "lineage": "x", "expected": {"a": 1}}
     folder = write_run(
         tmp_path,
         run={**run, "effective": [], "versions": None, "device": 1, "resumed": 5},

@@ -132,8 +132,8 @@ def test_one_process_on_one_gpu(job):
     ("argv", "nodes", "gres"),
     [
         (["launch.processes=8"], 1, "gpu:8"),
-        (["launch.processes=8", "launch.machines=4"], 4, "gpu:8"),
-        (["launch.machines=2", "--gpus", "4"], 2, "gpu:4"),
+        (["launch.processes=8", "launch.nodes=4"], 4, "gpu:8"),
+        (["launch.nodes=2", "--gpus", "4"], 2, "gpu:4"),
         (["launch.processes=2", "--gpus", "2", "launch.strategy=zero3"], 1, "gpu:2"),
         (["launch.processes=2", "--gpus", "0"], 1, None),
         (["--gpus", "0"], 1, None),
@@ -146,15 +146,15 @@ def test_nodes_and_gpus_are_those_of_launch(job, argv, nodes, gres):
 
 
 def test_several_nodes_wait_for_each_other(job):
-    run(job("launch.processes=8", "launch.machines=2", "--grace", "600", "--cpus-per-task", "96"))
+    run(job("launch.processes=8", "launch.nodes=2", "--grace", "600", "--cpus-per-task", "96"))
     assert srun_words() == [
         *("--export=ALL", "--cpus-per-task=96", "--kill-on-bad-exit=0", "--wait=600"),
-        *("prefcli", "dpo", "r.yaml", "launch.processes=8", "launch.machines=2"),
+        *("prefcli", "dpo", "r.yaml", "launch.processes=8", "launch.nodes=2"),
     ]
 
 
 def test_the_gate_is_one_process(job):
-    text = job("launch.processes=8", "launch.machines=4", method="check-sft")
+    text = job("launch.processes=8", "launch.nodes=4", method="check-sft")
     assert {"--nodes=1", "--gres=gpu:1", "--output=runs/zephyr-check-sft-%j.log"} <= {
         *options(text)
     }
@@ -167,8 +167,8 @@ def test_the_gate_is_one_process(job):
     [
         (["--gpus", "4", "launch.processes=8"], ["8 processes", "--gpus is 4"]),
         (["--gpus", "2"], ["--gpus 2", "launch.processes=2"]),
-        (["launch.machines=2"], ["launch.processes", "--gpus N"]),
-        (["launch.machines=2", "--gpus", "0"], ["launch.processes", "--gpus is 0"]),
+        (["launch.nodes=2"], ["launch.processes", "--gpus N"]),
+        (["launch.nodes=2", "--gpus", "0"], ["launch.processes", "--gpus is 0"]),
         (["launch.strategy=fsdp2", "--gpus", "0"], ["launch.strategy", "fsdp2", "--gpus is 0"]),
         (["--grace", "14400"], ["--grace 14400", "--time 4:00:00 (4 h)"]),
         (["--mount", "/a:/b"], ["--mount has no effect without --container"]),
@@ -327,7 +327,7 @@ def test_containers(job):
 
 def test_offline(job):
     text = job("--offline", "dpo.beta=0.2")
-    assert "#   prefcli fetch r.yaml dpo.beta=0.2\n" in text
+    assert "#   prefcli download r.yaml dpo.beta=0.2\n" in text
     text = text.replace("trap : TERM", "env | grep -c _OFFLINE=1\ntrap : TERM")
     assert run(text) == (0, "3\n")
     assert srun_words()[1:] == ["prefcli", "dpo", "r.yaml", "dpo.beta=0.2", "--offline"]
@@ -342,7 +342,7 @@ def test_flags_are_passed_on(job, slurm):
 
 VARIANTS = {
     "plain": [],
-    "nodes": ["launch.processes=8", "launch.machines=2", "--cpus-per-task", "64"],
+    "nodes": ["launch.processes=8", "launch.nodes=2", "--cpus-per-task", "64"],
     "cpu": ["--gpus", "0"],
     "never": ["--max-requeues", "0"],
     "offline": ["--offline", "--sbatch=--constraint=a100|h100"],
@@ -421,7 +421,7 @@ def test_the_pipeline_submits_in_order(pipeline, here):
     lines = pipeline(prefcli="echo prefcli $*")
     assert lines[-3:] == ["sft: job 101", "check-sft: job 102", "dpo: job 103"]
     assert [line.split()[1] for line in lines if line.startswith("prefcli")] == [
-        *("fetch", "fetch", "prepare")
+        *("download", "download", "prepare")
     ]
     assert (here / "sbatch.argv").read_text().splitlines() == [
         "--parsable jobs/sft.sbatch",

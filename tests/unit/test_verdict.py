@@ -10,7 +10,7 @@ from prefcli.report.verdict import verdict
 from tests.support.run_dirs import ADVICE, RUN, dpo_run, eval_row, train_row, write_run
 
 SFT = {
-    **{key: value for key, value in RUN.items() if key not in ("step_zero", "anchor")},
+    **{key: value for key, value in RUN.items() if key not in ("step_zero", "expected")},
     "method": "sft",
 }
 

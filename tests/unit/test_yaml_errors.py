@@ -52,7 +52,7 @@ REFUSED = table(
     swapped("long tag", "runs/x", "!<tag:yaml.org,2002:float> 1", "1:13", None, "YAML tag !!float"),
     added("tag on a key", "!!str seed: 1", "6:1", None, "YAML tag !!str"),
     added("alias", "seed: *a", "6:7", None, "YAML alias *a | ${section.key}"),
-    added("anchor", "seed: &a 1", "6:7", None, "YAML anchor &a | ${section.key}"),
+    added("YAML anchor", "seed: &a 1", "6:7", None, "YAML anchor &a | ${section.key}"),
     added("billion laughs", "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "6:4", None, "YAML anchor &a"),
     added("brackets", "x: " + "[" * 1000, "6:43", None, "nested deeper than 40 levels"),
     added("closed brackets", "x: " + "[" * 1000 + "]" * 1000, "6:43", None, "nested deeper than 40"),

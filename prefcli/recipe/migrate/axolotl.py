@@ -8,7 +8,7 @@ from typing import Any
 from prefcli.recipe.migrate import axolotl_rules as parts
 from prefcli.recipe.migrate import training_arguments
 from prefcli.recipe.migrate.axolotl_data import translate_data
-from prefcli.recipe.migrate.base import Drop, MultiKeyRule, Refuse, Table, To, gone
+from prefcli.recipe.migrate.base import REMOTE_CODE, Drop, MultiKeyRule, Refuse, Table, To
 from prefcli.recipe.migrate.shared_rules import (
     batch,
     evaluation,
@@ -87,9 +87,7 @@ TABLE: Table = {
     "is_qwen_derived_model": Drop(_LOOK),
     "is_falcon_derived_model": Drop(_LOOK),
     "tokenizer_config": Refuse("prefcli takes the tokenizer beside the weights"),
-    "trust_remote_code": Refuse(
-        gone("trust_remote_code"), "if the model needs no code of its own, take the line out"
-    ),
+    "trust_remote_code": Refuse(*REMOTE_CODE),
     "attn_implementation": (
         attention := MultiKeyRule(parts.attention, "model.attn_implementation")
     ),

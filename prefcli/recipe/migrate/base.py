@@ -13,6 +13,12 @@ from prefcli.methods import METHODS
 from prefcli.recipe.aliases import GONE
 from prefcli.recipe.source_map import Key, Places, dotted
 
+REMOTE_CODE = (
+    "a model's own code runs only with a pinned commit, which the file does not name",
+    "remove the line here; then set model.trust_remote_code and model.revision in the recipe",
+)
+"""Message and hint for trust_remote_code."""
+
 
 @dataclass(frozen=True)
 class Renamed:

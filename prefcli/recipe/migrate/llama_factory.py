@@ -7,13 +7,13 @@ from typing import Any
 
 from prefcli.recipe.migrate import training_arguments
 from prefcli.recipe.migrate.base import (
+    REMOTE_CODE,
     Draft,
     Drop,
     MultiKeyRule,
     Refuse,
     Table,
     To,
-    gone,
     is_on,
     words,
 )
@@ -179,9 +179,7 @@ TABLE: Table = {
         "prefcli takes an adapter for the model itself",
         "write it as model_name_or_path here, and model.adapter: continue, stack or merge there",
     ),
-    "trust_remote_code": Refuse(
-        gone("trust_remote_code"), "if the model needs no code of its own, take the line out"
-    ),
+    "trust_remote_code": Refuse(*REMOTE_CODE),
     "flash_attn": To("model.attn_implementation", read=_attention),
     "template": MultiKeyRule(_template),
     "pure_bf16": To("model.dtype", read=lambda on: "bfloat16" if is_on(on) else "auto"),

@@ -85,7 +85,7 @@ def _precision(draft: Draft) -> None:
 
 
 _PRECISION = "the precision follows the machine: bfloat16 autocast where the GPU has it"
-_HUB = gone("push_to_hub")
+_HUB = "to publish the finished model, add push_to_hub: {repo_id: OWNER/NAME} to the recipe"
 _LAUNCHER = "how a run is spread over devices is the launcher's: torchrun, accelerate launch"
 _LOGS = "prefcli logs every training.logging_steps, to metrics.jsonl"
 _SPEED = "it changes memory or speed, not what is trained"

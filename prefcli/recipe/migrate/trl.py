@@ -9,7 +9,17 @@ from prefcli.methods.dpo import PairLoss
 from prefcli.methods.kto import Kto
 from prefcli.methods.sft import Sft
 from prefcli.recipe.migrate import training_arguments
-from prefcli.recipe.migrate.base import Draft, Drop, MultiKeyRule, Refuse, Table, To, gone, is_on
+from prefcli.recipe.migrate.base import (
+    REMOTE_CODE,
+    Draft,
+    Drop,
+    MultiKeyRule,
+    Refuse,
+    Table,
+    To,
+    gone,
+    is_on,
+)
 from prefcli.recipe.migrate.shared_rules import put_lora
 from prefcli.recipe.migrate.source_tool import Tool, by_keys
 from prefcli.recipe.migrate.trl_data import data_by_name, dataset_kwargs
@@ -197,10 +207,7 @@ TABLE: Table = {
     "load_in_8bit": bits,
     "bnb_4bit_quant_type": Refuse("prefcli's 4bit is nf4", harmless=("nf4",)),
     "use_bnb_nested_quant": Drop("prefcli's 4bit quantises its own constants too, as QLoRA does"),
-    "trust_remote_code": Refuse(
-        gone("trust_remote_code"),
-        "if the model needs no code of its own, take the line out",
-    ),
+    "trust_remote_code": Refuse(*REMOTE_CODE),
     "eos_token": To("model.eos_token"),
     "pad_token": Drop("padding is masked by position, whatever the token"),
     "model_init_kwargs": Refuse("prefcli passes nothing else to the model"),

@@ -22,12 +22,12 @@ from transformers import (
 from prefcli import preemption
 from prefcli.console import say, warn
 from prefcli.data import Split
-from prefcli.data.token_text import on_one_line
+from prefcli.data.token_text import escape_text
 from prefcli.evaluation.generate import NotANumberError, Sampling, sample
 from prefcli.evaluation.sample_prompts import SamplePrompts, choose
 from prefcli.methods import Method
 from prefcli.model.inference import eval_mode_preserving_rng
-from prefcli.model.stop_tokens import ends_of
+from prefcli.model.stop_tokens import load_stop_tokens
 from prefcli.recipe.compatibility import SHARDED
 from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
@@ -75,7 +75,7 @@ def make_samples(
     say(*(f"samples: {note}" for note in asked.notes))
     if not asked.asked:
         return None
-    ends = ends_of(recipe.model, tokenizer, adapter=recipe.trains_adapter).ids
+    ends = load_stop_tokens(recipe.model, tokenizer, adapter=recipe.trains_adapter).ids
     samples = SamplingCallback(recipe, method, tokenizer, asked, ends, folder / FILE)
     say(*samples.lines())
     return samples
@@ -246,10 +246,10 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
 
 
 def _start(text: str) -> str:
-    line = on_one_line(text.strip()) or "(nothing)"
+    line = escape_text(text.strip()) or "(nothing)"
     return line if len(line) <= _WIDTH else f"{line[:_WIDTH]} ..."
 
 
 def _end(text: str) -> str:
-    line = on_one_line(text.strip())
+    line = escape_text(text.strip())
     return line if len(line) <= _WIDTH else f"... {line[-_WIDTH:]}"

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from prefcli.data import Split, tokenise
+from prefcli.data import Split, tokenize
 from prefcli.training.mixins.nonfinite import NonfiniteMixin
 from prefcli.trl_integration.trl_args import repeated_rows
 
@@ -89,7 +89,7 @@ class Demonstrations:
         """Token ids, cut at max_length, and where the response begins in them."""
         taken = []
         for position in positions:
-            ids = tokenise(self.split.rows[self.index(position)], self.tokenizer)
+            ids = tokenize(self.split.rows[self.index(position)], self.tokenizer)
             whole = (ids["prompt_ids"] + ids["completion_ids"])[: self.max_length]
             # The first token of all has no context to be predicted from.
             taken.append((whole, max(len(ids["prompt_ids"]), 1)))
