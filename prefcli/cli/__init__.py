@@ -12,6 +12,7 @@ from prefcli import first_failure, preemption
 from prefcli.cli.app import app
 from prefcli.cli.arguments import refuse_renamed, refuse_secrets
 from prefcli.console import is_main_process
+from prefcli.cuda_allocator import use_expandable_segments
 from prefcli.errors import ExitCode, PrefcliError
 from prefcli.secrets import redact
 from prefcli.telemetry import no_telemetry
@@ -40,6 +41,7 @@ def main() -> None:
     Of several processes on a machine, the first to fail speaks.
     """
     no_telemetry()
+    use_expandable_segments()
     try:
         with preemption.preemption_as_error():
             preemption.install_handlers()
@@ -58,7 +60,7 @@ def main() -> None:
                 print(redact(json.dumps(content, indent=2, default=str)), flush=True)
         sys.exit(error.exit_code)
     except Exception:  # a bug of ours; what it quotes may be anything
-        if first_failure.has_siblings():
+        if first_failure.is_distributed():
             time.sleep(_FOR_THE_CAUSE)
         if first_failure.first_to_fail():
             _complain(traceback.format_exc())

@@ -22,7 +22,7 @@ from prefcli.cli.app import (
 from prefcli.console import document, keep_stdout_for_json
 from prefcli.errors import PrefcliError, RecipeError
 from prefcli.launcher.accelerate_config import accelerate_config, command_lines, processes_in
-from prefcli.launcher.signal_forwarding import Signals
+from prefcli.launcher.signal_forwarding import SignalForwarder
 from prefcli.methods import METHODS
 from prefcli.recipe import Loaded
 
@@ -33,11 +33,11 @@ def start_processes(loaded: Loaded) -> None:
     launch = loaded.recipe.launch
     if launch is None or first_failure.launched():
         return
-    signals = Signals()
-    from prefcli.launcher.launch import start  # border
+    signals = SignalForwarder()
+    from prefcli.launcher.launch import launch_processes  # border
 
     try:
-        code = start(loaded.recipe, launch, sys.argv[1:], signals)
+        code = launch_processes(loaded.recipe, launch, sys.argv[1:], signals)
     except PrefcliError as error:
         raise LocatedError(error, loaded) from None
     finally:

@@ -4,10 +4,14 @@
 import logging
 import os
 
+from prefcli.cuda_allocator import use_expandable_segments
+
 # At its import, which peft does unasked, it tells what a detect_device without a GPU lacks.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 # That ORPO and SimPO may move is our matter: see the pin of trl.
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+# For who calls prefcli as a library: the command line has done so earlier.
+use_expandable_segments()
 
 from prefcli.model.base_model import (
     check_model,

@@ -38,7 +38,6 @@ import argparse
 import gc
 import json
 import platform
-import random
 import resource
 import subprocess
 import sys
@@ -72,9 +71,8 @@ from prefcli.packed_forward import onednn_linear
 from prefcli.recipe import load
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.training.trainer import make_trainer
+from scripts.bench.profiles import PROFILES, Row, drawn
 
-PROFILES = {"ultrafeedback-like": (150, 250), "long prompt": (700, 80), "hh-like": (150, 70)}
-"""Average tokens of a prompt and of an answer."""
 ARMS = {
     "a": "trl, default settings",
     "b": "trl, no checkpointing, precomputed",
@@ -123,20 +121,6 @@ SIZES = {
     "tiny": Size(384, 1024, 6, 6, 6, 32_000, 4),
     "1B": Size(2048, 8192, 16, 32, 8, 128_256, 8),
 }
-
-Row = tuple[list[int], list[int], list[int]]
-
-
-def drawn(profile: str, size: Size, seed: int) -> list[Row]:
-    """Draw (prompt, chosen, rejected) in token ids, 0.5 to 1.5 times as long as the profile's."""
-    prompt, answer = PROFILES[profile]
-    draw = random.Random(f"{profile} {seed}")
-
-    def tokens(average: int) -> list[int]:
-        count = round(average * draw.uniform(0.5, 1.5))
-        return [draw.randrange(3, size.vocabulary) for _ in range(count)]
-
-    return [(tokens(prompt), tokens(answer), tokens(answer)) for _ in range(BATCHES * size.pairs)]
 
 
 def flops(rows: list[Row], size: Size, tuning: str, arm: str) -> int:
@@ -329,7 +313,9 @@ def print_peak(options: argparse.Namespace) -> None:
     size = SIZES[options.size]
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        prepare(Path(name), drawn(profile, size, options.seed), size)
+        prepare(
+            Path(name), drawn(profile, size.vocabulary, BATCHES * size.pairs, options.seed), size
+        )
         step = stepper(Path(name), tuning, arm, size)
         for number in range(BATCHES):
             step(number)
@@ -359,7 +345,7 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
     )
     yield "|---" * 14 + "|"
     for profile in options.profiles:
-        rows = drawn(profile, size, options.seed)
+        rows = drawn(profile, size.vocabulary, BATCHES * size.pairs, options.seed)
         for tuning in options.tunings:
             peaks = (
                 {arm: peak(options, profile, tuning, arm) for arm in ARMS} if options.peaks else {}

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from prefcli.data import tokenize
 from prefcli.model import load_policy, load_tokenizer
+from prefcli.training.mixins.metrics_mixin import MetricsMixin
 from prefcli.training.run import train
 from tests.support.tiny_runs import labelled, metric_rows, trainer_of, write_jsonl
 
@@ -131,6 +132,55 @@ def test_a_training_step_is_told_by_tokens_and_by_length(uneven, make_recipe, mo
     assert min(parts) <= last["eval_rewards/margins"] <= max(parts)
     # Without an adapter to turn off, a precomputed reference is out of memory.
     assert ("eval_reference_kl" in last) == ("reference" not in more or "lora" in more)
+
+
+class _Clock(TrainerCallback):
+    """Time that passes where it is said to: 1 second in each optimizer step, outside the passes,
+    100 in each evaluation and checkpoint."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def on_pre_optimizer_step(self, *args, **kwargs):
+        self.now += 1
+
+    def on_evaluate(self, *args, **kwargs):
+        self.now += 100
+
+    def on_save(self, *args, **kwargs):
+        self.now += 100
+
+
+@pytest.mark.parametrize("logging_steps", [1, 2, 3])
+def test_tokens_per_second_counts_steps_without_evaluations_and_checkpoints(
+    uneven, make_recipe, logging_steps, monkeypatch
+):
+    uneven["training"] |= {
+        "max_steps": 6,
+        "eval_steps": 2,
+        "save_steps": 3,
+        "logging_steps": logging_steps,
+    }
+    clock = _Clock()
+    monkeypatch.setattr(MetricsMixin, "clock", staticmethod(clock))
+    trainer, _ = trainer_of(make_recipe(uneven).recipe, "dpo")
+    trainer.add_callback(clock)
+    trainer.train()
+    rates = [row["tokens_per_second"] for row in trainer.state.log_history if "loss" in row]
+    steps = [row["step"] for row in trainer.state.log_history if "loss" in row]
+    lengths = [len(ids) for ids in _sequences(trainer)]
+    # 8 pairs a step, so 16 sequences.
+    for rate in rates:
+        assert 16 * min(lengths) <= rate <= 16 * max(lengths), (rates, steps)
+
+
+def _sequences(trainer):
+    for row in trainer.train_dataset:
+        for side in ("chosen_ids", "rejected_ids"):
+            yield row["prompt_ids"] + row[side]
 
 
 def test_the_distance_to_the_reference_is_the_whole_sum(uneven, make_recipe):

@@ -27,6 +27,7 @@ NOT_YET: set[str] = {
     "prefcli/slurm",
     "prefcli/training",
     "prefcli/trl_integration",
+    "scripts/acceptance",
     "tests",
     "tests/gpu",
     "tests/support",

@@ -7,7 +7,8 @@ import pytest
 from tests.support.prose import files, findings
 from tests.support.source_tree import ROOT, source_files, source_folders
 
-PAGES = ["README.md", "CHANGELOG.md", "docs", "recipes", "scripts"]
+SHELL_SCRIPTS = [p.relative_to(ROOT).as_posix() for p in sorted(ROOT.glob("scripts/**/*.sh"))]
+PAGES = ["README.md", "CHANGELOG.md", "docs", "recipes", *SHELL_SCRIPTS]
 NOT_YET: set[str] = {
     "prefcli",
     "prefcli/checkpoints",
@@ -28,6 +29,7 @@ NOT_YET: set[str] = {
     "prefcli/slurm",
     "prefcli/training",
     "prefcli/trl_integration",
+    "scripts/acceptance",
     "tests",
     "tests/gpu",
     "tests/support",

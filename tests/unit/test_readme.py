@@ -31,8 +31,6 @@ LIGHT = ("validate", "recipes", "schema", "slurm", "launch", "migrate", "explain
 PENDING = ("prepare", "slurm", "explain")
 """Commands whose form RECIPE [KEY=VALUE ...] --method METHOD is not in the product yet."""
 TRL_CONFIG = "model_name_or_path: a/b\ndataset_name: a/c\nloss_type: sigmoid\noutput_dir: run\n"
-    "model_name_or_path: org/model\ndataset_name: org/pairs\nloss_type: sigmoid\noutput_dir: run\n"
-)
 
 
 class Block(NamedTuple):

@@ -4,7 +4,7 @@ side is longer; and evaluations that are means over rows, however these are batc
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,13 +53,15 @@ class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers i
     reference_within: bool = False
     """Is the reference the policy itself with its adapter off, and so at hand whatever is
     precomputed?"""
+    clock: Callable[[], float] = staticmethod(time.perf_counter)
+    """Seconds, from wherever."""
     _passes: list[Any] | None = None
     """What the model and the reference gave for the batch at hand, in trl's order."""
     _hooked: bool = False
     _trained: Sums | None = None
     _evaluated: Sums | None = None
-    _seconds: float = 0.0
-    """In training steps since the last logging step."""
+    _since: float | None = None
+    """Time of the last logging step, or of the first step, moved on by whatever was no step."""
     _eval: _Evaluation | None = None
     """The evaluation that goes on."""
 
@@ -70,10 +72,20 @@ class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers i
         self.accelerator.gather_for_metrics = self.accelerator.gather
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        began = time.perf_counter()
+        if self._since is None:
+            self._since = self.clock()
         loss: torch.Tensor = super().training_step(*args, **kwargs)
-        self._seconds += time.perf_counter() - began
         return loss
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """An evaluation and a checkpoint take no time from the steps."""
+        pauses = self.control.should_evaluate or self.control.should_save
+        if pauses and self.args.device.type == "cuda":
+            torch.cuda.synchronize()  # what is queued belongs to the steps
+        began = self.clock()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        if pauses and self._since is not None:
+            self._since += self.clock() - max(self._since, began)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any
@@ -156,10 +168,12 @@ class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers i
         if "loss" in logs and self._trained:
             sums = self._over_all(self._trained)
             logs |= figures(sums) | self._exact(sums)
-            if self._seconds:
-                logs["tokens_per_second"] = sums["seen_tokens"] / self._seconds
+            # The sums have come from the device, so what is queued there is done.
+            now = self.clock()
+            if self._since is not None and now > self._since:
+                logs["tokens_per_second"] = sums["seen_tokens"] / (now - self._since)
             logs["memory_gib"] = peak_memory(self.args.device) / 2**30
-            self._trained, self._seconds = None, 0.0
+            self._trained, self._since = None, now
         super().log(logs, *args, **kwargs)
 
     def _exact(self, sums: Mapping[str, float]) -> dict[str, float]:
