@@ -77,8 +77,7 @@ def estimate_activation_memory(
         else on_disk(optim, trained) * own // 4
     )
     weights = int(frozen * (every - trained)) + own * trained
-    whole = method.rows == "pair" and not method.needs_reference
-    if whole:
+    if method.trainer.concatenates_forward:
         logits: int = _WHOLE * rows * length * policy.config.get_text_config().vocab_size
     else:
         tokens: int = min(rows * length, chunked_logprob.TOKEN_CHUNK_SIZE)
