@@ -31,7 +31,7 @@ class Hook(NamedTuple):
             setter = getattr(found, self.set_by, None)
             names = inspect.unwrap(setter).__code__.co_names if setter is not None else ()
             return None if name in names else f"{self.path} is no longer set"
-        target = getattr(found, name, _MISSING)
+        target: Any = getattr(found, name, _MISSING)
         if target is _MISSING:
             return f"{self.path} does not exist"
         if self.parameters is None:
