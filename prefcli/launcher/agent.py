@@ -16,6 +16,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Subproce
 from prefcli.errors import ExitCode, PrefcliError
 from prefcli.first_failure import FailureMarker
 from prefcli.launcher.signal_forwarding import SignalForwarder
+from prefcli.trl_integration.hooks import Hook, check_hooks
 
 _GRACE_AFTER_ERROR = 5.0
 """Seconds the other workers get to end after one has ended with an exit code of prefcli: usually
@@ -25,6 +26,17 @@ _GRACE_AFTER_CRASH = 1.0
 _TERM_TO_KILL = 15
 """Seconds between SIGTERM and SIGKILL."""
 _POLL = 0.05
+
+_AGENT = "torch.distributed.elastic.agent.server.local_elastic_agent.LocalElasticAgent."
+HOOKS = (
+    Hook(f"{_AGENT}_start_workers", ("self", "worker_group")),
+    Hook(f"{_AGENT}_monitor_workers", ("self", "worker_group")),
+    Hook(f"{_AGENT}_pcontext", set_by="__init__"),
+    Hook("accelerate.commands.launch._validate_launch_command", ("args",)),
+)
+"""Private names that the launcher relies on, apart from those in trl_compat.py."""
+
+check_hooks(HOOKS)
 
 
 @dataclass(frozen=True)

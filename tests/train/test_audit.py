@@ -475,7 +475,7 @@ def test_good_data_of_every_method(crafted, prefcli_data, method):
     assert out.startswith(f"data of prefcli {method} (--method ")
     assert "error:" not in out
     assert "warning:" not in out
-    assert ("kto: 8 desirable rows weigh 1 each" in out) == (method == "kto")
+    assert ("kto: 8 desirable rows with weight 1" in out) == (method == "kto")
 
 
 def test_the_method_that_stands_first_in_the_recipe(crafted, prefcli_data):
