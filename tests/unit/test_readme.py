@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 
 from prefcli import cli
+from prefcli.cli.main import command_tree
 from prefcli.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ OURS = [command[1:] for command in COMMANDS if command[0] == "prefcli"] + [
 
 def _tree():
     """The command line, whose commands do nothing."""
-    tree = typer.main.get_command(cli.app)
+    tree = command_tree()
 
     def still(command):
         command.callback = lambda **_: None
