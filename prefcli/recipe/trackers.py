@@ -56,9 +56,7 @@ def keep_trackers_here(options: Logging) -> list[str]:
         if mode not in ("offline", "disabled"):
             problems.append(_sends("WANDB_MODE", "set it to offline, or unset it"))
         elif mode == "offline":
-            lines.append(
-                "wandb: writes local files (WANDB_MODE=offline), for `wandb sync`"
-            )
+            lines.append("wandb: writes local files (WANDB_MODE=offline), for `wandb sync`")
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if "mlflow" in options.report_to and urlsplit(uri).scheme not in ("", "file", "sqlite"):
         problems.append(_sends("MLFLOW_TRACKING_URI", "set it to a folder or a sqlite: file"))
