@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import time
@@ -51,12 +52,18 @@ class StoppedError(Exception):
     """A signal arrived before any worker was started."""
 
 
+def _shutdown_timeout() -> dict[str, Any]:
+    """The argument for LocalElasticAgent; torch 2.11 has none, and waits 30 seconds."""
+    given = "shutdown_timeout" in inspect.signature(LocalElasticAgent.__init__).parameters
+    return {"shutdown_timeout": _TERM_TO_KILL} if given else {}
+
+
 class Agent(LocalElasticAgent):
     """Starts the workers once and waits; `failure` is the one that failed first, if any."""
 
     def __init__(self, spec: WorkerSpec, signals: SignalForwarder) -> None:
         # Workers write to this process's own streams; no log files.
-        super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull), shutdown_timeout=_TERM_TO_KILL)
+        super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull), **_shutdown_timeout())
         self.failure: WorkerExit | None = None
         self._signals = signals
         self._exits: dict[int, int] = {}

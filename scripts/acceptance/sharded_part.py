@@ -73,15 +73,13 @@ def _recipe(setting: Setting, strategy: str | None) -> Path:
 
 def _judged(sheet: Sheet, name: str, file: Path, command: Command, single: Path) -> None:
     run = file.parent / "run"
-    stopped = name != "ddp" and command.stop_when(
-        lambda: len(steps_of(run)) >= 2, min(40.0, sheet.left - 10)
-    )
-    code = command.wait(min(40.0, sheet.left - 8))
+    stopped = name != "ddp" and command.stop_when(lambda: len(steps_of(run)) >= 2, sheet.left - 25)
+    code = command.wait(sheet.left - 20)
     if stopped:
         # It may have been as good as done.
         sheet.equal("exit code after SIGTERM", code if code != 0 else 75, 75)
         command = Command(["dpo", str(file)], file.parent / "log.txt")
-        code = command.wait(min(40.0, sheet.left - 4))
+        code = command.wait(sheet.left - 3)
     sheet.equal("exit code", code, 0)
     if code != 0:
         sheet.told("said", last_lines(command.log))

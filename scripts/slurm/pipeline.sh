@@ -30,9 +30,9 @@ if $print; then
     trap 'rm -r "$jobs"' EXIT
 fi
 mkdir -p "$jobs"
-prefcli slurm sft "$sft" "$@" >"$jobs/sft.sbatch"
-prefcli slurm check-sft "$dpo" "$@" >"$jobs/check-sft.sbatch"
-prefcli slurm dpo "$dpo" "$@" >"$jobs/dpo.sbatch"
+prefcli slurm "$sft" --method sft "$@" >"$jobs/sft.sbatch"
+prefcli slurm "$dpo" --method check-sft "$@" >"$jobs/check-sft.sbatch"
+prefcli slurm "$dpo" --method dpo "$@" >"$jobs/dpo.sbatch"
 
 step() {
     printf '+%s\n' "$(printf ' %q' "$@")"
@@ -62,7 +62,7 @@ submit() {
 # The model and tokenizer that dpo starts from do not exist yet, so its own job prepares its rows.
 step prefcli download "$sft"
 step prefcli download "$dpo" "model.name_or_path=$(setting "$sft" model.name_or_path)"
-step prefcli prepare sft "$sft"
+step prefcli prepare "$sft" --method sft
 for recipe in "$sft" "$dpo"; do
     step mkdir -p "$(dirname "$(setting "$recipe" output_dir)")" # for the logs; Slurm does not create folders
 done

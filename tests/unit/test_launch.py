@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from prefcli import cli, first_failure
-from prefcli.cli.app import LocatedError
+from prefcli.cli.common import LocatedError
 from prefcli.errors import DataError, PreemptedError, RecipeError
 from prefcli.launcher.accelerate_config import accelerate_config, command_lines
 from prefcli.launcher.rendezvous import Rendezvous, check_srun_tasks, find_rendezvous, first_host
@@ -96,12 +96,12 @@ def test_command_lines_on_several_nodes_read_variables():
 
 @pytest.fixture
 def launch(tmp_path, monkeypatch, capsys):
-    """`prefcli launch dpo r.yaml`; (exit code, stdout, stderr)."""
+    """`prefcli launch r.yaml`; (exit code, stdout, stderr)."""
 
     def run(section: dict | None, *more: str):
         path = tmp_path / "r.yaml"
         path.write_text(yaml.safe_dump(RECIPE | ({"launch": section} if section else {})))
-        monkeypatch.setattr(sys, "argv", ["prefcli", "launch", "dpo", str(path), *more])
+        monkeypatch.setattr(sys, "argv", ["prefcli", "launch", str(path), *more])
         with pytest.raises(SystemExit) as stop:
             cli.main()
         return int(stop.value.code or 0), *capsys.readouterr()
@@ -258,10 +258,8 @@ def failing(monkeypatch, error: Exception) -> int:
     def fail():
         raise error
 
-    monkeypatch.setattr(cli, "app", fail)
-    monkeypatch.setattr(cli, "_FOR_THE_CAUSE", 0)
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        cli.main(fail, grace=0)
     return int(stop.value.code)
 
 

@@ -40,10 +40,9 @@ def test_before_anything_is_half_done_it_ends_the_command(number):
 
 
 def test_nor_does_one_at_the_very_start_of_a_command(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "refuse_secrets", lambda arguments: send())
     monkeypatch.setattr(sys, "argv", ["prefcli", "recipes"])
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        cli.main(send)
     assert stop.value.code == ExitCode.REQUEUE
     assert "the same command" in capsys.readouterr().err
 
