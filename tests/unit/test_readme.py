@@ -14,11 +14,8 @@ from typing import NamedTuple
 import pytest
 
 from prefcli import cli
-<<<<<<< HEAD
-from prefcli.formats import detect
-=======
 from prefcli.cli.main import command_tree
->>>>>>> main
+from prefcli.formats import detect
 from prefcli.methods import METHODS
 from prefcli.recipe import load
 
@@ -101,15 +98,9 @@ PREFCLI = [command[1:] for command in COMMANDS if command[0] == "prefcli"] + [
 ]
 
 
-<<<<<<< HEAD
 def _command_tree():
     """The command line, with commands that do nothing."""
-    tree = typer.main.get_command(cli.app)
-=======
-def _tree():
-    """The command line, whose commands do nothing."""
     tree = command_tree()
->>>>>>> main
 
     def disarm(command):
         command.callback = lambda **_: None
