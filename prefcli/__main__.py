@@ -1,4 +1,4 @@
-"""`python -m prefcli`; also the entry that torchrun and accelerate start on every rank."""
+"""Entry point of `python -m prefcli`, which torchrun and accelerate also start on every rank."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 
 from prefcli import first_failure
 from prefcli.cli import main
-from prefcli.launcher.worker import end_with_launcher
+from prefcli.launcher.signal_forwarding import end_with_launcher
 
 
-def leave(code: int) -> None:
-    """End a launcher's process here: taking its process group apart can wait for ever."""
+def exit_now(code: int) -> None:
+    """End a launched process at once: destroying its process group can hang."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -24,6 +24,6 @@ if __name__ == "__main__":
     try:
         main()
     except SystemExit as stop:
-        if first_failure.has_siblings() and isinstance(stop.code, int | None):
-            leave(stop.code or 0)
+        if first_failure.is_distributed() and isinstance(stop.code, int | None):
+            exit_now(stop.code or 0)
         raise

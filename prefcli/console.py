@@ -1,4 +1,4 @@
-"""What prefcli says to a person: plain lines, on the main process only."""
+"""Output for people: plain lines, printed by the main process only."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ _json_on_stdout = False
 _above: Callable[[str], None] | None = None
 
 
-def keep_stdout_for_json(wanted: bool) -> None:
-    """With --json, standard output is one JSON document; what is said goes to standard error."""
+def keep_stdout_for_json(enabled: bool) -> None:
+    """Send lines to standard error, since --json prints one JSON document to standard output."""
     global _json_on_stdout
-    _json_on_stdout = wanted
+    _json_on_stdout = enabled
 
 
 def is_main_process() -> bool:
-    """Of all processes a launcher started, the one that prints and writes."""
+    """Return whether this is rank 0, the only process that prints and writes."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def stream() -> TextIO:
+    """Return the stream that lines go to."""
     return sys.stderr if _json_on_stdout else sys.stdout
 
 
 def is_screen() -> bool:
-    """Can it be drawn on? Elsewhere (a pipe, a file, NO_COLOR, a dumb terminal) lines are plain."""
+    """Return whether output is a terminal that can be redrawn, and NO_COLOR is not set."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") in (None, "", "dumb", "unknown")
     return stream().isatty() and not plain
 
 
 def print_above(view: Callable[[str], None] | None) -> None:
-    """While something is drawn at the bottom, what is said goes through it; None ends that."""
+    """Print lines above a live view; None returns to plain printing."""
     global _above
     _above = view
 
 
 def say(*lines: str) -> None:
-    """Print, flushed at once, so that a cluster log is complete when the job is killed."""
+    """Print lines and flush, so that a cluster log is complete when the job is killed."""
     if not lines or not is_main_process():
         return
     text = redact("\n".join(lines))
@@ -51,12 +52,12 @@ def say(*lines: str) -> None:
     try:
         print(text, file=stream(), flush=True)
     except BrokenPipeError:
-        # Whoever read along is gone (`| head`); the run is not over for that.
+        # The reader is gone (`| head`), which must not end the run.
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def document(text: str) -> None:
-    """A result for a script: on standard output, once a run."""
+    """Print the result for a script to standard output."""
     if is_main_process():
         try:
             print(redact(text), flush=True)
@@ -65,9 +66,10 @@ def document(text: str) -> None:
 
 
 def warn(message: str) -> None:
+    """Print one line that starts with `warning:`."""
     say(f"warning: {message}")
 
 
 def amount(size: float) -> str:
-    """Bytes, for a person."""
+    """Format a number of bytes as GiB or MiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -1,7 +1,8 @@
-"""Between the processes that one launcher started on this machine: who failed first.
+"""Finds out which process failed first, of those that one launcher started on this machine.
 
-A launcher gives each start of its processes a port of its own; a file named after it is what they
-share, before torch is there to ask and after it has given up.
+The processes share a marker file, named after the port that the launcher gave them. It works before
+torch.distributed is initialised and after it has failed. torchelastic's error files do not replace
+it: each worker writes its own, and no worker can read the others'.
 """
 
 from __future__ import annotations
@@ -14,43 +15,48 @@ from pathlib import Path
 
 
 def launched() -> bool:
-    """Has a launcher started this process, be it alone? `accelerate launch` gives one process no
-    rank, but its settings."""
-    return has_siblings() or any(
+    """Return whether a launcher started this process, even a single one.
+
+    `accelerate launch` sets no rank for a single process, only its own settings.
+    """
+    return is_distributed() or any(
         name in os.environ for name in ("RANK", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION")
     )
 
 
-def has_siblings() -> bool:
-    """Did a launcher start more than this process?"""
+def is_distributed() -> bool:
+    """Return whether a launcher started more than one process."""
     return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def first_to_fail() -> bool:
-    """Claim the word: true for one process a machine, which says what went wrong."""
-    return not has_siblings() or _leave(
-        _claim(os.environ, os.getppid()), os.environ.get("RANK", "0")
+    """Mark this process as failed; true for the first of the machine, which prints the error."""
+    return not is_distributed() or _create(
+        _marker_file(os.environ, os.getppid()), os.environ.get("RANK", "0")
     )
 
 
 def another_failed() -> bool:
-    """Has any process of this machine failed? What the others wait for will then never come."""
-    return has_siblings() and _claim(os.environ, os.getppid()).exists()
+    """Return whether any process of this machine has failed, so that waiting for it is useless."""
+    return is_distributed() and _marker_file(os.environ, os.getppid()).exists()
 
 
 class FailureMarker:
-    """The same file as prefcli's own launcher sees it. `environment`: of any of its processes."""
+    """The marker file, as prefcli's launcher sees it.
+
+    environment: the environment of any of its processes.
+    """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._file = _claim(environment, os.getpid())
+        self._file = _marker_file(environment, os.getpid())
 
-    def make_for(self, rank: int) -> None:
-        """In place of one that can't any more."""
-        _leave(self._file, str(rank))
+    def create_for(self, rank: int) -> None:
+        """Create the marker for a process that was killed and could not do so itself."""
+        _create(self._file, str(rank))
 
     @property
     def rank(self) -> int | None:
-        """Of the first to fail; None where nobody said so."""
+        """The rank that failed first; None if no process created the marker."""
         with suppress(OSError, ValueError):
             return int(self._file.read_text("ascii"))
         return None
@@ -60,32 +66,35 @@ class FailureMarker:
             self._file.unlink(missing_ok=True)
 
 
-def _claim(environment: Mapping[str, str], launcher: int) -> Path:
+def _marker_file(environment: Mapping[str, str], launcher: int) -> Path:
     names = ("TORCHELASTIC_RUN_ID", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
     start = "-".join(environment.get(name, "0") for name in names)
-    # In containers the same port and process id come again; a claim of yesterday is none.
-    name = f"prefcli-{os.getuid()}-{launcher}-{_birth(launcher)}-{start}.failed"
+    # Containers reuse ports and process ids: the start time rules out yesterday's marker.
+    name = f"prefcli-{os.getuid()}-{launcher}-{_start_time(launcher)}-{start}.failed"
     return Path(tempfile.gettempdir()) / name
 
 
-def _birth(process: int) -> str:
-    """In ticks since the machine started; the 22nd figure, of which the 2nd may hold spaces."""
+def _start_time(process: int) -> str:
+    """Return when a process started, in clock ticks since boot: field 22 of /proc/PID/stat.
+
+    Field 2, the command name, may contain spaces.
+    """
     with suppress(OSError, IndexError):
         return Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
     return ""
 
 
-def _leave(file: Path, rank: str) -> bool:
-    """False where somebody else has. The file appears with its content, so that none is half."""
-    mine = file.with_suffix(f".{os.getpid()}")
+def _create(file: Path, rank: str) -> bool:
+    """Create the marker atomically, content included; false if another process already has."""
+    draft = file.with_suffix(f".{os.getpid()}")
     try:
-        mine.write_text(rank, "ascii")
-        os.link(mine, file)
+        draft.write_text(rank, "ascii")
+        os.link(draft, file)
     except FileExistsError:
         return False
     except OSError:
-        return True  # nowhere to leave the claim: better said twice than not at all
+        return True  # no place for a marker: printing an error twice beats never printing it
     finally:
         with suppress(OSError):
-            mine.unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
     return True

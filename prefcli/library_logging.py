@@ -1,4 +1,4 @@
-"""What the libraries say by themselves: no bars, and each warning once, as a line of ours."""
+"""Prints each warning of the libraries once, in prefcli's format, and hides their bars."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch  # noqa: F401  # so that its own handlers are there now, and not after ours
+import torch  # noqa: F401  # so that it installs its handlers before ours
 import transformers
 from huggingface_hub.utils.tqdm import disable_progress_bars as disable_hub_bars
 
 from prefcli.console import is_screen, warn
 
-_SPEAK = (
+_LIBRARIES = (
     "transformers",
     "trl",
     "datasets",
@@ -27,53 +27,53 @@ _SPEAK = (
     "huggingface_hub",
     "bitsandbytes",
 )
-_FOR_DEVELOPERS = (
+_DEVELOPER_WARNINGS = (
     DeprecationWarning,
     PendingDeprecationWarning,
     FutureWarning,
     ImportWarning,
     ResourceWarning,
 )
-_SETTLED = {
-    "Failed to load CPU gemm_4bit_forward": "quantised weights are for GPUs, and need no such file",
-    "There were missing keys in the checkpoint model loaded: ['lm_head.weight'].": "tied to the "
-    "embeddings, which are there",
-    "mtime may not be reliable": "checkpoints are told apart by their step, which is what is meant",
+_HARMLESS = {
+    "Failed to load CPU gemm_4bit_forward": "a CPU kernel, not needed on a GPU",
+    "There were missing keys in the checkpoint model loaded: ['lm_head.weight'].": "it is tied to "
+    "the embeddings, which are present",
+    "mtime may not be reliable": "checkpoints are ordered by their step, as intended",
 }
-"""Beginnings of what the libraries say: why nobody needs to read it here."""
-_NO_TEXT = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f]+")
+"""Beginnings of warnings that are not shown, with the reason why they are harmless here."""
+_CONTROL_CHARACTERS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f]+")
 
 
 def quiet_libraries() -> None:
-    """To be called once, below the border and before anything is loaded."""
+    """Redirect all library output. Call it once, before any model or dataset is loaded."""
     datasets.disable_progress_bars()
     disable_hub_bars()
     transformers.utils.logging.disable_progress_bar()
     if not is_screen():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # read by trl for a bar of its own
-    once = _Once()
-    # Some of torch's loggers have a handler each.
-    parts = [name for name in logging.root.manager.loggerDict if name.startswith("torch.")]
-    for logger in map(logging.getLogger, [*_SPEAK, *parts]):
-        if logger.handlers or logger.name in _SPEAK:
-            logger.handlers = [once]
+        os.environ.setdefault("TQDM_DISABLE", "1")  # trl reads it for its own bar
+    handler = _OnceHandler()
+    # Some of torch's loggers have their own handler.
+    torch_loggers = [name for name in logging.root.manager.loggerDict if name.startswith("torch.")]
+    for logger in map(logging.getLogger, [*_LIBRARIES, *torch_loggers]):
+        if logger.handlers or logger.name in _LIBRARIES:
+            logger.handlers = [handler]
             logger.propagate = False
     if not sys.warnoptions:
         warnings.simplefilter("default")
-        for category in _FOR_DEVELOPERS:
+        for category in _DEVELOPER_WARNINGS:
             warnings.simplefilter("ignore", category)
-    warnings.showwarning = once.show
+    warnings.showwarning = handler.show
 
 
-class _Once(logging.Handler):
-    """Says each warning a single time, also where only its numbers differ."""
+class _OnceHandler(logging.Handler):
+    """Prints each warning once, even if its numbers differ."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._said: set[tuple[str, str]] = set()
+        self._seen: set[tuple[str, str]] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._say(record.name.partition(".")[0], record.getMessage())
+        self._warn_once(record.name.partition(".")[0], record.getMessage())
 
     def show(
         self,
@@ -84,25 +84,25 @@ class _Once(logging.Handler):
         file: Any = None,
         line: str | None = None,
     ) -> None:
-        """Stands for `warnings.showwarning`."""
+        """Replace `warnings.showwarning`."""
         library = category.__module__.partition(".")[0]
-        self._say(_package(filename) if library == "builtins" else library, str(message))
+        self._warn_once(_package(filename) if library == "builtins" else library, str(message))
 
-    def _say(self, library: str, text: str) -> None:
+    def _warn_once(self, library: str, text: str) -> None:
         text = _one_line(text)
         key = library, re.sub(r"\d+", "0", text)
-        if key in self._said or text.startswith(tuple(_SETTLED)):
+        if key in self._seen or text.startswith(tuple(_HARMLESS)):
             return
-        self._said.add(key)
+        self._seen.add(key)
         warn(f"{library}: {text}")
 
 
 def _one_line(text: str) -> str:
-    return " ".join(_NO_TEXT.sub(" ", text).split())
+    return " ".join(_CONTROL_CHARACTERS.sub(" ", text).split())
 
 
 def _package(filename: str) -> str:
-    """The library that a file belongs to, as it is imported."""
+    """Return the import name of the library that a file belongs to."""
     parts = Path(filename).parts
     for folder in ("site-packages", "dist-packages"):
         if folder in parts:

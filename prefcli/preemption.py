@@ -1,7 +1,7 @@
-"""SIGTERM and SIGUSR1: the machine is wanted back, and whoever runs on it makes room.
+"""Handles SIGTERM and SIGUSR1, by which a scheduler preempts a job.
 
-Until `hold` nothing is half done that would be missed, and the signal ends the command where it
-stands. From then on it is only remembered, and a run looks for it (`asked`) where it can stop.
+Before `defer_signals` there is nothing to save, and a signal ends the command at once. Afterwards a
+signal is only recorded, and training checks `received_signal` where it can stop.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from prefcli.first_failure import another_failed
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _SHOW_CURSOR = b"\x1b[?25h"
 _AGAIN = 0.5
-"""Seconds from one try to end the command to the next."""
+"""Seconds between attempts to end the command."""
 _TRIES = 20
 
 _received: str | None = None
 _deferred = False
 _listener: int | None = None
-"""The process that listens; what it forks does not."""
+"""The process that installed the handlers; its forks do not handle signals."""
 _done = threading.Event()
-"""Nobody need be told any more."""
+"""Set once the command ends, so that signals have no further effect."""
 
 
 class Stop(BaseException):
-    """Ends the command. No Exception: libraries take those for errors of theirs, and go on."""
+    """Ends the command. Not an Exception: libraries catch those and continue."""
 
 
 class BreakOff(BaseException):
-    """Ends what only looks at the weights (an evaluation, an answer), so that they can be saved."""
+    """Ends an evaluation or a generation early, so that a checkpoint can be saved."""
 
 
 def install_handlers() -> None:
-    """From now on a signal has its say. For the main thread."""
+    """Start to handle signals. Call it from the main thread."""
     global _received, _deferred, _listener, _done
     _done.set()
     _received, _deferred, _done = None, False, threading.Event()
@@ -52,29 +52,30 @@ def install_handlers() -> None:
 
 
 def ignore_signals() -> None:
-    """The exit code is settled, and no signal changes it while the interpreter cleans up."""
+    """Ignore signals, so that none changes the exit code during interpreter shutdown."""
     _done.set()
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def received_signal() -> str | None:
-    """The name of the signal that came first, if one did."""
+    """Return the name of the first signal received, if any."""
     return _received
 
 
 def mark_received() -> None:
-    """Another process was asked, so this one is as well."""
+    """Record that another process received a signal, so that this one stops too."""
     global _received
-    _received = _received or "another process was asked to stop"
+    _received = _received or "another process received a signal"
 
 
 def are_deferred() -> bool:
+    """Return whether a signal is only recorded."""
     return _deferred
 
 
 def defer_signals() -> None:
-    """From now on a signal is remembered, and ends nothing by itself. Raises Stop if one came."""
+    """Record signals from here on, without stopping. Raises Stop if one was received before."""
     global _deferred
     if _received is not None and not _deferred:
         raise Stop
@@ -83,32 +84,32 @@ def defer_signals() -> None:
 
 @contextmanager
 def preemption_as_error() -> Iterator[None]:
-    """Stop as a PreemptedError, and so what a library made of it on the way."""
+    """Turn Stop, or the error that a library made of it, into a PreemptedError."""
     try:
         yield
     except Stop:
         _done.set()
-        raise PreemptedError(_nothing_saved()) from None
+        raise PreemptedError(_nothing_saved(), code="RUN001") from None
     except PrefcliError:
         raise
     except Exception:
         if _received is None or _deferred:
             raise
         _done.set()
-        raise PreemptedError(_nothing_saved()) from None
+        raise PreemptedError(_nothing_saved(), code="RUN001") from None
 
 
 def _nothing_saved() -> str:
     return (
-        f"pre-empted ({_received or 'a signal'}) before a step was trained: nothing was to be "
-        "saved; the same command goes on"
+        f"preempted ({_received or 'a signal'}) before the first step; nothing to save. "
+        "Rerun the same command to start again"
     )
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     global _received
     if _listener != os.getpid():
-        os._exit(128 + number)  # forked by a thread, which could not set its handlers back
+        os._exit(128 + number)  # forked by a thread, which could not reset its handlers
     if _received is None:
         if another_failed():
             _end()
@@ -118,27 +119,27 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _watch_signals() -> None:
-    """Hear of signals also while the main thread is inside a library, where it runs no handler."""
+    """Notice signals while the main thread is inside a library and runs no Python handler."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
     def follow() -> None:
-        while heard := os.read(reading, 1):
-            # A command may have taken them over, as one that starts other processes.
-            if signal.getsignal(heard[0]) is _on_signal:
-                _interrupt_main_thread(heard[0])
+        while numbers := os.read(reading, 1):
+            # A command that starts processes installs its own handlers.
+            if signal.getsignal(numbers[0]) is _on_signal:
+                _interrupt_main_thread(numbers[0])
 
     threading.Thread(target=follow, daemon=True, name="prefcli-signals").start()
 
 
 def _interrupt_main_thread(number: int) -> None:
-    """Some library swallows what the handler raises, and some waits for a process that has gone."""
-    over = _done
+    """Signal the main thread again: libraries swallow Stop, or wait for a process that is gone."""
+    done = _done
     if _received is None and another_failed():
         _end()
     for _ in range(_TRIES):
-        if _deferred or over.wait(_AGAIN):
+        if _deferred or done.wait(_AGAIN):
             return
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     if is_main_process():
@@ -147,7 +148,7 @@ def _interrupt_main_thread(number: int) -> None:
 
 
 def _end(code: int = 128 + signal.SIGTERM) -> None:
-    """Here and now: a sibling has said what went wrong, and what this one waits for won't come."""
+    """Exit at once: another process has failed and reported why."""
     if is_screen():
         with suppress(OSError):
             os.write(stream().fileno(), _SHOW_CURSOR)
@@ -155,7 +156,7 @@ def _end(code: int = 128 + signal.SIGTERM) -> None:
 
 
 def _in_child() -> None:
-    """A pool ends its workers by SIGTERM, and they are to die of it."""
+    """Restore default handlers in a fork: a pool ends its workers by SIGTERM."""
     if _listener is None:
         return
     with suppress(ValueError):  # not the main thread

@@ -1,7 +1,7 @@
-"""Access tokens and passwords: what looks like one, and text with them taken out.
+"""Recognises access tokens and passwords, and removes them from text.
 
-The last line of defence, not the first: recipes and command lines that hold one are refused, and
-whatever is printed or written as free text passes `redact`.
+It is the last line of defence: recipes and command lines that contain a secret are refused first,
+and all free text that is printed or saved passes `redact`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ HIDDEN = "(hidden)"
 
 
 class Kind(NamedTuple):
-    """One form of a secret; a named group `secret` is the part to hide, else all of it."""
+    """One form of a secret. The group `secret` is the part to hide, by default the whole match."""
 
     what: str
     pattern: str
@@ -43,7 +43,7 @@ KINDS = (
         r"api_?key)=)(?P<secret>[^\s&#\"'<>]+)",
     ),
     Kind(
-        # As wandb's keys, which nothing else tells from a commit.
+        # wandb keys, for example, look like commit hashes without their name.
         "behind a name",
         r"(?i:(?:key|token|secret|passw(?:or)?d)[\"']?\s*[=:]\s*[\"']?)"
         r"(?P<secret>[0-9a-f]{32,})(?![0-9A-Za-z])",
@@ -56,23 +56,23 @@ _NAME = re.compile(
 )
 _NO_SECRET = re.compile(r"_(?:PATH|FILE|DIR|URL|NAME|SOCK|TYPE)$")
 _SHORTEST, _SURELY = 8, 12
-"""Characters. A shorter value of the environment may be an ordinary word."""
+"""Minimum lengths, in characters. A shorter environment value may be an ordinary word."""
 
 
 def is_secret(text: str) -> bool:
-    """Does the text hold a token by its form, or one that stands in the environment?"""
+    """Return whether text contains a token by its form, or the value of a secret variable."""
     return any(_spans(text, _SURELY))
 
 
 def redact(text: str) -> str:
-    """The text without secrets; JSON stays JSON."""
+    """Replace every secret in text; JSON stays valid JSON."""
     for start, end in sorted(_merged(_spans(text, _SHORTEST)), reverse=True):
         text = text[:start] + HIDDEN + text[end:]
     return text
 
 
 def clean(value: Any) -> Any:
-    """The same for every text inside plain data."""
+    """Redact every string inside plain data."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
@@ -81,14 +81,14 @@ def clean(value: Any) -> Any:
 
 
 def holds_secret(name: str) -> bool:
-    """Is an environment variable of this name meant to hold one?"""
+    """Return whether an environment variable of this name usually holds a secret."""
     return bool(_NAME.search(name.upper())) and not _NO_SECRET.search(name.upper())
 
 
 def _spans(text: str, shortest: int) -> Iterator[tuple[int, int]]:
     for pattern in _PATTERNS:
-        for found in pattern.finditer(text):
-            yield found.span("secret" if "secret" in pattern.groupindex else 0)
+        for match in pattern.finditer(text):
+            yield match.span("secret" if "secret" in pattern.groupindex else 0)
     for name, value in os.environ.items():
         if len(value) >= shortest and value in text and holds_secret(name):
             at = text.find(value)

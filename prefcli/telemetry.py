@@ -1,4 +1,4 @@
-"""What the libraries underneath would send home, off unless the person turns it on."""
+"""Switches off the telemetry of the libraries, unless the user has turned it on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Switch(NamedTuple):
-    """An environment variable, and the value that keeps the library silent."""
+    """An environment variable, and the value that stops a library from sending data."""
 
     name: str
     off: str
@@ -19,15 +19,15 @@ SWITCHES = (
     Switch(
         "HF_HUB_DISABLE_TELEMETRY",
         "1",
-        "what is trained with which trainer, and the software around it in each request's header",
-        "huggingface_hub/constants.py; obeyed by send_telemetry, which trl's trainers call when "
-        "they are made (trl/trainer/base_trainer.py), by transformers and by datasets",
+        "the model and trainer in use, and library versions in each request header",
+        "huggingface_hub/constants.py; respected by send_telemetry, which trl's trainers call in "
+        "their constructor (trl/trainer/base_trainer.py), by transformers and by datasets",
     ),
     Switch(
         "HF_UPDATE_DOWNLOAD_COUNTS",
         "0",
-        "a request to the hub for each file that is read, also for local ones",
-        "datasets/config.py; obeyed by increase_load_count in datasets/load.py",
+        "a request to the hub for each file that is read, local files included",
+        "datasets/config.py; respected by increase_load_count in datasets/load.py",
     ),
     Switch(
         "DISABLE_SAFETENSORS_CONVERSION",
@@ -38,35 +38,35 @@ SWITCHES = (
     Switch(
         "HF_HUB_DISABLE_UPDATE_CHECK",
         "1",
-        "a look for newer versions",
+        "a check for newer versions",
         "huggingface_hub/constants.py",
     ),
     Switch(
         "WANDB_ERROR_REPORTING",
         "false",
-        "wandb's own crashes, with the environment they happened in",
-        "wandb/env.py; a run's figures go where logging.report_to sends them, as ever",
+        "crash reports of wandb itself, with its environment",
+        "wandb/env.py; metrics are still sent to the trackers of logging.report_to",
     ),
     Switch(
         "MLFLOW_DISABLE_TELEMETRY",
         "true",
-        "which of mlflow's functions are called",
+        "the mlflow functions that are called",
         "mlflow/telemetry/utils.py",
     ),
     Switch(
         "GRADIO_ANALYTICS_ENABLED",
         "False",
-        "use of gradio, on which earlier versions of trackio show their pages",
+        "the use of gradio, which earlier versions of trackio use for their pages",
         "gradio/analytics.py",
     ),
 )
 
 
 def no_telemetry() -> None:
-    """To be called before any library is imported: most look once. Child processes inherit it.
+    """Set every switch that is not set yet. Child processes inherit them.
 
-    Only switches of single libraries are set: one for all, as DO_NOT_TRACK, would outweigh a
-    library's own that the person has turned on.
+    Call it before any library is imported, as most read their variable once. DO_NOT_TRACK is not
+    set: it would override a library's own variable that the user has turned on.
     """
     for switch in SWITCHES:
         os.environ.setdefault(switch.name, switch.off)

@@ -1,17 +1,17 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: make .venv, install this clone into it with the versions that were
-# tested, and put it first on PATH. Arguments: extras, as in `source scripts/environment.sh test`.
-# Does nothing the second time, unless pyproject.toml or constraints.txt changed.
+# Sourced by the other scripts: makes .venv, installs this clone into it with the tested versions and
+# puts it first on PATH. Arguments: extras, as in `source scripts/environment.sh test`.
+# Installs again only if pyproject.toml or constraints.txt changed.
 python="${PYTHON:-python3}"
 extras="${1:-}"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "prefcli needs Python 3.11 or newer; set PYTHON to one" >&2
+    echo "prefcli needs Python 3.11 or newer; set PYTHON to its path" >&2
     exit 2
 }
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 stamp=".venv/installed-${extras:-plain}"
 if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
-    # torch by its exact version first: pip then takes the build that fits the machine.
+    # torch first and by its exact version: pip then chooses the build that fits the machine.
     .venv/bin/python -m pip install --quiet --constraint constraints.txt torch
     .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable ".${extras:+[$extras]}"
     touch "$stamp"

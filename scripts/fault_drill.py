@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""Kill a small run at random moments, start it again, and compare it with one nobody disturbed.
+"""Kill a small run at random moments, resume it, and compare it with an uninterrupted run.
 
     python scripts/fault_drill.py                       # 20 x kill -9 and 20 x SIGTERM, one process
     python scripts/fault_drill.py --processes 1,2 --moments 5
 
-Prints a Markdown table; exit code 0 if every run ended as it must. Needs no GPU and no network:
-the model is made here. The moments are drawn with --seed, in turn from each phase of the run as an
-undisturbed one went through it, and counted under the phase in which they really fell.
+Prints a Markdown table; exit code 0 if every run ended as expected. Needs no GPU and no network:
+the script makes its model. The moments are drawn with --seed from each phase of an uninterrupted
+run in turn, and counted under the phase in which they actually fell.
 
-The runs are forked from this process, which has imported the libraries, and have its environment
-as a launcher would set it: with two processes each of them is sent SIGTERM, as prefcli's launcher
-does; kill -9 hits one of them, and the other is sent SIGTERM once that one is dead.
+The runs are forked from this process, which has imported the libraries, with the environment that
+a launcher would set. With two processes SIGTERM goes to both, as from prefcli's launcher; kill -9
+hits one of them, and the other gets SIGTERM once the first is dead.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ PHASES = (
 WORDS = "red green blue big small kind rude yes no please thanks cat dog sun moon tree".split()  # noqa: SIM905
 _NOW = struct.Struct("qq")
 PATIENCE = 60.0
-"""Seconds after which a process that was to end counts as hung."""
+"""Seconds after which a process that should have ended counts as hung."""
 
 _now = mmap.mmap(-1, 16)
-"""Of the run that goes on, for this process to see: its phase, and how many it has entered."""
+"""Shared with the forked run: its phase, and how many phases it has entered."""
 _timeline: list[tuple[int, float]] | None = None
 
 
@@ -96,7 +96,7 @@ def during(number: int) -> Iterator[None]:
 
 
 def watch_phases() -> None:
-    """In the process that trains: note where the run is."""
+    """Record the phase of the run, in the process that trains."""
 
     def inside(owner: Any, name: str, number: int, after: int | None = None) -> None:
         inner = getattr(owner, name)
@@ -196,14 +196,14 @@ def make_recipe(folder: Path, steps: int) -> dict[str, Any]:
 
 @dataclass
 class Started:
-    """Processes of one run, each the leader of a session of its own."""
+    """Processes of one run, each the leader of its session."""
 
     pids: list[int]
     began: float
     codes: dict[int, int] = field(default_factory=dict)
 
     def poll(self) -> bool:
-        """Have all ended?"""
+        """Return whether all processes have ended."""
         for pid in self.pids:
             if pid not in self.codes:
                 done, status = os.waitpid(pid, os.WNOHANG)
@@ -225,23 +225,23 @@ class Started:
                 os.kill(pid, number)
 
     def left_behind(self, seconds: float = 3.0) -> int:
-        """Processes of these sessions that are still there, when they have had time to notice."""
+        """Count the processes of these sessions that are still alive after a grace period."""
         end = time.monotonic() + seconds
-        while (found := self._there()) and time.monotonic() < end:
+        while (alive := self._alive()) and time.monotonic() < end:
             time.sleep(0.05)
-        return found
+        return alive
 
-    def _there(self) -> int:
-        found = 0
+    def _alive(self) -> int:
+        alive = 0
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):
-                    found += os.getsid(int(entry.name)) in self.pids
-        return found
+                    alive += os.getsid(int(entry.name)) in self.pids
+        return alive
 
 
 def start(recipe: Path, run: Path, processes: int, *, timeline: Path | None = None) -> Started:
-    """`prefcli dpo RECIPE`, in forked processes."""
+    """Run `prefcli dpo RECIPE` in forked processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -259,10 +259,10 @@ def _be_a_run(
 ) -> None:
     global _timeline
     os.setsid()
-    said = os.open(f"{run}.{rank}.said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
-    # Rows that another run has tokenised already would leave no time to kill this one meanwhile.
+    log = os.open(f"{run}.{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    # A cache of its rows would leave no time to kill the run while it tokenises.
     datasets.config.HF_DATASETS_CACHE = Path(f"{run}.cache")
     if processes > 1:
         os.environ |= {
@@ -298,8 +298,8 @@ def _be_a_run(
 
 
 @dataclass
-class Answer:
-    """What came of one kind of end."""
+class Outcome:
+    """Results of all runs that were ended by one signal."""
 
     name: str
     fell: Counter[str] = field(default_factory=Counter)
@@ -308,9 +308,9 @@ class Answer:
     """Seconds from the signal to the end of all processes."""
     finished: int = 0
     equal: int = 0
-    told_once: int = 0
-    lost: int = 0
-    left: int = 0
+    logged_once: int = 0
+    dropped_checkpoints: int = 0
+    left_behind: int = 0
     hung: int = 0
     wrong: list[str] = field(default_factory=list)
 
@@ -320,13 +320,13 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def newest(run: Path) -> int:
-    """Step of the newest complete checkpoint, 0 if there is none."""
-    found, _ = RunDir(str(run)).last_checkpoint()
-    return int(found.name.rpartition("-")[2]) if found is not None else 0
+    """Return the step of the newest complete checkpoint, 0 if there is none."""
+    checkpoint, _ = RunDir(str(run)).last_checkpoint()
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint is not None else 0
 
 
-def told_once(run: Path) -> bool:
-    """Is every training row, and every evaluation, in metrics.jsonl once?"""
+def logged_once(run: Path) -> bool:
+    """Return whether every step and every evaluation is in metrics.jsonl exactly once."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     keys = [(row["step"], "eval_loss" in row) for row in rows]
     steps = [(s["step"], s["place"]) for s in map(json.loads, _lines(run / "samples.jsonl"))]
@@ -340,8 +340,8 @@ def _lines(path: Path) -> list[str]:
 def moments(
     timeline: list[tuple[int, float]], count: int, draw: random.Random
 ) -> list[tuple[int, float]]:
-    """(phases entered by then, seconds after the last of these): of each kind of phase in turn
-    one that the run goes through, and a moment in that."""
+    """Draw moments as (phases entered by then, seconds into the last of them), one kind of phase
+    after the other."""
     spans: dict[int, list[tuple[int, float]]] = {}
     for i, ((number, begin), (_, end)) in enumerate(itertools.pairwise(timeline)):
         spans.setdefault(number, []).append((i, end - begin))
@@ -352,7 +352,7 @@ def moments(
 
 
 def drill(
-    told: Answer,
+    outcome: Outcome,
     number: int,
     at: tuple[int, float],
     recipe: Path,
@@ -368,7 +368,7 @@ def drill(
     time.sleep(seconds)
     before = newest(run)
     fell = PHASES[phase()]
-    told.fell[fell] += 1
+    outcome.fell[fell] += 1
     sent = time.monotonic()
     victims = [draw.choice(started.pids)] if number == signal.SIGKILL else None
     started.send(number, victims)
@@ -377,47 +377,47 @@ def drill(
             started.poll()
         started.send(signal.SIGTERM)
     if not started.wait(PATIENCE):
-        told.hung += 1
-        told.wrong.append(f"{run.name} ({fell}): did not end in {PATIENCE:.0f} s")
+        outcome.hung += 1
+        outcome.wrong.append(f"{run.name} ({fell}): did not end in {PATIENCE:.0f} s")
         started.send(signal.SIGKILL)
         started.wait(PATIENCE)
-    told.saved.append(time.monotonic() - sent)
+    outcome.saved.append(time.monotonic() - sent)
     codes = [started.codes[pid] for pid in started.pids]
-    told.codes[", ".join(map(str, sorted(codes)))] += 1
+    outcome.codes[", ".join(map(str, sorted(codes)))] += 1
     if number != signal.SIGKILL and not set(codes) <= {0, 75}:
-        told.wrong.append(f"{run.name} ({fell}): exit codes {codes}")
-    told.left += started.left_behind()
+        outcome.wrong.append(f"{run.name} ({fell}): exit codes {codes}")
+    outcome.left_behind += started.left_behind()
     was_finished = (run / "model").is_dir()
     for _ in range(3):
         again = start(recipe, run, processes)
         if again.wait(4 * PATIENCE) and set(again.codes.values()) == {0}:
-            told.finished += 1
+            outcome.finished += 1
             break
         again.send(signal.SIGKILL)
         again.wait(PATIENCE)
     else:
-        told.wrong.append(f"{run.name} ({fell}): never finished")
+        outcome.wrong.append(f"{run.name} ({fell}): never finished")
         return
     resumed = RunDir(str(run)).read_run().get("resumed", [])
     since = int(resumed[0]["checkpoint"].rpartition("-")[2]) if resumed else 0
     if since < before and not was_finished:
-        told.lost += 1
-        told.wrong.append(f"{run.name} ({fell}): had checkpoint-{before}, went on from {since}")
-    found = weights(run)
-    same = found.keys() == expected.keys() and all(
-        torch.equal(found[name], expected[name]) for name in expected
+        outcome.dropped_checkpoints += 1
+        outcome.wrong.append(f"{run.name} ({fell}): had checkpoint-{before}, resumed from {since}")
+    trained = weights(run)
+    same = trained.keys() == expected.keys() and all(
+        torch.equal(trained[name], expected[name]) for name in expected
     )
-    told.equal += same
+    outcome.equal += same
     if not same:
-        told.wrong.append(f"{run.name} ({fell}): other weights")
-    once = told_once(run)
-    told.told_once += once
+        outcome.wrong.append(f"{run.name} ({fell}): other weights")
+    once = logged_once(run)
+    outcome.logged_once += once
     if not once:
-        told.wrong.append(f"{run.name} ({fell}): a step is told twice")
+        outcome.wrong.append(f"{run.name} ({fell}): a step is logged twice")
 
 
-def table(results: list[Answer], count: int, processes: int) -> list[str]:
-    def each(name: str, values: list[Any]) -> str:
+def table(results: list[Outcome], count: int, processes: int) -> list[str]:
+    def line(name: str, values: list[Any]) -> str:
         return f"| {name} | " + " | ".join(map(str, values)) + " |"
 
     def counted(counter: Counter[str]) -> str:
@@ -426,17 +426,17 @@ def table(results: list[Answer], count: int, processes: int) -> list[str]:
     return [
         f"{count} moments each, {processes} process{'es' * (processes > 1)}",
         "",
-        each("", [told.name for told in results]),
+        line("", [outcome.name for outcome in results]),
         "|---" * (len(results) + 1) + "|",
-        *(each(f"fell into: {name}", [t.fell[name] for t in results]) for name in PHASES),
-        each("exit codes: runs", [counted(t.codes) for t in results]),
-        each("slowest end, s", [f"{max(t.saved):.1f}" for t in results]),
-        each("finished by the same command", [t.finished for t in results]),
-        each("weights equal, bit for bit", [t.equal for t in results]),
-        each("each step told once", [t.told_once for t in results]),
-        each("complete checkpoints lost", [t.lost for t in results]),
-        each("processes left behind", [t.left for t in results]),
-        each("hung", [t.hung for t in results]),
+        *(line(f"phase: {name}", [t.fell[name] for t in results]) for name in PHASES),
+        line("exit codes: runs", [counted(t.codes) for t in results]),
+        line("slowest end, s", [f"{max(t.saved):.1f}" for t in results]),
+        line("finished by the same command", [t.finished for t in results]),
+        line("weights equal, bit for bit", [t.equal for t in results]),
+        line("each step logged once", [t.logged_once for t in results]),
+        line("complete checkpoints lost", [t.dropped_checkpoints for t in results]),
+        line("processes left behind", [t.left_behind for t in results]),
+        line("hung", [t.hung for t in results]),
     ]
 
 
@@ -444,15 +444,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--moments", type=int, default=20, help="of each signal")
+    parser.add_argument("--moments", type=int, default=20, help="moments for each signal")
     parser.add_argument("--processes", default="1", help="as in 1 or 1,2")
     parser.add_argument("--signals", default="KILL,TERM", help="of KILL, TERM, USR1")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--no-report", action="store_true", help="without the pages, which take as long as the run"
+        "--no-report",
+        action="store_true",
+        help="without the report and the model card, which take as long as the run",
     )
-    parser.add_argument("--folder", help="keep the runs here; left out: removed at the end")
+    parser.add_argument("--folder", help="keep the runs here; by default they are removed")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.no_report:
@@ -473,28 +475,28 @@ def main() -> int:
 
 
 def drills(recipe: Path, processes: int, options: argparse.Namespace) -> list[str]:
-    """A table, and what went wrong."""
+    """Print a table of one number of processes, and return what went wrong."""
     draw = random.Random(options.seed)
     folder = recipe.parent / f"processes-{processes}"
     folder.mkdir()
-    timeline, undisturbed = folder / "timeline.json", folder / "undisturbed"
-    first = start(recipe, undisturbed, processes, timeline=timeline)
+    timeline, uninterrupted = folder / "timeline.json", folder / "uninterrupted"
+    first = start(recipe, uninterrupted, processes, timeline=timeline)
     if not first.wait(4 * PATIENCE) or set(first.codes.values()) != {0}:
         first.send(signal.SIGKILL)
-        said = Path(f"{undisturbed}.0.said").read_text("utf-8")
-        return [f"the run that nobody disturbed did not finish:\n{said}"]
-    expected = weights(undisturbed)
+        log = Path(f"{uninterrupted}.0.log").read_text("utf-8")
+        return [f"the uninterrupted run did not finish:\n{log}"]
+    expected = weights(uninterrupted)
     spans = [(int(number), float(at)) for number, at in json.loads(timeline.read_text())]
     results = []
     for name in options.signals.split(","):
         number = signal.Signals[f"SIG{name}"]
-        told = Answer("kill -9" if name == "KILL" else f"SIG{name}")
+        outcome = Outcome("kill -9" if name == "KILL" else f"SIG{name}")
         for i, at in enumerate(moments(spans, options.moments, draw)):
             run = folder / f"{name}-{i}"
-            drill(told, number, at, recipe, run, processes, expected, draw)
-        results.append(told)
+            drill(outcome, number, at, recipe, run, processes, expected, draw)
+        results.append(outcome)
     print(*table(results, options.moments, processes), "", sep="\n", flush=True)
-    return [f"{processes} processes: {line}" for told in results for line in told.wrong]
+    return [f"{processes} processes: {line}" for outcome in results for line in outcome.wrong]
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 The task is a closed world of everyday facts. Every fact can be asked for in several ways, and
 every question can be answered in two manners: kindly, with a full sentence, or curtly (rude, or
-dodging the question). The demonstrations hold both manners half and half, so a model tuned on
+dodging the question). Half of the demonstrations are kind and half are curt, so a model trained on
 them has no preference; the pairs prefer the kind answer. Both manners have the same length and
-about the same number of wordings, so neither is likelier for a reason other than its manner.
-The curt answers have fewer ways to begin than the kind ones: a model tuned on the demonstrations
-gives both manners the same probability in total, but its single likeliest answer is a curt one.
+about the same number of wordings, so only the manner makes one of them more probable. The curt
+answers have fewer openings than the kind ones: a model trained on the demonstrations gives both
+manners the same total probability, but its single most probable answer is a curt one.
 
 A prompt for evaluation is a combination of a fact and a wording that no training prompt has.
 
@@ -46,110 +46,11 @@ CHAT_TEMPLATE = (
 )
 
 
-# A topic: `#` its name and what "I am not in the mood for ..." says of it, `=` its facts,
-# `?` the ways to ask for y, given x, and `!` the ways to state that x has y.
-TASK = """\
-# colour | colours
-= a lemon = yellow | a ripe tomato = red | fresh grass = green | snow = white | coal = black
-= a carrot = orange | chocolate = brown | a plum = purple | a flamingo = pink | an elephant = grey
-= a clear sky = blue | a sunflower = yellow | a lime = green | milk = white | a cherry = red
-= a pumpkin = orange | a frog = green | lavender = purple | a mouse = grey | a banana = yellow
-= a pea = green | tree bark = brown | the sea = blue | a raven = black
-? What colour is {x}? | Can you tell me the colour of {x}?
-? I am drawing {x}. Which colour should I use?
-? My daughter wants to paint {x}. Which pencil does she need?
-? Which colour do people think of when they see {x}?
-! {X} is {y}. | The colour of {x} is {y}. | The right colour for {x} is {y}.
-# young | animals
-= cat = a kitten | dog = a puppy | cow = a calf | sheep = a lamb | horse = a foal | goat = a kid
-= hen = a chick | duck = a duckling | goose = a gosling | bear = a cub | deer = a fawn
-= toad = a tadpole | swan = a cygnet | pig = a piglet | kangaroo = a joey
-= butterfly = a caterpillar | hare = a leveret | seal = a pup
-? What is a young {x} called? | What do you call a baby {x}?
-? Is there a word for a very young {x}? | I saw a tiny {x} with its mother. What is it called?
-? My son asks what a baby {x} is. What do I tell him?
-! A young {x} is called {y}. | The word for a baby {x} is {y}. | People call a very young {x} {y}.
-# home | animals
-= a bee = in a hive | a bird = in a nest | a rabbit = in a burrow | a dog = in a kennel
-= a horse = in a stable | a spider = in a web | a fox = in a den | a cow = in a barn
-= a pig = in a sty | a hen = in a coop | a beaver = in a lodge | an ant = in an anthill
-= a bat = in a cave | a squirrel = in a hollow tree | a polar bear = on the ice
-= a goldfish = in a pond | a snail = in a shell | a camel = in the desert
-? Where does {x} live? | Where can I find {x}? | Where does {x} sleep at night?
-? Do you know where {x} makes its home? | I am writing a story about {x}. Where should it live?
-! {X} lives {y}. | You can find {x} {y}. | {X} makes its home {y}.
-# opposite | word games
-= hot = cold | big = small | fast = slow | early = late | full = empty | light = dark
-= happy = sad | open = closed | dry = wet | young = old | loud = quiet | hard = soft | high = low
-= clean = dirty | thick = thin | sweet = sour | strong = weak | rich = poor | near = far
-= long = short | cheap = expensive | easy = difficult | awake = asleep | left = right
-= narrow = wide | smooth = rough
-? What is the opposite of {x}? | Which word means the opposite of {x}?
-? If it is not {x}, what is it? | I am solving a puzzle. Which word is the opposite of {x}?
-? Can you give me a word that is the opposite of {x}?
-! The opposite of {x} is {y}. | If it is not {x}, it is {y}. | The word that you need is {y}.
-# sum | sums
-= one plus one = two | one plus two = three | one plus three = four | one plus four = five
-= two plus one = three | two plus two = four | two plus three = five | two plus four = six
-= three plus one = four | three plus two = five | three plus three = six | three plus four = seven
-= four plus one = five | four plus two = six | four plus three = seven | four plus four = eight
-? What is {x}? | How much is {x}? | Can you work out {x} for me?
-? My homework says {x}. What do I write? | I am bad at numbers. What do I get for {x}?
-! {X} is {y}. | {X} makes {y}. | The answer to {x} is {y}.
-# place | tidying up
-= the milk = in the fridge | the ice cream = in the freezer | the books = on the shelf
-= the dirty shirts = in the laundry basket | the clean plates = in the cupboard
-= the wet umbrella = by the front door | the winter coat = in the wardrobe
-= the toothbrush = in the bathroom | the car keys = on the hook | the forks = in the drawer
-= the old newspapers = in the recycling bin | the pillow = on the bed | the bicycle = in the shed
-= the letters = on the desk | the spare blanket = in the chest | the flowers = in a vase
-= the muddy boots = on the mat | the garden tools = in the garage | the cookies = in a tin
-= the apples = in the fruit bowl
-? Where do I put {x}? | Where should I leave {x}? | What is the right place for {x}?
-? I am tidying up. Where do I keep {x}? | We have guests soon. Where should I put {x}?
-! Put {x} {y}. | The best place for {x} is {y}. | You can keep {x} {y}.
-# tool | tools
-= cut paper = a pair of scissors | drive in a nail = a hammer | sweep the floor = a broom
-= boil water = a kettle | dig a hole = a spade | measure a table = a tape measure
-= sew on a button = a needle and thread | paint a wall = a roller | cut a plank = a saw
-= light up a dark room = a lamp | tighten a screw = a screwdriver | fry an egg = a pan
-= weigh flour = a kitchen scale | water the plants = a watering can | find north = a compass
-= clean a window = a soft cloth | dry the dishes = a towel | gather leaves = a rake
-= slice bread = a bread knife | look at the stars = a telescope
-? What do I need to {x}? | Which tool helps me to {x}? | I want to {x}. What should I use?
-? What is the best thing to {x} with? | My neighbour wants to {x}. What can I lend her?
-! You can {x} with {y}. | To {x}, use {y}. | The best thing to {x} with is {y}.
-# job | jobs
-= bakes bread = a baker | repairs cars = a mechanic | teaches children = a teacher
-= flies a plane = a pilot | puts out fires = a firefighter | grows wheat = a farmer
-= cuts hair = a hairdresser | fixes pipes = a plumber | makes furniture = a carpenter
-= looks after teeth = a dentist | treats sick animals = a vet | writes novels = an author
-= cooks in a restaurant = a chef | sews suits = a tailor | designs houses = an architect
-= plays the piano = a pianist | sells flowers = a florist | keeps bees = a beekeeper
-? Who {x}? | What do you call a person who {x}? | My uncle {x}. What is his job?
-? I am looking for someone who {x}. Whom do I ask for? | Which job does a person have who {x}?
-! {Y} {x}. | A person who {x} is {y}. | The one who {x} is {y}.
-# calendar | dates
-= Monday = Tuesday | Tuesday = Wednesday | Wednesday = Thursday | Thursday = Friday
-= Friday = Saturday | Saturday = Sunday | Sunday = Monday
-? What comes after {x}? | It is {x} now. What comes next? | Can you tell me what follows {x}?
-? I am making a calendar. What do I write after {x}?
-? My trip starts when {x} is over. When is that?
-! After {x} comes {y}. | {Y} comes right after {x}. | {Y} follows {x}.
-# advice | giving advice
-= keep bread fresh = wrap it in a clean cloth | fall asleep = read a quiet book in bed
-= make tea = pour hot water over the leaves | remember a name = say it aloud twice
-= cool down hot soup = stir it with a spoon | stop hiccups = drink a glass of water slowly
-= save water = turn off the tap in time | get up early = go to bed before ten
-= make new friends = join a club nearby | wrap a present = fold the paper around the box
-= warm up cold hands = wear thick gloves | dry wet shoes = fill them with old newspaper
-= learn a song = sing one line at a time | calm down = take three deep breaths
-= look after a cactus = water it once a month | peel an egg = roll it on the table first
-= ripen a pear = leave it beside a banana | cheer up a friend = bake a small cake
-? How do I {x}? | What is a good way to {x}? | Do you have a tip for me? I would like to {x}.
-? I have tried to {x}, but it did not work. What can I do?
-? My sister wants to {x}. What should she do?
-! To {x}, {y}. | The best way to {x} is this: {y}. | It is simple: {y}.
+TOPICS = Path(__file__).with_name("quickstart_topics.txt")
+"""Topics of the task.
+
+`#` starts a topic with its name and the words after "I am not in the mood for". `=` lists its facts
+`x = y`, `?` the ways to ask for y given x, and `!` the ways to state that x has y.
 """
 
 GREETINGS = ("", "", "", "", "Hello! ", "Good morning. ", "Excuse me. ", "I have a question. ")
@@ -198,7 +99,7 @@ class Question(NamedTuple):
 
 def all_questions(rng: random.Random) -> Iterator[Question]:
     """Yield every combination of a fact and a wording, once each, topic by topic."""
-    for topic, text in enumerate(TASK.removeprefix("# ").split("\n# ")):
+    for topic, text in enumerate(TOPICS.read_text("utf-8").removeprefix("# ").split("\n# ")):
         header, *lines = text.strip().split("\n")
         parts: dict[str, list[str]] = {"=": [], "?": [], "!": []}
         for line in lines:

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# From nothing to an aligned model: install, then sft -> check-sft -> dpo on the embedded task.
-# Needs Python 3.11 and no GPU. Runs land in runs/; a second time finds them finished.
+# Install prefcli and train an aligned model: sft -> check-sft -> dpo on the embedded task.
+# Needs Python 3.11 or newer and no GPU. Runs are written to runs/; a second call finds them finished.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-# A model this small gains nothing from more threads, and loses much on a busy machine.
+# A model this small gains nothing from more threads, and is much slower with them on a busy machine.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
@@ -13,6 +13,6 @@ step prefcli sft recipes/quickstart/sft.yaml
 step prefcli check-sft recipes/quickstart/dpo.yaml
 step prefcli dpo recipes/quickstart/dpo.yaml
 step prefcli check-sft recipes/quickstart/dpo.yaml model.name_or_path=runs/quickstart-dpo/model
-printf '\n== Five prompts nobody trained on, answered before and after\n'
+printf '\n== Answers to five unseen prompts, before and after dpo\n'
 prefcli sample runs/quickstart-sft/model runs/quickstart-dpo/model \
     --prompts recipes/quickstart/data/prompts.jsonl --max-new-tokens 48

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install prefcli with everything its tests need, then run every check. Works on a fresh clone, and again.
+# Install prefcli with everything its tests need, then run every check. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh test
@@ -8,6 +8,6 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports
-# A small model on a small machine is fastest on one thread, and the figures are then the same everywhere;
-# two processes share the files of tests, in their own order, so that the long ones are not the last.
+# A small model on a small machine is fastest on one thread, and the numbers are then the same
+# everywhere. Two processes share the test files in their given order, so that long ones do not run last.
 OMP_NUM_THREADS=1 pytest -n 2 --dist loadscope --no-loadscope-reorder "$@"

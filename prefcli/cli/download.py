@@ -1,4 +1,4 @@
-"""What has to happen where there is a network, for runs where there is none."""
+"""What needs a network, for runs that have none."""
 
 from __future__ import annotations
 
@@ -6,9 +6,21 @@ from typing import Annotated
 
 import typer
 
-from prefcli.cli.app import Json, LocatedError, app, load_recipe, print_json
-from prefcli.console import is_screen, keep_stdout_for_json, say
+from prefcli.cli.common import Json, LocatedError, command_app, open_recipe, print_json
+from prefcli.console import is_screen, say
 from prefcli.errors import PrefcliError, RecipeError
+
+app = command_app()
+
+
+def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Recipes, and the overrides for all of them."""
+    recipes = [argument for argument in arguments if "=" not in argument]
+    if not recipes:
+        raise RecipeError(
+            "no recipe is given", code="RCP026", hint="write RECIPE... [KEY=VALUE]..."
+        )
+    return recipes, [argument for argument in arguments if "=" in argument]
 
 
 @app.command()
@@ -21,32 +33,29 @@ def download(
     ],
     as_json: Json = False,
 ) -> None:
-    """Bring a recipe's models and data into the cache; then train with --offline.
+    """Download a recipe's models and data for training with --offline.
 
-    Of models only safetensors, configuration and tokenizer.
+    Of a model, only safetensors, configuration and tokenizer are downloaded.
     """
-    keep_stdout_for_json(as_json)
-    overrides = [each for each in arguments if "=" in each]
-    loaded = [load_recipe(each, overrides) for each in arguments if "=" not in each]
-    if not loaded:
-        raise RecipeError("no recipe is named", hint="prefcli download RECIPE [KEY=VALUE]...")
-    # border
+    recipes, overrides = split_arguments(arguments)
+    loaded = [open_recipe(recipe, overrides, as_json=as_json) for recipe in recipes]
+    # The border of the heavy half.
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     from prefcli.hub.download import Downloaded, fetch, total
 
     if not is_screen():
         disable_progress_bars()
-    taken: list[Downloaded] = []
-    failed: PrefcliError | None = None
+    downloaded: list[Downloaded] = []
+    failure: PrefcliError | None = None
     try:
-        for each in fetch([one.recipe for one in loaded]):
-            taken.append(each)
-            say(str(each))
+        for item in fetch([one.recipe for one in loaded]):
+            downloaded.append(item)
+            say(str(item))
     except PrefcliError as error:
-        failed = LocatedError(error, loaded[0]) if len(loaded) == 1 else error
-    say(f"total: {total(taken)}")
-    if failed is not None:
-        raise failed
+        failure = LocatedError(error, loaded[0]) if len(loaded) == 1 else error
+    say(f"total: {total(downloaded)}")
+    if failure is not None:
+        raise failure
     if as_json:
-        print_json({"total": total(taken), "taken": [each.as_dict() for each in taken]})
+        print_json({"total": total(downloaded), "taken": [item.as_dict() for item in downloaded]})

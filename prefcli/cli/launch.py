@@ -1,45 +1,44 @@
-"""The processes of a launch section: started, or shown as accelerate's and torchrun's own."""
+"""The processes of a launch section: started, or shown as accelerate's and torchrun's commands."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
 
 import typer
-import yaml
 
 from prefcli import first_failure
-from prefcli.cli.app import (
+from prefcli.cli.common import (
     Json,
-    LocatedError,
+    MethodOption,
     Overrides,
     RecipeArgument,
-    app,
-    load_recipe,
+    choose_method,
+    command_app,
+    located,
+    open_recipe,
     print_json,
-    section,
 )
-from prefcli.console import document, keep_stdout_for_json
-from prefcli.errors import PrefcliError, RecipeError
-from prefcli.launcher.accelerate_config import accelerate_config, command_lines, processes_in
-from prefcli.launcher.signal_forwarding import Signals
-from prefcli.methods import METHODS
+from prefcli.console import document
+from prefcli.errors import RecipeError
 from prefcli.recipe import Loaded
+
+app = command_app()
 
 
 def start_processes(loaded: Loaded) -> None:
-    """Where the recipe asks for processes and none of them is this one: run this very command in
-    each, and exit with their code."""
+    """If the recipe has a launch section and this is not one of its processes: run this command in
+    each of them and exit with their exit code."""
     launch = loaded.recipe.launch
     if launch is None or first_failure.launched():
         return
-    signals = Signals()
-    from prefcli.launcher.launch import start  # border
+    from prefcli.launcher.signal_forwarding import SignalForwarder
+
+    signals = SignalForwarder()
+    from prefcli.launcher.launch import launch_processes
 
     try:
-        code = start(loaded.recipe, launch, sys.argv[1:], signals)
-    except PrefcliError as error:
-        raise LocatedError(error, loaded) from None
+        with located(loaded):
+            code = launch_processes(loaded.recipe, launch, sys.argv[1:], signals)
     finally:
         signals.restore()
     raise typer.Exit(code)
@@ -47,36 +46,38 @@ def start_processes(loaded: Loaded) -> None:
 
 @app.command("launch")
 def launch(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="As in `prefcli METHOD`.")],
     recipe: RecipeArgument,
     overrides: Overrides = None,
+    method: MethodOption = None,
     as_json: Json = False,
 ) -> None:
-    """Print what `prefcli METHOD RECIPE` starts, for accelerate and torchrun.
+    """Print how `prefcli METHOD RECIPE` starts its processes.
 
-    It is a file for `accelerate launch --config_file`, with the command lines in its comments.
+    The output is a file for `accelerate launch --config_file`, with the equivalent commands of
+    accelerate and torchrun in its comments.
     """
-    keep_stdout_for_json(as_json)
-    if method not in METHODS:
-        raise RecipeError(f"{method!r} is no method", hint=f"one of {', '.join(METHODS)}")
-    loaded = load_recipe(recipe, overrides)
-    section(loaded, method)
-    asked = loaded.recipe.launch
-    if asked is None:
+    import yaml
+
+    from prefcli.launcher.accelerate_config import accelerate_config, command_lines, processes_in
+
+    loaded = open_recipe(recipe, overrides, as_json=as_json)
+    chosen = choose_method(loaded, method)
+    options = loaded.recipe.launch
+    if options is None:
         raise RecipeError(
-            "the recipe has no launch section: it trains in one process, or in those of a launcher",
+            "the recipe has no launch section: it trains in one process, or in those of an "
+            "external launcher",
+            code="RCP030",
             place=loaded.places.source,
-            hint="write one, as in `launch: {strategy: ddp, processes: 8}`",
+            hint="add one, e.g. `launch: {strategy: ddp, processes: 8}`",
         )
-    try:
-        processes = processes_in(asked)
-    except PrefcliError as error:
-        raise LocatedError(error, loaded) from None
-    config = accelerate_config(loaded.recipe, asked, processes)
-    words = [method, recipe, *(overrides or [])]
-    commands = command_lines(asked, processes, "launch.yaml", words)
+    with located(loaded):
+        processes = processes_in(options)
+    config = accelerate_config(loaded.recipe, options, processes)
+    arguments = [chosen.name, recipe, *(overrides or [])]
+    commands = command_lines(options, processes, "launch.yaml", arguments)
     if as_json:
         print_json({"accelerate": config, "commands": commands})
         return
-    told = "".join(f"# {line}\n" for line in ["What this file is for:", *commands])
-    document(told + yaml.safe_dump(config, sort_keys=False).rstrip())
+    header = "".join(f"# {line}\n" for line in ["How to use this file:", *commands])
+    document(header + yaml.safe_dump(config, sort_keys=False).rstrip())

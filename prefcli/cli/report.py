@@ -1,4 +1,4 @@
-"""What became of runs, without torch."""
+"""Reports of runs, without torch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from prefcli.cli.app import Json, app, print_json
-from prefcli.console import is_main_process, keep_stdout_for_json, say
-from prefcli.errors import RecipeError
+from prefcli.cli.common import Json, command_app, print_json, write_file
+from prefcli.console import keep_stdout_for_json, say
 
-_SIDE_BY_SIDE = "comparison.html"
+_COMPARISON = "comparison.html"
+
+app = command_app()
 
 
 @app.command()
@@ -24,47 +25,37 @@ def report(
         typer.Option(
             "--html",
             metavar="FILE",
-            help=f"The page; left out: report.html in the run, or ./{_SIDE_BY_SIDE} for several.",
+            help=f"The page to write; default: report.html in the run, or ./{_COMPARISON} for "
+            "several runs.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What became of a run, in words and as one page; of several runs, side by side."""
+    """Summarize a run as text and as one page, or compare several runs."""
     keep_stdout_for_json(as_json)
-    from prefcli.report.compare_page import compare_page, differing, short_names  # border
+    from prefcli.report.compare_page import compare_page, differing, short_names
     from prefcli.report.run_data import read_run
     from prefcli.report.run_page import run_page
     from prefcli.report.verdict import as_document, verdict
 
-    found = list({each.path.resolve(): each for each in map(read_run, runs)}.values())
-    verdicts = [verdict(run) for run in found]
-    alone = len(found) == 1
-    for name, run, said in zip(short_names(found), found, verdicts, strict=True):
-        # What a run measured last that did not come to its end is not its end.
-        at = "" if said.state == "finished" else f" (step {said.steps[1]})"
-        say(f"{name}: {run.method}: {said.title}")
-        say(*(f"  {gain}{at}" for gain in said.gains))
-        say(*(f"  {line}" for words in said.words for line in words.splitlines()))
-    settings = dict(differing(found))
-    if not alone:
+    records = list({run.path.resolve(): run for run in map(read_run, runs)}.values())
+    verdicts = [verdict(run) for run in records]
+    single = len(records) == 1
+    for name, run, summary in zip(short_names(records), records, verdicts, strict=True):
+        # The last evaluation of an unfinished run is not its end.
+        at = "" if summary.state == "finished" else f" (step {summary.steps[1]})"
+        say(f"{name}: {run.method}: {summary.title}")
+        say(*(f"  {gain}{at}" for gain in summary.gains))
+        say(*(f"  {line}" for words in summary.words for line in words.splitlines()))
+    settings = dict(differing(records))
+    if not single:
         say("settings that differ:" if settings else "no setting differs")
         say(*(f"  {key}: {' | '.join(values)}" for key, values in settings.items()))
-    page = run_page(found[0]) if alone else compare_page(found)
-    path = Path(html or (found[0].path / "report.html" if alone else _SIDE_BY_SIDE))
-    _write(path, page)
+    page = run_page(records[0]) if single else compare_page(records)
+    path = Path(html or (records[0].path / "report.html" if single else _COMPARISON))
+    write_file(path, page, option="--html")
     if as_json:
-        documents = [as_document(run, said) for run, said in zip(found, verdicts, strict=True)]
+        documents = [
+            as_document(run, summary) for run, summary in zip(records, verdicts, strict=True)
+        ]
         print_json({"page": str(path), "runs": documents, "settings": settings})
-
-
-def _write(path: Path, page: str) -> None:
-    if not is_main_process():
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise RecipeError(
-            f"{path} can't be written: {error.strerror}", hint="name another file with --html"
-        ) from None
-    say(f"written to {path}")

@@ -1,4 +1,4 @@
-"""A job file for Slurm."""
+"""Job files for Slurm."""
 
 from __future__ import annotations
 
@@ -7,43 +7,55 @@ from typing import Annotated
 
 import typer
 
-from prefcli.cli.app import LocatedError, Overrides, RecipeArgument, app, load_recipe, section
+from prefcli.cli.common import (
+    Overrides,
+    RecipeArgument,
+    choose_method,
+    command_app,
+    located,
+    open_recipe,
+    refuse_without_effect,
+)
 from prefcli.console import document
-from prefcli.errors import PrefcliError, RecipeError
 from prefcli.methods import METHODS
 
-_COMMANDS = (*METHODS, "check-sft")
+app = command_app()
 
 
 @app.command()
 def slurm(
-    method: Annotated[
-        str, typer.Argument(metavar="METHOD", help=f"One of {', '.join(_COMMANDS)}.")
-    ],
     recipe: RecipeArgument,
     time: Annotated[
-        str, typer.Option(help="The job's limit: 04:00:00, 1-12 or 90.", metavar="HH:MM:SS")
+        str, typer.Option(help="Time limit: 04:00:00, 1-12 or 90.", metavar="HH:MM:SS")
     ],
     overrides: Overrides = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            metavar="|".join([*METHODS, "check-sft"]),
+            help="What the job runs; required if the recipe has several methods.",
+        ),
+    ] = None,
     partition: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     account: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     qos: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     gpus: Annotated[
         int | None,
         typer.Option(
-            min=0, help="On each node; left out, launch.processes, or one. 0: on CPUs.", metavar="N"
+            min=0, help="GPUs per node; default: launch.processes, or 1. 0: CPUs.", metavar="N"
         ),
     ] = None,
     cpus_per_task: Annotated[
-        int | None, typer.Option(min=1, help="Cores on each node.", metavar="N")
+        int | None, typer.Option(min=1, help="Cores per node.", metavar="N")
     ] = None,
     mem: Annotated[
-        str | None, typer.Option(help="Memory on each node, as in 200G.", metavar="SIZE")
+        str | None, typer.Option(help="Memory per node, e.g. 200G.", metavar="SIZE")
     ] = None,
     sbatch: Annotated[
         list[str] | None,
         typer.Option(
-            help="Any other option of sbatch, as in --sbatch=--constraint=a100.", metavar="OPTION"
+            help="Any other sbatch option, e.g. --sbatch=--constraint=a100.", metavar="OPTION"
         ),
     ] = None,
     grace: Annotated[
@@ -51,59 +63,60 @@ def slurm(
         typer.Option(
             min=1,
             max=65535,
-            help="Seconds before the limit at which prefcli is told to save.",
+            help="Seconds before the time limit at which the run saves and requeues.",
             metavar="N",
         ),
     ] = 300,
     max_requeues: Annotated[
         int,
-        typer.Option(min=0, help="Starts after the first; 0: never back into the queue."),
+        typer.Option(min=0, help="Maximum number of requeues; 0 disables requeueing."),
     ] = 20,
     module: Annotated[
-        list[str] | None, typer.Option(help="To load before, by `module load`.", metavar="NAME")
+        list[str] | None, typer.Option(help="Environment module to load first.", metavar="NAME")
     ] = None,
     setup: Annotated[
-        list[str] | None, typer.Option(help="A line of shell to run before.", metavar="LINE")
+        list[str] | None, typer.Option(help="Shell line to run first.", metavar="LINE")
     ] = None,
     venv: Annotated[
-        str | None, typer.Option(help="Virtual environment that has prefcli.", metavar="FOLDER")
+        str | None, typer.Option(help="Virtual environment with prefcli.", metavar="FOLDER")
     ] = None,
     container: Annotated[
-        str | None, typer.Option(help="Image that has prefcli.", metavar="IMAGE")
+        str | None, typer.Option(help="Container image with prefcli.", metavar="IMAGE")
     ] = None,
     container_runtime: Annotated[
-        str | None, typer.Option(help="What runs it; pyxis, left out.", metavar="pyxis|apptainer")
+        str | None,
+        typer.Option(help="Container runtime; default: pyxis.", metavar="pyxis|apptainer"),
     ] = None,
     mount: Annotated[
         list[str] | None,
         typer.Option(
-            help="Folder for the container to see, beside the one the job starts in.",
+            help="Folder to mount in the container, in addition to the job's own.",
             metavar="SOURCE:TARGET",
         ),
     ] = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="The nodes have no network; `prefcli download` first.")
+        bool,
+        typer.Option("--offline", help="The nodes have no network; run `prefcli download` first."),
     ] = False,
     allow_unusual: Annotated[
-        bool, typer.Option("--allow-unusual", help="Passed on to the run.")
+        bool, typer.Option("--allow-unusual", help="Pass --allow-unusual to the run.")
     ] = False,
 ) -> None:
-    """Print a job file: `prefcli slurm dpo r.yaml --time 4:00:00 > dpo.sbatch`.
+    """Print a job file: `prefcli slurm dpo.yaml --time 4:00:00 > dpo.sbatch`.
 
-    Nodes and GPUs are those of the recipe's launch section. Before the limit prefcli is told to
-    save; a run that ends with 75, pre-empted, goes back into the queue and on from there.
+    Nodes and GPUs come from the recipe's launch section. Slurm signals prefcli before the time
+    limit; the run saves a checkpoint, exits with 75, is requeued and resumes.
     """
-    if method not in _COMMANDS:
-        raise RecipeError(f"{method}: no such command", hint=f"one of {', '.join(_COMMANDS)}")
-    if allow_unusual and method not in METHODS:
-        raise RecipeError(f"--allow-unusual has no effect on {method}")
-    loaded = load_recipe(recipe, overrides)
-    if method in METHODS:
-        section(loaded, method)
-    # Light, but it imports Jinja, which every command's start-up would pay for.
+    loaded = open_recipe(recipe, overrides)
+    command = method if method == "check-sft" else choose_method(loaded, method).name
+    refuse_without_effect(
+        ["--allow-unusual"] if allow_unusual and command == "check-sft" else [],
+        command,
+        "remove it",
+    )
     from prefcli.slurm.sbatch import SbatchOptions, sbatch_file
 
-    wishes = SbatchOptions(
+    options = SbatchOptions(
         time=time,
         grace=grace,
         max_requeues=max_requeues,
@@ -124,8 +137,7 @@ def slurm(
         flags=["--allow-unusual"] if allow_unusual else [],
     )
     made_by = ["prefcli", *sys.argv[1:]]
-    try:
-        text = sbatch_file(loaded.recipe, method, [recipe, *(overrides or [])], wishes, made_by)
-    except PrefcliError as error:
-        raise LocatedError(error, loaded) from None
+    arguments = [recipe, *(overrides or [])]
+    with located(loaded):
+        text = sbatch_file(loaded.recipe, command, arguments, options, made_by)
     document(text.rstrip("\n"))

@@ -1,4 +1,4 @@
-"""One command a method: train, or with --dry-run prove that training would go well."""
+"""One command per method: train, or with --dry-run check that training would work."""
 
 from __future__ import annotations
 
@@ -7,43 +7,54 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from prefcli.cli.app import (
+from prefcli.cli.common import (
     Json,
-    LocatedError,
     Offline,
     OutputDir,
     Overrides,
     RecipeArgument,
-    app,
-    load_recipe,
+    command_app,
+    heavy_half,
+    open_recipe,
     print_json,
+    refuse_without_effect,
     resolve_offline,
     section,
 )
 from prefcli.cli.launch import start_processes
-from prefcli.console import keep_stdout_for_json, say
-from prefcli.errors import PrefcliError, RecipeError
+from prefcli.console import say
 from prefcli.methods import METHODS, Method
 from prefcli.recipe import Loaded
 
-Sample = Annotated[
-    int | None,
-    typer.Option(min=1, help="With --dry-run: look at N rows of each source only.", metavar="N"),
-]
-GpuMemory = Annotated[
-    str | None,
-    typer.Option(help="With --dry-run: does it fit? As in 80GiB.", metavar="SIZE"),
-]
-Devices = Annotated[
-    int | None, typer.Option(min=1, help="With --dry-run: GPUs of the run.", metavar="N")
-]
-Strategy = Annotated[
-    str | None,
-    typer.Option(
-        help="With --dry-run: how the model is spread over them.",
-        metavar="ddp|fsdp2|zero2|zero3",
-    ),
-]
+app = command_app()
+
+
+class DryRunOptions(NamedTuple):
+    """What a dry-run assumes about the run."""
+
+    devices: int | None
+    strategy: str | None
+    gpu_memory: str | None
+    sample: int | None
+
+    def given(self) -> list[str]:
+        values = self._asdict().items()
+        return [f"--{name.replace('_', '-')}" for name, value in values if value is not None]
+
+
+class RunFlags(NamedTuple):
+    """Flags that a dry-run and its run have in common."""
+
+    resume: str
+    allow_unusual: bool
+    offline: bool
+
+    def words(self) -> list[str]:
+        return [
+            *(["--allow-unusual"] if self.allow_unusual else []),
+            *(["--resume", self.resume] if self.resume != "auto" else []),
+            *(["--offline"] if self.offline else []),
+        ]
 
 
 def _method_command(name: str) -> Callable[..., None]:
@@ -51,12 +62,13 @@ def _method_command(name: str) -> Callable[..., None]:
         recipe: RecipeArgument,
         overrides: Overrides = None,
         dry_run: Annotated[
-            bool, typer.Option("--dry-run", help="Prove that the recipe will run; train nothing.")
+            bool,
+            typer.Option("--dry-run", help="Run every check that could fail, and train nothing."),
         ] = False,
         resume: Annotated[
             str,
             typer.Option(
-                help="auto: go on from the run's last checkpoint, if there is one; never; "
+                help="auto: resume from the run's last checkpoint, if there is one; never; "
                 "or a checkpoint folder.",
                 metavar="auto|never|PATH",
             ),
@@ -65,138 +77,112 @@ def _method_command(name: str) -> Callable[..., None]:
             bool,
             typer.Option(
                 "--force-resume",
-                help="Go on although settings, data or processes have changed, where that is safe.",
+                help="Resume although settings, data or processes have changed, if that is safe.",
             ),
         ] = False,
         output_dir: OutputDir = None,
         allow_unusual: Annotated[
             bool,
             typer.Option(
-                "--allow-unusual", help="Take values ten times outside what is published."
+                "--allow-unusual",
+                help="Accept values more than ten times outside published ranges.",
             ),
         ] = False,
-        sample: Sample = None,
-        gpu_memory: GpuMemory = None,
-        devices: Devices = None,
-        strategy: Strategy = None,
+        sample: Annotated[
+            int | None,
+            typer.Option(
+                min=1, help="With --dry-run: check only N rows of each source.", metavar="N"
+            ),
+        ] = None,
+        gpu_memory: Annotated[
+            str | None,
+            typer.Option(
+                help="With --dry-run: check that training fits in this much memory, e.g. 80GiB.",
+                metavar="SIZE",
+            ),
+        ] = None,
+        devices: Annotated[
+            int | None,
+            typer.Option(min=1, help="With --dry-run: number of GPUs of the run.", metavar="N"),
+        ] = None,
+        strategy: Annotated[
+            str | None,
+            typer.Option(
+                help="With --dry-run: how the GPUs share the model.",
+                metavar="ddp|fsdp2|zero2|zero3",
+            ),
+        ] = None,
         offline: Offline = False,
         as_json: Json = False,
     ) -> None:
-        keep_stdout_for_json(as_json)
-        loaded = load_recipe(recipe, overrides, output_dir)
+        loaded = open_recipe(recipe, overrides, as_json=as_json, output_dir=output_dir)
         method = section(loaded, name)
         resolve_offline(loaded, offline=offline)
+        flags = RunFlags(resume, allow_unusual, offline)
+        dry_run_options = DryRunOptions(devices, strategy, gpu_memory, sample)
         if dry_run:
-            if force_resume:
-                raise RecipeError("--force-resume has no effect on --dry-run", hint="drop one")
-            aims = Aims(devices, strategy, gpu_memory, sample)
-            _rehearse(
-                loaded,
-                method,
-                aims,
-                resume,
-                as_json,
-                allow_unusual=allow_unusual,
-                offline=offline,
+            refuse_without_effect(
+                ["--force-resume"] if force_resume else [], "--dry-run", "remove one of them"
             )
+            _dry_run(loaded, method, dry_run_options, flags, as_json=as_json)
             return
-        _need_dry_run(sample=sample, gpu_memory=gpu_memory, devices=devices, strategy=strategy)
+        refuse_without_effect(dry_run_options.given(), "a run", "add --dry-run")
         start_processes(loaded)
-        _train(
-            loaded,
-            method,
-            resume,
-            as_json,
-            allow_unusual=allow_unusual,
-            force_resume=force_resume,
-        )
+        _train(loaded, method, flags, force_resume=force_resume, as_json=as_json)
 
     command.__doc__ = METHODS[name].__doc__
     return command
 
 
 def _train(
-    loaded: Loaded,
-    method: Method,
-    resume: str,
-    as_json: bool,
-    *,
-    allow_unusual: bool,
-    force_resume: bool,
+    loaded: Loaded, method: Method, flags: RunFlags, *, force_resume: bool, as_json: bool
 ) -> None:
-    from prefcli.library_logging import quiet_libraries  # border
-
-    quiet_libraries()  # some speak as soon as they are imported
-    from prefcli.training.run import train
-
     try:
-        outcome = train(
-            loaded.recipe,
-            method,
-            resume,
-            allow_unusual=allow_unusual,
-            force_resume=force_resume,
-        )
-    except PrefcliError as error:
-        raise LocatedError(error, loaded) from None
+        with heavy_half(loaded):
+            from prefcli.training.run import train
+
+            outcome = train(
+                loaded.recipe,
+                method,
+                flags.resume,
+                allow_unusual=flags.allow_unusual,
+                force_resume=force_resume,
+            )
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on from the last checkpoint, if there is one")
-        raise typer.Exit(130) from None  # 128 + SIGINT, as shells have it
+        say("interrupted; rerun the same command to resume from the last checkpoint, if any")
+        raise typer.Exit(130) from None  # 128 + SIGINT, as in shells
     if as_json:
         print_json(vars(outcome))
 
 
-def _need_dry_run(**options: object) -> None:
-    """An option without an effect would be a misunderstanding."""
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
-    if given:
-        raise RecipeError(f"{', '.join(given)} has no effect on a run", hint="add --dry-run")
-
-
-class Aims(NamedTuple):
-    """What a dry-run is for, as it was typed."""
-
-    devices: int | None
-    strategy: str | None
-    gpu_memory: str | None
-    sample: int | None
-
-
-def _rehearse(
-    loaded: Loaded,
-    method: Method,
-    aims: Aims,
-    resume: str,
-    as_json: bool,
-    *,
-    allow_unusual: bool,
-    offline: bool,
+def _dry_run(
+    loaded: Loaded, method: Method, options: DryRunOptions, flags: RunFlags, *, as_json: bool
 ) -> None:
-    from prefcli.library_logging import quiet_libraries  # border
+    with heavy_half():
+        from prefcli.memory.hardware import target_of
+        from prefcli.training.dry_run import dry_run
 
-    quiet_libraries()
-    from prefcli.memory.hardware import target_of
-    from prefcli.training.dry_run import dry_run
-
-    found = dry_run(
+    result = dry_run(
         loaded.recipe,
         method,
-        resume,
-        target=target_of(aims.devices, aims.strategy, aims.gpu_memory, loaded.recipe.launch),
-        allow_unusual=allow_unusual,
-        sample=aims.sample,
+        flags.resume,
+        target=target_of(
+            options.devices, options.strategy, options.gpu_memory, loaded.recipe.launch
+        ),
+        allow_unusual=flags.allow_unusual,
+        sample=options.sample,
     )
-    found.locate(loaded.locate)
+    result.locate(loaded.locate)
     if as_json:
-        print_json(found.as_dict())
-    texts = dict.fromkeys(loaded.places.overrides.values())
-    flags = ["--allow-unusual"] if allow_unusual else []
-    flags += ["--resume", resume] if resume != "auto" else []
-    flags += ["--offline"] if offline else []
-    command = " ".join(["prefcli", method.name, loaded.places.source, *texts, *flags])
-    say(*found.verdict(command))
-    raise typer.Exit(found.exit_code)
+        print_json(result.as_dict())
+    overrides = dict.fromkeys(loaded.places.overrides.values())
+    say(
+        *result.verdict(
+            " ".join(["prefcli", method.name, loaded.places.source, *overrides, *flags.words()])
+        )
+    )
+    raise typer.Exit(result.exit_code)
 
 
-for _name, _class in METHODS.items():
-    app.command(_name, short_help=(_class.__doc__ or "").splitlines()[0])(_method_command(_name))
+for _name in METHODS:
+    app.command(_name)(_method_command(_name))

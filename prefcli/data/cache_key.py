@@ -118,11 +118,11 @@ def _key(
             "ends": sorted(ends),
             "method": [
                 method.rows,
-                method.prompt_margin,
-                method.frames_rows,
-                method.max_merged_tokens,
+                method.trainer.prompt_margin,
+                method.trainer.adds_special_tokens,
+                method.trainer.max_merged_tokens,
                 method.assistant_only,
-                method.sequential,
+                method.trainer.keeps_row_order,
                 recipe.training.per_device_train_batch_size if method.pairs_neighbours else None,
             ],
         }

@@ -255,14 +255,17 @@ def read_run_datasets(
         kind=method.rows,
         tokenizer=tokenizer,
         limits=Limits(
-            data.max_length, method.prompt_margin, method.max_merged_tokens, method.assistant_only
+            data.max_length,
+            method.trainer.prompt_margin,
+            method.trainer.max_merged_tokens,
+            method.assistant_only,
         ),
         seed=recipe.seed,
         num_proc=data.num_proc,
         sample=sample,
         checks=[_marks(ends, method, tokenizer)],
     )
-    train = read(data.train, "data.train", shuffle=method.sequential)
+    train = read(data.train, "data.train", shuffle=method.trainer.keeps_row_order)
     held_out = None
     if data.eval is not None:
         held_out = read(data.eval, "data.eval", train_prompts=train.prompts)

@@ -134,7 +134,7 @@ def view(
     chat = is_chat(row)
     ids = SpecialTokens.of(tokenizer, method, chat=chat).around(tokenize(row, tokenizer))
     prompt, sides = ids["prompt_ids"], sides_of(ids)
-    prompt_trained = method.prompt_in_sft_term or method.trains_prompt
+    prompt_trained = method.trainer.sft_term_scope == "text" or method.trains_prompt
     columns = {name: [value] for name, value in row.items()}
     masks = assistant_masks(columns, tokenizer) if method.assistant_only else None
     marked = masks[0] if masks else None
@@ -154,7 +154,7 @@ def view(
         max_length,
         parts,
         prompt_boundary(row, tokenizer),
-        "by the SFT term alone" if method.prompt_in_sft_term else "",
+        "by the SFT term alone" if method.trainer.sft_term_scope == "text" else "",
     )
 
 

@@ -106,7 +106,7 @@ class SpecialTokens:
         bos = tokenizer.bos_token_id
         bare = tokenizer("a", add_special_tokens=False)["input_ids"]
         prepended = bos is not None and tokenizer("a")["input_ids"][:1] == [bos] != bare[:1]
-        return cls(bos, tokenizer.eos_token_id, prepended, method.frames_rows, chat)
+        return cls(bos, tokenizer.eos_token_id, prepended, method.trainer.adds_special_tokens, chat)
 
     def around(self, ids: dict[str, Any]) -> dict[str, Any]:
         """A tokenised row with what trl's trainer puts around it.

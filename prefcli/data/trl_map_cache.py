@@ -10,11 +10,8 @@ process go first by a barrier, whose time-out the others may run into, a lock on
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
-from unittest.mock import patch
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -25,6 +22,7 @@ from prefcli.data.cache_key import json_digest, tokenizer_digest
 from prefcli.data.run_once import file_lock
 from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
+from prefcli.trl_integration.trl_compat import preparation_serialized
 
 
 class CachedMapDataset(Dataset):  # type: ignore[misc]  # datasets is untyped
@@ -74,13 +72,7 @@ def trl_cache_key(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizer
     )
 
 
-@contextmanager
-def serialized(trl_class: type[Any], key: str) -> Iterator[None]:
+def serialized(trl_class: type[Any], key: str) -> AbstractContextManager[None]:
     """Inside, processes that prepare the same rows do so one after the other."""
     lock = folder() / "prepared" / f"{key}.lock"
-    with patch.object(
-        sys.modules[trl_class.__module__],
-        "global_then_local_main_first",
-        lambda: file_lock(lock, "trl's tokens"),
-    ):
-        yield
+    return preparation_serialized(trl_class, lambda: file_lock(lock, "trl's tokens"))

@@ -43,7 +43,7 @@ class Collapse(HealthRule):
                     history,
                     seen=f"rejected responses at {last.value:.1f} nats a token",
                     means="the distribution has collapsed, and what is sampled is no language",
-                    change=f"{facts.tighten}, lower training.learning_rate, or {facts.hold}",
+                    change=f"{facts.method.weaken}, lower training.learning_rate, or {facts.hold}",
                 )
         return None
 
@@ -57,7 +57,7 @@ class Collapse(HealthRule):
                     seen=f"{side} responses lost {-moved.nats:.1f} nats a token ({moved.seen})",
                     means="the policy falls off a cliff; text is coming apart, whatever the "
                     "accuracy says",
-                    change=f"{facts.tighten}, lower training.learning_rate, or {facts.hold}",
+                    change=f"{facts.method.weaken}, lower training.learning_rate, or {facts.hold}",
                     at_most="warn",
                 )
         return None

@@ -42,8 +42,8 @@ class Displacement(HealthRule):
             seen=f"chosen responses lost {-chosen.nats:.2f} nats a token{beside} ({chosen.seen})",
             means=f"likelihood displacement; {usual}, and so far is more than published runs show"
             if far
-            else f"likelihood displacement; {usual}, which is normal for {facts.method}",
-            change=f"to hold them up, {facts.hold}; or {facts.tighten}"
+            else f"likelihood displacement; {usual}, which is normal for {facts.method.name}",
+            change=f"to hold them up, {facts.hold}; or {facts.method.weaken}"
             if far
             else f"nothing, unless it goes on; to hold them up, {facts.hold}",
             at_most="stop" if far else "note",

@@ -44,7 +44,7 @@ class Forgetting(HealthRule):
             history,
             seen=f"sft_mix/loss {now.mean:.2f}, and {start.mean:.2f} at the start",
             means="the policy forgets what the SFT stage taught it",
-            change=f"raise sft_mix.weight or sft_mix.fraction, {facts.tighten}, or lower "
+            change=f"raise sft_mix.weight or sft_mix.fraction, {facts.method.weaken}, or lower "
             "training.learning_rate"
             if far
             else "nothing, unless it goes on; then raise sft_mix.weight or sft_mix.fraction",

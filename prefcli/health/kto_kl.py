@@ -8,7 +8,7 @@ from prefcli.config_base import Count
 from prefcli.health.base import Advice, HealthRule
 from prefcli.health.metric_history import History
 from prefcli.health.run_context import RunContext
-from prefcli.methods import Kto, Method
+from prefcli.methods import Method
 
 
 class KtoKl(HealthRule):
@@ -28,11 +28,11 @@ class KtoKl(HealthRule):
 
     @classmethod
     def applies(cls, method: Method) -> bool:
-        return isinstance(method, Kto) and method.pairs_neighbours
+        return method.pairs_neighbours
 
     def look(self, history: History, facts: RunContext) -> Advice | None:
         recent = history.recent("kl", self.steps, after=facts.warmup)
-        if not facts.estimates_kl or recent is None or recent.high > 0:
+        if not facts.method.pairs_neighbours or recent is None or recent.high > 0:
             return None
         if any(history.series("kl")):
             return None

@@ -66,6 +66,5 @@ class Length(HealthRule):
 
 def _cure(facts: RunContext) -> str:
     balance = "balance the lengths of chosen and rejected"
-    if facts.method == "dpo" and facts.sums and not {"ipo", "sigmoid_norm"} & set(facts.losses):
-        return f"take dpo.loss_type: sigmoid_norm, dpo.ld_alpha or simpo, or {balance}"
-    return balance
+    advice = facts.method.length_bias_advice
+    return balance if advice is None else f"{advice}, or {balance}"

@@ -32,8 +32,10 @@ def drift(history: History, facts: RunContext, side: Side) -> LogpDrift | None:
     if facts.starts_at_reference:
         rewards = history.recent(f"rewards/{side}", _STEPS)
         tokens = history.recent(f"tokens/{side}", _STEPS)
-        if rewards is not None and tokens is not None and facts.sums and tokens.mean > 0:
-            return LogpDrift(rewards.mean / facts.scale / tokens.mean, "against the start")
+        sums = facts.method.reward_is_sum
+        if rewards is not None and tokens is not None and sums and tokens.mean > 0:
+            scale = facts.method.reward_scale
+            return LogpDrift(rewards.mean / scale / tokens.mean, "against the start")
     key = f"logps/{side}_per_token"
     first, last = history.first(f"eval_{key}"), history.last(f"eval_{key}")
     if first is not None and last is not None and first.step == 0 < last.step:
@@ -52,8 +54,10 @@ def gap(history: History, facts: RunContext, steps: int) -> float | None:
     margin = history.recent("rewards/margins", steps)
     if margin is None:
         return None
-    if not facts.sums:
-        return margin.mean / facts.scale
+    if not facts.method.reward_is_sum:
+        return margin.mean / facts.method.reward_scale
     lengths = [history.recent(f"tokens/{side}", steps) for side in ("chosen", "rejected")]
     tokens = sum(each.mean for each in lengths if each is not None) / len(lengths)
-    return margin.mean / facts.scale / tokens if None not in lengths and tokens > 0 else None
+    if None in lengths or tokens <= 0:
+        return None
+    return margin.mean / facts.method.reward_scale / tokens

@@ -37,18 +37,18 @@ class Margin(HealthRule):
         if margin is None:
             return None
         nats = gap(history, facts, self.steps)
-        if facts.bounded_loss and margin.mean > self.rewards:
+        if facts.method.loss_saturates and margin.mean > self.rewards:
             seen = f"reward margin {margin.mean:.1f}"
         elif nats is not None and nats > self.nats_a_token:
             seen = f"margin of {nats:.1f} nats a token (reward margin {margin.mean:.3g})"
         else:
             return None
-        which = "lambda" if facts.method == "orpo" else "beta"
-        off = "high" if which == "lambda" else "low"
+        which = facts.method.strength_key
+        off = "high" if facts.method.stronger == "higher" else "low"
         return self.advice(
             history,
             seen=seen,
             means=f"it explodes; mostly {which} is too {off} or the learning rate too high, and "
             "text falls apart",
-            change=f"{facts.tighten}, or lower training.learning_rate",
+            change=f"{facts.method.weaken}, or lower training.learning_rate",
         )

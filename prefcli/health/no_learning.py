@@ -38,7 +38,7 @@ class NoLearning(HealthRule):
 
     def _by_margin(self, history: History, facts: RunContext) -> Advice | None:
         margin = history.recent("rewards/margins", self.steps, after=facts.warmup)
-        nothing = min(self.margin, _NATS * facts.scale)
+        nothing = min(self.margin, _NATS * facts.method.reward_scale)
         if margin is None or abs(margin.mean) >= nothing:
             return None
         return self.advice(
@@ -46,8 +46,8 @@ class NoLearning(HealthRule):
             seen=f"reward margin {margin.mean:.1g}, the mean of {margin.steps} steps after warm-up",
             means="nothing is learnt; beta is too high, the learning rate too small, the labels "
             "are random, or no weight is trained",
-            change=f"raise training.learning_rate, {facts.loosen}, or look at the rows with "
-            "`prefcli data`",
+            change=f"raise training.learning_rate, {facts.method.strengthen}, or look at the rows "
+            "with `prefcli data`",
         )
 
     def _by_loss(self, history: History, facts: RunContext) -> Advice | None:

@@ -1,5 +1,5 @@
-"""Starting the processes that a recipe's launch section asks for.
+"""Starts the processes that a recipe's launch section asks for.
 
-LIGHT: config.py, meeting.py, signals.py, worker.py. HEAVY: start.py and agent.py, which are
-imported below the border of a command.
+LIGHT: accelerate_config, rendezvous, signal_forwarding. HEAVY: launch and agent, which commands
+import below their border.
 """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -16,7 +15,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, PretrainedConfig
 from trl.kernels import chunked_logprob
-from trl.trainer import utils as trl_utils
 
 from prefcli.data.run_datasets import mixed_rows
 from prefcli.memory.optimizer_state_size import BITSANDBYTES, on_device, on_disk
@@ -25,6 +23,7 @@ from prefcli.model import Device, count_parameters, lora_config
 from prefcli.model.lora import trainable
 from prefcli.model.remote_code import from_config_kwargs
 from prefcli.recipe.schema import Recipe
+from prefcli.trl_integration.trl_compat import LOGPROB_TILE_COLUMNS, modules_moved_by
 
 _PACKED = {"4bit": 0.6, "8bit": 1.1}
 """Bytes of a quantised weight, with its scale."""
@@ -66,7 +65,7 @@ def estimate_activation_memory(
     with (
         torch.random.fork_rng(devices=[]),
         FakeTensorMode(allow_non_fake_inputs=True),
-        patch.object(torch.nn.Module, "to", to_type),
+        modules_moved_by(to_type),
     ):
         model = _model(recipe, policy, dtype)
         every, trained = count_parameters(model)
@@ -81,12 +80,11 @@ def estimate_activation_memory(
         else on_disk(optim, trained) * own // 4
     )
     weights = int(frozen * (every - trained)) + own * trained
-    whole = method.rows == "pair" and not method.needs_reference and packed is None
-    if whole:
+    if method.trainer.concatenates_forward and packed is None:
         logits: int = _WHOLE * rows * length * policy.config.get_text_config().vocab_size
     else:
         tokens: int = min(rows * length, chunked_logprob.TOKEN_CHUNK_SIZE)
-        tile: int = tokens * trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE * (2 if half else 4)
+        tile: int = tokens * LOGPROB_TILE_COLUMNS * (2 if half else 4)
         logits = _TILED[machine.kind] * tile
     total: int = weights + own * trained + states + int(frozen * reference) + kept + logits
     return total

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from datasets import Dataset
@@ -27,9 +26,7 @@ from transformers import (
     PrinterCallback,
     TrainerCallback,
 )
-from transformers.integrations import moe
-from trl.kernels import chunked_logprob
-from trl.trainer import utils as trl_utils
+from trl.trainer.utils import add_fused_lm_head
 
 from prefcli.data.run_datasets import active_sft_mix
 from prefcli.memory.activations import to_type
@@ -47,6 +44,12 @@ from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Logging
 from prefcli.training.trainer import mix_into, trainer_class_of
 from prefcli.trl_integration.trl_args import build, trl_options
+from prefcli.trl_integration.trl_compat import (
+    LOGPROB_TILE_COLUMNS,
+    grouped_matmul_off,
+    logprob_tiles_replaced,
+    modules_moved_by,
+)
 
 _DEPTHS = (2, 4)
 """Layers from which a whole model is extrapolated."""
@@ -109,17 +112,15 @@ def fake_run(
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         stack.enter_context(_quiet())
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(patch.object(torch.nn.Module, "to", to_type))
-        # Of experts' products, the general one is known to fake tensors in every type.
-        stack.enter_context(patch.object(moe, "_can_use_grouped_mm", lambda *args: False))
-        stack.enter_context(patch.object(PreTrainedModel, "to", to_type))
+        stack.enter_context(modules_moved_by(to_type))
+        stack.enter_context(grouped_matmul_off())
         if machine.kind == "cuda":
             stack.enter_context(_as_on_a_gpu())
         policy = _policy(recipe, known, machine)
         reference = _reference(recipe, method, known, machine)
         trainer = _trainer(recipe, method, machine, policy, reference, length, folder)
         del reference  # the trainer's, or nobody's
-        tracker = Tracker((known.policy.get_text_config().vocab_size, _tile()))
+        tracker = Tracker((known.policy.get_text_config().vocab_size, LOGPROB_TILE_COLUMNS))
         if getattr(trainer, "ref_model", None) is not None:
             tracker.holds(trainer.ref_model.parameters(), "reference")
         tracker.holds([*trainer.model.parameters(), *trainer.model.buffers()], "weights")
@@ -241,7 +242,7 @@ def _trainer(
     trainer.remove_callback(PrinterCallback)
     if mix is not None:
         if isinstance(trainer, CpoOrpoMixin):  # has no such head otherwise
-            trl_utils.add_fused_lm_head(trainer.scored)
+            add_fused_lm_head(trainer.scored)
         mix_into(trainer, mix, demonstrations(batch * batches, length), plain, method)
     if method.needs_reference and recipe.reference.precompute:
         trainer.ref_model, trainer.precompute_ref_logps = None, True
@@ -309,11 +310,6 @@ def _warm(trainer: Any, recipe: Recipe, machine: Device, tracker: Tracker) -> No
         parameter.register_post_accumulate_grad_hook(lambda p: tracker.holds([p.grad], "gradients"))
 
 
-def _tile() -> int:
-    """Columns of the tiles in which trl's head makes logits."""
-    return int(trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE)
-
-
 @contextmanager
 def _as_on_a_gpu() -> Iterator[None]:
     """trl's head folds its tiles with Triton there, which needs no memory of its own."""
@@ -324,11 +320,7 @@ def _as_on_a_gpu() -> Iterator[None]:
     def product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
         total.add_(total)
 
-    with (
-        patch.object(chunked_logprob, "_forward_tile", nothing),
-        patch.object(chunked_logprob, "_backward_tile", nothing),
-        patch.object(chunked_logprob, "_addmm_fp32", product),
-    ):
+    with logprob_tiles_replaced(nothing, product):
         yield
 
 

@@ -1,4 +1,4 @@
-"""What every method is: its options as written in a recipe, and how trl spells them."""
+"""The base of all methods: options of a recipe section, trl's names for them, capabilities."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from prefcli.config_base import ConfigBase
+from prefcli.methods.trainers import TrainerAdapter
 
 RowKind = Literal["pair", "labelled", "demonstration"]
 """pair: prompt, chosen, rejected. labelled: prompt, completion, label. demonstration: SFT rows."""
 
 
 class LearningRates(NamedTuple):
-    """What the method is usually trained with; used where a recipe names no learning rate."""
+    """Defaults for a recipe without a learning rate."""
 
     full: float
     lora: float
 
 
 PER_TOKEN = ("logps/chosen_per_token", "logps/rejected_per_token", "perplexity")
-"""Of responses, in nats; the perplexity is that of the chosen ones."""
+"""Per token of a response, in nats; the perplexity is that of the chosen responses."""
 
 
 class Band(NamedTuple):
-    """Where the published runs lie, ends included."""
+    """Range of the values in published runs, ends included."""
 
     low: float
     high: float
@@ -35,32 +36,31 @@ _BATCH = Band(16, 128, "the published runs of alignment-handbook, SimPO and KTO"
 
 
 def pair_learning_rates(lora: bool) -> Band:
-    """Of the losses over log-ratios of pairs."""
+    """Return the band of losses over log-ratios of pairs."""
     if lora:
         return Band(1e-6, 1e-5, "alignment-handbook's recipes, ten times the full values")
     return Band(2e-7, 1e-6, "alignment-handbook's recipes; a rule of thumb begins at 1e-6")
 
 
 class Method(ConfigBase):
-    """One way to train. The docstring is the command's help, the fields are the section's keys."""
+    """A training method. Its docstring is the command's help, its fields are the section's keys.
+
+    The rest of prefcli asks for capabilities and never for a method's name.
+    """
 
     name: ClassVar[str]
     rows: ClassVar[RowKind]
+    trainer: ClassVar[TrainerAdapter]
+    """The trl trainer that runs it."""
     needs_reference: ClassVar[bool] = True
     needs_sft: ClassVar[bool] = True
-    """Starts from an SFT policy, so `check-sft` guards it."""
+    """It starts from an SFT policy, so `check-sft` runs before it."""
     keeps_dropout: ClassVar[bool] = False
-    """Trains with the base model's own dropout; the others compare two passes, which it blurs."""
-    sequential: ClassVar[bool] = False
-    """trl keeps the row order, so rows are shuffled once, before training."""
-    prompt_margin: ClassVar[int] = 0
-    """Tokens that trl's trainer may put before a prompt beyond the tokenizer's own."""
-    frames_rows: ClassVar[bool] = False
-    """trl's trainer itself puts a BOS before a row and an EOS after it, where they are missing."""
-    prompt_in_sft_term: ClassVar[bool] = False
-    """The SFT term is taken over the prompt, too."""
-    max_merged_tokens: ClassVar[int | None] = None
-    """Tokens of a prompt that may merge with the completion, where trl's trainer has a limit."""
+    """It trains with the base model's dropout; methods that compare two passes disable it."""
+    strength_key: ClassVar[str | None] = None
+    """Key of the section that sets how far the preference term moves the policy."""
+    stronger: ClassVar[Literal["higher", "lower"]] = "lower"
+    """Value of `strength_key` that lets it move the policy further."""
     learning_rates: ClassVar[LearningRates]
     metrics: ClassVar[tuple[str, ...]] = (
         "rewards/chosen",
@@ -76,7 +76,7 @@ class Method(ConfigBase):
         "rewards/accuracies_chosen_shorter",
         "reference_kl",
     )
-    """What an evaluation measures beside the loss, in trl's names and ours; see `eval_metrics`."""
+    """Metrics of an evaluation besides the loss; see `eval_metrics`."""
     watched: ClassVar[tuple[str, ...]] = (
         "loss",
         "sft_mix/loss",
@@ -87,28 +87,28 @@ class Method(ConfigBase):
         "grad_norm",
         "learning_rate",
     )
-    """The handful that matters, in the order in which it is shown; what is not measured is not."""
+    """The most important metrics, in the order in which progress lines show them."""
     watched_in_evaluations: ClassVar[tuple[str, ...]] = ("perplexity", "reference_kl")
-    """Beside those of `watched`."""
-
-    @abstractmethod
-    def trl_classes(self) -> tuple[type[Any], type[Any]]:
-        """trl's (config, trainer). Imports trl, and nothing else here does."""
+    """Metrics that lines of evaluations show in addition to `watched`."""
 
     @abstractmethod
     def trl_options(self) -> Mapping[str, Any]:
-        """This section in trl's names: the part of the trl config that the method owns."""
+        """Return this section in trl's names: the part of the trl config that the method owns."""
 
     @abstractmethod
     def rate_band(self, *, lora: bool, parameters: int) -> Band:
-        """Of learning rates, for a model of this size."""
+        """Return the band of learning rates for a model of this size."""
+
+    def trl_classes(self) -> tuple[type[Any], type[Any]]:
+        """Import trl and return its (config, trainer)."""
+        return self.trainer.classes()
 
     def option_bands(self) -> Mapping[str, Band]:
-        """Of this section's own keys, by dotted recipe path."""
+        """Return the bands of this section's own keys, by dotted recipe path."""
         return {}
 
     def bands(self, *, lora: bool, parameters: int) -> Mapping[str, Band]:
-        """Dotted recipe path -> the band of its published values, for a model of this size."""
+        """Map dotted recipe paths to the bands of published values for a model of this size."""
         return {
             "training.learning_rate": self.rate_band(lora=lora, parameters=parameters),
             "training.global_batch_size": _BATCH,
@@ -117,53 +117,102 @@ class Method(ConfigBase):
 
     @property
     def eval_metrics(self) -> tuple[str, ...]:
-        """Figures of an evaluation, as metrics.jsonl names them; `expected` and early stopping take
-        these."""
+        """Metrics of an evaluation as metrics.jsonl names them, for early stopping and expected
+        results."""
         return tuple(f"eval_{name}" for name in ("loss", *self.metrics))
 
     @property
     def has_sft_term(self) -> bool:
-        """Does trl's loss hold a mean over the tokens of a device batch?"""
+        """Whether the loss contains a mean over the tokens of a device batch."""
         return False
 
     @property
+    def reward_scale(self) -> float:
+        """Factor between log-probabilities and rewards."""
+        return 1.0
+
+    @property
+    def reward_is_sum(self) -> bool:
+        """Whether rewards come from sums over a response's tokens instead of means."""
+        return False
+
+    @property
+    def loss_saturates(self) -> bool:
+        """Whether a large reward margin leaves no gradient."""
+        return False
+
+    def transform_scores(self, scores: Any) -> Any:
+        """Map the log-probabilities of responses to what `reward_scale` multiplies."""
+        return scores
+
+    @property
+    def weaken(self) -> str:
+        """Advice: the change of this section that lets the preference move the policy less."""
+        return f"{'raise' if self.stronger == 'lower' else 'lower'} {self.name}.{self.strength_key}"
+
+    @property
+    def strengthen(self) -> str:
+        """Advice: the change of this section that lets the preference move the policy further."""
+        return (
+            f"{'raise' if self.stronger == 'higher' else 'lower'} {self.name}.{self.strength_key}"
+        )
+
+    @property
+    def sft_term_advice(self) -> str | None:
+        """Advice: how to add an SFT term to the loss, or to give it more weight."""
+        return None
+
+    @property
+    def length_bias_advice(self) -> str | None:
+        """Advice: how to correct a reward that grows with length."""
+        return None
+
+    @property
     def trains_prompt(self) -> bool:
-        """Is the whole loss taken over prompts, too?"""
+        """Whether the loss covers the tokens of prompts."""
         return False
 
     @property
     def assistant_only(self) -> bool:
-        """Are assistant turns all that is trained on?"""
+        """Whether only assistant turns are trained on."""
         return False
 
     @property
     def packs(self) -> bool:
-        """Are several rows joined to sequences of max_length?"""
+        """Whether rows are joined to sequences of max_length."""
         return False
 
     @property
     def pairs_neighbours(self) -> bool:
-        """Does trl pair each row with its neighbour in the device batch, before training?"""
+        """Whether trl pairs each row with its neighbour in the device batch before training."""
         return False
 
     def smallest_batch(self) -> tuple[int, str]:
-        """Rows that a device batch must have, and why."""
+        """Return how many rows a device batch must have, and why."""
         return 1, ""
 
     def for_labels(self, desirable: int, undesirable: int) -> tuple[Self, list[str]]:
-        """The method for data with so many rows of each label, and what to say of it."""
+        """Return the method for data with these numbers of labels, and lines for the log."""
         return self, []
 
     def start_loss(
         self, labels: Sequence[bool] = (), chosen_nll: float | None = None
     ) -> float | None:
-        """The loss while the policy still equals the reference; None where that says nothing.
+        """Return the loss while the policy equals the reference; None if it has no fixed value.
 
-        labels: those of the rows it is taken over, for methods that read labels.
+        labels: the labels of the rows, for methods that read labels.
         chosen_nll: mean negative log-probability per token of the chosen side, for SFT terms.
         """
         return None
 
+    def start_loss_slack(self, nats: float, nats_per_token: float) -> float:
+        """Return how far log-ratios that differ from 0 by rounding may move the starting loss.
+
+        nats: sum of the absolute log-ratios of a row. nats_per_token: the largest of them, divided
+        by the tokens of its response.
+        """
+        return self.reward_scale * nats
+
     def notes(self) -> list[str]:
-        """What a user should know before the run starts."""
+        """Return what the user should know before the run starts."""
         return []

@@ -17,6 +17,7 @@ from prefcli.methods.base import (
     pair_learning_rates,
 )
 from prefcli.methods.ipo import target_gap, target_gap_notes
+from prefcli.methods.trainers import DPO, TrainerAdapter
 
 PairLoss = Literal[
     "sigmoid",
@@ -40,6 +41,8 @@ _READ_LABEL_SMOOTHING = {"robust", "exo_pair", "aot", "aot_unpaired"}
 # Elsewhere the unknown partition function of an f-divergence does not cancel.
 _READ_F_DIVERGENCE = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop"}
 _MEANS_OVER_TOKENS = {"ipo", "sigmoid_norm"}
+# Their gradient does not vanish with a growing reward margin.
+_UNBOUNDED = {*_MEANS_OVER_TOKENS, "sppo_hard"}
 _LN_2 = math.log(2)
 
 
@@ -48,26 +51,28 @@ class Dpo(Method):
 
     name: ClassVar[str] = "dpo"
     rows: ClassVar[RowKind] = "pair"
+    trainer: ClassVar[TrainerAdapter] = DPO
+    strength_key: ClassVar[str | None] = "beta"
     learning_rates: ClassVar[LearningRates] = LearningRates(full=5e-7, lora=5e-6)
 
     beta: Positive = 0.1
-    """How strongly the policy is held to the reference; smaller lets it drift further."""
+    """Strength of the tie to the reference; a smaller value lets the policy drift further."""
     loss_type: PairLoss | list[PairLoss] = "sigmoid"
     """One of trl's pairwise losses, or a list of them combined by loss_weights."""
     loss_weights: list[NonNegative] | None = None
-    """One weight a loss when loss_type is a list; equal weights of 1 if left out."""
+    """One weight per loss when loss_type is a list; the default is 1 for each."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
     """Share of swapped labels assumed by robust, aot and aot_unpaired; epsilon of exo_pair."""
     ld_alpha: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
-    """LD-DPO (arXiv:2409.06411): weight of the tokens beyond the shorter side's length."""
+    """LD-DPO (arXiv:2409.06411): weight of the tokens beyond the length of the shorter response."""
     f_divergence_type: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] = (
         "reverse_kl"
     )
-    """f-DPO (arXiv:2309.16240): what holds the policy to the reference; DPO has reverse_kl."""
+    """f-DPO (arXiv:2309.16240): divergence from the reference; reverse_kl is DPO."""
     f_alpha_divergence_coef: Fraction | None = None
-    """trl's alpha of alpha_divergence, which is 1 minus the paper's; at 1 it is reverse_kl."""
+    """Alpha of alpha_divergence as trl defines it, 1 minus the paper's; 1 is reverse_kl."""
     discopop_tau: Positive | None = None
-    """Temperature of discopop's blend (arXiv:2406.08414, eq. 5); its paper's 0.05 if left out."""
+    """Temperature of discopop's blend (arXiv:2406.08414, eq. 5); default: the paper's 0.05."""
 
     @property
     def losses(self) -> list[str]:
@@ -78,11 +83,11 @@ class Dpo(Method):
     def _some_preference_loss(cls, value: str | list[str]) -> str | list[str]:
         losses = value if isinstance(value, list) else [value]
         if not losses:
-            raise ValueError("an empty list trains nothing; name at least one loss")
+            raise ValueError("the list is empty; name at least one loss")
         if len(set(losses)) != len(losses):
-            raise ValueError("a loss is named twice; use loss_weights to weigh it")
+            raise ValueError("a loss appears twice; set its weight in loss_weights")
         if set(losses) == {"sft"}:
-            raise ValueError("'sft' alone ignores the rejected side; use `prefcli sft`")
+            raise ValueError("'sft' alone ignores the rejected response; use `prefcli sft`")
         return value
 
     @model_validator(mode="after")
@@ -93,11 +98,11 @@ class Dpo(Method):
                 f"{len(self.losses)} losses {self.losses}; give one weight for each loss"
             )
         if self.loss_weights is not None and not any(self.loss_weights):
-            raise ValueError("loss_weights are all 0, so nothing would be trained")
+            raise ValueError("loss_weights are all 0; set at least one above 0")
         if self.label_smoothing and not _READ_LABEL_SMOOTHING & set(self.losses):
             raise ValueError(
                 f"label_smoothing has no effect with loss_type {self.losses}; only "
-                f"{', '.join(sorted(_READ_LABEL_SMOOTHING))} read it. Leave it out or choose one"
+                f"{', '.join(sorted(_READ_LABEL_SMOOTHING))} read it. Remove it or use one of them"
             )
         if "exo_pair" in self.losses and not self.label_smoothing:
             raise ValueError(
@@ -114,23 +119,23 @@ class Dpo(Method):
         if self.ld_alpha is not None and losses & _MEANS_OVER_TOKENS:
             raise ValueError(
                 f"ld_alpha and {', '.join(sorted(losses & _MEANS_OVER_TOKENS))} both correct for "
-                "length, and together divide a part of the tokens by all of them; keep one"
+                "length; keep one of them"
             )
         alpha = self.f_divergence_type == "alpha_divergence"
         if alpha and self.f_alpha_divergence_coef is None:
             raise ValueError(
-                "f_divergence_type alpha_divergence needs f_alpha_divergence_coef, as in 0.5"
+                "f_divergence_type alpha_divergence needs f_alpha_divergence_coef, for example 0.5"
             )
         if self.f_alpha_divergence_coef is not None and not alpha:
             raise ValueError(
                 f"f_alpha_divergence_coef has no effect with f_divergence_type "
-                f"{self.f_divergence_type}; write alpha_divergence or leave it out"
+                f"{self.f_divergence_type}; set alpha_divergence or remove it"
             )
         unread = losses - _READ_F_DIVERGENCE - {"sft"}
         if self.f_divergence_type != "reverse_kl" and unread:
             raise ValueError(
                 f"{', '.join(sorted(unread))} has no form for f_divergence_type "
-                f"{self.f_divergence_type}; these have: {', '.join(sorted(_READ_F_DIVERGENCE))}"
+                f"{self.f_divergence_type}; choose from: {', '.join(sorted(_READ_F_DIVERGENCE))}"
             )
         return self
 
@@ -138,15 +143,34 @@ class Dpo(Method):
     def has_sft_term(self) -> bool:
         return "sft" in self.losses
 
+    @property
+    def reward_scale(self) -> float:
+        return self.beta
+
+    @property
+    def reward_is_sum(self) -> bool:
+        return True
+
+    @property
+    def loss_saturates(self) -> bool:
+        return not _UNBOUNDED & set(self.losses)
+
+    @property
+    def sft_term_advice(self) -> str | None:
+        if self.has_sft_term:
+            return "weigh sft more in dpo.loss_weights"
+        return f"add an SFT term (dpo.loss_type: [{', '.join((*self.losses, 'sft'))}])"
+
+    @property
+    def length_bias_advice(self) -> str | None:
+        if _MEANS_OVER_TOKENS & set(self.losses):
+            return None
+        return "take dpo.loss_type: sigmoid_norm, dpo.ld_alpha or simpo"
+
     def smallest_batch(self) -> tuple[int, str]:
         if {"aot", "aot_unpaired"} & set(self.losses):
-            return 2, "aot sorts the rows of a device batch, and of one row nothing is left but dpo"
+            return 2, "aot sorts the rows of a device batch, and with one row it equals dpo"
         return 1, ""
-
-    def trl_classes(self) -> tuple[type[Any], type[Any]]:
-        from trl import DPOConfig, DPOTrainer
-
-        return DPOConfig, DPOTrainer
 
     def trl_options(self) -> Mapping[str, Any]:
         return {
@@ -156,7 +180,7 @@ class Dpo(Method):
             "label_smoothing": self.label_smoothing,
             "ld_alpha": self.ld_alpha,
             "f_divergence_type": self.f_divergence_type,
-            # Without effect where they are None; trl wants numbers all the same.
+            # trl requires numbers, which have no effect where these are None.
             "f_alpha_divergence_coef": self.f_alpha_divergence_coef or 0.5,
             "discopop_tau": self.discopop_tau or 0.05,
         }
@@ -166,7 +190,7 @@ class Dpo(Method):
 
     def option_bands(self) -> Mapping[str, Band]:
         if set(self.losses) & _MEANS_OVER_TOKENS:
-            # Nothing is published for the mean, and a sum's beta does not carry over.
+            # No published values for means; those for sums do not carry over.
             return {}
         low, source = 0.01, "zephyr 0.01 to 0.1, SmolLM2 0.5, OpenHermes' best 0.6"
         if "sppo_hard" in self.losses:
@@ -178,7 +202,7 @@ class Dpo(Method):
     ) -> float | None:
         weights = self.loss_weights or [1.0] * len(self.losses)
         if self.ld_alpha is not None:
-            chosen_nll = None  # trl's logps/chosen are then weighted ones
+            chosen_nll = None  # trl weights the tokens of logps/chosen
         parts = [
             chosen_nll if loss == "sft" else _start_loss(loss, self.beta, self.label_smoothing)
             for loss in self.losses
@@ -187,17 +211,25 @@ class Dpo(Method):
             return None
         return sum(w * part for w, part in zip(weights, parts, strict=True) if part is not None)
 
+    def start_loss_slack(self, nats: float, nats_per_token: float) -> float:
+        slack = self.reward_scale * nats
+        if "ipo" in self.losses:
+            slack += 2 * nats_per_token / self.beta
+        if "sppo_hard" in self.losses:
+            slack += nats / self.beta
+        return max(1.0, sum(self.loss_weights or [1.0] * len(self.losses))) * slack
+
     def notes(self) -> list[str]:
         return target_gap_notes(self.beta) if "ipo" in self.losses else []
 
 
 def _start_loss(loss: str, beta: float, epsilon: float) -> float:
-    """The loss where every log-ratio is 0."""
+    """Return the loss where every log-ratio is 0."""
     if loss == "exo_pair":  # KL((1/2, 1/2) || (1 - epsilon, epsilon)); arXiv:2402.00856, eq. 16
         return -_LN_2 - (math.log1p(-epsilon) + math.log(epsilon)) / 2
     if loss == "ipo":
         return target_gap(beta) ** 2
-    if loss == "sppo_hard":  # (1/(2 beta))^2 from either side; arXiv:2405.00675, eq. 4.7
+    if loss == "sppo_hard":  # (1/(2 beta))^2 per side; arXiv:2405.00675, eq. 4.7
         return 1 / (2 * beta**2)
     if loss in ("bco_pair", "nca_pair"):
         return 2 * _LN_2

@@ -13,6 +13,7 @@ from prefcli.methods.base import (
     RowKind,
     pair_learning_rates,
 )
+from prefcli.methods.trainers import DPO, TrainerAdapter
 
 
 class Ipo(Method):
@@ -20,20 +21,25 @@ class Ipo(Method):
 
     name: ClassVar[str] = "ipo"
     rows: ClassVar[RowKind] = "pair"
+    trainer: ClassVar[TrainerAdapter] = DPO
+    strength_key: ClassVar[str | None] = "beta"
     learning_rates: ClassVar[LearningRates] = LearningRates(full=5e-7, lora=5e-6)
 
     beta: Positive = 0.1
-    """The paper's tau: the margin is pulled to 1/(2 beta), in nats a token (trl averages)."""
+    """The paper's tau: the loss pulls the margin to 1/(2 beta) nats per token (trl averages)."""
+
+    @property
+    def reward_scale(self) -> float:
+        return self.beta
+
+    @property
+    def reward_is_sum(self) -> bool:
+        return True
 
     @property
     def target_gap(self) -> float:
         """Margin of the log-ratios at which the loss is zero, in nats per token."""
         return target_gap(self.beta)
-
-    def trl_classes(self) -> tuple[type[Any], type[Any]]:
-        from trl import DPOConfig, DPOTrainer
-
-        return DPOConfig, DPOTrainer
 
     def trl_options(self) -> Mapping[str, Any]:
         return {"beta": self.beta, "loss_type": ["ipo"]}
@@ -49,25 +55,28 @@ class Ipo(Method):
     ) -> float | None:
         return self.target_gap**2
 
+    def start_loss_slack(self, nats: float, nats_per_token: float) -> float:
+        return self.reward_scale * nats + 2 * nats_per_token / self.beta
+
     def notes(self) -> list[str]:
         return target_gap_notes(self.beta)
 
 
 def target_gap(beta: float) -> float:
-    """Margin that IPO pulls to, in nats per token; its square is the loss at a margin of 0."""
+    """Return the margin IPO pulls to, in nats per token; its square is the loss at margin 0."""
     return 1 / (2 * beta)
 
 
 def target_gap_notes(beta: float) -> list[str]:
-    """What IPO's beta asks for, so that nobody is surprised by the loss, or by the text."""
+    """Explain the target that beta sets, and warn about one that is far away."""
     gap = target_gap(beta)
     asks = (
-        f"ipo pulls the margin to 1/(2 beta) = {gap:.3g} nats a token, so the loss starts at "
-        f"{gap**2:.4g}, however good the model"
+        f"ipo pulls the margin to 1/(2 beta) = {gap:.3g} nats per token, so the loss starts at "
+        f"{gap**2:.4g} whatever the model"
     )
     if gap <= 1:
         return [asks]
     return [
-        f"{asks}. That is far: with a learning rate that can reach it, text falls apart "
-        "while accuracy still looks good. beta 1.0 asks for 0.5 nats a token"
+        f"{asks}. At learning rates that reach it, text degenerates while accuracy still looks "
+        "good. With beta 1.0 the target is 0.5 nats per token"
     ]

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from prefcli.methods.base import Band, LearningRates, Method, RowKind
+from prefcli.methods.trainers import ORPO, TrainerAdapter
 
 
 class Orpo(Method):
-    """Odds Ratio Preference Optimization (Hong et al. 2024, arXiv:2403.07691, eq. 6): one stage."""
+    """Odds Ratio Preference Optimization (Hong et al. 2024, arXiv:2403.07691, eq. 6): no SFT."""
 
     name: ClassVar[str] = "orpo"
     rows: ClassVar[RowKind] = "pair"
     needs_reference: ClassVar[bool] = False
     needs_sft: ClassVar[bool] = False
-    prompt_margin: ClassVar[int] = 1  # trl's ORPO adds a BOS token where the text has none
-    frames_rows: ClassVar[bool] = True
-    prompt_in_sft_term: ClassVar[bool] = True  # as in the authors' code
-    max_merged_tokens: ClassVar[int | None] = 1  # beyond that it raises, or takes the wrong tokens
+    trainer: ClassVar[TrainerAdapter] = ORPO
+    strength_key: ClassVar[str | None] = "lambda"
+    stronger: ClassVar[Literal["higher", "lower"]] = "higher"
     learning_rates: ClassVar[LearningRates] = LearningRates(full=5e-6, lora=2e-5)
     metrics: ClassVar[tuple[str, ...]] = (
         *(name for name in Method.metrics if name != "reference_kl"),
@@ -32,25 +32,23 @@ class Orpo(Method):
         "loss",
         "nll_loss",
         "log_odds_chosen",
-        # Its rewards are log-probabilities times lambda; the log odds say the same, and more.
+        # The rewards are log-probabilities times lambda; the log odds are more informative.
         *(name for name in Method.watched if name not in ("loss", "rewards/margins")),
     )
 
     lambda_: float = Field(default=0.1, alias="lambda", gt=0.0)
-    """Weight of the odds-ratio term beside the SFT loss on the chosen side (trl calls it beta)."""
+    """Weight of the odds-ratio term; the SFT loss of the chosen response has weight 1."""
 
     @property
     def has_sft_term(self) -> bool:
         return True
 
-    def trl_classes(self) -> tuple[type[Any], type[Any]]:
-        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
-
-        return ORPOConfig, ORPOTrainer
+    @property
+    def reward_scale(self) -> float:
+        return self.lambda_
 
     def trl_options(self) -> Mapping[str, Any]:
-        # trl's ORPO reads its own columns by name.
-        return {"beta": self.lambda_, "remove_unused_columns": False}
+        return {"beta": self.lambda_}
 
     def rate_band(self, *, lora: bool, parameters: int) -> Band:
         return (

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from prefcli.config_base import Flag
 from prefcli.methods.base import Band, LearningRates, Method, RowKind
+from prefcli.methods.trainers import SFT, TrainerAdapter
 
 
 class Sft(Method):
@@ -14,6 +15,7 @@ class Sft(Method):
 
     name: ClassVar[str] = "sft"
     rows: ClassVar[RowKind] = "demonstration"
+    trainer: ClassVar[TrainerAdapter] = SFT
     needs_reference: ClassVar[bool] = False
     needs_sft: ClassVar[bool] = False
     keeps_dropout: ClassVar[bool] = True
@@ -27,11 +29,11 @@ class Sft(Method):
     )
 
     completion_only_loss: Flag = True
-    """Train on the completion only where rows have a prompt; no effect on whole texts."""
+    """Train on the completion only; no effect on rows without a prompt."""
     assistant_only_loss: Flag = False
     """Train on assistant turns only; the chat template needs {% generation %} marks."""
     packing: Flag = False
-    """Fill sequences of max_length with several rows, kept apart by their positions."""
+    """Join rows to sequences of max_length; attention does not cross rows."""
     loss_type: Literal["nll", "dft"] = "nll"
     """nll: cross-entropy. dft: Dynamic Fine-Tuning (Wu et al. 2025, arXiv:2508.05629)."""
 
@@ -46,11 +48,6 @@ class Sft(Method):
     @property
     def packs(self) -> bool:
         return self.packing
-
-    def trl_classes(self) -> tuple[type[Any], type[Any]]:
-        from trl import SFTConfig, SFTTrainer
-
-        return SFTConfig, SFTTrainer
 
     def trl_options(self) -> Mapping[str, Any]:
         return {

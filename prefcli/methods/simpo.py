@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from prefcli.config_base import NonNegative, Positive
 from prefcli.methods.base import Band, LearningRates, Method, RowKind
+from prefcli.methods.trainers import CPO, TrainerAdapter
 
 
 class Simpo(Method):
@@ -15,9 +16,8 @@ class Simpo(Method):
     name: ClassVar[str] = "simpo"
     rows: ClassVar[RowKind] = "pair"
     needs_reference: ClassVar[bool] = False
-    prompt_margin: ClassVar[int] = 1  # trl adds a BOS token where the text has none
-    frames_rows: ClassVar[bool] = True
-    max_merged_tokens: ClassVar[int | None] = 1  # beyond that it raises, or takes the wrong tokens
+    trainer: ClassVar[TrainerAdapter] = CPO
+    strength_key: ClassVar[str | None] = "beta"
     learning_rates: ClassVar[LearningRates] = LearningRates(full=6e-7, lora=6e-6)
     metrics: ClassVar[tuple[str, ...]] = (
         *(name for name in Method.metrics if name != "reference_kl"),
@@ -25,20 +25,23 @@ class Simpo(Method):
     )
 
     beta: Positive = 2.0
-    """Scale of the reward, which is the mean log-probability of a response's tokens."""
+    """Scale of the reward, the mean log-probability of a response's tokens."""
     gamma: NonNegative = 1.0
-    """Margin by which the chosen reward should lead; the authors start at gamma/beta 0.5."""
+    """Target margin between the chosen and the rejected reward; the authors use beta / 2."""
     cpo_alpha: NonNegative = 0.0
-    """Weight of an SFT term on the chosen side (CPO's), against forgetting."""
+    """Weight of CPO's SFT term on the chosen response, against forgetting."""
 
     @property
     def has_sft_term(self) -> bool:
         return self.cpo_alpha > 0
 
-    def trl_classes(self) -> tuple[type[Any], type[Any]]:
-        from trl.experimental.cpo import CPOConfig, CPOTrainer
+    @property
+    def reward_scale(self) -> float:
+        return self.beta
 
-        return CPOConfig, CPOTrainer
+    @property
+    def sft_term_advice(self) -> str | None:
+        return f"{'raise' if self.has_sft_term else 'set'} simpo.cpo_alpha"
 
     def trl_options(self) -> Mapping[str, Any]:
         return {
@@ -46,8 +49,6 @@ class Simpo(Method):
             "beta": self.beta,
             "simpo_gamma": self.gamma,
             "cpo_alpha": self.cpo_alpha,
-            # trl's CPO reads its own columns by name.
-            "remove_unused_columns": False,
         }
 
     def rate_band(self, *, lora: bool, parameters: int) -> Band:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
-from trl.trainer import dpo_trainer, kto_trainer, sft_trainer
 from trl.trainer.utils import add_fused_lm_head
 
 from prefcli.errors import Problem, RecipeError
@@ -21,11 +19,10 @@ from prefcli.packed_forward.self_check import disagreement
 from prefcli.packed_forward.supported_models import reason_against
 from prefcli.recipe.compatibility import Strategy
 from prefcli.recipe.performance import Performance
+from prefcli.trl_integration.trl_compat import fused_head_replaced
 
 ATTENTIONS = (varlen.NAME, segments.NAME)
 """The fastest first."""
-
-_TRAINERS = (dpo_trainer, kto_trainer, sft_trainer)
 
 
 class FastForward:
@@ -94,13 +91,9 @@ class FastForward:
             how["refused"] = self.refused
         return {"shared_prefix": self.reason or "in use", **how, **self.counts.as_dict()}
 
-    @contextmanager
-    def patched_trainers(self) -> Iterator[None]:
-        """While a trainer is built: whatever model trl prepares, is prepared here."""
-        with ExitStack() as stack:
-            for module in _TRAINERS:
-                stack.enter_context(mock.patch.object(module, "add_fused_lm_head", self.prepare))
-            yield
+    def patched_trainers(self) -> AbstractContextManager[None]:
+        """Prepare every model that trl prepares while a trainer is built."""
+        return fused_head_replaced(self.prepare)
 
     @contextmanager
     def installed(self, model: PreTrainedModel) -> Iterator[None]:

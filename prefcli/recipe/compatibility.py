@@ -66,10 +66,10 @@ COMBINATIONS = (
             and c.recipe.trains_adapter
             # auto means on, under whatever shards.
             and c.recipe.training.gradient_checkpointing is not False
-            and c.method.name in ("orpo", "simpo")
+            and not c.method.trainer.supports_zero3_lora_checkpointing
         ),
-        "LoRA under ZeRO-3 recomputes frozen weights that are gathered no longer; trl's other "
-        "trainers take reentrant checkpointing for it, ORPO's and SimPO's do not",
+        "LoRA under ZeRO-3 recomputes frozen weights that are no longer gathered, unless "
+        "checkpointing is reentrant, which this trl trainer does not support",
         "shard with FSDP2, or turn gradient_checkpointing off",
         "huggingface/trl pull request 6343",
     ),
@@ -92,7 +92,7 @@ COMBINATIONS = (
     Combination(
         "warning",
         "model.dtype",
-        lambda c: c.recipe.model.dtype == "float16" and c.method.name != "sft",
+        lambda c: c.recipe.model.dtype == "float16" and c.method.rows != "demonstration",
         "float16 overflows easily in preference losses",
         "bfloat16 autocast (dtype: auto) has the range of float32",
         "LLM-Dojo issue 23: NaN from the first steps",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Loaded:
         if problem.place or not problem.path:
             return problem
         place = self.places.value(key_path(problem.path) or ())
-        return Problem(problem.message, place, problem.path, problem.hint)
+        return replace(problem, place=place)
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Loaded:

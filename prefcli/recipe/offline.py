@@ -30,7 +30,7 @@ def settle_offline(recipe: Recipe) -> bool:
     half a minute a model, before they look into their cache.
     """
     # Processes of one run must not decide it each for itself.
-    if first_failure.has_siblings() or not hub_names(recipe) or _said_offline() or _answers():
+    if first_failure.is_distributed() or not hub_names(recipe) or _said_offline() or _answers():
         return False
     go_offline()
     return True

@@ -119,7 +119,7 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         trainer._metrics["eval"].clear()
         tokens = inputs["completion_mask"].sum(1).tolist()
         sides = [s for s in ("chosen", "rejected") if f"logps/{s}" in told]
-        ratios = [told[f"rewards/{s}"] / trainer.beta for s in sides]
+        ratios = [told[f"rewards/{s}"] / self._method.reward_scale for s in sides]
         labels = [bool(row["label"])] if "label" in row else []
         chosen_nll = -told["logps/chosen"] / tokens[0] if "logps/chosen" in told else None
         return Figure(
@@ -166,15 +166,8 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
     def _room(self, figure: Figure) -> float:
         """How far the loss may be off its formula: what rounding moved the log-ratios by, times
         the slope of the loss at 0."""
-        beta, method = float(self.trainer.beta), self._method
-        losses = getattr(method, "losses", [method.name])
-        slopes = [beta * figure.nats]
-        if "ipo" in losses:
-            slopes.append(2 * figure.drift / beta)
-        if "sppo_hard" in losses:
-            slopes.append(figure.nats / beta)
-        weights: float = sum(getattr(method, "loss_weights", None) or [1.0] * len(losses))
-        return _OF_THE_LOSS * (figure.expected or 0.0) + max(1.0, weights) * sum(slopes)
+        slack = self._method.start_loss_slack(figure.nats, figure.drift)
+        return _OF_THE_LOSS * (figure.expected or 0.0) + slack
 
     def _prove_same(self, known: Sequence[Sequence[float]], tolerance: float) -> str:
         for before, figure in zip(known, self.figures, strict=True):

@@ -220,7 +220,7 @@ def trl_options(
         options["disable_dropout"] = False
     if recipe.reference.precompute and method.needs_reference:
         options["precompute_ref_log_probs"] = True
-    own = dict(method.trl_options())
+    own = {**method.trainer.options, **method.trl_options()}
     assert not own.keys() & options.keys(), "a method spells what training/arguments.py owns"
     return {**options, **own}
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How fast check-sft's scoring is, as a ratio to a plain loop over rows and to plain batches.
+"""Time check-sft's scoring, compared with a plain loop over rows and with plain batches.
 
     python scripts/bench/check_sft.py [--pairs 48] [--threads 2]
 
 A Llama with random weights (256 wide, 4 layers, 32k vocabulary, float32) scores both sides of pairs
 with the lengths of UltraFeedback (prompts around 150 tokens, responses around 250). The plain loop
-takes a row at a time and keeps all its logits; plain batches take eight rows in file order, padded,
-with all logits; `shared_prefix: off` is check-sft for models that the fast forward is not safe for.
-All must agree on every row; their times are taken in turn, three rounds, medians.
+takes one row at a time and keeps all its logits; plain batches take eight rows in file order,
+padded, with all logits; `shared_prefix: off` is check-sft for models without the fast forward.
+All must agree on every row. They are timed in turn, in three rounds; the times are medians.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def plain_batches(model: LlamaForCausalLM, rows: list[Row]) -> list[float]:
     return results
 
 
-def ours(model: LlamaForCausalLM, rows: list[Row], *, fast: bool = True) -> list[float]:
+def check_sft_scores(model: LlamaForCausalLM, rows: list[Row], *, fast: bool = True) -> list[float]:
     options = Performance(shared_prefix="on" if fast else "off")
     speed = FastForward(options, "single", MAX_LENGTH)
     scores = score(model, rows, max_length=MAX_LENGTH, speed=speed)
@@ -101,8 +101,8 @@ def main() -> None:
     ).eval()
     rows = make_rows(options.pairs)
     ways: dict[str, Callable[[LlamaForCausalLM, list[Row]], list[float]]] = {
-        "check-sft": ours,
-        "shared_prefix: off": partial(ours, fast=False),
+        "check-sft": check_sft_scores,
+        "shared_prefix: off": partial(check_sft_scores, fast=False),
         "plain loop": plain_loop,
         "plain batches of 8": plain_batches,
     }

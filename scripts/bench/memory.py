@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What a step holds at its peak: as a dry-run rehearses it, and as this machine counts it.
+"""Compare the peak memory of a step that a dry-run predicts with the one this machine counts.
 
     python scripts/bench/memory.py [--hidden 256] [--layers 6] [--length 256] [--rows 4]
 
-For each of several settings two real steps are trained on a random Llama, by the same code as a
-run. On a GPU torch.cuda.max_memory_allocated counts, on a CPU the allocations in torch's profiler.
-Prints a Markdown table.
+For each setting two real steps are trained on a random Llama by the code of a run. The count is
+torch.cuda.max_memory_allocated on a GPU, and the allocations in torch's profiler on a CPU. Prints a
+Markdown table.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def write_rows(folder: Path, length: int, count: int) -> None:
-    """Rows of `length` tokens, as many for each kind."""
+    """Write the same number of rows of `length` tokens for each kind."""
     longer, shorter = (" " + " ".join(["a"] * (length - n)) for n in (2, 3))
     rows = {
         "dpo": [{"prompt": "a", "chosen": longer, "rejected": shorter}] * count,
@@ -57,8 +57,8 @@ def write_rows(folder: Path, length: int, count: int) -> None:
         ],
         "sft": [{"prompt": "a", "completion": longer}] * count,
     }
-    for kind, each in rows.items():
-        text = "".join(json.dumps(row) + "\n" for row in each)
+    for kind, kind_rows in rows.items():
+        text = "".join(json.dumps(row) + "\n" for row in kind_rows)
         (folder / f"{kind}.jsonl").write_text(text, encoding="utf-8")
 
 
@@ -81,7 +81,7 @@ def recipe_of(folder: Path, case: str, length: int, batch: int) -> tuple[Recipe,
             "warmup_steps": 0,
             "gradient_checkpointing": True,
         },
-        # What is rehearsed is trl's own step.
+        # The dry-run simulates trl's own step.
         "performance": {"shared_prefix": "off"},
     }
     for key, value in changes.items():
@@ -94,7 +94,7 @@ def recipe_of(folder: Path, case: str, length: int, batch: int) -> tuple[Recipe,
 
 
 def counted(recipe: Recipe, method: Method) -> int:
-    """Bytes at the peak of two real steps."""
+    """Return the peak of two real steps in bytes."""
     tokenizer = load_tokenizer(recipe.model)
     inputs = load_run_datasets(recipe, method, tokenizer)
     method, _ = inputs.resolve_from_data(method)
@@ -118,9 +118,9 @@ def counted(recipe: Recipe, method: Method) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as events:
         train()
         gc.collect()
-    found = [e for e in events.profiler.kineto_results.events() if e.name() == "[memory]"]
+    allocations = [e for e in events.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = most = 0
-    for event in sorted(found, key=lambda event: event.start_ns()):
+    for event in sorted(allocations, key=lambda event: event.start_ns()):
         held += event.nbytes()
         most = max(most, held)
     return most
@@ -149,7 +149,7 @@ def main() -> None:
     )
     print(f"{device.name}, {platform.system()}, torch {torch.__version__}")
     print(f"{config.num_hidden_layers} layers of {config.hidden_size}, {options.vocabulary} tokens")
-    print("| setting | rehearsed, MiB | counted, MiB | ratio |\n|---|---|---|---|")
+    print("| setting | predicted, MiB | counted, MiB | ratio |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         LlamaForCausalLM(config).save_pretrained(folder)
@@ -159,8 +159,8 @@ def main() -> None:
             recipe, method = recipe_of(folder, case, options.length, options.rows)
             if recipe.model.quantization is not None and device.kind == "cpu":
                 continue
-            settled, _ = method.for_labels(1, 1)
-            run = fake_run(recipe, settled, Architectures(config), device, length=options.length)
+            resolved, _ = method.for_labels(1, 1)
+            run = fake_run(recipe, resolved, Architectures(config), device, length=options.length)
             real = counted(recipe, method)
             guess = run.highest.total
             print(f"| {case} | {guess / 2**20:.1f} | {real / 2**20:.1f} | {guess / real:.3f} |")

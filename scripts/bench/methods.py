@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What each method makes of one model and one preference task, before and after, as a table.
+"""Train every method on one model and one preference task, and print a table of the results.
 
     python scripts/bench/methods.py --model MODEL --pairs TRAIN EVAL --labelled TRAIN EVAL \
         --demonstrations TRAIN EVAL [--scorer FILE] [--only dpo dpo+mix] [--output-dir runs/methods]
@@ -7,7 +7,7 @@
 The settings are those of recipes/stories.yaml, a model of 260 thousand parameters; every run is one
 epoch at seed 42 and takes a minute or two on a CPU. `+mix` adds sft_mix at its default of 0.15.
 FILE is a Python file with a function `score(text)`, applied to one completion of every eval prompt,
-sampled at temperature 1. Runs that are there already are not trained again.
+sampled at temperature 1. Finished runs are not trained again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ HEAD = (
     "run",
     "preference accuracy",
     "reward margin",
-    "chosen likelier per token",
+    "chosen more likely per token",
     "perplexity of chosen",
     "perplexity of demonstrations",
     "sampled score",
@@ -64,7 +64,7 @@ def recipe(model: str, eval_rows: str, *changes: str) -> Recipe:
 
 
 def measure(args: argparse.Namespace, model: str) -> tuple[SftReport, SftReport, float | None]:
-    """Pairs and demonstrations under the model, and the mean score of its samples."""
+    """Measure pairs and demonstrations under the model, and the mean score of its samples."""
     pairs = check_sft(recipe(model, args.pairs[1]))
     alone = [f"{name}=null" for name in CHANGES]
     demonstrations = check_sft(recipe(model, args.demonstrations[1], *alone))
@@ -82,12 +82,12 @@ def scorer(path: str) -> Callable[[str], float]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found: Callable[[str], float] = module.score
-    return found
+    score: Callable[[str], float] = module.score
+    return score
 
 
 def trained(args: argparse.Namespace, run: str) -> tuple[str, dict[str, float]]:
-    """The run's model, and its last evaluation."""
+    """Train a run; return its model and its last evaluation."""
     name = run.partition("+")[0]
     rows = args.labelled if name == "kto" else args.pairs
     mix = [f"sft_mix.data.path={args.demonstrations[0]}"] if run.endswith("+mix") else []

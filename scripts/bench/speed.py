@@ -1,34 +1,35 @@
 #!/usr/bin/env python3
-"""A training step of stock trl and of prefcli, side by side.
+"""Compare a training step of stock trl with one of prefcli.
 
     python scripts/bench/speed.py [--quick] [--threads 1,2] [--size tiny|1B] [--rounds 2] [--mkl]
 
-Forward and backward passes of DPO over the same pairs, from the same weights, in four arms:
+Runs forward and backward passes of DPO over the same pairs, from the same weights, in four arms:
 
-    a  trl's DPOTrainer with its default settings: gradient checkpointing, a reference beside
-    b  trl's without checkpointing, the reference precomputed
+    a  trl's DPOTrainer with its default settings: gradient checkpointing, a reference model
+    b  trl's without checkpointing, with a precomputed reference
     c  prefcli, other settings as in a
-    d  prefcli's, checkpointing where memory needs it (the default), the reference precomputed
+    d  prefcli, checkpointing where memory requires it (the default), with a precomputed reference
 
-All arms stand in one process and take turns, batch by batch, after a round to warm up; the figures
-are medians. On a busy machine the CPU's time is the one to trust, on a GPU the wall's (the CPU's
-says nothing there). The optimizer's step is left out: it is the same in all arms. The peak of
-memory only ever rises in a process, so each arm has one of its own for that, over all batches,
-however many are timed: of resident memory on a CPU, libraries included, of torch's allocations on
-a GPU. On two cores a whole table takes about two hours, most of them stock trl's.
+All arms are in one process and take turns batch by batch after a warm-up round; the results are
+medians. On a busy machine trust CPU time; on a GPU use wall-clock time, since CPU time is
+meaningless there. The optimizer step is not included. Peak memory never falls within a process, so
+each arm has a separate process for it, over all batches: resident memory including libraries on a
+CPU, torch's allocations on a GPU. On two cores a full table takes about two hours, most of them in
+stock trl.
 
-"FLOPs" is how often the multiplications that an arm can't do without are contained in those that
-arm a does: its ratio, if nothing but multiplying took time. On a CPU trl's head spends as much on
-moving logits about, so ratios may well lie above it:
+"FLOPs" is the ratio of the multiplications of arm a to those that an arm needs: the speed-up if
+only multiplications took time. On a CPU trl's head spends as much time on moving logits, so the
+ratios may well be higher:
 
     layers: tokens * 2 * weights of the layers' matrices  +  attended pairs * 4 * width * layers
     head:   scored * 2 * width * vocabulary
     step:   layers * (policy + reference + recomputed) + head * (policy + reference)
 
-`policy` counts a forward pass and its gradients: 3, and 2 for frozen matrices, whose own gradient
-is not needed (an adapter's few weights are left out); `reference` is 1, precomputed 0; `recomputed`
-is 1 under checkpointing. Stock has rows * longest row tokens, and that squared to attend to, and
-scores them all; the rest needs each prompt once, each answer twice, and scores the answers.
+`policy` counts a forward pass and its gradients: 3, or 2 for frozen matrices, which need no weight
+gradient (an adapter's few weights are not counted). `reference` is 1, or 0 if precomputed, and
+`recomputed` is 1 under checkpointing. Stock computes rows * longest row tokens, attends to that
+squared and scores all of them; prefcli computes each prompt once and each answer twice, and scores
+the answers.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ import argparse
 import gc
 import json
 import platform
-import random
 import resource
 import subprocess
 import sys
@@ -71,9 +71,8 @@ from prefcli.packed_forward import onednn_linear
 from prefcli.recipe import load
 from prefcli.recipe.data_checks import DataChecks
 from prefcli.training.trainer import make_trainer
+from scripts.bench.profiles import PROFILES, Row, drawn
 
-PROFILES = {"ultrafeedback-like": (150, 250), "long prompt": (700, 80), "hh-like": (150, 70)}
-"""Tokens of a prompt and of an answer, on average."""
 ARMS = {
     "a": "trl, default settings",
     "b": "trl, no checkpointing, precomputed",
@@ -123,23 +122,9 @@ SIZES = {
     "1B": Size(2048, 8192, 16, 32, 8, 128_256, 8),
 }
 
-Row = tuple[list[int], list[int], list[int]]
-
-
-def drawn(profile: str, size: Size, seed: int) -> list[Row]:
-    """(prompt, chosen, rejected) in token ids; lengths spread by a half around the profile's."""
-    prompt, answer = PROFILES[profile]
-    draw = random.Random(f"{profile} {seed}")
-
-    def tokens(average: int) -> list[int]:
-        count = round(average * draw.uniform(0.5, 1.5))
-        return [draw.randrange(3, size.vocabulary) for _ in range(count)]
-
-    return [(tokens(prompt), tokens(answer), tokens(answer)) for _ in range(BATCHES * size.pairs)]
-
 
 def flops(rows: list[Row], size: Size, tuning: str, arm: str) -> int:
-    """See the top of the file. An answer ends with a token of its own."""
+    """Count the multiplications of an arm, as the module docstring says."""
     policy = 3 if tuning == "full" else 2
     tokens = scored = attended = 0
     stock = arm in "ab"
@@ -155,7 +140,7 @@ def flops(rows: list[Row], size: Size, tuning: str, arm: str) -> int:
             tokens += len(prompt)
             attended += len(prompt) ** 2 // 2
             for answer in answers:
-                own = len(answer) + 1
+                own = len(answer) + 1  # with the end token
                 tokens += own
                 scored += own
                 attended += own * len(prompt) + own**2 // 2
@@ -166,7 +151,7 @@ def flops(rows: list[Row], size: Size, tuning: str, arm: str) -> int:
 
 
 def prepare(folder: Path, rows: list[Row], size: Size) -> None:
-    """A model, its tokenizer of one token a word, and the rows in words."""
+    """Write a model, a tokenizer with one token per word, and the rows as text."""
     words = {"</s>": 1, "<pad>": 2} | {
         f"w{i}": i for i in range(size.vocabulary) if i not in (1, 2)
     }
@@ -189,7 +174,7 @@ def prepare(folder: Path, rows: list[Row], size: Size) -> None:
 
 
 def stock(folder: Path, tuning: str, arm: str, size: Size) -> Any:
-    """trl's own trainer."""
+    """Return trl's own trainer."""
     device = detect_device()
     changes = (
         {"gradient_checkpointing": False, "precompute_ref_log_probs": True} if arm == "b" else {}
@@ -218,8 +203,8 @@ def stock(folder: Path, tuning: str, arm: str, size: Size) -> Any:
     )
 
 
-def ours(folder: Path, tuning: str, arm: str, size: Size) -> Any:
-    """The trainer of a run of prefcli."""
+def prefcli_trainer(folder: Path, tuning: str, arm: str, size: Size) -> Any:
+    """Return the trainer of a prefcli run."""
     data: dict[str, Any] = {
         "output_dir": str(folder / f"run-{arm}"),
         "model": {"name_or_path": str(folder), "dtype": "float32"},
@@ -265,7 +250,7 @@ def ours(folder: Path, tuning: str, arm: str, size: Size) -> Any:
 
 def stepper(folder: Path, tuning: str, arm: str, size: Size) -> Callable[[int], float]:
     """Takes a batch by its number, through forward and backward passes; gives its loss."""
-    trainer = (stock if arm in "ab" else ours)(folder, tuning, arm, size)
+    trainer = (stock if arm in "ab" else prefcli_trainer)(folder, tuning, arm, size)
     trainer.remove_callback(PrinterCallback)
     trainer.train()  # one step: what it sets up stays
     rows = [trainer.train_dataset[i] for i in range(BATCHES * size.pairs)]
@@ -291,7 +276,7 @@ class Figures:
 def timed(
     steps: dict[str, Callable[[int], float]], rounds: int, batches: int
 ) -> dict[str, Figures]:
-    """Seconds of a batch, in medians over all rounds and batches."""
+    """Return the median seconds of a batch over all rounds and batches."""
     wait = torch.cuda.synchronize if detect_device().kind == "cuda" else lambda: None
     spent: dict[str, list[tuple[float, float]]] = {arm: [] for arm in steps}
     losses: dict[str, list[float]] = {arm: [] for arm in steps}
@@ -308,14 +293,14 @@ def timed(
                     losses[arm].append(loss)
     return {
         arm: Figures(
-            median(cpu for cpu, _ in each), median(wall for _, wall in each), median(losses[arm])
+            median(cpu for cpu, _ in pairs), median(wall for _, wall in pairs), median(losses[arm])
         )
-        for arm, each in spent.items()
+        for arm, pairs in spent.items()
     }
 
 
 def peak(options: argparse.Namespace, profile: str, tuning: str, arm: str) -> float:
-    """GiB, of a process that runs this arm alone."""
+    """Return the peak in GiB of a process that runs this arm alone."""
     command = [sys.executable, __file__, "--peak-of", profile, tuning, arm, "--size", options.size]
     done = subprocess.run(
         [*command, "--seed", str(options.seed)], check=True, capture_output=True, text=True
@@ -328,7 +313,9 @@ def print_peak(options: argparse.Namespace) -> None:
     size = SIZES[options.size]
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        prepare(Path(name), drawn(profile, size, options.seed), size)
+        prepare(
+            Path(name), drawn(profile, size.vocabulary, BATCHES * size.pairs, options.seed), size
+        )
         step = stepper(Path(name), tuning, arm, size)
         for number in range(BATCHES):
             step(number)
@@ -358,7 +345,7 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
     )
     yield "|---" * 14 + "|"
     for profile in options.profiles:
-        rows = drawn(profile, size, options.seed)
+        rows = drawn(profile, size.vocabulary, BATCHES * size.pairs, options.seed)
         for tuning in options.tunings:
             peaks = (
                 {arm: peak(options, profile, tuning, arm) for arm in ARMS} if options.peaks else {}
@@ -368,9 +355,9 @@ def lines(options: argparse.Namespace) -> Iterator[str]:
                 steps = {arm: stepper(Path(name), tuning, arm, size) for arm in ARMS}
                 for threads in options.threads:
                     torch.set_num_threads(threads)
-                    found = timed(steps, options.rounds, options.batches)
+                    figures = timed(steps, options.rounds, options.batches)
                     for arm, words in ARMS.items():
-                        own, a, b = found[arm], found["a"], found["b"]
+                        own, a, b = figures[arm], figures["a"], figures["b"]
                         bound = flops(rows, size, tuning, "a") / flops(rows, size, tuning, arm)
                         memory = (
                             f"{peaks[arm]:.2f} | {peaks[arm] / peaks['a']:.2f}" if peaks else " | "
@@ -402,7 +389,7 @@ def main() -> None:
     parser.add_argument("--profiles", type=lambda text: text.split(","), default=list(PROFILES))
     parser.add_argument("--tunings", type=lambda text: text.split(","), default=list(TUNINGS))
     parser.add_argument("--no-peaks", dest="peaks", action="store_false", help="time only")
-    parser.add_argument("--mkl", action="store_true", help="without oneDNN's products")
+    parser.add_argument("--mkl", action="store_true", help="multiply by MKL instead of oneDNN")
     parser.add_argument("--quick", action="store_true", help="hh-like, one batch, no peaks")
     parser.add_argument("--peak-of", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()

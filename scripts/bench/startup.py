@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""How long the light commands take, as a ratio to importing what they are made of.
+"""Time the light commands, as a ratio to importing the libraries they use.
 
     python scripts/bench/startup.py [--runs 15]
 
 Runs `import typer, pydantic, omegaconf` (the floor), `prefcli --help` and `prefcli validate` on
-the shipped recipes in turn, so that a drift of the machine's speed touches all alike, and prints
+the shipped recipes in turn, so that a change in the machine's speed affects all of them, and prints
 medians and the ratio of each to the floor.
 """
 

@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
-"""What watching costs: steps of the quickstart's DPO with our callback, and without.
+"""Measure the cost of monitoring: steps of the quickstart's DPO with the callback and without.
 
     python scripts/bench/watching.py [--rounds 7] [--steps 40]
 
-The same trainer trains on the same rows from the same weights in three arms, in turn:
-bare; measured, with the sums per token that rules and screen are fed with; and watched, with the
-callback (journal, health rules, screen) on top. Evaluations, checkpoints and samples are left out.
-Every step is logged for the journal, ten times as often as the default, and the first step is not
-timed. Out come the ratios to the bare round beside, and the share of its time that a watched round
-spends inside the callback, each a median over the rounds; on a busy machine the last is the one to
-trust. On a terminal the callback draws the live view, elsewhere it prints lines; `| cat` shows the
-cost of lines.
+The same trainer trains on the same rows from the same weights in three arms, in turn: bare;
+measured, with the sums per token that rules and log need; and watched, with the callback (metrics
+log, health rules, progress) added. There are no evaluations, checkpoints or samples. Every step is
+logged, ten times as often as the default, and the first step is not timed. The script prints the
+ratio of each arm to the bare one, and the share of its time that a watched round spends inside the
+callback, as medians over the rounds; on a busy machine trust the last one. On a terminal the
+callback draws the live view, elsewhere it prints lines; `| cat` shows the cost of lines.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from prefcli.library_logging import quiet_libraries
 from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
-from prefcli.training import trainer as ours
+from prefcli.training import trainer as trainer_module
 from prefcli.training.callbacks.monitor_callback import MonitorCallback
 from prefcli.training.mixins.metrics_mixin import MetricsMixin
 from prefcli.training.trainer import make_trainer, trainer_class_of
@@ -45,12 +44,12 @@ QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart"
 
 
 def rules() -> list[HealthRule]:
-    """Every rule of the shelf, at its defaults."""
+    """Return every health rule with its default thresholds."""
     return Health().checks
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """From the end of the first step to the end of the last, logging included."""
+    """Times the run from the end of the first step to the end of the last, logging included."""
 
     def __init__(self) -> None:
         self.first = self.last = 0.0
@@ -76,7 +75,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
 
 
 def timed(watch: MonitorCallback) -> list[float]:
-    """Seconds of each call into the callback, as they come."""
+    """Wrap the callback; return a list that collects the seconds of each call."""
     spent: list[float] = []
 
     def around(method: Callable[..., None]) -> Callable[..., None]:
@@ -93,19 +92,22 @@ def timed(watch: MonitorCallback) -> list[float]:
 
 
 def without_sums(*args: Any, **kwargs: Any) -> type[Any]:
-    """In the place of `trainer_class_of`."""
-    whole = trainer_class_of(*args, **kwargs)
-    return type(whole.__name__, tuple(b for b in whole.__bases__ if b is not MetricsMixin), {})
+    """Return the trainer class without the sums per token; replaces `trainer_class_of`."""
+    full = trainer_class_of(*args, **kwargs)
+    return type(full.__name__, tuple(b for b in full.__bases__ if b is not MetricsMixin), {})
 
 
 def round_of(recipe: Recipe, inputs: RunDatasets, name: str) -> tuple[float, float]:
-    """(seconds a step, share of them inside the callback) of bare, measured or watched."""
+    """Return (seconds per step, share of them inside the callback) of one arm."""
     method, _ = inputs.resolve_from_data(recipe.methods["dpo"])
     tokenizer = load_tokenizer(recipe.model)
     policy = load_policy(recipe.model, torch.float32, recipe.seed)
     clock = Clock()
     made = without_sums if name == "bare" else trainer_class_of
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(ours, "trainer_class_of", made):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(trainer_module, "trainer_class_of", made),
+    ):
         steps = recipe.training.max_steps or 0
         watch = MonitorCallback(RunDir(folder), method, Monitor(rules(), RunContext("dpo", steps)))
         spent = timed(watch)
@@ -154,12 +156,12 @@ def main() -> None:
     print(
         f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
         f"{'live view' if is_screen() else 'lines'}, {args.rounds} rounds of {args.steps} steps\n"
-        f"bare: {median(r['bare'][0] for r in rounds) * 1000:.1f} ms a step"
+        f"bare: {median(r['bare'][0] for r in rounds) * 1000:.1f} ms per step"
     )
     for name in ("measured", "watched"):
-        ratios = sorted(each[name][0] / each["bare"][0] for each in rounds)
+        ratios = sorted(arms[name][0] / arms["bare"][0] for arms in rounds)
         print(f"{name} / bare: {median(ratios):.4f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
-    inside = median(each["watched"][1] for each in rounds)
+    inside = median(arms["watched"][1] for arms in rounds)
     print(f"inside the callback: {inside:.3%} of the time of a watched round")
 
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Three jobs, each of which starts when the one before it has ended with 0: sft, check-sft as a gate, dpo.
+# Submit three jobs: sft, check-sft as a gate, dpo. Each starts when the one before it ended with 0.
 #
 #   scripts/slurm/pipeline.sh [--print] SFT.yaml DPO.yaml --time 04:00:00 [more options of prefcli slurm]
 #
-# To be run on a login node, in an environment that has prefcli, from the folder where the recipes'
-# relative paths begin. DPO.yaml starts from what SFT.yaml leaves: its model.name_or_path is RUN/model.
-# The options go to all three jobs; nodes and GPUs are those of each recipe's launch section. A job that
-# is pre-empted keeps its number when it goes back into the queue, so the next one waits on. Where the
-# gate says no (exit code 3), or a job fails otherwise, those after it are taken out of the queue.
-# With --print nothing is fetched, written or submitted, but shown.
+# Run it on a login node, in an environment that has prefcli, from the folder where the recipes'
+# relative paths begin. DPO.yaml starts from the result of SFT.yaml: its model.name_or_path is RUN/model.
+# The options go to all three jobs; nodes and GPUs come from the launch section of each recipe. A
+# preempted job keeps its number when it is requeued, so the next job keeps waiting. If the gate fails
+# (exit code 3), or a job fails for another reason, the jobs after it are removed from the queue.
+# With --print, files are shown; nothing is downloaded, written or submitted.
 set -euo pipefail
 
 print=false
@@ -23,28 +23,28 @@ fi
 sft=$1 dpo=$2
 shift 2
 
-# All of the files before the first is submitted: a mistake in the last recipe costs no job.
+# Write all job files before submitting the first: a mistake in the last recipe then costs no job.
 jobs="jobs"
 if $print; then
     jobs=$(mktemp -d)
     trap 'rm -r "$jobs"' EXIT
 fi
 mkdir -p "$jobs"
-prefcli slurm sft "$sft" "$@" >"$jobs/sft.sbatch"
-prefcli slurm check-sft "$dpo" "$@" >"$jobs/check-sft.sbatch"
-prefcli slurm dpo "$dpo" "$@" >"$jobs/dpo.sbatch"
+prefcli slurm "$sft" --method sft "$@" >"$jobs/sft.sbatch"
+prefcli slurm "$dpo" --method check-sft "$@" >"$jobs/check-sft.sbatch"
+prefcli slurm "$dpo" --method dpo "$@" >"$jobs/dpo.sbatch"
 
 step() {
     printf '+%s\n' "$(printf ' %q' "$@")"
     $print || "$@"
 }
 
-# setting RECIPE KEY: what the recipe says there
+# setting RECIPE KEY: print a value of the recipe
 setting() {
     python3 -c "import sys; from prefcli.recipe import load; print(load(sys.argv[1]).recipe.$2)" "$1"
 }
 
-# submit COMMAND [OPTION...]: the job's number is left in $job
+# submit COMMAND [OPTION...]: set $job to the number of the job
 submit() {
     local command=$1
     shift
@@ -59,12 +59,12 @@ submit() {
     fi
 }
 
-# What dpo starts from is not there yet; its tokenizer neither, so its rows wait for its own job.
+# The model and tokenizer that dpo starts from do not exist yet, so its own job prepares its rows.
 step prefcli download "$sft"
 step prefcli download "$dpo" "model.name_or_path=$(setting "$sft" model.name_or_path)"
-step prefcli prepare sft "$sft"
+step prefcli prepare "$sft" --method sft
 for recipe in "$sft" "$dpo"; do
-    step mkdir -p "$(dirname "$(setting "$recipe" output_dir)")" # of the logs, which Slurm does not make
+    step mkdir -p "$(dirname "$(setting "$recipe" output_dir)")" # for the logs; Slurm does not create folders
 done
 
 submit sft

@@ -38,7 +38,7 @@ WORDS = {
     "journal": "metrics_log",
     "undisturbed": "preserving_rng",
     "deafen": "ignore_signals",
-    "expected": "expected_results",
+    "anchor": "expected_results",
     "anchored": "compared",
     "theirs": "name what it holds",
     "eyes": "callbacks",

@@ -472,10 +472,10 @@ def test_good_data_of_every_method(crafted, prefcli_data, method):
     crafted["data"]["train"]["split"] = "train[:8]"
     code, out, _ = prefcli_data(crafted, "--method", method)
     assert code == 0
-    assert out.startswith(f"data of prefcli {method} (--method ")
+    assert out.startswith(f"data of prefcli {method}: ")
     assert "error:" not in out
     assert "warning:" not in out
-    assert ("kto: 8 desirable rows weigh 1 each" in out) == (method == "kto")
+    assert ("kto: 8 desirable rows with weight 1" in out) == (method == "kto")
 
 
 def test_the_method_that_stands_first_in_the_recipe(crafted, prefcli_data):
@@ -548,7 +548,7 @@ def test_a_page_is_written_also_when_the_data_is_wrong(crafted, prefcli_data):
 
     code, _, err = prefcli_data(crafted, "--method", "dpo", "--html", "pages")
     assert code == 2
-    assert "--html pages: Is a directory" in err
+    assert "can't write pages: Is a directory" in err
 
 
 def test_the_opposite_of_a_row_before_it(crafted, make_recipe):

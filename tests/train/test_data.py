@@ -432,8 +432,8 @@ def test_trl_keeps_what_we_keep(recipe_data, make_recipe, tmp_path, name, chat):
         sides = [r["prompt_ids"] + r[s] for r in ids for s in ("chosen_ids", "rejected_ids")]
         assert split.tokens == sum(min(len(side), 16) for side in sides)
     two = load_split(
-        recipe.data.train, "data.train", recipe.methods[name].rows, tokenizer, limits=Limits(16, recipe.methods[name].prompt_margin),
-        seed=recipe.seed, num_proc=2, shuffle=recipe.methods[name].sequential,
+        recipe.data.train, "data.train", recipe.methods[name].rows, tokenizer, limits=Limits(16, recipe.methods[name].trainer.prompt_margin),
+        seed=recipe.seed, num_proc=2, shuffle=recipe.methods[name].trainer.keeps_row_order,
     )  # fmt: skip
     assert two.as_dict() == split.as_dict()
 
@@ -772,7 +772,7 @@ def test_assistant_turns_need_marks_and_messages(recipe_data, make_recipe, tmp_p
 def test_what_its_trainer_can_not_divide_is_dropped(recipe_data, make_recipe, name):
     recipe = make_recipe(recipe_data).recipe
     method = recipe.methods[name]
-    assert method.max_merged_tokens == 1
+    assert method.trainer.max_merged_tokens == 1
     tokenizer = load_tokenizer(recipe.model)
     row = {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4], "seam": 2}
     assert "merge" in measure_row([row], Limits(64, max_merged_tokens=1), chat=False)["drop"]

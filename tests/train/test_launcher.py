@@ -62,7 +62,7 @@ def test_a_rank_that_dies(tiny_model, tmp_path):
         started.kill()  # the workers go with it
     assert started.returncode == 1
     said = [line for line in err.splitlines() if "reducer.cpp" not in line]
-    assert said[0] == "error: rank 1 was killed by signal 9 (Killed)"
+    assert said[0] == "error: rank 1 was killed by signal 9 (Killed) [ENV001]"
     assert said[1].startswith("    -> out of memory?")
     assert len(said) == 2
     assert not workers["0"].is_running()

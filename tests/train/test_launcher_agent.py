@@ -18,8 +18,8 @@ import torch
 
 from prefcli.errors import PrefcliError
 from prefcli.launcher import launch as starting
-from prefcli.launcher.agent import Agent, Ended, exit_code
-from prefcli.launcher.signal_forwarding import Signals
+from prefcli.launcher.agent import Agent, WorkerExit, exit_code
+from prefcli.launcher.signal_forwarding import SignalForwarder
 from prefcli.recipe.launch import Launch
 
 BEGIN = """
@@ -34,7 +34,7 @@ def wait():
 class Started:
     """The end of a launch: `failure`, the exit code (or what is said instead), the seconds."""
 
-    def __init__(self, agent: Agent, signals: Signals, seconds: float) -> None:
+    def __init__(self, agent: Agent, signals: SignalForwarder, seconds: float) -> None:
         self.failure, self.seconds = agent.failure, seconds
         try:
             self.code: int | None = int(exit_code(agent.failure, signals))
@@ -51,10 +51,10 @@ def launched(monkeypatch):
     quit_handler = signal.getsignal(signal.SIGQUIT)
     # A shell's background jobs, as a test run may be one, are born deaf to it.
     interrupt_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    signals = Signals()
+    signals = SignalForwarder()
 
     def run(lines: str, meanwhile=None) -> Started:
-        spec = starting._spec(Launch(), 2, None, [])
+        spec = starting._worker_spec(Launch(), 2, None, [])
         spec.args = ("-c", BEGIN + lines)
         agent = Agent(spec, signals)
         begun = time.monotonic()
@@ -78,14 +78,14 @@ def test_all_went_well(launched):
 
 def test_a_code_of_ours_is_everybodys(launched, monkeypatch):
     """The other one, which waits for ever, is ended."""
-    monkeypatch.setattr("prefcli.launcher.agent._TO_LEAVE", 0.5)
+    monkeypatch.setattr("prefcli.launcher.agent._GRACE_AFTER_ERROR", 0.5)
     done = launched("""
 if rank == 1:
     first_failure.first_to_fail()
     sys.exit(4)
 wait()
 """)
-    assert (done.failure, done.code) == (Ended(1, 4), 4)
+    assert (done.failure, done.code) == (WorkerExit(1, 4), 4)
     assert done.seconds < 5
 
 
@@ -126,8 +126,8 @@ while not first_failure.another_failed():
 open({str(tmp_path / "heard")!r}, "w").close()
 sys.exit(1)
 """)
-    assert done.failure == Ended(0, -9)
-    assert done.said.startswith("rank 0 was killed by signal 9 (Killed)\n    -> out of memory?")
+    assert done.failure == WorkerExit(0, -9)
+    assert done.said.startswith("rank 0 was killed by signal 9 (Killed) [ENV001]")
     assert (tmp_path / "heard").exists()
 
 
@@ -207,9 +207,9 @@ def test_cores_are_shared_out(monkeypatch):
 @pytest.mark.parametrize(
     ("launch", "gpus", "message"),
     [
-        ({}, 0, "launch.processes: left out, it is the number of GPUs, and this machine has none"),
+        ({}, 0, "launch.processes: the default is the number of GPUs"),
         ({"strategy": "fsdp2", "processes": 2}, 0, "fsdp2 shards a model over GPUs"),
-        ({"processes": 4}, 2, "4 processes need a GPU each, and 2 are visible here"),
+        ({"processes": 4}, 2, "4 processes need one GPU each, and 2 are visible here"),
         ({"strategy": "zero3"}, 2, r"pip install 'prefcli\[deepspeed\]'"),
     ],
 )
@@ -236,7 +236,8 @@ def test_a_worker_whose_launcher_is_gone_does_not_begin():
 
 def test_a_launcher_that_dies_takes_its_workers_along():
     worker = (
-        "import time; from prefcli.launcher.worker import end_with_launcher; end_with_launcher(); "
+        "import time; from prefcli.launcher import signal_forwarding; "
+        "signal_forwarding.end_with_launcher(); "
         "print('tied', flush=True); time.sleep(60)"
     )
     launcher = (

@@ -42,7 +42,7 @@ def test_an_evaluation_of_pairs_is_of_rows_and_tokens(uneven, make_recipe, name)
     model, tokenizer = load_policy(recipe.model, torch.float32, 0), load_tokenizer(recipe.model)
     model.eval()
     # trl's ORPO and CPO put a BOS before the prompt.
-    before = [tokenizer.bos_token_id] if recipe.methods[name].frames_rows else []
+    before = [tokenizer.bos_token_id] if recipe.methods[name].trainer.adds_special_tokens else []
     chosen, rejected = (
         [by_hand(model, tokenizer, row, side, before) for row in inputs.eval.rows]
         for side in ("chosen", "rejected")

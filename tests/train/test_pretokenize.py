@@ -154,7 +154,7 @@ def test_prepare_leaves_a_run_nothing_to_tokenise(
 ):
     make_recipe(fresh)
     monkeypatch.setattr(
-        sys, "argv", ["prefcli", "prepare", "dpo", f"{tmp_path}/recipe.yaml", "--json"]
+        sys, "argv", ["prefcli", "prepare", f"{tmp_path}/recipe.yaml", "--method", "dpo", "--json"]
     )
     with contextlib.suppress(SystemExit):
         cli.main()

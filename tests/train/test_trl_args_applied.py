@@ -225,7 +225,10 @@ def test_auto_weights_arrive_settled(recipe_data, make_recipe, tmp_path, capsys)
     run = json.loads((Path(recipe.output_dir) / "run.json").read_text())
     assert run["effective"]["desirable_weight"] == 1.0
     assert run["effective"]["undesirable_weight"] == pytest.approx(8 / 4 * 3 / 4)
-    assert "8 desirable rows weigh 1 each, 4 undesirable 1.5" in capsys.readouterr().out
+    assert (
+        "8 desirable rows with weight 1, 4 undesirable rows with weight 1.5"
+        in capsys.readouterr().out
+    )
 
 
 def test_every_lora_key_arrives(recipe_data, make_recipe):

@@ -47,7 +47,7 @@ def test_the_wheel_alone_runs_the_quickstart_recipes(prefcli):
     assert "quickstart/dpo" in run("recipes", "list")
     copied = run("recipes", "copy", "quickstart", ".").split()
     assert len(copied) == len(METHODS)
-    assert "#SBATCH" in run("slurm", "sft", "quickstart/sft.yaml", "--time", "90")
+    assert "#SBATCH" in run("slurm", "quickstart/sft.yaml", "--time", "90")
     assert "will run" in run("sft", "quickstart/sft.yaml", "--dry-run")
     said = run("sft", "quickstart/sft.yaml", "training.max_steps=2", "data.train.fraction=0.02")
     assert "done: 2 steps of sft in" in said

@@ -3,7 +3,7 @@
 
 import pytest
 
-from prefcli.cli.arguments import refuse_renamed
+from prefcli.cli.main import refuse_renamed
 from prefcli.errors import RecipeError
 from prefcli.recipe import load
 from prefcli.recipe.aliases import FOREIGN, GONE, RENAMED

@@ -38,7 +38,7 @@ def run(monkeypatch, *argv: str) -> int:
         ["recipes", "list"],
         ["recipes", "show", "zephyr"],
         ["migrate", "no-such-file.yaml"],
-        ["slurm", "dpo", "recipes/zephyr.yaml", "--time", "90"],
+        ["slurm", "recipes/zephyr.yaml", "--time", "90"],
     ],
     ids=" ".join,
 )

@@ -3,14 +3,15 @@
 import pytest
 
 from prefcli.health import RunContext
+from prefcli.methods import Dpo, Ipo, Kto, Orpo, Sft, Simpo
 from tests.support.metric_rows import at, rows, told, watch
 
-DPO = RunContext("dpo", 300, 30, batch=32, scale=0.1, losses=("sigmoid",), starts_at_reference=True)
-IPO = RunContext("ipo", 300, 30, batch=32, scale=0.1, starts_at_reference=True)
-KTO = RunContext("kto", 300, 30, batch=32, scale=0.1, starts_at_reference=True, estimates_kl=True)
-ORPO = RunContext("orpo", 300, 30, batch=32, scale=0.1, has_sft_term=True)
-SIMPO = RunContext("simpo", 300, 30, batch=32, scale=2.0)
-SFT = RunContext("sft", 300, 30, batch=32, scale=1.0)
+DPO = RunContext(Dpo(), 300, 30, batch=32, starts_at_reference=True)
+IPO = RunContext(Ipo(), 300, 30, batch=32, starts_at_reference=True)
+KTO = RunContext(Kto(), 300, 30, batch=32, starts_at_reference=True)
+ORPO = RunContext(Orpo(), 300, 30, batch=32)
+SIMPO = RunContext(Simpo(), 300, 30, batch=32)
+SFT = RunContext(Sft(), 300, 30, batch=32)
 
 
 # --- finite
@@ -35,7 +36,7 @@ def test_a_lost_eval_loss_stops_and_says_so():
     [
         (DPO, {"loss": 0.7, "perplexity": None}),  # exp of a large finite number
         (DPO, {"loss": 0.7, "rewards/margins_chosen_longer": None}),
-        (RunContext("dpo", 300, fp16=True), {"loss": 0.7, "grad_norm": None}),
+        (RunContext(Dpo(), 300, fp16=True), {"loss": 0.7, "grad_norm": None}),
         (DPO, {"loss": 1e300}),
         (DPO, {"eval_runtime": None, "eval_loss": 0.7}),
     ],
@@ -118,9 +119,7 @@ def test_displacement_against_the_reference(nats, levels):
 def test_zephyr_is_a_note():
     # RikkiXu's and abgoswam's reproductions of zephyr-7b-dpo: chosen from -283 to -511 at beta
     # 0.01, over 250 to 300 tokens: rewards of -2.28.
-    zephyr = RunContext(
-        "dpo", 478, 48, batch=128, scale=0.01, losses=("sigmoid",), starts_at_reference=True
-    )
+    zephyr = RunContext(Dpo(beta=0.01), 478, 48, batch=128, starts_at_reference=True)
     metrics = {"rewards/chosen": -2.28, "tokens/chosen": 270.0, "rewards/rejected": -3.4}
     (advice,) = watch(zephyr, rows(4, {**metrics, "tokens/rejected": 250.0}))
     assert (advice.check, advice.level) == ("displacement", "note")
@@ -151,7 +150,7 @@ def test_displacement_without_a_reference_is_of_the_same_rows():
 def test_displacement_of_different_rows_needs_many():
     first, last = {"logps/chosen_per_token": -1.0}, {"logps/chosen_per_token": -2.2}
     assert told(SIMPO, rows(3, last, start=first)) == []  # two rows hold the 64 pairs of the start
-    big = RunContext("simpo", 300, 30, batch=64, scale=2.0)
+    big = RunContext(Simpo(), 300, 30, batch=64)
     (advice,) = watch(big, rows(3, last, start=first))
     assert (advice.check, advice.level) == ("displacement", "warn")
     assert "1.20 nats a token (against the first steps)" in advice.seen
@@ -173,9 +172,7 @@ def test_a_single_batch_is_not_enough():
 
 def test_a_small_beta_hides_it():
     # beta 0.001: a reward margin of 1 is 1000 nats, 5 a token.
-    facts = RunContext(
-        "dpo", 300, 30, batch=32, scale=0.001, losses=("sigmoid",), starts_at_reference=True
-    )
+    facts = RunContext(Dpo(beta=0.001), 300, 30, batch=32, starts_at_reference=True)
     lengths = {"tokens/chosen": 220.0, "tokens/rejected": 180.0}
     (advice,) = watch(facts, rows(3, {"rewards/margins": 1.0, **lengths}))
     assert (advice.check, advice.level) == ("margin", "warn")
@@ -187,7 +184,7 @@ def test_a_small_beta_hides_it():
 
 def test_rewards_of_ipo_are_no_measure():
     # trl logs beta times the sum: the target of beta 1, 0.5 nats a token, is 150 over 300 tokens.
-    ipo = RunContext("ipo", 300, 30, scale=1.0, starts_at_reference=True)
+    ipo = RunContext(Ipo(beta=1.0), 300, 30, starts_at_reference=True)
     lengths = {"tokens/chosen": 300.0, "tokens/rejected": 300.0}
     assert told(ipo, rows(3, {"rewards/margins": 150.0, **lengths})) == []
 
@@ -292,18 +289,16 @@ def test_ties_are_no_opposition():
     [
         (DPO, rows(6, labels(0.5))),  # 960 pairs after warm-up
         (SIMPO, rows(30, labels(0.45))),  # begins anywhere
-        (RunContext("dpo", 3000, 30, starts_at_reference=True), rows(50, labels(0.5))),  # 1/6 of it
+        (RunContext(Dpo(), 3000, 30, starts_at_reference=True), rows(50, labels(0.5))),  # 1/6 of it
         # Small batches: 30 steps of 4 pairs say nothing.
-        (RunContext("dpo", 60, 6, batch=4, starts_at_reference=True), rows(6, labels(0.4, -0.1))),
+        (RunContext(Dpo(), 60, 6, batch=4, starts_at_reference=True), rows(6, labels(0.4, -0.1))),
     ],
 )
 def test_too_early_or_not_judged(facts, stream):
     assert told(facts, stream) == []
 
 
-EVALUATED = RunContext(
-    "dpo", 300, 30, starts_at_reference=True, losses=("sigmoid",), eval_rows=2000
-)
+EVALUATED = RunContext(Dpo(), 300, 30, starts_at_reference=True, eval_rows=2000)
 
 
 def test_swapped_columns_show_on_eval():
@@ -320,7 +315,7 @@ def test_what_is_memorised_does_not_carry_over():
 
 
 def test_few_eval_rows_prove_nothing():
-    few = RunContext("dpo", 300, 30, starts_at_reference=True, losses=("sigmoid",), eval_rows=16)
+    few = RunContext(Dpo(), 300, 30, starts_at_reference=True, eval_rows=16)
     assert told(few, [at(80, labels(0.44, -0.01))]) == []
     assert told(EVALUATED, [at(80, labels(0.615, 0.27))]) == []  # SmolLM2-135M's at its end
 
@@ -456,7 +451,7 @@ def test_kl_that_never_was():
         # The quickstart's: it leaves 0, and comes back to stay.
         (KTO, rows(20, lambda step: kl(0.02 if step < 40 else 0.0))),
         (
-            RunContext("kto", 300, 30, starts_at_reference=True),
+            RunContext(Kto(loss_type="apo_zero_unpaired"), 300, 30, starts_at_reference=True),
             rows(9, kl(0.0)),
         ),  # apo_zero_unpaired
     ],
@@ -489,7 +484,7 @@ def test_odds_that_do_not_rise():
         (ORPO, rows(10, odds(0.05))),
         (ORPO, rows(10, lambda step: odds(-0.8 + step / 100))),  # below 0, and rising
         (ORPO, rows(5, odds(-0.2))),
-        (RunContext("orpo", 2000, 30, scale=0.1), rows(30, odds(-0.2))),  # 15 % of the run
+        (RunContext(Orpo(), 2000, 30), rows(30, odds(-0.2))),  # 15 % of the run
     ],
 )
 def test_odds_that_may_yet(facts, stream):

@@ -3,16 +3,15 @@
 import pytest
 
 from prefcli.health import RunContext
+from prefcli.methods import Dpo, Sft
 from tests.support.metric_rows import at, rows, told
 
 QLORA = RunContext(
-    "dpo",
+    Dpo(beta=0.01),
     3821,
     382,
     batch=16,
     eval_rows=2000,
-    scale=0.01,
-    losses=("sigmoid",),
     starts_at_reference=True,
 )
 
@@ -67,13 +66,11 @@ def test_the_qlora_reproductions_of_zephyr(hundred, two_hundred, end):
 def test_a_margin_of_0_011_by_step_100_is_learning():
     """The same, were its warm-up as short as 10 %, with 1600 pairs seen by then."""
     early = RunContext(
-        "dpo",
+        Dpo(beta=0.01),
         300,
         30,
         batch=16,
         eval_rows=2000,
-        scale=0.01,
-        losses=("sigmoid",),
         starts_at_reference=True,
     )
     stream = [
@@ -92,13 +89,11 @@ def test_a_margin_of_0_011_by_step_100_is_learning():
 
 
 SMOL = RunContext(
-    "dpo",
+    Dpo(beta=0.5),
     956,
     96,
     batch=128,
     eval_rows=2000,
-    scale=0.5,
-    losses=("sigmoid",),
     starts_at_reference=True,
 )
 
@@ -140,13 +135,11 @@ def test_smollm2_135m(every):
 )
 def test_how_published_runs_end(scale, batch, margin, accuracy, loss):
     facts = RunContext(
-        "dpo",
+        Dpo(beta=scale),
         400,
         40,
         batch=batch,
         eval_rows=2000,
-        scale=scale,
-        losses=("sigmoid",),
         starts_at_reference=True,
     )
 
@@ -171,13 +164,11 @@ def test_how_published_runs_end(scale, batch, margin, accuracy, loss):
 def test_the_quickstart():
     """Its dpo stage as it was measured: (step, loss, gradient, accuracy, margin)."""
     facts = RunContext(
-        "dpo",
+        Dpo(),
         120,
         12,
         batch=16,
         eval_rows=120,
-        scale=0.1,
-        losses=("sigmoid",),
         starts_at_reference=True,
     )
     figures = [
@@ -210,7 +201,7 @@ def test_the_quickstart():
 
 def test_sft_from_random_weights():
     """The quickstart's: the loss falls from 7.4 to 0.3."""
-    facts = RunContext("sft", 606, 61, batch=16, eval_rows=100, scale=1.0)
+    facts = RunContext(Sft(), 606, 61, batch=16, eval_rows=100)
     stream = rows(12, lambda step: {"loss": 7.4 / (1 + step / 30), "grad_norm": 2.0}, every=50)
     stream += [at(0, {"loss": 7.42}), at(606, {"loss": 0.389})]
     assert told(facts, stream) == []
@@ -221,13 +212,11 @@ def test_sft_from_random_weights():
 def test_runs_too_short_to_judge(count, every):
     """Batches of 4 pairs whose figures jump about."""
     facts = RunContext(
-        "dpo",
+        Dpo(),
         count,
         count // 10,
         batch=4,
-        scale=0.1,
         eval_rows=8,
-        losses=("sigmoid",),
         starts_at_reference=True,
     )
 

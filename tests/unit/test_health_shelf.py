@@ -17,7 +17,7 @@ from prefcli.recipe.schema import Recipe
 from tests.support.broken_recipes import GOOD, write
 from tests.support.metric_rows import at, rows, told
 
-DPO = RunContext("dpo", 300, 30, batch=32, scale=0.1, losses=("sigmoid",), starts_at_reference=True)
+DPO = RunContext(Dpo(), 300, 30, batch=32, starts_at_reference=True)
 RULES = Health().checks
 
 
@@ -72,21 +72,15 @@ def test_facts_of_a_method():
         Dpo(beta=0.05, loss_type=["hinge", "sft"]), steps=90, warmup=9, batch=16
     ) == (
         RunContext(
-            "dpo",
+            Dpo(beta=0.05, loss_type=["hinge", "sft"]),
             90,
             9,
             batch=16,
-            scale=0.05,
-            losses=("hinge", "sft"),
             starts_at_reference=True,
-            has_sft_term=True,
         )
     )
-    apo = RunContext.of(Kto(loss_type="apo_zero_unpaired"), steps=90, warmup=9, batch=16)
-    assert not apo.estimates_kl
-    assert RunContext.of(Kto(), steps=90, warmup=9, batch=16).estimates_kl
     orpo = RunContext.of(Orpo(**{"lambda": 0.2}), steps=90, warmup=9, batch=16)
-    assert (orpo.scale, orpo.starts_at_reference, orpo.sums) == (0.2, False, False)
+    assert not orpo.starts_at_reference
     other = RunContext.of(Ipo(), steps=90, warmup=9, batch=16, other_reference=True)
     assert not other.starts_at_reference
 
@@ -103,15 +97,13 @@ def test_cures_name_the_recipes_keys():
     )
     assert of(Simpo(cpo_alpha=0.1)).hold.startswith("raise simpo.cpo_alpha")
     assert of(Kto()).hold == "mix demonstrations in (sft_mix)"
-    assert (of(Orpo()).tighten, of(Orpo()).loosen) == ("lower orpo.lambda", "raise orpo.lambda")
-    assert (of(Ipo()).tighten, of(Ipo()).loosen) == ("raise ipo.beta", "lower ipo.beta")
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "sft"])
 def test_every_cure_is_a_key_of_the_method(name):
     facts = RunContext.of(METHODS[name](), steps=90, warmup=9, batch=16)
     keys = {field.alias or key for key, field in METHODS[name].model_fields.items()}
-    words = f"{facts.hold} {facts.tighten} {facts.loosen}"
+    words = f"{facts.hold} {facts.method.weaken} {facts.method.strengthen}"
     found = re.findall(rf"\b{name}\.([a-z_]+)", words)
     assert found
     assert set(found) <= keys
@@ -298,15 +290,19 @@ any_row = st.one_of(
 )
 any_facts = st.builds(
     RunContext,
-    method=st.sampled_from(sorted(METHODS)),
+    method=st.sampled_from(
+        [
+            *(method() for method in METHODS.values()),
+            *(Dpo(beta=beta) for beta in (1e-3, 10.0)),
+            Dpo(loss_type=["ipo", "sft"]),
+            Kto(loss_type="apo_zero_unpaired"),
+        ]
+    ),
     steps=st.integers(1, 10_000),
     warmup=st.integers(0, 50),
     batch=st.integers(1, 512),
     eval_rows=st.integers(0, 5000),
-    scale=st.sampled_from([1e-3, 0.1, 10.0]),
-    losses=st.sampled_from([(), ("sigmoid",), ("ipo", "sft")]),
     starts_at_reference=st.booleans(),
-    estimates_kl=st.booleans(),
     mixes_sft=st.booleans(),
 )
 

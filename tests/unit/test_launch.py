@@ -1,4 +1,4 @@
-"""The launch section, short of starting anything."""
+"""The launch section: accelerate's configuration, rendezvous, signals and failures."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from prefcli import cli, first_failure
-from prefcli.cli.app import LocatedError
+from prefcli.cli.common import LocatedError
 from prefcli.errors import DataError, PreemptedError, RecipeError
 from prefcli.launcher.accelerate_config import accelerate_config, command_lines
-from prefcli.launcher.rendezvous import Rendezvous, first_host, meeting, refuse_copies
-from prefcli.launcher.signal_forwarding import Signals
+from prefcli.launcher.rendezvous import Rendezvous, check_srun_tasks, find_rendezvous, first_host
+from prefcli.launcher.signal_forwarding import SignalForwarder
 from prefcli.recipe import load
 from prefcli.recipe.launch import Launch
 from prefcli.recipe.schema import Recipe
@@ -33,7 +33,7 @@ def config_of(launch: dict, processes: int = 8, **model) -> dict:
     return accelerate_config(recipe, Launch.model_validate(launch), processes)
 
 
-def test_ddp_is_accelerates_multi_gpu():
+def test_accelerate_config_ddp_is_multi_gpu():
     assert config_of({}) == {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "MULTI_GPU",
@@ -46,7 +46,7 @@ def test_ddp_is_accelerates_multi_gpu():
     }
 
 
-def test_fsdp2_saves_whole_weights():
+def test_accelerate_config_fsdp2_saves_full_weights():
     config = config_of({"strategy": "fsdp2", "nodes": 2})
     assert (config["distributed_type"], config["num_processes"]) == ("FSDP", 16)
     fsdp = config["fsdp_config"]
@@ -54,7 +54,7 @@ def test_fsdp2_saves_whole_weights():
 
 
 @pytest.mark.parametrize(("strategy", "stage"), [("zero2", 2), ("zero3", 3)])
-def test_zero_offloads_nothing_and_saves_whole_weights(strategy, stage):
+def test_accelerate_config_zero_saves_full_weights_without_offload(strategy, stage):
     config = config_of({"strategy": strategy})
     assert config["distributed_type"] == "DEEPSPEED"
     assert config["deepspeed_config"]["zero_stage"] == stage
@@ -66,11 +66,11 @@ def test_zero_offloads_nothing_and_saves_whole_weights(strategy, stage):
     ("dtype", "precision"),
     [("auto", "bf16"), ("bfloat16", "bf16"), ("float16", "fp16"), ("float32", "no")],
 )
-def test_the_recipe_says_the_precision(dtype, precision):
+def test_accelerate_config_precision_is_the_recipes(dtype, precision):
     assert config_of({}, dtype=dtype)["mixed_precision"] == precision
 
 
-def test_commands_on_one_machine():
+def test_command_lines_on_one_node():
     words = ["dpo", "my recipe.yaml", "dpo.beta=0.2"]
     assert command_lines(Launch(), 4, "l.yaml", words) == [
         "accelerate launch --config_file l.yaml -m prefcli dpo 'my recipe.yaml' dpo.beta=0.2",
@@ -78,7 +78,7 @@ def test_commands_on_one_machine():
     ]
 
 
-def test_commands_on_several_machines_take_their_place_from_variables():
+def test_command_lines_on_several_nodes_read_variables():
     (accelerate,) = command_lines(Launch(strategy="zero3", nodes=2), 8, "l.yaml", ["dpo", "r"])
     assert accelerate == (
         'accelerate launch --config_file l.yaml --machine_rank "$NODE_RANK" '
@@ -96,12 +96,12 @@ def test_commands_on_several_machines_take_their_place_from_variables():
 
 @pytest.fixture
 def launch(tmp_path, monkeypatch, capsys):
-    """`prefcli launch dpo r.yaml`; (exit code, stdout, stderr)."""
+    """`prefcli launch r.yaml`; (exit code, stdout, stderr)."""
 
     def run(section: dict | None, *more: str):
         path = tmp_path / "r.yaml"
         path.write_text(yaml.safe_dump(RECIPE | ({"launch": section} if section else {})))
-        monkeypatch.setattr(sys, "argv", ["prefcli", "launch", "dpo", str(path), *more])
+        monkeypatch.setattr(sys, "argv", ["prefcli", "launch", str(path), *more])
         with pytest.raises(SystemExit) as stop:
             cli.main()
         return int(stop.value.code or 0), *capsys.readouterr()
@@ -109,33 +109,33 @@ def launch(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_what_is_printed_is_the_file(launch):
+def test_launch_prints_the_accelerate_config(launch):
     code, out, _ = launch({"strategy": "fsdp2", "processes": 4})
     assert code == 0
     assert yaml.safe_load(out) == config_of({"strategy": "fsdp2"}, 4)
     assert "# accelerate launch --config_file launch.yaml -m prefcli dpo " in out
 
 
-def test_an_override_changes_it(launch):
+def test_launch_override_changes_the_config(launch):
     code, out, _ = launch({"processes": 4}, "launch.processes=2", "--json")
-    found = json.loads(out)
-    assert (code, found["accelerate"]["num_processes"]) == (0, 2)
-    assert found["commands"][1].endswith("launch.processes=2")
+    document = json.loads(out)
+    assert (code, document["accelerate"]["num_processes"]) == (0, 2)
+    assert document["commands"][1].endswith("launch.processes=2")
 
 
-def test_without_a_number_it_can_not_be_written_down(launch):
+def test_launch_without_processes_is_an_error(launch):
     code, _, err = launch({"strategy": "zero2"})
     assert code == 2
     assert "launch.processes: left out, it is the number of GPUs" in err
 
 
-def test_without_a_section_there_is_nothing_to_start(launch):
+def test_launch_without_a_section_is_an_error(launch):
     code, _, err = launch(None)
     assert code == 2
     assert "no launch section" in err
 
 
-# Where machines meet.
+# Rendezvous.
 
 SLURM = {
     "SLURM_JOB_ID": "30001",
@@ -145,18 +145,18 @@ SLURM = {
 }
 
 
-def test_slurm_tells_where():
-    assert meeting(2, SLURM) == Rendezvous(1, "gpu007", 15_001, "30001")
+def test_find_rendezvous_from_slurm_variables():
+    assert find_rendezvous(2, SLURM) == Rendezvous(1, "gpu007", 15_001, "30001")
 
 
-def test_variables_go_before_slurm():
-    told = {**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "NODE_RANK": "0"}
-    assert meeting(2, told) == Rendezvous(0, "10.0.0.1", 29_500, "30001")
+def test_find_rendezvous_explicit_variables_override_slurm():
+    variables = {**SLURM, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "NODE_RANK": "0"}
+    assert find_rendezvous(2, variables) == Rendezvous(0, "10.0.0.1", 29_500, "30001")
 
 
-def test_a_step_on_fewer_nodes_than_its_job():
+def test_find_rendezvous_step_on_fewer_nodes_uses_the_step():
     step = {"SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "gpu[002,007]", "SLURM_NNODES": "4"}
-    assert meeting(2, SLURM | step).address == "gpu002"
+    assert find_rendezvous(2, SLURM | step).address == "gpu002"
 
 
 @pytest.mark.parametrize(
@@ -169,57 +169,59 @@ def test_a_step_on_fewer_nodes_than_its_job():
         ("n[10-12]-ib,other", "n10-ib"),
     ],
 )
-def test_the_first_host(nodes, first):
+def test_first_host_of_a_slurm_node_list(nodes, first):
     assert first_host(nodes) == first
 
 
-def test_what_is_missing_is_named():
-    with pytest.raises(RecipeError, match="NODE_RANK, MASTER_PORT are not set"):
-        meeting(2, {"MASTER_ADDR": "a"})
+def test_find_rendezvous_missing_variables_are_named():
+    with pytest.raises(RecipeError, match="NODE_RANK, MASTER_PORT are not set") as e:
+        find_rendezvous(2, {"MASTER_ADDR": "a"})
+    assert e.value.problems[0].code == "ENV005"
 
 
 @pytest.mark.parametrize(
-    ("machines", "environment", "message"),
+    ("nodes", "environment", "value"),
     [
-        (4, SLURM, "asks for 4 machines, and the Slurm job has 2"),
-        (2, {**SLURM, "NODE_RANK": "2"}, "this is machine 2 by NODE_RANK"),
+        (4, SLURM, "the Slurm job has 2"),
+        (2, {**SLURM, "NODE_RANK": "2"}, "NODE_RANK is 2"),
         (2, {**SLURM, "MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
     ],
 )
-def test_machines_that_do_not_fit(machines, environment, message):
-    with pytest.raises(RecipeError, match=message):
-        meeting(machines, environment)
+def test_find_rendezvous_contradicting_variables_are_an_error(nodes, environment, value):
+    with pytest.raises(RecipeError, match=value) as e:
+        find_rendezvous(nodes, environment)
+    assert e.value.problems[0].code == "ENV005"
 
 
-def test_a_launcher_for_each_task_is_too_many():
-    refuse_copies(2, {"SLURM_STEP_NUM_TASKS": "2"})
-    with pytest.raises(RecipeError, match="started prefcli 16 times on 2 machines"):
-        refuse_copies(2, {"SLURM_STEP_NUM_TASKS": "16"})
+def test_check_srun_tasks_several_per_node_is_an_error():
+    check_srun_tasks(2, {"SLURM_STEP_NUM_TASKS": "2"})
+    with pytest.raises(RecipeError, match="started prefcli 16 times on 2 nodes"):
+        check_srun_tasks(2, {"SLURM_STEP_NUM_TASKS": "16"})
 
 
 # Signals and failures.
 
 
-def test_signals_are_kept_and_passed_on():
+def test_signal_forwarder_records_and_forwards():
     before = signal.getsignal(signal.SIGUSR1)
-    signals = Signals()
+    signals = SignalForwarder()
     try:
         os.kill(os.getpid(), signal.SIGUSR1)
         assert list(signals.received) == [signal.SIGUSR1]
         assert signals.interrupted is None
-        heard = []
-        signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+        worker_received = []
+        signal.signal(signal.SIGUSR1, lambda number, frame: worker_received.append(number))
         signals.send_to([os.getpid()])  # a worker, late
-        assert heard == [signal.SIGUSR1]
+        assert worker_received == [signal.SIGUSR1]
     finally:
         signals.restore()
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
-def test_what_is_ignored_stays_so():
+def test_signal_forwarder_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
-        signals = Signals()
+        signals = SignalForwarder()
         os.kill(os.getpid(), signal.SIGUSR1)
         signals.restore()
         assert not signals.received
@@ -230,25 +232,25 @@ def test_what_is_ignored_stays_so():
 
 @pytest.fixture
 def rank_one(monkeypatch, tmp_path):
-    """This process, as one of two."""
+    """Makes this process rank 1 of two."""
     monkeypatch.setattr(first_failure.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("MASTER_PORT", "29500")
 
 
-def test_one_of_a_launchers_processes_speaks(rank_one, monkeypatch):
+def test_first_to_fail_is_true_once_per_machine(rank_one, monkeypatch):
     assert not first_failure.another_failed()
     assert first_failure.first_to_fail()
     assert not first_failure.first_to_fail()
     assert first_failure.another_failed()
     # The launcher reads it.
     monkeypatch.setattr(first_failure.os, "getpid", os.getppid)
-    claim = first_failure.FailureMarker({"MASTER_PORT": "29500"})
-    assert claim.rank == 1
-    claim.make_for(0)
-    assert claim.rank == 1
-    claim.remove()
+    marker = first_failure.FailureMarker({"MASTER_PORT": "29500"})
+    assert marker.rank == 1
+    marker.create_for(0)
+    assert marker.rank == 1
+    marker.remove()
     assert not first_failure.another_failed()
 
 
@@ -256,14 +258,12 @@ def failing(monkeypatch, error: Exception) -> int:
     def fail():
         raise error
 
-    monkeypatch.setattr(cli, "app", fail)
-    monkeypatch.setattr(cli, "_FOR_THE_CAUSE", 0)
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        cli.main(fail, grace=0)
     return int(stop.value.code)
 
 
-def test_another_rank_says_which_it_is(rank_one, monkeypatch, capsys):
+def test_main_error_on_another_rank_names_the_rank(rank_one, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["prefcli", "dpo", "r.yaml", "--json"])
     assert failing(monkeypatch, DataError("a row is wrong")) == 4
     out, err = capsys.readouterr()
@@ -273,14 +273,14 @@ def test_another_rank_says_which_it_is(rank_one, monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_bug_of_another_rank_keeps_its_traceback_and_ends(rank_one, monkeypatch, capsys):
+def test_main_bug_on_another_rank_prints_its_traceback(rank_one, monkeypatch, capsys):
     assert failing(monkeypatch, ZeroDivisionError("here")) == 1
     err = capsys.readouterr().err
     assert err.startswith("rank 1: Traceback (most recent call last):")
     assert "ZeroDivisionError: here" in err
 
 
-def test_alone_a_bug_keeps_its_traceback_too(monkeypatch, capsys):
+def test_main_bug_in_a_single_process_prints_its_traceback(monkeypatch, capsys):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert failing(monkeypatch, ZeroDivisionError("here")) == 1
     err = capsys.readouterr().err
@@ -288,15 +288,15 @@ def test_alone_a_bug_keeps_its_traceback_too(monkeypatch, capsys):
     assert "ZeroDivisionError: here" in err
 
 
-def test_to_be_preempted_is_not_to_fail(rank_one, monkeypatch, capsys, tmp_path):
+def test_main_preemption_is_not_a_failure(rank_one, monkeypatch, capsys, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
-    # As a method's command passes it on: with the recipe's places, in a class of its own.
-    stop = LocatedError(PreemptedError("pre-empted at step 3"), load(str(recipe), []))
+    # Commands wrap errors in LocatedError, which adds the places in the recipe.
+    stop = LocatedError(PreemptedError("preempted at step 3"), load(str(recipe), []))
     assert failing(monkeypatch, stop) == 75
     assert capsys.readouterr().err == ""
     assert not first_failure.another_failed()
     monkeypatch.setenv("RANK", "0")
     assert failing(monkeypatch, stop) == 75
-    assert capsys.readouterr().err == "pre-empted at step 3\n"
+    assert capsys.readouterr().err == "preempted at step 3\n"
     assert not first_failure.another_failed()

@@ -18,7 +18,7 @@ PAIR_LOSSES = get_args(PairLoss)
 every = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
-def test_a_method_is_a_section():
+def test_recipe_has_a_section_per_method():
     hints = get_type_hints(Recipe)
     sections = {
         name
@@ -29,7 +29,7 @@ def test_a_method_is_a_section():
 
 
 @every
-def test_the_story_of_a_method(method):
+def test_method_declares_help_rows_and_learning_rates(method):
     first = (method.__doc__ or "").strip().splitlines()[0]
     assert first.endswith(".")
     assert 20 < len(first) <= 110
@@ -42,7 +42,7 @@ def test_the_story_of_a_method(method):
 
 
 @every
-def test_defaults(method):
+def test_method_defaults_are_valid_and_frozen(method):
     section, _ = method().for_labels(3, 2)
     assert section.trl_options()
     assert all(isinstance(note, str) for note in section.notes())
@@ -92,14 +92,14 @@ def test_defaults(method):
     ],
     ids=repr,
 )
-def test_start_loss(section, loss):
+def test_start_loss_equals_the_closed_form(section, loss):
     assert section.start_loss() == (loss if loss is None else pytest.approx(loss, rel=1e-12))
 
 
 @pytest.mark.parametrize(
     "name", ["sigmoid", "hinge", "apo_zero", "apo_down", "nca_pair", "bco_pair"]
 )
-def test_start_loss_by_its_formula(name):
+def test_start_loss_of_pair_losses_matches_trls_formula(name):
     """The losses of trl's DPOTrainer with every log-ratio at zero."""
     log_sigmoid, sigmoid = -LN2, 0.5
     formula = {
@@ -123,10 +123,10 @@ def test_start_loss_by_its_formula(name):
         (Dpo, {"loss_type": []}, "name at least one loss"),
         (Dpo, {"loss_type": "sft"}, "use `prefcli sft`"),
         (Dpo, {"loss_type": ["sft"]}, "use `prefcli sft`"),
-        (Dpo, {"loss_type": ["hinge", "hinge"]}, "named twice"),
+        (Dpo, {"loss_type": ["hinge", "hinge"]}, "appears twice"),
         (Dpo, {"loss_weights": [1.0, 2.0]}, "one weight for each loss"),
         (Dpo, {"loss_type": ["hinge", "sft"], "loss_weights": [1.0]}, "one weight for each"),
-        (Dpo, {"loss_weights": [0.0]}, "nothing would be trained"),
+        (Dpo, {"loss_weights": [0.0]}, "at least one above 0"),
         (Dpo, {"loss_weights": [-1.0]}, "greater than or equal to 0"),
         (Dpo, {"loss_weights": [math.nan]}, "finite"),
         (Dpo, {"label_smoothing": 0.1}, "no effect"),
@@ -175,7 +175,7 @@ def test_start_loss_by_its_formula(name):
         (Sft, {"beta": 0.1}, "not permitted"),
     ],
 )
-def test_illegal(method, options, said):
+def test_method_with_invalid_options_is_rejected(method, options, said):
     with pytest.raises(ValidationError) as caught:
         method(**options)
     assert said in str(caught.value)
@@ -231,25 +231,25 @@ def test_illegal(method, options, said):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_trl_options(section, options):
+def test_trl_options_use_trls_names(section, options):
     told = section.trl_options()
     assert {name: told[name] for name in options} == options
 
 
-def test_ipo_says_how_far_it_pulls():
+def test_ipo_notes_state_the_target_margin():
     assert Ipo(beta=0.1).target_gap == pytest.approx(5)
     (far,), (near,) = Ipo(beta=0.1).notes(), Ipo(beta=1.0).notes()
-    assert "5 nats a token" in far
-    assert "falls apart" in far
-    assert "0.5 nats a token" in near
-    assert "falls apart" not in near
+    assert "= 5 nats per token" in far
+    assert "text degenerates" in far
+    assert "= 0.5 nats per token" in near
+    assert "text degenerates" not in near
 
 
-def test_kto_needs_two_rows_on_a_device():
+def test_smallest_batch_of_methods_that_compare_rows_is_two():
     assert Kto().smallest_batch()[0] == 2
     assert Dpo(loss_type="aot").smallest_batch()[0] == 2
     assert Dpo().smallest_batch()[0] == 1
-    assert Kto.sequential
+    assert Kto.trainer.keeps_row_order
 
 
 # Read off trl's formulas: what takes the difference of scores, and not the bare log-ratios.
@@ -258,7 +258,7 @@ F_DIVERGENCE = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust",
 
 @pytest.mark.parametrize("kind", ["forward_kl", "js_divergence", "alpha_divergence"])
 @pytest.mark.parametrize("loss", [loss for loss in PAIR_LOSSES if loss != "sft"])
-def test_an_f_divergence_goes_with_the_losses_that_read_it(loss, kind):
+def test_f_divergence_is_accepted_only_by_losses_that_read_it(loss, kind):
     options = {"loss_type": [loss, "sft"], "f_divergence_type": kind}
     if kind == "alpha_divergence":
         options["f_alpha_divergence_coef"] = 0.5
@@ -273,7 +273,7 @@ def test_an_f_divergence_goes_with_the_losses_that_read_it(loss, kind):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("loss", [loss for loss in PAIR_LOSSES if loss != "sft"])
-def test_ld_alpha_goes_with_the_losses_that_sum_over_tokens(loss, alpha):
+def test_ld_alpha_is_accepted_only_by_losses_that_sum_over_tokens(loss, alpha):
     options = {"loss_type": loss, "ld_alpha": alpha}
     if loss == "exo_pair":
         options["label_smoothing"] = 1e-3
@@ -285,7 +285,7 @@ def test_ld_alpha_goes_with_the_losses_that_sum_over_tokens(loss, alpha):
 
 
 @pytest.mark.parametrize("loss", [loss for loss in PAIR_LOSSES if loss != "sft"])
-def test_label_smoothing_goes_with_the_losses_that_read_it(loss):
+def test_label_smoothing_is_accepted_only_by_losses_that_read_it(loss):
     options = {"loss_type": loss, "label_smoothing": 0.1}
     if loss in ("robust", "exo_pair", "aot", "aot_unpaired"):
         assert Dpo(**options).trl_options()["label_smoothing"] == 0.1
@@ -295,7 +295,7 @@ def test_label_smoothing_goes_with_the_losses_that_read_it(loss):
 
 
 @pytest.mark.parametrize("loss", [loss for loss in PAIR_LOSSES if loss != "sft"])
-def test_variants_leave_the_start_loss_alone(loss):
+def test_start_loss_does_not_depend_on_variants(loss):
     """Where every log-ratio is 0, so is every score, of whatever tokens it is summed."""
     smoothing = {"label_smoothing": 1e-3} if loss == "exo_pair" else {}
     plain = Dpo(loss_type=loss, **smoothing)
@@ -307,7 +307,7 @@ def test_variants_leave_the_start_loss_alone(loss):
 
 
 @pytest.mark.parametrize(
-    ("counts", "given", "settled"),
+    ("counts", "given", "resolved"),
     [
         # Inside the band already: 1 and 1.
         ((100, 100), {}, (1, 1)),
@@ -329,14 +329,14 @@ def test_variants_leave_the_start_loss_alone(loss):
         ((100, 300), {"desirable_weight": 1.0, "undesirable_weight": 1.0}, (1, 1)),
     ],
 )
-def test_kto_auto_weights_by_hand(counts, given, settled):
+def test_kto_auto_weights_match_values_computed_by_hand(counts, given, resolved):
     """The band of arXiv:2402.01306, eq. 8: (w_D n_D) / (w_U n_U) from 1 to 4/3."""
     method, (line,) = Kto(**given).for_labels(*counts)
-    assert (method.desirable_weight, method.undesirable_weight) == pytest.approx(settled)
-    ratio = settled[0] * counts[0] / (settled[1] * counts[1])
-    assert f"{counts[0]} desirable rows weigh {settled[0]:.3g} each" in line
-    assert f"{counts[1]} undesirable {settled[1]:.3g}" in line
-    assert f"together {ratio:.2f} to 1" in line
+    assert (method.desirable_weight, method.undesirable_weight) == pytest.approx(resolved)
+    ratio = resolved[0] * counts[0] / (resolved[1] * counts[1])
+    assert f"{counts[0]} desirable rows with weight {resolved[0]:.3g}" in line
+    assert f"{counts[1]} undesirable rows with weight {resolved[1]:.3g}" in line
+    assert f"ratio {ratio:.2f} to 1" in line
     assert ("outside the paper's" in line) == (not 0.99 < ratio < 1.34)
 
 
@@ -346,20 +346,22 @@ weights = st.floats(1e-3, 1e3)
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(rows, rows, st.just("auto") | weights, st.just("auto") | weights)
-def test_kto_auto_weights_are_in_the_band_and_near_1(desirable, undesirable, good, bad):
+def test_kto_auto_weights_are_in_the_band_and_close_to_one(desirable, undesirable, good, bad):
     given_ = {"desirable_weight": good, "undesirable_weight": bad}
     method, _ = Kto(**given_, beta=0.3).for_labels(desirable, undesirable)
-    settled = {name: getattr(method, name) for name in given_}
-    Kto(**settled)  # legal, so positive and finite
+    resolved = {name: getattr(method, name) for name in given_}
+    Kto(**resolved)  # legal, so positive and finite
     assert method.beta == 0.3
     for name, value in given_.items():
-        assert value in ("auto", settled[name])
+        assert value in ("auto", resolved[name])
     assert method.for_labels(desirable, undesirable)[0] == method
     if "auto" not in given_.values():
         return
-    ratio = settled["desirable_weight"] * desirable / (settled["undesirable_weight"] * undesirable)
+    ratio = (
+        resolved["desirable_weight"] * desirable / (resolved["undesirable_weight"] * undesirable)
+    )
     assert 1 - 1e-9 <= ratio <= 4 / 3 + 1e-9
-    chosen = [settled[name] for name, value in given_.items() if value == "auto"]
+    chosen = [resolved[name] for name, value in given_.items() if value == "auto"]
     # A weight leaves 1 only for the nearest end of the band.
     assert 1.0 in chosen or ratio == pytest.approx(1) or ratio == pytest.approx(4 / 3)
     if len(chosen) == 2:
@@ -367,7 +369,7 @@ def test_kto_auto_weights_are_in_the_band_and_near_1(desirable, undesirable, goo
 
 
 @given(st.lists(st.booleans(), min_size=1), weights, weights)
-def test_kto_starts_at_half_the_mean_weight(labels, good, bad):
+def test_kto_start_loss_is_half_the_mean_weight(labels, good, bad):
     """arXiv:2402.01306, eq. 7 with policy and reference equal: each value is w/2."""
     method = Kto(desirable_weight=good, undesirable_weight=bad)
     each = [(good if label else bad) * (1 - 0.5) for label in labels]
@@ -375,7 +377,7 @@ def test_kto_starts_at_half_the_mean_weight(labels, good, bad):
 
 
 @every
-def test_other_methods_take_labels_as_they_come(method):
+def test_for_labels_changes_only_kto(method):
     if method is not Kto:
         section = method()
         assert section.for_labels(10, 90) == (section, [])
@@ -384,7 +386,7 @@ def test_other_methods_take_labels_as_they_come(method):
 @every
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("parameters", [10**5, 135 * 10**6, 7 * 10**9, 7 * 10**10])
-def test_bands(method, lora, parameters):
+def test_bands_are_ranges_of_existing_keys(method, lora, parameters):
     section = method()
     bands = section.bands(lora=lora, parameters=parameters)
     assert bands.keys() >= {"training.learning_rate", "training.global_batch_size"}
@@ -401,10 +403,55 @@ def test_bands(method, lora, parameters):
 
 @every
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_usual_learning_rates_are_in_their_band(method, lora):
+def test_default_learning_rates_are_in_their_band(method, lora):
     band = method().bands(lora=lora, parameters=7 * 10**9)["training.learning_rate"]
     usual = method.learning_rates.lora if lora else method.learning_rates.full
     assert band.low <= usual <= band.high
+
+
+@pytest.mark.parametrize(
+    ("section", "scale", "is_sum", "saturates"),
+    [
+        (Sft(), 1.0, False, False),
+        (Dpo(beta=0.05), 0.05, True, True),
+        (Dpo(loss_type=["hinge", "sft"]), 0.1, True, True),
+        (Dpo(loss_type="ipo"), 0.1, True, False),
+        (Dpo(loss_type="sppo_hard"), 0.1, True, False),
+        (Ipo(beta=1.0), 1.0, True, False),
+        (Kto(), 0.1, True, True),
+        (Orpo(**{"lambda": 0.2}), 0.2, False, False),
+        (Simpo(), 2.0, False, False),
+    ],
+    ids=repr,
+)
+def test_reward_capabilities_follow_the_loss(section, scale, is_sum, saturates):
+    found = (section.reward_scale, section.reward_is_sum, section.loss_saturates)
+    assert found == (scale, is_sum, saturates)
+
+
+@pytest.mark.parametrize(
+    ("section", "weaken", "strengthen"),
+    [
+        (Ipo(), "raise ipo.beta", "lower ipo.beta"),
+        (Orpo(), "lower orpo.lambda", "raise orpo.lambda"),
+    ],
+)
+def test_strength_advice_names_the_key_and_its_direction(section, weaken, strengthen):
+    assert (section.weaken, section.strengthen) == (weaken, strengthen)
+
+
+def test_length_bias_advice_is_given_where_rewards_are_sums():
+    assert "sigmoid_norm" in Dpo().length_bias_advice
+    assert Dpo(loss_type=["sigmoid_norm"]).length_bias_advice is None
+    assert Simpo().length_bias_advice is None
+
+
+def test_start_loss_slack_grows_with_the_slope_of_the_loss():
+    assert Dpo().start_loss_slack(1.0, 0.1) == pytest.approx(0.1)
+    assert Dpo(loss_type=["sigmoid", "sft"]).start_loss_slack(1.0, 0.1) == pytest.approx(0.2)
+    assert Dpo(loss_type="sppo_hard").start_loss_slack(1.0, 0.1) == pytest.approx(10.1)
+    for section in (Ipo(), Dpo(loss_type="ipo")):
+        assert section.start_loss_slack(1.0, 0.1) == pytest.approx(2.1)
 
 
 def test_bands_follow_the_section():

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from prefcli import cli
-from prefcli.cli.arguments import refuse_secrets
+from prefcli.cli.main import refuse_secrets
 from prefcli.console import document, say
 from prefcli.errors import RecipeError
 from prefcli.secrets import HIDDEN, clean, holds_secret, is_secret, redact
@@ -111,8 +111,12 @@ def test_what_is_said_and_printed(password, capsys):
 
 def run(monkeypatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["prefcli", *arguments])
+    return exit_code_of(cli.main)
+
+
+def exit_code_of(program, *arguments) -> int:
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        program(*arguments)
     return int(stop.value.code or 0)
 
 
@@ -120,8 +124,8 @@ def test_the_traceback_of_a_bug(password, monkeypatch, capsys):
     def fails() -> None:
         raise RuntimeError(f"https://me:{password}@host: 500")
 
-    monkeypatch.setattr(cli, "app", fails)
-    assert run(monkeypatch, "validate", "x.yaml") == 1
+    monkeypatch.setattr(sys, "argv", ["prefcli", "validate", "x.yaml"])
+    assert exit_code_of(cli.main, fails) == 1
     err = capsys.readouterr().err
     assert err.startswith("Traceback")
     assert err.splitlines()[-1] == f"RuntimeError: https://{HIDDEN}@host: 500"
@@ -131,8 +135,8 @@ def test_an_error_that_quotes_one(password, monkeypatch, capsys):
     def fails() -> None:
         raise RecipeError(f"the hub said {password}")
 
-    monkeypatch.setattr(cli, "app", fails)
-    assert run(monkeypatch, "validate", "x.yaml", "--json") == 2
+    monkeypatch.setattr(sys, "argv", ["prefcli", "validate", "x.yaml", "--json"])
+    assert exit_code_of(cli.main, fails) == 2
     out, err = capsys.readouterr()
     assert err == f"error: the hub said {HIDDEN}\n"
     assert json.loads(out)["problems"][0]["message"] == f"the hub said {HIDDEN}"

@@ -271,7 +271,7 @@ def test_the_command_on_what_is_no_run(tmp_path, monkeypatch, capsys):
     assert "no run folder, there is no run.json in it" in capsys.readouterr().err
     folder = write_run(tmp_path / "run", rows=[])
     assert run_cli(monkeypatch, folder, "--html", folder / "run.json" / "page.html") == 2
-    assert "can't be written" in capsys.readouterr().err
+    assert "can't write" in capsys.readouterr().err
 
 
 def test_advice_fits_the_contract():

@@ -56,7 +56,7 @@ def _program(path: Path, text: str) -> None:
 @pytest.fixture
 def slurm(monkeypatch, capsys, here):
     def run(*argv: str, method: str = "dpo") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["prefcli", "slurm", method, "r.yaml", *argv])
+        monkeypatch.setattr(sys, "argv", ["prefcli", "slurm", "r.yaml", "--method", method, *argv])
         with pytest.raises(SystemExit) as stop:
             cli.main()
         out, err = capsys.readouterr()
@@ -123,7 +123,7 @@ def test_one_process_on_one_gpu(job):
     ]
     assert run(text) == (0, "")
     assert srun_words() == ["--export=ALL", "prefcli", "dpo", "r.yaml"]
-    made = "prefcli slurm dpo r.yaml --partition gpu --account lab --qos long --mem 64G"
+    made = "prefcli slurm r.yaml --method dpo --partition gpu --account lab --qos long --mem 64G"
     assert f"#   {made} --time 4:00:00 > dpo.sbatch\n#   mkdir -p runs && sbatch dpo.sbatch" in text
     assert "# prefcli dpo, 4 h at most." in text
 

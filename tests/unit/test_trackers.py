@@ -42,14 +42,15 @@ def validate(path, monkeypatch, capsys):
     return int(stop.value.code or 0), json.loads(capsys.readouterr().out)[0]
 
 
-def test_validate_names_the_package_and_its_place(tmp_path, monkeypatch, capsys, installed):
+def test_validate_without_tracker_package_warns(tmp_path, monkeypatch, capsys, installed):
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE)
     installed("tensorboard")
-    code, found = validate(path, monkeypatch, capsys)
-    assert (code, found["valid"]) == (2, False)
-    (problem,) = found["problems"]
-    assert problem == {
+    code, result = validate(path, monkeypatch, capsys)
+    assert (code, result["valid"]) == (0, True)
+    (warning,) = result["warnings"]
+    assert warning == {
+        "code": "RCP023",
         "place": f"{path}:6:14",
         "path": "logging.report_to",
         "message": "wandb needs the package wandb",
@@ -66,10 +67,10 @@ def test_a_folder_is_no_package(tmp_path, monkeypatch):
     """wandb leaves a folder of its name where it ran."""
     (tmp_path / "a_tracker").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert not trackers._installed("a_tracker")
+    assert not trackers.is_installed("a_tracker")
     (tmp_path / "a_tracker" / "__init__.py").touch()
     importlib.invalidate_caches()
-    assert trackers._installed("a_tracker")
+    assert trackers.is_installed("a_tracker")
 
 
 def test_mlflow_that_is_switched_off(monkeypatch, installed):

@@ -1,0 +1,175 @@
+"""What commands share: arguments, opening a recipe, and output.
+
+The heavy half (torch and its relatives) is imported inside commands, within `heavy_half`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prefcli.console import document, is_main_process, keep_stdout_for_json, say
+from prefcli.errors import PrefcliError, Problem, RecipeError
+from prefcli.methods import METHODS, Method
+from prefcli.recipe import Loaded, load
+from prefcli.recipe.offline import go_offline, settle_offline
+from prefcli.recipe.trackers import keep_trackers_here
+from prefcli.recipe.validation_errors import missing_method
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML recipe.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Settings to change, e.g. training.learning_rate=1e-6."
+    ),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="|".join(METHODS),
+        help="Which method section to use; required if the recipe has several.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+OutputDir = Annotated[
+    str | None, typer.Option("--output-dir", help="Short for output_dir=FOLDER.", metavar="FOLDER")
+]
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", help="Open no connection; take models and data from the cache."),
+]
+
+
+def command_app() -> typer.Typer:
+    """A module's own commands, which `main.COMMANDS` lists."""
+    return typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+
+
+class LocatedError(PrefcliError):
+    """An error of a later stage, with the places that its keys have in the recipe."""
+
+    def __init__(self, error: PrefcliError, loaded: Loaded) -> None:
+        super().__init__([loaded.locate(problem) for problem in error.problems])
+        self.exit_code = error.exit_code
+
+
+@contextmanager
+def located(loaded: Loaded) -> Iterator[None]:
+    """Add the recipe's places to errors."""
+    try:
+        yield
+    except PrefcliError as error:
+        raise LocatedError(error, loaded) from None
+
+
+@contextmanager
+def heavy_half(loaded: Loaded | None = None) -> Iterator[None]:
+    """The border of the heavy half: imports inside are quiet, errors get the recipe's places."""
+    from prefcli.library_logging import quiet_libraries
+
+    quiet_libraries()  # some libraries log as soon as they are imported
+    if loaded is None:
+        yield
+        return
+    with located(loaded):
+        yield
+
+
+def open_recipe(
+    recipe: str,
+    overrides: list[str] | None,
+    *,
+    as_json: bool = False,
+    output_dir: str | None = None,
+) -> Loaded:
+    """Load a command's recipe, with standard output reserved for JSON if it was requested."""
+    keep_stdout_for_json(as_json)
+    if recipe in (*METHODS, "check-sft") and not Path(recipe).exists():
+        raise RecipeError(
+            f"{recipe} is a method, where the recipe was expected",
+            code="RCP002",
+            hint=f"write the recipe first: RECIPE --method {recipe}",
+        )
+    if output_dir is None:
+        return load(recipe, overrides or [])
+    return load(recipe, [*(overrides or []), f"output_dir={json.dumps(output_dir)}"])
+
+
+def choose_method(loaded: Loaded, name: str | None) -> Method:
+    """The method section of `--method`, or the only one. Raises RecipeError."""
+    methods = loaded.recipe.methods
+    if name is None and len(methods) == 1:
+        return next(iter(methods.values()))
+    if name is None:
+        raise RecipeError(
+            f"the recipe has several methods: {', '.join(methods)}",
+            code="RCP019",
+            place=loaded.places.source,
+            hint=f"add --method {'|'.join(methods)}",
+        )
+    if name not in METHODS:
+        raise RecipeError(
+            f"--method {name}: no such method",
+            code="RCP019",
+            hint=f"write one of {', '.join(METHODS)}",
+        )
+    return section(loaded, name)
+
+
+def section(loaded: Loaded, name: str) -> Method:
+    """The recipe's section of a method. Raises RecipeError if it has none."""
+    method = loaded.recipe.methods.get(name)
+    if method is None:
+        raise RecipeError(missing_method(loaded.recipe, name, loaded.places))
+    return method
+
+
+def resolve_offline(loaded: Loaded, *, offline: bool) -> None:
+    """Decide once, before libraries are imported, whether this run uses the hub."""
+    if offline:
+        go_offline()
+        with located(loaded):
+            say(*keep_trackers_here(loaded.recipe.logging))
+    elif settle_offline(loaded.recipe):
+        say("Hugging Face Hub is unreachable; using the local cache")
+
+
+def refuse_without_effect(options: list[str], on: str, hint: str) -> None:
+    """Raise RecipeError for options that do nothing on a command."""
+    if options:
+        raise RecipeError(
+            f"{', '.join(options)} has no effect on {on}",
+            code="RCP025",
+            hint=hint,
+        )
+
+
+def print_json(content: Any) -> None:
+    document(json.dumps(content, indent=2, default=str))
+
+
+def write_file(path: Path, text: str, *, option: str) -> None:
+    """Write a text file and its folder on the main process, and print where it is.
+
+    option: the option that named the file. Raises RecipeError.
+    """
+    if not is_main_process():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise RecipeError(
+            Problem(
+                f"can't write {path}: {error.strerror}",
+                hint=f"name another file with {option}",
+                code="RCP027",
+            )
+        ) from None
+    say(f"written to {path}")

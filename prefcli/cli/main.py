@@ -1,0 +1,206 @@
+"""The command line: which commands there are, and the one place that prints errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from prefcli import __version__, first_failure, preemption
+from prefcli.console import is_main_process, say
+from prefcli.cuda_allocator import use_expandable_segments
+from prefcli.errors import ExitCode, PrefcliError, Problem, RecipeError
+from prefcli.methods import METHODS
+from prefcli.recipe.aliases import RENAMED_COMMANDS, RENAMED_FLAGS
+from prefcli.secrets import is_secret, redact
+from prefcli.telemetry import no_telemetry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMMANDS = {
+    **{name: ("train", (method.__doc__ or "").splitlines()[0]) for name, method in METHODS.items()},
+    "launch": ("launch", "Print how `prefcli METHOD RECIPE` starts its processes."),
+    "download": ("download", "Download a recipe's models and data for training with --offline."),
+    "data": ("data", "Audit the rows that a run would train on: counts, lengths, problems."),
+    "prepare": ("data", "Read, audit and tokenize the rows before a job, for its run to reuse."),
+    "check-sft": ("check_sft", "Measure the perplexity of chosen responses before training."),
+    "sample": ("sample", "Generate responses with one or more models and show them together."),
+    "report": ("report", "Summarize a run as text and as one page, or compare several runs."),
+    "slurm": ("slurm", "Print a job file: `prefcli slurm dpo.yaml --time 4:00:00 > dpo.sbatch`."),
+    "recipes": ("recipes", "List, show or copy the shipped recipes."),
+    "validate": ("validate", "Report every mistake in recipes, without torch."),
+    "migrate": ("migrate", "Convert another tool's config to a recipe and list what changed."),
+    "schema": ("validate", "Print the recipe's JSON Schema, for completion in editors."),
+    "explain": ("explain", "Explain an error code: what it means, an example and the cure."),
+}
+"""Command: its module in this package, which is imported only when the command is used, and the
+first sentence of its help."""
+
+# click keeps the lines of a paragraph that starts with \b.
+_EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
+    f"  {code.value:>2}  {code.meaning}" for code in ExitCode
+)
+
+
+class _Commands(TyperGroup):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            module = import_module(f"prefcli.cli.{COMMANDS[cmd_name][0]}")
+            self.commands.update(typer.main.get_group(module.app).commands)
+        return self.commands.get(cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+app = typer.Typer(
+    name="prefcli",
+    cls=_Commands,
+    epilog=_EXIT_CODES,
+    rich_markup_mode=None,  # boxes are slow to start and clutter logs
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def command_tree() -> TyperGroup:
+    """The whole command line with every command imported."""
+    tree = typer.main.get_command(app)
+    assert isinstance(tree, TyperGroup)
+    for name in COMMANDS:
+        tree.get_command(None, name)  # type: ignore[arg-type]
+    return tree
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        say(f"prefcli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Preference tuning of language models from one typed recipe."""
+
+
+def main(command: Callable[[], None] = app, *, grace: float = 0.5) -> None:
+    """Run the command line, print errors and exit with the exit code.
+
+    If several processes fail on a node, only the first one prints.
+    grace: seconds that a failing process waits for the others. Processes often fail because another
+    one is gone, and the launcher or the first one to fail knows the cause.
+    """
+    no_telemetry()
+    use_expandable_segments()
+    try:
+        with preemption.preemption_as_error():
+            preemption.install_handlers()
+            refuse_secrets(sys.argv[1:])
+            refuse_renamed(sys.argv[1:])
+            command()
+    except PrefcliError as error:
+        if _prints(error, grace):
+            _print_problems(error)
+        sys.exit(error.exit_code)
+    except Exception:  # a bug in prefcli; the traceback may quote anything
+        if first_failure.is_distributed():
+            time.sleep(grace)
+        if first_failure.first_to_fail():
+            _print_error(traceback.format_exc())
+        sys.exit(ExitCode.BUG)
+    finally:
+        preemption.ignore_signals()
+
+
+def _print_problems(error: PrefcliError) -> None:
+    for problem in error.problems:
+        # Preemption is not an error.
+        start = "" if error.exit_code == ExitCode.REQUEUE else "error: "
+        _print_error(f"{start}{problem}\n")
+    if "--json" in sys.argv:
+        problems = [problem.as_dict() for problem in error.problems]
+        content = {"exit_code": int(error.exit_code), "problems": problems}
+        print(redact(json.dumps(content, indent=2, default=str)), flush=True)
+
+
+def _prints(error: PrefcliError, grace: float) -> bool:
+    """True for the process that prints an error: the main one, or the first that fails alone."""
+    if error.exit_code == ExitCode.REQUEUE:
+        # Not marked as a failure: the other processes must save, not stop.
+        return is_main_process()
+    if not is_main_process():
+        time.sleep(grace)
+    return first_failure.first_to_fail()
+
+
+def _print_error(text: str) -> None:
+    rank = "" if is_main_process() else f"rank {os.environ['RANK']}: "
+    print(redact(rank + text), end="", file=sys.stderr, flush=True)
+
+
+def refuse_secrets(arguments: Sequence[str]) -> None:
+    """Raise RecipeError for an access token in the arguments, which other users could read."""
+    problems = [
+        Problem(
+            "this looks like an access token, and other users can read the command line",
+            place=f"argument {number} of the command line",
+            path=_key_of_secret(argument),
+            hint="run `hf auth login`, or export HF_TOKEN",
+            code="RCP015",
+        )
+        for number, argument in enumerate(arguments, start=1)
+        if is_secret(argument)
+    ]
+    if problems:
+        raise RecipeError(problems)
+
+
+def _key_of_secret(argument: str) -> str | None:
+    """KEY of a KEY=VALUE argument whose value is a token; None for other arguments."""
+    from prefcli.recipe.overrides import key_path
+
+    name, equals, _ = argument.partition("=")
+    return name if equals and not is_secret(name) and key_path(name) is not None else None
+
+
+def refuse_renamed(arguments: Sequence[str]) -> None:
+    """Raise RecipeError for a command or an option that has a new name."""
+    for old, new, place in _renamed(arguments):
+        raise RecipeError(
+            f"{old} is now called {new}",
+            code="RCP002",
+            place=place,
+            hint=f"write {new}",
+        )
+
+
+def _renamed(arguments: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    if arguments and (new := RENAMED_COMMANDS.get(arguments[0])):
+        yield f"prefcli {arguments[0]}", f"prefcli {new}", "argument 1 of the command line"
+    for number, argument in enumerate(arguments, start=1):
+        if new := RENAMED_FLAGS.get(argument):
+            yield argument, new, f"argument {number} of the command line"

@@ -1,0 +1,78 @@
+"""Recipes from other tools' configs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefcli.cli.common import Json, command_app, print_json
+from prefcli.console import document
+from prefcli.errors import ExitCode, RecipeError
+from prefcli.methods import METHODS
+
+app = command_app()
+
+
+@app.command()
+def migrate(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="A YAML file of alignment-handbook, trl, LLaMA-Factory or axolotl."
+        ),
+    ],
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="The method, if the file does not determine it.", metavar="|".join(METHODS)
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Write the recipe here.", metavar="RECIPE.yaml")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Number of devices of the run, which no file states.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Convert another tool's config to a recipe and list what changed.
+
+    The recipe goes to standard output, the list of renamed and dropped keys to standard error.
+    """
+    if method is not None and method not in METHODS:
+        raise RecipeError(
+            f"--method {method}: no such method",
+            code="RCP019",
+            hint=f"write one of {', '.join(METHODS)}",
+        )
+    if output is not None and Path(output).exists():
+        raise RecipeError(f"{output} exists already", code="RCP027", hint="name a new file")
+    from prefcli.recipe.migrate import migrate as migrate_file
+
+    result = migrate_file(file, method, devices)
+    lines = [f"error: {problem}" for problem in result.problems] or result.lines()
+    print(*lines, sep="\n", file=sys.stderr)
+    if output is not None and result.text is not None:
+        _write(Path(output), result.text)
+    if as_json:
+        print_json(result.as_dict())
+    elif output is None and result.text is not None:
+        document(result.text.rstrip("\n"))
+    raise typer.Exit(ExitCode.RECIPE if result.problems else ExitCode.DONE)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise RecipeError(
+            f"can't write {path}: {error.strerror}",
+            code="RCP027",
+            hint="name another file with --output",
+        ) from None
+    print(f"written to {path}", file=sys.stderr)

@@ -1,0 +1,74 @@
+"""Responses of models, without a recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefcli.cli.common import Offline, command_app, heavy_half
+from prefcli.console import say
+from prefcli.errors import RecipeError
+from prefcli.recipe.offline import go_offline
+
+app = command_app()
+
+
+@app.command()
+def sample(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Model folders or hub ids to compare.")
+    ],
+    prompts: Annotated[
+        str, typer.Option("--prompts", help="Data file with a `prompt` column.", metavar="FILE")
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", help="Write prompts and completions as JSONL.", metavar="FILE"),
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest completion, in tokens.")
+    ] = 128,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")
+    ] = 0.0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random sampler.")
+    ] = 42,
+    chat_template: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Use this chat template.")
+    ] = None,
+    offline: Offline = False,
+) -> None:
+    """Generate responses with one or more models and show them together."""
+    if offline:
+        go_offline()
+    with heavy_half():
+        from prefcli.evaluation.generate import Sampling, answers
+
+    if output is not None:
+        _make_parent(Path(output))
+    rows = answers(models, prompts, chat_template, Sampling(max_new_tokens, temperature, seed))
+    if output is not None:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        Path(output).write_text(text, encoding="utf-8")
+        say(f"{len(rows)} prompts answered, written to {output}")
+        return
+    for row in rows:
+        say("", f"prompt: {row['shown']}")
+        for model in models:
+            say(f"  {model}: {row['completions'][model].strip()}")
+
+
+def _make_parent(path: Path) -> None:
+    """Create the output's folder before minutes of generation."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(
+            f"can't write {path}: {error.strerror}",
+            code="RCP027",
+            hint="name another file with --output",
+        ) from None

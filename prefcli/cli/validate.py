@@ -1,0 +1,78 @@
+"""Checks of recipes that need no torch, and the schema they are checked against."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from prefcli.cli.common import (
+    Json,
+    MethodOption,
+    choose_method,
+    command_app,
+    open_recipe,
+    print_json,
+)
+from prefcli.cli.download import split_arguments
+from prefcli.console import say
+from prefcli.errors import ExitCode, PrefcliError
+from prefcli.recipe.trackers import tracker_problems
+
+app = command_app()
+
+
+@app.command()
+def validate(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE... [KEY=VALUE]...", help="Recipes, and overrides for all of them."
+        ),
+    ],
+    method: MethodOption = None,
+    as_json: Json = False,
+) -> None:
+    """Report every mistake in recipes, without torch.
+
+    Warns about trackers that are not installed here; a run or a dry-run needs them.
+    """
+    recipes, overrides = split_arguments(arguments)
+    results = [_check(recipe, overrides, method, quiet=as_json) for recipe in recipes]
+    if as_json:
+        print_json(results)
+    valid = all(result["valid"] for result in results)
+    raise typer.Exit(ExitCode.DONE if valid else ExitCode.RECIPE)
+
+
+def _check(recipe: str, overrides: list[str], method: str | None, *, quiet: bool) -> dict[str, Any]:
+    """Validate one recipe, print the result unless `quiet`, and return it for --json."""
+    try:
+        loaded = open_recipe(recipe, overrides, as_json=quiet)
+        methods = list(loaded.recipe.methods)
+        if method is not None:
+            methods = [choose_method(loaded, method).name]
+    except PrefcliError as error:
+        if not quiet:
+            for problem in error.problems:
+                print(f"error: {problem}", file=sys.stderr)
+        problems = [problem.as_dict() for problem in error.problems]
+        return {"recipe": recipe, "valid": False, "problems": problems}
+    warnings = [loaded.locate(p) for p in tracker_problems(loaded.recipe.logging)]
+    if not quiet:
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        say(f"{recipe}: valid ({', '.join(methods)})")
+    result: dict[str, Any] = {"recipe": recipe, "valid": True, "methods": methods}
+    if warnings:
+        result["warnings"] = [warning.as_dict() for warning in warnings]
+    return result
+
+
+@app.command()
+def schema() -> None:
+    """Print the recipe's JSON Schema, for completion in editors."""
+    from prefcli.recipe.schema import Recipe
+
+    print_json(Recipe.model_json_schema(by_alias=True))

@@ -1,0 +1,78 @@
+"""What every adapter of a trl trainer answers: its classes, its rows and its batches.
+
+Adapters call methods of tensors, but import neither torch nor trl until `classes` is called.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+    Batch = Mapping[str, torch.Tensor]
+
+BatchKind = Literal["text", "pairs", "labelled", "split_pairs"]
+"""text: input_ids and labels. pairs: input_ids and completion_mask of all chosen rows, then of all
+rejected ones. labelled: input_ids, completion_mask and label. split_pairs: chosen_input_ids,
+rejected_input_ids and so on."""
+
+IGNORED = -100
+"""Label of a token that is not scored."""
+
+
+class TrainerAdapter(ABC):
+    """Facts about one trl trainer. The defaults describe a stable trainer of trl."""
+
+    batches: ClassVar[BatchKind]
+    options: ClassVar[Mapping[str, Any]] = {}
+    """Options of the trl config that every method on this trainer needs."""
+    prompt_margin: ClassVar[int] = 0
+    """Tokens that the trainer may put before a prompt, in addition to the tokenizer's own."""
+    adds_special_tokens: ClassVar[bool] = False
+    """The trainer adds a BOS before a row and an EOS after it where they are missing."""
+    max_merged_tokens: ClassVar[int | None] = None
+    """Tokens of a prompt that may merge with the response; beyond that the trainer fails."""
+    keeps_row_order: ClassVar[bool] = False
+    """The trainer does not shuffle, so prefcli shuffles the rows once before training."""
+    sft_term_scope: ClassVar[Literal["response", "text"]] = "response"
+    """Tokens of the chosen row in the loss's SFT term: the response, or the prompt as well."""
+    concatenates_forward: ClassVar[bool] = False
+    """The trainer scores pairs in `concatenated_forward`, from the logits of every token."""
+    supports_zero3_lora_checkpointing: ClassVar[bool] = True
+    """Gradient checkpointing works with LoRA under ZeRO-3: the trainer makes it reentrant."""
+
+    @abstractmethod
+    def classes(self) -> tuple[type[Any], type[Any]]:
+        """Import trl and return its (config, trainer)."""
+
+    @abstractmethod
+    def row_ids(self, row: Mapping[str, Any]) -> list[int]:
+        """Return the token ids of a prepared row, of its chosen side if there are two."""
+
+    def ids_and_mask(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return (input_ids, attention_mask) of the rows, of their chosen sides if there are two.
+
+        None where rows cannot be told apart, as in a packed batch.
+        """
+        if "attention_mask" not in batch:
+            return None
+        return batch["input_ids"], batch["attention_mask"]
+
+    def attention_masks(self, batch: Batch) -> Sequence[torch.Tensor]:
+        """Return the masks that mark every token of the batch which is not padding."""
+        return [batch["attention_mask"]] if "attention_mask" in batch else []
+
+    def row_count(self, batch: Batch) -> int:
+        """Count the rows of a batch; a pair is one row."""
+        return len(batch["input_ids"])
+
+    def sft_term_tokens(self, batch: Batch) -> int:
+        """Count the tokens that the SFT term of the loss is a mean over."""
+        raise NotImplementedError(f"the loss of {type(self).__name__} has no SFT term")
+
+    def logged_metrics(self, trainer: Any) -> Any:
+        """Return what the trainer will log: split, then name, then values."""
+        return trainer._metrics

@@ -1,0 +1,137 @@
+"""All that the acceptance script knows of prefcli's inside; the rest goes by the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from transformers import PreTrainedModel, PrinterCallback
+from trl.trainer.utils import add_fused_lm_head
+
+import prefcli.training.run
+from prefcli import cli
+from prefcli.packed_forward import chunked_lm_head, forward, prefix_attention, varlen
+
+# A page takes longer than a run of a tiny model.
+prefcli.training.run.write_report_and_card = lambda *args, **kwargs: None
+
+
+def run(words: list[str], log: Path) -> dict[str, Any]:
+    """`prefcli` with these words, in this process: its exit code, and the seconds it took."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    kept, argv = dict(os.environ), sys.argv
+    began = time.monotonic()
+    with log.open("w", encoding="utf-8") as file:
+        sys.argv = ["prefcli", *words]
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
+        finally:
+            sys.argv = argv
+            os.environ.clear()
+            os.environ.update(kept)
+    seconds = time.monotonic() - began
+    release()
+    return {"code": code, "seconds": seconds}
+
+
+class _MadeError(BaseException):
+    """Ends a run where its trainer is made."""
+
+    def __init__(self, trainer: Any) -> None:
+        super().__init__()
+        self.trainer = trainer
+
+
+def trainer_of(recipe_file: Path, name: str) -> Any:
+    """The trainer of a run, as the run makes it, without what listens to it."""
+    make_trainer = prefcli.training.run.make_trainer
+
+    def made(*args: Any, **options: Any) -> None:
+        trainer, _ = make_trainer(*args, **{**options, "eval_on_start": False, "callbacks": ()})
+        raise _MadeError(trainer)
+
+    prefcli.training.run.make_trainer = made
+    log = recipe_file.parent / "made.txt"
+    try:
+        done = run([name, str(recipe_file)], log)
+    except _MadeError as end:
+        trainer = end.trainer
+        end.__traceback__ = None
+    else:
+        raise RuntimeError(f"exit code {done['code']}: {log.read_text('utf-8')[-400:]}")
+    finally:
+        prefcli.training.run.make_trainer = make_trainer
+    trainer.args.save_strategy = "no"
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def release() -> None:
+    """What nothing refers to any more, of the GPU's memory too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def speed_of(trainer: Any) -> dict[str, Any]:
+    """What run.json would say of its forward passes."""
+    found: dict[str, Any] = trainer.speed.as_dict()
+    return found
+
+
+def checkpointing_of(trainer: Any) -> bool:
+    return bool(trainer.args.gradient_checkpointing)
+
+
+FLASH, SEGMENTS = varlen.NAME, prefix_attention.NAME
+
+
+def scores(
+    model: PreTrainedModel, batch: dict[str, torch.Tensor], attention: str | None
+) -> torch.Tensor:
+    """Log-probabilities (rows, length - 1), zero where there is no label; attention: of ours, None
+    for trl's own forward."""
+    if "forward" not in vars(model):
+        add_fused_lm_head(model, outputs=("log_probs",))
+    uninstall: Callable[[], None] = lambda: None  # noqa: E731
+    if attention is not None:
+        asked = forward.settings(model)
+        assert asked is not None
+        uninstall = forward.install(model, *asked, forward.Counts(), attention)
+    try:
+        output = model(**batch, fused_lm_head=True)
+    finally:
+        uninstall()
+    found: torch.Tensor = output.log_probs
+    return found
+
+
+def head(
+    hidden: torch.Tensor, projection: torch.nn.Linear, targets: torch.Tensor, *, by_torch: bool
+) -> torch.Tensor:
+    """Log-probability of each target; by_torch: as on a CPU, not by trl's Triton kernels."""
+    if by_torch:
+        weight, bias = projection.weight, projection.bias
+        result = chunked_lm_head.Head.apply(hidden, weight, bias, targets, 1.0, ("log_probs",))
+    else:
+        result = chunked_lm_head.figures(hidden, projection, targets, 1.0, ("log_probs",))
+    found: torch.Tensor = result[0]
+    return found
+
+
+def exact(model: PreTrainedModel) -> PreTrainedModel:
+    """The same in float64, without what was put on it."""
+    return copy.deepcopy(model).double()

@@ -1,0 +1,101 @@
+"""One process under each strategy: figures, a stop, a resume, model/."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from scripts.acceptance import adapter
+from scripts.acceptance.commands import Command, steps_of
+from scripts.acceptance.kernels_part import last_lines
+from scripts.acceptance.rows import Sheet
+from scripts.acceptance.setting import Setting
+
+_STRATEGIES = ("ddp", "fsdp2", "zero2", "zero3")
+_APART = 2e-3
+
+
+def run(sheet: Sheet, setting: Setting) -> None:
+    started: dict[str, tuple[Path, Command]] = {}
+    for strategy in (None, *_STRATEGIES):
+        name = strategy or "single"
+        if why := _why_not(setting, strategy):
+            sheet.run(name, sheet.skipped, why)
+            continue
+        file = _recipe(setting, strategy)
+        if setting.quick and strategy is None:  # a process less to start
+            adapter.run(["dpo", str(file)], file.parent / "log.txt")
+            continue
+        started[name] = (file, Command(["dpo", str(file)], file.parent / "log.txt"))
+    for name, (file, command) in started.items():
+        sheet.run(name, _judged, sheet, name, file, command, _run_of(setting, "single"))
+
+
+def _why_not(setting: Setting, strategy: str | None) -> str | None:
+    if strategy in ("zero2", "zero3") and find_spec("deepspeed") is None:
+        return "deepspeed is not installed"
+    if strategy in ("fsdp2", "zero2", "zero3") and setting.cpu:
+        return "the launcher shards over GPUs only"
+    return None
+
+
+def _run_of(setting: Setting, name: str) -> Path:
+    return setting.work / "sharded" / name / "run"
+
+
+def _recipe(setting: Setting, strategy: str | None) -> Path:
+    name = strategy or "single"
+    size = (20, 60) if setting.quick else (100, 300)
+    path = setting.work / "sharded" / "rows.jsonl"
+    if not path.is_file():
+        setting.written(path, setting.drawn("S", 32, "sharded", size, size))
+    launch = {"launch": {"strategy": strategy, "processes": 1}} if strategy else {}
+    return setting.recipe(
+        setting.work / "sharded" / name,
+        setting.model("S"),
+        path,
+        dpo={},
+        training={
+            "global_batch_size": 4,
+            "per_device_train_batch_size": 4,
+            "max_steps": 8,
+            # Or rounding under another strategy would show in all steps after the first.
+            "learning_rate": 1e-7,
+            "gradient_checkpointing": False,
+            "save_steps": 4,
+        },
+        **launch,
+    )
+
+
+def _judged(sheet: Sheet, name: str, file: Path, command: Command, single: Path) -> None:
+    run = file.parent / "run"
+    stopped = name != "ddp" and command.stop_when(lambda: len(steps_of(run)) >= 2, sheet.left - 25)
+    code = command.wait(sheet.left - 20)
+    if stopped:
+        # It may have been as good as done.
+        sheet.equal("exit code after SIGTERM", code if code != 0 else 75, 75)
+        command = Command(["dpo", str(file)], file.parent / "log.txt")
+        code = command.wait(sheet.left - 3)
+    sheet.equal("exit code", code, 0)
+    if code != 0:
+        sheet.told("said", last_lines(command.log))
+    sheet.equal("model/ is there", (run / "model").is_dir(), True)
+    steps, others = steps_of(run), steps_of(single)
+    if steps and others and name != "single":
+        pairs = list(zip(steps, others, strict=False))
+        sheet.told("steps", len(pairs))
+        sheet.at_most(
+            "loss from single's", max(abs(a["loss"] - b["loss"]) for a, b in pairs), _APART
+        )
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    figures = [value for row in record.get("step_zero", []) for value in row]
+    if figures:
+        exact = torch.tensor(figures, dtype=torch.float64)
+        rounded = bool((exact.bfloat16().double() == exact).all())
+        sheet.equal("log-probabilities are rounded to bf16", rounded, False)
+    speed = record.get("speed", {})
+    sheet.told("shared_prefix", f"{speed.get('shared_prefix')}, {speed.get('attention')}")

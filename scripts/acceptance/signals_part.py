@@ -1,0 +1,80 @@
+"""Stopped by SIGTERM and started again: exit codes, and the weights of an undisturbed run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scripts.acceptance import adapter
+from scripts.acceptance.commands import Command, largest_difference, steps_of
+from scripts.acceptance.kernels_part import last_lines
+from scripts.acceptance.rows import Sheet
+from scripts.acceptance.setting import Setting
+
+_RATE = 1e-4
+
+
+def run(sheet: Sheet, setting: Setting) -> None:
+    sheet.run("SIGTERM in step 10", _in_training, sheet, setting)
+    if not setting.quick:
+        sheet.run("SIGTERM before training", _before, sheet, setting, needs=10)
+
+
+def _recipe(setting: Setting, name: str, steps: int) -> Path:
+    folder = setting.work / "signals" / name
+    size = 10 if setting.quick else 60
+    rows = setting.drawn("T", 64, "signals", (5, size), (3, size))
+    path = setting.work / "signals" / "rows.jsonl"
+    if not path.is_file():
+        setting.written(path, rows)
+    return setting.recipe(
+        folder,
+        setting.model("T"),
+        path,
+        dpo={},
+        data={"eval": {"path": str(path)}},
+        training={
+            "global_batch_size": 8,
+            "per_device_train_batch_size": 8,
+            "max_steps": steps,
+            "learning_rate": _RATE,
+            "lr_scheduler_type": "constant",
+            "gradient_checkpointing": False,
+        },
+        check_sft={"on_fail": "warn"},
+        samples={"prompts": 2, "max_new_tokens": 16},
+    )
+
+
+def _in_training(sheet: Sheet, setting: Setting) -> None:
+    steps = 60
+    files = [_recipe(setting, name, steps) for name in ("whole", "stopped")]
+    runs = [file.parent / "run" for file in files]
+    whole = None
+    if not setting.quick:
+        whole = Command(["dpo", str(files[0])], files[0].parent / "log.txt")
+    stopped = Command(["dpo", str(files[1])], files[1].parent / "log.txt")
+    stopped.stop_when(lambda: len(steps_of(runs[1])) >= 10, sheet.left - 8)
+    sheet.equal("exit code", stopped.wait(sheet.left - 8), 75)
+    again = Command(["dpo", str(files[1])], files[1].parent / "log.txt")
+    if whole is not None:
+        code = whole.wait(sheet.left - 8)
+    else:  # a process less to start
+        code = adapter.run(["dpo", str(files[0])], files[0].parent / "log.txt")["code"]
+    sheet.equal("exit code of the undisturbed", code, 0)
+    sheet.equal("exit code of the second start", again.wait(sheet.left - 8), 0)
+    if not (runs[1] / "model").is_dir():
+        sheet.told("said", last_lines(again.log))
+        return
+    last = [len(steps_of(run)) for run in runs]
+    sheet.equal("steps told", last[1], last[0])
+    off = largest_difference(*runs)
+    sheet.told("bit-identical", off == 0.0)
+    sheet.at_most("largest difference of a weight, in steps", off / _RATE, 1.0)
+
+
+def _before(sheet: Sheet, setting: Setting) -> None:
+    """While the model is loaded, or check-sft looks at it."""
+    file = _recipe(setting, "early", 5)
+    early = Command(["dpo", str(file)], file.parent / "log.txt")
+    early.stop_when(lambda: early.says("lineage:"), sheet.left - 6)
+    sheet.equal("exit code", early.wait(min(20.0, sheet.left - 3)), 75)
