@@ -75,7 +75,7 @@ def test_a_band_can_be_given_on_the_command_line(tmp_path):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_metric_of_a_method_is_taken(name, tmp_path):
-    metrics = ", ".join(f"eval_{m}: [-1, 1]" for m in ("loss", *METHODS[name].metrics))
+    metrics = ", ".join(f"eval_{m}: [-1, 1]" for m in ("loss", *METHODS[name]().metrics))
     expected = f"{{source: s, method: {name}, metrics: {{{metrics}}}}}"
     load(write(tmp_path, text(expected).replace("dpo: {}", f"{name}: {{}}")))
 
