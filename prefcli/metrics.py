@@ -189,6 +189,13 @@ _ALL = (
         rel_tol=0.02,
     ),
     Metric(
+        "sft_mix/fraction",
+        "sft_fraction",
+        "SFT mix fraction",
+        "Share of demonstrations among the rows of the step.",
+        ".3f",
+    ),
+    Metric(
         "kl",
         "kl",
         "KTO KL estimate",

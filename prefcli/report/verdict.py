@@ -81,7 +81,7 @@ def _unfinished(run: Run) -> tuple[str, Level, str, list[str]]:
 
 def _health(run: Run) -> list[str]:
     """Return one line that counts the health rules by the most severe level of each."""
-    severities = list(reversed(LEVEL_NAMES))
+    severities = list(LEVEL_NAMES)[::-1]
     worst: dict[str, str] = {}
     for entry in run.advice:
         rule, level = str(entry.get("check", "?")), str(entry.get("level"))
