@@ -40,7 +40,7 @@ class Panel(NamedTuple):
 Scope = Literal["all", "pairs", "responses", "reference", "trainer", "training"]
 """Where a metric is measured. all: every evaluation. pairs: evaluations of chosen and rejected
 pairs. responses: those and labelled responses. reference: with a reference model. trainer: where
-trl's trainer logs it (`Method.trl_metrics`). training: training steps only."""
+trl's trainer logs it (`TrainerAdapter.metrics`). training: training steps only."""
 
 
 class Metric(NamedTuple):

@@ -32,9 +32,9 @@ def test_metrics_supersede_metrics_of_the_table():
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 def test_metrics_of_a_method_are_in_the_table(method):
-    names = {*method().metrics, *method.trl_metrics, *method.hidden_metrics}
+    names = {*method.trainer.metrics, *method.hidden_metrics}
     assert names <= METRICS.keys()
-    assert {*method.trl_metrics} <= {*method().metrics}
+    assert {*method.trainer.metrics} <= {*method().metrics}
 
 
 def test_metrics_of_methods_follow_their_rows_and_reference():
