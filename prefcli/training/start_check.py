@@ -7,7 +7,8 @@ that was swapped on the way shows here, and nowhere else: training goes on with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,9 +80,9 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
     ) -> None:
         trainer = self.trainer
         tolerance = nats_a_token(trainer.model, args)
-        self.figures = [self._look(row) for row in _spread(trainer.train_dataset)]
         fault = None
         try:
+            self.figures = [self._look(row) for row in _spread(trainer.train_dataset)]
             said = self._judge(state.global_step, tolerance)
         except GateError as error:
             fault = error
@@ -113,7 +114,7 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         """Through the very code that trains, one row at a time, so that nothing averages out."""
         trainer, method = self.trainer, self._method
         inputs = trainer.data_collator([row])
-        with eval_mode(trainer.model):
+        with eval_mode(trainer.model), _in_float32(self._models):
             loss, _, _ = trainer.prediction_step(trainer.model_wrapped, inputs, True)
         told = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
         trainer._metrics["eval"].clear()
@@ -129,6 +130,11 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
             nats=sum(map(abs, ratios)),
             reference=[told[f"logps/{s}"] - r for s, r in zip(sides, ratios, strict=True)],
         )
+
+    @property
+    def _models(self) -> list[torch.nn.Module]:
+        every = (self.trainer.model, getattr(self.trainer, "ref_model", None))
+        return [model for model in every if model is not None]
 
     def _prove_start(self, tolerance: float) -> str:
         drift = max(f.drift for f in self.figures)
@@ -183,6 +189,33 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
                         )
                     )
         return f"resume: the reference is the one this run began with, on {len(known)} rows"
+
+
+@contextmanager
+def _in_float32(models: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Refuse log-probabilities in 16 bits: the sum over a response would be rounded to whole nats
+    from 256 on, alike in policy and reference, so that nothing else shows it. Raises GateError."""
+
+    def look(module: torch.nn.Module, args: Any, output: Any) -> None:
+        found = getattr(output, "log_probs", None)
+        if found is not None and found.dtype != torch.float32:
+            name = str(found.dtype).removeprefix("torch.")
+            raise GateError(
+                Problem(
+                    f"step 0: log-probabilities are in {name}, in which their sum over a response "
+                    "is rounded to half a nat or more",
+                    path="launch.strategy",
+                    hint="train under another strategy, and please report this: an engine casts "
+                    "what the model returns",
+                )
+            )
+
+    handles = [model.register_forward_hook(look) for model in models]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _spread(dataset: Any) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Lora, SftMix
 from prefcli.training.callbacks.experiment_trackers import guard_trackers
+from prefcli.training.mixins.fsdp2 import Fsdp2Mixin
 from prefcli.training.mixins.metrics_mixin import MetricsMixin
 from prefcli.training.mixins.nonfinite import NonfiniteMixin
 from prefcli.training.mixins.preemption_mixin import PreemptionMixin
@@ -163,7 +164,7 @@ def trainer_class_of(
     layers: list[type[Any]] = [PreemptionMixin]
     if mixed:
         layers.append(SftMixMixin)
-    layers += [AtomicCheckpointsMixin, NonfiniteMixin, MetricsMixin]
+    layers += [AtomicCheckpointsMixin, NonfiniteMixin, MetricsMixin, Fsdp2Mixin]
     if method.has_sft_term:
         layers.append(TokenWeightedSftMixin)
     if _precomputes(recipe, method):

@@ -7,8 +7,10 @@ from typing import get_args
 
 import pytest
 
+from prefcli.errors import GateError
 from prefcli.methods.dpo import PairLoss
 from prefcli.training.run import train
+from prefcli.training.trainer import make_trainer
 from tests.support.tiny_runs import labelled, metric_rows, write_jsonl
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
@@ -85,6 +87,27 @@ def test_kto_starts_there_with_auto_weights_too(recipe_data, make_recipe, tmp_pa
     expected = method.start_loss(labels)
     assert expected == pytest.approx((16 + 8 * 1.5) / 2 / 24)
     assert first_loss(make_recipe(recipe_data), "kto") == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_start_check_with_log_probabilities_in_bfloat16_refuses(
+    recipe_data, make_recipe, name, monkeypatch
+):
+    """As an engine gives them that casts what the model gives."""
+
+    def cast(module, args, output):
+        output.log_probs = output.log_probs.bfloat16()
+        return output
+
+    def make(*args, **kwargs):
+        trainer, effective = make_trainer(*args, **kwargs)
+        trainer.model.register_forward_hook(cast)
+        return trainer, effective
+
+    monkeypatch.setattr("prefcli.training.run.make_trainer", make)
+    recipe = make_recipe(recipe_data).recipe
+    with pytest.raises(GateError, match="step 0: log-probabilities are in bfloat16"):
+        train(recipe, recipe.methods[name])
 
 
 @pytest.mark.parametrize("name", ["dpo", "ipo", "kto"])
