@@ -237,7 +237,7 @@ def _sft_mixture(
 
 @contextmanager
 def _merged_tokens_reported(datasets: RunDatasets) -> Iterator[None]:
-    """Translate the error with which trl's ORPO and CPO reject a prompt that merges with a response."""
+    """Translate the error of trl's ORPO and CPO for a prompt that merges with a response."""
     try:
         yield
     except ValueError as error:
