@@ -220,9 +220,7 @@ def test_logged_loss_contains_the_weighted_sft_term(stepping):
 
 
 @pytest.mark.parametrize(("name", "section"), [("orpo", {}), ("simpo", {"cpo_alpha": 0.5})])
-def test_evaluation_after_accumulated_steps_has_full_weight(
-    recipe_data, make_recipe, name, section
-):
+def test_evaluation_after_accumulated_steps_is_unweighted(recipe_data, make_recipe, name, section):
     """What a device batch counted for in the last step is no part of the eval loss."""
     recipe_data[name] = section
     recipe_data["training"] |= {"learning_rate": 1e-30, "per_device_train_batch_size": 2}
