@@ -1,4 +1,4 @@
-"""Reference log-probabilities: once, under a key of all they depend on, and never stale."""
+"""The cache of reference log-probabilities: its key, its checks and what it saves."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.tiny_runs import metric_rows, trainer_of
 from tests.train.test_reference import sft_adapter  # noqa: F401  # a fixture
 
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.1}
-COMPUTED = "computed, and kept for later runs"
-READ = "read from an earlier run, and checked"
+COMPUTED = "computed and cached for later runs"
+READ = "read from an earlier run and checked"
 
 
 @pytest.fixture(autouse=True)
