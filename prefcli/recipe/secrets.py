@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from prefcli.errors import Problem
@@ -32,8 +33,9 @@ def mask(data: Any, places: Places) -> list[Problem]:
 
 def hide(problem: Problem) -> Problem:
     """The last gate: tokens that came in as a key, a tag or through a library's message."""
-    return Problem(
-        redact(problem.message),
+    return replace(
+        problem,
+        message=redact(problem.message),
         place=problem.place and redact(problem.place),
         path=problem.path and redact(problem.path),
         hint=problem.hint and redact(problem.hint),

@@ -130,11 +130,8 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
             said.append(self._prove_start(tolerance))
         elif step == 0:
             mean = sum(f.drift for f in self.figures) / len(self.figures)
-            same = (
-                " (the same model: leave reference.name_or_path out)"
-                if mean < tolerance.least
-                else ""
-            )
+            alike = mean < tolerance.least
+            same = " (the same model: leave reference.name_or_path out)" if alike else ""
             said.append(
                 f"step 0: the policy is {mean:.3g} nats a token from its reference, "
                 f"{self._other}{same}"
@@ -147,10 +144,11 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         """Through the very code that trains, one row at a time, so that nothing averages out."""
         trainer, method = self.trainer, self._method
         inputs = trainer.data_collator([row])
+        logged = method.trainer.logged_metrics(trainer)
         with eval_mode(trainer.model), _in_float32(self._models):
             loss, _, _ = trainer.prediction_step(trainer.model_wrapped, inputs, True)
-        told = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
-        trainer._metrics["eval"].clear()
+        told = {name: values[-1] for name, values in logged["eval"].items()}
+        logged["eval"].clear()
         tokens = inputs["completion_mask"].sum(1).tolist()
         sides = [s for s in ("chosen", "rejected") if f"logps/{s}" in told]
         ratios = [told[f"rewards/{s}"] / self._method.reward_scale for s in sides]

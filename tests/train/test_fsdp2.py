@@ -51,7 +51,6 @@ def recipes(model: Path, folder: Path) -> dict[str, Recipe]:
 @dataclass
 class Runs:
     folder: Path
-    said: str
 
     def metrics(self, case: str) -> list[dict]:
         return metric_rows(self.folder / case)
@@ -84,17 +83,17 @@ def alone(tiny_model, tmp_path_factory, no_pages) -> Runs:
     folder = tmp_path_factory.mktemp("fsdp2") / "alone"
     for case, recipe in recipes(tiny_model, folder).items():
         run(case, recipe)
-    return Runs(folder, "")
+    return Runs(folder)
 
 
 @pytest.fixture(scope="module")
 def sharded(tiny_model, tmp_path_factory, no_pages) -> Runs:
     folder = tmp_path_factory.mktemp("fsdp2") / "sharded"
-    jobs = [functools.partial(run_sharded, *each) for each in recipes(tiny_model, folder).items()]
-    ended = in_processes(jobs, folder / "logs")
-    said = "\n".join(ended.said)
-    assert ended.codes == [0, 0], said
-    return Runs(folder, said)
+    for case, recipe in recipes(tiny_model, folder).items():
+        job = functools.partial(run_sharded, case, recipe)
+        ended = in_processes([job], folder / f"logs of {case}")
+        assert ended.codes == [0, 0], "\n".join(ended.said)
+    return Runs(folder)
 
 
 @pytest.mark.parametrize("case", CASES)
