@@ -10,7 +10,8 @@ from typing import Any
 
 from prefcli.checkpoints.atomic import writing
 from prefcli.checkpoints.run_dir import RunDir
-from prefcli.health import Advice, Row
+from prefcli.health import Advice
+from prefcli.metrics import Row
 
 
 class MetricsLog:

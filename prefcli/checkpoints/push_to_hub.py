@@ -15,14 +15,12 @@ from prefcli.checkpoints.run_dir import RunDir
 from prefcli.checkpoints.run_metadata import now
 from prefcli.console import is_main_process, say, warn
 from prefcli.errors import Problem, PushError, RecipeError
+from prefcli.health.overfitting import MAX_RATIO
 from prefcli.hub.cache import offline
 from prefcli.recipe.paths import is_local
 from prefcli.recipe.push import PushToHub
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.secrets import hide
-
-_WORSE = 1.5
-"""Times the loss of the start: models that were worse stand on the hub as if they were good."""
 
 
 def check_push(recipe: Recipe) -> None:
@@ -117,7 +115,7 @@ def _unworthy(run: Mapping[str, Any]) -> str | None:
         return None
     if not math.isfinite(last):
         return f"its eval_loss is {last}"
-    if first is not None and first > 0 and last > _WORSE * first:
+    if first is not None and first > 0 and last > MAX_RATIO * first:
         return f"its eval_loss is {last:.4g}, and was {first:.4g} before the first step"
     return None
 

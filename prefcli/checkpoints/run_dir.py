@@ -19,8 +19,15 @@ from prefcli import __version__
 from prefcli.checkpoints.atomic import has_its_files, writing
 from prefcli.checkpoints.resume_compat import ResumeDiff
 from prefcli.errors import Problem, RecipeError
-from prefcli.health import is_eval
+from prefcli.metrics import is_eval
 from prefcli.recipe.schema import Recipe
+from prefcli.report.run_data import (
+    HEALTH_FILE,
+    METRICS_FILE,
+    RECIPE_FILE,
+    RECORD_FILE,
+    SAMPLES_FILE,
+)
 from prefcli.secrets import redact
 
 Status = Literal["running", "finished", "diverged", "failed", "preempted"]
@@ -35,12 +42,12 @@ class RunDir:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
-        self.recipe = self.path / "recipe.yaml"
-        self.run = self.path / "run.json"
-        self.metrics = self.path / "metrics.jsonl"
-        self.health = self.path / "health.jsonl"
+        self.recipe = self.path / RECIPE_FILE
+        self.run = self.path / RECORD_FILE
+        self.metrics = self.path / METRICS_FILE
+        self.health = self.path / HEALTH_FILE
         """What the health rules said, an object an advice."""
-        self.samples = self.path / "samples.jsonl"
+        self.samples = self.path / SAMPLES_FILE
         """What fixed prompts were answered, an object a prompt and time."""
         self.model = self.path / "model"
         self.below = self.path / "below"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,16 +49,6 @@ def lineage(recipe: Recipe) -> list[dict[str, Any]]:
     if recipe.model.adapter is not None:
         stage["adapter"] = recipe.model.adapter
     return [*before, stage]
-
-
-def format_lineage(lineage: Sequence[Mapping[str, Any]], method: Method) -> str:
-    """base -> sft (runs/sft/model, adapter: stack) -> dpo (this run)."""
-    words = []
-    for stage in lineage:
-        adapter = f", adapter: {stage['adapter']}" if stage.get("adapter") else ""
-        place = f"{stage['model']}{adapter}"
-        words.append(place if stage["stage"] == "start" else f"{stage['stage']} ({place})")
-    return " -> ".join([*words, f"{method.name} (this run)"])
 
 
 def now() -> str:

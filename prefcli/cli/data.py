@@ -113,10 +113,10 @@ def prepare(
 
 
 def _print(report: DataReport) -> None:
-    from prefcli.report.text_histogram import pictures
+    from prefcli.report.data_page import text_histograms
 
     for split in report.inputs.splits:
-        histograms = pictures(split.lengths.as_dict(), ascii_only=_ascii_only())
+        histograms = text_histograms(split.lengths.as_dict(), ascii_only=_ascii_only())
         say(*split.lines(), "", *(f"  {line}" for line in histograms), "")
     say(*report.said)
     if report.sampled:

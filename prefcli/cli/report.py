@@ -43,10 +43,10 @@ def report(
     single = len(records) == 1
     for name, run, summary in zip(short_names(records), records, verdicts, strict=True):
         # The last evaluation of an unfinished run is not its end.
-        at = "" if summary.state == "finished" else f" (step {summary.steps[1]})"
+        at = "" if summary.state == "finished" else f" (step {summary.eval_steps[1]})"
         say(f"{name}: {run.method}: {summary.title}")
-        say(*(f"  {gain}{at}" for gain in summary.gains))
-        say(*(f"  {line}" for words in summary.words for line in words.splitlines()))
+        say(*(f"  {change}{at}" for change in summary.changes))
+        say(*(f"  {line}" for detail in summary.details for line in detail.splitlines()))
     settings = dict(differing(records))
     if not single:
         say("settings that differ:" if settings else "no setting differs")

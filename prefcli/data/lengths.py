@@ -41,6 +41,23 @@ class Lengths:
         """Of a row, after the cut."""
         return min(int(self.tokens["row"].max()), self.room) + self.margin
 
+    def packed(self, batch: int, epochs: int) -> int:
+        """Tokens of the largest batch of so many rows in `epochs` shuffled epochs, without padding,
+        and the prompt of a row once.
+
+        The rows are shuffled here and not as training will shuffle them, so it is an estimate.
+        """
+        prompts = np.minimum(self.tokens["prompt"], self.room)
+        each = prompts + self.margin
+        for name, completions in self.tokens.items():
+            if name not in ("prompt", "row"):
+                each = each + np.minimum(completions, self.room - prompts)
+        count, draw = len(each) // batch, np.random.default_rng(0)
+        if not count:
+            return int(each.sum())
+        shuffled = (draw.permutation(each)[: count * batch] for _ in range(epochs))
+        return max(int(rows.reshape(count, batch).sum(1).max()) for rows in shuffled)
+
     def line(self) -> str:
         parts = [
             f"{name} {'/'.join(str(_quantile(tokens, q)) for q in _QUANTILES.values())}"

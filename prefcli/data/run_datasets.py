@@ -25,6 +25,9 @@ from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import SftMix
 
+_EPOCHS_DRAWN = 3
+"""Of which the largest batch is looked for: more add little, and take long on many rows."""
+
 
 @dataclass(frozen=True)
 class RunDatasets:
@@ -63,6 +66,15 @@ class RunDatasets:
         trained = [split for split in (self.train, self.sft_mix) if split is not None]
         return max(split.lengths.longest for split in trained)
 
+    def packed(self, recipe: Recipe, method: Method) -> int:
+        """Tokens of the largest micro-batch without padding, demonstrations of sft_mix included."""
+        training = recipe.training
+        epochs = min(_EPOCHS_DRAWN, math.ceil(training.num_train_epochs))
+        tokens = self.train.lengths.packed(training.per_device_train_batch_size, epochs)
+        if self.sft_mix is not None:
+            tokens += self.sft_mix.lengths.packed(mixed_rows(recipe, method), epochs)
+        return tokens
+
     def resolve_from_data(self, method: Method) -> tuple[Method, list[str]]:
         """The method with what only the data can tell, and what to say of it."""
         if method.rows != "labelled":
@@ -85,6 +97,15 @@ class RunDatasets:
     def judge(self, checks: DataChecks) -> tuple[list[Problem], list[Problem]]:
         """(warnings, errors) for what was found in the data."""
         return judge({split.name: split.findings for split in self.splits}, checks)
+
+
+def mixed_rows(recipe: Recipe, method: Method) -> int:
+    """Demonstrations beside the rows of a micro-batch, at most."""
+    mix = active_sft_mix(recipe, method)
+    if mix is None:
+        return 0
+    batch = recipe.training.per_device_train_batch_size
+    return math.ceil(batch * mix.fraction / (1 - mix.fraction))
 
 
 def active_sft_mix(recipe: Recipe, method: Method) -> SftMix | None:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from prefcli.config_base import ConfigBase
 from prefcli.health.accuracy import Accuracy
-from prefcli.health.base import LEVELS, Advice, HealthRule, Level
+from prefcli.health.base import LEVEL_NAMES, LEVELS, Advice, HealthRule, Level
 from prefcli.health.collapse import Collapse
 from prefcli.health.displacement import Displacement
 from prefcli.health.finite import Finite
@@ -18,7 +18,7 @@ from prefcli.health.gradient import Gradient
 from prefcli.health.kto_kl import KtoKl
 from prefcli.health.length import Length
 from prefcli.health.margin import Margin
-from prefcli.health.metric_history import History, Row, is_eval
+from prefcli.health.metric_history import History
 from prefcli.health.monitor import Monitor
 from prefcli.health.no_learning import NoLearning
 from prefcli.health.orpo_odds import OrpoOdds
@@ -52,13 +52,12 @@ class Health(ConfigBase):
 
 __all__ = [
     "LEVELS",
+    "LEVEL_NAMES",
     "Advice",
     "Health",
     "HealthRule",
     "History",
     "Level",
     "Monitor",
-    "Row",
     "RunContext",
-    "is_eval",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +18,9 @@ from prefcli.methods import Method
 
 Level = Literal["note", "warn", "stop"]
 LEVELS: tuple[Level, ...] = ("note", "warn", "stop")
+"""From mild to severe."""
+LEVEL_NAMES: Mapping[str, str] = {"note": "note", "warn": "warning", "stop": "stop"}
+"""Levels as they are printed."""
 Loudness = Literal["note", "warn", "stop", "off"]
 
 

@@ -10,6 +10,9 @@ from prefcli.health.logp_drift import Side, drift
 from prefcli.health.metric_history import History
 from prefcli.health.run_context import RunContext
 
+FLOOR = 50.0
+"""Nats per token, a rule of practice in the DPO literature."""
+
 
 class Collapse(HealthRule):
     """Rejected responses below -50 nats a token; or either side far below where it started.
@@ -24,7 +27,7 @@ class Collapse(HealthRule):
     reads: ClassVar[tuple[str, ...]] = ("logps/rejected",)
 
     level: Loudness = "stop"
-    floor: Positive = 50.0
+    floor: Positive = FLOOR
     """Nats a token: rejected responses that are less likely than exp(-floor) a token are lost."""
     chosen_fall: Positive = 3.0
     """Nats a token that chosen responses may lose since the start; at 3 their perplexity is 20

@@ -26,8 +26,7 @@ class Forgetting(HealthRule):
     note: Positive = 0.2
     """Nats a token: a rise beyond it is a note."""
     rise: Positive = 0.5
-    """Nats a token: beyond it, as severe as `level`. At 0.5 the perplexity is 1.65 times as
-    high."""
+    """Nats per token: a rise beyond it is as severe as `level`; 0.5 is 65 % more perplexity."""
     steps: Count = 30
     """Optimizer steps that are averaged; the start is the mean of the first 10."""
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-Row = Mapping[str, float | None]
-"""A line of metrics.jsonl: `step`, `seconds` and the metrics; null stands for not finite."""
+from prefcli.metrics import Row, is_eval
 
 
 class Point(NamedTuple):
@@ -115,10 +114,6 @@ class History:
             taken.append(point)
             covered += point.steps
         return Window(taken) if covered >= steps else None
-
-
-def is_eval(row: Row) -> bool:
-    return any(key.startswith("eval_") for key in row)
 
 
 def finite(value: object) -> float | None:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prefcli.health.base import LEVELS, Advice, HealthRule
-from prefcli.health.metric_history import History, Row
+from prefcli.health.metric_history import History
 from prefcli.health.run_context import RunContext
+from prefcli.metrics import Row
 
 
 class Monitor:

@@ -10,6 +10,9 @@ from prefcli.health.base import Advice, HealthRule
 from prefcli.health.metric_history import History, Point
 from prefcli.health.run_context import RunContext
 
+MAX_RATIO = 1.5
+"""Ratio to the step-0 eval loss; zephyr-7b-beta ended at 1.08 times its start and is fine."""
+
 
 class Overfitting(HealthRule):
     """The eval loss rises while the train loss falls; or it is far above its value at step 0.
@@ -29,7 +32,7 @@ class Overfitting(HealthRule):
     """Share of the best eval loss by which the last of them must be above it."""
     accuracy: NonNegative = 0.02
     """Accuracy on data.eval that may be lost since then: less is a note."""
-    max_ratio: Positive = 1.5
+    max_ratio: Positive = MAX_RATIO
     """So many times the eval loss of step 0 is as severe as `level`, whatever the rest says."""
 
     def look(self, history: History, facts: RunContext) -> Advice | None:

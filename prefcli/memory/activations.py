@@ -7,7 +7,6 @@ with their prompts repeated. A dry-run rehearses the whole step (rehearsal/fake_
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, PretrainedConfig
 from trl.kernels import chunked_logprob
 
-from prefcli.data.run_datasets import active_sft_mix
+from prefcli.data.run_datasets import mixed_rows
 from prefcli.memory.optimizer_state_size import BITSANDBYTES, on_device, on_disk
 from prefcli.methods import Method
 from prefcli.model import Device, count_parameters, lora_config
@@ -51,12 +50,16 @@ def estimate_activation_memory(
     *,
     length: int,
     reference: int,
+    packed: int | None = None,
 ) -> int:
     """Bytes at the peak of the backward pass.
 
     length: tokens of the longest row. reference: parameters of the model beside the policy.
+    packed: tokens of the largest micro-batch where it is one row without padding.
     """
     rows = _rows(recipe, method)
+    if packed is not None:
+        rows, length = 1, packed
     dtype = machine.dtype(recipe.model, frozen=recipe.trains_adapter)
     half = machine.autocast(recipe.model) or machine.half(recipe.model)
     with (
@@ -66,7 +69,7 @@ def estimate_activation_memory(
     ):
         model = _model(recipe, policy, dtype)
         every, trained = count_parameters(model)
-        kept = _kept(model, rows, length, half=half)
+        kept = _kept(model, rows, length, half=half, padded=packed is None)
     frozen = _PACKED.get(recipe.model.quantization or "", dtype.itemsize)
     # As the recipe has it, an adapter is trained in float32 on whatever lies below it.
     own = 4 if recipe.trains_adapter and recipe.model.dtype != "bfloat16" else dtype.itemsize
@@ -77,7 +80,7 @@ def estimate_activation_memory(
         else on_disk(optim, trained) * own // 4
     )
     weights = int(frozen * (every - trained)) + own * trained
-    if method.trainer.concatenates_forward:
+    if method.trainer.concatenates_forward and packed is None:
         logits: int = _WHOLE * rows * length * policy.config.get_text_config().vocab_size
     else:
         tokens: int = min(rows * length, chunked_logprob.TOKEN_CHUNK_SIZE)
@@ -90,9 +93,7 @@ def estimate_activation_memory(
 def _rows(recipe: Recipe, method: Method) -> int:
     """In a forward pass with a gradient."""
     batch = recipe.training.per_device_train_batch_size
-    mix = active_sft_mix(recipe, method)
-    beside = ceil(batch * mix.fraction / (1 - mix.fraction)) if mix is not None else 0
-    return (2 if method.rows == "pair" else 1) * batch + beside
+    return (2 if method.rows == "pair" else 1) * batch + mixed_rows(recipe, method)
 
 
 def _model(recipe: Recipe, policy: Policy, dtype: torch.dtype) -> Any:
@@ -117,8 +118,11 @@ def to_type(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Modu
     return module
 
 
-def _kept(model: Any, rows: int, length: int, *, half: bool) -> int:
-    """Bytes that the layers keep for their backward pass, the weights themselves left out."""
+def _kept(model: Any, rows: int, length: int, *, half: bool, padded: bool) -> int:
+    """Bytes that the layers keep for their backward pass, the weights themselves left out.
+
+    padded: with a mask of all pairs of tokens.
+    """
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     sizes: dict[int, int] = {}
     alive = []
@@ -137,5 +141,7 @@ def _kept(model: Any, rows: int, length: int, *, half: bool) -> int:
         saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=half),
     ):
-        base.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        # Four dimensions pass transformers' own masks untouched, as in the packed forward.
+        mask = torch.ones_like(ids) if padded else torch.zeros(1, 1, 1, 1)
+        base.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
     return sum(sizes.values())

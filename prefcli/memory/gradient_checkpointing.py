@@ -15,9 +15,10 @@ from prefcli.model import Device
 from prefcli.recipe.compatibility import Strategy
 from prefcli.recipe.schema import Recipe
 
-_SHARE = {"cuda": 0.7, "cpu": 0.5}
-"""Of the memory there is, that a step may take: an allocator leaves gaps, and a run that stops for
-want of memory costs more than what recomputing takes."""
+_SHARE = {"cuda": 0.85, "cpu": 0.5}
+"""Of the memory there is, that a step may take: the figure is an estimate, and a run that stops for
+want of memory costs more than what recomputing takes. A GPU's allocator leaves few gaps, as its
+segments expand."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,10 @@ def choose(
     length: int,
     reference: int,
     memory: int | None,
+    packed: int | None = None,
 ) -> Choice:
-    """length, reference: as in `held`. memory: bytes of one device; None where nobody knows."""
+    """length, reference, packed: as in `estimate_activation_memory`. memory: bytes of one device;
+    None where nobody knows."""
     asked = recipe.training.gradient_checkpointing
     if asked != "auto":
         return Choice(asked)
@@ -53,7 +56,7 @@ def choose(
         return Choice(True, "as the memory of the device is not known here")
     try:
         needed = estimate_activation_memory(
-            recipe, method, machine, policy, length=length, reference=reference
+            recipe, method, machine, policy, length=length, reference=reference, packed=packed
         )
     # A model may do what tensors without memory can't follow; that says nothing about the recipe.
     except Exception as error:

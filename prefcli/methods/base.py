@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from prefcli.config_base import ConfigBase
 from prefcli.methods.trainers import TrainerAdapter
+from prefcli.metrics import EVAL_PREFIX, METRICS
 
 RowKind = Literal["pair", "labelled", "demonstration"]
 """pair: prompt, chosen, rejected. labelled: prompt, completion, label. demonstration: SFT rows."""
@@ -20,8 +21,12 @@ class LearningRates(NamedTuple):
     lora: float
 
 
-PER_TOKEN = ("logps/chosen_per_token", "logps/rejected_per_token", "perplexity")
-"""Per token of a response, in nats; the perplexity is that of the chosen responses."""
+_SCOPES: Mapping[RowKind, tuple[str, ...]] = {
+    "pair": ("pairs", "responses"),
+    "labelled": ("responses",),
+    "demonstration": (),
+}
+"""Scopes of metrics that rows of a kind have."""
 
 
 class Band(NamedTuple):
@@ -62,34 +67,8 @@ class Method(ConfigBase):
     stronger: ClassVar[Literal["higher", "lower"]] = "lower"
     """Value of `strength_key` that lets it move the policy further."""
     learning_rates: ClassVar[LearningRates]
-    metrics: ClassVar[tuple[str, ...]] = (
-        "rewards/chosen",
-        "rewards/rejected",
-        "rewards/margins",
-        "rewards/accuracies",
-        "logps/chosen",
-        "logps/rejected",
-        *PER_TOKEN,
-        "rewards/margins_chosen_longer",
-        "rewards/margins_chosen_shorter",
-        "rewards/accuracies_chosen_longer",
-        "rewards/accuracies_chosen_shorter",
-        "reference_kl",
-    )
-    """Metrics of an evaluation besides the loss; see `eval_metrics`."""
-    watched: ClassVar[tuple[str, ...]] = (
-        "loss",
-        "sft_mix/loss",
-        "rewards/margins",
-        "rewards/accuracies",
-        "logps/chosen_per_token",
-        "logps/rejected_per_token",
-        "grad_norm",
-        "learning_rate",
-    )
-    """The most important metrics, in the order in which progress lines show them."""
-    watched_in_evaluations: ClassVar[tuple[str, ...]] = ("perplexity", "reference_kl")
-    """Metrics that lines of evaluations show in addition to `watched`."""
+    hidden_metrics: ClassVar[tuple[str, ...]] = ()
+    """Metrics that the log and the live view omit, since others show the same better."""
 
     @abstractmethod
     def trl_options(self) -> Mapping[str, Any]:
@@ -116,10 +95,40 @@ class Method(ConfigBase):
         }
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Metrics of an evaluation in which one value is better than another, besides the loss."""
+        scopes = {"all", *_SCOPES[self.rows], *["reference"] * self.needs_reference}
+        return tuple(
+            name
+            for name, entry in METRICS.items()
+            if entry.better is not None
+            and name != "loss"
+            and (entry.scope in scopes or name in self.trainer.metrics)
+        )
+
+    @property
     def eval_metrics(self) -> tuple[str, ...]:
-        """Metrics of an evaluation as metrics.jsonl names them, for early stopping and expected
-        results."""
-        return tuple(f"eval_{name}" for name in ("loss", *self.metrics))
+        """Keys that `expected.metrics` and `training.early_stopping.metric` may name."""
+        return tuple(f"{EVAL_PREFIX}{name}" for name in ("loss", *self.metrics))
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Metrics that the log and the live view show where they are measured, in order."""
+        return self._shown("always")
+
+    @property
+    def watched_in_evaluations(self) -> tuple[str, ...]:
+        """Metrics that they also show of evaluations."""
+        return self._shown("evaluations")
+
+    def _shown(self, watch: str) -> tuple[str, ...]:
+        return tuple(
+            name
+            for name, entry in METRICS.items()
+            if entry.watch == watch
+            and name not in self.hidden_metrics
+            and (entry.scope != "trainer" or name in self.trainer.metrics)
+        )
 
     @property
     def has_sft_term(self) -> bool:

@@ -23,16 +23,6 @@ class Kto(Method):
     trainer: ClassVar[TrainerAdapter] = KTO
     strength_key: ClassVar[str | None] = "beta"
     learning_rates: ClassVar[LearningRates] = LearningRates(full=1e-6, lora=5e-6)
-    metrics: ClassVar[tuple[str, ...]] = (
-        # A row has one response, so there is no accuracy of pairs.
-        *(name for name in Method.metrics if "accuracies" not in name and "margins_" not in name),
-        "kl",
-    )
-    watched: ClassVar[tuple[str, ...]] = (
-        "loss",
-        "kl",
-        *(name for name in Method.watched if name not in ("loss", "rewards/accuracies")),
-    )
 
     beta: Positive = 0.1
     """Strength of the tie to the reference."""

@@ -22,19 +22,8 @@ class Orpo(Method):
     strength_key: ClassVar[str | None] = "lambda"
     stronger: ClassVar[Literal["higher", "lower"]] = "higher"
     learning_rates: ClassVar[LearningRates] = LearningRates(full=5e-6, lora=2e-5)
-    metrics: ClassVar[tuple[str, ...]] = (
-        *(name for name in Method.metrics if name != "reference_kl"),
-        "nll_loss",
-        "log_odds_ratio",
-        "log_odds_chosen",
-    )
-    watched: ClassVar[tuple[str, ...]] = (
-        "loss",
-        "nll_loss",
-        "log_odds_chosen",
-        # The rewards are log-probabilities times lambda; the log odds are more informative.
-        *(name for name in Method.watched if name not in ("loss", "rewards/margins")),
-    )
+    # Its rewards are log-probabilities times lambda; the log odds show the same, and more.
+    hidden_metrics: ClassVar[tuple[str, ...]] = ("rewards/margins",)
 
     lambda_: float = Field(default=0.1, alias="lambda", gt=0.0)
     """Weight of the odds-ratio term; the SFT loss of the chosen response has weight 1."""

@@ -20,13 +20,6 @@ class Sft(Method):
     needs_sft: ClassVar[bool] = False
     keeps_dropout: ClassVar[bool] = True
     learning_rates: ClassVar[LearningRates] = LearningRates(full=2e-5, lora=2e-4)
-    metrics: ClassVar[tuple[str, ...]] = ("mean_token_accuracy", "perplexity")
-    watched: ClassVar[tuple[str, ...]] = (
-        "loss",
-        "mean_token_accuracy",
-        "grad_norm",
-        "learning_rate",
-    )
 
     completion_only_loss: Flag = True
     """Train on the completion only; no effect on rows without a prompt."""

@@ -19,10 +19,8 @@ class Simpo(Method):
     trainer: ClassVar[TrainerAdapter] = CPO
     strength_key: ClassVar[str | None] = "beta"
     learning_rates: ClassVar[LearningRates] = LearningRates(full=6e-7, lora=6e-6)
-    metrics: ClassVar[tuple[str, ...]] = (
-        *(name for name in Method.metrics if name != "reference_kl"),
-        "nll_loss",
-    )
+    # Without cpo_alpha the SFT term has weight 0.
+    hidden_metrics: ClassVar[tuple[str, ...]] = ("nll_loss",)
 
     beta: Positive = 2.0
     """Scale of the reward, the mean log-probability of a response's tokens."""

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
@@ -106,6 +107,12 @@ class FastForward:
             del model.forward
             if own is not None:
                 model.forward = own
+
+    def is_usable(self, model: PreTrainedModel | PeftModel) -> bool:
+        """Does the fast forward score this model?"""
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        with self.installed(base):
+            return self.reason is None
 
     def prepare(self, model: PreTrainedModel, **options: Any) -> Callable[[], None]:
         """trl's head on the model, and where that is safe the fast forward before it, which what

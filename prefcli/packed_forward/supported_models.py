@@ -7,7 +7,7 @@ attention function they are given (stablelm, nemotron), or cap their logits.
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from prefcli.recipe.compatibility import SHARDED, Strategy
 
@@ -60,13 +60,19 @@ def reason_against(model: PreTrainedModel, strategy: Strategy) -> str | None:
 
     strategy: how the model is spread over processes.
     """
-    config = model.config.get_text_config()
+    return reason_against_config(model.config, model.config._attn_implementation, strategy)
+
+
+def reason_against_config(
+    whole: PretrainedConfig, attention: str, strategy: Strategy
+) -> str | None:
+    """The same of a model that is not loaded; attention: an implementation's name."""
+    config = whole.get_text_config()
     kind = config.model_type
     if kind not in FAMILIES:
         return f"{kind} is not among the architectures it is known to be exact for"
-    if config is not model.config:
-        return f"{model.config.model_type} reads more than text"
-    attention = model.config._attn_implementation
+    if config is not whole:
+        return f"{whole.model_type} reads more than text"
     if attention != "sdpa":
         return f"model.attn_implementation is {attention}, and only sdpa knows about it"
     if strategy in SHARDED:

@@ -10,9 +10,7 @@ from pydantic import Field
 
 from prefcli.config_base import ConfigBase, Count, NonNegative
 from prefcli.methods import Method
-
-_LOWER = ("loss", "perplexity", "kl", "rejected")
-"""In the names of metrics that are the better the lower they are."""
+from prefcli.metrics import metric
 
 
 class EarlyStopping(ConfigBase):
@@ -28,7 +26,7 @@ class EarlyStopping(ConfigBase):
 
     @property
     def greater_is_better(self) -> bool:
-        return not any(word in self.metric for word in _LOWER)
+        return metric(self.metric).better == "higher"
 
     def check(self, methods: Iterable[Method]) -> None:
         """ValueError where none of the methods measures the metric."""

@@ -1,4 +1,4 @@
-"""Several runs side by side, as one page."""
+"""Several runs side by side as one self-contained page."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefcli.report.html import drawn, ends_of, page
-from prefcli.report.metrics import METRICS, figure
-from prefcli.report.panels import RUN_COLOURS, overlaid
-from prefcli.report.run_data import Run
-from prefcli.report.run_page import is_thinned
+from prefcli.metrics import METRICS, Row
+from prefcli.report.html import render
+from prefcli.report.panels import RUN_COLOURS, comparison_panels
+from prefcli.report.plots import line_plot
+from prefcli.report.run_data import Run, format_value
+from prefcli.report.run_page import is_thinned, step_range
 from prefcli.report.verdict import verdict
 
 
 def compare_page(runs: Sequence[Run]) -> str:
+    """Return the page of several runs as HTML."""
     names = short_names(runs)
-    shown = list(overlaid(runs, names))
-    return page(
+    panels = list(comparison_panels(runs, names))
+    steps = step_range(panels)
+    return render(
         "compare.html",
         {
             "runs": [
@@ -31,41 +34,44 @@ def compare_page(runs: Sequence[Run]) -> str:
             ],
             "methods": list(dict.fromkeys(run.method for run in runs)),
             "settings": list(differing(runs)),
-            "figures": [
-                (group, METRICS[key].words, values) for group, key, values in figures(runs)
+            "metrics": [
+                (group, METRICS[key].title, values) for group, key, values in last_values(runs)
             ],
-            "drawn": drawn(shown, [], ends_of(shown)),
+            "plots": [(panel, line_plot(panel, [], steps)) for panel in panels],
             "thinned": any(map(is_thinned, runs)),
         },
     )
 
 
 def short_names(runs: Sequence[Run]) -> list[str]:
-    """Each folder's own name, with as many of those above it as tell them apart."""
+    """Return each folder's name, with as many parent folders as make the names distinct."""
     parts = [run.path.absolute().parts for run in runs]
     depth = 1
-    while len({each[-depth:] for each in parts}) < len(set(parts)):
+    while len({path[-depth:] for path in parts}) < len(set(parts)):
         depth += 1
-    return [str(Path(*each[-depth:])) for each in parts]
+    return [str(Path(*path[-depth:])) for path in parts]
 
 
-def figures(runs: Sequence[Run]) -> Iterator[tuple[str, str, list[str]]]:
-    """(where it was measured, metric, its last figure in each run)"""
-    for group, rows in (
-        ("on held-out rows", [run.evals for run in runs]),
-        ("while training", [run.rows for run in runs]),
-    ):
-        last = [each[-1] if each else {} for each in rows]
-        for key in METRICS:
-            if any(key in row for row in last) and key != "learning_rate":
-                yield group, key, [figure(row[key]) if key in row else "-" for row in last]
+def last_values(runs: Sequence[Run]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield (kind of row, metric, its last value in each run) for the metrics with a plot."""
+    rows_by_group: dict[str, list[list[Row]]] = {
+        "held-out rows": [run.evals for run in runs],
+        "training": [run.rows for run in runs],
+    }
+    for group, rows_by_run in rows_by_group.items():
+        last = [rows[-1] if rows else {} for rows in rows_by_run]
+        for key, metric in METRICS.items():
+            shown = metric.panel is not None and key != "learning_rate"
+            if shown and any(key in row for row in last):
+                values = [format_value(key, row[key]) if key in row else "-" for row in last]
+                yield group, key, values
 
 
 def differing(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
-    """(dotted path, its value in each run) of the settings and versions that are not alike."""
-    flat = [dict(_settings(run)) for run in runs]
-    for key in dict.fromkeys(key for each in flat for key in each):
-        values = [each.get(key, "-") for each in flat]
+    """Yield (dotted path, its value in each run) for settings and versions that differ."""
+    settings = [dict(_settings(run)) for run in runs]
+    for key in dict.fromkeys(key for by_path in settings for key in by_path):
+        values = [by_path.get(key, "-") for by_path in settings]
         if len(set(values)) > 1 and key != "output_dir":
             yield key, values
 
@@ -74,15 +80,15 @@ def _settings(run: Run) -> Iterator[tuple[str, str]]:
     yield "method", run.method
     yield from _leaves(run.recipe, "")
     for name in ("prefcli", "versions", "device"):
-        yield from _leaves(run.run.get(name), name)
+        yield from _leaves(run.record.get(name), name)
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
-        for key, inside in value.items():
-            yield from _leaves(inside, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
-        for at, inside in enumerate(value):
-            yield from _leaves(inside, f"{path}.{at}")
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        for at, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}.{at}")
     elif value is not None:
         yield path, str(value)

@@ -1,35 +1,39 @@
-"""How a page is made: escaped, self-contained, and safe from the text it shows."""
+"""Rendering of pages: self-contained, escaped, and safe from the text that they show."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from prefcli.report.metrics import figure, in_words
-from prefcli.report.panels import MOST, Panel
-from prefcli.report.plots import Mark, curves
+from prefcli.metrics import metric
+from prefcli.report.panels import MAX_POINTS
+from prefcli.report.run_data import format_value
 
 
 def visible(text: object) -> str:
-    """What would not be seen, or would turn what is seen around, is spelled out: \\x1b, \\u202e.
+    r"""Return text with control characters and text-direction marks escaped: \x1b, \u202e.
 
-    Also lone surrogates, which no file can hold.
+    Lone surrogates, which a file cannot hold, are escaped too.
     """
-    return "".join(c if c in "\n\t" or c == " " or _shown(c) else _spelled(c) for c in str(text))
+    return "".join(c if c in "\n\t" or c == " " or _is_shown(c) else _escape(c) for c in str(text))
 
 
-def _shown(character: str) -> bool:
-    # Cc control, Cf format (but for joiners, which many scripts and emoji need), Cs surrogates.
+def _is_shown(character: str) -> bool:
+    # Cc is control, Cs surrogates, Cf format; emoji and many scripts need the Cf joiners.
     return character in "\u200c\u200d" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
 
 
-def _spelled(character: str) -> str:
+def _escape(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def metric_title(key: str) -> str:
+    """Return a metric's title, by its key with or without `eval_`."""
+    return metric(key).title
 
 
 _PAGES = Environment(
@@ -40,27 +44,11 @@ _PAGES = Environment(
     lstrip_blocks=True,
 )
 _PAGES.filters["visible"] = visible
-_PAGES.filters["figure"] = figure
-_PAGES.filters["words"] = in_words
-_PAGES.globals["most_points"] = MOST
+_PAGES.filters["metric_title"] = metric_title
+_PAGES.globals["format_value"] = format_value
+_PAGES.globals["max_points"] = MAX_POINTS
 
 
-def page(template: str, content: Mapping[str, Any]) -> str:
+def render(template: str, content: Mapping[str, Any]) -> str:
+    """Return a page made from a template in `templates/`."""
     return _PAGES.get_template(template).render(**content)
-
-
-def drawn(
-    panels: Sequence[Panel], marks: Sequence[Mark], ends: tuple[float, float]
-) -> list[tuple[Panel, Markup]]:
-    return [(panel, Markup(curves(panel, marks, ends))) for panel in panels]
-
-
-def ends_of(panels: Sequence[Panel]) -> tuple[float, float]:
-    """The first and last step of all of them."""
-    steps = [
-        step
-        for panel in panels
-        for line in panel.lines
-        for step, _ in (*line.train, *line.held_out)
-    ]
-    return min(steps, default=0.0), max(steps, default=1.0)

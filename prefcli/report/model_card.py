@@ -1,4 +1,4 @@
-"""The model card: README.md of model/, in the hub's format, from what the run folder says."""
+"""The model card: README.md of model/, in the hub's format, from the files of the run folder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from prefcli.report.html import visible
-from prefcli.report.metrics import figure, in_words
-from prefcli.report.run_data import Run, as_dict, as_list, read_run
-from prefcli.report.run_page import compared_with_expected
-from prefcli.report.samples import Sample, samples
+from prefcli.report.html import metric_title, visible
+from prefcli.report.run_data import (
+    Run,
+    as_dict,
+    as_list,
+    format_lineage,
+    format_value,
+    read_run,
+)
+from prefcli.report.samples import samples
 from prefcli.report.verdict import verdict
 
-_SAMPLES = 4
+_MAX_SAMPLES = 4
 _SETTINGS = (
     "training.global_batch_size",
     "training.num_train_epochs",
@@ -35,14 +40,14 @@ _SETTINGS = (
     "sft_mix.weight",
     "seed",
 )
-"""Beside the sections of the method and of lora, which are told whole."""
+"""Settings that the card lists, besides all of the method's section and of lora."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _TAG = re.compile("[a-z]+")
 _DATA_FILE = (".jsonl", ".json", ".parquet", ".csv")
 
 _CARDS = Environment(
     loader=PackageLoader("prefcli.report"),
-    autoescape=False,  # markdown; what a model wrote stands in fences
+    autoescape=False,  # Markdown; model output is in fenced blocks
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -50,9 +55,9 @@ _CARDS = Environment(
 
 
 def write_card(folder: Path, about: str = "") -> Path:
-    """README.md in model/. about: the method in a sentence, with its paper.
+    """Write README.md of model/. OSError if there is no model/ or it is not writable.
 
-    OSError if there is no model/ or it can't be written.
+    about: the method in a sentence, with its paper.
     """
     run = read_run(folder)
     path = run.path / "model" / "README.md"
@@ -61,27 +66,29 @@ def write_card(folder: Path, about: str = "") -> Path:
 
 
 def card(run: Run, about: str = "") -> str:
-    found = verdict(run)
-    told = run.run
+    """Return the model card as Markdown."""
+    outcome = verdict(run)
     text = _CARDS.get_template("card.md").render(
         front=yaml.safe_dump(_front(run), sort_keys=False, allow_unicode=True),
         name=_cell(run.name),
         start=_start(run),
         method=run.method,
-        prefcli=told.get("prefcli", "?"),
+        prefcli=run.record.get("prefcli", "?"),
         about=" ".join(about.split()),
-        verdict=found.title,
+        verdict=outcome.title,
         snippet=_snippet(run),
-        lineage=_lineage(run),
+        lineage=format_lineage(
+            run.lineage, run.method, this="this model", name=lambda model: _code(_public(model))
+        ),
         data=list(_data(run)),
         settings=[(_cell(key), _code(value)) for key, value in _settings(run)],
-        gains=found.gains,
-        words=found.words,
-        expected=compared_with_expected(run),
-        source=run.at("expected.source"),
-        samples=[_bare(sample) for sample in samples(run)[:_SAMPLES]],
+        changes=outcome.changes,
+        details=outcome.details,
+        expected=run.expected_results,
+        source=run.expected_source,
+        samples=samples(run)[:_MAX_SAMPLES],
         eval_rows=run.eval_rows,
-        versions=list(as_dict(told.get("versions")).items()),
+        versions=list(as_dict(run.record.get("versions")).items()),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -101,18 +108,18 @@ def _front(run: Run) -> dict[str, Any]:
 
 
 def _base(run: Run) -> str | None:
-    """The nearest ancestor that others can find; under an adapter that is what it lies on."""
+    """Return the nearest ancestor that is on the hub; for an adapter its base model."""
     adapter = _adapter(run)
-    stages = map(as_dict, as_list(run.run.get("lineage")))
-    # All other stages are folders of runs.
-    names = [str(s.get("model", "")) for s in stages if s.get("stage") in ("start", "adapter")]
+    # All other stages are run folders.
+    stages = [stage for stage in run.lineage if stage.get("stage") in ("start", "adapter")]
+    names = [str(stage.get("model", "")) for stage in stages]
     if adapter is not None:
         names.append(str(adapter.get("base_model_name_or_path") or ""))
     return next((name for name in reversed(names) if _is_hub_id(name)), None)
 
 
 def _adapter(run: Run) -> dict[str, Any] | None:
-    """adapter_config.json of model/, where there is one."""
+    """Return adapter_config.json of model/, if there is one."""
     try:
         text = (run.path / "model" / "adapter_config.json").read_text("utf-8")
         return as_dict(json.loads(text))
@@ -121,10 +128,12 @@ def _adapter(run: Run) -> dict[str, Any] | None:
 
 
 def _start(run: Run) -> str:
-    start = _code(_named(str(run.at("model.name_or_path") or "?")))
-    if run.at("model.revision"):
-        start += f" (revision {_code(run.at('model.revision'))})"
-    return f"A {start} of random weights," if run.at("model.init") == "random" else start
+    start = _code(_public(str(run.recipe_value("model.name_or_path") or "?")))
+    if run.recipe_value("model.revision"):
+        start += f" (revision {_code(run.recipe_value('model.revision'))})"
+    if run.recipe_value("model.init") == "random":
+        return f"A {start} with random initial weights,"
+    return start
 
 
 def _is_hub_id(name: str) -> bool:
@@ -133,24 +142,16 @@ def _is_hub_id(name: str) -> bool:
     )
 
 
-def _named(name: str) -> str:
-    """A hub id as it is; of a path, which is nobody else's affair, the last name that tells."""
+def _public(name: str) -> str:
+    """Return a hub id as it is, and of a private path only its last telling part."""
     if _is_hub_id(name):
         return name
     path = Path(name)
     return path.parent.name or path.name if path.name == "model" else path.name
 
 
-def _lineage(run: Run) -> str:
-    words = []
-    for stage in map(as_dict, as_list(run.run.get("lineage"))):
-        name = _code(_named(str(stage.get("model", "?"))))
-        words.append(name if stage.get("stage") == "start" else f"{stage.get('stage')} ({name})")
-    return " -> ".join([*words, f"{run.method} (this model)"])
-
-
 def _sources(run: Run, path: str) -> list[dict[str, Any]]:
-    return [as_dict(source) for source in as_list(run.at(path))]
+    return [as_dict(source) for source in as_list(run.recipe_value(path))]
 
 
 def _path(source: dict[str, Any]) -> str:
@@ -159,11 +160,11 @@ def _path(source: dict[str, Any]) -> str:
 
 def _data(run: Run) -> Iterator[dict[str, Any]]:
     paths = {"train": "data.train", "eval": "data.eval", "sft_mix": "sft_mix.data"}
-    for name, split in as_dict(run.run.get("data")).items():
+    for name, split in as_dict(run.record.get("data")).items():
         counts = as_dict(split)
         yield {
             "name": _cell(name),
-            "sources": ", ".join(_source(each) for each in _sources(run, paths.get(name, ""))),
+            "sources": ", ".join(map(_source, _sources(run, paths.get(name, "")))),
             "read": counts.get("read", "-"),
             "kept": counts.get("kept", "-"),
         }
@@ -172,27 +173,23 @@ def _data(run: Run) -> Iterator[dict[str, Any]]:
 def _source(source: dict[str, Any]) -> str:
     part = [str(source[key]) for key in ("name", "split") if source.get(key)]
     share = source.get("fraction", 1.0)
-    words = [*part, *([f"{share:.3g} of it"] if share != 1.0 else [])]
-    return _code(_named(_path(source))) + (f" ({', '.join(words)})" if words else "")
+    notes = [*part, *([f"{100 * share:.3g} %"] if share != 1.0 else [])]
+    return _code(_public(_path(source))) + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _settings(run: Run) -> Iterator[tuple[str, Any]]:
-    effective = as_dict(run.run.get("effective"))
-    rate = effective.get("learning_rate", run.at("training.learning_rate"))
+    effective = as_dict(run.record.get("effective"))
+    rate = effective.get("learning_rate", run.recipe_value("training.learning_rate"))
     for section in (run.method, "lora"):
-        for key, value in as_dict(run.at(section)).items():
+        for key, value in as_dict(run.recipe_value(section)).items():
             if value is not None:
                 yield f"{section}.{key}", value
     if rate is not None:
         yield "training.learning_rate", f"{rate:g}" if isinstance(rate, float) else rate
     for path in _SETTINGS:
-        if run.at(path) is not None:
-            yield path, run.at(path)
-    yield "steps", run.run.get("steps", run.last_step)
-
-
-def _bare(sample: Sample) -> Sample:
-    return sample._replace(place="", more=[])
+        if run.recipe_value(path) is not None:
+            yield path, run.recipe_value(path)
+    yield "steps", run.record.get("steps", run.last_step)
 
 
 def _snippet(run: Run) -> str:
@@ -216,7 +213,7 @@ def _snippet(run: Run) -> str:
         [
             *imports,
             "",
-            'folder = "."  # this one, or its id on the hub',
+            'folder = "."  # this folder, or its id on the hub',
             "tokenizer = AutoTokenizer.from_pretrained(folder)",
             f"model = {model}.from_pretrained(folder)",
             *prompt,
@@ -239,13 +236,13 @@ def _has_template(run: Run) -> bool:
 
 
 def _cell(text: object) -> str:
-    """Within a table or a heading: one line, no column ends, no tags."""
+    """Return text for a table cell or a heading: one line, without | and tags."""
     flat = " ".join(visible(text).split())
     return flat.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _code(text: object) -> str:
-    """A value as it is written; in a table a | would end its column all the same."""
+    """Return text as inline code; a | would end a table cell even there."""
     flat = " ".join(visible(text).split()).replace("|", "\\|")
     ticks = "`" * (_longest_ticks(flat) + 1)
     room = " " if "`" in flat else ""
@@ -253,7 +250,7 @@ def _code(text: object) -> str:
 
 
 def _fenced(text: object) -> str:
-    """Whatever a model wrote, as text: the fence is longer than any in it."""
+    """Return model output as a fenced block, with a fence longer than any in it."""
     body = visible(text)
     fence = "`" * max(3, _longest_ticks(body) + 1)
     return f"{fence}text\n{body}\n{fence}"
@@ -263,6 +260,6 @@ def _longest_ticks(text: str) -> int:
     return max(map(len, re.findall("`+", text)), default=0)
 
 
-_CARDS.filters["figure"] = figure
-_CARDS.filters["words"] = in_words
+_CARDS.globals["format_value"] = format_value
+_CARDS.filters["metric_title"] = metric_title
 _CARDS.filters["fenced"] = _fenced

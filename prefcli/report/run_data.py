@@ -1,11 +1,11 @@
-"""A run folder as plain data: whatever is there of it, and nothing that is not."""
+"""The files of a run folder as plain data. Every file may be missing or damaged."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,64 +13,86 @@ from typing import Any
 import yaml
 
 from prefcli.errors import RecipeError
+from prefcli.metrics import EVAL_PREFIX, Row, is_eval, metric
 
-Row = Mapping[str, Any]
+RECORD_FILE = "run.json"
+RECIPE_FILE = "recipe.yaml"
+METRICS_FILE = "metrics.jsonl"
+HEALTH_FILE = "health.jsonl"
+SAMPLES_FILE = "samples.jsonl"
 
-_SIGNS = ("run.json", "metrics.jsonl")
-"""A folder that holds one of these is a run's."""
+_SIGNS = (RECORD_FILE, METRICS_FILE)
+"""Files that make a folder a run folder."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder's files. Each may be missing, as of a run that was killed, or an older one."""
+    """A run folder's files. Those of a killed or an older run may be incomplete."""
 
     path: Path
     name: str = "run"
-    run: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+    """run.json."""
     recipe: dict[str, Any] = field(default_factory=dict)
     recipe_text: str = ""
     rows: list[Row] = field(default_factory=list)
-    """Of training: `step`, and numbers or None."""
+    """Training rows: `step`, and numbers or None."""
     evals: list[Row] = field(default_factory=list)
-    """The same, of evaluations; keys without their `eval_`."""
-    health: list[dict[str, Any]] = field(default_factory=list)
+    """Evaluation rows, with keys without their `eval_`."""
+    advice: list[dict[str, Any]] = field(default_factory=list)
+    """health.jsonl, by step."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     unreadable: int = 0
-    """Lines that are no JSON object with a step, a torn last one aside."""
-    written: str = ""
-    """When the last row was."""
+    """Number of lines that are not JSON objects with a step, except for a truncated last one."""
+    last_written: str = ""
+    """When the last metrics row was written."""
 
     @property
     def status(self) -> str:
-        return str(self.run.get("status", "unknown"))
+        return str(self.record.get("status", "unknown"))
 
     @property
     def method(self) -> str:
-        return str(self.run.get("method", "?"))
+        return str(self.record.get("method", "?"))
 
     @property
-    def kept(self) -> Row:
-        """The evaluation of what is in model/: the last, or with early stopping the best."""
-        best = self.run.get("best_step")
-        of_best = [row for row in self.evals if row["step"] == best]
-        return (of_best or self.evals)[-1]
+    def model_eval(self) -> Row:
+        """The evaluation of the model in model/: the last, or with early stopping the best."""
+        best = self.record.get("best_step")
+        return ([row for row in self.evals if row["step"] == best] or self.evals)[-1]
 
     @property
     def last_step(self) -> int:
-        return max((int(row["step"]) for row in (*self.rows, *self.evals)), default=0)
+        return max((_step(row) for row in (*self.rows, *self.evals)), default=0)
 
     @property
     def ties_at_start(self) -> bool:
-        """The policy began as its own reference, so that no side was likelier than there."""
-        return "step_zero" in self.run and not self.at("reference.name_or_path")
+        """Whether the policy started as its own reference, so that all first rewards are 0."""
+        return "step_zero" in self.record and not self.recipe_value("reference.name_or_path")
 
     @property
     def eval_rows(self) -> int | None:
-        kept = as_dict(as_dict(self.run.get("data")).get("eval")).get("kept")
+        kept = as_dict(as_dict(self.record.get("data")).get("eval")).get("kept")
         return kept if isinstance(kept, int) else None
 
-    def at(self, path: str) -> Any:
-        """A value of the recipe by its dotted path; None where there is none."""
+    @property
+    def lineage(self) -> list[dict[str, Any]]:
+        return [as_dict(stage) for stage in as_list(self.record.get("lineage"))]
+
+    @property
+    def expected_results(self) -> dict[str, dict[str, Any]]:
+        """The run's metrics and the published bands they are compared with, as in run.json."""
+        needed = {"value", "low", "high", "within"}
+        # "anchor" is the name in runs of earlier versions.
+        entries = as_dict(self.record.get("expected", self.record.get("anchor")))
+        return {k: as_dict(v) for k, v in entries.items() if needed <= as_dict(v).keys()}
+
+    @property
+    def expected_source(self) -> Any:
+        return self.recipe_value("expected.source") or self.recipe_value("anchor.source")
+
+    def recipe_value(self, path: str) -> Any:
+        """Return a value of the recipe by its dotted path, or None."""
         value: Any = self.recipe
         for key in path.split("."):
             value = as_dict(value).get(key)
@@ -85,22 +107,49 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def find_run(name: str | Path) -> Path:
-    """The run folder that is meant, also by a file of it, its model/ or a checkpoint in it.
+def format_value(key: str, value: float | None) -> str:
+    """Return a metric's value as text; null in a file is NaN or infinite."""
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return metric(key).format(value)
 
-    RecipeError where there is none.
+
+def format_lineage(
+    stages: Sequence[Mapping[str, Any]],
+    method: str,
+    *,
+    this: str = "this run",
+    name: Callable[[str], str] = str,
+) -> str:
+    """Return lineage as text: base -> sft (runs/sft/model, adapter: stack) -> dpo (this run).
+
+    name: how a model's id or path is written.
+    """
+    parts = []
+    for stage in stages:
+        adapter = f", adapter: {stage['adapter']}" if stage.get("adapter") else ""
+        model = f"{name(str(stage.get('model', '?')))}{adapter}"
+        parts.append(model if stage.get("stage") == "start" else f"{stage.get('stage')} ({model})")
+    return " -> ".join([*parts, f"{method} ({this})"])
+
+
+def find_run(name: str | Path) -> Path:
+    """Return the run folder of a path: the folder, a file in it, its model/ or a checkpoint.
+
+    Raises RecipeError if it is not in a run folder.
     """
     path = Path(name)
     if not path.exists():
-        raise RecipeError(f"{name}: there is no such folder", hint="name a run's output_dir")
+        raise RecipeError(f"{name}: no such folder", code="RUN100", hint="name a run's output_dir")
     for folder in (path, path.absolute().parent):
         if any((folder / sign).is_file() for sign in _SIGNS):
             return folder
     inside = sorted(str(p.parent) for sign in _SIGNS for p in path.glob(f"*/{sign}"))
     runs = list(dict.fromkeys(inside))
     raise RecipeError(
-        f"{name}: no run folder, there is no run.json in it",
-        hint=f"of the runs in it, name one or more: {', '.join(runs[:8])}"
+        f"{name} is not a run folder: it has no {RECORD_FILE}",
+        code="RUN100",
+        hint=f"name one or more of the runs in it: {', '.join(runs[:8])}"
         + (f" and {len(runs) - 8} more" if len(runs) > 8 else "")
         if runs
         else "name a run's output_dir",
@@ -108,40 +157,46 @@ def find_run(name: str | Path) -> Path:
 
 
 def read_run(name: str | Path) -> Run:
-    """All that is known of a run. RecipeError where `name` is none."""
+    """Read a run folder. Raises RecipeError if `name` is not in one."""
     path = find_run(name)
-    text = _text(path / "recipe.yaml")
-    metrics, broken = _lines(path / "metrics.jsonl")
-    rows = sorted(metrics, key=lambda row: float(row["step"]))
-    health, broken_health = _lines(path / "health.jsonl")
-    samples, broken_samples = _lines(path / "samples.jsonl")
+    recipe_text = _text(path / RECIPE_FILE)
+    metrics, broken_metrics = _lines(path / METRICS_FILE)
+    metrics.sort(key=lambda row: float(row["step"]))
+    advice, broken_advice = _lines(path / HEALTH_FILE)
+    samples, broken_samples = _lines(path / SAMPLES_FILE)
     run = Run(
-        path=path, name=path.absolute().name, run=_json(path / "run.json"), recipe=_yaml(text)
+        path=path,
+        name=path.absolute().name,
+        record=_json(path / RECORD_FILE),
+        recipe=_yaml(recipe_text),
     )
     return replace(
         run,
-        recipe_text=text,
-        rows=[_numbers(row, run) for row in rows if not _is_eval(row)],
-        evals=[_numbers(row, run) for row in rows if _is_eval(row)],
-        health=sorted(health, key=lambda advice: float(advice["step"])),
+        recipe_text=recipe_text,
+        rows=[_numbers(row, run) for row in metrics if not is_eval(row)],
+        evals=[_numbers(row, run) for row in metrics if is_eval(row)],
+        advice=sorted(advice, key=lambda entry: float(entry["step"])),
         samples=samples,
-        unreadable=broken + broken_health + broken_samples,
-        written=_written(path / "metrics.jsonl"),
+        unreadable=broken_metrics + broken_advice + broken_samples,
+        last_written=_modified(path / METRICS_FILE),
     )
 
 
-def _is_eval(row: Row) -> bool:
-    return any(key.startswith("eval_") for key in row)
+def _step(row: Row) -> int:
+    return int(row["step"] or 0)
 
 
-def _numbers(row: Row, run: Run) -> Row:
-    """What is not finite is None, whoever wrote it; an accuracy over nothing but ties is none."""
-    # The row of the first step is of the policy before it.
-    tied = run.ties_at_start and row["step"] <= 1 - _is_eval(row)
+def _numbers(row: Mapping[str, Any], run: Run) -> Row:
+    """Return a row's numbers, with None for those that are not finite.
+
+    Accuracies over nothing but ties are removed: trl counts ties as errors.
+    """
+    # The row of the first training step shows the policy before that step.
+    tied = run.ties_at_start and row["step"] <= 1 - is_eval(row)
     return {
-        key.removeprefix("eval_"): value if _is_finite(value) else None
+        key.removeprefix(EVAL_PREFIX): value if _is_finite(value) else None
         for key, value in row.items()
-        if (value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)))
+        if (value is None or (isinstance(value, int | float) and not isinstance(value, bool)))
         and not (tied and "rewards/accuracies" in key)
     }
 
@@ -168,11 +223,12 @@ def _yaml(text: str) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """(objects with a step, lines that are none); a last line without its end is not counted."""
-    *whole, torn = _text(path).split("\n")
-    read = [_entry(line) for line in (*whole, torn) if line.strip()]
-    found = [entry for entry in read if entry is not None]
-    return found, len(read) - len(found) - (bool(torn.strip()) and read[-1] is None)
+    """Return (objects with a step, number of other lines); a truncated last line is not counted."""
+    *complete, last = _text(path).split("\n")
+    entries = [_entry(line) for line in (*complete, last) if line.strip()]
+    readable = [entry for entry in entries if entry is not None]
+    truncated = bool(last.strip()) and entries[-1] is None
+    return readable, len(entries) - len(readable) - truncated
 
 
 def _entry(line: str) -> dict[str, Any] | None:
@@ -180,8 +236,7 @@ def _entry(line: str) -> dict[str, Any] | None:
         entry = as_dict(json.loads(line))
     except (ValueError, RecursionError):
         return None
-    step = entry.get("step")
-    return entry if _is_finite(step) else None
+    return entry if _is_finite(entry.get("step")) else None
 
 
 def _is_finite(value: Any) -> bool:
@@ -191,7 +246,7 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-def _written(path: Path) -> str:
+def _modified(path: Path) -> str:
     try:
         return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(path.stat().st_mtime))
     except OSError:

@@ -32,6 +32,7 @@ from prefcli.methods import Method
 from prefcli.model import check_model, detect_device, load_base_config, load_tokenizer
 from prefcli.model.base_model import ModelSource, reference_model, resolve_model
 from prefcli.model.loading import check_weights
+from prefcli.packed_forward.supported_models import reason_against_config
 from prefcli.preflight.collator_check import check_eos_trained
 from prefcli.preflight.disk_space import check_disk, disk
 from prefcli.preflight.requirements import check_packages
@@ -206,6 +207,7 @@ class _DryRun:
             length=self.longest,
             reference=sized.sizes.reference if beside else 0,
             memory=target.gpu_memory,
+            packed=self.packed,
         )
         say(*checkpointing.lines())
         self.found.facts["gradient_checkpointing"] = checkpointing.on
@@ -224,6 +226,21 @@ class _DryRun:
         if self.inputs is not None and whole and not self.method.packs:
             return self.inputs.longest
         return self.recipe.data.max_length
+
+    @property
+    def packed(self) -> int | None:
+        """Tokens of the largest micro-batch, where rows will be scored without padding."""
+        recipe, method, inputs = self.recipe, self.method, self.inputs
+        if self.sized is None or inputs is None or inputs.sampled or method.packs:
+            return None
+        attention = recipe.model.attn_implementation
+        reason = reason_against_config(
+            self.sized.known.policy,
+            "sdpa" if attention == "auto" else attention,
+            self.target.strategy,
+        )
+        off = recipe.performance.shared_prefix == "off"
+        return None if reason or off else inputs.packed(recipe, method)
 
     def count(self) -> None:
         """Steps, tokens, and what is written to the disk; trl's configuration."""

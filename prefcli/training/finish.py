@@ -12,7 +12,6 @@ def write_report_and_card(folder: RunDir, *, about: str | None = None) -> None:
     about: the method in a sentence; given where there is a model/ to write a card for.
     """
     try:
-        # At the end, since matplotlib takes most of a second.
         from prefcli.report.model_card import write_card
         from prefcli.report.run_page import write_report
 

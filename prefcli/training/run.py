@@ -19,7 +19,7 @@ from prefcli.checkpoints.push_to_hub import check_push, push
 from prefcli.checkpoints.resume import check_run_dir, find_resume_checkpoint
 from prefcli.checkpoints.resume_compat import ResumeDiff, row_fingerprints
 from prefcli.checkpoints.run_dir import RunDir
-from prefcli.checkpoints.run_metadata import first_entry, format_lineage, now
+from prefcli.checkpoints.run_metadata import first_entry, now
 from prefcli.console import is_main_process, say
 from prefcli.errors import DivergedError, PreemptedError, PrefcliError, Problem, RecipeError
 from prefcli.health import Monitor, RunContext
@@ -33,6 +33,7 @@ from prefcli.preflight.disk_space import warn_if_disk_short
 from prefcli.preflight.prepare import Prepared, prepare
 from prefcli.recipe.distributed_env import strategy_here, world_size
 from prefcli.recipe.schema import Recipe
+from prefcli.report.run_data import format_lineage
 from prefcli.training.callbacks.monitor_callback import MonitorCallback
 from prefcli.training.callbacks.sampling_callback import SamplingCallback, make_samples
 from prefcli.training.final_model import save_model
@@ -137,7 +138,7 @@ def _train(
             prepared.inputs.eval,
             prepared.tokenizer,
             policy.config,
-            folder.path,
+            folder.samples,
         )
         step_zero = _step_zero(recipe, prepared.method, folder, run)
         eyes = [each for each in (watch, step_zero, samples) if each is not None]
@@ -174,7 +175,7 @@ def _begin(
 ) -> dict[str, Any]:
     """The folder, from now on this run's, and the first entry of run.json."""
     run = first_entry(recipe, prepared.method, prepared.device) | changes.here
-    say(f"lineage: {format_lineage(run['lineage'], prepared.method)}")
+    say(f"lineage: {format_lineage(run['lineage'], prepared.method.name)}")
     run["data"] = {split.name: split.as_dict() for split in prepared.inputs.splits}
     if checkpoint is not None:
         before = folder.read_run()

@@ -71,7 +71,14 @@ def make_trainer(
     trainer_class = trainer_class_of(trl_class, recipe, method, mixed=inputs.sft_mix is not None)
     if issubclass(trainer_class, ReferenceCacheMixin) and is_main_process():
         trainer_class.reference_digest = digest(more.get("ref_model", policy))
-    checkpointing = _checkpointing(recipe, method, machine, policy, inputs, more)
+    speed = FastForward(
+        recipe.performance,
+        strategy_here(),
+        recipe.data.max_length,
+        packs=method.packs,
+        autocast=machine.autocast_to(recipe.model),
+    )
+    checkpointing = _checkpointing(recipe, method, machine, policy, inputs, more, speed)
     options["gradient_checkpointing"] = checkpointing.on
     config = build(
         options,
@@ -87,13 +94,6 @@ def make_trainer(
         {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
         if in_float32 and recipe.model.adapter == "continue"
         else {}
-    )
-    speed = FastForward(
-        recipe.performance,
-        strategy_here(),
-        recipe.data.max_length,
-        packs=method.packs,
-        autocast=machine.autocast_to(recipe.model),
     )
     key = trl_cache_key(recipe, method, tokenizer)
     with speed.patched_trainers(), _dividing_prompts(inputs), serialized(trl_class, key):
@@ -196,8 +196,16 @@ def _reference(recipe: Recipe, machine: Device) -> dict[str, Any]:
 
 
 def _checkpointing(
-    recipe: Recipe, method: Method, machine: Device, policy: Any, inputs: RunDatasets, more: Any
+    recipe: Recipe,
+    method: Method,
+    machine: Device,
+    policy: Any,
+    inputs: RunDatasets,
+    more: Any,
+    speed: FastForward,
 ) -> Choice:
+    auto = recipe.training.gradient_checkpointing == "auto"
+    packed = inputs.packed(recipe, method) if auto and speed.is_usable(policy) else None
     beside = more.get("ref_model") if not _precomputes(recipe, method) else None
     return choose(
         recipe,
@@ -208,6 +216,7 @@ def _checkpointing(
         length=recipe.data.max_length if method.packs else inputs.longest,
         reference=count_parameters(beside)[0] if beside is not None else 0,
         memory=memory_here(machine),
+        packed=packed,
     )
 
 

@@ -20,7 +20,7 @@ def test_expected_takes_every_metric_of_an_evaluation(recipe_data, make_recipe, 
     recipe_data["expected"] = {
         "source": "somewhere",
         "method": name,
-        "metrics": {f"eval_{m}": [-1e9, 1e9] for m in ("loss", *METHODS[name].metrics)},
+        "metrics": {f"eval_{m}": [-1e9, 1e9] for m in ("loss", *METHODS[name]().metrics)},
     }
     recipe_data["training"]["max_steps"] = 1
     recipe = make_recipe(recipe_data).recipe

@@ -9,12 +9,14 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from prefcli.console import amount
 from prefcli.memory import gradient_checkpointing
 from prefcli.memory.activations import Policy, estimate_activation_memory
 from prefcli.memory.fake_step import Architectures, fake_run
 from prefcli.memory.gradient_checkpointing import choose
-from prefcli.model import Device
+from prefcli.model import Device, count_parameters
 from prefcli.training.run import train
+from tests.support.tiny_runs import trainer_of
 
 GPU = Device("cuda", "a GPU", bfloat16=True)
 CPU = Device("cpu", "a CPU", bfloat16=False)
@@ -43,7 +45,7 @@ def auto(recipe_data, make_recipe):
     return make
 
 
-def chosen(recipe, *, memory, strategy="single", machine=GPU, name="dpo"):
+def chosen(recipe, *, memory, strategy="single", machine=GPU, name="dpo", packed=None):
     method, _ = recipe.methods[name].for_labels(1, 1)
     return choose(
         recipe,
@@ -54,6 +56,7 @@ def chosen(recipe, *, memory, strategy="single", machine=GPU, name="dpo"):
         length=64,
         reference=PARAMETERS,
         memory=memory,
+        packed=packed,
     )
 
 
@@ -67,16 +70,39 @@ def test_memory_decides(auto):
     assert line.endswith(" MiB of 80.0 GiB predicted without it")
     (line,) = tight.lines()
     assert line.endswith(
-        " MiB of 16.0 MiB predicted without it, and 11.2 MiB are the most that auto takes"
+        " MiB of 16.0 MiB predicted without it, and 13.6 MiB are the most that auto takes"
     )
 
 
 def test_half_of_a_cpus_memory_is_left(auto, monkeypatch):
-    monkeypatch.setattr(gradient_checkpointing, "held", lambda *args, **kwargs: 3 * GIB)
+    monkeypatch.setattr(
+        gradient_checkpointing, "estimate_activation_memory", lambda *args, **kwargs: 3 * GIB
+    )
     on = {g: chosen(auto(), memory=g * GIB, machine=CPU).on for g in (5, 6)}
     assert on == {5: True, 6: False}
-    on = {g: chosen(auto(), memory=g * GIB).on for g in (4, 5)}
-    assert on == {4: True, 5: False}  # 0.7 of 4 GiB are 2.8, of 5 are 3.5
+    on = {g: chosen(auto(), memory=g * GIB).on for g in (3, 4)}
+    assert on == {3: True, 4: False}  # 0.85 of 3 GiB are 2.55, of 4 are 3.4
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto", "sft"])
+def test_choose_with_packed_rows_counts_their_tokens(auto, name):
+    """Two pairs of 64 tokens are 256 with padding, and two rows 128."""
+    recipe = auto("training.per_device_train_batch_size=2")
+    method, _ = recipe.methods[name].for_labels(1, 1)
+
+    def needed(packed):
+        return estimate_activation_memory(
+            recipe, method, GPU, Policy(CONFIG), length=64, reference=PARAMETERS, packed=packed
+        )
+
+    tokens = 256 if name == "dpo" else 128
+    assert needed(64) < needed(None)
+    assert needed(tokens) == pytest.approx(needed(None), rel=0.01)
+    memory = round((needed(64) + needed(None)) / 2 / 0.85)
+    on = {
+        packed: chosen(recipe, memory=memory, name=name, packed=packed).on for packed in (64, None)
+    }
+    assert on == {64: False, None: True}
 
 
 @pytest.mark.parametrize("strategy", ["fsdp1", "fsdp2", "zero2", "zero3"])
@@ -93,7 +119,7 @@ def test_on_where_a_model_can_not_be_followed(auto, monkeypatch):
     def fails(*args, **kwargs):
         raise NotImplementedError("no such operator\nand more")
 
-    monkeypatch.setattr(gradient_checkpointing, "held", fails)
+    monkeypatch.setattr(gradient_checkpointing, "estimate_activation_memory", fails)
     (line,) = chosen(auto(), memory=80 * GIB).lines()
     assert line == (
         "gradient checkpointing: on, as what it would save can't be told beforehand "
@@ -133,6 +159,27 @@ def test_the_choice_arrives_in_a_run(auto, capsys):
     assert "gradient checkpointing: off, " in said
     run = json.loads((Path(recipe.output_dir) / "run.json").read_text())
     assert run["effective"]["gradient_checkpointing"] is False
+
+
+@pytest.mark.parametrize("shared_prefix", ["auto", "off"])
+def test_choice_of_a_run_is_by_packed_rows_where_they_are_used(auto, capsys, shared_prefix):
+    recipe = auto("training.max_steps=1", f"performance.shared_prefix={shared_prefix}")
+    trainer, inputs = trainer_of(recipe, "dpo")
+    tokens = inputs.packed(recipe, recipe.dpo)
+    rows = [
+        len(r["prompt_ids"] + r["chosen_ids"] + r["rejected_ids"]) for r in trainer.train_dataset
+    ]
+    assert sum(sorted(rows)[:4]) <= tokens <= sum(sorted(rows)[-4:])
+    needed = estimate_activation_memory(
+        recipe,
+        recipe.dpo,
+        CPU,
+        Policy(trainer.model.config),
+        length=inputs.longest,
+        reference=count_parameters(trainer.ref_model)[0],
+        packed=tokens if shared_prefix == "auto" else None,
+    )
+    assert trainer.checkpointing.why.startswith(f"{amount(needed)} of ")
 
 
 def test_a_dry_run_shows_it(recipe_data, dry_run):

@@ -20,9 +20,9 @@ from prefcli.errors import DivergedError, ExitCode
 from prefcli.health import Advice, HealthRule, History, Monitor, RunContext
 from prefcli.health.finite import Finite
 from prefcli.library_logging import _Once, quiet_libraries
+from prefcli.metrics import is_tie, metric
 from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.training.callbacks.monitor_callback import MonitorCallback
-from prefcli.training.progress.metric_format import figure, is_tie
 from prefcli.training.trainer import make_trainer
 from tests.support.tiny_runs import metric_rows
 
@@ -93,8 +93,8 @@ def test_a_log_gives_the_whole_curve(recipe, name, capfd):
         prefix = "eval_" if "eval_loss" in row else ""
         for key in run.watch._method.watched:
             if prefix + key in row and not is_tie(row, prefix + key):
-                shown = figure(key)
-                assert cell(line, prefix + shown.label) == shown.text(row[prefix + key])
+                shown = metric(key)
+                assert cell(line, prefix + shown.label) == shown.format(row[prefix + key])
     for kind in (True, False):
         same = [line for line in lines if ("eval_loss" in line) is kind]
         assert len({tuple(m.start() for m in re.finditer("=", line)) for line in same}) == 1

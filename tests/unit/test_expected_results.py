@@ -27,7 +27,7 @@ WRONG = table(
     wrong("typo behind a slash", "{source: s, metrics: {eval_rewards/margin: [0, 1]}}", 54, "expected.metrics.eval_rewards/margin", "did you mean eval_rewards/margins?"),
     wrong("of training", "{source: s, metrics: {loss: [0, 1]}}", 39, "expected.metrics.loss", "did you mean eval_loss?"),
     wrong("of another method", "{source: s, metrics: {eval_kl: [0, 1]}}", 42, "expected.metrics.eval_kl", "not measured by an evaluation of dpo"),
-    wrong("nothing like it", "{source: s, metrics: {bleu: [0, 1]}}", 39, "expected.metrics.bleu", "there are eval_loss, eval_rewards/chosen"),
+    wrong("nothing like it", "{source: s, metrics: {bleu: [0, 1]}}", 39, "expected.metrics.bleu", "there are eval_loss, eval_rewards/margins"),
     wrong("upside down", "{source: s, metrics: {eval_loss: [0.5, 0.4]}}", 44, "expected.metrics.eval_loss", "starts above its end; write [0.4, 0.5]"),
     wrong("one end", "{source: s, metrics: {eval_loss: [0.5]}}", 44, "expected.metrics.eval_loss", "two ends, not 1; write [low, high]"),
     wrong("three ends", "{source: s, metrics: {eval_loss: [1, 2, 3]}}", 44, "expected.metrics.eval_loss", "two ends, not 3"),
@@ -75,7 +75,7 @@ def test_a_band_can_be_given_on_the_command_line(tmp_path):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_metric_of_a_method_is_taken(name, tmp_path):
-    metrics = ", ".join(f"eval_{m}: [-1, 1]" for m in ("loss", *METHODS[name].metrics))
+    metrics = ", ".join(f"eval_{m}: [-1, 1]" for m in ("loss", *METHODS[name]().metrics))
     expected = f"{{source: s, method: {name}, metrics: {{{metrics}}}}}"
     load(write(tmp_path, text(expected).replace("dpo: {}", f"{name}: {{}}")))
 

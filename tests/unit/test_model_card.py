@@ -25,7 +25,7 @@ def card_of(folder, about=ABOUT, **files):
     return yaml.safe_load(front[1]), text[front.end() :]
 
 
-def test_the_card_of_a_whole_run(tmp_path):
+def test_card_of_a_complete_run_has_every_section(tmp_path):
     front, text = card_of(dpo_run(tmp_path / "zephyr"))
     assert front == {
         "base_model": "mistralai/Mistral-7B-v0.1",
@@ -34,7 +34,7 @@ def test_the_card_of_a_whole_run(tmp_path):
         "tags": ["prefcli", "trl", "dpo"],
         "datasets": ["HuggingFaceH4/ultrafeedback_binarized"],
     }
-    for told in (
+    for line in (
         "\n# zephyr\n",
         "`sft` trained with `dpo` by prefcli 0.1.0",
         "\nDirect Preference Optimization (Rafailov et al. 2023, arXiv:2305.18290, eq. 7).\n",
@@ -44,15 +44,15 @@ def test_the_card_of_a_whole_run(tmp_path):
         "\n| dpo.beta | `0.1` |\n",
         "\n| training.learning_rate | `5e-07` |\n",
         "\n| steps | `200` |\n",
-        "\n| perplexity a token | 2.8600 | 3.5300 |\n",
+        "\n| perplexity | 2.860 | 3.530 |\n",
         "\n| loss | 0.5100 | 0.4868 to 0.5083 (outside) |\n",
-        "of 400 held-out rows",
+        "on 400 held-out rows",
         "\n- torch 2.13.0\n",
     ):
-        assert told in text, told
+        assert line in text, line
 
 
-def test_nobodys_folders_are_named(tmp_path):
+def test_card_does_not_name_private_folders(tmp_path):
     recipe = RECIPE.replace("runs/sft/model", str(tmp_path / "secret" / "sft" / "model"))
     lineage = [
         {"stage": "start", "model": "/home/ada/llama"},
@@ -65,10 +65,10 @@ def test_nobodys_folders_are_named(tmp_path):
     assert "base_model" not in front
     assert "/home/" not in text
     assert str(tmp_path) not in text
-    assert "`llama` -> sft (`sft`) -> dpo (this model)" in text
+    assert "`llama` -> sft (`sft`, adapter: stack) -> dpo (this model)" in text
 
 
-def test_an_adapter_lies_on_its_base(tmp_path):
+def test_card_of_an_adapter_names_its_base_model(tmp_path):
     config = {"base_model_name_or_path": "mistralai/Mistral-7B-v0.1"}
     lora = RECIPE + "lora: {rank: 8, target_modules: [q_proj, v_proj]}\n"
     folder = write_run(tmp_path / "z", run={**RUN, "lineage": []}, recipe=lora)
@@ -81,7 +81,7 @@ def test_an_adapter_lies_on_its_base(tmp_path):
     assert "\n| lora.target_modules | `['q_proj', 'v_proj']` |\n" in text
 
 
-def test_prompts_as_the_tokenizer_takes_them(tmp_path):
+def test_card_snippet_uses_the_chat_template_if_there_is_one(tmp_path):
     _, text = card_of(
         write_run(tmp_path / "a"), tokenizer_config__json={"chat_template": "{{ x }}"}
     )
@@ -90,20 +90,20 @@ def test_prompts_as_the_tokenizer_takes_them(tmp_path):
     assert 'tokenizer("How are you?", return_tensors="pt")' in text
 
 
-def test_what_a_model_writes_stays_in_its_fence(tmp_path):
+def test_card_fences_model_output(tmp_path):
     rows = sample_rows(0, 9)
     rows[-1]["policy"]["greedy"] = "```\n# Heading\n````\n\x1b[2J \ud800"
     _, text = card_of(write_run(tmp_path / "a", samples=rows))
     assert "`````text\n```\n# Heading\n````\n\\x1b[2J \\ud800\n`````" in text
 
 
-def test_a_name_is_one_cell(tmp_path):
+def test_card_escapes_table_cells(tmp_path):
     recipe = RECIPE.replace("loss_type: sigmoid", 'loss_type: "a|b`c"')
     _, text = card_of(write_run(tmp_path / "a", recipe=recipe))
     assert "\n| dpo.loss_type | `` a\\|b`c `` |\n" in text
 
 
-def test_a_run_of_which_little_is_known(tmp_path):
+def test_card_of_an_empty_run_folder_is_written(tmp_path):
     front, text = card_of(write_run(tmp_path / "a", run={}, recipe=None, rows=[]), about="")
     assert front["tags"] == ["prefcli", "trl"]
-    assert "There is no run.json that says how this run ended." in text
+    assert "How this run ended is unknown, since it has no run.json." in text

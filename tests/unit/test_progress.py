@@ -13,13 +13,13 @@ from rich.console import Console
 from prefcli.console import is_screen, print_above, say
 from prefcli.health.base import Advice
 from prefcli.methods import METHODS
+from prefcli.metrics import metric
 from prefcli.training.progress import PlainProgress, RichLiveProgress
 from prefcli.training.progress.eta import Pace, clock, duration
 from prefcli.training.progress.layout import View
-from prefcli.training.progress.metric_format import figure
 from prefcli.training.progress.sparkline import sparkline
 
-DPO = METHODS["dpo"]
+DPO = METHODS["dpo"]()
 ROWS = [
     {"step": 0, "eval_loss": 0.6931, "eval_rewards/margins": 0.0, "eval_rewards/accuracies": 0.0},
     {
@@ -143,18 +143,18 @@ def test_a_log_has_no_control_characters(capsys):
 )
 def test_what_matters_for_the_method(capsys, name, label):
     row = {"step": 1, "loss": 1.0, "kl": 0.1, "nll_loss": 2.0, "log_odds_chosen": 0.5}
-    log([{**row, "mean_token_accuracy": 0.5}], METHODS[name])
+    log([{**row, "mean_token_accuracy": 0.5}], METHODS[name]())
     assert label in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+@pytest.mark.parametrize("method", [method() for method in METHODS.values()], ids=METHODS.keys())
 def test_every_figure_that_is_shown_has_a_name_of_its_own(method):
     names = [*method.watched, *method.watched_in_evaluations]
     assert len(set(names)) == len(names)
-    labels = [figure(name).label for name in names]
+    labels = [metric(name).label for name in names]
     assert len(set(labels)) == len(names)
     assert not {label for label in labels if " " in label}
-    assert not {name for name in names if figure(name).digits == ".4g"}, "not in the table"
+    assert not {name for name in names if metric(name).digits == ".4g"}, "not in the table"
 
 
 def test_the_forecast_counts_evaluations_and_checkpoints():
@@ -228,8 +228,8 @@ def test_the_wide_view_holds_evaluations_in_its_table():
     lines = view(140)
     cells = line_of(lines, "reward margin").split()[2:]
     assert cells == ["+0.7500", "+0.0000", "+0.7500", "▁▇", "+1.2500", "+0.0000"]
-    assert line_of(lines, "accuracy").split()[1:] == ["0.812", "tie", "▄", "0.750", "tie"]
-    assert line_of(lines, "KL to reference").split()[3:] == ["0.0123"]
+    assert line_of(lines, "reward accuracy").split()[2:] == ["0.812", "tie", "▄", "0.750", "tie"]
+    assert line_of(lines, "KL to the reference").split()[4:] == ["0.0123"]
     text = "\n".join(lines)
     assert "eval 10   at start" in text
     assert "10,234 tokens/s  peak 12.3 GiB" in text

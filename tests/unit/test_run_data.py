@@ -1,30 +1,30 @@
-"""A run folder as plain data, whatever state it is in."""
+"""The files of a run folder as plain data, in every state."""
 
 from __future__ import annotations
 
 import pytest
 
 from prefcli.errors import RecipeError
-from prefcli.report.run_data import read_run
+from prefcli.report.run_data import format_lineage, read_run
 from tests.support.run_dirs import RUN, dpo_run, eval_row, train_row, write_run
 
 
-def test_rows_of_training_and_evaluations_are_apart(tmp_path):
+def test_read_run_separates_training_and_evaluation_rows(tmp_path):
     run = read_run(dpo_run(tmp_path / "zephyr"))
     assert run.name == "zephyr"
     assert (run.method, run.status) == ("dpo", "finished")
     assert [row["step"] for row in run.evals] == [0, 100, 200]
     assert len(run.rows) == 41
     assert run.evals[-1]["rewards/margins"] == 1.05
-    assert run.at("dpo.beta") == 0.1
-    assert run.at("dpo.beta.deeper") is None
+    assert run.recipe_value("dpo.beta") == 0.1
+    assert run.recipe_value("dpo.beta.deeper") is None
     assert run.eval_rows == 400
     assert run.last_step == 200
-    assert [advice["step"] for advice in run.health] == [120, 150]
+    assert [advice["step"] for advice in run.advice] == [120, 150]
     assert run.unreadable == 0
 
 
-def test_an_accuracy_over_nothing_but_ties_is_none(tmp_path):
+def test_read_run_removes_accuracies_over_ties(tmp_path):
     rows = [eval_row(0), train_row(1), train_row(2)]
     run = read_run(write_run(tmp_path / "a", rows=rows))
     assert "rewards/accuracies" not in run.evals[0]
@@ -39,7 +39,7 @@ def test_an_accuracy_over_nothing_but_ties_is_none(tmp_path):
     assert run.evals[0]["rewards/accuracies"] == 0.0
 
 
-def test_a_torn_last_line_is_no_news_and_a_broken_one_is_counted(tmp_path):
+def test_read_run_counts_unreadable_lines_but_not_a_truncated_last_one(tmp_path):
     folder = write_run(tmp_path, rows=[])
     (folder / "metrics.jsonl").write_text(
         '{"step": 1, "loss": 1.0}\n'
@@ -58,7 +58,7 @@ def test_a_torn_last_line_is_no_news_and_a_broken_one_is_counted(tmp_path):
     assert run.unreadable == 3
 
 
-def test_a_separator_in_a_text_ends_no_line(tmp_path):
+def test_read_run_with_a_line_separator_in_a_text_reads_one_line(tmp_path):
     folder = write_run(tmp_path)
     text = '{"step": 0, "prompt": "a\u2028b"}\n'
     (folder / "samples.jsonl").write_text(text, encoding="utf-8")
@@ -66,7 +66,7 @@ def test_a_separator_in_a_text_ends_no_line(tmp_path):
 
 
 @pytest.mark.parametrize("inside", ["", "/", "/model", "/checkpoint-3/", "/metrics.jsonl"])
-def test_the_run_is_found_from_within(tmp_path, inside, monkeypatch):
+def test_find_run_accepts_paths_inside_a_run(tmp_path, inside, monkeypatch):
     folder = write_run(tmp_path / "runs" / "one", rows=[])
     (folder / "model").mkdir()
     (folder / "checkpoint-3").mkdir()
@@ -74,21 +74,43 @@ def test_the_run_is_found_from_within(tmp_path, inside, monkeypatch):
     assert read_run(f"runs/one{inside}").name == "one"
 
 
-def test_what_is_no_run_is_named(tmp_path):
-    with pytest.raises(RecipeError, match="nowhere: there is no such folder"):
-        read_run(tmp_path / "nowhere")
-    with pytest.raises(RecipeError, match="no run folder"):
-        read_run(tmp_path)
+def test_find_run_outside_a_run_suggests_the_runs_inside(tmp_path):
+    for path in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(RecipeError) as error:
+            read_run(path)
+        assert [problem.code for problem in error.value.problems] == ["RUN100"]
     for name in "ab":
         write_run(tmp_path / name)
     with pytest.raises(RecipeError) as error:
         read_run(tmp_path)
-    assert f"name one or more: {tmp_path}/a, {tmp_path}/b" in str(error.value)
+    assert error.value.problems[0].hint.endswith(f": {tmp_path}/a, {tmp_path}/b")
 
 
-def test_damage_is_no_error(tmp_path):
+def test_read_run_of_damaged_files_does_not_raise(tmp_path):
     folder = write_run(tmp_path, recipe="a: [", rows=[])
     (folder / "run.json").write_text("[1]")
     run = read_run(folder)
-    assert (run.run, run.recipe, run.rows) == ({}, {}, [])
+    assert (run.record, run.recipe, run.rows) == ({}, {}, [])
     assert (run.status, run.method, run.ties_at_start) == ("unknown", "?", False)
+
+
+def test_format_lineage_names_stages_and_adapters():
+    stages = [
+        {"stage": "start", "model": "base"},
+        {"stage": "sft", "model": "runs/sft/model", "adapter": "stack"},
+    ]
+    assert format_lineage(stages, "dpo") == (
+        "base -> sft (runs/sft/model, adapter: stack) -> dpo (this run)"
+    )
+    assert format_lineage(stages[:1], "sft", this="this model", name=str.upper) == (
+        "BASE -> sft (this model)"
+    )
+
+
+@pytest.mark.parametrize("key", ["expected", "anchor"])
+def test_expected_results_of_older_runs_are_read(tmp_path, key):
+    run = {key: {"eval_loss": RUN["expected"]["eval_loss"], "eval_kl": {"value": 1}}}
+    recipe = f"{key}: {{source: a paper}}\n"
+    found = read_run(write_run(tmp_path, run=run, recipe=recipe))
+    assert list(found.expected_results) == ["eval_loss"]
+    assert found.expected_source == "a paper"

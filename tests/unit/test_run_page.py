@@ -1,4 +1,4 @@
-"""report.html of runs in every state, and runs side by side."""
+"""report.html of runs in every state, and the page that compares runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 import pytest
 
 from prefcli import cli
-from prefcli.report.compare_page import compare_page, differing, figures, short_names
+from prefcli.report.compare_page import compare_page, differing, last_values, short_names
 from prefcli.report.html import visible
-from prefcli.report.panels import panels, thinned
+from prefcli.report.panels import run_panels, thin
 from prefcli.report.run_data import read_run
 from prefcli.report.run_page import marks, run_page, write_report
 from tests.support.pages import read
@@ -28,7 +28,7 @@ from tests.support.run_dirs import (
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """Of a run with everything in it."""
+    """The page of a run folder with every file."""
     return run_page(read_run(dpo_run(tmp_path_factory.mktemp("runs") / "zephyr")))
 
 
@@ -36,28 +36,28 @@ def page_of(folder):
     return read(run_page(read_run(folder)))
 
 
-def test_the_report_of_a_folder(tmp_path):
+def test_write_report_writes_into_the_run_folder(tmp_path):
     path = write_report(write_run(tmp_path / "zephyr", rows=[]))
     assert path == tmp_path / "zephyr" / "report.html"
     assert "prefcli dpo: zephyr" in read(path.read_text("utf-8")).text
 
 
-def test_the_page_tells_the_run(page):
+def test_run_page_shows_everything_about_the_run(page):
     text = " ".join(read(page).text.split())
-    for told in (
+    for phrase in (
         "prefcli dpo: zephyr",
         "mistralai/Mistral-7B-v0.1 -> sft (runs/sft/model) -> dpo (this run)",
-        "the policy prefers the chosen side in 77 % of the held-out pairs",
-        "perplexity a token 2.8600 3.5300",
+        "the policy prefers the chosen side in 77 % of held-out pairs",
+        "perplexity 2.860 3.530",
         "loss 0.5100 0.4868 to 0.5083 outside",
-        "preference accuracy 0.7700 0.7300 to 0.7800 inside",
+        "reward accuracy 0.770 0.730 to 0.780 within",
         "rerun by others",
         "1 warning at step 120, gradient: the gradient norm is 44",
         "2 note at step 150, displacement: chosen responses are 0.31 nats",
         "train 5,000 4,990 10 1,234,567",
         "train: dropped: 10 rows, chosen and rejected are identical",
         "train: cut: 25 of 4990 rows (0.501 %)",
-        "perplexity 2.8100, passed",
+        "perplexity 2.810, passed",
         "NVIDIA H200 (cuda)",
         "71.25 GiB",
         "2026-03-01T10:30:00+0000, from checkpoint-100",
@@ -65,38 +65,37 @@ def test_the_page_tells_the_run(page):
         "global_batch_size: 128",
         "loss_type sigmoid",
     ):
-        assert told in text, told
+        assert phrase in text, phrase
 
 
-def test_all_curves_are_there_with_their_marks(page):
+def test_run_page_plots_every_measured_metric_with_marks(page):
     titles = re.findall(r"<figcaption>(.*?)</figcaption>", page)
     assert titles == [
         "Loss",
         "Reward margin",
-        "Preference accuracy",
+        "Reward accuracy",
         "Rewards",
-        "Log-probability a token",
-        "Perplexity of chosen responses",
+        "Log-probability per token",
+        "Perplexity",
         "KL to the reference",
         "Gradient norm",
         "Learning rate",
-        "Tokens of a response",
-        "Tokens a second",
+        "Tokens per response",
+        "Tokens per second",
     ]
     assert page.count("<svg") == len(titles)
     for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
-        assert "var(--warning)" in picture  # of step 120
+        assert "var(--warning)" in picture  # step 120
         assert "var(--note)" in picture
-        assert not re.search(r"#0102[0-9a-f]{2}", picture)
 
 
-def test_the_first_accuracies_are_ties_and_not_drawn(tmp_path):
-    found = {panel.title: panel for panel in panels(read_run(dpo_run(tmp_path)))}
-    assert [x for x, _ in found["Preference accuracy"].lines[0].held_out] == [100, 200]
-    assert [x for x, _ in found["Reward margin"].lines[0].held_out] == [0, 100, 200]
+def test_run_panels_omit_the_first_accuracies_which_are_ties(tmp_path):
+    by_title = {panel.title: panel for panel in run_panels(read_run(dpo_run(tmp_path)))}
+    assert [x for x, _ in by_title["Reward accuracy"].lines[0].held_out] == [100, 200]
+    assert [x for x, _ in by_title["Reward margin"].lines[0].held_out] == [0, 100, 200]
 
 
-def test_what_a_model_writes_is_text(page, tmp_path):
+def test_run_page_escapes_model_output(page, tmp_path):
     assert "<script" not in page
     assert r"&lt;script&gt;alert(1)&lt;/script&gt; \x1b[31m &amp; ```" in page
     rows = sample_rows(0)
@@ -106,7 +105,7 @@ def test_what_a_model_writes_is_text(page, tmp_path):
     assert visible("👨\u200d👩 né \u00ad") == "👨\u200d👩 né \\xad"
 
 
-def test_samples_before_and_after(page):
+def test_run_page_shows_samples_before_and_after(page):
     text = " ".join(read(page).text.split())
     assert (
         "How do I boil an egg? step 0 Answer of step 0 to prompt 0. "
@@ -117,12 +116,12 @@ def test_samples_before_and_after(page):
     )
 
 
-def test_another_reference_stands_beside(tmp_path):
+def test_run_page_shows_the_answers_of_another_reference(tmp_path):
     rows = sample_rows(0, 9)
     for row in rows:
         row["reference"]["greedy"] = "Of another mind."
     text = " ".join(page_of(write_run(tmp_path, samples=rows)).text.split())
-    assert "to prompt 0. the reference Of another mind. chosen in the data" in text
+    assert "to prompt 0. reference Of another mind. chosen in the data" in text
 
 
 @pytest.mark.parametrize(
@@ -144,12 +143,12 @@ def test_another_reference_stands_beside(tmp_path):
         ],
     ],
 )
-def test_a_run_in_any_state_has_a_page(tmp_path, rows):
+def test_run_page_of_a_run_in_any_state_renders(tmp_path, rows):
     run = {"status": "diverged", "method": "dpo"}
     assert page_of(write_run(tmp_path, run=run, recipe=None, rows=rows)).text
 
 
-def test_entries_of_no_shape_are_borne(tmp_path):
+def test_run_page_of_malformed_entries_renders(tmp_path):
     run = {**RUN, "data": {"train": 3, "eval": None}, "lineage": "x", "expected": {"a": 1}}
     folder = write_run(
         tmp_path,
@@ -161,10 +160,10 @@ def test_entries_of_no_shape_are_borne(tmp_path):
     assert "note at step 2, ?: <b>" in " ".join(page_of(folder).text.split())
 
 
-def test_numbers_of_near_marks_are_joined():
+def test_marks_close_together_share_a_number():
     steps = (10, 11, 50, 12, 90)
-    said = [{"step": step, "level": "warn"} for step in sorted(steps)]
-    assert [(m.step, m.number) for m in marks(said, (0, 100))] == [
+    advice = [{"step": step, "level": "warn"} for step in sorted(steps)]
+    assert [(m.step, m.number) for m in marks(advice, (0, 100))] == [
         (10, "1-3"),
         (11, ""),
         (12, ""),
@@ -173,24 +172,24 @@ def test_numbers_of_near_marks_are_joined():
     ]
 
 
-def test_thinning_keeps_peaks_and_gaps():
+def test_thin_keeps_peaks_and_gaps():
     points = [(float(i), 1.0) for i in range(100)]
     points[17] = (17.0, 9.0)
     points[18] = (18.0, -9.0)
     points[61] = (61.0, None)
-    kept = thinned(points, most=12)
-    assert len(kept) <= 12
-    assert {points[0], points[17], points[18], points[61], points[99]} <= {*kept}
-    assert thinned(points[:12], most=12) == points[:12]
+    shown = thin(points, limit=12)
+    assert len(shown) <= 12
+    assert {points[0], points[17], points[18], points[61], points[99]} <= {*shown}
+    assert thin(points[:12], limit=12) == points[:12]
 
 
-def test_a_long_run_says_that_it_is_thinned(tmp_path):
+def test_run_page_of_a_long_run_says_that_lines_are_thinned(tmp_path):
     rows = [{"step": step, "loss": 1 / (step + 1)} for step in range(1001)]
     assert "thinned to 1000 points" in page_of(write_run(tmp_path / "long", rows=rows)).text
     assert "thinned" not in page_of(write_run(tmp_path / "short", rows=rows[:1000])).text
 
 
-def test_the_same_run_makes_the_same_page(tmp_path):
+def test_run_page_of_the_same_run_is_the_same(tmp_path):
     run = read_run(write_run(tmp_path, rows=[{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}]))
     assert run_page(run) == run_page(run)
 
@@ -202,19 +201,19 @@ def two(tmp_path):
     return tmp_path / "a" / "run", tmp_path / "b" / "run"
 
 
-def test_runs_side_by_side(tmp_path):
+def test_compare_page_shows_settings_and_metrics_that_differ(tmp_path):
     runs = [*map(read_run, two(tmp_path))]
     assert short_names(runs) == ["a/run", "b/run"]
     assert list(differing(runs)) == [("dpo.beta", ["0.1", "0.05"])]
-    told = list(figures(runs))
-    assert ("on held-out rows", "loss", ["0.5131", "0.6931"]) in told
-    assert ("on held-out rows", "rewards/accuracies", ["0.7700", "-"]) in told
+    values = list(last_values(runs))
+    assert ("held-out rows", "loss", ["0.5131", "0.6931"]) in values
+    assert ("held-out rows", "rewards/accuracies", ["0.770", "-"]) in values
     text = " ".join(read(compare_page(runs)).text.split())
     assert "dpo.beta 0.1 0.05" in text
     assert "Loss a/run b/run" in text
 
 
-def test_one_line_a_run_and_a_colour_each(tmp_path):
+def test_compare_page_reuses_colours_after_eight_runs(tmp_path):
     rows = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}]
     runs = [read_run(write_run(tmp_path / f"run{at}", rows=rows)) for at in range(9)]
     page = compare_page(runs)
@@ -230,7 +229,7 @@ def run_cli(monkeypatch, *arguments):
     return ended.value.code or 0
 
 
-def test_the_command(tmp_path, monkeypatch, capsys):
+def test_report_of_one_run_writes_its_page(tmp_path, monkeypatch, capsys):
     folder = dpo_run(tmp_path / "zephyr")
     (folder / "model").mkdir()
     assert run_cli(monkeypatch, f"{folder}/model/") == 0
@@ -241,7 +240,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     read((folder / "report.html").read_text("utf-8"))
 
 
-def test_the_command_with_several(tmp_path, monkeypatch, capsys):
+def test_report_of_several_runs_writes_a_comparison(tmp_path, monkeypatch, capsys):
     first, second = two(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert run_cli(monkeypatch, first, second, first) == 0
@@ -251,28 +250,26 @@ def test_the_command_with_several(tmp_path, monkeypatch, capsys):
     assert "2 runs side by side" in (tmp_path / "comparison.html").read_text("utf-8")
 
 
-def test_the_command_for_a_script(tmp_path, monkeypatch, capsys):
+def test_report_json_lists_pages_verdicts_and_settings(tmp_path, monkeypatch, capsys):
     first, second = two(tmp_path)
     page = tmp_path / "pages" / "x.html"
     assert run_cli(monkeypatch, first, second, "--html", page, "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["page"] == str(page)
-    assert found["settings"] == {"dpo.beta": ["0.1", "0.05"]}
-    told = found["runs"][0]
-    assert (told["method"], told["state"], told["level"]) == ("dpo", "finished", "good")
-    assert told["figures"]["perplexity"] == {"first": 2.86, "last": 3.53}
-    assert told["figures"]["rewards/margins"] == {"first": None, "last": 1.05}
-    assert [advice["check"] for advice in told["health"]] == ["gradient", "displacement"]
+    document = json.loads(capsys.readouterr().out)
+    assert document["page"] == str(page)
+    assert document["settings"] == {"dpo.beta": ["0.1", "0.05"]}
+    outcome = document["runs"][0]
+    assert (outcome["method"], outcome["state"], outcome["level"]) == ("dpo", "finished", "good")
+    assert [advice["check"] for advice in outcome["health"]] == ["gradient", "displacement"]
     assert page.is_file()
 
 
-def test_the_command_on_what_is_no_run(tmp_path, monkeypatch, capsys):
+def test_report_of_a_wrong_path_exits_with_2(tmp_path, monkeypatch, capsys):
     assert run_cli(monkeypatch, tmp_path) == 2
-    assert "no run folder, there is no run.json in it" in capsys.readouterr().err
+    assert "RUN100" in capsys.readouterr().err
     folder = write_run(tmp_path / "run", rows=[])
     assert run_cli(monkeypatch, folder, "--html", folder / "run.json" / "page.html") == 2
     assert "can't write" in capsys.readouterr().err
 
 
-def test_advice_fits_the_contract():
+def test_advice_has_the_keys_of_health_jsonl():
     assert {"check", "level", "step", "seen", "means", "change", "message"} == set(ADVICE[0])

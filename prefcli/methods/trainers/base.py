@@ -41,6 +41,8 @@ class TrainerAdapter(ABC):
     """Tokens of the chosen row in the loss's SFT term: the response, or the prompt as well."""
     concatenates_forward: ClassVar[bool] = False
     """The trainer scores pairs in `concatenated_forward`, from the logits of every token."""
+    metrics: ClassVar[tuple[str, ...]] = ()
+    """Metrics that this trainer logs and others do not."""
     supports_zero3_lora_checkpointing: ClassVar[bool] = True
     """Gradient checkpointing works with LoRA under ZeRO-3: the trainer makes it reentrant."""
 

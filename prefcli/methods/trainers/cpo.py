@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from prefcli.methods.trainers.orpo import SplitPairsAdapter
 
 
 class CpoAdapter(SplitPairsAdapter):
     """trl's CPOTrainer."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("nll_loss",)
 
     def classes(self) -> tuple[type[Any], type[Any]]:
         from trl.experimental.cpo import CPOConfig, CPOTrainer

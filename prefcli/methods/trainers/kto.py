@@ -11,6 +11,8 @@ from prefcli.methods.trainers.base import BatchKind, TrainerAdapter
 class KtoAdapter(TrainerAdapter):
     """trl's KTOTrainer."""
 
+    metrics: ClassVar[tuple[str, ...]] = ("kl",)
+
     batches: ClassVar[BatchKind] = "labelled"
     keeps_row_order: ClassVar[bool] = True
 

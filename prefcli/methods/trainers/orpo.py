@@ -49,6 +49,8 @@ class SplitPairsAdapter(TrainerAdapter):
 class OrpoAdapter(SplitPairsAdapter):
     """trl's ORPOTrainer."""
 
+    metrics: ClassVar[tuple[str, ...]] = ("nll_loss", "log_odds_ratio", "log_odds_chosen")
+
     sft_term_scope: ClassVar[Literal["response", "text"]] = "text"  # as in the authors' code
 
     def classes(self) -> tuple[type[Any], type[Any]]:

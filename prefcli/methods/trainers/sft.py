@@ -11,6 +11,8 @@ from prefcli.methods.trainers.base import BatchKind, TrainerAdapter
 class SftAdapter(TrainerAdapter):
     """trl's SFTTrainer."""
 
+    metrics: ClassVar[tuple[str, ...]] = ("mean_token_accuracy",)
+
     batches: ClassVar[BatchKind] = "text"
 
     def classes(self) -> tuple[type[Any], type[Any]]:

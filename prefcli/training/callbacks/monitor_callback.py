@@ -13,8 +13,9 @@ from prefcli.checkpoints.metrics_log import MetricsLog
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.console import is_screen, say
 from prefcli.errors import DivergedError, Problem
-from prefcli.health import Advice, Monitor, Row, is_eval
+from prefcli.health import Advice, Monitor
 from prefcli.methods import Method
+from prefcli.metrics import Row, is_eval
 from prefcli.training.progress import PlainProgress, ProgressDisplay, RichLiveProgress
 from prefcli.training.progress.eta import Pace, duration
 

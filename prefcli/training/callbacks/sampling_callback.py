@@ -32,8 +32,6 @@ from prefcli.recipe.compatibility import SHARDED
 from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
 
-FILE = "samples.jsonl"
-
 _WIDTH = 90
 
 Answers = dict[str, str]
@@ -59,11 +57,11 @@ def make_samples(
     split: Split | None,
     tokenizer: PreTrainedTokenizerBase,
     config: PretrainedConfig,
-    folder: Path,
+    path: Path,
 ) -> SamplingCallback | None:
     """None where nothing is asked. Says what will be done, or why nothing is.
 
-    config: the policy's; folder: of the run.
+    config: the policy's; path: of samples.jsonl.
     """
     asked = questions(recipe, split, tokenizer, config)
     if asked is None:
@@ -76,7 +74,7 @@ def make_samples(
     if not asked.asked:
         return None
     ends = load_stop_tokens(recipe.model, tokenizer, adapter=recipe.trains_adapter).ids
-    samples = SamplingCallback(recipe, method, tokenizer, asked, ends, folder / FILE)
+    samples = SamplingCallback(recipe, method, tokenizer, asked, ends, path)
     say(*samples.lines())
     return samples
 

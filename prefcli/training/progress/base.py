@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from prefcli.health import LEVELS, Advice, Level, Row
+from prefcli.health import LEVELS, Advice, Level
+from prefcli.metrics import Row
 from prefcli.training.progress.eta import Pace
 
 LOUDNESS: dict[Level, str] = dict(zip(LEVELS, ("note", "warning", "stop"), strict=True))

@@ -10,16 +10,16 @@ from itertools import chain
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
-from prefcli.health import Advice, Row, is_eval
+from prefcli.health import Advice
+from prefcli.metrics import Row, is_eval, is_tie, metric
 from prefcli.training.progress.base import LOUDNESS
 from prefcli.training.progress.eta import Pace, clock, duration, seconds_a_step
-from prefcli.training.progress.metric_format import figure, is_tie
 from prefcli.training.progress.sparkline import sparkline
 
 _WIDE = 100
 _MOST = 120
 """Beyond this, lines are harder to follow, and a terminal made narrower breaks them."""
-_NAME, _CELL, _SHORTEST_TREND, _LONGEST_TREND = 19, 11, 8, 40
+_NAME, _CELL, _SHORTEST_TREND, _LONGEST_TREND = 24, 11, 8, 40
 _LINES_OF_ADVICE = 6
 _COLOURS = {"note": "cyan", "warn": "yellow", "stop": "bold red"}
 
@@ -134,17 +134,17 @@ class View:
     def _line(
         self, name: str, trend: int, plain: bool, *, with_start: bool, with_eval: bool
     ) -> Text:
-        shown, values = figure(name), self._trends.get(name, [])
+        shown, values = metric(name), self._trends.get(name, [])
         now, start, change = "", "", ""
         if name in self._last_train:
             tie = is_tie(self._last_train, name)
-            now = "tie" if tie else shown.text(self._last_train[name])
+            now = "tie" if tie else shown.format(self._last_train[name])
         if name in self._tied_at_start:
             start = "tie"
         elif values:
-            start = shown.text(values[0])
-            change = shown.change(values[0], values[-1]) if len(values) > 1 else ""
-        line = Text(shown.words.ljust(_NAME))
+            start = shown.format(values[0])
+            change = shown.format_change(values[0], values[-1]) if len(values) > 1 else ""
+        line = Text(shown.title.ljust(_NAME))
         line.append(now.rjust(_CELL), "bold")
         if with_start:
             line.append(start.rjust(_CELL), "dim")
@@ -164,7 +164,7 @@ class View:
         key = f"eval_{name}"
         if key not in row:
             return ""
-        return "tie" if is_tie(row, key) else figure(name).text(row[key])
+        return "tie" if is_tie(row, key) else metric(name).format(row[key])
 
     def _evaluation(self, width: int) -> Iterator[Text]:
         """Where the table has no room for it."""
@@ -175,7 +175,7 @@ class View:
         for name in filter(self._in_eval, self._names):
             first = self._eval_text(name, self._first_eval)
             was = "" if at_start or first in ("", "tie") else f" ({first})"
-            parts.append(f"{figure(name).label} {self._eval_text(name, self._last_eval)}{was}")
+            parts.append(f"{metric(name).label} {self._eval_text(name, self._last_eval)}{was}")
         head = f"eval at step {int(self._last_eval['step'] or 0)}"
         yield Text(head + ("" if at_start else " (at start)") + ":", "dim")
         while parts:

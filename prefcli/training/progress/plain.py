@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterable, Sequence
 
 from prefcli.console import say
-from prefcli.health import Advice, Row, is_eval
+from prefcli.health import Advice
+from prefcli.metrics import Row, is_eval, is_tie, metric
 from prefcli.training.progress.base import advice_line
 from prefcli.training.progress.eta import Pace, duration
-from prefcli.training.progress.metric_format import figure, is_tie
 
 _NOTHING = "-"
 
@@ -72,7 +72,7 @@ class _Columns:
         return [self._cell(row, name) for name in self._met]
 
     def _cell(self, row: Row, name: str) -> str:
-        key, shown = self._prefix + name, figure(name)
+        key, shown = self._prefix + name, metric(name)
         blank = key not in row or is_tie(row, key)
-        text = _NOTHING if blank else shown.text(row[key])
+        text = _NOTHING if blank else shown.format(row[key])
         return f"{self._prefix}{shown.label}={text.ljust(shown.width)}"

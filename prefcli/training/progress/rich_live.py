@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.live import Live
 
 from prefcli.console import print_above, stream
-from prefcli.health import Advice, Row
+from prefcli.health import Advice
+from prefcli.metrics import Row
 from prefcli.training.progress.base import advice_line
 from prefcli.training.progress.eta import Pace
 from prefcli.training.progress.layout import View

@@ -1,11 +1,10 @@
-"""Pages and pictures from plain dicts, without torch."""
+"""The data audit as a page and as text, from plain dicts, without torch."""
 
 from __future__ import annotations
 
 import pytest
 
-from prefcli.report.data_page import data_page
-from prefcli.report.text_histogram import pictures
+from prefcli.report.data_page import data_page, text_histograms
 from tests.support.pages import read
 
 LENGTHS = {
@@ -60,8 +59,8 @@ DOCUMENT = {
 }
 
 
-def test_pictures_stand_side_by_side():
-    assert pictures(LENGTHS, ascii_only=True) == [
+def test_text_histograms_are_side_by_side():
+    assert text_histograms(LENGTHS, ascii_only=True) == [
         "tokens  prompt            row",
         "   0-8  ######## 8        ###### 3",
         "  9-16                    ######## 4",
@@ -70,8 +69,8 @@ def test_pictures_stand_side_by_side():
     ]
 
 
-def test_pictures_in_eighths():
-    assert pictures(FITTING, ascii_only=False) == [
+def test_text_histograms_with_unicode_use_eighths():
+    assert text_histograms(FITTING, ascii_only=False) == [
         "tokens  row",
         "   0-1  ▌ 1",
         "   2-3  ████████ 16",
@@ -81,26 +80,34 @@ def test_pictures_in_eighths():
 
 @pytest.mark.parametrize("lengths", [LENGTHS, FITTING], ids=["cut", "fitting"])
 @pytest.mark.parametrize("ascii_only", [True, False])
-def test_pictures_fit_a_terminal(lengths, ascii_only):
-    assert max(map(len, pictures(lengths, ascii_only=ascii_only))) < 80
+def test_text_histograms_fit_80_columns(lengths, ascii_only):
+    assert max(map(len, text_histograms(lengths, ascii_only=ascii_only))) < 80
 
 
-def test_the_page_needs_nothing_else():
+def test_data_page_is_self_contained():
     page = data_page(DOCUMENT)
     read(page)
     assert "http" not in page
     assert page.count("<svg") == 2 + 1
 
 
-def test_the_page_says_what_was_found_as_text():
+def test_data_page_escapes_its_text():
     page = data_page(DOCUMENT)
     assert "train: &lt;empty&gt;" in page
-    assert "12 of 1,234 rows (0.972 %): a completion is cut at max_length" in page
     assert "first: &lt;b&gt;.jsonl: row 1" in page
+
+
+def test_data_page_shows_findings_and_lengths():
+    page = data_page(DOCUMENT)
+    assert "12 of 1,234 rows (0.972 %): a completion is cut at max_length" in page
     assert "max_length 16" in page
-    assert "a sample" not in page
-    assert "a sample" in data_page({**DOCUMENT, "sampled": True})
+    assert "0-8 tokens: 8 rows" in page
 
 
-def test_the_same_data_makes_the_same_page():
+@pytest.mark.parametrize("sampled", [True, False])
+def test_data_page_of_a_sample_says_so(sampled):
+    assert ("a sample" in data_page({**DOCUMENT, "sampled": sampled})) is sampled
+
+
+def test_data_page_of_the_same_data_is_the_same():
     assert data_page(DOCUMENT) == data_page(DOCUMENT)

@@ -1,0 +1,565 @@
+"""LIGHT: one table of all metrics, and the shape of a row of metrics.jsonl.
+
+A new metric is one line in `METRICS` and its computation (`training/mixins/metric_sums.py`, or a
+trl trainer that logs it).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+Row = Mapping[str, float | None]
+"""A line of metrics.jsonl: `step`, `seconds`, `epoch` and metrics; null is NaN or infinite."""
+
+ROW_FIELDS = ("step", "seconds", "epoch")
+"""Keys of a row that are not metrics."""
+
+EVAL_PREFIX = "eval_"
+"""Marks the metrics of an evaluation; without it they are of training."""
+
+
+def is_eval(row: Mapping[str, object]) -> bool:
+    """Return whether a row is of an evaluation rather than of training steps."""
+    return any(key.startswith(EVAL_PREFIX) for key in row)
+
+
+class Panel(NamedTuple):
+    """A plot of one metric, or of several on the same axes."""
+
+    title: str
+    caption: str = ""
+    """How to read it; by default the explanation of its first metric."""
+    baseline: float | None = None
+    """A value that is drawn as a horizontal line."""
+    log_scale: bool = False
+    """Use a logarithmic axis if the values span decades."""
+
+
+Scope = Literal["all", "pairs", "responses", "reference", "trainer", "training"]
+"""Where a metric is measured. all: every evaluation. pairs: evaluations of chosen and rejected
+pairs. responses: those and labelled responses. reference: with a reference model. trainer: where
+trl's trainer logs it (`TrainerAdapter.metrics`). training: training steps only."""
+
+
+class Metric(NamedTuple):
+    """Everything that prefcli prints or plots about one metric."""
+
+    key: str
+    """Its name in metrics.jsonl, which is trl's where trl logs it; without `eval_`."""
+    label: str
+    """Its name in a log line: short, without spaces."""
+    title: str
+    """Its name everywhere else, in at most 24 characters."""
+    explanation: str
+    """What it measures and how to read it."""
+    digits: str = ".4f"
+    """A format specification."""
+    better: Literal["higher", "lower"] | None = None
+    rel_tol: float = 0.0
+    """Changes up to this share of the first value are not reported as changes."""
+    abs_tol: float = 0.0
+    """Changes up to this much are not reported as changes."""
+    scope: Scope = "training"
+    watch: Literal["always", "evaluations"] | None = None
+    """Whether the log and the live view show it."""
+    panel: Panel | None = None
+    line: str = ""
+    """Its name in the legend of a panel with several metrics."""
+    superseded_by: str | None = None
+    """A metric that shows the same better; where that is measured, reports omit this one."""
+
+    @property
+    def width(self) -> int:
+        """Columns that fit nearly every value."""
+        return _WIDTHS.get(self.digits, 9)
+
+    def format(self, value: float | None) -> str:
+        """Return a value as text of at most 9 characters; None is `nan`."""
+        if value is None or math.isnan(value):
+            return "nan"
+        if math.isinf(value):
+            return f"{value:+}"
+        if self.digits.endswith(("3f", "4f")):
+            if abs(value) >= 1000:
+                return f"{value:.2e}"
+            if value and not float(f"{value:{self.digits}}"):
+                return f"{value:{'+' if self.digits[0] == '+' else ''}.1e}"
+        # Adding 0.0 turns -0.0 into 0.0.
+        return f"{value + 0.0:{self.digits}}".removesuffix(".")
+
+    def format_change(self, first: float, last: float) -> str:
+        """Return the difference of two values as text with a sign."""
+        return self._replace(digits=f"+{self.digits.removeprefix('+')}").format(last - first)
+
+    def is_close(self, first: float, last: float) -> bool:
+        """Return whether two values differ too little for the difference to count."""
+        return abs(last - first) <= max(self.abs_tol, self.rel_tol * abs(first))
+
+
+_WIDTHS = {"+.4f": 8, ".4f": 7, ".3f": 7, "#.3g": 8, ".2e": 8, ".0f": 6}
+
+_LOSS = Panel("Loss")
+_MARGIN = Panel(
+    "Reward margin",
+    "Chosen minus rejected reward. It rises from about zero to a stable positive value. If it "
+    "explodes, beta is too low; if it stays flat, beta is too high or the learning rate too small.",
+    baseline=0.0,
+)
+_ACCURACY = Panel("Reward accuracy", baseline=0.5)
+_REWARDS = Panel(
+    "Rewards",
+    "How much more likely each side has become since the start, in the method's units. A falling "
+    "chosen reward is common; the rejected reward should fall faster.",
+    baseline=0.0,
+)
+_LOGP_PER_TOKEN = Panel(
+    "Log-probability per token",
+    "In nats. Chosen stays near its start and rejected falls. The health rule collapse reports if "
+    "either falls too far.",
+)
+_LOGP = Panel(
+    "Log-probability of a response",
+    "In nats, summed over its tokens, so longer responses have lower values.",
+)
+_LOG_ODDS = Panel(
+    "Log odds",
+    "The log odds of chosen over rejected should rise above zero; the penalty is ORPO's loss on "
+    "them.",
+    baseline=0.0,
+)
+_LENGTH = Panel(
+    "Tokens per response", "If chosen responses are longer, the policy also learns length."
+)
+
+_ALL = (
+    Metric(
+        "loss",
+        "loss",
+        "loss",
+        "What training minimizes. If it rises on held-out rows while it falls in training, the "
+        "policy overfits.",
+        better="lower",
+        rel_tol=0.01,
+        scope="all",
+        watch="always",
+        panel=_LOSS,
+        line="loss",
+    ),
+    Metric(
+        "preference_loss",
+        "pref_loss",
+        "preference loss",
+        "The method's loss without the mixed-in demonstrations.",
+        better="lower",
+        rel_tol=0.01,
+        panel=_LOSS,
+        line="preference",
+    ),
+    Metric(
+        "nll_loss",
+        "nll",
+        "SFT term",
+        "Negative log-likelihood of the chosen responses, which the loss includes.",
+        better="lower",
+        rel_tol=0.01,
+        scope="trainer",
+        watch="always",
+        panel=_LOSS,
+        line="SFT term",
+    ),
+    Metric(
+        "sft_mix/loss",
+        "sft_loss",
+        "SFT mix loss",
+        "Loss on the demonstrations of sft_mix. If it rises, the policy forgets what SFT taught.",
+        better="lower",
+        rel_tol=0.01,
+        watch="always",
+        panel=Panel("SFT mix loss"),
+    ),
+    Metric(
+        "sft_mix/perplexity",
+        "sft_ppl",
+        "SFT mix perplexity",
+        "Perplexity per token of the demonstrations of sft_mix.",
+        ".3f",
+        better="lower",
+        rel_tol=0.02,
+    ),
+    Metric(
+        "sft_mix/fraction",
+        "sft_fraction",
+        "SFT mix fraction",
+        "Share of demonstrations among the rows of the step.",
+        ".3f",
+    ),
+    Metric(
+        "kl",
+        "kl",
+        "KTO KL estimate",
+        "The reference point of KTO: rewards above it are gains, below it losses. If it stays at "
+        "zero, the estimate does not work.",
+        better="lower",
+        abs_tol=0.001,
+        scope="trainer",
+        watch="always",
+        panel=Panel("KTO KL estimate"),
+    ),
+    Metric(
+        "log_odds_chosen",
+        "log_odds",
+        "log odds",
+        "Log odds of chosen over rejected.",
+        "+.4f",
+        better="higher",
+        abs_tol=0.01,
+        scope="trainer",
+        watch="always",
+        panel=_LOG_ODDS,
+        line="log odds",
+    ),
+    Metric(
+        "log_odds_ratio",
+        "odds_ratio",
+        "odds-ratio penalty",
+        "Log sigmoid of the log odds, ORPO's preference term.",
+        better="higher",
+        abs_tol=0.01,
+        scope="trainer",
+        panel=_LOG_ODDS,
+        line="penalty",
+    ),
+    Metric(
+        "rewards/margins",
+        "margin",
+        "reward margin",
+        "Mean of chosen minus rejected reward.",
+        "+.4f",
+        better="higher",
+        rel_tol=0.02,
+        scope="responses",
+        watch="always",
+        panel=_MARGIN,
+        line="all",
+    ),
+    Metric(
+        "rewards/margins_chosen_longer",
+        "margin_longer",
+        "margin, chosen longer",
+        "Reward margin of the pairs whose chosen response is the longer one.",
+        "+.4f",
+        better="higher",
+        rel_tol=0.02,
+        scope="pairs",
+        panel=_MARGIN,
+        line="chosen longer",
+    ),
+    Metric(
+        "rewards/margins_chosen_shorter",
+        "margin_shorter",
+        "margin, chosen shorter",
+        "Reward margin of the pairs whose chosen response is the shorter one.",
+        "+.4f",
+        better="higher",
+        rel_tol=0.02,
+        scope="pairs",
+        panel=_MARGIN,
+        line="chosen shorter",
+    ),
+    Metric(
+        "rewards/accuracies",
+        "acc",
+        "reward accuracy",
+        "Share of pairs whose chosen response has the higher reward. One half is chance.",
+        ".3f",
+        better="higher",
+        abs_tol=0.01,
+        scope="pairs",
+        watch="always",
+        panel=_ACCURACY,
+        line="all",
+    ),
+    Metric(
+        "rewards/accuracies_chosen_longer",
+        "acc_longer",
+        "accuracy, chosen longer",
+        "Reward accuracy on the pairs whose chosen response is the longer one.",
+        ".3f",
+        better="higher",
+        abs_tol=0.01,
+        scope="pairs",
+        panel=_ACCURACY,
+        line="chosen longer",
+    ),
+    Metric(
+        "rewards/accuracies_chosen_shorter",
+        "acc_shorter",
+        "accuracy, chosen shorter",
+        "Reward accuracy on the pairs whose chosen response is the shorter one.",
+        ".3f",
+        better="higher",
+        abs_tol=0.01,
+        scope="pairs",
+        panel=_ACCURACY,
+        line="chosen shorter",
+    ),
+    Metric(
+        "rewards/chosen",
+        "chosen_reward",
+        "chosen reward",
+        "Mean reward of the chosen responses.",
+        "+.4f",
+        better="higher",
+        rel_tol=0.02,
+        scope="responses",
+        panel=_REWARDS,
+        line="chosen",
+    ),
+    Metric(
+        "rewards/rejected",
+        "rejected_reward",
+        "rejected reward",
+        "Mean reward of the rejected responses.",
+        "+.4f",
+        better="lower",
+        rel_tol=0.02,
+        scope="responses",
+        panel=_REWARDS,
+        line="rejected",
+    ),
+    Metric(
+        "logps/chosen_per_token",
+        "chosen/tok",
+        "chosen logp per token",
+        "Mean log-probability of a token of the chosen responses, in nats.",
+        ".3f",
+        better="higher",
+        abs_tol=0.02,
+        scope="responses",
+        watch="always",
+        panel=_LOGP_PER_TOKEN,
+        line="chosen",
+    ),
+    Metric(
+        "logps/rejected_per_token",
+        "rejected/tok",
+        "rejected logp per token",
+        "Mean log-probability of a token of the rejected responses, in nats.",
+        ".3f",
+        better="lower",
+        abs_tol=0.02,
+        scope="responses",
+        watch="always",
+        panel=_LOGP_PER_TOKEN,
+        line="rejected",
+    ),
+    Metric(
+        "logps/chosen",
+        "chosen_logp",
+        "chosen logp",
+        "Log-probability of a chosen response, in nats, summed over its tokens.",
+        ".1f",
+        better="higher",
+        rel_tol=0.01,
+        scope="responses",
+        panel=_LOGP,
+        line="chosen",
+        superseded_by="logps/chosen_per_token",
+    ),
+    Metric(
+        "logps/rejected",
+        "rejected_logp",
+        "rejected logp",
+        "Log-probability of a rejected response, in nats, summed over its tokens.",
+        ".1f",
+        better="lower",
+        rel_tol=0.01,
+        scope="responses",
+        panel=_LOGP,
+        line="rejected",
+        superseded_by="logps/rejected_per_token",
+    ),
+    Metric(
+        "perplexity",
+        "ppl",
+        "perplexity",
+        "Per token, of the chosen or demonstrated responses. A steady or falling value is healthy; "
+        "if it rises, they become less likely.",
+        ".3f",
+        better="lower",
+        rel_tol=0.02,
+        scope="all",
+        watch="evaluations",
+        panel=Panel("Perplexity", log_scale=True),
+    ),
+    Metric(
+        "reference_kl",
+        "ref_kl",
+        "KL to the reference",
+        "Nats per token: how far the policy has moved from the reference. A larger beta keeps it "
+        "closer.",
+        better="lower",
+        abs_tol=0.001,
+        scope="reference",
+        watch="evaluations",
+        panel=Panel("KL to the reference"),
+    ),
+    Metric(
+        "mean_token_accuracy",
+        "token_acc",
+        "token accuracy",
+        "Share of response tokens that the model ranks first.",
+        ".3f",
+        better="higher",
+        abs_tol=0.005,
+        scope="trainer",
+        watch="always",
+        panel=Panel("Token accuracy"),
+    ),
+    Metric(
+        "grad_norm",
+        "grad",
+        "gradient norm",
+        "Norm of the gradient before clipping. Single spikes are normal; a lasting rise precedes "
+        "divergence.",
+        "#.3g",
+        rel_tol=0.02,
+        watch="always",
+        panel=Panel("Gradient norm", log_scale=True),
+    ),
+    Metric(
+        "learning_rate",
+        "lr",
+        "learning rate",
+        "The scheduled learning rate.",
+        ".2e",
+        watch="always",
+        panel=Panel("Learning rate"),
+    ),
+    Metric(
+        "entropy",
+        "entropy",
+        "entropy",
+        "Mean entropy of the next-token distribution, in nats.",
+        ".3f",
+        abs_tol=0.02,
+        scope="trainer",
+    ),
+    Metric(
+        "logits/chosen",
+        "chosen_logits",
+        "chosen logits",
+        "Mean of all logits on the chosen responses.",
+        ".3f",
+        abs_tol=0.02,
+        scope="trainer",
+    ),
+    Metric(
+        "logits/rejected",
+        "rejected_logits",
+        "rejected logits",
+        "Mean of all logits on the rejected responses.",
+        ".3f",
+        abs_tol=0.02,
+        scope="trainer",
+    ),
+    Metric(
+        "tokens/chosen",
+        "chosen_tokens",
+        "tokens per chosen",
+        "Mean length of the chosen responses.",
+        ".1f",
+        abs_tol=0.5,
+        scope="responses",
+        panel=_LENGTH,
+        line="chosen",
+    ),
+    Metric(
+        "tokens/rejected",
+        "rejected_tokens",
+        "tokens per rejected",
+        "Mean length of the rejected responses.",
+        ".1f",
+        abs_tol=0.5,
+        scope="responses",
+        panel=_LENGTH,
+        line="rejected",
+    ),
+    Metric(
+        "tokens_per_second",
+        "tok/s",
+        "tokens per second",
+        "Training throughput over all devices, without padding.",
+        ".0f",
+        better="higher",
+        rel_tol=0.02,
+        panel=Panel("Tokens per second"),
+    ),
+    Metric(
+        "memory_gib",
+        "mem_gib",
+        "peak memory, GiB",
+        "Peak memory of the main process's device.",
+        ".2f",
+        better="lower",
+        rel_tol=0.02,
+    ),
+    Metric(
+        "num_tokens",
+        "num_tokens",
+        "tokens seen",
+        "Tokens trained on so far, as trl counts them.",
+        ".0f",
+        scope="trainer",
+    ),
+    Metric(
+        "runtime",
+        "runtime",
+        "evaluation seconds",
+        "Duration of the evaluation.",
+        ".1f",
+        scope="trainer",
+    ),
+    Metric(
+        "samples_per_second",
+        "rows/s",
+        "eval rows per second",
+        "Rows per second of the evaluation.",
+        "#.3g",
+        scope="trainer",
+    ),
+    Metric(
+        "steps_per_second",
+        "batches/s",
+        "eval batches per second",
+        "Batches per second of the evaluation.",
+        "#.3g",
+        scope="trainer",
+    ),
+)
+
+METRICS: Mapping[str, Metric] = {metric.key: metric for metric in _ALL}
+"""In the order in which tables and pages show them. No tolerance is published; all are our
+proposals."""
+
+
+def metric(key: str) -> Metric:
+    """Return the entry of a key with or without `eval_`; an unknown metric is named by its key."""
+    name = key.removeprefix(EVAL_PREFIX)
+    return METRICS.get(name) or Metric(key, key, key, "", digits=".4g")
+
+
+TIE = 1e-6
+
+
+def is_tie(row: Row, key: str) -> bool:
+    """Return whether an accuracy is over ties only, as while the policy equals its reference.
+
+    trl counts a tie as an error, so the accuracy reads 0.
+    """
+    if not key.endswith("rewards/accuracies"):
+        return False
+    margin = row.get(key.replace("accuracies", "margins"))
+    return margin is not None and abs(margin) < TIE

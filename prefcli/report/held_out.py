@@ -1,0 +1,244 @@
+"""What the evaluations of a run show about its model.
+
+The thresholds follow the practice of the DPO literature; those without a source are proposals.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from prefcli.health.collapse import FLOOR
+from prefcli.health.overfitting import MAX_RATIO
+from prefcli.metrics import METRICS, Row, metric
+from prefcli.report.run_data import Run, format_value
+
+Level = Literal["good", "note", "warning", "error"]
+
+_COMPARED = (
+    "loss",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps/chosen_per_token",
+    "logps/rejected_per_token",
+    "logps/chosen",
+    "logps/rejected",
+    "perplexity",
+    "reference_kl",
+    "mean_token_accuracy",
+)
+"""Metrics that the log, the page and the model card compare; plots show the others."""
+
+_REBOUND = 1.02
+"""Ratio of the last eval loss to the lowest from which it counts as risen again."""
+_FEW_ROWS = 50
+"""Number of held-out rows below which metrics are noisy."""
+_LENGTH_GAP = 0.2
+"""Difference between accuracies on longer and shorter chosen responses that counts as a bias."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A held-out metric at the first and at the last evaluation."""
+
+    key: str
+    first: float | None
+    last: float | None
+    unchanged: bool
+    compared: bool
+    """False if there is no first value, or it says nothing."""
+
+    @property
+    def title(self) -> str:
+        return METRICS[self.key].title
+
+    def __str__(self) -> str:
+        name = "eval loss" if self.key == "loss" else self.title
+        last = format_value(self.key, self.last)
+        if not self.compared:
+            return f"{name} {last}"
+        end = ", no significant change" if self.unchanged else ""
+        return f"{name} {format_value(self.key, self.first)} -> {last}{end}"
+
+
+def changes(run: Run) -> list[Change]:
+    """Return how each held-out metric changed between the first and the last evaluation."""
+    if not run.evals:
+        return []
+    first, last = run.evals[0], run.model_eval
+    result = []
+    for key in _COMPARED:
+        if key not in last or METRICS[key].superseded_by in last:
+            continue
+        before, after = first.get(key), last[key]
+        always_zero = run.ties_at_start and key == "rewards/margins"
+        compared = first is not last and not always_zero and before is not None
+        unchanged = (
+            compared
+            and before is not None
+            and after is not None
+            and is_unchanged(key, before, after, run.eval_rows)
+        )
+        result.append(Change(key, before, after, unchanged=unchanged, compared=compared))
+    return result
+
+
+def is_unchanged(key: str, before: float, after: float, rows: int | None = None) -> bool:
+    """Return whether a difference is within the metric's tolerance or sampling error.
+
+    rows: number of rows that an accuracy is taken over.
+    """
+    within_error = "accuracies" in key and abs(after - before) <= accuracy_error(rows)
+    return within_error or metric(key).is_close(before, after)
+
+
+def accuracy_error(rows: int | None) -> float:
+    """Return two standard errors of an accuracy of one half over so many pairs."""
+    return 1 / math.sqrt(rows) if rows else 0.05
+
+
+def ruined(run: Run) -> list[str]:
+    """Return the reasons why a finished run's model is unusable, if there are any."""
+    if not run.evals:
+        return []
+    first, last = run.evals[0], run.model_eval
+    reasons = []
+    before, after = first.get("loss"), last.get("loss")
+    if "loss" in last and after is None:
+        reasons.append("the model is broken: its held-out loss is not finite")
+    elif before and after and before > 0 and after > MAX_RATIO * before:
+        reasons.append(
+            f"the model got much worse: its held-out loss is {after / before:.1f} times that at "
+            "the start. Lower the learning rate, raise beta or train for fewer steps"
+        )
+    rejected = last.get("logps/rejected_per_token")
+    reported = any(
+        entry.get("check") == "collapse" and entry.get("level") in ("warn", "stop")
+        for entry in run.advice
+    )
+    if reported or (rejected is not None and rejected < -FLOOR):
+        value = (
+            ""
+            if rejected is None
+            else f" (rejected responses at {format_value('logps/rejected_per_token', rejected)} "
+            "nats per token)"
+        )
+        reasons.append(f"the distribution collapsed{value}. Raise beta or add an SFT term")
+    return reasons
+
+
+def judge(run: Run) -> tuple[Level, str]:
+    """Return what the last evaluation says about the model."""
+    if not run.evals:
+        return "note", "nothing was evaluated, since the recipe has no data.eval"
+    first, last = run.evals[0], run.model_eval
+    accuracy = last.get("rewards/accuracies")
+    if accuracy is not None:
+        start = first.get("rewards/accuracies") if first is not last else None
+        return _judge_accuracy(accuracy, start, run.eval_rows)
+    before, after = first.get("loss"), last.get("loss")
+    if first is last or before is None or after is None:
+        return "note", "there is only one evaluation, so nothing can be compared"
+    if is_unchanged("loss", before, after):
+        return "warning", "the held-out loss did not change"
+    text = f"from {format_value('loss', before)} to {format_value('loss', after)}"
+    if after > before:
+        return "warning", f"the held-out loss rose {text}"
+    margin = last.get("rewards/margins")
+    if margin is not None and margin <= 0:
+        return "warning", "held-out rewards of desirable responses are not above undesirable ones"
+    if margin is not None:
+        return "good", f"desirable held-out responses have {margin:.4f} more reward"
+    return "good", f"the held-out loss fell {text}"
+
+
+def _judge_accuracy(accuracy: float, start: float | None, rows: int | None) -> tuple[Level, str]:
+    error = accuracy_error(rows)
+    if abs(accuracy - 0.5) <= error and rows and rows < _FEW_ROWS:
+        return "note", f"{rows} held-out pairs are too few to tell this accuracy from chance"
+    if accuracy < 0.5 - error:
+        return "warning", (
+            f"the policy prefers the rejected side of held-out pairs (accuracy {accuracy:.2f}): "
+            "labels may be swapped, or train and eval pairs labelled by different rules"
+        )
+    if accuracy < 0.6 or accuracy <= 0.5 + error:
+        return "warning", (
+            "the policy hardly separates chosen from rejected: the learning rate may be too small, "
+            "beta too high, or the labels nearly random"
+        )
+    if start is not None and is_unchanged("rewards/accuracies", start, accuracy, rows):
+        return "note", "the policy separates chosen from rejected about as well as at the start"
+    if start is not None and accuracy < start:
+        return "warning", "the policy separates chosen from rejected less well than at the start"
+    if accuracy > 0.9:
+        return "good", "the policy separates chosen from rejected on held-out pairs"
+    return "good", f"the policy prefers the chosen side in {100 * accuracy:.0f} % of held-out pairs"
+
+
+def observations(run: Run) -> list[str]:
+    """Return what else the evaluations show."""
+    if not run.evals:
+        return []
+    first, last = run.evals[0], run.model_eval
+    lines = []
+    if "best_step" in run.record:
+        lines.append(f"early stopping restored the checkpoint of step {run.record['best_step']}")
+    accuracy = last.get("rewards/accuracies")
+    if accuracy is not None and 0.6 <= accuracy <= 0.9:
+        # Several reruns of huggingface/alignment-handbook's zephyr-7b-dpo-full and -qlora.
+        lines.append("for comparison: 7B models reach 74 to 77 % with DPO on UltraFeedback")
+    if first is not last:
+        lines += [*_likelihood(first, last), *_loss(run)]
+    kl = last.get("reference_kl")
+    if kl is not None and kl < METRICS["reference_kl"].abs_tol:
+        lines.append("the policy has hardly moved from its reference")
+    longer = last.get("rewards/accuracies_chosen_longer")
+    shorter = last.get("rewards/accuracies_chosen_shorter")
+    if longer is not None and shorter is not None and abs(longer - shorter) > _LENGTH_GAP:
+        lines.append(
+            f"accuracy is {longer:.2f} where the chosen response is longer and {shorter:.2f} where "
+            "it is shorter: part of what the policy learned is length"
+        )
+    if run.eval_rows is not None and run.eval_rows < _FEW_ROWS:
+        lines.append(f"only {run.eval_rows} rows were held out, so these metrics are noisy")
+    return lines
+
+
+def _likelihood(first: Row, last: Row) -> list[str]:
+    for key, unit in (("logps/chosen_per_token", " nats per token"), ("logps/chosen", " nats")):
+        before, after = first.get(key), last.get(key)
+        if before is None or after is None:
+            continue
+        if after < before and not is_unchanged(key, before, after):
+            return [
+                f"chosen responses became less likely, by {before - after:.3g}{unit}. This is "
+                "common with DPO, where rejected ones fall faster; watch it if it is large"
+            ]
+        return []
+    return []
+
+
+def _loss(run: Run) -> list[str]:
+    losses = [(row["loss"], int(row["step"] or 0)) for row in run.evals if "loss" in row]
+    finite = [(loss, step) for loss, step in losses if loss is not None]
+    if len(finite) < 2 or "best_step" in run.record:
+        return []
+    before, after = finite[0][0], finite[-1][0]
+    lowest, step = min(finite)
+    if (
+        after > _REBOUND * lowest > 0
+        and lowest < before
+        and not is_unchanged("loss", before, lowest)
+    ):
+        return [
+            f"eval loss was lowest at step {step} ({format_value('loss', lowest)}) and has risen "
+            "since. Train for fewer epochs or use training.early_stopping to keep that model"
+        ]
+    if MAX_RATIO * before >= after > before and not is_unchanged("loss", before, after):
+        return [
+            f"eval loss ended above its start ({format_value('loss', before)} -> "
+            f"{format_value('loss', after)}): the policy is overtrained. Such models can still "
+            "answer well (zephyr-7b-beta); look at the samples"
+        ]
+    return []

@@ -1,0 +1,79 @@
+"""Axes and paths of plots."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefcli.report.panels import Line, PanelData
+from prefcli.report.plots import Mark, histogram, line_plot
+
+
+def panel_of(*values, held_out=(), log_scale=False, baseline=None):
+    train = [(float(step), value) for step, value in enumerate(values)]
+    line = Line("loss", "first", train, [(float(step), value) for step, value in held_out])
+    return PanelData("Loss", "", [line], baseline, log_scale)
+
+
+def labels(ticks):
+    return [tick.label for tick in ticks]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((0.0, 1.0), ["0.00", "0.25", "0.50", "0.75", "1.00"]),
+        ((0.48, 0.71), ["0.5", "0.6", "0.7"]),
+        ((0.0, 2e-7), ["0", "5e-8", "1e-7", "1.5e-7", "2e-7"]),
+        ((20_000.0, 24_000.0), ["20,000", "21,000", "22,000", "23,000", "24,000"]),
+        ((-3.0, -1.0), ["-3.0", "-2.5", "-2.0", "-1.5", "-1.0"]),
+        ((1e37, 2e37), ["1e37", "1.25e37", "1.5e37", "1.75e37", "2e37"]),
+    ],
+)
+def test_line_plot_has_round_ticks(values, expected):
+    assert labels(line_plot(panel_of(*values), [], (0, 1)).y_ticks) == expected
+
+
+def test_line_plot_on_a_log_scale_has_powers_of_ten():
+    plot = line_plot(panel_of(1.0, 900.0, log_scale=True), [], (0, 1))
+    assert labels(plot.y_ticks) == ["1", "10", "100", "1000"]
+    heights = [tick.at for tick in plot.y_ticks]
+    assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.02)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -5e-324, 1e308, None])
+def test_line_plot_of_one_value_has_an_axis(value):
+    plot = line_plot(panel_of(value), [], (0, 0))
+    assert len(plot.y_ticks) >= 2
+    assert labels(plot.x_ticks) == ["0", "1"]
+
+
+def test_line_plot_breaks_the_path_at_gaps():
+    plot = line_plot(panel_of(1.0, 2.0, None, 3.0, float("nan"), 4.0, 1e308, 5.0), [], (0, 7))
+    (series,) = plot.series
+    assert series.path.count("M") == 1
+    assert [label for _, _, label in series.circles] == ["step 3: 3", "step 5: 4", "step 7: 5"]
+
+
+def test_line_plot_circles_evaluations():
+    plot = line_plot(panel_of(held_out=[(0, 1.0), (100, 0.5)]), [], (0, 100))
+    (series,) = plot.series
+    assert (series.dashed, len(series.circles)) == (True, 2)
+
+
+def test_line_plot_keeps_everything_inside():
+    marks = [Mark(0, "1", "note"), Mark(7, "2", "error")]
+    plot = line_plot(panel_of(*range(8), baseline=-2.0), marks, (0, 7))
+    assert plot.top <= plot.baseline <= plot.bottom
+    assert all(plot.left <= rule.at <= plot.right for rule in plot.rules)
+    assert all(plot.top <= tick.at <= plot.bottom for tick in plot.y_ticks)
+
+
+def test_histogram_draws_a_rule_after_the_cut():
+    plot = histogram(["0-8", "9-16", "17"], [8, 4, 1], cut_after=1, cut_label="max_length 16")
+    (rule,) = plot.rules
+    assert plot.bars[1].x + plot.bars[1].width < rule.at < plot.bars[2].x
+    assert labels(plot.y_ticks) == ["0", "2", "4", "6", "8"]
+
+
+def test_histogram_without_a_cut_has_no_rule():
+    assert histogram(["0-8"], [0], cut_after=None, cut_label="max_length 16").rules == []
