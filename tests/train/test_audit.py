@@ -19,8 +19,7 @@ from prefcli.data.run_datasets import load_run_datasets, read_run_datasets
 from prefcli.errors import DataError
 from prefcli.methods import METHODS
 from prefcli.model import load_tokenizer
-from prefcli.recipe.data_checks import DataChecks
-from prefcli.recipe.sections import Source
+from prefcli.recipe.sections import DataChecks, Source
 from prefcli.training.run import train
 from tests.support.tiny_runs import write_jsonl
 

@@ -6,7 +6,7 @@ import pytest
 from prefcli.cli.main import refuse_renamed
 from prefcli.errors import RecipeError
 from prefcli.recipe import load
-from prefcli.recipe.aliases import FOREIGN, GONE, RENAMED
+from prefcli.recipe.aliases import ALIASES, RENAMED, UNSUPPORTED
 from prefcli.recipe.suggestions import all_paths
 from tests.support.broken_recipes import GOOD, added, mistakes, swapped, table, write
 
@@ -256,17 +256,17 @@ def test_no_is_text_where_text_is_wanted(tmp_path):
 
 
 def test_every_foreign_name_leads_to_a_key(tmp_path):
-    for name, ours in FOREIGN.items():
+    for name, ours in ALIASES.items():
         assert name == name.lower().replace("-", "_")
         *_, problem = mistakes(tmp_path, GOOD, f"{ours}=[[]]")
         assert problem.message != "no such key", ours
         (problem,) = mistakes(tmp_path, f"{GOOD}{name}: 1\n")
-        assert GONE.get(name, ours) in (problem.hint or "")
+        assert UNSUPPORTED.get(name, ours) in (problem.hint or "")
 
 
 def test_no_key_of_the_schema_is_refused_as_unsupported():
     names = {part for path in all_paths() for part in (path, path.rpartition(".")[2])}
-    assert not GONE.keys() & names
+    assert not UNSUPPORTED.keys() & names
 
 
 RENAMED_PATHS = {

@@ -5,7 +5,7 @@ import yaml
 
 from prefcli.errors import RecipeError
 from prefcli.recipe import load
-from prefcli.recipe.early_stopping import EarlyStopping
+from prefcli.recipe.sections import EarlyStopping
 
 
 @pytest.fixture

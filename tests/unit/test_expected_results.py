@@ -7,7 +7,7 @@ import pytest
 
 from prefcli.methods import METHODS
 from prefcli.recipe import load
-from prefcli.recipe.expected_results import ExpectedResults
+from prefcli.recipe.sections import ExpectedResults
 from tests.support.broken_recipes import GOOD, Case, added, given, table, write
 
 EVAL = GOOD + "  eval: {path: b.jsonl}\n"
