@@ -230,8 +230,8 @@ RECIPE_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "RCP031",
         "unknown-metric",
-        "training.early_stopping or expected names a metric that an evaluation of the method does "
-        "not measure.",
+        "A metric in training.early_stopping or expected is not measured by an evaluation of the "
+        "method.",
         "training:\n  early_stopping: {metric: eval_los}",
         "Write a metric that the message suggests.",
     ),

@@ -29,7 +29,7 @@ class _Loader(yaml.SafeLoader):
         self._check = EventCheck(source)
 
     def get_event(self) -> Any:
-        event = super().get_event()
+        event = super().get_event()  # type: ignore[no-untyped-call]
         self._check(event)
         return event
 
