@@ -12,7 +12,7 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
         "A private function of trl, transformers, datasets, accelerate or torch that prefcli "
         "relies on is missing or takes other arguments in the installed version.",
         "pip install --upgrade transformers",
-        "Install the versions prefcli was tested with: pip install prefcli -c constraints.txt",
+        "Install the versions prefcli was tested with: pip install prefcli -c constraints.txt.",
     ),
     ErrorCode(
         "TRN061",

@@ -8,7 +8,7 @@ from typing import Any
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.compatibility import Strategy
 from prefcli.recipe.distributed_env import strategy_here, world_size
-from prefcli.recipe.launch import Launch, need_deepspeed
+from prefcli.recipe.sections import Launch, need_deepspeed
 
 
 def check_launch_section(launch: Launch | None) -> None:

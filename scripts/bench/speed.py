@@ -69,7 +69,7 @@ from prefcli.library_logging import quiet_libraries
 from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.packed_forward import onednn_linear
 from prefcli.recipe import load
-from prefcli.recipe.data_checks import DataChecks
+from prefcli.recipe.sections import DataChecks
 from prefcli.training.trainer import make_trainer
 from scripts.bench.profiles import PROFILES, Row, drawn
 

@@ -28,8 +28,7 @@ from prefcli.model.chat_template import chat_template_warnings
 from prefcli.model.stop_tokens import load_stop_tokens, stop_token_warnings
 from prefcli.preflight.collator_check import ends_are_trained, ends_in
 from prefcli.preflight.tokenizer_warnings import tokenizer_warnings
-from prefcli.recipe.data_checks import DataChecks
-from prefcli.recipe.sections import Model
+from prefcli.recipe.sections import DataChecks, Model
 from prefcli.training.run import train
 from tests.support.tiny_runs import labelled, pairs, trainer_of, write_jsonl
 

@@ -12,7 +12,7 @@ from prefcli.health import Health
 from prefcli.methods import METHODS
 from prefcli.model import Device, detect_device
 from prefcli.model.lora import lora_config
-from prefcli.recipe.data_checks import DataChecks
+from prefcli.recipe.sections import DataChecks
 from prefcli.training.run import train
 from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_options
 from tests.support.tiny_runs import ANYTHING, labelled, metric_rows, write_jsonl

@@ -8,7 +8,7 @@ import pytest
 from prefcli import cli
 from prefcli.errors import RecipeError
 from prefcli.methods import METHODS
-from prefcli.recipe.aliases import FOREIGN, GONE
+from prefcli.recipe.aliases import ALIASES, UNSUPPORTED
 from prefcli.recipe.load import load
 from prefcli.recipe.migrate import TOOLS, migrate
 from prefcli.recipe.migrate.rules import Drop, MultiKeyRule, Refuse
@@ -457,11 +457,11 @@ def test_rule_table_paths_are_in_the_schema(tool):
     known = {*all_paths()}
     for key, rule in tool.table.items():
         assert {*rule.paths} <= known, key
-        if isinstance(rule, Refuse | MultiKeyRule) or key not in FOREIGN:
+        if isinstance(rule, Refuse | MultiKeyRule) or key not in ALIASES:
             continue
         # aliases.py, which suggests prefcli's key for a foreign one in a recipe, agrees.
-        if rule.paths and FOREIGN[key].partition(".")[0] not in METHODS:
-            assert FOREIGN[key] in rule.paths, key
+        if rule.paths and ALIASES[key].partition(".")[0] not in METHODS:
+            assert ALIASES[key] in rule.paths, key
 
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
@@ -475,11 +475,11 @@ def test_rule_table_does_not_drop_or_refuse_a_key_of_the_schema(tool):
     rejected = {key for key, rule in tool.table.items() if isinstance(rule, Drop | Refuse)}
     other_meaning = {"batch_size", "dpo_label_smoothing"}
     assert rejected & names == set()
-    assert rejected & FOREIGN.keys() - GONE.keys() - other_meaning == set()
+    assert rejected & ALIASES.keys() - UNSUPPORTED.keys() - other_meaning == set()
 
 
 def test_unsupported_keys_are_not_in_the_schema():
-    assert GONE.keys() & {path.rpartition(".")[2] for path in all_paths()} == set()
+    assert UNSUPPORTED.keys() & {path.rpartition(".")[2] for path in all_paths()} == set()
 
 
 def test_migrate_missing_required_keys_are_reported(tmp_path):

@@ -23,7 +23,7 @@ from prefcli.recipe.migrate.rules import Drop, apply_rules
 from prefcli.recipe.migrate.source_tool import SourceTool, find_method
 from prefcli.recipe.migrate.trl import TRL
 from prefcli.recipe.source_map import Key, Places, dotted, leaves
-from prefcli.recipe.yaml_reader import Unwritten, parse, read_text
+from prefcli.recipe.yaml_reader import MissingValue, parse, read_text
 from prefcli.recipe.yaml_writer import recipe_text
 
 TOOLS: tuple[SourceTool, ...] = (AXOLOTL, LLAMA_FACTORY, HANDBOOK, TRL)
@@ -68,7 +68,7 @@ def migrate(path: str, method: str | None = None, devices: int | None = None) ->
     Raises RecipeError for a file that is not YAML or belongs to no tool.
     """
     data, places, problems = parse(read_text(path), path)
-    problems = [problem for problem in problems if not isinstance(problem, Unwritten)]
+    problems = [problem for problem in problems if not isinstance(problem, MissingValue)]
     tool = _find_tool(data, path)
     problems += _mask_tokens(data, places, tool)
     method_or_problem = find_method(tool, data, places, method)
