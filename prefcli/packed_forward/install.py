@@ -16,6 +16,7 @@ from prefcli.packed_forward import prefix_attention as segments
 from prefcli.packed_forward import varlen
 from prefcli.packed_forward.forward import Counts, install, settings
 from prefcli.packed_forward.self_check import disagreement
+from prefcli.packed_forward.stand_in import stand_in
 from prefcli.packed_forward.supported_models import reason_against
 from prefcli.recipe.compatibility import Strategy
 from prefcli.recipe.sections import Performance
@@ -146,13 +147,24 @@ class FastForward:
         if asked is None:
             return "trl asks for figures that it does not give", _nothing
         found = None
-        for attention in attentions(model):
-            found = self._disagreement(model, *asked, attention)
+        tried = self._tried(model, asked[1])
+        for attention in attentions(tried):
+            found = self._disagreement(tried, *asked, attention)
             if found is None:
                 self.attention = attention
                 return None, install(model, *asked, self.counts, attention)
             self.refused[attention] = found
         return found, _nothing
+
+    def _tried(self, model: PreTrainedModel, outputs: tuple[str, ...]) -> PreTrainedModel:
+        """What is compared with trl's own forward: the model, or a part of one to be sharded."""
+        if self._strategy != "fsdp2":
+            return model
+        # Before it is sharded it may lie on the CPU, and after that no process runs it alone.
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        found = stand_in(model, torch.device(kind), self._autocast or model.dtype)
+        add_fused_lm_head(found, outputs=outputs)
+        return found
 
     def _disagreement(
         self, model: PreTrainedModel, scale: float, outputs: tuple[str, ...], attention: str
@@ -168,7 +180,8 @@ class FastForward:
         # Quantised weights are multiplied in a dtype of their own.
         own = self._autocast is not None or getattr(model, "is_quantized", False)
         kind = model.device.type
-        with torch.autocast(kind, self._autocast, enabled=self._autocast is not None):
+        cast = self._autocast is not None and model.dtype == torch.float32
+        with torch.autocast(kind, self._autocast, enabled=cast):
             return disagreement(
                 model,
                 fast,

@@ -111,6 +111,14 @@ def test_fsdp2_run_verifies_its_model(sharded, case):
     assert sharded.record(case)["model"]["max_difference"] <= (1e-4 if case in WHOLE else 0.05)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_fsdp2_run_scores_every_batch_packed(sharded, case):
+    speed = sharded.record(case)["speed"]
+    assert speed["shared_prefix"] == "in use"
+    assert speed["fast_calls"] > 0
+    assert speed["stock_calls"] == 0
+
+
 @pytest.mark.parametrize("case", HALF)
 def test_fsdp2_run_in_bfloat16_sums_in_float32(sharded, case):
     """The mean of ten sums in bfloat16 would be a multiple of a fortieth here, or coarser."""
