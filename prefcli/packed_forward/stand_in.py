@@ -41,4 +41,5 @@ def _depth(config: PretrainedConfig) -> int:
     text = config.get_text_config()
     kinds = getattr(text, "layer_types", None) or []
     first = (list(kinds).index(kind) + 1 for kind in set(kinds))
-    return min(max([2, *first]), text.num_hidden_layers)
+    depth: int = min(max([2, *first]), text.num_hidden_layers)
+    return depth

@@ -80,12 +80,14 @@ def placed(
 ) -> PreTrainedModel | PeftModel:
     """On the device, so that a trainer is built, and the fast forward tried, where it will run.
 
-    transformers moves it there by itself, but not under DeepSpeed, and after it was tried. What
-    an engine shards, that engine places.
+    transformers moves it there by itself, but not under DeepSpeed, and after it was tried. A policy
+    that an engine shards is on the CPU: the engine moves it layer by layer, where it can, and
+    no device holds all of it beside the reference.
     """
-    found: PreTrainedModel | PeftModel = policy
-    if strategy not in SHARDED:
-        found = to_device(policy, device)
+    sharded = strategy in SHARDED
+    found: PreTrainedModel | PeftModel = policy.to("cpu") if sharded else to_device(policy, device)
+    if sharded and device.kind == "cuda":
+        torch.cuda.empty_cache()
     return found
 
 
