@@ -29,7 +29,12 @@ def format_bytes(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
+def closest(word: str, candidates: Iterable[str]) -> str | None:
+    """Return the candidate that a mistyped word probably means, if one is close enough."""
+    return next(iter(difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)), None)
+
+
 def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:
-    """Return `did you mean X?` for the candidate closest to a word, if one is close enough."""
-    close = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else None
+    """Return the hint `did you mean X?` for the closest candidate, if one is close enough."""
+    match = closest(word, candidates)
+    return f"did you mean {match}?" if match is not None else None

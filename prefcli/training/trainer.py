@@ -20,8 +20,9 @@ from transformers import (
 from prefcli.checkpoints.atomic_checkpoints import AtomicCheckpointsMixin
 from prefcli.console import is_main_process
 from prefcli.data import Split
+from prefcli.data.cache_keys import trl_map_key
 from prefcli.data.run_datasets import RunDatasets
-from prefcli.data.trl_map_cache import CachedMapDataset, serialized, trl_cache_key
+from prefcli.data.trl_map_cache import CachedMapDataset, serialized
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.memory.activations import Policy
 from prefcli.memory.gradient_checkpointing import Choice, choose, memory_here
@@ -95,7 +96,7 @@ def make_trainer(
         if in_float32 and recipe.model.adapter == "continue"
         else {}
     )
-    key = trl_cache_key(recipe, method, tokenizer)
+    key = trl_map_key(recipe, method, tokenizer)
     with speed.patched_trainers(), _dividing_prompts(inputs), serialized(trl_class, key):
         trainer = trainer_class(
             model=policy,
