@@ -20,7 +20,7 @@ class DataReport:
 
     inputs: RunDatasets
     checks: DataChecks
-    said: list[str]
+    method_notes: list[str]
     """Lines about the method's defaults that depend on the data."""
     warnings: list[Problem]
     errors: list[Problem]
@@ -41,7 +41,7 @@ class DataReport:
                 }
         return {
             "splits": splits,
-            "said": self.said,
+            "method_notes": self.method_notes,
             "warnings": [warning.as_dict() for warning in self.warnings],
         }
 
@@ -52,6 +52,6 @@ def data_report(recipe: Recipe, method: Method, sample: int | None = None) -> Da
     sample: read at most that many rows of each source.
     """
     inputs = read_run_datasets(recipe, method, load_tokenizer(recipe.model), sample=sample)
-    _, said = inputs.resolve_from_data(method)
+    _, method_notes = inputs.resolve_from_data(method)
     warnings, errors = inputs.judge(recipe.data.checks)
-    return DataReport(inputs, recipe.data.checks, said, warnings, errors)
+    return DataReport(inputs, recipe.data.checks, method_notes, warnings, errors)

@@ -224,7 +224,7 @@ def _invalid_rows(errors: list[Problem], place: Place) -> DataError:
 
 def _wrong_kind(row_format: Format, kind: RowKind, place: Place) -> DataError:
     return DataError(
-        f"found {row_format.columns}, which is {row_format.name}; expected {_expected(kind)}",
+        f"found {row_format.columns}, which is {row_format.name}; expected {_columns_for(kind)}",
         code="DAT012",
         place=place.file,
         hint={
@@ -247,12 +247,12 @@ def _no_format(kind: RowKind, rows: RawRows, place: Place) -> DataError:
         )
     columns = ", ".join(rows.column_names) or "none"
     return DataError(
-        f"found columns {columns}; expected {_expected(kind)}",
+        f"found columns {columns}; expected {_columns_for(kind)}",
         code="DAT011",
         place=place.file,
         hint=hint,
     )
 
 
-def _expected(kind: RowKind) -> str:
+def _columns_for(kind: RowKind) -> str:
     return "; or ".join(f.columns for f in FORMATS if _is_usable(f.kind, kind))

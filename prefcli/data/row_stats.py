@@ -30,7 +30,7 @@ class Limits:
     """Tokens of prompt and completion. The completion is cut; the prompt must leave room for it."""
     prompt_margin: int = 0
     """Tokens that the trainer may add to a prompt."""
-    max_boundary_merge: int | None = None
+    max_merged_tokens: int | None = None
     """Tokens at the end of a text prompt that may merge with the completion."""
     assistant_only: bool = False
     """Train only on what the chat template marks as the assistant's."""
@@ -113,7 +113,7 @@ def compute_row_stats(
         masks = assistant_masks(columns, tokenizer) if limits.assistant_only else None
         stats = []
         for ids, row, mask in zip(tokenized, _rows(columns), masks or repeat(None), strict=False):
-            row_faults = {boundary} if any(part["boundary_merge"] for part in ids) else set()
+            row_faults = {boundary} if any(part["merged_tokens"] for part in ids) else set()
             for check in checks:
                 row_faults.update(*(check(part, limits.room, mask) for part in ids))
             counts = measure_row(ids, limits, chat=chat)
@@ -164,7 +164,7 @@ def measure_row(parts: Sequence[dict[str, Any]], limits: Limits, *, chat: bool) 
     parts: the tokenized row; two of them for a pair that becomes two labelled rows.
     """
     drop, room = None, limits.room
-    max_boundary_merge = None if chat else limits.max_boundary_merge
+    max_merged_tokens = None if chat else limits.max_merged_tokens
     counts = {"tokens": 0, "prompt": 0}
     trained = []
     for at, ids in enumerate(parts):
@@ -176,7 +176,7 @@ def measure_row(parts: Sequence[dict[str, Any]], limits: Limits, *, chat: bool) 
             drop = "the prompt alone fills max_length"
         elif not all(sides.values()):
             drop = drop or "the chat template writes nothing for a completion"
-        elif max_boundary_merge is not None and ids["boundary_merge"] > max_boundary_merge:
+        elif max_merged_tokens is not None and ids["merged_tokens"] > max_merged_tokens:
             drop = drop or "several of the prompt's last tokens merge with the completion"
         counts["prompt"] = max(counts["prompt"], prompt)
         for side, tokens in sides.items():

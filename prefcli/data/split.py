@@ -132,7 +132,7 @@ def load_split(
         place = Place(source.path, where if len(sources) == 1 else f"{where}[{i}]")
         raw = read(source, place.where)
         notes += [
-            f"warning: column {name} of {source.path} is ignored, since it is about rendering"
+            f"warning: column {name} of {source.path} is ignored (not supported per row)"
             for name in _RENDERING
             if name in raw.column_names
         ]

@@ -168,10 +168,10 @@ def prompt_boundary(
 ) -> PromptBoundary | None:
     """Compare the prompt's last tokens with and without the completion; None if they are equal."""
     ids = tokenize(row, tokenizer)
-    if not ids["boundary_merge"]:
+    if not ids["merged_tokens"]:
         return None
     texts = TokenText(tokenizer)
-    alone = prompt_alone(row, tokenizer)[-ids["boundary_merge"] :]
+    alone = prompt_alone(row, tokenizer)[-ids["merged_tokens"] :]
     size = sum(len(texts.raw(i)) for i in alone)
     return PromptBoundary(
         [texts.text(i) for i in alone],

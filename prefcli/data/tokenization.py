@@ -17,7 +17,7 @@ def tokenize(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict
     """Return `prompt_ids` (empty for texts and conversations) and the ids of each completion.
 
     The other keys depend on the row's kind: chosen_ids and rejected_ids, or completion_ids.
-    `boundary_merge` is the number of tokens at the end of the prompt that are different once the
+    `merged_tokens` is the number of tokens at the end of the prompt that are different once the
     completion follows; they count as completion, as in trl.
     """
     return tokenize_batch({name: [value] for name, value in row.items()}, tokenizer)[0]
@@ -30,7 +30,7 @@ def tokenize_batch(
     for column in ("messages", "text"):
         if column in rows:
             batch = _ids([_with_eos(value, tokenizer) for value in rows[column]], tokenizer)
-            return [{"prompt_ids": [], "completion_ids": ids, "boundary_merge": 0} for ids in batch]
+            return [{"prompt_ids": [], "completion_ids": ids, "merged_tokens": 0} for ids in batch]
     prompts = rows["prompt"]
     sides = ("chosen", "rejected") if "chosen" in rows else ("completion",)
     sequences = {
@@ -92,7 +92,7 @@ def _divide(prompt: Ids, sequences: dict[str, Ids]) -> dict[str, Any]:
     return {
         "prompt_ids": prompt[:shared],
         **{f"{side}_ids": ids[shared:] for side, ids in sequences.items()},
-        "boundary_merge": len(prompt) - shared,
+        "merged_tokens": len(prompt) - shared,
     }
 
 

@@ -34,15 +34,11 @@ class CachedMapDataset(Dataset):  # type: ignore[misc]  # datasets is untyped
         return cached
 
     def map(self, function: Any = None, *args: Any, **kwargs: Any) -> Dataset:
-        kwargs["new_fingerprint"] = kwargs.get("new_fingerprint") or self._after(
-            function, kwargs
-        )
+        kwargs["new_fingerprint"] = kwargs.get("new_fingerprint") or self._after(function, kwargs)
         return CachedMapDataset.of(super().map(function, *args, **kwargs), self.key)
 
     def filter(self, function: Any = None, *args: Any, **kwargs: Any) -> Dataset:
-        kwargs["new_fingerprint"] = kwargs.get("new_fingerprint") or self._after(
-            function, kwargs
-        )
+        kwargs["new_fingerprint"] = kwargs.get("new_fingerprint") or self._after(function, kwargs)
         return CachedMapDataset.of(super().filter(function, *args, **kwargs), self.key)
 
     def _after(self, function: Any, options: dict[str, Any]) -> str:
@@ -53,9 +49,7 @@ class CachedMapDataset(Dataset):  # type: ignore[misc]  # datasets is untyped
             name: value if isinstance(value, (str, int, list, type(None))) else str(type(value))
             for name, value in (options.get("fn_kwargs") or {}).items()
         }
-        return json_digest(
-            [self._fingerprint, self.key, step.__qualname__, batching, arguments]
-        )
+        return json_digest([self._fingerprint, self.key, step.__qualname__, batching, arguments])
 
 
 def serialized(trl_class: type[Any], key: str) -> AbstractContextManager[None]:
