@@ -50,7 +50,9 @@ def sample(
 
     if output is not None:
         _make_parent(Path(output))
-    rows = generate_answers(models, prompts, chat_template, Sampling(max_new_tokens, temperature, seed))
+    rows = generate_answers(
+        models, prompts, chat_template, Sampling(max_new_tokens, temperature, seed)
+    )
     if output is not None:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         Path(output).write_text(text, encoding="utf-8")
