@@ -410,7 +410,7 @@ letters = st.text("qz ", max_size=12)
     kind=st.sampled_from(["pair", "labelled", "demonstration"]),
     sample=st.sampled_from([None, 1, 5]),
 )
-def test_load_split_any_rows_are_kept_or_dropped(tmp_path_factory, tokenizer, rows, kind, sample):
+def test_load_split_counts_all_rows(tmp_path_factory, tokenizer, rows, kind, sample):
     path = write_jsonl(tmp_path_factory.getbasetemp() / "any-pairs.jsonl", rows)
     try:
         split = load_split(
@@ -426,12 +426,12 @@ def test_load_split_any_rows_are_kept_or_dropped(tmp_path_factory, tokenizer, ro
 
 
 def check_account(split, rows, kind, sample):
-    kept = len(split.rows) // (2 if kind == "labelled" else 1)
+    remaining = len(split.rows) // (2 if kind == "labelled" else 1)
     assert split.read == min(rows, sample or rows)
-    assert split.read == kept + sum(tally.count for tally in split.dropped.values())
+    assert split.read == remaining + sum(tally.count for tally in split.dropped.values())
     for finding in split.findings:
         assert 0 < finding.count <= finding.total <= split.read
-        assert 0 <= finding.remaining <= kept
+        assert 0 <= finding.remaining <= remaining
         assert len(finding.first) == min(finding.count, 3)
 
 

@@ -367,8 +367,8 @@ CRAFTED[11] = (CRAFTED[11][0], "cut")
 def test_load_split_counts_every_dropped_row(read):
     write_jsonl(Path("rows.jsonl"), [row for row, _ in CRAFTED])
     split = read("rows.jsonl", max_length=16)
-    kept = [i for i, (_, why) in enumerate(CRAFTED) if why in (None, "cut")]
-    assert rows_of(split) == [i + 1 for i in kept] == [1, 5, 11, 12, 13, 14, 20]
+    remaining = [i for i, (_, why) in enumerate(CRAFTED) if why in (None, "cut")]
+    assert rows_of(split) == [i + 1 for i in remaining] == [1, 5, 11, 12, 13, 14, 20]
     tokens = split.tokens
     document = split.as_dict()
     figures = ("findings", "lengths", "fingerprint")
@@ -422,9 +422,9 @@ def test_trainer_keeps_the_rows_of_the_split(recipe_data, make_recipe, tmp_path,
     tokenizer = load_tokenizer(recipe.model)
     trainer, inputs = trainer_of(recipe, name, tokenizer)
     split = inputs.train
-    kept = len(split.rows) // (2 if name == "kto" else 1)
+    remaining = len(split.rows) // (2 if name == "kto" else 1)
     assert len(trainer.train_dataset) == len(split.rows)
-    assert split.read == 20 == kept + sum(d.count for d in split.dropped.values())
+    assert split.read == 20 == remaining + sum(d.count for d in split.dropped.values())
     if name == "dpo":
         ids = trainer.train_dataset.to_list()
         sides = [r["prompt_ids"] + r[s] for r in ids for s in ("chosen_ids", "rejected_ids")]
@@ -808,8 +808,8 @@ def test_kto_drops_a_single_last_row(recipe_data, make_recipe, tmp_path):
             assert row["KL_completion_ids"] == rows[i - 1]["completion_ids"]
             assert row["KL_completion_ids"] != row["completion_ids"]
     without = make_recipe(recipe_data, "kto.loss_type=apo_zero_unpaired").recipe
-    kept = load_run_datasets(without, without.kto, load_tokenizer(without.model))
-    assert len(kept.train.rows) == 9
+    datasets = load_run_datasets(without, without.kto, load_tokenizer(without.model))
+    assert len(datasets.train.rows) == 9
 
 
 def test_kto_raises_if_the_dropped_row_had_the_other_label(recipe_data, make_recipe, tmp_path):
