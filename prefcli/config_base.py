@@ -1,4 +1,4 @@
-"""Options: the strict, frozen base of everything written in YAML."""
+"""The strict, frozen base of everything written in YAML, and the types of its values."""
 
 from __future__ import annotations
 
@@ -6,17 +6,37 @@ import ast
 import inspect
 import itertools
 import textwrap
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-_WORDS = {"yes": True, "on": True, "no": False, "off": False}
+_YAML_1_1_FLAGS = {"yes": True, "on": True, "no": False, "off": False}
 
 
-def _yes_no(value: Any) -> Any:
-    return _WORDS.get(value.lower(), value) if isinstance(value, str) else value
+def _flag(value: Any) -> Any:
+    return _YAML_1_1_FLAGS.get(value.lower(), value) if isinstance(value, str) else value
+
+
+class RuleError(ValueError):
+    """A rule that a value or a section breaks; the message names the keys and the cure.
+
+    code: a key of `prefcli.error_codes.ERROR_CODES`.
+    """
+
+    def __init__(self, message: str, *, code: str = "RCP016") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def did_you_mean(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The sentence that suggests the closest choice, if one is close."""
+    import difflib  # only needed for mistakes
+
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=cutoff)
+    return f"did you mean {close[0]}?" if close else None
 
 
 class ConfigBase(BaseModel):
@@ -34,8 +54,10 @@ class ConfigBase(BaseModel):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """With the docstrings of the keys. (pydantic's use_attribute_docstrings reads the sources
-        whenever a class is made, which every start of the program would pay for.)"""
+        """Add the docstrings of the keys as descriptions.
+
+        pydantic's use_attribute_docstrings would read the sources at every start.
+        """
         section = handler.resolve_ref_schema(handler(core_schema))
         for base in reversed(cls.__mro__):
             if issubclass(base, ConfigBase) and base is not ConfigBase:
@@ -47,11 +69,11 @@ class ConfigBase(BaseModel):
 
 
 def _docstrings(section: type) -> dict[str, str]:
-    """Of its attributes: the text that follows each."""
+    """The text that follows each attribute of a class."""
     try:
         (body,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
     except (OSError, TypeError):
-        return {}  # made without a source file
+        return {}  # no source file
     assert isinstance(body, ast.ClassDef)
     return {
         line.target.id: inspect.cleandoc(text.value.value)
@@ -64,8 +86,8 @@ def _docstrings(section: type) -> dict[str, str]:
     }
 
 
-Flag = Annotated[bool, BeforeValidator(_yes_no, json_schema_input_type=bool)]
-"""true/false, and YAML 1.1's yes/no/on/off, which our loader leaves as words."""
+Flag = Annotated[bool, BeforeValidator(_flag, json_schema_input_type=bool)]
+"""true/false, and YAML 1.1's yes/no/on/off, which the reader passes on as text."""
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]

@@ -48,7 +48,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import prefcli.training.run as run_module
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.cli import main as prefcli
-from prefcli.recipe.data_checks import DataChecks
+from prefcli.recipe.sections import DataChecks
 from prefcli.training.mixins.preemption_mixin import PreemptionMixin
 
 PHASES = (

@@ -18,9 +18,9 @@ from prefcli.errors import Problem, PushError, RecipeError
 from prefcli.health.overfitting import MAX_RATIO
 from prefcli.hub.cache import offline
 from prefcli.recipe.paths import is_local
-from prefcli.recipe.push import PushToHub
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.secrets import hide
+from prefcli.recipe.sections import PushToHub
 
 
 def check_push(recipe: Recipe) -> None:

@@ -24,6 +24,7 @@ app = command_app()
 
 @app.command()
 def slurm(
+    context: typer.Context,
     recipe: RecipeArgument,
     time: Annotated[
         str, typer.Option(help="Time limit: 04:00:00, 1-12 or 90.", metavar="HH:MM:SS")
@@ -116,26 +117,7 @@ def slurm(
     )
     from prefcli.slurm.sbatch import SbatchOptions, sbatch_file
 
-    options = SbatchOptions(
-        time=time,
-        grace=grace,
-        max_requeues=max_requeues,
-        gpus=gpus,
-        partition=partition,
-        account=account,
-        qos=qos,
-        mem=mem,
-        cpus_per_task=cpus_per_task,
-        sbatch=sbatch or (),
-        modules=module or (),
-        setup=setup or (),
-        venv=venv,
-        container=container,
-        runtime=container_runtime,
-        mounts=mount or (),
-        offline=offline,
-        flags=["--allow-unusual"] if allow_unusual else [],
-    )
+    options = SbatchOptions.from_parameters(context.params)
     made_by = ["prefcli", *sys.argv[1:]]
     arguments = [recipe, *(overrides or [])]
     with located(loaded):

@@ -13,7 +13,7 @@ from datasets import Dataset
 from prefcli.data.findings import DROPS, Finding, Tally
 from prefcli.data.lengths import Ints, Lengths
 from prefcli.data.row_stats import Limits, RowStats
-from prefcli.recipe.data_checks import DataChecks
+from prefcli.recipe.sections import DataChecks
 
 Bools = npt.NDArray[np.bool_]
 

@@ -10,8 +10,8 @@ from prefcli.data.run_datasets import RunDatasets, read_run_datasets
 from prefcli.errors import Problem
 from prefcli.methods import Method
 from prefcli.model import load_tokenizer
-from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import DataChecks
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prefcli.errors import Problem
-from prefcli.recipe.data_checks import DataChecks
+from prefcli.recipe.sections import DataChecks
 
 DROPS: dict[str, str | None] = {
     "empty prompt": "empty",

@@ -22,9 +22,8 @@ from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method, Sft
 from prefcli.model import load_base_config, load_tokenizer, reference_model
 from prefcli.model.stop_tokens import StopTokens, load_stop_tokens
-from prefcli.recipe.data_checks import DataChecks
 from prefcli.recipe.schema import Recipe
-from prefcli.recipe.sections import SftMix
+from prefcli.recipe.sections import DataChecks, SftMix
 
 _EPOCHS_DRAWN = 3
 """Of which the largest batch is looked for: more add little, and take long on many rows."""

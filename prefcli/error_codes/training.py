@@ -36,6 +36,54 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
         "A private function of trl, transformers, datasets, accelerate or torch that prefcli "
         "relies on is missing or takes other arguments in the installed version.",
         "pip install --upgrade transformers",
-        "Install the versions prefcli was tested with: pip install prefcli -c constraints.txt",
+        "Install the versions prefcli was tested with: pip install prefcli -c constraints.txt.",
+    ),
+    ErrorCode(
+        "TRN061",
+        "metric-not-measured",
+        "Early stopping follows a metric that evaluations of this method, or of this run, do not "
+        "measure.",
+        "training: {early_stopping: {metric: eval_kl}}  # with dpo",
+        "Choose one of the metrics in the message for training.early_stopping.metric.",
+    ),
+    ErrorCode(
+        "TRN062",
+        "prompt-merges-with-response",
+        "The tokenizer merges the end of a prompt with the start of its response into one token. "
+        "trl's ORPO and CPO trainers need a prompt whose tokens are a prefix of the whole row.",
+        '{"prompt": "The capital is Par", "chosen": "is", "rejected": "ma"}',
+        "End prompts at the end of a word, or use a chat template that renders the prompt alone as "
+        "it renders it before a response.",
+    ),
+    ErrorCode(
+        "TRN063",
+        "non-finite-number",
+        "The loss, a log-probability or the gradient norm is NaN or infinite. The run stops before "
+        "the weights change and names the rows of the batch.",
+        "training: {learning_rate: 1.0}",
+        "Lower training.learning_rate, or check the named rows; with float16, use bfloat16.",
+    ),
+    ErrorCode(
+        "TRN064",
+        "preempted",
+        "A signal asked the run to stop; it saved a checkpoint and exited with code 75.",
+        "scancel --signal TERM JOB",
+        "Rerun the same command to resume from the checkpoint.",
+    ),
+    ErrorCode(
+        "TRN065",
+        "reference-cache-not-writable",
+        "With reference.precompute, the processes of a run share reference log-probabilities "
+        "through the cache of datasets, which is not writable.",
+        "reference: {precompute: true}  # HF_DATASETS_CACHE on a read-only disk, two GPUs",
+        "Set HF_DATASETS_CACHE to a folder that all processes can write.",
+    ),
+    ErrorCode(
+        "TRN066",
+        "reference-not-reproducible",
+        "A second pass of the reference over the same rows gave other log-probabilities than the "
+        "precomputed ones, so these cannot be relied on.",
+        "reference: {precompute: true}  # with a model whose forward pass is not deterministic",
+        "Set reference.precompute: false.",
     ),
 )

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.recipe.launch import Launch
 from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import Launch
 
 _TYPES = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
 _PRECISIONS = {"auto": "bf16", "bfloat16": "bf16", "float16": "fp16", "float32": "no"}

@@ -26,8 +26,8 @@ from prefcli.launcher.accelerate_config import accelerate_config
 from prefcli.launcher.agent import Agent, StoppedError, exit_code
 from prefcli.launcher.rendezvous import Rendezvous, check_srun_tasks, find_rendezvous
 from prefcli.launcher.signal_forwarding import LAUNCHER, SignalForwarder
-from prefcli.recipe.launch import Launch, need_deepspeed
 from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import Launch, need_deepspeed
 
 _RENDEZVOUS_TIMEOUT = 900
 """Seconds a node waits for the others of its job."""

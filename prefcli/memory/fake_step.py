@@ -38,11 +38,12 @@ from prefcli.methods import Method
 from prefcli.model import Device, lora_config
 from prefcli.model.lora import train_in_float32, trainable_config
 from prefcli.model.remote_code import from_config_kwargs
-from prefcli.packed_forward.cpo_orpo_mixin import CpoOrpoMixin
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Logging
-from prefcli.training.trainer import mix_into, trainer_class_of
+from prefcli.training.mixins.context import TrainerContext
+from prefcli.training.mixins.sft_mix import Demonstrations, SftMixture
+from prefcli.training.trainer import trainer_class_of
 from prefcli.trl_integration.trl_args import build, trl_options
 from prefcli.trl_integration.trl_compat import (
     LOGPROB_TILE_COLUMNS,
@@ -217,7 +218,7 @@ def _trainer(
     batches = 2 if recipe.training.global_batch_size > batch else 1
     mix = active_sft_mix(recipe, method)
     rows = Dataset.from_list(rows_of(method, batch * batches, length))
-    config_class, trl_class = method.trl_classes()
+    config_class, _ = method.trl_classes()
     plain = _plain(recipe, batch * batches)
     options = trl_options(plain, method, machine) | _HERE | {"output_dir": folder}
     options["bf16"] = machine.autocast(recipe.model) or machine.half(recipe.model)
@@ -230,20 +231,26 @@ def _trainer(
     more: dict[str, Any] = {"ref_model": reference} if reference is not None else {}
     if recipe.lora is not None:
         more["peft_config"] = lora_config(recipe.lora)
-    trainer = trainer_class_of(trl_class, plain, method, mixed=mix is not None)(
+    tokenizer = one_token_a_word()
+    mixture = None
+    if mix is not None:
+        split = demonstrations(batch * batches, length)
+        stream = Demonstrations(split, tokenizer, plain.data.max_length, plain.seed)
+        mixture = SftMixture(stream, mix.fraction, mix.weight)
+    context = TrainerContext(method, sft_mix=mixture)
+    trainer = trainer_class_of(plain, context)(
+        context=context,
         model=policy,
         args=build(options, config_class),
         train_dataset=rows,
-        processing_class=one_token_a_word(),
+        processing_class=tokenizer,
         **more,
     )
     if recipe.model.quantization is not None and recipe.model.dtype != "bfloat16":
         train_in_float32(trainer.model, {})
     trainer.remove_callback(PrinterCallback)
-    if mix is not None:
-        if isinstance(trainer, CpoOrpoMixin):  # has no such head otherwise
-            add_fused_lm_head(trainer.scored)
-        mix_into(trainer, mix, demonstrations(batch * batches, length), plain, method)
+    if mix is not None and method.trainer.concatenates_forward:
+        add_fused_lm_head(trainer.base_policy)  # which trl prepares for the other trainers
     if method.needs_reference and recipe.reference.precompute:
         trainer.ref_model, trainer.precompute_ref_logps = None, True
         for name in _SCORES:

@@ -12,7 +12,7 @@ from prefcli.errors import Problem, RecipeError
 from prefcli.model import Device, detect_device
 from prefcli.recipe.compatibility import STRATEGIES, Strategy
 from prefcli.recipe.distributed_env import strategy_here, world_size
-from prefcli.recipe.launch import Launch
+from prefcli.recipe.sections import Launch
 
 _UNITS = {"": 2**30, "g": 2**30, "gb": 10**9, "gib": 2**30, "m": 2**20, "mb": 10**6, "mib": 2**20}
 

@@ -31,8 +31,8 @@ def sum_adapters(below: Path, folder: Path) -> None:
 
     B1 A1 s1 + B2 A2 s2 = [s1 B1, s2 B2] [A1; A2]: the ranks add up, and the sum is exact.
     """
-    # peft's add_weighted_adapter(combination_type="cat") is wrong if the first adapter has use_rslora
-    # or layers_to_transform: the sum keeps both settings.
+    # peft's add_weighted_adapter(combination_type="cat") is wrong if the first adapter has
+    # use_rslora or layers_to_transform, since the sum keeps both settings.
     first = PeftConfig.from_pretrained(str(below))
     joint = PeftConfig.from_pretrained(str(folder))
     assert isinstance(first, LoraConfig)

@@ -86,6 +86,6 @@ def refuse_many_gpus_without_launcher() -> None:
                 hint="write `launch: {strategy: ddp}` in the recipe (or fsdp2, zero2, zero3), run "
                 f"torchrun --nproc-per-node {count} -m prefcli ..., or set CUDA_VISIBLE_DEVICES=0 "
                 "to use one GPU",
-                code="ENV046",
+                code="ENV009",
             )
         )

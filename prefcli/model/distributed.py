@@ -8,7 +8,7 @@ from typing import Any
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.compatibility import Strategy
 from prefcli.recipe.distributed_env import strategy_here, world_size
-from prefcli.recipe.launch import Launch, need_deepspeed
+from prefcli.recipe.sections import Launch, need_deepspeed
 
 
 def check_launch_section(launch: Launch | None) -> None:
@@ -34,7 +34,7 @@ def check_launch_section(launch: Launch | None) -> None:
                     path=f"launch.{name}",
                     hint="run `prefcli` without a launcher, so that it starts what the recipe "
                     "says; or correct or remove the launch section",
-                    code="ENV045",
+                    code="ENV008",
                 )
                 for name, expected, actual in wrong
             ]
@@ -52,7 +52,7 @@ def check_launch_strategy(launch: Launch | None, accelerator: Any) -> None:
             f"({accelerator.distributed_type.value} on {accelerator.device.type})",
             path="launch.strategy" if launch is not None else None,
             hint="make a GPU visible to every process, or use ddp",
-            code="ENV045",
+            code="ENV008",
         )
     )
 

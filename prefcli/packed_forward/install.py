@@ -18,7 +18,7 @@ from prefcli.packed_forward.forward import Counts, install, settings
 from prefcli.packed_forward.self_check import disagreement
 from prefcli.packed_forward.supported_models import reason_against
 from prefcli.recipe.compatibility import Strategy
-from prefcli.recipe.performance import Performance
+from prefcli.recipe.sections import Performance
 from prefcli.trl_integration.trl_compat import fused_head_replaced
 
 ATTENTIONS = (varlen.NAME, segments.NAME)

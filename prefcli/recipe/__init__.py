@@ -1,4 +1,4 @@
-"""What a run is: a file becomes a frozen Recipe, or a list of problems with places."""
+"""Recipes: a file becomes a frozen Recipe, or a list of problems with places."""
 
 from prefcli.recipe.load import Loaded, load
 from prefcli.recipe.schema import Recipe

@@ -1,4 +1,4 @@
-"""Names that other tools, or older versions of the libraries, give to our settings."""
+"""Names that other tools, older libraries or earlier versions of prefcli use for its settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RENAMED: dict[str, str] = {
 RENAMED_COMMANDS = {"fetch": "download"}
 RENAMED_FLAGS = {"--resume-anyway": "--force-resume"}
 
-FOREIGN: dict[str, str] = {
+ALIASES: dict[str, str] = {
     # model
     "base_model": "model.name_or_path",
     "base_model_id": "model.name_or_path",
@@ -124,28 +124,28 @@ FOREIGN: dict[str, str] = {
     "save_dir": "output_dir",
     "random_seed": "seed",
 }
-"""Foreign name, in lower case: the dotted path of ours."""
+"""Another tool's name, in lower case: prefcli's dotted path."""
 
-GONE: dict[str, str] = {
-    "<<": "no YAML merge: a recipe is readable alone; repeat the keys, or use ${section.key}",
-    "overwrite_output_dir": "a run never overwrites another; leave it out or name a new output_dir",
+UNSUPPORTED: dict[str, str] = {
+    "<<": "YAML merge keys are not supported; repeat the keys, or write ${section.key}",
+    "overwrite_output_dir": "a run never overwrites another; remove it or write a new output_dir",
     "max_prompt_length": "trl 1.x has no prompt limit; data.max_length bounds prompt + completion",
     "gradient_accumulation_steps": (
-        "accumulation is derived; state training.global_batch_size = "
+        "gradient accumulation is computed; write training.global_batch_size = "
         "per-device size x devices x accumulation"
     ),
-    "do_eval": "evaluation runs whenever data.eval is given; leave it out",
-    "use_peft": "a `lora:` section turns LoRA on; its absence means full fine-tuning",
-    "bf16": "the precision follows the machine; insist with model.dtype: bfloat16",
-    "fp16": "the precision follows the machine; insist with model.dtype: float16",
-    "load_in_4bit": "write model.quantization: 4bit, beside a lora section",
-    "load_in_8bit": "write model.quantization: 8bit, beside a lora section",
+    "do_eval": "evaluation runs whenever data.eval is given; remove it",
+    "use_peft": "a `lora:` section enables LoRA; without one all weights are trained",
+    "bf16": "the precision follows the device; write model.dtype: bfloat16 to force it",
+    "fp16": "the precision follows the device; write model.dtype: float16 to force it",
+    "load_in_4bit": "write model.quantization: 4bit, and a lora section",
+    "load_in_8bit": "write model.quantization: 8bit, and a lora section",
     "gamma_beta_ratio": "write simpo.gamma: the ratio times simpo.beta",
-    "lr_scheduler_kwargs": "a floor for cosine_with_min_lr is training.min_lr_ratio",
-    "sync_ref_model": "the reference does not move; leave it out",
-    "rpo_alpha": "write dpo.loss_type: [sigmoid, sft] with dpo.loss_weights: [1.0, RPO_ALPHA]",
+    "lr_scheduler_kwargs": "write training.min_lr_ratio for the floor of cosine_with_min_lr",
+    "sync_ref_model": "the reference is never updated; remove it",
+    "rpo_alpha": "write dpo.loss_type: [sigmoid, sft] and dpo.loss_weights: [1.0, RPO_ALPHA]",
 }
-"""Names without a counterpart, or whose counterpart needs a word: what to do instead."""
+"""Another tool's name without an equivalent key: what to write instead."""
 
 
 def renamed(path: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The shipped recipes: found beside the package in a clone, inside it in a wheel."""
+"""The shipped recipes: next to the package in a clone, inside it in a wheel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Shipped:
-    """A recipe file, by the name that `recipes show` and `copy` take."""
+    """A recipe file with the name that `recipes show` and `copy` accept."""
 
     name: str
     path: Path
@@ -21,12 +21,12 @@ class Shipped:
 
     @property
     def folder(self) -> str:
-        """The folder that `copy` takes as a whole; empty for a recipe that stands alone."""
+        """The folder that `copy` copies as a whole; empty for a single recipe."""
         return self.name.rpartition("/")[0]
 
 
 def root() -> Path:
-    """The folder of shipped recipes. AssertionError where the installation lacks it."""
+    """The folder of shipped recipes. Raises AssertionError for a broken installation."""
     for folder in (_PACKAGE / "shipped", _PACKAGE.parent / "recipes"):
         if folder.is_dir():
             return folder
@@ -34,15 +34,16 @@ def root() -> Path:
 
 
 def shipped() -> list[Shipped]:
-    """All of them by name, those that lie in a folder with their data first."""
-    found = [
+    """All shipped recipes by name; recipes in a folder with their data come first."""
+    recipes = [
         Shipped(path.relative_to(root()).with_suffix("").as_posix(), path, _about(path))
         for path in root().rglob("*.yaml")
     ]
-    return sorted(found, key=lambda r: ("/" not in r.name, r.name))
+    return sorted(recipes, key=lambda r: ("/" not in r.name, r.name))
 
 
 def find(name: str) -> Shipped:
+    """The recipe of this name. Raises RecipeError."""
     name = name.removesuffix(".yaml").removeprefix("recipes/")
     for recipe in shipped():
         if recipe.name == name:
@@ -51,14 +52,16 @@ def find(name: str) -> Shipped:
 
 
 def copy(name: str, target: Path) -> list[Path]:
-    """Copy one recipe, or a folder of recipes with its data, into `target`; the files written."""
+    """Copy a recipe, or a folder of recipes with its data, and return the copied recipes."""
     source = (root() / name.removesuffix("/").removeprefix("recipes/")).resolve()
     if not source.is_dir() or root().resolve() not in source.parents:
         source = find(name).path
     destination = target / source.name
     if destination.exists():
         raise RecipeError(
-            f"{destination} exists already", hint="remove it, or copy into another folder"
+            f"{destination} exists already",
+            code="RCP027",
+            hint="remove it, or copy into another folder",
         )
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -67,7 +70,11 @@ def copy(name: str, target: Path) -> list[Path]:
         else:
             shutil.copyfile(source, destination)
     except OSError as error:
-        raise RecipeError(f"can't write {destination}: {error.strerror}") from None
+        raise RecipeError(
+            f"can't write {destination}: {error.strerror}",
+            code="RCP027",
+            hint="copy into another folder",
+        ) from None
     return sorted(destination.rglob("*.yaml")) if destination.is_dir() else [destination]
 
 
@@ -79,4 +86,6 @@ def _about(path: Path) -> str:
 
 def _unknown(name: str) -> RecipeError:
     names = ", ".join(recipe.name for recipe in shipped())
-    return RecipeError(f"no shipped recipe is called {name!r}", hint=f"there are: {names}")
+    return RecipeError(
+        f"no shipped recipe is called {name!r}", code="RCP026", hint=f"write one of {names}"
+    )

@@ -1,4 +1,4 @@
-"""Settings that are right alone and wrong together: one table, read by runs and dry-runs."""
+"""Valid settings that do not work together: one table, for runs and dry-runs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ DeepSpeed's."""
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 SHARDED: tuple[Strategy, ...] = ("fsdp1", "fsdp2", "zero3")
-"""No process holds the whole model."""
+"""Strategies under which no process has the whole model."""
 
 
 class Case(NamedTuple):
-    """A recipe with the method that is run, and how the model is spread."""
+    """A recipe, the method that runs, and how devices share the model."""
 
     recipe: Recipe
     method: Method
@@ -39,7 +39,7 @@ class Case(NamedTuple):
 
 
 class Combination(NamedTuple):
-    """What must not stand together. `source`: where it is told."""
+    """Settings that do not work together."""
 
     level: Literal["error", "warning"]
     path: str
@@ -47,6 +47,7 @@ class Combination(NamedTuple):
     what: str
     instead: str
     source: str
+    """Where the problem is documented."""
 
 
 COMBINATIONS = (
@@ -54,8 +55,8 @@ COMBINATIONS = (
         "error",
         "model.quantization",
         lambda c: c.recipe.model.quantization is not None and c.sharded,
-        "quantised weights are loaded whole on each GPU and can't be sharded",
-        "keep them whole (ddp: a 7B base in 4 bits takes 5 GB), or shard a LoRA on whole weights",
+        "quantized weights are loaded whole on each GPU and can't be sharded",
+        "use ddp (a 7B base in 4 bits takes 5 GB), or shard a LoRA on weights in 16 bits",
         "huggingface/trl issues 669, 1723; axolotl issue 1494",
     ),
     Combination(
@@ -64,7 +65,7 @@ COMBINATIONS = (
         lambda c: (
             c.strategy == "zero3"
             and c.recipe.trains_adapter
-            # auto means on, under whatever shards.
+            # auto means on if the model is sharded.
             and c.recipe.training.gradient_checkpointing is not False
             and not c.method.trainer.supports_zero3_lora_checkpointing
         ),
@@ -78,7 +79,7 @@ COMBINATIONS = (
         "training.optim",
         lambda c: c.recipe.training.needs_bitsandbytes and c.sharded,
         "bitsandbytes' optimizers do not work on sharded weights",
-        "write adamw_torch_fused: its states are sharded too",
+        "write adamw_torch_fused, whose states are sharded too",
         "bitsandbytes documentation, FSDP",
     ),
     Combination(
@@ -86,7 +87,7 @@ COMBINATIONS = (
         "model.attn_implementation",
         lambda c: c.flash and c.recipe.model.dtype == "float32",
         "flash attention computes in 16 bits only",
-        "leave dtype out, or take sdpa",
+        "remove dtype, or use sdpa",
         "transformers documentation, attention backends",
     ),
     Combination(
@@ -107,7 +108,7 @@ COMBINATIONS = (
         ),
         "precompute saves time here but no memory: under an adapter the reference is the policy "
         "with the adapter off",
-        "keep it if several runs share these rows",
+        "keep it only if several runs share these rows",
         "trl's DPOTrainer",
     ),
     Combination(
@@ -122,10 +123,12 @@ COMBINATIONS = (
 
 
 def check_combinations(recipe: Recipe, method: Method, strategy: Strategy) -> list[str]:
-    """Warnings, a line each. RecipeError for all that can't go together."""
+    """Return warnings as lines; raise RecipeError for settings that can't work together."""
     case = Case(recipe, method, strategy)
-    found = [each for each in COMBINATIONS if each.when(case)]
-    wrong = [each for each in found if each.level == "error"]
-    if wrong:
-        raise RecipeError([Problem(c.what, path=c.path, hint=c.instead) for c in wrong])
-    return [f"{c.path}: {c.what}; {c.instead} ({c.source})" for c in found]
+    matches = [combination for combination in COMBINATIONS if combination.when(case)]
+    errors = [c for c in matches if c.level == "error"]
+    if errors:
+        raise RecipeError(
+            [Problem(c.what, path=c.path, hint=c.instead, code="RCP020") for c in errors]
+        )
+    return [f"{c.path}: {c.what}; {c.instead} ({c.source})" for c in matches]

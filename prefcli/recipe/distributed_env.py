@@ -1,4 +1,4 @@
-"""What a launcher tells this process of the others, in the environment."""
+"""The processes of this run, by the environment variables that a launcher sets."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 from prefcli.recipe.compatibility import Strategy
 
 _YES = ("y", "yes", "t", "true", "on", "1")
-"""As accelerate has it."""
+"""accelerate's words for true."""
 
 
 def world_size() -> int:
-    """Processes of this run, as torchrun and accelerate tell them."""
+    """Number of processes of this run, as set by torchrun and accelerate."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def strategy_here(environment: Mapping[str, str] | None = None) -> Strategy:
-    """What accelerate's launcher has set up for this process; torchrun alone means ddp."""
+    """The strategy that accelerate's launcher has set up; torchrun alone means ddp."""
     environment = os.environ if environment is None else environment
 
     if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() in _YES:
@@ -32,10 +32,10 @@ def strategy_here(environment: Mapping[str, str] | None = None) -> Strategy:
 
 
 def _zero_stage(environment: Mapping[str, str]) -> int | None:
-    """As accelerate finds it: a file of DeepSpeed's own goes before the launcher's option."""
+    """DeepSpeed's stage as accelerate reads it: from its own file, else the launcher's option."""
     file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     stage: Any = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
-    # What is wrong with the file, accelerate says once it is used.
+    # accelerate reports a broken file when it uses it.
     with suppress(OSError, ValueError, TypeError, KeyError):
         if file != "none":
             stage = json.loads(Path(file).read_text("utf-8"))["zero_optimization"]["stage"]

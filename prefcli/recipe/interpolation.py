@@ -1,4 +1,4 @@
-"""${...}: each value is resolved by itself, so that each mistake is reported."""
+"""${...} in values. Each is resolved separately, so that every mistake is reported."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from prefcli.errors import Problem
 from prefcli.recipe import secrets
 from prefcli.recipe.source_map import Key, Places, dotted, leaves, put
 
-# What a recipe needs, with room; beyond it a few lines could keep a machine busy for hours.
+# More than a recipe needs. Without limits a few lines could keep a machine busy for hours.
 MAX_VALUES, MAX_CHAIN, MAX_CHARACTERS, MAX_COPIED = 100, 10, 2_000, 2_000
 
 _OPEN = "???"
-"""OmegaConf's mark for a value that is still to come."""
+"""OmegaConf's mark for a missing value."""
 _RESOLVER = re.compile(r"\$\{\s*([\w.]+)\s*:")
 _WHOLE = re.compile(r"\$\{[^${}]*\}")
 _FORMS = "forms: ${section.key}, ${oc.env:NAME}, ${oc.env:NAME,default}, ${recipe_dir:}"
@@ -31,7 +31,7 @@ _FORMS = "forms: ${section.key}, ${oc.env:NAME}, ${oc.env:NAME,default}, ${recip
 def resolve(
     data: dict[str, Any], path: Path, places: Places
 ) -> tuple[dict[Key, str], list[Problem]]:
-    """Resolve in place. Also returns the whole values that came as text, perhaps of a number."""
+    """Resolve in place. Also returns whole values that came as text, but may be numbers."""
     folder = str(path.resolve().parent)
     OmegaConf.register_resolver("recipe_dir", lambda: folder, replace=True)
     waiting, refused, problems = _collect(data, places)
@@ -61,12 +61,12 @@ def resolve(
                 return loose, problems
             if isinstance(value, str) and _WHOLE.fullmatch(text):
                 loose[at] = value
-            problems += _settle(data, config, at, value, places)
+            problems += _store(data, config, at, value, places)
         if len(waiting) == before:
             break
-    why = "it refers to itself, in a circle or through more than ten others"
+    why = "it refers to itself, or through more than ten other values"
     if problems:
-        why = "what it refers to can't be resolved either"
+        why = "a value that it refers to can't be resolved"
     for at, text in waiting.items():
         problems.append(_problem(at, text, why, None, places))
     return loose, problems
@@ -75,7 +75,7 @@ def resolve(
 def _collect(
     data: dict[str, Any], places: Places
 ) -> tuple[dict[Key, str], list[Key], list[Problem]]:
-    """The values to resolve, and those that can't be, with the reason."""
+    """The values to resolve, and those that are malformed with their problems."""
     waiting: dict[Key, str] = {}
     refused, problems = [], []
     for at, text in list(leaves(data)):
@@ -96,13 +96,14 @@ def _malformed(at: Key, text: str, places: Places) -> Problem | None:
     if text == _OPEN:
         name = dotted(at)
         return Problem(
-            "'???' is still to be filled in",
+            "'???' is a placeholder for a value",
             place=places.value(at),
             path=name,
-            hint=f"write a value, or give {name}=... on the command line",
+            hint=f"write a value, or add {name}=... to the command line",
+            code="RCP012",
         )
     if len(text) > MAX_CHARACTERS:
-        why = f"the text around it has more than {MAX_CHARACTERS} characters"
+        why = f"the text is longer than {MAX_CHARACTERS} characters"
         return _problem(at, text, why, None, places)
     for name in _RESOLVER.findall(text):
         if name not in ("oc.env", "recipe_dir"):
@@ -115,13 +116,13 @@ def _malformed(at: Key, text: str, places: Places) -> Problem | None:
 
 
 def _evaluate(config: Any, at: Key, text: str) -> Any:
-    """The value of `text` as seen from `at`; afterwards the place is open again."""
+    """The value of `text` at the path `at`; afterwards the path is unresolved again."""
     parent = config
     for part in at[:-1]:
         parent = parent[part]
     try:
         with warnings.catch_warnings():
-            # `${oc.env:NAME,}` has an empty default, whatever OmegaConf thinks of its spelling.
+            # OmegaConf warns about `${oc.env:NAME,}`, whose default is empty.
             warnings.simplefilter("ignore")
             parent[at[-1]] = text
             value = parent[at[-1]]
@@ -132,31 +133,31 @@ def _evaluate(config: Any, at: Key, text: str) -> Any:
         parent[at[-1]] = _OPEN
 
 
-def _settle(data: Any, config: Any, at: Key, value: Any, places: Places) -> list[Problem]:
+def _store(data: Any, config: Any, at: Key, value: Any, places: Places) -> list[Problem]:
     held = {"value": value}
-    found = secrets.mask(held, places)
-    problems = [secrets.refuse(places.value(at), dotted(at))] if found else []
+    is_secret = bool(secrets.mask(held, places))
+    problems = [secrets.refuse(places.value(at), dotted(at))] if is_secret else []
     put(data, at, held["value"])
-    # Text that holds "${" (an escaped one, or an environment variable's) is not resolved again.
+    # A "${" in the result (escaped, or from an environment variable) must stay as it is.
     quoted = isinstance(value, str) and "${" in value
     put(config, at, value.replace("${", r"\${") if quoted else held["value"])
     return problems
 
 
 def _reason(error: Exception) -> tuple[str, str | None]:
-    """What OmegaConf says, in the user's words, and what to do."""
+    """OmegaConf's error as a reason, and the cure."""
     what = str(error).splitlines()[0]
-    if found := re.search(r"Environment variable '(.*)' not found", what):
-        name = found[1]
+    if match := re.search(r"Environment variable '(.*)' not found", what):
+        name = match[1]
         return f"the environment variable {name} is not set", (
             f"export {name}, or write a default: ${{oc.env:{name},DEFAULT}}"
         )
-    if found := re.search(r"(?:Interpolation|resolving) key '(.*?)'", what):
-        return f"the recipe does not write {found[1]!r} (a default can't be referred to)", None
+    if match := re.search(r"(?:Interpolation|resolving) key '(.*?)'", what):
+        return f"the recipe has no {match[1]!r} (defaults can't be referred to)", None
     if isinstance(error, RecursionError) or "ecursive" in what or "parent node" in what:
         return "it refers to itself", None
     if "TypeError" in what:
-        return "too few or too many values behind the colon", _FORMS
+        return "wrong number of arguments after the colon", _FORMS
     return what.rstrip(".").strip('"'), _FORMS
 
 
@@ -167,4 +168,5 @@ def _problem(at: Key, text: str, why: str, hint: str | None, places: Places) -> 
         place=places.value(at),
         path=dotted(at),
         hint=hint or _FORMS,
+        code="RCP012",
     )

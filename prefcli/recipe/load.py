@@ -1,4 +1,4 @@
-"""A file, KEY=VALUE overrides and interpolation become a Recipe; all mistakes at once."""
+"""Load a recipe from a file and KEY=VALUE overrides, and report every mistake at once."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["Loaded", "leaves", "load", "load_text"]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A recipe and where its values were written."""
+    """A recipe and the places of its values."""
 
     recipe: Recipe
     places: Places
 
     def locate(self, problem: Problem) -> Problem:
-        """The same problem with the place of its dotted path, if it names one."""
+        """Add the place of a problem's dotted path, if it has none."""
         if problem.place or not problem.path:
             return problem
         place = self.places.value(key_path(problem.path) or ())
@@ -44,7 +44,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Loaded:
 
 
 def load_text(text: str, source: str) -> Loaded:
-    """The same for a recipe that is in no file; `source` stands for its name in places."""
+    """Load a recipe from text; `source` is the file name in places."""
     with _hidden_tokens():
         return _load(text, source, ())
 
@@ -67,10 +67,10 @@ def _load(text: str, source: str, overrides: Sequence[str]) -> Loaded:
     try:
         recipe = _validate(data, loose)
     except ValidationError as error:
-        # A path that is already reported was taken out of the data; the rules between sections
-        # (no path) say something only once the sections are right.
-        told = {p.path for p in problems if p.path}
-        for problem in explain(error, data, places, told):
+        # Paths that are already reported are not in the data. Rules between sections (no path) are
+        # reported only if the sections are valid.
+        reported = {p.path for p in problems if p.path}
+        for problem in explain(error, data, places, reported):
             if not problems or problem.path is not None:
                 problems.append(problem)
     if problems or recipe is None:
@@ -79,7 +79,7 @@ def _load(text: str, source: str, overrides: Sequence[str]) -> Loaded:
 
 
 def _validate(data: dict[str, Any], loose: dict[Key, str]) -> Recipe:
-    """An environment variable is text: it becomes a number only where text is not wanted."""
+    """Validate; text from an environment variable becomes a number if text is not valid."""
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -92,5 +92,5 @@ def _validate(data: dict[str, Any], loose: dict[Key, str]) -> Recipe:
 
 
 def _in_file_order(problem: Problem) -> tuple[int, int]:
-    found = re.search(r":(\d+):(\d+)$", problem.place or "")
-    return (int(found[1]), int(found[2])) if found else (10**9, 0)
+    match = re.search(r":(\d+):(\d+)$", problem.place or "")
+    return (int(match[1]), int(match[2])) if match else (10**9, 0)

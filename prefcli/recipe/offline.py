@@ -1,4 +1,4 @@
-"""What a recipe takes from the hub, and whether the hub is there."""
+"""What a recipe needs from the hub, and whether the hub is reachable."""
 
 from __future__ import annotations
 
@@ -10,53 +10,55 @@ from prefcli import first_failure
 from prefcli.recipe.paths import is_local
 from prefcli.recipe.schema import Recipe
 
-_PATIENCE = 3.0
-"""Seconds."""
+_TIMEOUT = 3.0
+"""Seconds to wait for the hub."""
 _HUB = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-"""Either is huggingface_hub's, the second by its older name."""
+"""huggingface_hub's variable, and its older name."""
 
 
 def hub_names(recipe: Recipe) -> list[str]:
-    """Models and datasets that are no files here."""
+    """Models and datasets that are not local files."""
     data = [source.path for _, source in recipe.sources]
     names = [recipe.model.name_or_path, recipe.reference.name_or_path, *data]
     return [name for name in dict.fromkeys(names) if name is not None and not is_local(name)]
 
 
 def settle_offline(recipe: Recipe) -> bool:
-    """Where the hub does not answer, take it as HF_HUB_OFFLINE=1: true if that was decided here.
+    """Set HF_HUB_OFFLINE=1 if the hub is unreachable; true if this call set it.
 
-    To be called before the libraries are imported. They would try five times for each file, for
-    half a minute a model, before they look into their cache.
+    Must be called before the libraries are imported. They would try five times per file, for half
+    a minute per model, before they use their cache.
     """
-    # Processes of one run must not decide it each for itself.
-    if first_failure.is_distributed() or not hub_names(recipe) or _said_offline() or _answers():
+    # The processes of one run must not decide separately.
+    if first_failure.is_distributed() or not hub_names(recipe) or _is_offline() or _is_reachable():
         return False
     go_offline()
     return True
 
 
 def go_offline() -> None:
-    """No library asks the hub from here on; to be called before they are imported, as most look
-    once. Child processes inherit it."""
+    """Keep all libraries and child processes offline.
+
+    Must be called before the libraries are imported, since most read the variables once.
+    """
     os.environ.update(dict.fromkeys((*_HUB, "HF_DATASETS_OFFLINE"), "1"))
 
 
-def _said_offline() -> bool:
+def _is_offline() -> bool:
     words = {"1", "on", "yes", "true"}
     return any(os.environ.get(name, "").lower() in words for name in _HUB)
 
 
-def _answers() -> bool:
+def _is_reachable() -> bool:
     if any(
         os.environ.get(f"{name}_proxy") or os.environ.get(f"{name.upper()}_PROXY")
         for name in ("https", "all")
     ):
-        return True  # only the proxy knows
+        return True  # only the proxy can tell
     hub = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     port = hub.port or (80 if hub.scheme == "http" else 443)
     try:
-        socket.create_connection((hub.hostname or "", port), timeout=_PATIENCE).close()
+        socket.create_connection((hub.hostname or "", port), timeout=_TIMEOUT).close()
     except OSError:
         return False
     return True

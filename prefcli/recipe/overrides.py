@@ -1,9 +1,10 @@
-"""KEY=VALUE from the command line, put into the recipe's data."""
+"""KEY=VALUE arguments of the command line, applied to the recipe's data."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from prefcli.errors import Problem, RecipeError
@@ -12,13 +13,13 @@ from prefcli.recipe.source_map import Key, Places, dotted
 from prefcli.recipe.yaml_errors import MAX_DEPTH
 from prefcli.recipe.yaml_reader import scalar
 
-_FORM = "as in training.learning_rate=1e-6 or data.eval.split=test"
+_FORM = "write KEY=VALUE, e.g. training.learning_rate=1e-6 or data.eval.split=test"
 _KEY = re.compile(r"[^\s.\[\]=]+(?:\.[^\s.\[\]=]+|\[[0-9]{1,6}\])*")
 _PART = re.compile(r"\[([0-9]+)\]|([^.\[\]]+)")
 
 
 class _OverrideError(Exception):
-    """Why an override can't be put in, and what to write instead."""
+    """Why an override can't be applied, and what to write instead."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -26,14 +27,14 @@ class _OverrideError(Exception):
 
 
 def key_path(text: str) -> Key | None:
-    """`data.train[0].path` as its parts; None where it is not a dotted path."""
+    """The parts of a path such as `data.train[0].path`; None if it is not a dotted path."""
     if not _KEY.fullmatch(text) or not text.isprintable():
         return None
     return tuple(int(index) if index else name for index, name in _PART.findall(text))
 
 
 def override(data: dict[str, Any], overrides: Sequence[str], places: Places) -> list[Problem]:
-    """Put each override into `data`; what can't be put in is reported and leaves no trace."""
+    """Apply each override to `data` in place; those that can't be applied are reported."""
     problems = []
     for text in overrides:
         place = f"override {text[:200]!r}"
@@ -43,8 +44,8 @@ def override(data: dict[str, Any], overrides: Sequence[str], places: Places) -> 
         name, equals, value = text.partition("=")
         path = key_path(name.strip())
         if not equals or path is None or len(path) > MAX_DEPTH:
-            what = f"{name[:40]!r} can't be a key" if equals else "not KEY=VALUE"
-            problems.append(Problem(what, place=place, hint=_FORM))
+            message = f"{name[:40]!r} can't be a key" if equals else "not KEY=VALUE"
+            problems.append(Problem(message, place=place, hint=_FORM, code="RCP013"))
             continue
         if not value.strip():
             problems.append(_no_value(place, path))
@@ -52,11 +53,12 @@ def override(data: dict[str, Any], overrides: Sequence[str], places: Places) -> 
         try:
             path = _set(data, path, scalar(value))
         except _OverrideError as error:
-            problems.append(Problem(str(error), place=place, path=dotted(path), hint=error.hint))
+            problems.append(
+                Problem(str(error), place=place, path=dotted(path), hint=error.hint, code="RCP014")
+            )
         except RecipeError as error:
             problems += [
-                Problem(p.message, place, _join(dotted(path), p.path), p.hint)
-                for p in error.problems
+                replace(p, place=place, path=_join(dotted(path), p.path)) for p in error.problems
             ]
         else:
             places.overridden(path, text)
@@ -68,28 +70,29 @@ def _join(path: str, inner: str | None) -> str:
 
 
 def _no_value(place: str, path: Key) -> Problem:
-    # Mostly an unset shell variable: `output_dir=$RUN`.
+    # Usually an unset shell variable: `output_dir=$RUN`.
     return Problem(
-        "nothing follows the =",
+        "no value after the =",
         place=place,
         path=dotted(path),
         hint=f"write {dotted(path)}=null for nothing, or check the shell variable",
+        code="RCP007",
     )
 
 
 def _set(data: Any, path: Key, value: Any) -> Key:
-    """Put `value` at `path`, making sections on the way; the path as it is in the data."""
+    """Set `value` at `path`, creating sections; returns the path as it is in the data."""
     here: Key = ()
     for i, part in enumerate(path):
         if isinstance(data, list):
             part = _index(data, part, here, path[i:])
         elif isinstance(data, dict):
             if isinstance(part, int):
-                raise _not_a_list(here, path[i + 1 :], "is one section")
+                raise _not_a_list(here, path[i + 1 :], "is a section")
         elif isinstance(part, int):
-            raise _not_a_list(here, path[i + 1 :], "is one value")
+            raise _not_a_list(here, path[i + 1 :], "is a single value")
         else:
-            raise _OverrideError(f"{dotted(here)} is one value, not a section with keys")
+            raise _OverrideError(f"{dotted(here)} is a single value, not a section with keys")
         here = (*here, part)
         if i == len(path) - 1:
             data[part] = value
@@ -97,7 +100,9 @@ def _set(data: Any, path: Key, value: Any) -> Key:
             data = data[part]
         elif indices := [j for j in range(i + 1, len(path)) if isinstance(path[j], int)]:
             name = dotted((*here, *path[i + 1 : indices[0]]))
-            raise _OverrideError(f"the recipe has no list {name}", f"write {name}=[...] as a whole")
+            raise _OverrideError(
+                f"the recipe has no list {name}", f"write the whole list: {name}=[...]"
+            )
         else:
             data[part] = {}
             data = data[part]
@@ -105,10 +110,11 @@ def _set(data: Any, path: Key, value: Any) -> Key:
 
 
 def _index(data: list[Any], part: str | int, here: Key, rest: Key) -> int:
-    # `train.0.path` is OmegaConf's other spelling of `train[0].path`.
+    # OmegaConf also accepts `train.0.path` for `train[0].path`.
     if isinstance(part, str) and not re.fullmatch(r"[0-9]{1,6}", part):
         raise _OverrideError(
-            f"{dotted(here)} is a list of {len(data)}", f"write {dotted((*here, 0, *rest))}=..."
+            f"{dotted(here)} is a list of {len(data)} entries",
+            f"write {dotted((*here, 0, *rest))}=...",
         )
     if int(part) >= len(data):
         raise _OverrideError(f"{dotted(here)} has {len(data)} entries; the first is [0]")

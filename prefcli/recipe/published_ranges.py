@@ -1,4 +1,4 @@
-"""Values outside the bands of what is published: a warning, and far outside an error."""
+"""Values outside published ranges: a warning, or an error if they are far outside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefcli.methods import Band, Method
 from prefcli.recipe.schema import Recipe
 
 _FAR = 10.0 * (1 + 1e-9)
-"""Exactly ten times is not yet far, however it is rounded."""
+"""Ten times, with room for rounding."""
 _FEWEST_PARAMETERS = 100e6
 """The smallest models with published values have 135 million."""
 
@@ -17,30 +17,31 @@ _FEWEST_PARAMETERS = 100e6
 def check_unusual(
     recipe: Recipe, method: Method, parameters: int, *, allowed: bool = False
 ) -> list[str]:
-    """Warnings, a line each. RecipeError for what is ten times outside, unless it is `allowed`."""
+    """Return warnings as lines; raise RecipeError for values ten times outside unless `allowed`."""
     if parameters < _FEWEST_PARAMETERS:
         return []
     data = recipe.model_dump(by_alias=True)
     bands = method.bands(lora=recipe.trains_adapter, parameters=parameters)
-    found = [
+    outside = [
         (path, value, band)
         for path, band in bands.items()
         if (value := _at(data, path)) is not None and not band.low <= value <= band.high
     ]
-    far = [(p, v, b) for p, v, b in found if not b.low / _FAR <= v <= b.high * _FAR]
+    far = [(p, v, b) for p, v, b in outside if not b.low / _FAR <= v <= b.high * _FAR]
     if far and not allowed:
         raise RecipeError(
             [
                 Problem(
                     f"{value:g} is {_off(value, band)} {_published(method, band)}",
                     path=path,
-                    hint="write a value nearer to these; or pass --allow-unusual, if you mean it",
+                    hint="write a value in this range, or pass --allow-unusual",
+                    code="RCP022",
                 )
                 for path, value, band in far
             ]
         )
     return [
-        f"{path} {value:g} is outside {_published(method, band)}" for path, value, band in found
+        f"{path} {value:g} is outside {_published(method, band)}" for path, value, band in outside
     ]
 
 
@@ -52,7 +53,7 @@ def _at(data: dict[str, Any], path: str) -> float | None:
 
 
 def _published(method: Method, band: Band) -> str:
-    return f"what is published for {method.name}: {band.low:g} to {band.high:g} ({band.source})"
+    return f"the published range for {method.name}: {band.low:g} to {band.high:g} ({band.source})"
 
 
 def _off(value: float, band: Band) -> str:

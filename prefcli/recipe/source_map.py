@@ -1,4 +1,4 @@
-"""Where each key and value of a recipe stands, and how a place in its data is named."""
+"""The places of a recipe's keys and values in its file, and dotted paths."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Mark = tuple[int, int]
 
 @dataclass
 class Places:
-    """Where each key and value of a recipe stands."""
+    """The places of a recipe's keys and values: line and column, or an override."""
 
     source: str
     keys: dict[Key, Mark] = field(default_factory=dict)
     values: dict[Key, Mark] = field(default_factory=dict)
     overrides: dict[Key, str] = field(default_factory=dict)
-    """Paths set on the command line: the override's text."""
+    """Paths that are set on the command line, and the override's text."""
 
     def overridden(self, path: Key, text: str) -> None:
-        """`text` set `path`, and what earlier overrides said below it is gone."""
+        """Record that `text` set `path`, which replaces earlier overrides below it."""
         self.overrides = {p: t for p, t in self.overrides.items() if p[: len(path)] != path}
         self.overrides[path] = text
 
@@ -34,7 +34,7 @@ class Places:
         return self._place(path, self.values)
 
     def _place(self, path: Key, marks: dict[Key, Mark]) -> str:
-        # One source is written without its list: data.train[0].path stands at data.train.path.
+        # A single source may be written without its list: data.train[0].path is at data.train.path.
         plain = tuple(p for p in path if not isinstance(p, int))
         for candidate in (path, plain):
             if override := self._override(candidate):
@@ -59,6 +59,7 @@ class Places:
 
 
 def dotted(path: Key) -> str:
+    """The path as text: data.train[0].path."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}"
@@ -66,7 +67,7 @@ def dotted(path: Key) -> str:
 
 
 def leaves(data: Any, path: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Every value that is neither a section nor a list, with its path."""
+    """Every value that is not a section or a list, with its path."""
     if isinstance(data, Mapping):
         for key, value in data.items():
             yield from leaves(value, (*path, key))

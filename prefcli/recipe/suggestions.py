@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from prefcli.config_base import ConfigBase
-from prefcli.recipe.aliases import FOREIGN, GONE
+from prefcli.config_base import ConfigBase, did_you_mean
+from prefcli.recipe.aliases import ALIASES, UNSUPPORTED
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Source
 from prefcli.recipe.source_map import Key, dotted
@@ -29,7 +28,7 @@ _EXAMPLES = {
 
 
 def example(path: Key) -> str | None:
-    """A key that has no default, as it could be written."""
+    """How to write a key that has no default."""
     name = str(path[-1])
     if isinstance(path[-1], int):
         return f"write {_EXAMPLES['train']}" if is_source(path) else None
@@ -38,52 +37,46 @@ def example(path: Key) -> str | None:
     return f"write {path[-1]}: {_EXAMPLES[name]}" if name in _EXAMPLES else None
 
 
-def closest(text: str, words: Iterable[str]) -> str | None:
-    close = difflib.get_close_matches(text.lower(), list(words), n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else None
-
-
 def nearest(path: Key) -> str:
-    """For an unknown key: known foreign names, then siblings, then any section."""
+    """What to write for an unknown key: by other tools' names, then siblings, then all keys."""
     name, here = str(path[-1]), dotted(path)
-    foreign = name.lower().replace("-", "_")
-    if foreign in GONE:
-        return GONE[foreign]
-    if ours := FOREIGN.get(foreign):
-        return f"prefcli's name is {ours}"
+    alias = name.lower().replace("-", "_")
+    if alias in UNSUPPORTED:
+        return UNSUPPORTED[alias]
+    if key := ALIASES.get(alias):
+        return f"prefcli's name is {key}"
     siblings = keys_of(path[:-1])
     if ":" in name or "=" in name:
         return "write `key: value`, with a space after the colon"
     if "." in name and here in all_paths():
-        section, _, key = here.rpartition(".")
-        return f"dots are for the command line; write `{key}:` inside the section `{section}:`"
-    close = difflib.get_close_matches(name.lower(), siblings, n=1, cutoff=0.7)
-    if close:
-        return f"did you mean {close[0]}?"
+        parent, _, key = here.rpartition(".")
+        return f"dots are for the command line; write `{key}:` inside the section `{parent}:`"
+    if suggestion := did_you_mean(name.lower(), siblings, cutoff=0.7):
+        return suggestion
     elsewhere = [p for p in all_paths() if p.rpartition(".")[2] == name]
     if elsewhere == [name]:
-        return f"{name} stands at the top level, in no section"
+        return f"{name} belongs at the top level, not in a section"
     if elsewhere:
         return f"it belongs to {' or '.join(elsewhere[:3])}"
-    everywhere = {p.rpartition(".")[2]: p for p in all_paths()}
-    close = difflib.get_close_matches(name.lower(), list(everywhere), n=1, cutoff=0.75)
-    if close:
-        return f"did you mean {everywhere[close[0]]}?"
+    by_name = {p.rpartition(".")[2]: p for p in all_paths()}
+    if suggestion := did_you_mean(name.lower(), by_name, cutoff=0.75):
+        close = suggestion.removeprefix("did you mean ").removesuffix("?")
+        return f"did you mean {by_name[close]}?"
     return f"keys here: {', '.join(siblings)}" if siblings else "remove it"
 
 
 def is_source(path: Key) -> bool:
-    """Does a data source, or a list of them, stand at this path?"""
+    """True if the path is for a data source, or a list of them."""
     return _section_at(path) is Source
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    """The Options class inside an annotation such as `Lora | None` or a list of sources."""
+    """The ConfigBase class inside an annotation such as `Lora | None` or a list of sources."""
     if isinstance(annotation, type) and issubclass(annotation, ConfigBase):
         return annotation
     for inner in get_args(annotation):
-        if (found := _section(inner)) is not None:
-            return found
+        if (section := _section(inner)) is not None:
+            return section
     return None
 
 

@@ -1,20 +1,22 @@
-"""pydantic's errors in the user's words: where, what is wrong, and the nearest right key."""
+"""pydantic's errors as problems of a recipe: the place, the mistake and the cure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from prefcli.config_base import RuleError, did_you_mean
 from prefcli.errors import Problem
 from prefcli.methods import METHODS
 from prefcli.recipe.aliases import renamed
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.source_map import Key, Places, dotted
-from prefcli.recipe.suggestions import closest, example, is_source, nearest
+from prefcli.recipe.suggestions import example, is_source, nearest
 from prefcli.recipe.yaml_reader import scalar
 
 _TYPES = {
@@ -38,9 +40,9 @@ _BOUNDS = {
 
 
 def explain(
-    error: ValidationError, data: Any, places: Places, told: Collection[str] = ()
+    error: ValidationError, data: Any, places: Places, reported: Collection[str] = ()
 ) -> list[Problem]:
-    """One problem a mistake, but none for the paths that are `told` already."""
+    """One problem per mistake, except for paths that are already reported."""
     problems: dict[Key, Problem] = {}
     choices: dict[Key, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
@@ -48,24 +50,24 @@ def explain(
         if not rest or detail["type"] in ("missing", "extra_forbidden"):
             problems.setdefault((*path, *rest), _problem(detail, path, places))
         elif isinstance(rest[-1], int):
-            # An entry of a list that is one alternative of a union.
+            # The list is one alternative of a union.
             entry = (*path, rest[-1])
             problems.setdefault(entry, _problem(detail, entry, places))
             choices.pop(path, None)
         elif not any(known[: len(path)] == path for known in problems):
-            # A union: pydantic reports each alternative; the user made one mistake.
+            # pydantic reports each alternative of a union; the user made one mistake.
             choices.setdefault(path, []).append(detail)
     for path, details in choices.items():
         problems.setdefault(path, _union_problem(path, details, places))
-    return [p for p in problems.values() if p.path not in told]
+    return [p for p in problems.values() if p.path not in reported]
 
 
 def in_data(loc: tuple[int | str, ...], data: Any) -> tuple[Key, tuple[int | str, ...]]:
-    """The part of pydantic's location that names a place in the data, and what is left."""
+    """Split pydantic's location: the path that exists in the data, and the rest."""
     path: list[str | int] = []
     for i, part in enumerate(loc):
         if isinstance(part, int) and isinstance(data, Mapping):
-            continue  # one source where a list may stand
+            continue  # a single source instead of a list
         here = isinstance(data, Mapping) and part in data
         if not here and not (isinstance(data, list) and isinstance(part, int) and part < len(data)):
             return tuple(path), loc[i:]
@@ -82,35 +84,48 @@ def _problem(detail: ErrorDetails, path: Key, places: Places) -> Problem:
         missing = (*path, str(detail["loc"][-1]))
         listed = path and isinstance(path[-1], int)
         place = places.value(path) if listed else places.key(path)
-        return Problem("is missing", place=place, path=dotted(missing), hint=example(missing))
+        return Problem(
+            "is missing", place=place, path=dotted(missing), hint=example(missing), code="RCP003"
+        )
     if kind == "extra_forbidden" and (new := renamed(here)):
         return Problem(
             f"{path[-1]!r} is now called {new.rpartition('.')[2]!r}",
             place=places.key(path),
             path=here,
             hint=f"write {new}",
+            code="RCP002",
         )
     if kind == "extra_forbidden":
-        return Problem("no such key", place=places.key(path), path=here, hint=nearest(path))
+        return Problem(
+            "no such key", place=places.key(path), path=here, hint=nearest(path), code="RCP001"
+        )
     if kind == "value_error":
-        return _rule_problem(str(context["error"]), path, places)
+        return _rule_problem(context["error"], path, places)
     place = places.value(path)
     if kind == "literal_error":
         return _choice_problem(value, _quoted(context["expected"]), place, here)
-    if bounds := _bounds(detail):
-        message, hint = f"{_show(value)} is out of range", f"write {bounds[0]}"
-    elif kind == "finite_number":
-        message, hint = f"{value} is not a finite number", None
-    elif kind == "too_short":
-        message, hint = "the list is empty", "name at least one"
-    elif kind == "string_too_short":
-        message, hint = "the text is empty", example(path)
-    elif kind == "list_type" and is_source(path):
-        message, hint = f"{_show(value)} is no data source", _cure(kind, value, path)
+    bounds = _bounds(detail)
+    if bounds or kind == "finite_number":
+        problem = Problem(
+            f"{_show(value)} is out of range" if bounds else f"{value} is not a finite number",
+            hint=f"write {bounds[0]}" if bounds else None,
+            code="RCP005",
+        )
+    elif kind in ("too_short", "string_too_short"):
+        is_list = kind == "too_short"
+        problem = Problem(
+            "the list is empty" if is_list else "the text is empty",
+            hint="name at least one" if is_list else example(path),
+            code="RCP007",
+        )
     else:
-        what = f"is not {_TYPES[kind]}" if kind in _TYPES else f"is refused: {detail['msg']}"
-        message, hint = f"{_show(value)} {what}", _cure(kind, value, path)
-    return Problem(message, place=place, path=here, hint=hint)
+        expected = "a data source" if is_source(path) and kind == "list_type" else _TYPES.get(kind)
+        problem = Problem(
+            f"{_show(value)} is not {expected}" if expected else f"{_show(value)}: {detail['msg']}",
+            hint=_cure(kind, value, path),
+            code="RCP004",
+        )
+    return replace(problem, place=place, path=here)
 
 
 def _bounds(detail: ErrorDetails) -> list[str]:
@@ -118,41 +133,47 @@ def _bounds(detail: ErrorDetails) -> list[str]:
     return [text.format(_plain(context[k])) for k, text in _BOUNDS.items() if k in context]
 
 
-def _rule_problem(message: str, path: Key, places: Places) -> Problem:
-    """A rule of ours over a value or a section; it names its keys and carries its own cure."""
+def _rule_problem(error: Exception, path: Key, places: Places) -> Problem:
+    """A broken rule of prefcli, located at the most specific key that its message names."""
+    message = str(error)
     named = [(*path, *word.split(".")) for word in re.findall(r"[a-z_]+(?:[./][a-z_]+)*", message)]
     overridden = [key for key in named if key in places.overrides]
     written = [key for key in named if key in places.keys]
     where = max(overridden or written, key=len, default=path)
-    return Problem(message, place=places.value(where), path=dotted(where) or None)
+    code = getattr(error, "code", None) or RuleError(message).code
+    return Problem(message, place=places.value(where), path=dotted(where) or None, code=code)
 
 
 def _union_problem(path: Key, details: list[ErrorDetails], places: Places) -> Problem:
     value = details[0]["input"]
     place, here = places.value(path), dotted(path)
-    wanted: list[str] = []
+    expected: list[str] = []
     for detail in details:
         if detail["type"] != "literal_error":
             bounds = _bounds(detail)
-            wanted.append(bounds[0] if bounds else _TYPES.get(detail["type"], detail["msg"]))
+            expected.append(bounds[0] if bounds else _TYPES.get(detail["type"], detail["msg"]))
             continue
         choices = _quoted(detail["ctx"]["expected"])
         if isinstance(value, str) and len(choices) > 1:
             return _choice_problem(value, choices, place, here)
-        wanted.append(choices[0] if len(choices) == 1 else "one of " + ", ".join(choices))
+        expected.append(choices[0] if len(choices) == 1 else "one of " + ", ".join(choices))
     hint = None
-    if isinstance(value, str) and "a list" in wanted:
-        hint = closest(value, wanted) or f"write a list: [{value}]"
-    message = f"{_show(value)} is neither {' nor '.join(dict.fromkeys(wanted))}"
-    return Problem(message, place=place, path=here, hint=hint)
+    if isinstance(value, str) and "a list" in expected:
+        hint = did_you_mean(value.lower(), expected) or f"write a list: [{value}]"
+    message = f"{_show(value)} is neither {' nor '.join(dict.fromkeys(expected))}"
+    return Problem(message, place=place, path=here, hint=hint, code="RCP004")
 
 
 def _choice_problem(value: Any, choices: list[str], place: str, here: str) -> Problem:
-    hint = closest(str(value), choices)
+    hint = did_you_mean(str(value).lower(), choices)
     if isinstance(value, str) and value in METHODS and here.endswith("loss_type"):
-        hint = f"{value} is a method of its own: add a section `{value}: {{}}`, run prefcli {value}"
+        hint = f"{value} is a method: add a section `{value}: {{}}`, and run prefcli {value}"
     return Problem(
-        f"{_show(value)} is none of {', '.join(choices)}", place=place, path=here, hint=hint
+        f"{_show(value)} is not one of {', '.join(choices)}",
+        place=place,
+        path=here,
+        hint=hint,
+        code="RCP006",
     )
 
 
@@ -171,7 +192,7 @@ def _show(value: Any) -> str:
 
 
 def _cure(kind: str, value: Any, path: Key) -> str | None:
-    """What to write instead, where the value tells."""
+    """What to write instead, if the value shows what was meant."""
     if kind == "list_type" and is_source(path):
         return f"write {{path: {value if isinstance(value, str) else 'FILE_OR_HUB_ID'}}}"
     if kind == "list_type" and isinstance(value, str | int | float):
@@ -195,12 +216,13 @@ def _cure(kind: str, value: Any, path: Key) -> str | None:
     return None
 
 
-def missing_method(recipe: Recipe, wanted: str, places: Places) -> Problem:
-    """`prefcli kto` on a recipe without a kto section."""
-    assert wanted in METHODS
+def missing_method(recipe: Recipe, name: str, places: Places) -> Problem:
+    """The problem of `prefcli kto` on a recipe without a kto section."""
+    assert name in METHODS
     return Problem(
-        f"the recipe has no {wanted!r} section; it has {', '.join(recipe.methods)}",
+        f"the recipe has no {name!r} section; it has {', '.join(recipe.methods)}",
         place=f"{places.source}:1:1",
-        hint=f"add `{wanted}: {{}}` for the defaults, or run `prefcli "
+        hint=f"add `{name}: {{}}` for the defaults, or run `prefcli "
         f"{next(iter(recipe.methods))} {places.source}`",
+        code="RCP018",
     )

@@ -1,4 +1,4 @@
-"""YAML text -> plain data, with the place of every key and value. Nothing is executed."""
+"""YAML text to plain data, with the place of every key and value. Nothing is executed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,27 @@ import yaml
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.source_map import Key, Places, dotted
-from prefcli.recipe.yaml_errors import SPACE, mark, refuse_events, syntax_problem
+from prefcli.recipe.yaml_errors import SPACE, EventCheck, mark, syntax_problem
 
 MAX_BYTES = 100_000
 MAX_DIGITS = 40
 
 
-class Unwritten(Problem):
-    """A key with nothing behind it: a mistake in a recipe, null in other tools' files."""
+class MissingValue(Problem):
+    """A key without a value: a mistake in a recipe, null in other tools' files."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: `no` is a word, `5e-7` a number, `1:30` and dates are text."""
+    """Reads YAML 1.2's scalars: `no` is text, `5e-7` a number, `1:30` and dates are text."""
+
+    def __init__(self, text: str, source: str) -> None:
+        super().__init__(text)
+        self._check = EventCheck(source)
+
+    def get_event(self) -> Any:
+        event = super().get_event()  # type: ignore[no-untyped-call]
+        self._check(event)
+        return event
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -43,7 +52,7 @@ for _tag, _pattern, _first in (
 
 
 RESOLVERS = _Loader.yaml_implicit_resolvers
-"""What plain scalars are read as; a writer that knows them quotes what must stay text."""
+"""How plain scalars are read; the writer quotes text that would be read as something else."""
 
 
 def _int(text: str) -> int:
@@ -68,25 +77,30 @@ _SCALARS = {
 
 
 def read_text(path: str) -> str:
-    """The recipe's text; raises RecipeError for what can't be a recipe file."""
-    hint = "give the path of a YAML recipe; `prefcli recipes list` shows the shipped ones"
+    """The recipe's text. Raises RecipeError for a file that can't be a recipe."""
+    hint = "write the path of a YAML recipe; `prefcli recipes list` lists the shipped ones"
     place = path if path.isprintable() and path else repr(path)
     try:
         if path and Path(path).is_dir():
-            raise RecipeError("this is a folder, not a recipe file", place=place, hint=hint)
-        # One byte more than allowed tells; a device or a pipe has no size to ask for.
+            raise RecipeError(
+                "this is a folder, not a recipe file", place=place, hint=hint, code="RCP011"
+            )
+        # Read one byte more than allowed: a device or a pipe has no size.
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise RecipeError("no such file", place=place, hint=hint) from None
+        raise RecipeError("no such file", place=place, hint=hint, code="RCP011") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise RecipeError(f"can't be read: {reason}", place=place, hint=hint) from None
+        raise RecipeError(
+            f"can't be read: {reason}", place=place, hint=hint, code="RCP011"
+        ) from None
     if len(data) > MAX_BYTES:
         raise RecipeError(
             f"too large for a recipe: more than {MAX_BYTES // 1000} kB",
             place=place,
-            hint="did you pass a data file? Data is named inside the recipe, under data.train",
+            hint="name data files inside the recipe, under data.train",
+            code="RCP011",
         )
     try:
         return data.decode("utf-8-sig")
@@ -97,18 +111,18 @@ def read_text(path: str) -> str:
             f"not a text file: byte 0x{data[error.start]:02x} is not UTF-8",
             place=f"{place}:{line}:{column}",
             hint="save the recipe as UTF-8 text",
+            code="RCP011",
         ) from None
 
 
 def parse(text: str, source: str) -> tuple[dict[str, Any], Places, list[Problem]]:
-    """Plain data, places, and problems that still allow validation (duplicate keys).
+    """Return plain data, places, and problems that still allow validation (duplicate keys).
 
-    Raises RecipeError where there is nothing to validate.
+    Raises RecipeError if there is nothing to validate.
     """
     places = Places(source)
     try:
-        refuse_events(yaml.parse(text, Loader=_Loader), source)
-        node = yaml.compose(text, Loader=_Loader)
+        node = _compose(text, source)
     except yaml.MarkedYAMLError as error:
         raise RecipeError(syntax_problem(error, source)) from None
     except yaml.reader.ReaderError as error:
@@ -117,30 +131,32 @@ def parse(text: str, source: str) -> tuple[dict[str, Any], Places, list[Problem]
         raise RecipeError(
             f"not a text file: the character U+{ord(text[error.position]):04X} is not allowed",
             place=f"{source}:{line}:{column}",
-            hint="a recipe is plain text in YAML; remove the character",
+            hint="remove the character; a recipe is YAML text",
+            code="RCP011",
         ) from None
     if node is None:
         raise RecipeError(
             "the recipe is empty",
             place=f"{source}:1:1",
-            hint="`prefcli recipes copy quickstart .` gives you recipes to start from",
+            hint="run `prefcli recipes copy quickstart .` for recipes to start from",
+            code="RCP011",
         )
     if not isinstance(node, yaml.MappingNode):
-        found = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+        kind = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
         raise RecipeError(
-            f"{found}, where a recipe is made of `key: value` lines",
+            f"{kind} instead of `key: value` lines",
             place=mark(node.start_mark, source),
-            hint="`prefcli recipes copy quickstart .` gives you recipes to start from",
+            hint="run `prefcli recipes copy quickstart .` for recipes to start from",
+            code="RCP011",
         )
     problems: list[Problem] = []
     return _build(node, (), places, problems), places, problems
 
 
 def scalar(text: str) -> Any:
-    """A value as YAML reads it; what is no YAML is text. Raises RecipeError as a recipe does."""
+    """A value as YAML reads it, or the text itself if it is not YAML. Raises RecipeError."""
     try:
-        refuse_events(yaml.parse(text, Loader=_Loader), "")
-        node = yaml.compose(text, Loader=_Loader)
+        node = _compose(text, "")
     except yaml.MarkedYAMLError as error:
         if text.lstrip().startswith(("[", "{")):
             raise RecipeError(syntax_problem(error, "")) from None
@@ -155,12 +171,20 @@ def scalar(text: str) -> Any:
 
 
 def number_or_flag(text: str) -> Any:
-    """An environment variable's value where something else than text is wanted."""
+    """An environment variable's value as a number or a flag, if it is one."""
     try:
         value = scalar(text)
     except RecipeError:
         return text
     return value if isinstance(value, bool | int | float) else text
+
+
+def _compose(text: str, source: str) -> yaml.Node | None:
+    loader = _Loader(text, source)
+    try:
+        return loader.get_single_node()
+    finally:
+        loader.dispose()
 
 
 def _build(node: yaml.Node, path: Key, places: Places, problems: list[Problem]) -> Any:
@@ -176,7 +200,9 @@ def _build(node: yaml.Node, path: Key, places: Places, problems: list[Problem]) 
         name = key_node.value
         if not isinstance(name, str) or not name or not name.isprintable():
             problems.append(
-                Problem("a key must be a plain word", place, dotted(path) or None, SPACE)
+                Problem(
+                    "a key must be a plain word", place, dotted(path) or None, SPACE, code="RCP009"
+                )
             )
             continue
         here = (*path, name)
@@ -184,10 +210,11 @@ def _build(node: yaml.Node, path: Key, places: Places, problems: list[Problem]) 
             line, _ = places.keys[here]
             problems.append(
                 Problem(
-                    f"the key stands twice; the first is in line {line}",
+                    f"the key is given twice; the first is in line {line}",
                     place=place,
                     path=dotted(here),
-                    hint="keep one",
+                    hint="remove one",
+                    code="RCP008",
                 )
             )
             continue
@@ -200,8 +227,8 @@ def _scalar(node: yaml.ScalarNode, path: Key, places: Places, problems: list[Pro
     build = _SCALARS.get(node.tag)
     try:
         if path and node.value == "" and node.style is None:
-            # Half-written, or its lines are commented out: `lora:` would silently mean no LoRA.
-            raise ValueError("nothing follows")
+            # Unfinished, or its lines are commented out: `lora:` would silently mean no LoRA.
+            raise ValueError("no value")
         if "\0" in node.value:
             raise ValueError("a NUL character in the text")
         return build(node.value) if build else node.value
@@ -209,13 +236,10 @@ def _scalar(node: yaml.ScalarNode, path: Key, places: Places, problems: list[Pro
         hint = "write a value ({} for a section of defaults, null for nothing) or remove the key"
         if path and re.search("[:= ]", str(path[-1])):
             hint = SPACE
-        kind = Problem if node.value else Unwritten
+        place, key = mark(node.start_mark, places.source), dotted(path) or None
         problems.append(
-            kind(
-                str(error),
-                place=mark(node.start_mark, places.source),
-                path=dotted(path) or None,
-                hint=None if node.value else hint,
-            )
+            Problem(str(error), place=place, path=key, code="RCP004")
+            if node.value
+            else MissingValue(str(error), place=place, path=key, hint=hint, code="RCP007")
         )
         return None

@@ -1,4 +1,4 @@
-"""Plain data -> the text of a recipe, which document.py reads back the same."""
+"""Plain data to the text of a recipe, which yaml_reader reads back unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WIDTH = 100
 
 
 class _Flow(dict[str, Any]):
-    """Written in braces, on one line where it fits."""
+    """A section that is written in braces, on one line if it fits."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -28,7 +28,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _float(dumper: yaml.SafeDumper, value: float) -> yaml.Node:
-    """5e-7, where Python has 5e-07."""
+    """Write 5e-7 instead of Python's 5e-07."""
     if not math.isfinite(value):
         text = ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
     else:
@@ -52,7 +52,7 @@ _Dumper.add_representer(_Flow, _flow)
 
 
 def recipe_text(values: Mapping[str, Any]) -> str:
-    """A recipe of these dotted paths; sections and keys stand in the schema's order."""
+    """The recipe with these dotted paths; sections and keys are in the schema's order."""
     nested: dict[str, Any] = {}
     for path, value in values.items():
         section, _, key = path.rpartition(".")

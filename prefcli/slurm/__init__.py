@@ -1,1 +1,1 @@
-"""Job files: what a recipe needs of a cluster, and the file that asks for it."""
+"""Slurm job files: the resources that a recipe needs, and the sbatch file that requests them."""

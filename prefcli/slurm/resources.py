@@ -1,66 +1,100 @@
-"""What a command needs of a cluster, by the recipe's launch section."""
+"""Nodes, GPUs and time limit of a job."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe import Recipe
 
 CHECK_SFT = "check-sft"
-"""The one command of a job that is no method. It measures in a single process, whatever launch
-says."""
+"""The only command of a job that is not a method. It always uses a single process."""
+
+_TIME_FORMS = (
+    r"(?P<minutes>\d+)",
+    r"(?P<minutes>\d+):(?P<seconds>\d+)",
+    r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
+    r"(?P<days>\d+)-(?P<hours>\d+)(:(?P<minutes>\d+)(:(?P<seconds>\d+))?)?",
+)
+_UNIT_SECONDS = {"days": 86_400, "hours": 3_600, "minutes": 60, "seconds": 1}
+_UNIT_LABELS = {"days": "d", "hours": "h", "minutes": "min", "seconds": "s"}
 
 
 @dataclass(frozen=True)
 class Resources:
-    """nodes, and the GPUs on each of them."""
+    """Number of nodes, and of GPUs per node."""
 
     nodes: int
     gpus: int
 
 
-def need(recipe: Recipe, command: str, gpus: int | None) -> Resources:
-    """gpus: what --gpus says; 0 is a run on CPUs. RecipeError where it contradicts the recipe."""
+def find_resources(recipe: Recipe, command: str, gpus: int | None) -> Resources:
+    """Return what a command needs. Raises RecipeError if --gpus contradicts the recipe.
+
+    gpus: the option --gpus; 0 runs on CPUs.
+    """
     launch = recipe.launch
     if launch is None or command == CHECK_SFT:
         if gpus is not None and gpus > 1:
-            raise _alone(command, gpus)
+            raise _too_many_gpus(command, gpus)
         return Resources(1, 1 if gpus is None else gpus)
     if gpus == 0:
         if launch.strategy != "ddp":
-            raise _wrong("launch.strategy", f"{launch.strategy} needs GPUs, and --gpus is 0")
+            message = f"strategy {launch.strategy} needs GPUs, and --gpus is 0"
+            hint = "write strategy: ddp, or remove --gpus 0"
+            raise RecipeError(Problem(message, path="launch.strategy", hint=hint, code="ENV022"))
         if launch.processes is None:
-            raise _wrong(
-                "launch.processes",
-                "left out, it is one for each GPU, and --gpus is 0",
-                "write launch.processes",
+            message = "is not set, and its default is one process per GPU, but --gpus is 0"
+            raise RecipeError(
+                Problem(message, path="launch.processes", hint="set it", code="ENV021")
             )
         return Resources(launch.nodes, 0)
     if launch.processes is None and gpus is None:
-        raise _wrong(
-            "launch.processes",
-            "left out, it is one for each GPU of the machine, which is not known here",
-            "--gpus N says how many the job asks for on each node",
-        )
+        message = "is not set, and its default is the number of GPUs of the node, which is unknown"
+        hint = "pass --gpus N, the number of GPUs per node"
+        raise RecipeError(Problem(message, path="launch.processes", hint=hint, code="ENV021"))
     if None not in (gpus, launch.processes) and gpus != launch.processes:
-        raise _wrong(
-            "launch.processes",
-            f"{launch.processes} processes on each machine, and --gpus is {gpus}",
-            "each process takes one GPU: leave --gpus out, or make them the same",
-        )
+        message = f"is {launch.processes} processes per node, and --gpus is {gpus}"
+        hint = "remove --gpus, or write the same number: each process uses one GPU"
+        raise RecipeError(Problem(message, path="launch.processes", hint=hint, code="ENV020"))
     return Resources(launch.nodes, gpus or launch.processes or 1)
 
 
-def _alone(command: str, gpus: int) -> RecipeError:
+def _too_many_gpus(command: str, gpus: int) -> RecipeError:
     if command == CHECK_SFT:
-        why = "measures in one process, which uses one GPU"
-        return RecipeError(f"--gpus {gpus}: check-sft {why}", hint="leave --gpus out")
+        return RecipeError(
+            f"--gpus {gpus}: check-sft is a single process, which uses one GPU",
+            code="ENV020",
+            hint="remove --gpus",
+        )
     return RecipeError(
-        f"--gpus {gpus}: without a launch section {command} is one process, which uses one GPU",
-        hint=f"add to the recipe or the command line: launch.processes={gpus}",
+        f"--gpus {gpus}: without a launch section {command} is a single process, which uses one "
+        "GPU",
+        code="ENV020",
+        hint=f"add launch.processes={gpus} to the command line or the recipe",
     )
 
 
-def _wrong(path: str, message: str, hint: str | None = None) -> RecipeError:
-    return RecipeError(Problem(message, path=path, hint=hint))
+def parse_time_limit(text: str) -> int:
+    """Return the seconds of a time limit in Slurm's forms. Raises RecipeError for other text."""
+    matches = (re.fullmatch(form, text, re.A) for form in _TIME_FORMS)
+    match = next((match for match in matches if match), None)
+    units = match.groupdict("0") if match else {}
+    seconds = sum(_UNIT_SECONDS[unit] * int(number) for unit, number in units.items())
+    if seconds == 0:
+        raise RecipeError(
+            f"--time {text}: not a time limit of Slurm",
+            code="ENV023",
+            hint="write 04:00:00 (four hours), 1-12 (a day and twelve hours) or 90 (minutes)",
+        )
+    return seconds
+
+
+def format_duration(seconds: int) -> str:
+    """Return a duration with its units, which shows that a limit of 4:00 is 4 min."""
+    parts = []
+    for unit, size in _UNIT_SECONDS.items():
+        count, seconds = divmod(seconds, size)
+        parts += [f"{count} {_UNIT_LABELS[unit]}"] if count else []
+    return " ".join(parts)

@@ -1,76 +1,98 @@
-"""The sbatch file of one command: what it asks for, what it runs, what becomes of exit code 75."""
+"""The sbatch file of one command: its options, its command line, its requeue on exit code 75."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import PurePath
+from typing import Any, Self
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from prefcli.errors import RecipeError
 from prefcli.recipe import Recipe
-from prefcli.slurm.resources import CHECK_SFT, Resources, need
-from prefcli.slurm.times import in_words, seconds
-from prefcli.slurm.words import command_line, quoted
+from prefcli.slurm.resources import (
+    CHECK_SFT,
+    Resources,
+    find_resources,
+    format_duration,
+    parse_time_limit,
+)
 
-_FILES = Environment(
+_TEMPLATES = Environment(
     loader=PackageLoader("prefcli.slurm"),
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+_PLAIN_BYTES = frozenset(range(0x20, 0x7F)) - {*b"'\\"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SbatchOptions:
-    """What the recipe does not say, as it was typed."""
+    """The options of `prefcli slurm`, under the names of its parameters."""
 
     time: str
     grace: int
-    """Seconds between the signal and the end."""
+    """Seconds between the signal and the time limit."""
     max_requeues: int
-    gpus: int | None
-    partition: str | None
-    account: str | None
-    qos: str | None
-    mem: str | None
-    cpus_per_task: int | None
-    sbatch: Sequence[str]
-    """More options of sbatch, each with its dashes."""
-    modules: Sequence[str]
-    setup: Sequence[str]
+    gpus: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    mem: str | None = None
+    cpus_per_task: int | None = None
+    sbatch: Sequence[str] = ()
+    """Other options of sbatch, with their dashes."""
+    module: Sequence[str] = ()
+    setup: Sequence[str] = ()
     """Lines of shell."""
-    venv: str | None
-    container: str | None
-    runtime: str | None
-    """pyxis or apptainer."""
-    mounts: Sequence[str]
-    offline: bool
-    flags: Sequence[str]
-    """Of prefcli, for the command."""
+    venv: str | None = None
+    container: str | None = None
+    container_runtime: str | None = None
+    mount: Sequence[str] = ()
+    offline: bool = False
+    allow_unusual: bool = False
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+        """Take the options from the parameters of a command line; None is the default."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{k: v for k, v in parameters.items() if k in names and v is not None})
 
     def __post_init__(self) -> None:
-        if self.grace >= seconds(self.time):
+        limit = parse_time_limit(self.time)
+        if self.grace >= limit:
             raise RecipeError(
-                f"--grace {self.grace}: the signal would come before the start of a job of "
-                f"--time {self.time} ({in_words(seconds(self.time))})",
-                hint="a longer --time (4:00 is four minutes, 4:00:00 four hours), "
-                "or a shorter --grace",
+                f"--grace {self.grace} is not shorter than --time {self.time} "
+                f"({format_duration(limit)})",
+                code="ENV024",
+                hint="pass a longer --time (4:00 is four minutes, 4:00:00 four hours) or a "
+                "shorter --grace",
             )
-        if self.runtime not in (None, "pyxis", "apptainer"):
-            raise RecipeError(f"--container-runtime {self.runtime}: pyxis or apptainer")
+        if self.container_runtime not in (None, "pyxis", "apptainer"):
+            raise RecipeError(
+                f"--container-runtime {self.container_runtime}: not supported",
+                code="ENV025",
+                hint="write pyxis or apptainer",
+            )
         if self.container is None:
-            asked = {"--container-runtime": self.runtime is not None, "--mount": bool(self.mounts)}
-            for option in (name for name, given in asked.items() if given):
-                raise RecipeError(f"{option} has no effect without --container")
+            given = {"--container-runtime": self.container_runtime, "--mount": self.mount}
+            for option in (name for name, value in given.items() if value):
+                raise RecipeError(
+                    f"{option} has no effect without --container",
+                    code="ENV025",
+                    hint=f"add --container, or remove {option}",
+                )
         elif self.venv is not None:
             raise RecipeError(
-                "--venv and --container: prefcli runs in one of them",
-                hint="leave the other out",
+                "--venv and --container: prefcli can only be installed in one of them",
+                code="ENV025",
+                hint="remove one",
             )
 
 
@@ -78,109 +100,137 @@ def sbatch_file(
     recipe: Recipe,
     command: str,
     arguments: Sequence[str],
-    wishes: SbatchOptions,
+    options: SbatchOptions,
     made_by: Sequence[str],
 ) -> str:
-    """command: a method or check-sft; arguments: its own, the recipe's path first; made_by: the
-    words of the command line that asked for the file."""
-    needed = need(recipe, command, wishes.gpus)
+    """Return the text of a job file.
+
+    command: a method or check-sft. arguments: the recipe's path and the overrides. made_by: the
+    words of the command line that asked for the file.
+    """
+    resources = find_resources(recipe, command, options.gpus)
     folder, name = _run_folder(recipe, command)
-    offline = ["--offline"] if wishes.offline else []
-    return _FILES.get_template("sbatch.jinja").render(
+    flags = ["--offline"] * options.offline + ["--allow-unusual"] * options.allow_unusual
+    return _TEMPLATES.get_template("sbatch.jinja").render(
         command=command,
-        length=in_words(seconds(wishes.time)),
+        length=format_duration(parse_time_limit(options.time)),
         made_by=command_line(made_by),
         file=f"{command}.sbatch",
-        mkdir=f"mkdir -p {quoted(folder)} && " if folder else "",
-        fetch=command_line(["prefcli", "download", *arguments]),
-        offline=wishes.offline,
-        modules=wishes.modules,
-        setup=_setup(wishes),
-        options=_options(needed, folder, name, wishes),
+        mkdir=f"mkdir -p {quote(folder)} && " if folder else "",
+        download=command_line(["prefcli", "download", *arguments]),
+        offline=options.offline,
+        modules=options.module,
+        setup=_setup_lines(options),
+        options=_sbatch_options(resources, folder, name, options),
         srun=" \\\n    ".join(
             [
-                *_srun(needed, wishes),
-                command_line(["prefcli", command, *arguments, *offline, *wishes.flags]),
+                *_srun_lines(resources, options),
+                command_line(["prefcli", command, *arguments, *flags]),
             ]
         ),
-        max_requeues=wishes.max_requeues,
+        max_requeues=options.max_requeues,
     )
 
 
+def quote(word: str) -> str:
+    """Return one word for bash, on one line: unprintable characters become $'a\\x0ab'."""
+    if word.isprintable():
+        return shlex.quote(word)
+    escaped = (chr(b) if b in _PLAIN_BYTES else f"\\x{b:02x}" for b in os.fsencode(word))
+    return f"$'{''.join(escaped)}'"
+
+
+def command_line(words: Iterable[str]) -> str:
+    """Return a command for bash, on one line."""
+    return " ".join(map(quote, words))
+
+
 def _run_folder(recipe: Recipe, command: str) -> tuple[str, str]:
-    """The folder that the run folder lies in, and the run's name."""
+    """Return the parent folder of output_dir, and the run's name."""
     path = os.path.normpath(recipe.output_dir)
     name = PurePath(os.path.abspath(path)).name or "prefcli"
     return os.path.dirname(path), f"{name}-{CHECK_SFT}" if command == CHECK_SFT else name
 
 
-def _options(needed: Resources, folder: str, name: str, wishes: SbatchOptions) -> list[str]:
-    # Slurm fills in what follows a percent sign.
+def _sbatch_options(
+    resources: Resources, folder: str, name: str, options: SbatchOptions
+) -> list[str]:
+    # Slurm replaces what follows a percent sign.
     log = os.path.join(folder, f"{name}-").replace("%", "%%") + "%j.log"
-    asked = {
+    values = {
         "job-name": re.sub(r"[^\w.+-]+", "-", name, flags=re.A).strip("-") or "prefcli",
-        "partition": wishes.partition,
-        "account": wishes.account,
-        "qos": wishes.qos,
-        "nodes": needed.nodes,
+        "partition": options.partition,
+        "account": options.account,
+        "qos": options.qos,
+        "nodes": resources.nodes,
         "ntasks-per-node": 1,
-        "gres": f"gpu:{needed.gpus}" if needed.gpus else None,
-        "cpus-per-task": wishes.cpus_per_task,
-        "mem": wishes.mem,
-        "time": wishes.time,
-        "signal": f"TERM@{wishes.grace}",
+        "gres": f"gpu:{resources.gpus}" if resources.gpus else None,
+        "cpus-per-task": options.cpus_per_task,
+        "mem": options.mem,
+        "time": options.time,
+        "signal": f"TERM@{options.grace}",
         "output": log,
         "open-mode": "append",
     }
-    # A node that fails is for Slurm to put right: it requeues what may be requeued.
-    requeue = "--requeue" if wishes.max_requeues else "--no-requeue"
-    options = [f"--{key}={value}" for key, value in asked.items() if value is not None]
-    written = {*asked, "requeue", "no-requeue"}
-    for option in wishes.sbatch:
+    # With --requeue, Slurm also requeues the job if a node fails.
+    requeue = "--requeue" if options.max_requeues else "--no-requeue"
+    lines = [f"--{key}={value}" for key, value in values.items() if value is not None]
+    _check_sbatch_options(options.sbatch, {*values, "requeue", "no-requeue"})
+    lines += [requeue, *options.sbatch]
+    for line in lines:
+        if not line.isprintable() or "\\" in line:
+            raise RecipeError(
+                f"{line!r}: Slurm does not accept line breaks or backslashes in an option",
+                code="ENV026",
+                hint="remove them",
+            )
+    return [quote(line) for line in lines]
+
+
+def _check_sbatch_options(options: Sequence[str], used: set[str]) -> None:
+    for option in options:
         key = re.match(r"--([a-z][a-z-]*)(=|$)", option)
         if key is None:
             raise RecipeError(
-                f"--sbatch {option}: write it as in --sbatch=--constraint=a100, the long form"
+                f"--sbatch {option}: not a long option of sbatch",
+                code="ENV026",
+                hint="write it as --sbatch=--constraint=a100",
             )
-        if key[1] in written:
+        if key[1] in used:
             raise RecipeError(
-                f"--sbatch {option}: the job file has a --{key[1]} of its own",
-                hint="it comes from the recipe or from an option of prefcli slurm",
+                f"--sbatch {option}: the job file already has --{key[1]}",
+                code="ENV026",
+                hint="change the recipe, or the option of prefcli slurm that sets it",
             )
-    options += [requeue, *wishes.sbatch]
-    for option in options:
-        if not option.isprintable() or "\\" in option:
-            raise RecipeError(f"{option!r}: Slurm reads no line break and no backslash there")
-    return [quoted(option) for option in options]
 
 
-def _setup(wishes: SbatchOptions) -> list[str]:
-    lines = [f"module load {quoted(module)}" for module in wishes.modules]
-    if wishes.venv is not None:
-        activate = os.path.join(os.path.expanduser(wishes.venv), "bin", "activate")
-        lines += ["# shellcheck source=/dev/null", f"source {quoted(activate)}"]
-    return [*lines, *wishes.setup]
+def _setup_lines(options: SbatchOptions) -> list[str]:
+    lines = [f"module load {quote(module)}" for module in options.module]
+    if options.venv is not None:
+        activate = os.path.join(os.path.expanduser(options.venv), "bin", "activate")
+        lines += ["# shellcheck source=/dev/null", f"source {quote(activate)}"]
+    return [*lines, *options.setup]
 
 
-def _srun(needed: Resources, wishes: SbatchOptions) -> list[str]:
-    """The start of the command, as lines of shell."""
-    # Without it a site that submits with --export=NONE loses what was set up above.
+def _srun_lines(resources: Resources, options: SbatchOptions) -> list[str]:
+    """Return the start of the command, as lines of shell."""
+    # Sites that submit with --export=NONE would drop the environment that was set up above.
     lines = ["srun --export=ALL"]
-    if wishes.cpus_per_task is not None:
-        # Slurm 22.05 and later do not hand the job's on to its steps.
-        lines[0] += f" --cpus-per-task={wishes.cpus_per_task}"
-    if needed.nodes > 1:
-        # Once one node's task has ended, the others get as long as they need to save. Not
-        # --kill-on-bad-exit: it sends them a TERM first, and a crash would look pre-empted.
-        lines[0] += f" --kill-on-bad-exit=0 --wait={wishes.grace}"
-    if wishes.container is None:
+    if options.cpus_per_task is not None:
+        # Slurm 22.05 and later do not pass the job's --cpus-per-task to its steps.
+        lines[0] += f" --cpus-per-task={options.cpus_per_task}"
+    if resources.nodes > 1:
+        # When the task of one node ends, the others get time to save. --kill-on-bad-exit would
+        # send them SIGTERM first, which makes a crash look like a preemption.
+        lines[0] += f" --kill-on-bad-exit=0 --wait={options.grace}"
+    if options.container is None:
         return lines
-    image = quoted(wishes.container)
-    if wishes.runtime == "apptainer":
-        gpu = " --nv" if needed.gpus else ""
-        binds = "".join(f" --bind {quoted(mount)}" for mount in wishes.mounts)
+    image = quote(options.container)
+    if options.container_runtime == "apptainer":
+        gpu = " --nv" if resources.gpus else ""
+        binds = "".join(f" --bind {quote(mount)}" for mount in options.mount)
         return [*lines, f'apptainer exec{gpu} --bind "$PWD" --pwd "$PWD"{binds} {image}']
-    mounts = "".join(f",{quoted(mount)}" for mount in wishes.mounts)
+    mounts = "".join(f",{quote(mount)}" for mount in options.mount)
     return [
         *lines,
         f'--container-image={image} --container-mounts="$PWD:$PWD"{mounts} '

@@ -107,8 +107,8 @@ def announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
     rate = learning_rate(recipe, method)
     usual = "" if recipe.training.learning_rate is not None else f" ({method.name}'s usual value)"
     say(f"learning rate: {rate:g}{usual}, {recipe.training.lr_scheduler_type}")
-    say(*trainer.speed.lines())
-    say(*trainer.checkpointing.lines())
+    say(*trainer.context.packed_forward.lines())
+    say(*trainer.context.checkpointing.lines())
     for note in notes(recipe, method):
         say(f"note: {note}")
 

@@ -151,17 +151,17 @@ def _train(
             prepared.inputs,
             eval_on_start=checkpoint is None,
             callbacks=eyes,
+            recipe_overrides_checkpoint=changes.retunes,
         )
         check_launch_strategy(recipe.launch, trainer.accelerator)
         for each in eyes[1:]:
             each.trainer = trainer
-        trainer.recipe_goes_first = changes.retunes
         announce(recipe, prepared.method, trainer)
         warn_if_disk_short(recipe, trainer.model, prepared.plan)
         if is_main_process():
             folder.write_run(run)
         _train_under_watch(trainer, watch, checkpoint, has_eval=prepared.inputs.eval is not None)
-        trainer.make_room_if_asked()
+        trainer.exit_if_preempted()
         run["model"] = save_model(trainer, folder, recipe, prepared.device)
         return _end(recipe, prepared.method, folder, run, trainer, watch, samples)
 
@@ -305,14 +305,14 @@ def _end(
         "steps": trainer.state.global_step,
         "eval": {"first": watch.first_eval, "last": watch.last_eval},
         "expected": {name: found.as_dict() for name, found in compared.items()},
-        "speed": trainer.speed.as_dict(),
+        "speed": trainer.context.packed_forward.as_dict(),
     }
     if (best := _best_step(trainer)) is not None:
         run["best_step"] = best
     if is_main_process():
         folder.write_run(run)
         say(*closing_lines(method, folder, trainer.state.global_step, watch), *said)
-        say(*trainer.speed.closing_lines())
+        say(*trainer.context.packed_forward.closing_lines())
         say(*(samples.closing_lines() if samples is not None else []))
         write_report_and_card(folder, about=method.__doc__)
     if world_size() > 1:

@@ -113,10 +113,11 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         """Through the very code that trains, one row at a time, so that nothing averages out."""
         trainer, method = self.trainer, self._method
         inputs = trainer.data_collator([row])
+        logged = method.trainer.logged_metrics(trainer)
         with eval_mode(trainer.model):
             loss, _, _ = trainer.prediction_step(trainer.model_wrapped, inputs, True)
-        told = {name: values[-1] for name, values in trainer._metrics["eval"].items()}
-        trainer._metrics["eval"].clear()
+        told = {name: values[-1] for name, values in logged["eval"].items()}
+        logged["eval"].clear()
         tokens = inputs["completion_mask"].sum(1).tolist()
         sides = [s for s in ("chosen", "rejected") if f"logps/{s}" in told]
         ratios = [told[f"rewards/{s}"] / self._method.reward_scale for s in sides]

@@ -1,4 +1,4 @@
-"""trl's trainer for a recipe: the same one in a run and in every test."""
+"""The trainer of a recipe: trl's, with prefcli's mixins."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from transformers import (
 
 from prefcli.checkpoints.atomic_checkpoints import AtomicCheckpointsMixin
 from prefcli.console import is_main_process
-from prefcli.data import Split
 from prefcli.data.cache_keys import trl_map_key
 from prefcli.data.run_datasets import RunDatasets
 from prefcli.data.trl_map_cache import CachedMapDataset, serialized
@@ -35,17 +34,17 @@ from prefcli.model.lora import (
     freeze_reference_adapter,
     train_in_float32,
 )
-from prefcli.packed_forward.cpo_orpo_mixin import OUTPUTS, CpoOrpoMixin
 from prefcli.packed_forward.install import FastForward
 from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
-from prefcli.recipe.sections import Lora, SftMix
 from prefcli.training.callbacks.experiment_trackers import guard_trackers
+from prefcli.training.mixins.concatenated_forward import ConcatenatedForwardMixin
+from prefcli.training.mixins.context import ContextMixin, TrainerContext
 from prefcli.training.mixins.metrics_mixin import MetricsMixin
 from prefcli.training.mixins.nonfinite import NonfiniteMixin
 from prefcli.training.mixins.preemption_mixin import PreemptionMixin
-from prefcli.training.mixins.reference_cache import ReferenceCacheMixin, digest
-from prefcli.training.mixins.sft_mix import Demonstrations, SftMixMixin
+from prefcli.training.mixins.reference_cache import ReferenceCacheMixin, full_weights_digest
+from prefcli.training.mixins.sft_mix import Demonstrations, SftMixMixin, SftMixture
 from prefcli.training.mixins.token_weighted_sft import TokenWeightedSftMixin
 from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_options
 
@@ -53,41 +52,38 @@ from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_opt
 def make_trainer(
     recipe: Recipe,
     method: Method,
-    machine: Device,
+    device: Device,
     policy: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    inputs: RunDatasets,
+    datasets: RunDatasets,
     *,
     eval_on_start: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
+    recipe_overrides_checkpoint: bool = False,
 ) -> tuple[Trainer, dict[str, Any]]:
-    """The trainer, and the effective configuration, proven to hold the recipe's values.
+    """Build the trainer; return it with its effective configuration, checked against the recipe.
 
-    method: settled by the data (`Inputs.settle`).
+    method: resolved from the data (`RunDatasets.resolve_from_data`).
     """
-    options = trl_options(recipe, method, machine)
+    options = trl_options(recipe, method, device)
     config_class, trl_class = method.trl_classes()
     # Before the configuration of a launcher's sharding is in force.
-    more = _reference(recipe, machine) if method.needs_reference else {}
-    trainer_class = trainer_class_of(trl_class, recipe, method, mixed=inputs.sft_mix is not None)
-    if issubclass(trainer_class, ReferenceCacheMixin) and is_main_process():
-        trainer_class.reference_digest = digest(more.get("ref_model", policy))
-    speed = FastForward(
+    arguments = _reference(recipe, device) if method.needs_reference else {}
+    reference = arguments.get("ref_model", policy)
+    packed_forward = FastForward(
         recipe.performance,
         strategy_here(),
         recipe.data.max_length,
         packs=method.packs,
-        autocast=machine.autocast_to(recipe.model),
+        autocast=device.autocast_to(recipe.model),
     )
-    checkpointing = _checkpointing(recipe, method, machine, policy, inputs, more, speed)
+    checkpointing = _gradient_checkpointing(
+        recipe, method, device, policy, datasets, arguments, packed_forward
+    )
     options["gradient_checkpointing"] = checkpointing.on
-    config = build(
-        options,
-        config_class,
-        eval_on_start=eval_on_start and inputs.eval is not None,
-    )
+    config = build(options, config_class, eval_on_start=eval_on_start and datasets.eval is not None)
     if recipe.lora is not None:
-        more["peft_config"] = lora_config(recipe.lora, recipe.model.revision)
+        arguments["peft_config"] = lora_config(recipe.lora, recipe.model.revision)
     if recipe.trains_adapter and not method.keeps_dropout:
         disable_base_dropout(policy)
     in_float32 = recipe.model.quantization is not None and recipe.model.dtype != "bfloat16"
@@ -96,173 +92,172 @@ def make_trainer(
         if in_float32 and recipe.model.adapter == "continue"
         else {}
     )
+    hashed = _precomputes_reference(recipe, method) and is_main_process()
+    context = TrainerContext(
+        method,
+        train=datasets.train,
+        packed_forward=packed_forward,
+        checkpointing=checkpointing,
+        reference_is_policy=method.needs_reference
+        and recipe.trains_adapter
+        and reference_model(recipe.reference, recipe.model) is None,
+        reference_digest=full_weights_digest(reference) if hashed else "",
+        recipe_overrides_checkpoint=recipe_overrides_checkpoint,
+        sft_mix=_sft_mixture(recipe, datasets, tokenizer),
+    )
     key = trl_map_key(recipe, method, tokenizer)
-    with speed.patched_trainers(), _dividing_prompts(inputs), serialized(trl_class, key):
-        trainer = trainer_class(
+    evaluated = datasets.eval
+    with (
+        packed_forward.patched_trainers(),
+        _merged_tokens_reported(datasets),
+        serialized(trl_class, key),
+    ):
+        trainer = trainer_class_of(recipe, context)(
+            context=context,
             model=policy,
             args=config,
-            train_dataset=CachedMapDataset.of(inputs.train.for_trl(), key),
-            eval_dataset=CachedMapDataset.of(inputs.eval.for_trl(), key) if inputs.eval else None,
+            train_dataset=CachedMapDataset.of(datasets.train.for_trl(), key),
+            eval_dataset=CachedMapDataset.of(evaluated.for_trl(), key) if evaluated else None,
             processing_class=tokenizer,
-            callbacks=[*callbacks, *_stopping(recipe, method)],
-            **more,
+            callbacks=[*callbacks, *_early_stopping(recipe, method)],
+            **arguments,
         )
-    trainer.rows_of = inputs.train
-    trainer.speed = speed
-    if isinstance(trainer, CpoOrpoMixin):
-        speed.prepare(trainer.scored, outputs=OUTPUTS)
-    trainer.checkpointing = checkpointing
-    trainer.reference_within = (
-        method.needs_reference
-        and recipe.trains_adapter
-        and reference_model(recipe.reference, recipe.model) is None
-    )
-    if _precomputes(recipe, method):
-        trainer.ref_model = None  # trl keeps it, though nothing reads it any more
     if recipe.model.adapter == "continue":
         freeze_reference_adapter(trainer.model)
     if recipe.model.adapter == "stack":
-        # A checkpoint lies on the adapter below it; model/ will be the sum of both.
+        # Checkpoints need the adapter below the trained one; model/ is the sum of both.
         below = absolute_name(recipe.model.name_or_path)
         trainer.model.peft_config["default"].base_model_name_or_path = below
     if in_float32:
         train_in_float32(trainer.model, before)
-    if inputs.sft_mix is not None and recipe.sft_mix is not None:
-        mix_into(trainer, recipe.sft_mix, inputs.sft_mix, recipe, method)
     guard_trackers(trainer, recipe)
-    # Watch does the printing.
-    trainer.remove_callback(PrinterCallback)
-    # trl writes a card about "None" beside the checkpoints.
-    trainer.create_model_card = lambda *args, **kwargs: None
+    trainer.remove_callback(PrinterCallback)  # MonitorCallback prints
     effective = assert_args_applied(options, trainer.args)
     if recipe.trains_adapter:
-        effective["lora"] = _prove_lora(recipe.lora, trainer.model)
-    if not getattr(trainer.args, "packing", False):
-        _prove_rows(inputs.train, trainer.train_dataset)
+        effective["lora"] = _effective_lora(trainer.model)
     return trainer, effective
 
 
-def _stopping(recipe: Recipe, method: Method) -> list[TrainerCallback]:
+def _early_stopping(recipe: Recipe, method: Method) -> list[TrainerCallback]:
     options = recipe.training.early_stopping
     if options is None:
         return []
     if options.metric not in method.eval_metrics:
         raise RecipeError(
             Problem(
-                f"{options.metric} is not measured by an evaluation of {method.name}",
+                f"{method.name} does not measure {options.metric} in evaluations",
                 path="training.early_stopping.metric",
-                hint=f"one of {', '.join(method.eval_metrics)}",
+                hint=f"choose one of {', '.join(method.eval_metrics)}",
+                code="TRN061",
             )
         )
     return [EarlyStoppingCallback(options.patience, options.threshold)]
 
 
-def trainer_class_of(
-    trl_class: type[Any], recipe: Recipe, method: Method, *, mixed: bool
-) -> type[Any]:
-    """trl's trainer with what we put around its steps and its loss."""
-    layers: list[type[Any]] = [PreemptionMixin]
-    if mixed:
-        layers.append(SftMixMixin)
-    layers += [AtomicCheckpointsMixin, NonfiniteMixin, MetricsMixin]
+def trainer_class_of(recipe: Recipe, context: TrainerContext) -> type[Any]:
+    """Return the method's trl trainer with the mixins that this run needs."""
+    method = context.method
+    _, trl_class = method.trl_classes()
+    # The order matters; each class runs around those that follow it.
+    # 1. The context is set before any constructor reads it.
+    # 2. Preemption interrupts evaluations and checkpoints of all others.
+    # 3. The mixed-in demonstrations are added to a loss that has been checked and measured.
+    # 4. Checkpoints are placed after the classes below have written theirs.
+    # 5. A non-finite loss stops the run before its metrics are summed up for the log.
+    # 6. Metrics see the weighted SFT term and the results of the packed forward.
+    bases: list[type[Any]] = [ContextMixin, PreemptionMixin]
+    if context.sft_mix is not None:
+        bases.append(SftMixMixin)
+    bases += [AtomicCheckpointsMixin, NonfiniteMixin, MetricsMixin]
     if method.has_sft_term:
-        layers.append(TokenWeightedSftMixin)
-    if _precomputes(recipe, method):
-        layers.append(ReferenceCacheMixin)
-    if hasattr(trl_class, "concatenated_forward"):
-        layers.append(CpoOrpoMixin)
-    return type(trl_class.__name__, (*layers, trl_class), {})
+        bases.append(TokenWeightedSftMixin)
+    if _precomputes_reference(recipe, method):
+        bases.append(ReferenceCacheMixin)
+    if method.trainer.concatenates_forward:
+        bases.append(ConcatenatedForwardMixin)
+    return type(trl_class.__name__, (*bases, trl_class), {})
 
 
-def _precomputes(recipe: Recipe, method: Method) -> bool:
+def _precomputes_reference(recipe: Recipe, method: Method) -> bool:
     return recipe.reference.precompute and method.needs_reference
 
 
-def _reference(recipe: Recipe, machine: Device) -> dict[str, Any]:
-    """The frozen model beside the policy, where the policy's own weights can't serve.
+def _reference(recipe: Recipe, device: Device) -> dict[str, Any]:
+    """Load a frozen reference model unless the policy's own weights serve as the reference.
 
-    Under an adapter it is the policy with that adapter off, or with a frozen copy of the one that
-    is trained on; precomputed, it is the policy itself before the first step.
+    With an adapter the reference is the policy without it, or with a frozen copy of the adapter
+    that training continues. A precomputed reference is the policy before the first step.
     """
     named = reference_model(recipe.reference, recipe.model)
-    # FSDP shards the policy too late to be its own reference, and trl would load its base.
+    # FSDP shards the policy too late for it to be its own reference, and trl would load its base.
     fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP")
     if named is None and (recipe.trains_adapter or (recipe.reference.precompute and not fsdp)):
         return {}
     options = named or recipe.model
-    dtype = machine.dtype(options, frozen=recipe.trains_adapter)
-    where = "reference" if named else "model"
-    model = load_policy(options, dtype, recipe.seed, where=where)
-    return {"ref_model": to_device(model, machine)}
+    dtype = device.dtype(options, frozen=recipe.trains_adapter)
+    model = load_policy(options, dtype, recipe.seed, where="reference" if named else "model")
+    return {"ref_model": to_device(model, device)}
 
 
-def _checkpointing(
+def _gradient_checkpointing(
     recipe: Recipe,
     method: Method,
-    machine: Device,
+    device: Device,
     policy: Any,
-    inputs: RunDatasets,
-    more: Any,
-    speed: FastForward,
+    datasets: RunDatasets,
+    arguments: dict[str, Any],
+    packed_forward: FastForward,
 ) -> Choice:
     auto = recipe.training.gradient_checkpointing == "auto"
-    packed = inputs.packed(recipe, method) if auto and speed.is_usable(policy) else None
-    beside = more.get("ref_model") if not _precomputes(recipe, method) else None
+    usable = auto and packed_forward.is_usable(policy)
+    packed = datasets.packed(recipe, method) if usable else None
+    reference = arguments.get("ref_model")
+    if _precomputes_reference(recipe, method):
+        reference = None
     return choose(
         recipe,
         method,
-        machine,
+        device,
         strategy_here(),
         Policy(policy.config, getattr(policy, "peft_config", {}).get("default")),
-        length=recipe.data.max_length if method.packs else inputs.longest,
-        reference=count_parameters(beside)[0] if beside is not None else 0,
-        memory=memory_here(machine),
+        length=recipe.data.max_length if method.packs else datasets.longest,
+        reference=count_parameters(reference)[0] if reference is not None else 0,
+        memory=memory_here(device),
         packed=packed,
     )
 
 
-def mix_into(trainer: Any, options: SftMix, split: Split, recipe: Recipe, method: Method) -> None:
-    stream = Demonstrations(split, trainer.processing_class, recipe.data.max_length, recipe.seed)
-    trainer.mix(stream, options.fraction, options.weight)
+def _sft_mixture(
+    recipe: Recipe, datasets: RunDatasets, tokenizer: PreTrainedTokenizerBase
+) -> SftMixture | None:
+    if recipe.sft_mix is None or datasets.sft_mix is None:
+        return None
+    stream = Demonstrations(datasets.sft_mix, tokenizer, recipe.data.max_length, recipe.seed)
+    return SftMixture(stream, recipe.sft_mix.fraction, recipe.sft_mix.weight)
 
 
 @contextmanager
-def _dividing_prompts(inputs: RunDatasets) -> Iterator[None]:
-    """trl's ORPO gives up on a row whose prompt is not a prefix of prompt and answer in tokens."""
+def _merged_tokens_reported(datasets: RunDatasets) -> Iterator[None]:
+    """Translate the error of trl's ORPO and CPO for a prompt that merges with a response."""
     try:
         yield
     except ValueError as error:
         if "input ids" not in str(error) and "prompt_input_ids" not in str(error):
             raise
         raise DataError(
-            "in some row the tokens of the prompt merge with those of the answer",
-            place=inputs.train.rows[0]["_file"],
-            hint="let prompts end where a word ends, or the chat template render the prompt alone "
-            "as it does beside the answer",
+            "the last token of a prompt merges with the first characters of its response",
+            place=datasets.train.rows[0]["_file"],
+            hint="end prompts at the end of a word, or use a chat template that renders the prompt "
+            "alone as it renders it before a response",
+            code="TRN062",
         ) from None
 
 
-def _prove_lora(options: Lora | None, model: Any) -> dict[str, Any]:
-    """The adapter is the recipe's, or the one there was, down to the dropout layers."""
+def _effective_lora(model: Any) -> dict[str, Any]:
+    """Return the settings of the trained adapter, for run.json."""
     config = model.peft_config["default"]
-    ours = lora_config(options) if options is not None else config
-    effective = {}
-    for name in ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora"):
-        effective[name] = getattr(config, name)
-        assert effective[name] == getattr(ours, name), f"lora: {name} did not arrive"
-    dropouts = {
-        getattr(layer.lora_dropout["default"], "p", 0.0)
-        for layer in model.modules()
-        if hasattr(layer, "lora_dropout")
+    names = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
+    targets = config.target_modules  # a regular expression in adapters of some tools
+    return {name: getattr(config, name) for name in names} | {
+        "target_modules": targets if isinstance(targets, str) else sorted(targets)
     }
-    assert dropouts == {ours.lora_dropout}, f"lora: dropout is {dropouts}"
-    targets = config.target_modules  # a regular expression, in adapters of some tools
-    effective["target_modules"] = targets if isinstance(targets, str) else sorted(targets)
-    return effective
-
-
-def _prove_rows(split: Split, prepared: Any) -> None:
-    """trl drops rows without a word; those it would drop were dropped, and counted, before."""
-    assert len(prepared) == len(split.rows), (
-        f"trl kept {len(prepared)} of the {len(split.rows)} rows it was given"
-    )

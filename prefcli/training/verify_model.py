@@ -22,7 +22,6 @@ from prefcli.model.inference import eval_mode_preserving_rng
 from prefcli.recipe.compatibility import SHARDED
 from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
-from prefcli.training.mixins.nonfinite import sequence_of
 
 _ROWS = 4
 _TOKENS = 64
@@ -59,7 +58,8 @@ class ReadBack:
 def probe_rows(trainer: Trainer) -> list[list[int]]:
     """Token ids of a few rows of the training data, as the trainer reads them."""
     count = min(_ROWS, len(trainer.train_dataset))
-    rows = [sequence_of(trainer.train_dataset[i])[:_TOKENS] for i in range(count)]
+    row_ids = trainer.context.method.trainer.row_ids
+    rows = [row_ids(trainer.train_dataset[i])[:_TOKENS] for i in range(count)]
     return [row for row in rows if len(row) > 1]
 
 

@@ -88,7 +88,7 @@ def release() -> None:
 
 def speed_of(trainer: Any) -> dict[str, Any]:
     """What run.json would say of its forward passes."""
-    found: dict[str, Any] = trainer.speed.as_dict()
+    found: dict[str, Any] = trainer.context.packed_forward.as_dict()
     return found
 
 

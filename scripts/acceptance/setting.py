@@ -15,7 +15,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from prefcli.recipe.data_checks import DataChecks
+from prefcli.recipe.sections import DataChecks
 
 Row = tuple[list[int], list[int], list[int]]
 """Token ids of a prompt, of the chosen and of the rejected answer."""

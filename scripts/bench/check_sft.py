@@ -27,7 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from prefcli.evaluation.logprobs import score
 from prefcli.packed_forward.install import FastForward
-from prefcli.recipe.performance import Performance
+from prefcli.recipe.sections import Performance
 
 Row = tuple[list[int], list[int]]
 VOCABULARY = 32_000

@@ -69,7 +69,7 @@ from prefcli.library_logging import quiet_libraries
 from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.packed_forward import onednn_linear
 from prefcli.recipe import load
-from prefcli.recipe.data_checks import DataChecks
+from prefcli.recipe.sections import DataChecks
 from prefcli.training.trainer import make_trainer
 from scripts.bench.profiles import PROFILES, Row, drawn
 
@@ -242,7 +242,7 @@ def prefcli_trainer(folder: Path, tuning: str, arm: str, size: Size) -> Any:
         recipe, method, device, policy, tokenizer, inputs, eval_on_start=False
     )
     trainer.args.save_strategy = "no"
-    assert trainer.speed.reason is None, trainer.speed.reason
+    assert trainer.context.packed_forward.reason is None, trainer.context.packed_forward.reason
     if arm == "d" and effective["gradient_checkpointing"]:
         print("(checkpointing is on in arm d: memory needs it)", file=sys.stderr)
     return trainer

@@ -109,7 +109,7 @@ def round_of(recipe: Recipe, inputs: RunDatasets, name: str) -> tuple[float, flo
         mock.patch.object(trainer_module, "trainer_class_of", made),
     ):
         steps = recipe.training.max_steps or 0
-        watch = MonitorCallback(RunDir(folder), method, Monitor(rules(), RunContext("dpo", steps)))
+        watch = MonitorCallback(RunDir(folder), method, Monitor(rules(), RunContext(method, steps)))
         spent = timed(watch)
         trainer, _ = make_trainer(
             recipe,

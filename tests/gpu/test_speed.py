@@ -8,7 +8,7 @@ import torch
 from prefcli.packed_forward import varlen
 from prefcli.packed_forward.install import FastForward
 from prefcli.packed_forward.prefix_attention import NAME as SEGMENTS
-from prefcli.recipe.performance import Performance
+from prefcli.recipe.sections import Performance
 from tests.support.scored_rows import assert_alike, batch_of, both, pairs, tiny
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")

@@ -1,4 +1,4 @@
-"""A recipe with a mistake, and what the user must be told about it."""
+"""Recipes with one mistake: its code, place and path."""
 
 import re
 from dataclasses import dataclass, field
@@ -20,13 +20,17 @@ data:
 
 @dataclass(frozen=True)
 class Case:
-    """at: line:col in the recipe, or the override's text. said: phrases of message and hint."""
+    """A recipe with one mistake.
+
+    at: line:col in the recipe, or the override's text.
+    report: the error code, and phrases of message and hint, with ` | ` between them.
+    """
 
     id: str
     text: str
     at: str
     path: str | None
-    said: str
+    report: str
     overrides: tuple[str, ...] = field(default=())
 
     def check(self, folder: Path) -> None:
@@ -37,24 +41,26 @@ class Case:
             assert problem.place == f"override {self.at!r}"
         else:
             assert problem.place == f"{folder / 'recipe.yaml'}:{self.at}"
-        for phrase in self.said.split(" | "):
+        code, *phrases = self.report.split(" | ")
+        assert problem.code == code
+        for phrase in phrases:
             assert phrase in str(problem)
 
 
-def added(id: str, text: str, at: str, path: str | None, said: str) -> Case:
+def added(id: str, text: str, at: str, path: str | None, report: str) -> Case:
     """GOOD with more lines: the first is line 6."""
-    return Case(id, f"{GOOD}{text}\n", at, path, said)
+    return Case(id, f"{GOOD}{text}\n", at, path, report)
 
 
-def swapped(id: str, old: str, new: str, at: str, path: str | None, said: str) -> Case:
-    """GOOD with one piece replaced."""
+def swapped(id: str, old: str, new: str, at: str, path: str | None, report: str) -> Case:
+    """GOOD with one part replaced."""
     assert old in GOOD
-    return Case(id, GOOD.replace(old, new), at, path, said)
+    return Case(id, GOOD.replace(old, new), at, path, report)
 
 
-def given(id: str, override: str, path: str | None, said: str, text: str = GOOD) -> Case:
+def given(id: str, override: str, path: str | None, report: str, text: str = GOOD) -> Case:
     """GOOD with a wrong override; the place is the override."""
-    return Case(id, text, override, path, said, (override,))
+    return Case(id, text, override, path, report, (override,))
 
 
 def table(*cases: Case):
@@ -69,12 +75,12 @@ def write(folder: Path, text: str | bytes) -> str:
 
 
 def mistakes(folder: Path, text: str | bytes, *overrides: str):
-    """The problems of a recipe that must be refused; each has a place, in the file's order."""
+    """The problems of an invalid recipe; each has a place and a code, in the file's order."""
     with pytest.raises(RecipeError) as caught:
         load(write(folder, text), overrides)
     assert caught.value.exit_code == ExitCode.RECIPE == 2
     problems = caught.value.problems
-    assert all(p.place and p.message for p in problems)
+    assert all(p.place and p.message and p.code for p in problems)
     lines = [tuple(map(int, m.groups())) for p in problems if (m := _line(p.place))]
     assert lines == sorted(lines)
     return problems

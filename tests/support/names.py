@@ -57,6 +57,8 @@ WORDS = {
 }
 LOCALS = {"found", "told", "said", "each", "more", "theirs", "ours", "asked", "somebody", "whole"}
 """Complete variable names that hold nothing but grammar."""
+ALLOWED = {"allow_unusual"}
+"""Parameters that a flag names."""
 
 
 def words_of(identifier: str) -> list[str]:
@@ -69,7 +71,7 @@ def problems_in(identifier: str) -> Iterator[str]:
     if identifier in LOCALS:
         yield f"{identifier!r}: name what it holds"
     for word in words_of(identifier):
-        if word in WORDS:
+        if word in WORDS and identifier not in ALLOWED:
             yield f"{identifier!r}: {WORDS[word]}"
 
 

@@ -11,7 +11,7 @@ import torch
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.data.run_datasets import load_run_datasets
 from prefcli.model import detect_device, load_policy, load_tokenizer
-from prefcli.recipe.data_checks import DataChecks
+from prefcli.recipe.sections import DataChecks
 from prefcli.training.trainer import make_trainer
 
 TEMPLATE = (

@@ -20,8 +20,8 @@ from prefcli.memory.hardware import target_of
 from prefcli.model.device import refuse_many_gpus_without_launcher
 from prefcli.model.distributed import check_launch_section, check_launch_strategy, strategy_of
 from prefcli.recipe.distributed_env import strategy_here
-from prefcli.recipe.launch import Launch
 from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import Launch
 
 RECIPE = Recipe.model_validate(
     {

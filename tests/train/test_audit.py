@@ -19,8 +19,7 @@ from prefcli.data.run_datasets import load_run_datasets, read_run_datasets
 from prefcli.errors import DataError
 from prefcli.methods import METHODS
 from prefcli.model import load_tokenizer
-from prefcli.recipe.data_checks import DataChecks
-from prefcli.recipe.sections import Source
+from prefcli.recipe.sections import DataChecks, Source
 from prefcli.training.run import train
 from tests.support.tiny_runs import write_jsonl
 
@@ -152,12 +151,12 @@ def test_load_run_datasets_default_limits_report_all_errors_at_once(crafted, mak
         for name in ("long_prompts", "identical", "empty", "prompt_boundary", "shared_prompts")
     ]
     assert problems["data.checks.shared_prompts.error"].message == (
-        "eval: shared_prompts: 2 of 4 rows (50 %, more than 1 %): the prompt stands in data.train, "
-        "too; first: eval.jsonl: row 1, row 2"
+        "eval: shared_prompts: 2 of 4 rows (50 %, more than 1 %): the prompt is also in "
+        "data.train; first: eval.jsonl: row 1, row 2"
     )
     assert "move" not in problems["data.checks.empty.error"].hint
     assert problems["data.checks.empty.error"].hint == (
-        "fill or leave out such rows; or allow it with data.checks.empty.error=0.1"
+        "fill in or remove such rows; or allow it with data.checks.empty.error=0.1"
     )
 
 

@@ -19,7 +19,7 @@ from prefcli.evaluation.logprobs import score
 from prefcli.methods import METHODS
 from prefcli.packed_forward.install import FastForward
 from prefcli.packed_forward.onednn_linear import Linear
-from prefcli.recipe.performance import Performance
+from prefcli.recipe.sections import Performance
 from prefcli.training.run import train
 from tests.support.tiny_runs import labelled, pairs, write_jsonl
 

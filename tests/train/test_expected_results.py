@@ -58,4 +58,4 @@ def test_within_out_and_of_another_method(recipe_data, make_recipe, capsys):
 
     other = make_recipe(recipe_data, f"output_dir={recipe.output_dir}-ipo").recipe
     assert train(other, other.ipo).expected == {}
-    assert "expected: not compared, it is of dpo\n" in capsys.readouterr().out
+    assert "expected: not compared, since the metrics are for dpo\n" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from prefcli.errors import PrefcliError
 from prefcli.launcher import launch as starting
 from prefcli.launcher.agent import Agent, WorkerExit, exit_code
 from prefcli.launcher.signal_forwarding import SignalForwarder
-from prefcli.recipe.launch import Launch
+from prefcli.recipe.sections import Launch
 
 BEGIN = """
 import os, signal, subprocess, sys, time

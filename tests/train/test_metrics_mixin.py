@@ -35,7 +35,7 @@ def uneven(recipe_data):
 
 
 @pytest.mark.parametrize("name", ["dpo", "ipo", "simpo", "orpo"])
-def test_an_evaluation_of_pairs_is_of_rows_and_tokens(uneven, make_recipe, name):
+def test_evaluation_of_pairs_averages_over_rows_and_tokens(uneven, make_recipe, name):
     recipe = make_recipe(uneven).recipe
     trainer, inputs = trainer_of(recipe, name)
     found = trainer.evaluate()
@@ -73,7 +73,7 @@ def test_an_evaluation_of_pairs_is_of_rows_and_tokens(uneven, make_recipe, name)
         assert found["eval_reference_kl"] == pytest.approx(0.0, abs=1e-9)
 
 
-def test_an_evaluation_of_labels_is_of_rows(uneven, make_recipe, tmp_path):
+def test_evaluation_of_labelled_rows_averages_over_rows(uneven, make_recipe, tmp_path):
     uneven["data"]["eval"] = {"path": str(write_jsonl(tmp_path / "l.jsonl", labelled(10)))}
     uneven["data"]["train"] = {"path": str(write_jsonl(tmp_path / "t.jsonl", labelled(24)))}
     recipe = make_recipe(uneven).recipe
@@ -91,7 +91,7 @@ def test_an_evaluation_of_labels_is_of_rows(uneven, make_recipe, tmp_path):
     assert found["eval_reference_kl"] == pytest.approx(0.0, abs=1e-9)
 
 
-def test_the_loss_of_held_out_demonstrations_is_a_mean_over_tokens(uneven, make_recipe):
+def test_evaluation_of_demonstrations_averages_over_tokens(uneven, make_recipe):
     recipe = make_recipe(uneven).recipe
     trainer, inputs = trainer_of(recipe, "sft")
     found = trainer.evaluate()
@@ -112,7 +112,7 @@ def test_the_loss_of_held_out_demonstrations_is_a_mean_over_tokens(uneven, make_
     ],
     ids=["full", "lora ld_alpha", "precomputed ld_alpha", "precomputed lora"],
 )
-def test_a_training_step_is_told_by_tokens_and_by_length(uneven, make_recipe, more, options):
+def test_training_step_logs_per_token_and_by_length(uneven, make_recipe, more, options):
     recipe = make_recipe(uneven | more | {"dpo": options}).recipe
     train(recipe, recipe.methods["dpo"])
     rows = [row for row in metric_rows(recipe.output_dir) if "loss" in row]
@@ -183,7 +183,7 @@ def _sequences(trainer):
             yield row["prompt_ids"] + row[side]
 
 
-def test_the_distance_to_the_reference_is_the_whole_sum(uneven, make_recipe):
+def test_reference_kl_equals_the_sum_over_the_vocabulary(uneven, make_recipe):
     recipe = make_recipe(uneven).recipe
     train(recipe, recipe.methods["dpo"])
     found = metric_rows(recipe.output_dir)[-1]["eval_reference_kl"]

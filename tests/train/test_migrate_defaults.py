@@ -1,4 +1,4 @@
-"""What migrate writes for keys that a trl file leaves out is what the installed trl takes."""
+"""The defaults that migrate writes, against the defaults of the installed trl."""
 
 from dataclasses import fields
 
@@ -10,12 +10,12 @@ from prefcli.recipe.migrate.trl import TRL
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "kto", "orpo", "simpo"])
-def test_defaults(method):
+def test_trl_defaults_match_the_installed_version(method):
     config, _ = METHODS[method]().trl_classes()
     installed = {field.name: field.default for field in (*fields(config), *fields(ModelConfig))}
     assumed = TRL.defaults(method, {"use_peft": True})
     assert {key: installed[key] for key in assumed} == assumed
-    # Those that prefcli has too, and leaves to its own schema.
+    # Defaults that prefcli shares with trl, and that migrate does not write.
     assert installed["max_length"] == 1024
     assert installed["seed"] == 42
     assert installed["weight_decay"] == 0.0

@@ -58,7 +58,7 @@ def diverged(recipe, name: str) -> tuple[str, dict]:
 
 
 @pytest.mark.parametrize("name", ["sft", "dpo", "ipo", "kto", "orpo", "simpo"])
-def test_a_lost_loss_names_the_rows_of_its_batch(recipe_data, make_recipe, with_callback, name):
+def test_nonfinite_loss_names_the_rows_of_its_batch(recipe_data, make_recipe, with_callback, name):
     """Between two logging steps, long before the log would show it."""
     recipe_data["training"] |= {"max_steps": 6, "logging_steps": 50, "save_steps": 4}
     recipe = make_recipe(recipe_data).recipe
@@ -69,7 +69,7 @@ def test_a_lost_loss_names_the_rows_of_its_batch(recipe_data, make_recipe, with_
     assert not list(Path(recipe.output_dir).glob("checkpoint-*"))
 
 
-def test_a_lost_gradient_stops_before_the_weights(
+def test_nonfinite_gradient_stops_before_the_optimizer_step(
     recipe_data, make_recipe, with_callback, monkeypatch
 ):
     """The loss is finite, its gradient is not: nothing of it reaches the optimizer."""
@@ -88,13 +88,13 @@ def test_a_lost_gradient_stops_before_the_weights(
 
     with_callback(Spoil())
     said, _ = diverged(recipe, "dpo")
-    assert "the gradient's norm is" in said
+    assert "the gradient norm is" in said
     assert "at step 2" in said
     assert said.count("train.jsonl: row") == 8  # both micro-batches of the step
     assert steps == [0]
 
 
-def test_a_lost_log_probability_is_seen_behind_a_finite_loss(
+def test_nonfinite_log_probability_with_a_finite_loss_stops_the_run(
     recipe_data, make_recipe, with_callback, monkeypatch
 ):
     """sigmoid(inf) is 1, so a loss of 0 can hide a log-ratio that is infinite."""
@@ -114,7 +114,9 @@ def test_a_lost_log_probability_is_seen_behind_a_finite_loss(
     assert "logps/rejected is -inf at step 1; rows of the batch" in said
 
 
-def test_demonstrations_are_guarded_too(recipe_data, make_recipe, with_callback, tmp_path):
+def test_nonfinite_sft_mix_loss_names_the_demonstrations(
+    recipe_data, make_recipe, with_callback, tmp_path
+):
     row = {"prompt": "say", "completion": " red"}
     (tmp_path / "d.jsonl").write_text(json.dumps(row))
     recipe_data["sft_mix"] = {"data": {"path": str(tmp_path / "d.jsonl")}, "fraction": 0.5}
@@ -130,7 +132,7 @@ def test_demonstrations_are_guarded_too(recipe_data, make_recipe, with_callback,
     assert "d.jsonl: row 1" in said
 
 
-def test_figures_before_the_loss_are_kept(recipe_data, make_recipe, with_callback):
+def test_nonfinite_loss_keeps_the_metrics_before_it(recipe_data, make_recipe, with_callback):
     recipe_data["training"] |= {"max_steps": 6}
     recipe = make_recipe(recipe_data).recipe
     with_callback(Poison(math.nan, step=3))
@@ -138,7 +140,9 @@ def test_figures_before_the_loss_are_kept(recipe_data, make_recipe, with_callbac
     assert [row["step"] for row in metric_rows(recipe.output_dir) if "loss" in row] == [1, 2, 3]
 
 
-def test_a_row_that_kto_leaves_out_of_its_figures(recipe_data, make_recipe, monkeypatch):
+def test_nonfinite_row_that_kto_skips_in_its_metrics_stops_the_run(
+    recipe_data, make_recipe, monkeypatch
+):
     """trl's KTO takes means without what is not a number; one lost row must stop it."""
     recipe_data["training"] |= {"max_steps": 2, "logging_steps": 50}
     recipe = make_recipe(recipe_data).recipe

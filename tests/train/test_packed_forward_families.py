@@ -11,7 +11,7 @@ from prefcli.errors import RecipeError
 from prefcli.packed_forward.install import FastForward
 from prefcli.packed_forward.prefix_attention import segment_attention
 from prefcli.packed_forward.supported_models import FAMILIES
-from prefcli.recipe.performance import Performance
+from prefcli.recipe.sections import Performance
 from tests.support.scored_rows import OWN, assert_alike, batch_of, both, pairs, tiny
 
 

@@ -81,4 +81,4 @@ def step(trainer, seed):
     loss = trainer.training_step(model.train(), batch)
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     logged = {key: [float(v) for v in values] for key, values in trainer._metrics["train"].items()}
-    return loss.item(), logged, gradients, trainer.speed.counts
+    return loss.item(), logged, gradients, trainer.context.packed_forward.counts

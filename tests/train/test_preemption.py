@@ -72,14 +72,14 @@ PLACES = {
     "training": (PreemptionMixin, "training_step", 1, "at step 2: saved checkpoint-2 in"),
     "evaluation": (PreemptionMixin, "prediction_step", 4, "at step 4: saved checkpoint-4 in"),
     "samples": (samples_module.SamplingCallback, "_written", 2, "at step 2: saved checkpoint-2 in"),
-    "saving": (PreemptionMixin, "_save_checkpoint", 3, "at step 3: checkpoint-3 was there already"),
+    "saving": (PreemptionMixin, "_save_checkpoint", 3, "at step 3: checkpoint-3 already existed"),
     "the last evaluation": (
         PreemptionMixin,
         "prediction_step",
         6,
         "at step 6: saved checkpoint-6 in",
     ),
-    "the last save": (PreemptionMixin, "_save_checkpoint", 6, "at step 6: checkpoint-6 was there"),
+    "the last save": (PreemptionMixin, "_save_checkpoint", 6, "at step 6: checkpoint-6 already"),
 }
 
 
@@ -98,14 +98,14 @@ def test_stopped_and_gone_on_with(place, longer, make_recipe, monkeypatch, tmp_p
         send_at(patch, owner, name, step)
         with pytest.raises(PreemptedError) as error:
             train(recipe, recipe.dpo)
-    assert str(error.value).startswith(f"pre-empted (SIGTERM) {said}")
+    assert str(error.value).startswith(f"preempted (SIGTERM) {said}")
     assert error.value.exit_code == ExitCode.REQUEUE
     assert not folder.model.exists()
     run = folder.read_run()
     assert (run["status"], run["why"]) == ("preempted", str(error.value))
     told = verdict(read_run(folder.path))
     assert (told.state, told.level) == ("preempted", "note")
-    assert told.title.startswith("Pre-empted at step")
+    assert told.title.startswith("Preempted at step")
     last, torn = folder.last_checkpoint()
     assert last is not None
     assert not torn

@@ -92,7 +92,7 @@ def test_train_model_adapter_without_an_adapter_raises(recipe_data, make_recipe)
     ("adapter", "lora", "said"),
     [
         ("stack", None, "needs a lora section"),
-        ("continue", LORA, "leave the lora section out"),
+        ("continue", LORA, "remove the lora section"),
         ("merge", LORA, "write stack"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Reference log-probabilities: once, under a key of all they depend on, and never stale."""
+"""The cache of reference log-probabilities: its key, its checks and what it saves."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.tiny_runs import metric_rows, trainer_of
 from tests.train.test_reference import sft_adapter  # noqa: F401  # a fixture
 
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.1}
-COMPUTED = "computed, and kept for later runs"
-READ = "read from an earlier run, and checked"
+COMPUTED = "computed and cached for later runs"
+READ = "read from an earlier run and checked"
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def build(make_recipe, capsys):
 
 @pytest.mark.parametrize("kind", ["full", "lora", "continue"])
 @pytest.mark.parametrize("name", ["dpo", "ipo", "kto"])
-def test_a_run_is_the_same_with_and_without(
+def test_run_with_precompute_equals_run_without(
     recipe_data,
     make_recipe,
     sft_adapter,  # noqa: F811
@@ -71,7 +71,7 @@ def test_a_run_is_the_same_with_and_without(
     assert curves[0] == pytest.approx(curves[1], rel=1e-4, abs=2e-5)
 
 
-def test_scored_or_read_the_run_draws_the_same_dropout(recipe_data, make_recipe):
+def test_cached_scores_do_not_change_the_dropout_of_a_run(recipe_data, make_recipe):
     """The first run of a sweep must be comparable with the others."""
     recipe_data["lora"] = {**LORA, "dropout": 0.3}
     found = []
@@ -86,7 +86,7 @@ def test_scored_or_read_the_run_draws_the_same_dropout(recipe_data, make_recipe)
         torch.testing.assert_close(value, found[2][weight], rtol=1e-3, atol=1e-5)
 
 
-def test_full_and_lora_share_their_reference(recipe_data, build):
+def test_full_and_lora_runs_share_a_cache_entry(recipe_data, build):
     recipe_data["reference"] = {"precompute": True}
     build(recipe_data)
     assert build({**recipe_data, "lora": LORA})[1] == [READ, READ]
@@ -94,7 +94,7 @@ def test_full_and_lora_share_their_reference(recipe_data, build):
     assert build({**recipe_data, "lora": modules})[1] == [READ, READ]
 
 
-def test_no_reference_is_kept_in_memory(recipe_data, build):
+def test_precomputed_reference_is_not_kept_in_memory(recipe_data, build):
     recipe_data["reference"] = {"precompute": True}
     trainer, told, _ = build(recipe_data)
     assert trainer.ref_model is None
@@ -113,14 +113,14 @@ def test_no_reference_is_kept_in_memory(recipe_data, build):
         "training.max_steps=7",
     ],
 )
-def test_a_sweep_pays_once(recipe_data, build, change):
+def test_changes_that_do_not_affect_scores_reuse_the_cache(recipe_data, build, change):
     recipe_data["reference"] = {"precompute": True}
     assert build(recipe_data)[1] == [COMPUTED, COMPUTED]
     assert build(recipe_data, "dpo", change)[1] == [READ, READ]
     assert build(recipe_data, "ipo")[1] == [READ, READ]
 
 
-def test_a_sweep_of_four_runs_calls_the_reference_in_the_first_alone(recipe_data, make_recipe):
+def test_sweep_calls_the_reference_in_its_first_run_only(recipe_data, make_recipe):
     """24 train rows and 10 of the evaluation, 4 at a time."""
     recipe_data["reference"] = {"precompute": True}
     calls = []
@@ -136,13 +136,13 @@ def test_a_sweep_of_four_runs_calls_the_reference_in_the_first_alone(recipe_data
     assert calls == [6 + 3 + every_run, every_run, every_run, every_run]
 
 
-def test_trls_own_forward_and_ours_share_the_figures(recipe_data, build):
+def test_packed_and_stock_forward_share_a_cache_entry(recipe_data, build):
     recipe_data["reference"] = {"precompute": True}
     assert build(recipe_data, "dpo", "performance.shared_prefix=on")[1] == [COMPUTED, COMPUTED]
     assert build(recipe_data, "dpo", "performance.shared_prefix=off")[1] == [READ, READ]
 
 
-def test_the_trained_adapter_is_no_part_of_the_key(recipe_data, build):
+def test_cache_key_does_not_contain_the_trained_adapter(recipe_data, build):
     recipe_data["reference"] = {"precompute": True}
     build({**recipe_data, "lora": LORA})
     told = build({**recipe_data, "lora": {**LORA, "rank": 3}}, "dpo", "lora.alpha=9")[1]
@@ -150,14 +150,14 @@ def test_the_trained_adapter_is_no_part_of_the_key(recipe_data, build):
 
 
 @pytest.mark.parametrize("change", ["data.max_length=20", "dpo.ld_alpha=0.5"])
-def test_what_they_depend_on_is_in_the_key(recipe_data, build, change):
+def test_cache_key_contains_what_scores_depend_on(recipe_data, build, change):
     recipe_data["reference"] = {"precompute": True}
     build(recipe_data)
     assert build(recipe_data, "dpo", change)[1] == [COMPUTED, COMPUTED]
     assert build(recipe_data)[1] == [READ, READ]
 
 
-def test_other_weights_are_other_figures(recipe_data, build, sft_adapter):  # noqa: F811
+def test_cache_key_differs_for_other_reference_weights(recipe_data, build, sft_adapter):  # noqa: F811
     recipe_data["reference"] = {"precompute": True}
     build(recipe_data)
     recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": "continue"}
@@ -174,7 +174,7 @@ def test_other_weights_are_other_figures(recipe_data, build, sft_adapter):  # no
         )
 
 
-def test_kto_pairs_its_neighbours_anew_for_another_batch(recipe_data, build):
+def test_cache_of_kto_differs_for_another_batch_size(recipe_data, build):
     recipe_data["reference"] = {"precompute": True}
     assert build(recipe_data, "kto")[1] == [COMPUTED, COMPUTED]
     assert build(recipe_data, "kto", "kto.beta=0.3")[1] == [READ, READ]
@@ -182,7 +182,7 @@ def test_kto_pairs_its_neighbours_anew_for_another_batch(recipe_data, build):
     assert build(recipe_data, "kto", changed)[1] == [COMPUTED, COMPUTED]
 
 
-def test_stale_figures_are_found_and_computed_again(recipe_data, build, monkeypatch):
+def test_stale_cache_is_detected_and_recomputed(recipe_data, build, monkeypatch):
     """A file whose name is right and whose content is not: of a bit flip, or of a bug."""
     recipe_data["reference"] = {"precompute": True}
     trainer, _, _ = build(recipe_data)
@@ -201,7 +201,7 @@ def test_stale_figures_are_found_and_computed_again(recipe_data, build, monkeypa
     assert list(trainer.train_dataset["ref_chosen_logps"]) == right
 
 
-def test_precompute_needs_a_reference(recipe_data, make_recipe):
+def test_precompute_without_a_reference_is_rejected(recipe_data, make_recipe):
     for name in ("dpo", "ipo", "kto"):
         del recipe_data[name]
     recipe_data["reference"] = {"precompute": True}

@@ -69,7 +69,7 @@ def untimed(folder: str | Path) -> list[dict]:
     accumulation=st.integers(1, 5),
     step=st.integers(0, 400),
 )
-def test_the_share_is_exact_at_every_step(fraction, rows, micro, accumulation, step):
+def test_schedule_keeps_the_fraction_at_every_step(fraction, rows, micro, accumulation, step):
     schedule = Schedule(fraction, rows, micro, accumulation)
     batch = schedule.first_batch(step)
     seen, mixed = schedule.preference_rows(batch), schedule.demonstrations(batch)
@@ -82,7 +82,7 @@ def test_the_share_is_exact_at_every_step(fraction, rows, micro, accumulation, s
     assert whole.demonstrations(whole.first_batch(step)) == mixed
 
 
-def test_an_epoch_that_ends_with_a_part_of_a_step():
+def test_schedule_with_a_partial_last_step_starts_the_next_epoch_correctly():
     """10 rows in micro-batches of 3, two a step: 6 + 4 rows, so the second epoch begins at 10."""
     schedule = Schedule(0.5, rows=10, micro_batch=3, accumulation=2)
     starts = [schedule.preference_rows(schedule.first_batch(step)) for step in range(5)]
@@ -90,7 +90,7 @@ def test_an_epoch_that_ends_with_a_part_of_a_step():
     assert schedule.demonstrations(schedule.first_batch(3)) == 16
 
 
-def test_rows_that_fill_the_last_batches_of_all_processes():
+def test_repeated_rows_fill_the_last_batches_of_all_processes():
     """accelerate repeats rows where there are several processes, and they are rows seen, too."""
     assert repeated_rows(10, micro_batch=4, world=2) == 2
     assert repeated_rows(12, micro_batch=4, world=2) == 0
@@ -113,7 +113,7 @@ def oracle(trainer, positions) -> torch.Tensor:
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("name", PREFERENCE)
-def test_loss_and_gradient_of_a_step(mixed_data, make_recipe, name, lora):
+def test_mixed_step_matches_the_formula_in_loss_and_gradient(mixed_data, make_recipe, name, lora):
     """L_preference + weight (S / P) NLL, over a step of two micro-batches; SGD shows the gradient.
 
     8 preference rows and 2.67 demonstrations a step: two in the first, three in the second.
@@ -158,7 +158,7 @@ def test_loss_and_gradient_of_a_step(mixed_data, make_recipe, name, lora):
 
 
 @pytest.mark.parametrize("name", PREFERENCE)
-def test_preference_rows_and_their_metrics_are_untouched(mixed_data, make_recipe, name):
+def test_mixed_run_keeps_preference_rows_and_their_metrics(mixed_data, make_recipe, name):
     """With a policy that stands still, each step reports the same rows as without the mix."""
     mixed_data["training"] |= {"max_steps": 7, "learning_rate": 1e-30}
     seen = []
@@ -180,7 +180,7 @@ def test_preference_rows_and_their_metrics_are_untouched(mixed_data, make_recipe
 
 
 @pytest.mark.parametrize("lora", [None, {**LORA, "dropout": 0.2}], ids=["full", "lora"])
-def test_fraction_zero_is_no_mix_bit_for_bit(mixed_data, make_recipe, lora):
+def test_fraction_zero_equals_a_run_without_mix_bit_for_bit(mixed_data, make_recipe, lora):
     if lora:
         mixed_data["lora"] = lora
     mixed_data["sft_mix"]["fraction"] = 0
@@ -196,7 +196,7 @@ def test_fraction_zero_is_no_mix_bit_for_bit(mixed_data, make_recipe, lora):
 
 
 @pytest.mark.parametrize("name", ["dpo", "ipo", "orpo", "simpo"])
-def test_the_cut_into_micro_batches_changes_nothing(mixed_data, make_recipe, name):
+def test_mixed_loss_does_not_depend_on_micro_batches(mixed_data, make_recipe, name):
     found = []
     for micro in (8, 2, 1):
         mixed_data["training"] |= {"per_device_train_batch_size": micro, "max_steps": 5}
@@ -216,7 +216,7 @@ def _flat(values: list) -> list[float]:
 
 @pytest.mark.parametrize("name", ["dpo", "kto"])
 @pytest.mark.parametrize("lora", [None, {**LORA, "dropout": 0.1}], ids=["full", "lora"])
-def test_ten_steps_are_five_and_five_more(mixed_data, make_recipe, name, lora):
+def test_mixed_run_resumed_after_five_steps_equals_ten_steps(mixed_data, make_recipe, name, lora):
     if lora:
         mixed_data["lora"] = lora
     mixed_data["training"] |= {"max_steps": 10, "save_steps": 5}
@@ -253,7 +253,7 @@ runpy.run_module("prefcli", run_name="__main__")
 """
 
 
-def test_two_processes_are_one(mixed_data, make_recipe, tmp_path):
+def test_mixed_run_with_two_processes_equals_one(mixed_data, make_recipe, tmp_path):
     """The same global batch on gloo; also where a micro-batch has a demonstration for one alone."""
     mixed_data["training"] |= {"max_steps": 6, "per_device_eval_batch_size": 5}
     recipe = str(tmp_path / "recipe.yaml")
@@ -295,7 +295,7 @@ def test_two_processes_are_one(mixed_data, make_recipe, tmp_path):
         assert two == pytest.approx(one, rel=1e-4), case
 
 
-def test_of_a_conversation_the_last_turn_is_trained(mixed_data, make_recipe, tmp_path):
+def test_demonstration_conversations_train_the_last_turn(mixed_data, make_recipe, tmp_path):
     turns = [
         {"role": "user", "content": "say red"},
         {"role": "assistant", "content": "red red"},
@@ -310,7 +310,7 @@ def test_of_a_conversation_the_last_turn_is_trained(mixed_data, make_recipe, tmp
     assert "red red" in trainer.processing_class.decode(ids[:start])
 
 
-def test_demonstrations_are_cut_and_dropped_as_everywhere(
+def test_demonstrations_are_truncated_and_dropped_like_other_rows(
     mixed_data, make_recipe, tmp_path, capsys
 ):
     rows = [
@@ -330,14 +330,14 @@ def test_demonstrations_are_cut_and_dropped_as_everywhere(
     assert max(len(ids) for ids, _ in trainer.stream.take(range(2))) == 64
 
 
-def test_the_liked_side_of_pairs_will_do(mixed_data, make_recipe, tmp_path):
+def test_demonstrations_accept_the_chosen_side_of_pairs(mixed_data, make_recipe, tmp_path):
     mixed_data["sft_mix"]["data"] = {"path": str(write_jsonl(tmp_path / "p.jsonl", pairs(5)))}
     trainer = trainer_of(make_recipe(mixed_data).recipe, "dpo")[0]
     assert {trainer.stream.index(i) for i in range(5)} == set(range(5))
     assert {trainer.stream.index(i) for i in range(5, 10)} == set(range(5))
 
 
-def test_the_dry_run_reads_them_too(mixed_data, make_recipe, capsys):
+def test_dry_run_reads_the_demonstrations(mixed_data, make_recipe, capsys):
     recipe = make_recipe(mixed_data).recipe
     assert dry_run(recipe, recipe.dpo).problems == []
     assert "sft_mix: 11 rows read, 11 kept" in capsys.readouterr().out
@@ -348,7 +348,7 @@ def test_the_dry_run_reads_them_too(mixed_data, make_recipe, capsys):
     assert "sft_mix.data" in str(problem)
 
 
-def test_without_a_preference_method_it_is_refused(mixed_data, make_recipe):
+def test_mix_without_a_preference_method_is_rejected(mixed_data, make_recipe):
     for name in PREFERENCE:
         del mixed_data[name]
     with pytest.raises(RecipeError, match="no effect on sft"):
@@ -356,7 +356,7 @@ def test_without_a_preference_method_it_is_refused(mixed_data, make_recipe):
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 0.51, 1.5])
-def test_fractions_out_of_range(mixed_data, make_recipe, fraction):
+def test_mix_fraction_out_of_range_is_rejected(mixed_data, make_recipe, fraction):
     mixed_data["sft_mix"]["fraction"] = fraction
     with pytest.raises(RecipeError, match="out of range"):
         make_recipe(mixed_data)

@@ -9,7 +9,7 @@ from prefcli.data import tokenize
 from prefcli.data.special_tokens import SpecialTokenCheck, SpecialTokens
 from prefcli.data.tokenization import is_chat
 from prefcli.methods import Dpo, Orpo, Sft, Simpo
-from prefcli.recipe.data_checks import DataChecks
+from prefcli.recipe.sections import DataChecks
 from tests.support.tiny_runs import pairs
 from tests.support.tiny_tokenizers import (
     CHAT,

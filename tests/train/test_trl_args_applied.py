@@ -12,7 +12,7 @@ from prefcli.health import Health
 from prefcli.methods import METHODS
 from prefcli.model import Device, detect_device
 from prefcli.model.lora import lora_config
-from prefcli.recipe.data_checks import DataChecks
+from prefcli.recipe.sections import DataChecks
 from prefcli.training.run import train
 from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_options
 from tests.support.tiny_runs import ANYTHING, labelled, metric_rows, write_jsonl
@@ -120,7 +120,7 @@ def effective(recipe, name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_trl_has_every_name_we_use(recipe_data, make_recipe, name):
+def test_trl_config_has_every_option_name(recipe_data, make_recipe, name):
     recipe = make_recipe(recipe_data).recipe
     config_class, _ = recipe.methods[name].trl_classes()
     fields = {field.name for field in dataclasses.fields(config_class)}
@@ -129,7 +129,7 @@ def test_trl_has_every_name_we_use(recipe_data, make_recipe, name):
 
 
 @pytest.mark.parametrize("path", CHANGES)
-def test_a_changed_key_changes_its_argument_and_no_other(recipe_data, make_recipe, path):
+def test_changed_key_changes_only_its_argument(recipe_data, make_recipe, path):
     value, argument = CHANGES[path]
     recipe_data["kto"] = {"desirable_weight": 1.0, "undesirable_weight": 1.0}  # auto follows
     section = path.partition(".")[0]
@@ -149,7 +149,7 @@ def test_a_changed_key_changes_its_argument_and_no_other(recipe_data, make_recip
     assert changed - consequences.get(path, set()) == {argument}
 
 
-def test_every_leaf_of_the_schema_is_accounted_for(recipe_data, make_recipe):
+def test_every_schema_key_is_covered_here(recipe_data, make_recipe):
     recipe_data["lora"] = {}
     recipe = make_recipe(recipe_data).recipe
 
@@ -165,7 +165,7 @@ def test_every_leaf_of_the_schema_is_accounted_for(recipe_data, make_recipe):
     assert set(leaves(recipe)) == CHANGES.keys() | ELSEWHERE
 
 
-def test_combined_losses_arrive(recipe_data, make_recipe):
+def test_combined_losses_reach_trl(recipe_data, make_recipe):
     recipe_data["dpo"] = {
         "loss_type": ["robust", "sft"],
         "loss_weights": [1.0, 0.2],
@@ -191,12 +191,12 @@ def test_combined_losses_arrive(recipe_data, make_recipe):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_keys_that_need_another_arrive(recipe_data, make_recipe, section, argument, value):
+def test_dependent_keys_reach_trl(recipe_data, make_recipe, section, argument, value):
     recipe_data["dpo"] = section
     assert effective(make_recipe(recipe_data).recipe, "dpo")[argument] == value
 
 
-def test_a_cosine_ends_at_its_share_of_the_rate(recipe_data, make_recipe):
+def test_min_lr_ratio_sets_the_end_of_the_cosine(recipe_data, make_recipe):
     """Factor (1 + cos(pi k / 4)) / 2 * 0.8 + 0.2 of the rate 1e-3 after k of 4 steps."""
     recipe_data["training"] |= {
         "max_steps": 4,
@@ -211,7 +211,7 @@ def test_a_cosine_ends_at_its_share_of_the_rate(recipe_data, make_recipe):
     assert rates == pytest.approx([1e-3, 8.828427e-4, 6e-4, 3.171573e-4], rel=1e-6)
 
 
-def test_auto_weights_arrive_settled(recipe_data, make_recipe, tmp_path, capsys):
+def test_kto_auto_weights_reach_trl_resolved(recipe_data, make_recipe, tmp_path, capsys):
     """What trl gets is what for_labels makes of the labels of the rows that are kept."""
     rows = [row for row in labelled(24) if row["label"]][:8] + [
         row for row in labelled(12) if not row["label"]
@@ -231,7 +231,7 @@ def test_auto_weights_arrive_settled(recipe_data, make_recipe, tmp_path, capsys)
     )
 
 
-def test_every_lora_key_arrives(recipe_data, make_recipe):
+def test_every_lora_key_reaches_peft(recipe_data, make_recipe):
     recipe_data["lora"] = {
         "rank": 3,
         "alpha": 5,
@@ -248,7 +248,7 @@ def test_every_lora_key_arrives(recipe_data, make_recipe):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_lora_dropout_survives_trl(recipe_data, make_recipe, name):
+def test_lora_dropout_is_kept_by_trl(recipe_data, make_recipe, name):
     """trl's disable_dropout would set it to zero; make_trainer asserts that it is there."""
     recipe_data["lora"] = {"rank": 2, "dropout": 0.25}
     recipe = make_recipe(recipe_data).recipe
@@ -257,7 +257,7 @@ def test_lora_dropout_survives_trl(recipe_data, make_recipe, name):
     assert run["effective"]["lora"]["lora_dropout"] == 0.25
 
 
-def test_a_value_that_does_not_arrive_stops_the_run(recipe_data, make_recipe):
+def test_assert_args_applied_rejects_a_lost_value(recipe_data, make_recipe):
     recipe = make_recipe(recipe_data).recipe
     options = trl_options(recipe, recipe.dpo, detect_device())
     config_class, _ = recipe.dpo.trl_classes()
@@ -267,7 +267,7 @@ def test_a_value_that_does_not_arrive_stops_the_run(recipe_data, make_recipe):
         assert_args_applied(options, config)
 
 
-def test_the_effective_configuration_is_saved(recipe_data, make_recipe):
+def test_run_json_contains_the_effective_configuration(recipe_data, make_recipe):
     recipe = make_recipe(recipe_data, "dpo.beta=0.07").recipe
     train(recipe, recipe.dpo)
     run = json.loads((Path(recipe.output_dir) / "run.json").read_text())
@@ -284,11 +284,11 @@ def test_the_effective_configuration_is_saved(recipe_data, make_recipe):
         ("cpu", "sgd", "sgd"),
     ],
 )
-def test_optim_auto_is_fused_adamw_on_a_gpu(recipe_data, make_recipe, kind, optim, arrives):
+def test_optim_auto_on_a_gpu_is_fused_adamw(recipe_data, make_recipe, kind, optim, arrives):
     recipe = make_recipe(recipe_data, f"training.optim={optim}").recipe
     device = Device(kind, "a device", bfloat16=False)
     assert trl_options(recipe, recipe.dpo, device)["optim"] == arrives
 
 
-def test_optim_is_auto_unless_given(recipe_data, make_recipe):
+def test_optim_default_is_auto(recipe_data, make_recipe):
     assert make_recipe(recipe_data).recipe.training.optim == "auto"

@@ -6,7 +6,7 @@ import pytest
 
 from prefcli.errors import RecipeError
 from prefcli.recipe import load
-from prefcli.recipe.data_checks import DataChecks, Shares
+from prefcli.recipe.sections import DataChecks, Shares
 from tests.support.broken_recipes import GOOD, write
 
 

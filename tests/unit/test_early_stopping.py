@@ -5,7 +5,7 @@ import yaml
 
 from prefcli.errors import RecipeError
 from prefcli.recipe import load
-from prefcli.recipe.early_stopping import EarlyStopping
+from prefcli.recipe.sections import EarlyStopping
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_it_takes_a_figure_of_the_methods(loaded):
 
 
 def test_every_evaluation_must_be_a_checkpoint(loaded):
-    with pytest.raises(RecipeError, match="write eval_steps and save_steps alike"):
+    with pytest.raises(RecipeError, match="write the same number for eval_steps and save_steps"):
         loaded(save_steps=100, early_stopping={})
-    with pytest.raises(RecipeError, match="write eval_steps and save_steps alike"):
+    with pytest.raises(RecipeError, match="write the same number for eval_steps and save_steps"):
         loaded(eval_steps=None, early_stopping={})

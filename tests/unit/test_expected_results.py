@@ -7,7 +7,7 @@ import pytest
 
 from prefcli.methods import METHODS
 from prefcli.recipe import load
-from prefcli.recipe.expected_results import ExpectedResults
+from prefcli.recipe.sections import ExpectedResults
 from tests.support.broken_recipes import GOOD, Case, added, given, table, write
 
 EVAL = GOOD + "  eval: {path: b.jsonl}\n"
@@ -23,26 +23,26 @@ def wrong(id: str, expected: str, column: int, path: str, said: str) -> Case:
 
 
 WRONG = table(
-    wrong("typo", "{source: s, metrics: {eval_los: [0, 1]}}", 43, "expected.metrics.eval_los", "not measured by an evaluation of dpo; did you mean eval_loss?"),
-    wrong("typo behind a slash", "{source: s, metrics: {eval_rewards/margin: [0, 1]}}", 54, "expected.metrics.eval_rewards/margin", "did you mean eval_rewards/margins?"),
-    wrong("of training", "{source: s, metrics: {loss: [0, 1]}}", 39, "expected.metrics.loss", "did you mean eval_loss?"),
-    wrong("of another method", "{source: s, metrics: {eval_kl: [0, 1]}}", 42, "expected.metrics.eval_kl", "not measured by an evaluation of dpo"),
-    wrong("nothing like it", "{source: s, metrics: {bleu: [0, 1]}}", 39, "expected.metrics.bleu", "there are eval_loss, eval_rewards/margins"),
-    wrong("upside down", "{source: s, metrics: {eval_loss: [0.5, 0.4]}}", 44, "expected.metrics.eval_loss", "starts above its end; write [0.4, 0.5]"),
-    wrong("one end", "{source: s, metrics: {eval_loss: [0.5]}}", 44, "expected.metrics.eval_loss", "two ends, not 1; write [low, high]"),
-    wrong("three ends", "{source: s, metrics: {eval_loss: [1, 2, 3]}}", 44, "expected.metrics.eval_loss", "two ends, not 3"),
-    wrong("a number", "{source: s, metrics: {eval_loss: 0.5}}", 44, "expected.metrics.eval_loss", "0.5 is not a list"),
-    wrong("words", "{source: s, metrics: {eval_loss: [low, 1]}}", 45, "expected.metrics.eval_loss[0]", "'low' is not a number"),
-    wrong("no metrics", "{source: s, metrics: {}}", 32, "expected.metrics", "metrics is empty; write a band, as in eval_loss: [0.49, 0.51]"),
-    wrong("no source", "{metrics: {eval_loss: [0, 1]}}", 1, "expected.source", "is missing | write source: URL"),
-    wrong("empty source", "{source: '', metrics: {eval_loss: [0, 1]}}", 20, "expected.source", "the text is empty"),
-    wrong("another method", "{source: s, method: kto, metrics: {eval_kl: [0, 1]}}", 31, "expected.method", "'kto' is no section of this recipe, which has dpo"),
-    wrong("unknown key", "{source: s, metric: {}, metrics: {eval_loss: [0, 1]}}", 23, "expected.metric", "no such key | did you mean metrics?"),
+    wrong("typo", "{source: s, metrics: {eval_los: [0, 1]}}", 43, "expected.metrics.eval_los", "RCP031 | not measured by an evaluation of dpo; did you mean eval_loss?"),
+    wrong("typo behind a slash", "{source: s, metrics: {eval_rewards/margin: [0, 1]}}", 54, "expected.metrics.eval_rewards/margin", "RCP031 | did you mean eval_rewards/margins?"),
+    wrong("of training", "{source: s, metrics: {loss: [0, 1]}}", 39, "expected.metrics.loss", "RCP031 | did you mean eval_loss?"),
+    wrong("of another method", "{source: s, metrics: {eval_kl: [0, 1]}}", 42, "expected.metrics.eval_kl", "RCP031"),
+    wrong("nothing like it", "{source: s, metrics: {bleu: [0, 1]}}", 39, "expected.metrics.bleu", "RCP031"),
+    wrong("upside down", "{source: s, metrics: {eval_loss: [0.5, 0.4]}}", 44, "expected.metrics.eval_loss", "RCP016"),
+    wrong("one end", "{source: s, metrics: {eval_loss: [0.5]}}", 44, "expected.metrics.eval_loss", "RCP016"),
+    wrong("three ends", "{source: s, metrics: {eval_loss: [1, 2, 3]}}", 44, "expected.metrics.eval_loss", "RCP016"),
+    wrong("a number", "{source: s, metrics: {eval_loss: 0.5}}", 44, "expected.metrics.eval_loss", "RCP004 | 0.5 is not a list"),
+    wrong("words", "{source: s, metrics: {eval_loss: [low, 1]}}", 45, "expected.metrics.eval_loss[0]", "RCP004"),
+    wrong("no metrics", "{source: s, metrics: {}}", 32, "expected.metrics", "RCP016"),
+    wrong("no source", "{metrics: {eval_loss: [0, 1]}}", 1, "expected.source", "RCP003 | is missing | write source: URL"),
+    wrong("empty source", "{source: '', metrics: {eval_loss: [0, 1]}}", 20, "expected.source", "RCP007 | the text is empty"),
+    wrong("another method", "{source: s, method: kto, metrics: {eval_kl: [0, 1]}}", 31, "expected.method", "RCP016"),
+    wrong("unknown key", "{source: s, metric: {}, metrics: {eval_loss: [0, 1]}}", 23, "expected.metric", "RCP001 | no such key | did you mean metrics?"),
 )  # fmt: skip
 
 UNREAD = table(
-    added("no eval", "expected: {source: s, metrics: {eval_loss: [0, 1]}}", "6:11", "expected", "no effect without data.eval"),
-    given("no eval, given", 'expected={source: s, metrics: {eval_loss: [0, 1]}}', "expected", "no effect without data.eval"),
+    added("no eval", "expected: {source: s, metrics: {eval_loss: [0, 1]}}", "6:11", "expected", "RCP016"),
+    given("no eval, given", 'expected={source: s, metrics: {eval_loss: [0, 1]}}', "expected", "RCP016"),
 )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def test_the_ends_are_within():
 def test_a_run_of_another_method_is_not_compared():
     assert ANCHOR.compare("ipo", {"eval_loss": 0.497}) == (
         {},
-        ["expected: not compared, it is of dpo"],
+        ["expected: not compared, since the metrics are for dpo"],
     )
 
 

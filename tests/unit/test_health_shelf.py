@@ -138,12 +138,12 @@ def test_a_threshold_keeps_the_others(tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("health.collapse=of", "'of' is none of note, warn, stop, off"),
-        ("health.collapse.level=loud", "health.collapse.level: 'loud' is none of"),
+        ("health.collapse=of", "'of' is not one of note, warn, stop, off"),
+        ("health.collapse.level=loud", "health.collapse.level: 'loud' is not one of"),
         ("health.colapse.floor=40", "did you mean collapse?"),
         ("health.collapse.floor=-40", "health.collapse.floor: -40 is out of range"),
         ("health.collapse={level: off, floor: 40}", "floor has no effect with level: off"),
-        ("health.kto_kl=note", "override 'health.kto_kl=note': health.kto_kl: health.kto_kl, and"),
+        ("health.kto_kl=note", "override 'health.kto_kl=note': health.kto_kl: health.kto_kl ("),
         ("health.kto_kl.steps=9", "override 'health.kto_kl.steps=9': health.kto_kl.steps: "),
         ("health.orpo_odds=off", "has no effect on dpo"),
         ("health.forgetting.rise=1", "has no effect without sft_mix"),

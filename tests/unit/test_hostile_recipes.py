@@ -11,37 +11,37 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LONG = "a/" * 2500
 
 PATHS = table(
-    swapped("newline in output_dir", "runs/x", '"a\\nb"', "1:13", "output_dir", "the character U+000A can't stand in a path"),
-    swapped("escape in output_dir", "runs/x", '"a\\e[2Jb"', "1:13", "output_dir", "the character U+001B"),
-    swapped("writing turned round", "runs/x", '"a\\u202Egpj"', "1:13", "output_dir", "the character U+202E"),
-    swapped("line separator", "runs/x", '"a\\u2028b"', "1:13", "output_dir", "the character U+2028"),
-    swapped("a stranger's home", "runs/x", "~nobody-of-that-name/x", "1:13", "output_dir", "no home folder ~nobody-of-that-name"),
-    swapped("a name too long", "runs/x", "a" * 256, "1:13", "output_dir", "too long for a path: 256 bytes | up to 255"),
-    swapped("bytes count", "runs/x", "\u00e4" * 128, "1:13", "output_dir", "too long for a path: 256 bytes"),
-    swapped("a path too long", "runs/x", LONG, "1:13", "output_dir", "too long for a path: 5000 bytes | up to 4000"),
-    given("newline in an override", 'output_dir="a\\nb"', "output_dir", "the character U+000A"),
-    swapped("newline in data", "a.jsonl", '"a\\nb.jsonl"', "5:17", "data.train.path", "the character U+000A"),
-    swapped("long data path", "a.jsonl", "a" * 300 + ".jsonl", "5:17", "data.train.path", "too long for a path"),
+    swapped("newline in output_dir", "runs/x", '"a\\nb"', "1:13", "output_dir", "RCP017"),
+    swapped("escape in output_dir", "runs/x", '"a\\e[2Jb"', "1:13", "output_dir", "RCP017"),
+    swapped("writing turned round", "runs/x", '"a\\u202Egpj"', "1:13", "output_dir", "RCP017"),
+    swapped("line separator", "runs/x", '"a\\u2028b"', "1:13", "output_dir", "RCP017"),
+    swapped("a stranger's home", "runs/x", "~nobody-of-that-name/x", "1:13", "output_dir", "RCP017"),
+    swapped("a name too long", "runs/x", "a" * 256, "1:13", "output_dir", "RCP017"),
+    swapped("bytes count", "runs/x", "\u00e4" * 128, "1:13", "output_dir", "RCP017"),
+    swapped("a path too long", "runs/x", LONG, "1:13", "output_dir", "RCP017"),
+    given("newline in an override", 'output_dir="a\\nb"', "output_dir", "RCP017"),
+    swapped("newline in data", "a.jsonl", '"a\\nb.jsonl"', "5:17", "data.train.path", "RCP017"),
+    swapped("long data path", "a.jsonl", "a" * 300 + ".jsonl", "5:17", "data.train.path", "RCP017"),
 )  # fmt: skip
 
 NAMES = table(
-    swapped("a flag as model", "some/model", "--flag", "2:23", "model.name_or_path", "'--flag' is no hub id"),
-    swapped("two dots in a name", "some/model", "some/..", "2:23", "model.name_or_path", "'some/..' is no hub id"),
-    swapped("a shell's dollar", "some/model", "some/$(id)", "2:23", "model.name_or_path", "is no hub id | letters, digits"),
-    swapped("a shell's semicolon", "some/model", '"a;b"', "2:23", "model.name_or_path", "is no hub id"),
-    swapped("a query", "some/model", "'some/model?x=1'", "2:23", "model.name_or_path", "is no hub id"),
-    swapped("an encoded slash", "some/model", "some/model%2e%2e", "2:23", "model.name_or_path", "is no hub id"),
-    swapped("a name too long for the hub", "some/model", "some/" + "a" * 92, "2:23", "model.name_or_path", "is no hub id"),
-    swapped("newline in a name", "some/model", '"some/model\\nx"', "2:23", "model.name_or_path", "the character U+000A"),
-    swapped("dataset", "a.jsonl", "org/a--b", "5:17", "data.train.path", "'org/a--b' is no hub id"),
-    added("reference", "reference: {name_or_path: some/.git}", "6:27", "reference.name_or_path", "'some/.git' is no hub id"),
+    swapped("a flag as model", "some/model", "--flag", "2:23", "model.name_or_path", "RCP017"),
+    swapped("two dots in a name", "some/model", "some/..", "2:23", "model.name_or_path", "RCP017"),
+    swapped("a shell's dollar", "some/model", "some/$(id)", "2:23", "model.name_or_path", "RCP017"),
+    swapped("a shell's semicolon", "some/model", '"a;b"', "2:23", "model.name_or_path", "RCP017"),
+    swapped("a query", "some/model", "'some/model?x=1'", "2:23", "model.name_or_path", "RCP017"),
+    swapped("an encoded slash", "some/model", "some/model%2e%2e", "2:23", "model.name_or_path", "RCP017"),
+    swapped("a name too long for the hub", "some/model", "some/" + "a" * 92, "2:23", "model.name_or_path", "RCP017"),
+    swapped("newline in a name", "some/model", '"some/model\\nx"', "2:23", "model.name_or_path", "RCP017"),
+    swapped("dataset", "a.jsonl", "org/a--b", "5:17", "data.train.path", "RCP017"),
+    added("reference", "reference: {name_or_path: some/.git}", "6:27", "reference.name_or_path", "RCP017"),
 )  # fmt: skip
 
 CODE = table(
-    swapped("code of a branch", "some/model", "some/model, trust_remote_code: true, revision: main", "2:70", "model.revision", "a full commit of 40 hex digits, not 'main'"),
-    swapped("code of nothing", "some/model", "some/model, trust_remote_code: true", "2:54", "model.trust_remote_code", "revision must be a full commit of 40 hex digits, not nothing"),
-    swapped("code of a short commit", "some/model", "some/model, trust_remote_code: true, revision: 0123abc", "2:70", "model.revision", "not '0123abc'"),
-    given("code of an unpinned reference", "reference.name_or_path=other/model", "reference.name_or_path", "reference.revision must be a full commit", text=GOOD.replace("some/model", f"some/model, trust_remote_code: true, revision: {COMMIT}")),
+    swapped("code of a branch", "some/model", "some/model, trust_remote_code: true, revision: main", "2:70", "model.revision", "RCP032 | a full commit of 40 hex digits, not 'main'"),
+    swapped("code of nothing", "some/model", "some/model, trust_remote_code: true", "2:54", "model.trust_remote_code", "RCP032"),
+    swapped("code of a short commit", "some/model", "some/model, trust_remote_code: true, revision: 0123abc", "2:70", "model.revision", "RCP032"),
+    given("code of an unpinned reference", "reference.name_or_path=other/model", "reference.name_or_path", "RCP032", text=GOOD.replace("some/model", f"some/model, trust_remote_code: true, revision: {COMMIT}")),
 )  # fmt: skip
 
 

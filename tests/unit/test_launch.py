@@ -17,8 +17,8 @@ from prefcli.launcher.accelerate_config import accelerate_config, command_lines
 from prefcli.launcher.rendezvous import Rendezvous, check_srun_tasks, find_rendezvous, first_host
 from prefcli.launcher.signal_forwarding import SignalForwarder
 from prefcli.recipe import load
-from prefcli.recipe.launch import Launch
 from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import Launch
 
 RECIPE = {
     "output_dir": "runs/x",

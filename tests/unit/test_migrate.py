@@ -1,4 +1,4 @@
-"""alignment-handbook's and trl's YAML as a recipe; what holds for every tool; the command."""
+"""Migration of alignment-handbook's and trl's configs, and the command."""
 
 import json
 import sys
@@ -6,13 +6,20 @@ import sys
 import pytest
 
 from prefcli import cli
+from prefcli.errors import RecipeError
 from prefcli.methods import METHODS
-from prefcli.recipe.aliases import FOREIGN
+from prefcli.recipe.aliases import ALIASES, UNSUPPORTED
 from prefcli.recipe.load import load
 from prefcli.recipe.migrate import TOOLS, migrate
-from prefcli.recipe.migrate.base import MultiKeyRule, Refuse
+from prefcli.recipe.migrate.rules import Drop, MultiKeyRule, Refuse
 from prefcli.recipe.suggestions import all_paths
-from tests.support.migration import problems, recipe, write
+from tests.support.migration import (
+    codes_of,
+    line_and_column,
+    migrated,
+    problems_of,
+    write,
+)
 
 HANDBOOK = """\
 model_name_or_path: org/base
@@ -56,69 +63,74 @@ warmup_ratio: 0.1
 """
 
 
-def test_a_handbook_recipe(tmp_path):
-    new, found = recipe(tmp_path, HANDBOOK, devices=4)
-    assert (found.tool, found.method) == ("alignment-handbook", "dpo")
-    assert (new.output_dir, new.seed) == ("data/out", 7)
-    assert (new.model.name_or_path, new.model.dtype) == ("org/base", "bfloat16")
-    assert new.model.chat_template == "{% for m in messages %}\n{{ m.content }}{% endfor %}"
-    assert new.lora is None
-    assert (new.dpo.beta, new.dpo.loss_type) == (0.01, "hinge")
-    train = [(s.path, s.name, s.split, s.fraction) for s in new.data.train]
+def test_migrate_handbook_config_translates_every_key(tmp_path):
+    recipe, migration = migrated(tmp_path, HANDBOOK, devices=4)
+    assert (migration.tool, migration.method) == ("alignment-handbook", "dpo")
+    assert (recipe.output_dir, recipe.seed) == ("data/out", 7)
+    assert (recipe.model.name_or_path, recipe.model.dtype) == ("org/base", "bfloat16")
+    assert recipe.model.chat_template == "{% for m in messages %}\n{{ m.content }}{% endfor %}"
+    assert recipe.lora is None
+    assert (recipe.dpo.beta, recipe.dpo.loss_type) == (0.01, "hinge")
+    train = [(s.path, s.name, s.split, s.fraction) for s in recipe.data.train]
     assert train == [
         ("org/pairs", "default", "train_prefs", 1.0),
         ("org/more", None, "train", 0.25),
     ]
-    assert [(s.path, s.split) for s in new.data.eval] == [("org/pairs", "test_prefs")]
-    assert (new.data.max_length, new.data.num_proc) == (512, 12)
-    training = new.training
+    assert [(s.path, s.split) for s in recipe.data.eval] == [("org/pairs", "test_prefs")]
+    assert (recipe.data.max_length, recipe.data.num_proc) == (512, 12)
+    training = recipe.training
     assert training.global_batch_size == 64  # 8 x 2 x 4
     assert training.per_device_train_batch_size == 8
     assert training.per_device_eval_batch_size == 4
     assert (training.learning_rate, training.lr_scheduler_type) == (5e-7, "cosine")
     assert (training.warmup_ratio, training.eval_steps, training.logging_steps) == (0.1, 100, 10)
     assert training.optim == "adamw_8bit"
-    assert (new.logging.report_to, new.logging.run_name) == (["wandb"], "mine")
+    assert (recipe.logging.report_to, recipe.logging.run_name) == (["wandb"], "mine")
+    assert (recipe.push_to_hub.repo_id, recipe.push_to_hub.private) == ("org/out", True)
 
 
-def test_both_lists_and_the_remarks_are_told(tmp_path):
-    _, found = recipe(tmp_path, HANDBOOK, devices=4)
-    renamed = {r.key: (r.path, r.value) for r in found.renamed}
+def test_migrate_handbook_config_lists_renamed_and_dropped_keys(tmp_path):
+    _, migration = migrated(tmp_path, HANDBOOK, devices=4)
+    renamed = {r.key: (r.path, r.value) for r in migration.renamed}
     assert renamed["model_name_or_path"] == ("model.name_or_path", "org/base")
     assert renamed["optim"] == ("training.optim", "adamw_8bit")
     assert renamed["gradient_accumulation_steps"] == ("training.global_batch_size", 64)
+    assert renamed["hub_model_id"] == ("push_to_hub.repo_id", "org/out")
     assert "learning_rate" not in renamed  # neither name nor value changed
-    dropped = {d.key: d.reason for d in found.dropped}
-    assert dropped.keys() == {
-        *("bf16", "do_eval", "eval_strategy", "gradient_checkpointing_kwargs", "hub_model_id"),
+    assert {d.key for d in migration.dropped} == {
+        *("bf16", "do_eval", "eval_strategy", "gradient_checkpointing_kwargs"),
         *("log_level", "max_prompt_length", "push_to_hub", "save_strategy"),
         *("dataset_mixture.seed", "dataset_mixture.test_split_size"),
     }
-    assert "data.eval is given" in dropped["do_eval"]
-    said = " ".join(found.remarks)
-    assert "figures are not comparable" in said
-    assert "per-device 8 x accumulation 2 x 4 devices" in said
-    assert "rows of a fraction" in said
-    assert "every 500 steps" in said
-    header = found.text.partition("output_dir")[0].replace("\n#   ", " ")
-    assert all(f"# - {remark}" in header for remark in found.remarks)
+
+
+def test_migrate_handbook_config_writes_notes_to_the_header(tmp_path):
+    _, migration = migrated(tmp_path, HANDBOOK, devices=4)
+    notes = " ".join(migration.notes)
+    assert "results are not comparable" in notes
+    assert "per-device 8 x accumulation 2 x 4 devices" in notes
+    assert "rows of a fraction" in notes
+    assert "every 500 steps" in notes
+    assert "push_to_hub.private: false" in notes
+    header = migration.text.partition("output_dir")[0].replace("\n#   ", " ")
+    assert all(f"# - {note}" in header for note in migration.notes)
     assert header.startswith("# Migrated from alignment-handbook's config.yaml, for prefcli dpo.")
 
 
-def test_without_devices_everything_else_is_told_too(tmp_path):
+def test_migrate_without_devices_reports_all_other_problems(tmp_path):
     text = HANDBOOK + "neftune_noise_alpha: 5\nfrobnicate: 1\nmax_grad_norm: -1\n"
-    found = problems(tmp_path, text, devices=None)
-    assert found.keys() == {
-        *("gradient_accumulation_steps", "neftune_noise_alpha", "frobnicate", "max_grad_norm"),
+    problems = problems_of(tmp_path, text, devices=None)
+    assert {key: line_and_column(problem) for key, problem in problems.items()} == {
+        "gradient_accumulation_steps": "17:1",
+        "neftune_noise_alpha": "39:1",
+        "frobnicate": "40:1",
+        "max_grad_norm": "41:16",  # refused by the schema
     }
-    place, message = found["gradient_accumulation_steps"]
-    assert place == "17:1"
-    assert "pass --devices N (per-device 8 x accumulation 2 x N)" in message
-    assert found["frobnicate"][0] == "40:1"
-    assert "does not know this key" in found["frobnicate"][1]
-    # Refused by the schema, told of the key it came from.
-    assert found["max_grad_norm"][0] == "41:16"
-    assert "training.max_grad_norm: -1 is out of range" in found["max_grad_norm"][1]
+    assert problems["gradient_accumulation_steps"].code == "RCP159"
+    assert problems["frobnicate"].code == "RCP155"
+    assert problems["neftune_noise_alpha"].code == "RCP156"
+    assert "per-device 8 x accumulation 2 x N" in problems["gradient_accumulation_steps"].hint
+    assert "becomes training.max_grad_norm: -1" in problems["max_grad_norm"].message
 
 
 MINIMAL = """\
@@ -128,21 +140,22 @@ output_dir: o
 learning_rate: 1e-6
 num_train_epochs: 1
 """
+SIGMOID = f"{MINIMAL}loss_type: sigmoid\n"
 
 
-def test_what_is_left_out_is_trls_default_and_not_ours(tmp_path):
+def test_migrate_omitted_keys_take_trls_defaults(tmp_path):
     text = "model_name_or_path: m\ndataset_name: d\noutput_dir: o\nuse_peft: true\n"
     text += "lora_target_modules: all-linear\n"
-    new, found = recipe(tmp_path, text, method="kto")
-    assert new.training.num_train_epochs == 3
-    assert new.training.learning_rate == 1e-6
-    assert new.training.lr_scheduler_type == "linear"
-    assert new.training.warmup == 0
-    assert (new.kto.desirable_weight, new.kto.undesirable_weight) == (1, 1)
-    assert (new.lora.rank, new.lora.alpha, new.lora.dropout) == (16, 32, 0.05)
-    (said,) = [remark for remark in found.remarks if "own defaults" in remark]
-    assert "num_train_epochs 3.0" in said
-    assert "warmup_ratio" in said
+    recipe, migration = migrated(tmp_path, text, method="kto")
+    assert recipe.training.num_train_epochs == 3
+    assert recipe.training.learning_rate == 1e-6
+    assert recipe.training.lr_scheduler_type == "linear"
+    assert recipe.training.warmup == 0
+    assert (recipe.kto.desirable_weight, recipe.kto.undesirable_weight) == (1, 1)
+    assert (recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout) == (16, 32, 0.05)
+    (note,) = [note for note in migration.notes if "trl's defaults" in note]
+    assert "num_train_epochs 3.0" in note
+    assert "warmup_ratio" in note
 
 
 @pytest.mark.parametrize(
@@ -163,154 +176,245 @@ def test_what_is_left_out_is_trls_default_and_not_ours(tmp_path):
         ("seed: 1", "sft/c.yaml", "sft"),
     ],
 )
-def test_the_method_by_keys_and_path(tmp_path, added, name, method):
-    assert recipe(tmp_path, f"{MINIMAL}{added}\n", name)[1].method == method
+def test_migrate_finds_the_method_by_keys_and_path(tmp_path, added, name, method):
+    assert migrated(tmp_path, f"{MINIMAL}{added}\n", name)[1].method == method
 
 
 @pytest.mark.parametrize(
-    ("added", "said"),
+    ("added", "methods"),
     [
-        ("seed: 1", "one of sft, dpo, ipo, kto, orpo, simpo"),
-        ("beta: 0.2", "one of dpo, ipo, kto, orpo, simpo"),
-        ("packing: true\nbeta: 0.1", "its keys do not agree"),
+        ("seed: 1", "sft|dpo|ipo|kto|orpo|simpo"),
+        ("beta: 0.2", "dpo|ipo|kto|orpo|simpo"),
+        ("packing: true\nbeta: 0.1", "|".join(METHODS)),
     ],
 )
-def test_doubt_about_the_method_is_an_error(tmp_path, added, said):
-    found = problems(tmp_path, f"{MINIMAL}{added}\n")
-    assert said in found[None][1]
-    assert "--method" in found[None][1]
+def test_migrate_unclear_method_asks_for_the_option(tmp_path, added, methods):
+    problem = problems_of(tmp_path, f"{MINIMAL}{added}\n")[None]
+    assert problem.code == "RCP152"
+    assert problem.hint == f"pass --method {methods}"
 
 
-def test_the_command_line_settles_the_method_but_does_not_contradict(tmp_path):
-    new, _ = recipe(tmp_path, f"{MINIMAL}loss_type: ipo\nbeta: 0.3\n", method="dpo")
-    assert (new.dpo.loss_type, new.dpo.beta, new.ipo) == ("ipo", 0.3, None)
-    new, _ = recipe(tmp_path, f"{MINIMAL}beta: 0.3\n", method="orpo")
-    assert new.orpo.lambda_ == 0.3
-    found = problems(tmp_path, f"{MINIMAL}packing: true\n", method="dpo")
-    assert "--method dpo, but by its keys the file is for sft" in found[None][1]
+def test_migrate_method_option_decides_an_unclear_method(tmp_path):
+    recipe, _ = migrated(tmp_path, f"{MINIMAL}loss_type: ipo\nbeta: 0.3\n", method="dpo")
+    assert (recipe.dpo.loss_type, recipe.dpo.beta, recipe.ipo) == ("ipo", 0.3, None)
+    recipe, _ = migrated(tmp_path, f"{MINIMAL}beta: 0.3\n", method="orpo")
+    assert recipe.orpo.lambda_ == 0.3
 
 
-def test_losses(tmp_path):
-    new, _ = recipe(tmp_path, f"{MINIMAL}loss_type: sigmoid\nrpo_alpha: 0.005\n")
-    assert (new.dpo.loss_type, new.dpo.loss_weights) == (["sigmoid", "sft"], [1.0, 0.005])
-    new, _ = recipe(tmp_path, f"{MINIMAL}loss_type: [sigmoid, sft]\nloss_weights: [1.0, 0.1]\n")
-    assert (new.dpo.loss_type, new.dpo.loss_weights) == (["sigmoid", "sft"], [1.0, 0.1])
-    new, _ = recipe(tmp_path, f"{MINIMAL}gamma_beta_ratio: 0.4\nbeta: 2.5\nloss_type: sigmoid\n")
-    assert (new.simpo.beta, new.simpo.gamma, new.simpo.cpo_alpha) == (2.5, 1.0, 0.0)
-    new, _ = recipe(tmp_path, f"{MINIMAL}loss_type: simpo\nsimpo_gamma: 0.7\n")
-    assert (new.simpo.beta, new.simpo.gamma, new.simpo.cpo_alpha) == (0.1, 0.7, 1.0)  # CPO's
-    new, _ = recipe(tmp_path, f"{MINIMAL}loss_type: sigmoid\nf_alpha_divergence_coef: 0.5\n")
-    assert new.dpo.f_alpha_divergence_coef is None  # nothing reads it
-    found = problems(tmp_path, f"{MINIMAL}loss_type: sigmoid\nlabel_smoothing: 0.1\n")
-    assert "has no effect with loss_type" in found["label_smoothing"][1]
-    found = problems(tmp_path, f"{MINIMAL}loss_type: sigmiod\n", method="dpo")
-    assert "did you mean sigmoid?" in found["loss_type"][1]
+def test_migrate_method_option_that_contradicts_the_keys_is_refused(tmp_path):
+    text = f"{MINIMAL}packing: true\n"
+    assert codes_of(tmp_path, text, method="dpo") == {None: "RCP153"}
 
 
-def test_lora_and_quantisation(tmp_path):
-    text = f"{MINIMAL}loss_type: sigmoid\nlora_r: 8\nlora_alpha: 16\n"
-    new, found = recipe(tmp_path, text)
-    assert new.lora is None
-    assert {d.key for d in found.dropped} >= {"lora_r", "lora_alpha"}
+def test_migrate_losses(tmp_path):
+    recipe, _ = migrated(tmp_path, f"{SIGMOID}rpo_alpha: 0.005\n")
+    assert (recipe.dpo.loss_type, recipe.dpo.loss_weights) == (["sigmoid", "sft"], [1.0, 0.005])
+    text = f"{MINIMAL}loss_type: [sigmoid, sft]\nloss_weights: [1.0, 0.1]\n"
+    recipe, _ = migrated(tmp_path, text)
+    assert (recipe.dpo.loss_type, recipe.dpo.loss_weights) == (["sigmoid", "sft"], [1.0, 0.1])
+    recipe, _ = migrated(tmp_path, f"{SIGMOID}gamma_beta_ratio: 0.4\nbeta: 2.5\n")
+    assert (recipe.simpo.beta, recipe.simpo.gamma, recipe.simpo.cpo_alpha) == (2.5, 1.0, 0.0)
+    recipe, _ = migrated(tmp_path, f"{MINIMAL}loss_type: simpo\nsimpo_gamma: 0.7\n")
+    assert (recipe.simpo.beta, recipe.simpo.gamma, recipe.simpo.cpo_alpha) == (0.1, 0.7, 1.0)
+    recipe, _ = migrated(tmp_path, f"{SIGMOID}f_alpha_divergence_coef: 0.5\n")
+    assert recipe.dpo.f_alpha_divergence_coef is None  # without alpha_divergence it has no effect
+
+
+def test_migrate_loss_that_the_schema_refuses_is_reported_at_its_key(tmp_path):
+    problems = problems_of(tmp_path, f"{SIGMOID}label_smoothing: 0.1\n")
+    assert problems.keys() == {"label_smoothing"}
+    problems = problems_of(tmp_path, f"{MINIMAL}loss_type: sigmiod\n", method="dpo")
+    assert problems["loss_type"].hint == "did you mean sigmoid?"
+
+
+def test_migrate_lora_and_quantization(tmp_path):
+    text = f"{SIGMOID}lora_r: 8\nlora_alpha: 16\n"
+    recipe, migration = migrated(tmp_path, text)
+    assert recipe.lora is None
+    assert {d.key for d in migration.dropped} >= {"lora_r", "lora_alpha"}
     text += "use_peft: true\nload_in_4bit: true\nlora_target_modules: [q_proj]\nuse_rslora: true\n"
-    new, _ = recipe(tmp_path, text)
-    assert (new.lora.rank, new.lora.alpha, new.lora.target_modules) == (8, 16, ["q_proj"])
-    assert new.lora.use_rslora
-    assert new.model.quantization == "4bit"
-    found = problems(tmp_path, text.replace("lora_target_modules: [q_proj]\n", ""))
-    assert "all-linear" in found["use_peft"][1]
-    # The schema's rule, told of the key that broke it.
-    found = problems(tmp_path, f"{MINIMAL}loss_type: sigmoid\nload_in_8bit: true\n")
-    assert "add a lora section" in found["load_in_8bit"][1]
+    recipe, _ = migrated(tmp_path, text)
+    lora = recipe.lora
+    assert (lora.rank, lora.alpha, lora.target_modules, lora.use_rslora) == (
+        8,
+        16,
+        ["q_proj"],
+        True,
+    )
+    assert recipe.model.quantization == "4bit"
+    without_modules = text.replace("lora_target_modules: [q_proj]\n", "")
+    assert codes_of(tmp_path, without_modules) == {"use_peft": "RCP161"}
+    # The schema's rule between sections is reported at the key that broke it.
+    assert problems_of(tmp_path, f"{SIGMOID}load_in_8bit: true\n").keys() == {"load_in_8bit"}
 
 
-def test_trl_data(tmp_path):
-    text = f"{MINIMAL}loss_type: sigmoid\ndataset_config: c\ndataset_train_split: a\n"
-    new, found = recipe(tmp_path, f"{text}dataset_test_split: b\n")
-    assert (new.data.train[0].name, new.data.train[0].split, new.data.eval) == ("c", "a", None)
-    assert "evaluation is off" in {d.key: d.reason for d in found.dropped}["dataset_test_split"]
-    new, found = recipe(tmp_path, f"{text}eval_strategy: epoch\n")
-    assert new.data.eval[0].split == "test"
-    assert new.training.eval_steps is None
-    assert any("steps of an epoch are not in the file" in remark for remark in found.remarks)
-    new, _ = recipe(
-        tmp_path,
-        f"{MINIMAL}dataset_text_field: story\n".replace("dataset_name: d", "dataset_name: d.jsonl"),
-    )
-    assert new.data.train[0].columns == {"text": "story"}
+def test_migrate_trl_dataset(tmp_path):
+    text = f"{SIGMOID}dataset_config: c\ndataset_train_split: a\n"
+    recipe, migration = migrated(tmp_path, f"{text}dataset_test_split: b\n")
+    (source,) = recipe.data.train
+    assert (source.name, source.split, recipe.data.eval) == ("c", "a", None)
+    assert "dataset_test_split" in {d.key for d in migration.dropped}
+    recipe, migration = migrated(tmp_path, f"{text}eval_strategy: epoch\n")
+    assert recipe.data.eval[0].split == "test"
+    assert recipe.training.eval_steps is None
+    assert any("write training.eval_steps" in note for note in migration.notes)
+    text = f"{MINIMAL}dataset_text_field: story\n"
+    recipe, _ = migrated(tmp_path, text.replace("dataset_name: d", "dataset_name: d.jsonl"))
+    assert recipe.data.train[0].columns == {"text": "story"}
 
 
-def test_mixtures(tmp_path):
-    start = "model_name_or_path: m\noutput_dir: o\nloss_type: sigmoid\neval_strategy: steps\n"
-    mixture = "dataset_mixture:\n  datasets:\n    - {id: a, split: train}\n"
-    new, found = recipe(tmp_path, f"{start}{mixture}  test_split_size: 0.1\n")
-    assert new.data.eval is None
-    assert any("name held-out data as data.eval" in remark for remark in found.remarks)
-    new, _ = recipe(tmp_path, f"{start}{mixture}    - {{id: a, split: test}}\n")
-    assert [s.split for s in new.data.train] == ["train", "test"]  # nothing was split off
-    found = problems(
-        tmp_path, f"{start}{mixture}    - {{id: b, split: test}}\n  test_split_size: 9\n"
-    )
-    assert (
-        "b is in the mixture by its test split alone" in (found["dataset_mixture.datasets[1]"][1])
-    )
-    found = problems(
-        tmp_path, f"{start}{mixture}    - {{id: c, columns: [messages, tools], weight: 2.0}}\n"
-    )
-    assert "'tools'" in found["dataset_mixture.datasets[1].columns"][1]
-    new, _ = recipe(
-        tmp_path, f"{start}dataset_mixer:\n  org/a: 0.5\ndataset_splits: [train_p, test_p]\n"
-    )
-    assert (new.data.train[0].split, new.data.train[0].fraction) == ("train_p", 0.5)
-    assert (new.data.eval[0].split, new.data.eval[0].fraction) == ("test_p", 1.0)
+MIXTURE = """\
+model_name_or_path: m
+output_dir: o
+loss_type: sigmoid
+eval_strategy: steps
+dataset_mixture:
+  datasets:
+    - {id: a, split: train}
+"""
+
+
+def test_migrate_mixture_with_a_random_split_has_no_evaluation(tmp_path):
+    recipe, migration = migrated(tmp_path, f"{MIXTURE}  test_split_size: 0.1\n")
+    assert recipe.data.eval is None
+    assert any("write held-out data as data.eval" in note for note in migration.notes)
+
+
+def test_migrate_mixture_without_a_split_size_trains_on_test_splits(tmp_path):
+    recipe, _ = migrated(tmp_path, f"{MIXTURE}    - {{id: a, split: test}}\n")
+    assert [s.split for s in recipe.data.train] == ["train", "test"]
+
+
+def test_migrate_mixture_with_only_a_test_split_is_refused(tmp_path):
+    text = f"{MIXTURE}    - {{id: b, split: test}}\n  test_split_size: 9\n"
+    assert codes_of(tmp_path, text) == {"dataset_mixture.datasets[1]": "RCP164"}
+
+
+def test_migrate_mixture_with_template_columns_is_refused(tmp_path):
+    text = f"{MIXTURE}    - {{id: c, columns: [messages, tools], weight: 2.0}}\n"
+    assert codes_of(tmp_path, text) == {"dataset_mixture.datasets[1].columns": "RCP164"}
+
+
+def test_migrate_mixer_evaluates_test_splits(tmp_path):
+    start = MIXTURE.partition("dataset_mixture")[0]
+    text = f"{start}dataset_mixer:\n  org/a: 0.5\ndataset_splits: [train_p, test_p]\n"
+    recipe, _ = migrated(tmp_path, text)
+    assert (recipe.data.train[0].split, recipe.data.train[0].fraction) == ("train_p", 0.5)
+    assert (recipe.data.eval[0].split, recipe.data.eval[0].fraction) == ("test_p", 1.0)
+
+
+EVALUATED = f"{SIGMOID}eval_strategy: steps\neval_steps: 50\n"
+
+
+def test_migrate_early_stopping_saves_at_every_evaluation(tmp_path):
+    text = f"{EVALUATED}load_best_model_at_end: true\nsave_steps: 100\nearly_stopping_patience: 2\n"
+    text += "early_stopping_threshold: 0.01\nmetric_for_best_model: rewards/margins\n"
+    recipe, migration = migrated(tmp_path, f"{text}greater_is_better: true\n")
+    stopping = recipe.training.early_stopping
+    assert (stopping.patience, stopping.threshold) == (2, 0.01)
+    assert stopping.metric == "eval_rewards/margins"
+    assert recipe.training.save_steps == recipe.training.eval_steps == 50
+    assert {d.key for d in migration.dropped} >= {"save_steps", "greater_is_better"}
+
+
+def test_migrate_load_best_model_without_patience_trains_all_steps(tmp_path):
+    recipe, migration = migrated(tmp_path, f"{EVALUATED}load_best_model_at_end: true\n")
+    assert recipe.training.early_stopping.patience == 1_000_000
+    assert recipe.training.early_stopping.metric == "eval_loss"
+    assert any("does not stop early" in note for note in migration.notes)
 
 
 @pytest.mark.parametrize(
-    ("added", "key", "said"),
+    ("text", "problems"),
     [
-        ("trust_remote_code: true", "trust_remote_code", "pinned commit"),
-        ("torch_dtype: auto", "torch_dtype", "write the type"),
-        ("report_to: all", "report_to", "depends on the machine"),
-        ("report_to: [wandb, neptune]", "report_to", "does not report to neptune"),
-        ("dataset_streaming: true", "dataset_streaming", "from files"),
-        ("packing_strategy: wrapped", "packing_strategy", "whole rows"),
-        ("truncation_mode: keep_end", "truncation_mode", "end of what is too long"),
-        ("lr_scheduler_kwargs: {num_cycles: 2}", "lr_scheduler_kwargs.num_cycles", "no such"),
-        ("lr_scheduler_type: cosine_with_restarts", "lr_scheduler_type", "is none of linear"),
-        ("load_best_model_at_end: true", "load_best_model_at_end", "last weights"),
-        ("per_device_train_batch_size: many", "per_device_train_batch_size", "whole number"),
-        ("disable_dropout: false", "disable_dropout", "without dropout"),
-        ("output_dir: ${x}", "output_dir", "interpolation"),
+        (f"{SIGMOID}load_best_model_at_end: true\n", {"load_best_model_at_end": "RCP163"}),
+        (
+            f"{SIGMOID}eval_strategy: epoch\nload_best_model_at_end: true\n",
+            {"load_best_model_at_end": "RCP163"},
+        ),
+        (
+            f"{EVALUATED}load_best_model_at_end: true\ngreater_is_better: true\n",
+            {"greater_is_better": "RCP156"},
+        ),
     ],
 )
-def test_what_has_no_counterpart_is_an_error(tmp_path, added, key, said):
+def test_migrate_early_stopping_that_prefcli_cannot_do_is_refused(tmp_path, text, problems):
+    assert codes_of(tmp_path, text) == problems
+
+
+def test_migrate_early_stopping_by_an_unmeasured_metric_is_refused(tmp_path):
+    text = f"{EVALUATED}load_best_model_at_end: true\nmetric_for_best_model: bleu\n"
+    assert problems_of(tmp_path, text).keys() == {"metric_for_best_model"}
+
+
+def test_migrate_push_to_hub_without_a_repository_takes_the_folder_name(tmp_path):
+    text = f"{SIGMOID}push_to_hub: true\nhub_private_repo: false\nhub_revision: v2\n"
+    recipe, _ = migrated(tmp_path, text)
+    push = recipe.push_to_hub
+    assert (push.repo_id, push.private, push.revision) == ("o", False, "v2")
+
+
+def test_migrate_hub_keys_without_a_push_are_dropped(tmp_path):
+    recipe, migration = migrated(tmp_path, f"{SIGMOID}hub_model_id: me/x\npush_to_hub: false\n")
+    assert recipe.push_to_hub is None
+    assert {d.key for d in migration.dropped} >= {"hub_model_id", "push_to_hub"}
+
+
+def test_migrate_trust_remote_code_needs_a_pinned_commit(tmp_path):
+    text = f"{SIGMOID}trust_remote_code: true\n"
+    assert codes_of(tmp_path, text) == {"trust_remote_code": "RCP162"}
+    assert codes_of(tmp_path, f"{text}model_revision: main\n") == {"trust_remote_code": "RCP162"}
+    recipe, _ = migrated(tmp_path, f"{text}model_revision: {'0a' * 20}\n")
+    assert recipe.model.trust_remote_code
+    recipe, _ = migrated(tmp_path, text.replace("path: m", "path: ./m"))
+    assert recipe.model.trust_remote_code
+
+
+@pytest.mark.parametrize(
+    ("added", "key", "code"),
+    [
+        ("torch_dtype: auto", "torch_dtype", "RCP160"),
+        ("report_to: all", "report_to", "RCP160"),
+        ("report_to: [wandb, neptune]", "report_to", "RCP156"),
+        ("dataset_streaming: true", "dataset_streaming", "RCP156"),
+        ("packing_strategy: wrapped", "packing_strategy", "RCP156"),
+        ("truncation_mode: keep_end", "truncation_mode", "RCP156"),
+        ("lr_scheduler_kwargs: {num_cycles: 2}", "lr_scheduler_kwargs.num_cycles", "RCP156"),
+        ("per_device_train_batch_size: many", "per_device_train_batch_size", "RCP157"),
+        ("disable_dropout: false", "disable_dropout", "RCP156"),
+        ("output_dir: ${x}", "output_dir", "RCP166"),
+    ],
+)
+def test_migrate_key_without_an_equivalent_is_refused(tmp_path, added, key, code):
     text = "\n".join(line for line in MINIMAL.splitlines() if line.split(":")[0] not in added)
-    found = problems(tmp_path, f"{text}\nloss_type: sigmoid\n{added}\n")
-    assert found.keys() == {key}
-    assert said in found[key][1]
+    assert codes_of(tmp_path, f"{text}\nloss_type: sigmoid\n{added}\n") == {key: code}
+
+
+def test_migrate_value_that_the_schema_refuses_is_reported_at_its_key(tmp_path):
+    problems = problems_of(tmp_path, f"{SIGMOID}lr_scheduler_type: cosine_with_restarts\n")
+    assert problems.keys() == {"lr_scheduler_type"}
 
 
 @pytest.mark.parametrize(
     "added",
     ["trust_remote_code: false", "eval_strategy: no", "report_to: none", "neftune_noise_alpha:"],
 )
-def test_what_is_off_is_no_error(tmp_path, added):
-    recipe(tmp_path, f"{MINIMAL}loss_type: sigmoid\n{added}\n")
+def test_migrate_key_that_is_off_is_dropped(tmp_path, added):
+    migrated(tmp_path, f"{SIGMOID}{added}\n")
 
 
-@pytest.mark.parametrize("given", ["min_lr_rate: 0.1", "min_lr: 1e-7"])
-def test_a_cosine_that_ends_above_zero(tmp_path, given):
-    text = f"{MINIMAL}loss_type: sigmoid\nlr_scheduler_type: cosine_with_min_lr\n"
-    text += f"lr_scheduler_kwargs: {{{given}}}\n"
-    new, _ = recipe(tmp_path, text)
-    assert new.training.lr_scheduler_type == "cosine_with_min_lr"
-    assert new.training.min_lr_ratio == pytest.approx(0.1)  # of a learning rate of 1e-6
+@pytest.mark.parametrize("option", ["min_lr_rate: 0.1", "min_lr: 1e-7"])
+def test_migrate_cosine_with_min_lr_writes_the_ratio(tmp_path, option):
+    text = f"{SIGMOID}lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {{{option}}}\n"
+    recipe, _ = migrated(tmp_path, text)
+    assert recipe.training.lr_scheduler_type == "cosine_with_min_lr"
+    assert recipe.training.min_lr_ratio == pytest.approx(0.1)  # of a learning rate of 1e-6
 
 
-def test_another_precision_is_remarked(tmp_path):
-    for line, asked in [("fp16: true", "float16"), ("bf16: false", "float32")]:
-        _, found = recipe(tmp_path, f"{MINIMAL}loss_type: sigmoid\n{line}\n")
-        assert any(f"write model.dtype: {asked}" in remark for remark in found.remarks)
+@pytest.mark.parametrize(("line", "dtype"), [("fp16: true", "float16"), ("bf16: false", "float32")])
+def test_migrate_other_precision_adds_a_note(tmp_path, line, dtype):
+    _, migration = migrated(tmp_path, f"{SIGMOID}{line}\n")
+    assert any(f"write model.dtype: {dtype}" in note for note in migration.notes)
 
 
 @pytest.mark.parametrize(
@@ -325,90 +429,121 @@ def test_another_precision_is_remarked(tmp_path):
         "datasets: 3",
     ],
 )
-def test_a_value_of_the_wrong_kind_is_an_error(tmp_path, text):
+def test_migrate_value_of_the_wrong_type_is_refused(tmp_path, text):
     key = text.partition(":")[0]
     lines = [line for line in MINIMAL.splitlines() if not line.startswith("dataset")]
     start = "" if key == "loss_type" else "loss_type: sigmoid\n"
-    found = problems(tmp_path, "\n".join(lines) + f"\n{start}{text}\n", method="dpo")
-    assert any((path or "").startswith(key) for path in found)
+    problems = problems_of(tmp_path, "\n".join(lines) + f"\n{start}{text}\n", method="dpo")
+    assert any((path or "").startswith(key) for path in problems)
 
 
 TOKEN = "hf_" + "aB3" * 11
 
 
-def test_tokens_are_never_echoed(tmp_path):
-    text = f"{MINIMAL}loss_type: sigmoid\nhub_token: {TOKEN}\n"
-    _, found = recipe(tmp_path, text)
-    assert TOKEN not in str(found)
-    found = migrate(write(tmp_path, f"{text}run_name: {TOKEN}\n{TOKEN}: 1\n"), devices=1)
-    assert TOKEN not in str(found)
-    assert any("looks like an access token" in p.message for p in found.problems)
+def test_migrate_token_of_a_dropped_key_is_hidden(tmp_path):
+    _, migration = migrated(tmp_path, f"{SIGMOID}hub_token: {TOKEN}\n")
+    assert TOKEN not in str(migration)
+
+
+def test_migrate_token_in_another_key_is_refused_and_hidden(tmp_path):
+    text = f"{SIGMOID}run_name: {TOKEN}\n{TOKEN}: 1\n"
+    migration = migrate(write(tmp_path, text), devices=1)
+    assert TOKEN not in str(migration)
+    assert "run_name" in {problem.path for problem in migration.problems}
 
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
-def test_every_path_of_a_table_is_in_the_schema(tool):
+def test_rule_table_paths_are_in_the_schema(tool):
     known = {*all_paths()}
-    for key, translation in tool.table.items():
-        assert {*translation.paths} <= known, key
-        if isinstance(translation, Refuse | MultiKeyRule) or key not in FOREIGN:
+    for key, rule in tool.table.items():
+        assert {*rule.paths} <= known, key
+        if isinstance(rule, Refuse | MultiKeyRule) or key not in ALIASES:
             continue
-        # foreign.py, which names our key for a foreign one in a recipe, says the same.
-        if translation.paths and FOREIGN[key].partition(".")[0] not in METHODS:
-            assert FOREIGN[key] in translation.paths, key
+        # aliases.py, which suggests prefcli's key for a foreign one in a recipe, agrees.
+        if rule.paths and ALIASES[key].partition(".")[0] not in METHODS:
+            assert ALIASES[key] in rule.paths, key
 
 
-def test_what_the_file_lacks_is_told(tmp_path):
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
+def test_rule_table_does_not_drop_or_refuse_a_key_of_the_schema(tool):
+    """A key that the schema has is translated; so is a key that has an alias there.
+
+    batch_size of axolotl counts the rows of one device; dpo_label_smoothing of LLaMA-Factory
+    applies to the sigmoid loss, where trl no longer has it.
+    """
+    names = {path.rpartition(".")[2] for path in all_paths()}
+    rejected = {key for key, rule in tool.table.items() if isinstance(rule, Drop | Refuse)}
+    other_meaning = {"batch_size", "dpo_label_smoothing"}
+    assert rejected & names == set()
+    assert rejected & ALIASES.keys() - UNSUPPORTED.keys() - other_meaning == set()
+
+
+def test_unsupported_keys_are_not_in_the_schema():
+    assert UNSUPPORTED.keys() & {path.rpartition(".")[2] for path in all_paths()} == set()
+
+
+def test_migrate_missing_required_keys_are_reported(tmp_path):
     text = MINIMAL.replace("dataset_name: d\n", "").replace("output_dir: o\n", "")
-    found = problems(tmp_path, f"{text}loss_type: sigmoid\n")
-    assert {key: place for key, (place, _) in found.items()} == {"data": "1:1", "output_dir": "1:1"}
-    assert "nothing in the file becomes it" in found["data"][1]
+    problems = problems_of(tmp_path, f"{text}loss_type: sigmoid\n")
+    assert {key: (p.code, line_and_column(p)) for key, p in problems.items()} == {
+        "data": ("RCP167", "1:1"),
+        "output_dir": ("RCP167", "1:1"),
+    }
 
 
-def test_a_recipe_and_a_stranger_are_told_apart(tmp_path):
-    for text, said in [("model: {}\ndata: {}\n", "a recipe already"), ("a: 1\n", "keys of none")]:
-        with pytest.raises(Exception, match=said):
-            migrate(write(tmp_path, text))
+@pytest.mark.parametrize(
+    ("text", "code"), [("model: {}\ndata: {}\n", "RCP151"), ("a: 1\n", "RCP150")]
+)
+def test_migrate_file_of_no_tool_is_refused(tmp_path, text, code):
+    with pytest.raises(RecipeError) as error:
+        migrate(write(tmp_path, text))
+    assert error.value.problems[0].code == code
 
 
-def run(monkeypatch, *argv: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["prefcli", "migrate", *argv])
+def run_command(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["prefcli", "migrate", *arguments])
     with pytest.raises(SystemExit) as stop:
         cli.main()
     return int(stop.value.code or 0)
 
 
-def test_the_command(monkeypatch, capsys, tmp_path):
-    source, output = write(tmp_path, HANDBOOK), tmp_path / "new" / "r.yaml"
-    assert run(monkeypatch, source, "--devices", "8") == 0
+def test_command_prints_the_recipe_and_the_changes(monkeypatch, capsys, tmp_path):
+    assert run_command(monkeypatch, write(tmp_path, HANDBOOK), "--devices", "8") == 0
     out, err = capsys.readouterr()
     assert out.startswith("# Migrated from")
     assert "bf16 dropped" in err
     assert "-> model.name_or_path" in err
 
-    assert run(monkeypatch, source, "--devices", "8", "--output", str(output)) == 0
+
+def test_command_with_output_writes_a_new_file_only(monkeypatch, capsys, tmp_path):
+    config, output = write(tmp_path, HANDBOOK), tmp_path / "new" / "r.yaml"
+    arguments = (config, "--devices", "8", "--output", str(output))
+    assert run_command(monkeypatch, *arguments) == 0
     assert capsys.readouterr().out == ""
-    assert output.read_text("utf-8") == out
     assert load(str(output)).recipe.training.global_batch_size == 128
-    assert run(monkeypatch, source, "--devices", "8", "--output", str(output)) == 2
+    assert run_command(monkeypatch, *arguments) == 2
     assert "exists already" in capsys.readouterr().err
 
-    assert run(monkeypatch, source) == 2
+
+def test_command_with_problems_prints_no_recipe(monkeypatch, capsys, tmp_path):
+    config = write(tmp_path, HANDBOOK)
+    assert run_command(monkeypatch, config) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "pass --devices N" in err
-    assert run(monkeypatch, source, "--method", "ppo") == 2
+    assert "[RCP159]" in err
+    assert run_command(monkeypatch, config, "--method", "ppo") == 2
 
 
-def test_the_command_as_json(monkeypatch, capsys, tmp_path):
-    source = write(tmp_path, HANDBOOK)
-    assert run(monkeypatch, source, "--devices", "8", "--json") == 0
+def test_command_with_json_prints_one_document(monkeypatch, capsys, tmp_path):
+    config = write(tmp_path, HANDBOOK)
+    assert run_command(monkeypatch, config, "--devices", "8", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["tool"], document["method"]) == ("alignment-handbook", "dpo")
     assert document["recipe"].startswith("# Migrated")
     assert {"key", "place", "path", "value"} == document["renamed"][0].keys()
     assert {"key", "place", "reason"} == document["dropped"][0].keys()
     assert document["problems"] == []
-    assert run(monkeypatch, source, "--json") == 2
+    assert run_command(monkeypatch, config, "--json") == 2
     document = json.loads(capsys.readouterr().out)
     assert document["recipe"] is None
-    assert document["problems"][0]["path"] == "gradient_accumulation_steps"
+    assert document["problems"][0]["code"] == "RCP159"

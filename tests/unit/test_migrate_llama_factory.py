@@ -1,12 +1,16 @@
-"""LLaMA-Factory's YAML as a recipe."""
+"""Migration of LLaMA-Factory's configs."""
 
-import functools
 import json
 
 import pytest
 
-from tests.support import migration
-from tests.support.migration import problems, recipe
+from tests.support.migration import (
+    codes_of,
+    line_and_column,
+    migrated,
+    problems_of,
+    with_changes,
+)
 
 START = """\
 model_name_or_path: org/chat
@@ -60,108 +64,121 @@ INFO = {
 
 
 @pytest.fixture(autouse=True)
-def info(tmp_path):
+def dataset_info(tmp_path):
     (tmp_path / "dataset_info.json").write_text(json.dumps(INFO))
 
 
-swapped = functools.partial(migration.swapped, START)
+def changed(*changes: tuple[str, str]) -> str:
+    return with_changes(START, *changes)
 
 
-def test_a_dpo_file(tmp_path):
-    new, found = recipe(tmp_path, START, devices=2)
-    assert (found.tool, found.method) == ("LLaMA-Factory", "dpo")
-    assert (new.lora.rank, new.lora.alpha, new.lora.dropout) == (4, 8, 0.0)  # alpha is 2 x rank
-    assert new.lora.target_modules == ["q_proj", "v_proj"]
-    assert (new.dpo.beta, new.data.max_length, new.data.num_proc) == (0.2, 1024, 16)
-    (source,) = new.data.train
+def test_migrate_dpo_config(tmp_path):
+    recipe, migration = migrated(tmp_path, START, devices=2)
+    assert (migration.tool, migration.method) == ("LLaMA-Factory", "dpo")
+    assert (recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout) == (4, 8, 0.0)
+    assert recipe.lora.target_modules == ["q_proj", "v_proj"]
+    assert (recipe.dpo.beta, recipe.data.max_length, recipe.data.num_proc) == (0.2, 1024, 16)
+    (source,) = recipe.data.train
     assert (source.path, source.split) == (str(tmp_path / "pairs.json"), None)
     assert source.columns == {"chosen": "good"}
-    assert (new.training.global_batch_size, new.training.per_device_train_batch_size) == (16, 1)
-    assert (new.training.warmup, new.training.num_train_epochs) == (0.1, 3.0)
-    assert {d.key for d in found.dropped} >= {"template", "plot_loss", "ddp_timeout", "report_to"}
-    assert any("'llama3'" in remark for remark in found.remarks)
+    training = recipe.training
+    assert (training.global_batch_size, training.per_device_train_batch_size) == (16, 1)
+    assert (training.warmup, training.num_train_epochs) == (0.1, 3.0)
+    dropped = {d.key for d in migration.dropped}
+    assert dropped >= {"template", "plot_loss", "ddp_timeout", "report_to"}
+    assert any("'llama3'" in note for note in migration.notes)
 
 
-def test_hub_subset_and_first_rows(tmp_path):
-    text = swapped(("dataset: pairs", "dataset: hub, pairs\nmax_samples: 500"))
-    new, _ = recipe(tmp_path, text)
-    hub, pairs = new.data.train
+def test_migrate_max_samples_limits_each_dataset(tmp_path):
+    text = changed(("dataset: pairs", "dataset: hub, pairs\nmax_samples: 500"))
+    recipe, _ = migrated(tmp_path, text)
+    hub, pairs = recipe.data.train
     assert (hub.path, hub.name, hub.split) == ("org/hub", "s", "dev[:500]")
     assert pairs.split == "train[:500]"
 
 
-def test_evaluation_data(tmp_path):
-    text = swapped(("dataset: pairs", "dataset: pairs\nval_size: 0.1"))
-    new, found = recipe(tmp_path, text)
-    assert new.data.eval is None
-    assert any("at random from the training rows" in remark for remark in found.remarks)
-    more = "eval_dataset: hub\neval_strategy: steps\neval_steps: 50\n"
-    new, _ = recipe(tmp_path, f"{START}{more}per_device_eval_batch_size: 2\n")
-    assert (new.data.eval[0].path, new.training.eval_steps) == ("org/hub", 50)
-    assert new.training.per_device_eval_batch_size == 2
-
-
-def test_losses(tmp_path):
-    new, found = recipe(tmp_path, f"{START}pref_loss: ipo\n")
-    assert (new.ipo.beta, new.dpo) == (0.2, None)
-    assert any("trains sigmoid whatever pref_loss says" in remark for remark in found.remarks)
-    new, _ = recipe(tmp_path, f"{START}pref_loss: orpo\n")
-    assert new.orpo.lambda_ == 0.2
-    new, _ = recipe(tmp_path, f"{START}pref_loss: simpo\nsimpo_gamma: 0.5\n")
-    assert (new.simpo.beta, new.simpo.gamma, new.simpo.cpo_alpha) == (0.2, 0.5, 0.0)
-    new, found = recipe(tmp_path, f"{START}pref_loss: hinge\npref_ftx: 0.5\n")
-    assert (new.dpo.loss_type, new.dpo.loss_weights) == (["hinge", "sft"], [1.0, 0.5])
-    assert any("mean over rows" in remark for remark in found.remarks)
-    assert "kto_pair" in problems(tmp_path, f"{START}pref_loss: kto_pair\n")["pref_loss"][1]
-    assert (
-        "no further SFT term"
-        in (problems(tmp_path, f"{START}pref_loss: orpo\npref_ftx: 1.0\n")["pref_ftx"][1])
+def test_migrate_val_size_has_no_evaluation(tmp_path):
+    recipe, migration = migrated(
+        tmp_path, changed(("dataset: pairs", "dataset: pairs\nval_size: 0.1"))
     )
+    assert recipe.data.eval is None
+    assert any("write held-out data as data.eval" in note for note in migration.notes)
 
 
-def test_full_sft_trains_on_assistant_turns(tmp_path):
-    text = swapped(
+EVALUATED = f"{START}eval_dataset: hub\neval_strategy: steps\neval_steps: 50\n"
+
+
+def test_migrate_eval_dataset_becomes_evaluation_data(tmp_path):
+    recipe, _ = migrated(tmp_path, f"{EVALUATED}per_device_eval_batch_size: 2\n")
+    assert (recipe.data.eval[0].path, recipe.training.eval_steps) == ("org/hub", 50)
+    assert recipe.training.per_device_eval_batch_size == 2
+
+
+def test_migrate_early_stopping_steps_become_the_patience(tmp_path):
+    text = f"{EVALUATED}load_best_model_at_end: true\nearly_stopping_steps: 4\n"
+    recipe, _ = migrated(tmp_path, text)
+    assert recipe.training.early_stopping.patience == 4
+
+
+def test_migrate_losses(tmp_path):
+    recipe, migration = migrated(tmp_path, f"{START}pref_loss: ipo\n")
+    assert (recipe.ipo.beta, recipe.dpo) == (0.2, None)
+    assert any("ignores pref_loss" in note for note in migration.notes)
+    recipe, _ = migrated(tmp_path, f"{START}pref_loss: orpo\n")
+    assert recipe.orpo.lambda_ == 0.2
+    recipe, _ = migrated(tmp_path, f"{START}pref_loss: simpo\nsimpo_gamma: 0.5\n")
+    assert (recipe.simpo.beta, recipe.simpo.gamma, recipe.simpo.cpo_alpha) == (0.2, 0.5, 0.0)
+    recipe, migration = migrated(tmp_path, f"{START}pref_loss: hinge\npref_ftx: 0.5\n")
+    assert (recipe.dpo.loss_type, recipe.dpo.loss_weights) == (["hinge", "sft"], [1.0, 0.5])
+    assert any("mean over rows" in note for note in migration.notes)
+
+
+def test_migrate_full_sft_trains_on_assistant_turns(tmp_path):
+    text = changed(
         ("stage: dpo", "stage: sft"),
         ("finetuning_type: lora", "finetuning_type: full"),
         ("pref_beta: 0.2\n", ""),
         ("dataset: pairs", "dataset: chats"),
     )
-    new, found = recipe(tmp_path, f"{text}neat_packing: true\nflash_attn: fa2\n")
-    assert new.lora is None
-    assert {d.key for d in found.dropped} >= {"lora_rank", "lora_target"}
-    assert (new.sft.assistant_only_loss, new.sft.packing) == (True, True)
-    assert new.data.train[0].columns == {"messages": "turns"}
-    assert new.model.attn_implementation == "flash_attention_2"
-    found = problems(tmp_path, f"{text}packing: true\n")
-    assert "see each other" in found["packing"][1]
+    recipe, migration = migrated(tmp_path, f"{text}neat_packing: true\nflash_attn: fa2\n")
+    assert recipe.lora is None
+    assert {d.key for d in migration.dropped} >= {"lora_rank", "lora_target"}
+    assert (recipe.sft.assistant_only_loss, recipe.sft.packing) == (True, True)
+    assert recipe.data.train[0].columns == {"messages": "turns"}
+    assert recipe.model.attn_implementation == "flash_attention_2"
+    assert codes_of(tmp_path, f"{text}packing: true\n") == {"packing": "RCP156"}
 
 
 @pytest.mark.parametrize(
-    ("text", "key", "said"),
+    ("text", "key", "code"),
     [
-        (swapped(("dataset: pairs", "dataset: nowhere")), "dataset", "'nowhere' is not in"),
-        (swapped(("dataset: pairs", "dataset: alpaca")), "dataset", "convert the rows"),
-        (swapped(("dataset: pairs", "dataset: pictures")), "dataset", "does not read its images"),
-        (swapped(("stage: dpo", "stage: rm")), "stage", "prefcli does not train this"),
-        (f"{START}quantization_bit: 3\n", "quantization_bit", "4 and 8 bits"),
-        (f"{START}use_galore: true\n", "use_galore", "no GaLore"),
-        (f"{START}adapter_name_or_path: a\n", "adapter_name_or_path", "model.adapter"),
-        (f"{START}dpo_label_smoothing: 0.1\n", "dpo_label_smoothing", "no label smoothing"),
-        (swapped(("_type: lora", "_type: freeze")), "finetuning_type", "no 'freeze'"),
+        (changed(("dataset: pairs", "dataset: nowhere")), "dataset", "RCP165"),
+        (changed(("dataset: pairs", "dataset: alpaca")), "dataset", "RCP164"),
+        (changed(("dataset: pairs", "dataset: pictures")), "dataset", "RCP164"),
+        (changed(("stage: dpo", "stage: rm")), "stage", "RCP154"),
+        (f"{START}quantization_bit: 3\n", "quantization_bit", "RCP156"),
+        (f"{START}use_galore: true\n", "use_galore", "RCP156"),
+        (f"{START}adapter_name_or_path: a\n", "adapter_name_or_path", "RCP156"),
+        (f"{START}dpo_label_smoothing: 0.1\n", "dpo_label_smoothing", "RCP156"),
+        (f"{START}pref_loss: kto_pair\n", "pref_loss", "RCP156"),
+        (f"{START}pref_loss: orpo\npref_ftx: 1.0\n", "pref_ftx", "RCP158"),
+        (changed(("_type: lora", "_type: freeze")), "finetuning_type", "RCP156"),
     ],
 )
-def test_what_has_no_counterpart_is_an_error(tmp_path, text, key, said):
-    found = problems(tmp_path, text)
-    assert found.keys() == {key}
-    assert said in found[key][1]
+def test_migrate_key_without_an_equivalent_is_refused(tmp_path, text, key, code):
+    assert codes_of(tmp_path, text) == {key: code}
 
 
-def test_without_dataset_info_its_folder_is_asked_for(tmp_path):
+def test_migrate_without_dataset_info_names_its_folder(tmp_path):
     (tmp_path / "dataset_info.json").unlink()
-    place, said = problems(tmp_path, START)["dataset"]
-    assert place == "8:1"
-    assert "dataset_dir: FOLDER_OF_dataset_info.json" in said
+    problem = problems_of(tmp_path, START)["dataset"]
+    assert (problem.code, line_and_column(problem)) == ("RCP165", "8:1")
+    assert "dataset_dir: FOLDER_OF_dataset_info.json" in problem.hint
+
+
+def test_migrate_dataset_dir_is_relative_to_the_config(tmp_path):
+    (tmp_path / "dataset_info.json").unlink()
     (tmp_path / "sets").mkdir()
     (tmp_path / "sets" / "dataset_info.json").write_text(json.dumps(INFO))
-    new, _ = recipe(tmp_path, f"{START}dataset_dir: sets\n")
-    assert new.data.train[0].path == str(tmp_path / "sets" / "pairs.json")
+    recipe, _ = migrated(tmp_path, f"{START}dataset_dir: sets\n")
+    assert recipe.data.train[0].path == str(tmp_path / "sets" / "pairs.json")

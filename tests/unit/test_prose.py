@@ -26,7 +26,6 @@ NOT_YET: set[str] = {
     "prefcli/preflight",
     "prefcli/recipe",
     "prefcli/report",
-    "prefcli/slurm",
     "prefcli/training",
     "prefcli/trl_integration",
     "scripts/acceptance",

@@ -58,7 +58,7 @@ def test_outside_is_a_warning_with_band_and_source(name, lora, changes, path, sa
     (line,) = told(recipe(lora, **changes), name)
     assert line.startswith(f"{path} ")
     assert said in line
-    assert f"published for {name}" in line
+    assert f"the published range for {name}" in line
 
 
 def test_ten_times_outside_is_an_error_that_can_be_allowed():

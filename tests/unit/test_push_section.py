@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from prefcli.recipe.push import PushToHub
+from prefcli.recipe.sections import PushToHub
 
 
 def test_it_is_private_unless_it_is_said_not_to_be():

@@ -1,4 +1,4 @@
-"""Job files: what they ask for, what they run, and what becomes of each exit code."""
+"""Job files: their options, their command lines, and the exit codes of the job."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from prefcli import cli
-from prefcli.slurm.times import in_words, seconds
-from prefcli.slurm.words import quoted
+from prefcli.slurm.resources import format_duration, parse_time_limit
+from prefcli.slurm.sbatch import quote
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = ROOT / "scripts" / "slurm" / "pipeline.sh"
@@ -27,7 +26,10 @@ data: {train: {path: d.jsonl}}
 SRUN = """\
 #!/bin/bash
 printf '%s\\0' "$@" >srun.argv
-sleep "${SRUN_SLEEP:-0}"
+if [ -n "${SRUN_PIPES:-}" ]; then
+    echo started >started.pipe
+    read -r _ <finish.pipe
+fi
 exit "${SRUN_CODE:-0}"
 """
 SCONTROL = """\
@@ -39,7 +41,7 @@ exit "${SCONTROL_CODE:-0}"
 
 @pytest.fixture
 def here(monkeypatch, tmp_path):
-    """A folder with a recipe, and with Slurm's commands as the job finds them."""
+    """A folder with a recipe and with stubs of Slurm's commands."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.yaml").write_text(RECIPE)
     for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
@@ -104,7 +106,7 @@ def options(text: str) -> list[str]:
     return [line[8:] for line in text.splitlines() if line.startswith("#SBATCH ")]
 
 
-def test_one_process_on_one_gpu(job):
+def test_job_file_single_process_requests_one_gpu(job):
     text = job("--partition", "gpu", "--account", "lab", "--qos", "long", "--mem", "64G")
     assert options(text) == [
         "--job-name=zephyr",
@@ -125,7 +127,7 @@ def test_one_process_on_one_gpu(job):
     assert srun_words() == ["--export=ALL", "prefcli", "dpo", "r.yaml"]
     made = "prefcli slurm r.yaml --method dpo --partition gpu --account lab --qos long --mem 64G"
     assert f"#   {made} --time 4:00:00 > dpo.sbatch\n#   mkdir -p runs && sbatch dpo.sbatch" in text
-    assert "# prefcli dpo, 4 h at most." in text
+    assert "# prefcli dpo, time limit 4 h." in text
 
 
 @pytest.mark.parametrize(
@@ -139,13 +141,13 @@ def test_one_process_on_one_gpu(job):
         (["--gpus", "0"], 1, None),
     ],
 )
-def test_nodes_and_gpus_are_those_of_launch(job, argv, nodes, gres):
-    found = options(job(*argv))
-    assert f"--nodes={nodes}" in found
-    assert [o for o in found if "gpu" in o] == ([f"--gres={gres}"] if gres else [])
+def test_job_file_launch_section_sets_nodes_and_gpus(job, argv, nodes, gres):
+    lines = options(job(*argv))
+    assert f"--nodes={nodes}" in lines
+    assert [line for line in lines if "gpu" in line] == ([f"--gres={gres}"] if gres else [])
 
 
-def test_several_nodes_wait_for_each_other(job):
+def test_job_file_several_nodes_wait_for_each_other(job):
     run(job("launch.processes=8", "launch.nodes=2", "--grace", "600", "--cpus-per-task", "96"))
     assert srun_words() == [
         *("--export=ALL", "--cpus-per-task=96", "--kill-on-bad-exit=0", "--wait=600"),
@@ -153,7 +155,7 @@ def test_several_nodes_wait_for_each_other(job):
     ]
 
 
-def test_the_gate_is_one_process(job):
+def test_job_file_check_sft_is_a_single_process(job):
     text = job("launch.processes=8", "launch.nodes=4", method="check-sft")
     assert {"--nodes=1", "--gres=gpu:1", "--output=runs/zephyr-check-sft-%j.log"} <= {
         *options(text)
@@ -163,45 +165,45 @@ def test_the_gate_is_one_process(job):
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "code", "parts"),
     [
-        (["--gpus", "4", "launch.processes=8"], ["8 processes", "--gpus is 4"]),
-        (["--gpus", "2"], ["--gpus 2", "launch.processes=2"]),
-        (["launch.nodes=2"], ["launch.processes", "--gpus N"]),
-        (["launch.nodes=2", "--gpus", "0"], ["launch.processes", "--gpus is 0"]),
-        (["launch.strategy=fsdp2", "--gpus", "0"], ["launch.strategy", "fsdp2", "--gpus is 0"]),
-        (["--grace", "14400"], ["--grace 14400", "--time 4:00:00 (4 h)"]),
-        (["--mount", "/a:/b"], ["--mount has no effect without --container"]),
-        (["--container-runtime", "pyxis"], ["--container-runtime has no effect"]),
-        (["--container", "i", "--container-runtime", "docker"], ["docker: pyxis or apptainer"]),
-        (["--container", "i", "--venv", "v"], ["--venv and --container"]),
-        (["--sbatch=--nodes=3"], ["--sbatch --nodes=3", "--nodes of its own"]),
-        (["--sbatch=-N3"], ["--sbatch -N3", "long form"]),
-        (["--partition", "a\n#SBATCH --nodes=9"], ["no line break"]),
-        (["dpo.bta=1"], ["dpo.bta", "no such key"]),
+        (["--gpus", "4", "launch.processes=8"], "ENV020", ["8 processes", "--gpus is 4"]),
+        (["--gpus", "2"], "ENV020", ["--gpus 2", "launch.processes=2"]),
+        (["launch.nodes=2"], "ENV021", ["launch.processes", "--gpus N"]),
+        (["launch.nodes=2", "--gpus", "0"], "ENV021", ["launch.processes", "--gpus is 0"]),
+        (["launch.strategy=fsdp2", "--gpus", "0"], "ENV022", ["launch.strategy", "fsdp2"]),
+        (["--grace", "14400"], "ENV024", ["--grace 14400", "--time 4:00:00 (4 h)"]),
+        (["--mount", "/a:/b"], "ENV025", ["--mount"]),
+        (["--container-runtime", "pyxis"], "ENV025", ["--container-runtime"]),
+        (["--container", "i", "--container-runtime", "docker"], "ENV025", ["docker"]),
+        (["--container", "i", "--venv", "v"], "ENV025", ["--venv", "--container"]),
+        (["--sbatch=--nodes=3"], "ENV026", ["--sbatch --nodes=3"]),
+        (["--sbatch=-N3"], "ENV026", ["--sbatch -N3"]),
+        (["--partition", "a\n#SBATCH --nodes=9"], "ENV026", []),
+        (["dpo.bta=1"], "", ["dpo.bta"]),
     ],
 )
-def test_what_contradicts_is_told(slurm, argv, told):
-    code, out, err = slurm(*argv, "--time", "4:00:00")
-    assert (code, out) == (2, "")
-    assert all(part in err for part in told), err
+def test_slurm_contradicting_options_are_refused(slurm, argv, code, parts):
+    exit_code, out, err = slurm(*argv, "--time", "4:00:00")
+    assert (exit_code, out) == (2, "")
+    assert all(part in err for part in [code, *parts]), err
 
 
 @pytest.mark.parametrize("command", ["kto", "merge"])
-def test_only_what_the_recipe_can_do(slurm, command):
+def test_slurm_method_that_the_recipe_lacks_is_refused(slurm, command):
     code, out, err = slurm("--time", "90", method=command)
     assert (code, out) == (2, "")
     assert command in err
 
 
-def test_a_time_limit_must_be_given(slurm):
+def test_slurm_without_time_limit_is_refused(slurm):
     code, _, err = slurm()
     assert code == 2
     assert "--time" in err
 
 
 @pytest.mark.parametrize(
-    ("text", "length", "words"),
+    ("text", "length", "duration"),
     [
         ("90", 5400, "1 h 30 min"),
         ("4:00", 240, "4 min"),
@@ -211,18 +213,18 @@ def test_a_time_limit_must_be_given(slurm):
         ("1-00:00:05", 86405, "1 d 5 s"),
     ],
 )
-def test_time_limits_are_slurms(text, length, words):
-    assert (seconds(text), in_words(length)) == (length, words)
+def test_time_limit_in_slurms_forms_is_parsed(text, length, duration):
+    assert (parse_time_limit(text), format_duration(length)) == (length, duration)
 
 
 @pytest.mark.parametrize("text", ["", "0", "0:00", "4h", "1:2:3:4", "-5", "UNLIMITED", "1-", "٣"])
-def test_other_time_limits_are_refused(slurm, text):
+def test_time_limit_in_another_form_is_refused(slurm, text):
     code, _, err = slurm(f"--time={text}")
     assert code == 2
-    assert f"--time {text}: no time limit" in err
+    assert "[ENV023]" in err
 
 
-def test_what_is_typed_arrives(job):
+def test_job_file_arguments_reach_the_command_unchanged(job):
     typed = ['output_dir=runs/it\'s $HOME "x" `id` 5%', "dpo.beta=\n0.2", "data.max_length= 64"]
     text = job(*typed)
     assert run(text)[0] == 0
@@ -235,63 +237,65 @@ def test_what_is_typed_arrives(job):
 
 
 PLAIN = ["", "a b", "$HOME", "it's", '"', "\\", "é", "#", "~", "*"]
-ODD = ["a\nb", "\r\x1b[0m", "$'\n'", "\udcff1", "\u202e"]
+UNPRINTABLE = ["a\nb", "\r\x1b[0m", "$'\n'", "\udcff1", "\u202e"]
 
 
-def test_any_word_is_one_word_on_one_line():
-    line = " ".join(map(quoted, PLAIN + ODD))
+def test_quote_keeps_any_word_on_one_line():
+    line = " ".join(map(quote, PLAIN + UNPRINTABLE))
     assert line.isprintable()
-    found = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True
     )
-    assert found.stdout.split(b"\0")[:-1] == [os.fsencode(word) for word in PLAIN + ODD]
+    assert result.stdout.split(b"\0")[:-1] == [os.fsencode(word) for word in PLAIN + UNPRINTABLE]
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 5, 6, 137])
-def test_an_exit_code_is_passed_on(job, code):
+def test_job_other_exit_code_is_passed_on(job, code):
     assert run(job(), SRUN_CODE=code) == (code, "")
     assert not Path("scontrol.argv").exists()
 
 
-def test_75_goes_back_into_the_queue(job):
+def test_job_exit_code_75_is_requeued(job):
     code, out = run(job(), SRUN_CODE=75, SLURM_RESTART_COUNT=19)
     assert code == 75
     assert Path("scontrol.argv").read_text() == "requeue 7\n"
-    assert out == "pre-empted: job 7 goes back into the queue\n"
+    assert out == "preempted: requeueing job 7\n"
 
 
 @pytest.mark.parametrize(("argv", "count"), [([], 20), (["--max-requeues", "3"], 3)])
-def test_but_not_for_ever(job, argv, count):
+def test_job_after_max_requeues_is_not_requeued(job, argv, count):
     code, out = run(job(*argv), SRUN_CODE=75, SLURM_RESTART_COUNT=count)
     assert code == 75
-    assert f"started again {count} times already" in out
+    assert f"requeued {count} times" in out
     assert not Path("scontrol.argv").exists()
 
 
-def test_never_where_it_is_not_wanted(job):
+def test_job_with_max_requeues_0_is_not_requeued(job):
     text = job("--max-requeues", "0")
     assert "--no-requeue" in options(text)
     assert run(text, SRUN_CODE=75) == (75, "")
     assert not Path("scontrol.argv").exists()
 
 
-def test_where_slurm_refuses_it_says_what_to_do(job):
+def test_job_failed_requeue_names_the_command(job):
     code, out = run(job(), SRUN_CODE=75, SCONTROL_CODE=1)
     assert code == 75
-    assert "sbatch the same file again" in out
+    assert "sbatch this file again" in out
 
 
-def test_the_shell_outlives_a_signal_to_the_whole_job(job):
-    process = start(job(), SRUN_CODE=75, SRUN_SLEEP=0.5)
-    while not Path("srun.argv").exists():
-        time.sleep(0.02)
+def test_job_signal_to_the_shell_waits_for_the_command(job):
+    for name in ("started.pipe", "finish.pipe"):
+        os.mkfifo(name)
+    process = start(job(), SRUN_CODE=75, SRUN_PIPES=1)
+    assert Path("started.pipe").read_text() == "started\n"
     process.send_signal(signal.SIGTERM)
+    Path("finish.pipe").write_text("\n")
     process.communicate(timeout=30)
     assert process.returncode == 75
     assert Path("scontrol.argv").exists()
 
 
-def test_a_virtual_environment_and_lines_of_setup(job):
+def test_job_setup_lines_run_before_the_command(job):
     activate = Path("my env/bin/activate")
     activate.parent.mkdir(parents=True)
     activate.write_text("echo activated$UNSET\n")
@@ -300,13 +304,13 @@ def test_a_virtual_environment_and_lines_of_setup(job):
     assert not Path("srun.argv").exists()
 
 
-def test_modules_need_a_login_shell(job):
+def test_job_file_with_modules_uses_a_login_shell(job):
     text = job("--module", "cuda/12.9", "--module", "a b")
     assert text.startswith("#!/bin/bash -l\n")
     assert "\nmodule load cuda/12.9\nmodule load 'a b'\n" in text
 
 
-def test_containers(job):
+def test_job_file_container_runs_the_command_inside(job):
     image = ["--container", "my image.sqsh", "--mount", "/data:/data"]
     run(job(*image))
     here = os.getcwd()
@@ -325,7 +329,7 @@ def test_containers(job):
     assert "--nv" not in srun_words()
 
 
-def test_offline(job):
+def test_job_file_offline_sets_the_environment(job):
     text = job("--offline", "dpo.beta=0.2")
     assert "#   prefcli download r.yaml dpo.beta=0.2\n" in text
     text = text.replace("trap : TERM", "env | grep -c _OFFLINE=1\ntrap : TERM")
@@ -333,7 +337,7 @@ def test_offline(job):
     assert srun_words()[1:] == ["prefcli", "dpo", "r.yaml", "dpo.beta=0.2", "--offline"]
 
 
-def test_flags_are_passed_on(job, slurm):
+def test_job_file_flag_is_passed_to_the_command(job, slurm):
     run(job("--allow-unusual"))
     assert srun_words()[1:] == ["prefcli", "dpo", "r.yaml", "--allow-unusual"]
     code, _, err = slurm("--allow-unusual", "--time", "90", method="check-sft")
@@ -349,11 +353,11 @@ VARIANTS = {
     "setup": ["--module", "cuda", "--venv", "/opt/v", "--setup", "ulimit -l unlimited"],
     "pyxis": ["--container", "a b.sqsh", "--mount", "/d:/d"],
     "apptainer": ["--container", "a.sif", "--container-runtime", "apptainer", "--mount", "/d"],
-    "nasty": ['output_dir=runs/it\'s "x" #5', "dpo.beta=\n0.2"],
+    "special-characters": ['output_dir=runs/it\'s "x" #5', "dpo.beta=\n0.2"],
 }
 
 
-def test_shells_have_nothing_to_say(job):
+def test_job_files_and_scripts_pass_bash_and_shellcheck(job):
     paths = [Path(f"{name}.sbatch").absolute() for name in VARIANTS]
     for path, argv in zip(paths, VARIANTS.values(), strict=True):
         path.write_text(job(*argv))
@@ -369,28 +373,28 @@ def test_shells_have_nothing_to_say(job):
 
 @pytest.fixture
 def pipeline(here):
-    """The script, beside a `prefcli` and a `sbatch`; its output, a line each."""
+    """Runs the script with stubs of `prefcli` and `sbatch`, and returns its output lines."""
     quickstart = ROOT / "recipes" / "quickstart"
-    _program(here / "bin" / "python3", f'#!/bin/bash\nexec {quoted(sys.executable)} "$@"\n')
+    _program(here / "bin" / "python3", f'#!/bin/bash\nexec {quote(sys.executable)} "$@"\n')
 
     def run(*argv: str, prefcli: str) -> list[str]:
         _program(here / "bin" / "prefcli", f"#!/bin/bash\n{prefcli}\n")
         recipes = [str(quickstart / "sft.yaml"), str(quickstart / "dpo.yaml")]
-        found = subprocess.run(
+        result = subprocess.run(
             ["bash", PIPELINE, *argv, *recipes, "--time", "1:00:00", "--gpus", "0"],
             env=os.environ | {"PATH": f"{here / 'bin'}:{os.environ['PATH']}"},
             capture_output=True,
             text=True,
             timeout=120,
         )
-        assert found.returncode == 0, found.stderr
-        return found.stdout.splitlines()
+        assert result.returncode == 0, result.stderr
+        return result.stdout.splitlines()
 
     return run
 
 
-def test_the_pipeline_shows_what_it_would_submit(pipeline, here):
-    python = quoted(sys.executable)
+def test_pipeline_print_submits_nothing(pipeline, here):
+    python = quote(sys.executable)
     lines = pipeline("--print", prefcli=f'exec {python} -m prefcli "$@"')
     submitted = [line.split()[2:] for line in lines if line.startswith("+ sbatch")]
     assert submitted == [
@@ -413,7 +417,7 @@ def test_the_pipeline_shows_what_it_would_submit(pipeline, here):
     assert not (here / "runs").exists()
 
 
-def test_the_pipeline_submits_in_order(pipeline, here):
+def test_pipeline_submits_jobs_with_dependencies(pipeline, here):
     sbatch = (
         '#!/bin/bash\necho "$@" >>sbatch.argv\necho "$((100 + $(wc -l <sbatch.argv)));cluster"\n'
     )

@@ -1,17 +1,18 @@
-"""axolotl's datasets: a path, and a type that says how rows become text."""
+"""axolotl's datasets: a path, and a type that says how rows are rendered."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from prefcli.recipe.migrate.base import Draft, is_on, words
-from prefcli.recipe.migrate.shared_rules import Listed, put_sources
-from prefcli.recipe.migrate.trl_data import no_random_split
+from prefcli.recipe.migrate.draft import Draft
+from prefcli.recipe.migrate.rules import is_on, word_list
+from prefcli.recipe.migrate.shared_rules import SourceList, drop_random_split, put_sources
 
-_SAME = ("path", "name", "split", "revision", "data_files")
-_SHAPE = {"type", "field_messages", "field_chosen", "field_rejected", "field"}
-_NEEDLESS = {"ds_type"}
-_DEFAULTS: dict[str, tuple[Any, ...]] = {
+DATA_KEYS = ("datasets", "test_datasets", "val_set_size", "train_on_inputs")
+_COPIED = ("path", "name", "split", "revision", "data_files")
+_FORMAT_KEYS = {"type", "field_messages", "field_chosen", "field_rejected", "field"}
+_UNUSED = {"ds_type"}
+_HARMLESS: dict[str, tuple[Any, ...]] = {
     "roles_to_train": (["assistant"], ["gpt"], ["assistant", "gpt"]),
     "train_on_eos": ("turn", "last"),
     "message_property_mappings": (
@@ -21,66 +22,75 @@ _DEFAULTS: dict[str, tuple[Any, ...]] = {
     "message_field_role": ("role", "from"),
     "message_field_content": ("content", "value"),
 }
-"""Keys that prefcli does without where they have one of these values."""
+"""Keys, with the values that match what prefcli does."""
 _ROLES = {
     "user": {"user", "human"},
     "assistant": {"assistant", "gpt", "chatgpt", "model"},
     "system": {"system"},
     "tool": {"tool"},
 }
-_CHATS = ("chat_template",)
-_PAIRS = ("chat_template.default",)
-_WHOLE = ("chat_template.argilla_chat", "chat_template.argilla")
+_CHAT_TYPE = "chat_template"
+_PAIR_TYPE = "chat_template.default"
+_ARGILLA_TYPES = ("chat_template.argilla_chat", "chat_template.argilla")
 
 
 def translate_data(draft: Draft) -> None:
-    draft.settled |= {"datasets", "test_datasets", "val_set_size", "train_on_inputs"}
-    kinds: set[Any] = set()
+    """Translate datasets and test_datasets."""
+    draft.handled |= {*DATA_KEYS}
+    types: set[str] = set()
     for key, path in (("datasets", "data.train"), ("test_datasets", "data.eval")):
-        listed = draft.given(key)
-        if listed is None:
+        entries = draft.given(key)
+        if entries is None:
             continue
-        if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
-            draft.refuse(key, "is no list of sections with a path")
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            draft.refuse(key, "is not a list of sections with a path", code="RCP157")
             continue
-        sources: Listed = [(_source(draft, key, i, entry), (i,)) for i, entry in enumerate(listed)]
-        kinds |= {str(entry.get("type")) for entry in listed}
+        sources: SourceList = [
+            (_source(draft, key, i, entry), (i,)) for i, entry in enumerate(entries)
+        ]
+        types |= {str(entry.get("type")) for entry in entries}
         put_sources(draft, path, sources, key)
     if not is_on(draft.given("val_set_size")):
         draft.drop("val_set_size", "it is off")
     else:
-        no_random_split(draft, "val_set_size")
-    _masks(draft, kinds)
-    if draft.given("excess_length_strategy") == "truncate":
-        return
-    draft.remark(
-        "axolotl leaves out rows that are longer than sequence_len; prefcli cuts their end, and "
-        "counts them"
-    )
+        drop_random_split(draft, "val_set_size")
+    _train_on_inputs(draft, types)
+    if draft.given("excess_length_strategy") != "truncate":
+        draft.note(
+            "axolotl drops rows that are longer than sequence_len; prefcli truncates them at the "
+            "end and counts them"
+        )
 
 
-def _masks(draft: Draft, kinds: set[Any]) -> None:
-    """Which turns of a conversation are trained on."""
-    if draft.method != "sft" or not kinds & {*_CHATS}:
-        draft.drop("train_on_inputs", "only conversations for sft read it")
-    elif is_on(draft.given("train_on_inputs")):
-        draft.put("sft.assistant_only_loss", False, "train_on_inputs")
+def _train_on_inputs(draft: Draft, types: set[str]) -> None:
+    """Translate the turns of a conversation that are trained on."""
+    if draft.method != "sft" or _CHAT_TYPE not in types:
+        draft.drop("train_on_inputs", "only conversations for sft use it")
     else:
-        draft.put("sft.assistant_only_loss", True, "train_on_inputs")
+        assistant_only = not is_on(draft.given("train_on_inputs"))
+        draft.put("sft.assistant_only_loss", assistant_only, "train_on_inputs")
 
 
 def _source(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str, Any]:
-    source = {name: entry[name] for name in _SAME if entry.get(name) is not None}
+    source = {name: entry[name] for name in _COPIED if entry.get(name) is not None}
     for name, value in entry.items():
-        if name in _SAME or name in _SHAPE or name in _NEEDLESS or value is None:
+        if name in _COPIED or name in _FORMAT_KEYS or name in _UNUSED or value is None:
             continue
         if name == "roles":
             if not _roles_are_known(value):
-                draft.refuse(key, "prefcli does not know all of these roles", None, i, name)
-        elif name not in _DEFAULTS:
-            draft.refuse(key, "prefcli migrate does not know this key", None, i, name)
-        elif value not in _DEFAULTS[name]:
-            draft.refuse(key, f"prefcli has no counterpart of {value!r}", None, i, name)
+                message, hint = (
+                    "prefcli does not know all of these roles",
+                    "rename them in the data",
+                )
+                draft.refuse(key, message, i, name, code="RCP164", hint=hint)
+        elif name not in _HARMLESS:
+            message = "prefcli migrate does not know this key"
+            hint = "remove it, or report it as missing"
+            draft.refuse(key, message, i, name, code="RCP155", hint=hint)
+        elif value not in _HARMLESS[name]:
+            message = f"prefcli has no setting for {value!r}"
+            hint = "remove it if the run does not need it"
+            draft.refuse(key, message, i, name, code="RCP156", hint=hint)
     columns = _columns(draft, key, i, entry)
     return source | ({"columns": columns} if columns else {})
 
@@ -88,30 +98,33 @@ def _source(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str, 
 def _roles_are_known(roles: Any) -> bool:
     if not isinstance(roles, dict):
         return False
-    pairs = [(words(theirs), _ROLES.get(ours, set())) for ours, theirs in roles.items()]
-    return all(theirs is not None and known.issuperset(theirs) for theirs, known in pairs)
+    pairs = [(word_list(names), _ROLES.get(role, set())) for role, names in roles.items()]
+    return all(names is not None and known.issuperset(names) for names, known in pairs)
 
 
 def _columns(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str, str]:
-    """Our name: theirs, where they differ."""
-    kind, sft = entry.get("type"), draft.method == "sft"
-    ours: dict[str, str] = {}
-    if sft and kind in _CHATS:
-        ours = {"messages": entry.get("field_messages") or "messages"}
-    elif sft and kind == "completion":
-        ours = {"text": entry.get("field") or "text"}
-    elif draft.method != "kto" and not sft and kind in (*_PAIRS, *_WHOLE):
-        ours = {side: entry.get(f"field_{side}") or side for side in ("chosen", "rejected")}
-        if kind in _PAIRS:
-            ours["conversations"] = entry.get("field_messages") or "messages"
-    elif kind is not None or sft:
-        known = ("chat_template", "completion") if sft else (*_PAIRS, *_WHOLE)
-        what = "none" if draft.method == "kto" else " or ".join(known)
+    """Return prefcli's column names with the names in the data, if they differ."""
+    row_type, is_sft = entry.get("type"), draft.method == "sft"
+    columns: dict[str, str] = {}
+    if is_sft and row_type == _CHAT_TYPE:
+        columns = {"messages": entry.get("field_messages") or "messages"}
+    elif is_sft and row_type == "completion":
+        columns = {"text": entry.get("field") or "text"}
+    elif draft.method != "kto" and not is_sft and row_type in (_PAIR_TYPE, *_ARGILLA_TYPES):
+        columns = {side: entry.get(f"field_{side}") or side for side in ("chosen", "rejected")}
+        if row_type == _PAIR_TYPE:
+            columns["conversations"] = entry.get("field_messages") or "messages"
+    elif row_type is not None or is_sft:
+        known = (_CHAT_TYPE, "completion") if is_sft else (_PAIR_TYPE, *_ARGILLA_TYPES)
+        hint = "convert the rows to messages and remove the type"
+        if draft.method != "kto":
+            hint = f"write type: {' or '.join(known)}; or {hint}"
         draft.refuse(
             key,
-            f"type {kind!r} renders rows by rules of axolotl's own",
-            f"prefcli's types are {what}; else convert the rows to messages, and take type out",
+            f"axolotl renders type {row_type!r} with its own rules",
             i,
-            *(("type",) if kind is not None else ()),
+            *(("type",) if row_type is not None else ()),
+            code="RCP164",
+            hint=hint,
         )
-    return {our: their for our, their in ours.items() if our != their}
+    return {column: source for column, source in columns.items() if column != source}

@@ -1,99 +1,123 @@
-"""alignment-handbook: trl's arguments, with a mixture of datasets and a template of its own."""
+"""alignment-handbook: trl's arguments, with a mixture of datasets and a chat template."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from prefcli.recipe.migrate.base import Draft, MultiKeyRule, To, is_on, words
-from prefcli.recipe.migrate.shared_rules import Listed, evaluates, put_sources
-from prefcli.recipe.migrate.source_tool import Tool
-from prefcli.recipe.migrate.training_arguments import STRATEGIES
+from prefcli.recipe.migrate.draft import Draft
+from prefcli.recipe.migrate.rules import MultiKeyRule, Rename, is_on, word_list
+from prefcli.recipe.migrate.shared_rules import (
+    SourceList,
+    drop_random_split,
+    evaluates,
+    put_sources,
+)
+from prefcli.recipe.migrate.source_tool import SourceTool
+from prefcli.recipe.migrate.training_arguments import STRATEGY_KEYS
 from prefcli.recipe.migrate.trl import TRL
-from prefcli.recipe.migrate.trl_data import check_columns, data_by_name, no_random_split
+from prefcli.recipe.migrate.trl_data import DATA_KEYS, check_columns
+from prefcli.recipe.migrate.trl_data import translate_data as translate_trl_data
 
-_KEYS = {"id": "path", "config": "name", "split": "split", "weight": "fraction"}
+_SOURCE_KEYS = {"id": "path", "config": "name", "split": "split", "weight": "fraction"}
 
 
-def _data(draft: Draft) -> None:
+def _translate_data(draft: Draft) -> None:
     if isinstance(mixture := draft.given("dataset_mixture"), dict):
-        _mixture(draft, mixture)
+        _put_mixture(draft, mixture)
     elif isinstance(mixer := draft.given("dataset_mixer"), dict):
-        _mixer(draft, mixer)
+        _put_mixer(draft, mixer)
     else:
-        data_by_name(draft)
+        translate_trl_data(draft)
 
 
-def _mixture(draft: Draft, mixture: dict[str, Any]) -> None:
-    listed = mixture.get("datasets")
-    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
-        draft.refuse("dataset_mixture", "has no list `datasets` of sections with an id")
+def _put_mixture(draft: Draft, mixture: dict[str, Any]) -> None:
+    entries = mixture.get("datasets")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        message = "must have a list `datasets` of sections with an id"
+        draft.refuse("dataset_mixture", message, code="RCP157")
         return
-    sources: Listed = [
-        (_source(draft, entry, i), ("datasets", i)) for i, entry in enumerate(listed)
+    sources: SourceList = [
+        (_source(draft, entry, i), ("datasets", i)) for i, entry in enumerate(entries)
     ]
     for key in mixture.keys() - {"datasets", "seed", "test_split_size"}:
-        draft.refuse("dataset_mixture", "prefcli migrate does not know this key", None, key)
+        _refuse_unknown_key(draft, key)
     if "seed" in mixture:
-        draft.drop("dataset_mixture", "one seed draws everything", "seed")
-    split_again = is_on(mixture.get("test_split_size"))
-    test = [source for source in sources if split_again and _is_test(source[0])]
+        draft.drop("dataset_mixture", "prefcli has one seed for everything", "seed")
+    splits_again = is_on(mixture.get("test_split_size"))
+    test = [source for source in sources if splits_again and _is_test(source[0])]
     train = [source for source in sources if source not in test]
     put_sources(draft, "data.train", train, "dataset_mixture")
-    if not split_again:
+    if not splits_again:
         return
-    trained = {source["path"] for source, _ in train}
+    train_paths = {source["path"] for source, _ in train}
     for source, inside in test:
-        if source["path"] not in trained:
+        if source["path"] not in train_paths:
             draft.refuse(
                 "dataset_mixture",
-                f"{source['path']} is in the mixture by its test split alone, which prefcli would "
-                "not train on",
-                "add its train split to the file, or take this one out",
+                f"only the test split of {source['path']} is in the mixture, and prefcli does not "
+                "train on test splits",
                 *inside,
+                code="RCP164",
+                hint="add its train split, or remove this one",
             )
     if not test:
-        no_random_split(draft, "dataset_mixture", "test_split_size")
+        drop_random_split(draft, "dataset_mixture", "test_split_size")
         return
-    draft.drop("dataset_mixture", "data.eval holds the official test splits", "test_split_size")
-    if evaluates(draft, *STRATEGIES):
+    reason = "data.eval has the official test splits"
+    draft.drop("dataset_mixture", reason, "test_split_size")
+    if evaluates(draft, *STRATEGY_KEYS):
         put_sources(draft, "data.eval", test, "dataset_mixture")
-    draft.remark(
-        "the handbook trains on the official test splits too and evaluates on a random part of "
-        "all rows; here "
-        + ("they are data.eval" if "data.eval" in draft.values else "they are left out")
-        + " and train splits alone are trained on, so figures are not comparable"
+    use = "are data.eval" if "data.eval" in draft.values else "are not used"
+    draft.note(
+        "the handbook also trains on the official test splits and evaluates on a random part of "
+        f"all rows; here the test splits {use} and only the train splits are trained on, so the "
+        "results are not comparable"
+    )
+
+
+def _refuse_unknown_key(draft: Draft, key: str, *section: str | int) -> None:
+    draft.refuse(
+        "dataset_mixture",
+        "prefcli migrate does not know this key",
+        *section,
+        key,
+        code="RCP155",
+        hint="remove it, or report it as missing",
     )
 
 
 def _source(draft: Draft, entry: dict[str, Any], i: int) -> dict[str, Any]:
     check_columns(draft, entry.get("columns"), "dataset_mixture", "datasets", i, "columns")
-    for key in entry.keys() - _KEYS.keys() - {"columns"}:
-        draft.refuse(
-            "dataset_mixture", "prefcli migrate does not know this key", None, "datasets", i, key
-        )
+    for key in entry.keys() - _SOURCE_KEYS.keys() - {"columns"}:
+        _refuse_unknown_key(draft, key, "datasets", i)
     if not isinstance(entry.get("id"), str):
-        draft.refuse("dataset_mixture", "the dataset has no id", None, "datasets", i)
+        message = "the dataset has no id"
+        draft.refuse("dataset_mixture", message, "datasets", i, code="RCP157")
         entry = {**entry, "id": ""}
-    given = {key: value for key, value in entry.items() if key in _KEYS and value is not None}
-    return {_KEYS[key]: value for key, value in given.items()}
+    given = {key: value for key, value in entry.items() if key in _SOURCE_KEYS}
+    return {_SOURCE_KEYS[key]: value for key, value in given.items() if value is not None}
 
 
 def _is_test(source: dict[str, Any]) -> bool:
-    words = set(re.split(r"[^a-z]+", str(source.get("split", "train")).lower()))
-    return bool(words & {"test", "validation", "valid", "val", "eval"})
+    parts = set(re.split(r"[^a-z]+", str(source.get("split", "train")).lower()))
+    return bool(parts & {"test", "validation", "valid", "val", "eval"})
 
 
-def _mixer(draft: Draft, mixer: dict[str, Any]) -> None:
-    """The handbook's older form: test splits were for evaluation, whole."""
-    draft.settled |= {"dataset_splits", "dataset_configs"}
-    splits = words(draft.given("dataset_splits") or ["train", "test"])
-    configs = words(draft.given("dataset_configs") or [""] * len(mixer))
+def _put_mixer(draft: Draft, mixer: dict[str, Any]) -> None:
+    """Translate the handbook's older form, whose test splits are only evaluated."""
+    draft.handled |= {"dataset_splits", "dataset_configs"}
+    splits = word_list(draft.given("dataset_splits") or ["train", "test"])
+    configs = word_list(draft.given("dataset_configs") or [""] * len(mixer))
     if splits is None or configs is None or len(configs) != len(mixer):
-        draft.refuse("dataset_mixer", "dataset_splits or dataset_configs is no list that fits it")
+        draft.refuse(
+            "dataset_mixer",
+            "dataset_splits and dataset_configs must be lists, with one config per dataset",
+            code="RCP157",
+        )
         return
-    train: Listed = []
-    test: Listed = []
+    train: SourceList = []
+    test: SourceList = []
     for (path, fraction), config in zip(mixer.items(), configs, strict=True):
         for split in splits:
             source = {"path": path, **({"name": config} if config else {}), "split": split}
@@ -102,35 +126,29 @@ def _mixer(draft: Draft, mixer: dict[str, Any]) -> None:
             else:
                 train.append((source | {"fraction": fraction}, (path,)))
     put_sources(draft, "data.train", train, "dataset_mixer")
-    if evaluates(draft, *STRATEGIES):
+    if evaluates(draft, *STRATEGY_KEYS):
         put_sources(draft, "data.eval", test, "dataset_mixer")
 
 
 _TABLE = {
     **TRL.table,
-    "chat_template": To("model.chat_template"),
+    "chat_template": Rename("model.chat_template"),
     **dict.fromkeys(
         (
             "dataset_mixture",
             "dataset_mixer",
             "dataset_splits",
             "dataset_configs",
-            "dataset_name",
-            "dataset_config",
-            "dataset_train_split",
-            "dataset_test_split",
-            "dataset_text_field",
-            "datasets",
-            "test_split_size",
+            *DATA_KEYS,
         ),
-        MultiKeyRule(_data, "data.train", "data.eval"),
+        MultiKeyRule(_translate_data, "data.train", "data.eval"),
     ),
 }
 
-HANDBOOK = Tool(
+HANDBOOK = SourceTool(
     "alignment-handbook",
     frozenset({"dataset_mixture", "dataset_mixer", "chat_template"}),
     _TABLE,
     TRL.defaults,
-    TRL.trains,
+    TRL.candidate_methods,
 )

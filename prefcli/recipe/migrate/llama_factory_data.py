@@ -1,4 +1,4 @@
-"""LLaMA-Factory's datasets: names that its dataset_info.json explains."""
+"""LLaMA-Factory's datasets: names of entries in its dataset_info.json."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefcli.recipe.migrate.base import Draft, is_on, words
-from prefcli.recipe.migrate.shared_rules import evaluates, put_sources
-from prefcli.recipe.migrate.training_arguments import STRATEGIES
-from prefcli.recipe.migrate.trl_data import no_random_split
+from prefcli.recipe.migrate.draft import Draft
+from prefcli.recipe.migrate.rules import is_on, word_list
+from prefcli.recipe.migrate.shared_rules import drop_random_split, evaluates, put_sources
+from prefcli.recipe.migrate.training_arguments import STRATEGY_KEYS
 
-_INFO = "dataset_info.json"
+DATA_KEYS = ("dataset", "eval_dataset", "dataset_dir", "max_samples", "val_size")
+_INFO_FILE = "dataset_info.json"
 _SHAREGPT = {
     "role_tag": "from",
     "content_tag": "value",
@@ -21,55 +22,65 @@ _SHAREGPT = {
 }
 _OPENAI = {"role_tag": "role", "content_tag": "content", "user_tag": "user"}
 _OPENAI |= {"assistant_tag": "assistant", "system_tag": "system"}
-_COLUMNS = {"messages", "chosen", "rejected"}
-_KEYS = {"hf_hub_url", "ms_hub_url", "om_hub_url", "file_name", "formatting", "ranking", "subset"}
-_KEYS |= {"split", "columns", "tags", "file_sha1"}
+_READ_COLUMNS = {"messages", "chosen", "rejected"}
+_INFO_KEYS = {
+    "hf_hub_url",
+    "ms_hub_url",
+    "om_hub_url",
+    "file_name",
+    "formatting",
+    "ranking",
+    "subset",
+}
+_INFO_KEYS |= {"split", "columns", "tags", "file_sha1"}
 
 
 def translate_data(draft: Draft) -> None:
-    draft.settled |= {"dataset", "eval_dataset", "dataset_dir", "max_samples", "val_size"}
-    if (info := _info(draft)) is None:
+    """Translate dataset and eval_dataset by the entries of dataset_info.json."""
+    draft.handled |= {*DATA_KEYS}
+    if (info := _read_info(draft)) is None:
         return
     folder, entries = info
     for key, path in (("dataset", "data.train"), ("eval_dataset", "data.eval")):
         if draft.given(key) is None:
             continue
-        if (names := words(draft.given(key))) is None:
-            draft.refuse(key, "is neither a dataset's name nor a list of names")
+        if (names := word_list(draft.given(key))) is None:
+            message = "is not the name of a dataset or a list of names"
+            draft.refuse(key, message, code="RCP157")
             continue
-        found = [_source(draft, key, name, folder, entries) for name in names]
-        if None not in found and (key == "dataset" or evaluates(draft, *STRATEGIES)):
-            put_sources(draft, path, [(source, ()) for source in found if source], key)
+        sources = [_source(draft, key, name, folder, entries) for name in names]
+        if None not in sources and (key == "dataset" or evaluates(draft, *STRATEGY_KEYS)):
+            put_sources(draft, path, [(source, ()) for source in sources if source], key)
     if draft.given("dataset_dir") is not None:
-        draft.drop("dataset_dir", f"{_INFO} is read now, not by the recipe")
+        draft.drop("dataset_dir", f"the recipe does not need {_INFO_FILE}")
     if is_on(draft.given("val_size")):
-        no_random_split(draft, "val_size")
+        drop_random_split(draft, "val_size")
     else:
         draft.drop("val_size", "it is off")
 
 
-def _info(draft: Draft) -> tuple[Path, dict[str, Any]] | None:
-    """The folder of dataset_info.json, as this process finds it, and what it holds."""
-    named = draft.given("dataset_dir")
-    folders = [Path(str(named)), draft.folder / str(named)] if named is not None else []
+def _read_info(draft: Draft) -> tuple[Path, dict[str, Any]] | None:
+    """Return the folder of dataset_info.json and its entries."""
+    given = draft.given("dataset_dir")
+    folders = [Path(str(given)), draft.folder / str(given)] if given is not None else []
     folders += [draft.folder, draft.folder / "data"]
-    key = "dataset_dir" if named is not None else "dataset"
+    key = "dataset_dir" if given is not None else "dataset"
     for folder in folders:
-        path = folder / _INFO
+        path = folder / _INFO_FILE
         if not path.is_file():
             continue
         try:
             entries = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            draft.refuse(key, f"{path} can't be read: {error}")
+            draft.refuse(key, f"{path} can't be read: {error}", code="RCP165")
             return None
         if isinstance(entries, dict):
             return folder, entries
     draft.refuse(
         key,
-        f"dataset names are explained by {_INFO}, which is neither beside this file nor in "
-        "dataset_dir",
-        f"copy it beside this file, or give its folder: dataset_dir: FOLDER_OF_{_INFO}",
+        f"{_INFO_FILE}, which defines the datasets, is not in dataset_dir or in this file's folder",
+        code="RCP165",
+        hint=f"copy it to this file's folder, or write dataset_dir: FOLDER_OF_{_INFO_FILE}",
     )
     return None
 
@@ -79,10 +90,11 @@ def _source(
 ) -> dict[str, Any] | None:
     entry = entries.get(name)
     if not isinstance(entry, dict):
-        draft.refuse(key, f"{name!r} is not in {folder / _INFO}")
+        draft.refuse(key, f"{name!r} is not in {folder / _INFO_FILE}", code="RCP165")
         return None
-    if unknown := sorted(entry.keys() - _KEYS):
-        draft.refuse(key, f"{name}: prefcli migrate does not know its {', '.join(unknown)}")
+    if unknown := sorted(entry.keys() - _INFO_KEYS):
+        message = f"{name}: prefcli migrate does not know the keys {', '.join(unknown)}"
+        draft.refuse(key, message, code="RCP155", hint=f"remove them from {_INFO_FILE}")
         return None
     columns = _columns(draft, key, name, entry)
     if columns is None:
@@ -92,7 +104,8 @@ def _source(
     elif "file_name" in entry:
         source = {"path": str(folder / entry["file_name"])}
     else:
-        draft.refuse(key, f"{name} is on another hub than Hugging Face's")
+        message = f"{name} is not on the Hugging Face Hub"
+        draft.refuse(key, message, code="RCP164", hint="download it, and write file_name")
         return None
     if entry.get("subset"):
         source["name"] = entry["subset"]
@@ -103,30 +116,30 @@ def _source(
 
 
 def _columns(draft: Draft, key: str, name: str, entry: dict[str, Any]) -> dict[str, Any] | None:
-    """prefcli's names of the columns; None, with the reason, for rows of another shape."""
-    formatting, theirs = entry.get("formatting", "alpaca"), entry.get("columns", {})
+    """Return the entry's columns, or None after refusing rows that prefcli can't read."""
+    formatting, columns = entry.get("formatting", "alpaca"), entry.get("columns", {})
+    hint = "convert the rows to conversations (formatting: sharegpt)"
     if formatting not in ("sharegpt", "openai"):
-        draft.refuse(
-            key,
-            f"{name}: LLaMA-Factory puts {formatting} rows into its template; prefcli takes text "
-            "as it is",
-            "convert the rows to conversations (formatting: sharegpt)",
-        )
+        message = f"{name}: LLaMA-Factory renders {formatting} rows with its own template"
+        draft.refuse(key, message, code="RCP164", hint=hint)
         return None
-    if unread := sorted(k for k, column in theirs.items() if column and k not in _COLUMNS):
-        draft.refuse(key, f"{name}: prefcli does not read its {', '.join(unread)}")
+    if unread := sorted(k for k, column in columns.items() if column and k not in _READ_COLUMNS):
+        message = f"{name}: prefcli does not read its {', '.join(unread)}"
+        draft.refuse(key, message, code="RCP164", hint="convert the rows first")
         return None
     tags = _SHAREGPT | entry.get("tags", {})
-    messages = theirs.get("messages", "conversations")
+    messages = columns.get("messages", "conversations")
     if tags not in (_SHAREGPT, _OPENAI) and formatting == "sharegpt":
-        draft.refuse(key, f"{name}: prefcli reads from/value and role/content, not these tags")
+        message = f"{name}: prefcli reads messages with from/value or role/content, not these tags"
+        draft.refuse(key, message, code="RCP164", hint=hint)
         return None
     if draft.method == "kto":
-        draft.refuse(key, f"{name}: prefcli's kto reads prompt, completion and label")
+        message = f"{name}: kto reads rows with prompt, completion and label"
+        draft.refuse(key, message, code="RCP164", hint="convert the rows first")
         return None
-    pairs = draft.method != "sft"
-    ours = {"conversations" if pairs or tags == _SHAREGPT else "messages": messages}
-    if pairs:
-        ours |= {side: theirs.get(side, side) for side in ("chosen", "rejected")}
-    renamed = {our: their for our, their in ours.items() if our != their}
-    return {"columns": renamed} if renamed else {}
+    is_pair = draft.method != "sft"
+    names = {"conversations" if is_pair or tags == _SHAREGPT else "messages": messages}
+    if is_pair:
+        names |= {side: columns.get(side, side) for side in ("chosen", "rejected")}
+    changed = {column: source for column, source in names.items() if column != source}
+    return {"columns": changed} if changed else {}

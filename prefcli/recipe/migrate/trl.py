@@ -1,4 +1,4 @@
-"""trl: the arguments of its scripts in a YAML file."""
+"""trl: a YAML file with the arguments of its training scripts."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from prefcli.methods.dpo import PairLoss
 from prefcli.methods.kto import Kto
 from prefcli.methods.sft import Sft
 from prefcli.recipe.migrate import training_arguments
-from prefcli.recipe.migrate.base import (
-    REMOTE_CODE,
-    Draft,
+from prefcli.recipe.migrate.draft import Draft
+from prefcli.recipe.migrate.rules import (
     Drop,
     MultiKeyRule,
     Refuse,
-    Table,
-    To,
-    gone,
+    Rename,
+    RuleTable,
     is_on,
 )
-from prefcli.recipe.migrate.shared_rules import put_lora
-from prefcli.recipe.migrate.source_tool import Tool, by_keys
-from prefcli.recipe.migrate.trl_data import data_by_name, dataset_kwargs
+from prefcli.recipe.migrate.shared_rules import SAME_TRAINING, put_lora, remote_code
+from prefcli.recipe.migrate.source_tool import SourceTool, methods_with_keys
+from prefcli.recipe.migrate.trl_data import DATA_KEYS, dataset_kwargs, translate_data
 
 _LORA = {
     "lora_r": "lora.rank",
@@ -37,23 +35,24 @@ _LORA = {
 def _lora(draft: Draft) -> None:
     if not is_on(draft.given("use_peft")):
         for key in ("use_peft", *_LORA):
-            draft.drop(key, "use_peft is not on, so nothing reads it")
+            draft.drop(key, "use_peft is off")
         return
-    draft.drop("use_peft", "the lora section says it")
+    draft.drop("use_peft", "the section lora enables it")
     if not draft.given("lora_target_modules"):
         draft.refuse(
             "use_peft",
-            "without lora_target_modules peft chooses the layers by the model's architecture",
-            "name them: lora_target_modules: all-linear, or a list",
+            "lora_target_modules is missing, so that peft chooses the layers by architecture",
+            code="RCP161",
+            hint="write lora_target_modules: all-linear, or a list of layers",
         )
     put_lora(draft, _LORA)
 
 
 def quantization(draft: Draft) -> None:
-    four, eight = is_on(draft.given("load_in_4bit")), is_on(draft.given("load_in_8bit"))
-    if four:
+    """Translate load_in_4bit and load_in_8bit."""
+    if is_on(draft.given("load_in_4bit")):
         draft.put("model.quantization", "4bit", "load_in_4bit")
-    elif eight:
+    elif is_on(draft.given("load_in_8bit")):
         draft.put("model.quantization", "8bit", "load_in_8bit")
     for key in ("load_in_4bit", "load_in_8bit"):
         if not is_on(draft.given(key)):
@@ -66,65 +65,73 @@ def _dtype(draft: Draft) -> None:
         if value == "auto":
             draft.refuse(
                 key,
-                "'auto' is the type in the checkpoint's own files; prefcli's auto is float32 with "
+                "'auto' is the dtype of the checkpoint's files; prefcli's auto is float32 with "
                 "bfloat16 autocast",
-                "write the type: float32, bfloat16 or float16",
+                code="RCP160",
+                hint="write float32, bfloat16 or float16",
             )
         elif value is None:
-            draft.drop(key, "prefcli's auto: float32 weights, bfloat16 autocast on a GPU with it")
+            draft.drop(key, "model.dtype auto: float32 weights, bfloat16 autocast on a GPU")
         else:
             draft.put("model.dtype", value, key)
             if value == "bfloat16" and not is_on(draft.given("use_peft")):
-                draft.remark(
-                    "model.dtype bfloat16: the trained weights themselves are bfloat16, which "
-                    "rounds small updates away; leave it out for float32 with bfloat16 autocast"
+                draft.note(
+                    "model.dtype bfloat16 keeps the trained weights in bfloat16, which rounds "
+                    "small updates to zero; remove it for float32 with bfloat16 autocast"
                 )
 
 
 def _loss(draft: Draft) -> None:
-    """loss_type names a loss in DPO, KTO and SFT, and in CPO the method."""
+    """Translate loss_type: a loss in DPO, KTO and SFT, the method in CPO."""
     given = draft.given("loss_type")
-    single = given[0] if isinstance(given, list) and len(given) == 1 else given
+    loss = given[0] if isinstance(given, list) and len(given) == 1 else given
     if given is None and draft.method == "simpo" and "gamma_beta_ratio" not in draft.data:
-        draft.refuse("loss_type", "is missing; trl's CPO is SimPO only with loss_type: simpo")
+        draft.refuse(
+            "loss_type",
+            "is missing, and trl's CPO trains SimPO only with loss_type: simpo",
+            code="RCP161",
+            hint="write loss_type: simpo",
+        )
     elif given is None:
         pass
-    elif single == draft.method or "gamma_beta_ratio" in draft.data:
-        # ipo of DPOConfig, simpo of CPOConfig or of its authors' own trainer, kto.
-        draft.drop("loss_type", f"the {draft.method} section says it")
+    elif loss == draft.method or "gamma_beta_ratio" in draft.data:
+        # ipo of DPOConfig, kto of KTOConfig, simpo of CPOConfig or of the SimPO authors' trainer.
+        draft.drop("loss_type", f"the section {draft.method} replaces it")
     elif draft.method in ("dpo", "kto", "sft"):
-        draft.put(f"{draft.method}.loss_type", single, "loss_type")
+        draft.put(f"{draft.method}.loss_type", loss, "loss_type")
     else:
-        draft.refuse("loss_type", f"{draft.method} has no loss_type")
-    _weighted(draft, single)
+        message = f"{draft.method} has no loss_type"
+        draft.refuse("loss_type", message, code="RCP158", hint="remove it")
+    _loss_weights(draft, loss)
 
 
-def _weighted(draft: Draft, loss: Any) -> None:
+def _loss_weights(draft: Draft, loss: Any) -> None:
     weights, alpha = draft.given("loss_weights"), draft.given("rpo_alpha")
     if weights is not None and draft.method == "dpo":
         draft.put("dpo.loss_weights", weights, "loss_weights")
     if alpha is None:
         return
     if draft.method != "dpo" or isinstance(loss, list):
-        draft.refuse("rpo_alpha", "an SFT term goes with one loss of dpo")
+        message = "only dpo with a single loss takes an SFT term"
+        draft.refuse("rpo_alpha", message, code="RCP158", hint="remove it, or write loss_weights")
         return
     draft.put("dpo.loss_type", [loss or "sigmoid", "sft"], "rpo_alpha")
     draft.put("dpo.loss_weights", [1.0, alpha], "rpo_alpha")
 
 
 def _divergence(draft: Draft) -> None:
-    """f_alpha_divergence_coef has no effect beside another divergence."""
+    """Translate f_divergence_type, with f_alpha_divergence_coef for alpha_divergence."""
     kind, alpha = draft.given("f_divergence_type"), draft.given("f_alpha_divergence_coef")
     if kind is not None:
         draft.put("dpo.f_divergence_type", kind, "f_divergence_type")
     if kind == "alpha_divergence" and alpha is not None:
         draft.put("dpo.f_alpha_divergence_coef", alpha, "f_alpha_divergence_coef")
     else:
-        draft.drop("f_alpha_divergence_coef", "without alpha_divergence nothing reads it")
+        draft.drop("f_alpha_divergence_coef", "only alpha_divergence uses it")
 
 
 def _margin(draft: Draft) -> None:
-    """simpo_gamma, or the SimPO authors' ratio of it to beta."""
+    """Translate simpo_gamma, or the ratio of gamma to beta in the SimPO authors' trainer."""
     ratio = draft.given("gamma_beta_ratio")
     if draft.method != "simpo":
         return
@@ -133,7 +140,7 @@ def _margin(draft: Draft) -> None:
     elif isinstance(beta := draft.value("beta"), int | float) and isinstance(ratio, int | float):
         draft.put("simpo.gamma", ratio * beta, "gamma_beta_ratio")
     else:
-        draft.refuse("gamma_beta_ratio", "is not a number to multiply beta with")
+        draft.refuse("gamma_beta_ratio", "it and beta must be numbers", code="RCP157")
 
 
 _ONLY = {
@@ -141,23 +148,23 @@ _ONLY = {
     "simpo": ("simpo_gamma", "gamma_beta_ratio"),
     "sft": ("max_seq_length", "dataset_text_field", "dataset_kwargs", "eos_token"),
 }
-"""Keys of one method's configuration, beside those that go to its section alone."""
+"""Keys of one method's config, in addition to those that are renamed to its section."""
 
 
-def _trains(data: Mapping[str, Any]) -> set[str]:
-    fit = by_keys(TABLE, data)
+def _candidate_methods(data: Mapping[str, Any]) -> set[str]:
+    methods = methods_with_keys(TABLE, data)
     for method, keys in _ONLY.items():
         if any(data.get(key) is not None for key in keys):
-            fit &= {method}
-    loss = data.get("loss_type")
-    single = loss[0] if isinstance(loss, list) and len(loss) == 1 else loss
-    if single in ("ipo", "simpo"):
-        return fit & {single}
-    if isinstance(single, list):
-        return fit & {"dpo"}
-    if isinstance(single, str) and "gamma_beta_ratio" not in data:
-        fit &= {method for method, losses in _LOSSES.items() if single in losses}
-    return fit
+            methods &= {method}
+    given = data.get("loss_type")
+    loss = given[0] if isinstance(given, list) and len(given) == 1 else given
+    if loss in ("ipo", "simpo"):
+        return methods & {loss}
+    if isinstance(loss, list):
+        return methods & {"dpo"}
+    if isinstance(loss, str) and "gamma_beta_ratio" not in data:
+        methods &= {method for method, losses in _LOSSES.items() if loss in losses}
+    return methods
 
 
 _LOSSES = {
@@ -167,71 +174,68 @@ _LOSSES = {
 
 
 def _defaults(method: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """trl 1.16's, where they are not prefcli's."""
-    rate = {"learning_rate": 2e-5 if method == "sft" else 1e-6}
-    own: dict[str, Any] = {}
+    """Return trl 1.16's defaults that differ from prefcli's."""
+    learning_rate = {"learning_rate": 2e-5 if method == "sft" else 1e-6}
+    special: dict[str, Any] = {}
     if method == "kto":
-        own = {"desirable_weight": 1.0, "undesirable_weight": 1.0}
+        special = {"desirable_weight": 1.0, "undesirable_weight": 1.0}
     elif method == "simpo" and "gamma_beta_ratio" in data:
-        own = {"beta": 2.0, "cpo_alpha": 0.0}
+        special = {"beta": 2.0, "cpo_alpha": 0.0}
     elif method == "simpo":
-        own = {"beta": 0.1, "simpo_gamma": 0.5, "cpo_alpha": 1.0}
-    adapter = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05}
+        special = {"beta": 0.1, "simpo_gamma": 0.5, "cpo_alpha": 1.0}
+    lora = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05}
     return (
-        training_arguments.DEFAULTS | rate | own | (adapter if is_on(data.get("use_peft")) else {})
+        training_arguments.DEFAULTS
+        | learning_rate
+        | special
+        | (lora if is_on(data.get("use_peft")) else {})
     )
 
 
-_TOKENIZER = "prefcli trains with the tokenizer as it is"
-_FRAMES = "prefcli keeps whole rows together when it packs"
-_MEMORY = "it changes memory or speed, not what is trained"
-
-TABLE: Table = {
-    # The data first: evaluation has a meaning only with data.eval.
-    "dataset_name": (data := MultiKeyRule(data_by_name, "data.train", "data.eval")),
-    "dataset_config": data,
-    "dataset_train_split": data,
-    "dataset_test_split": data,
-    "dataset_text_field": data,
-    "datasets": data,
-    "test_split_size": data,
+TABLE: RuleTable = {
+    # The data comes first: the evaluation rules need data.eval.
+    **dict.fromkeys(DATA_KEYS, MultiKeyRule(translate_data, "data.train", "data.eval")),
     **training_arguments.TABLE,
     # model
-    "model_name_or_path": To("model.name_or_path"),
-    "model_revision": To("model.revision"),
+    "model_name_or_path": Rename("model.name_or_path"),
+    "model_revision": Rename("model.revision"),
     "dtype": (dtype := MultiKeyRule(_dtype, "model.dtype")),
     "torch_dtype": dtype,
-    "attn_implementation": To("model.attn_implementation"),
-    "chat_template_path": To("model.chat_template"),
+    "attn_implementation": Rename("model.attn_implementation"),
+    "chat_template_path": Rename("model.chat_template"),
     "load_in_4bit": (bits := MultiKeyRule(quantization, "model.quantization")),
     "load_in_8bit": bits,
     "bnb_4bit_quant_type": Refuse("prefcli's 4bit is nf4", harmless=("nf4",)),
-    "use_bnb_nested_quant": Drop("prefcli's 4bit quantises its own constants too, as QLoRA does"),
-    "trust_remote_code": Refuse(*REMOTE_CODE),
-    "eos_token": To("model.eos_token"),
-    "pad_token": Drop("padding is masked by position, whatever the token"),
-    "model_init_kwargs": Refuse("prefcli passes nothing else to the model"),
+    "use_bnb_nested_quant": Drop("prefcli's 4bit always uses double quantization, as QLoRA does"),
+    "trust_remote_code": remote_code("model_name_or_path", "model_revision"),
+    "eos_token": Rename("model.eos_token"),
+    "pad_token": Drop("padding is masked by position, whatever its token"),
+    "model_init_kwargs": Refuse("prefcli passes no other arguments to the model"),
     # lora
     "use_peft": (lora := MultiKeyRule(_lora, *_LORA.values())),
     **dict.fromkeys(_LORA, lora),
-    "lora_task_type": Drop("the task is always causal language modelling"),
-    "lora_modules_to_save": Refuse("prefcli trains adapters only, no whole layers beside them"),
-    "lora_target_parameters": Refuse("prefcli adapts layers, not single parameters"),
+    "lora_task_type": Drop("the task is always causal language modeling"),
+    "lora_modules_to_save": Refuse("prefcli does not train full layers next to an adapter"),
+    "lora_target_parameters": Refuse("prefcli adapts modules, not single parameters"),
     # data
-    "dataset_streaming": Refuse("prefcli reads data from files, whole"),
-    "streaming": Refuse("prefcli reads data from files, whole"),
-    "dataset_num_proc": To("data.num_proc"),
+    "dataset_streaming": Refuse("prefcli does not stream data"),
+    "streaming": Refuse("prefcli does not stream data"),
+    "dataset_num_proc": Rename("data.num_proc"),
     "dataset_kwargs": MultiKeyRule(dataset_kwargs),
-    "max_length": To("data.max_length"),
-    "max_seq_length": To("data.max_length"),
-    "max_prompt_length": Drop(gone("max_prompt_length")),
-    "max_completion_length": Refuse("prefcli bounds prompt and completion together"),
-    "truncation_mode": Refuse(
-        "prefcli cuts the end of what is too long, as trl 1.16 does", harmless=("keep_start",)
+    "max_length": Rename("data.max_length"),
+    "max_seq_length": Rename("data.max_length"),
+    "max_prompt_length": Drop(
+        "trl 1.x has no prompt limit; data.max_length bounds prompt and completion"
     ),
-    "shuffle_dataset": Drop("rows are drawn in random order anyway"),
+    "max_completion_length": Refuse(
+        "prefcli has one limit for prompt and completion, data.max_length"
+    ),
+    "truncation_mode": Refuse(
+        "prefcli truncates at the end, as trl 1.16 does", harmless=("keep_start",)
+    ),
+    "shuffle_dataset": Drop("prefcli always shuffles rows"),
     # methods
-    "beta": To("dpo.beta", "ipo.beta", "kto.beta", "orpo.lambda", "simpo.beta"),
+    "beta": Rename("dpo.beta", "ipo.beta", "kto.beta", "orpo.lambda", "simpo.beta"),
     "loss_type": (
         loss := MultiKeyRule(
             _loss, "dpo.loss_type", "dpo.loss_weights", "kto.loss_type", "sft.loss_type"
@@ -239,40 +243,42 @@ TABLE: Table = {
     ),
     "loss_weights": loss,
     "rpo_alpha": loss,
-    "label_smoothing": To("dpo.label_smoothing"),
-    "ld_alpha": To("dpo.ld_alpha"),
+    "label_smoothing": Rename("dpo.label_smoothing"),
+    "ld_alpha": Rename("dpo.ld_alpha"),
     "f_divergence_type": (
         divergence := MultiKeyRule(
             _divergence, "dpo.f_divergence_type", "dpo.f_alpha_divergence_coef"
         )
     ),
     "f_alpha_divergence_coef": divergence,
-    "discopop_tau": To("dpo.discopop_tau"),
-    "desirable_weight": To("kto.desirable_weight"),
-    "undesirable_weight": To("kto.undesirable_weight"),
-    "cpo_alpha": To("simpo.cpo_alpha"),
+    "discopop_tau": Rename("dpo.discopop_tau"),
+    "desirable_weight": Rename("kto.desirable_weight"),
+    "undesirable_weight": Rename("kto.undesirable_weight"),
+    "cpo_alpha": Rename("simpo.cpo_alpha"),
     "simpo_gamma": (margin := MultiKeyRule(_margin, "simpo.gamma")),
     "gamma_beta_ratio": margin,
-    "precompute_ref_log_probs": To("reference.precompute"),
-    "packing": To("sft.packing"),
-    "assistant_only_loss": To("sft.assistant_only_loss"),
-    "completion_only_loss": To("sft.completion_only_loss"),
-    "packing_strategy": Refuse(_FRAMES, harmless=("bfd", "ffd")),
-    "eval_packing": Drop("evaluation rows are packed as training rows are"),
-    "sync_ref_model": Refuse(gone("sync_ref_model")),
-    "ref_model_mixup_alpha": Drop("only sync_ref_model reads it"),
-    "ref_model_sync_steps": Drop("only sync_ref_model reads it"),
-    "reference_free": Refuse("prefcli's dpo always has a reference", "see simpo or orpo"),
-    "use_weighting": Refuse("prefcli does not weigh pairs by the policy (WPO)"),
-    "disable_dropout": Refuse("preference training always goes without dropout", harmless=(True,)),
-    "sft_weight": Refuse("its SFT term is not trl's; see simpo.cpo_alpha"),
-    "generate_during_eval": Drop("prefcli sample writes answers, after training"),
-    "precompute_ref_batch_size": Drop(_MEMORY),
-    "activation_offloading": Drop(_MEMORY),
-    "padding_free": Drop(_MEMORY),
-    "pad_to_multiple_of": Drop(_MEMORY),
-    "use_logits_to_keep": Drop(_MEMORY),
-    "ignore_bias_buffers": Drop(_MEMORY),
+    "precompute_ref_log_probs": Rename("reference.precompute"),
+    "packing": Rename("sft.packing"),
+    "assistant_only_loss": Rename("sft.assistant_only_loss"),
+    "completion_only_loss": Rename("sft.completion_only_loss"),
+    "packing_strategy": Refuse("prefcli's packing does not split rows", harmless=("bfd", "ffd")),
+    "eval_packing": Drop("evaluation rows are packed like training rows"),
+    "sync_ref_model": Refuse("prefcli never updates the reference model"),
+    "ref_model_mixup_alpha": Drop("only sync_ref_model uses it"),
+    "ref_model_sync_steps": Drop("only sync_ref_model uses it"),
+    "reference_free": Refuse("prefcli's dpo always has a reference", "use simpo or orpo"),
+    "use_weighting": Refuse("prefcli does not weight pairs by the policy (WPO)"),
+    "disable_dropout": Refuse("prefcli disables dropout in preference training", harmless=(True,)),
+    "sft_weight": Refuse("trl has no such SFT term", "write cpo_alpha for the one that trl has"),
+    "generate_during_eval": Drop("run `prefcli sample` for generations after training"),
+    "precompute_ref_batch_size": Drop(SAME_TRAINING),
+    "activation_offloading": Drop(SAME_TRAINING),
+    "padding_free": Drop(SAME_TRAINING),
+    "pad_to_multiple_of": Drop(SAME_TRAINING),
+    "use_logits_to_keep": Drop(SAME_TRAINING),
+    "ignore_bias_buffers": Drop(SAME_TRAINING),
 }
 
-TRL = Tool("trl", frozenset({"model_name_or_path", "dataset_name"}), TABLE, _defaults, _trains)
+TRL = SourceTool(
+    "trl", frozenset({"model_name_or_path", "dataset_name"}), TABLE, _defaults, _candidate_methods
+)

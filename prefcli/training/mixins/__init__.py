@@ -1,1 +1,1 @@
-"""What stands around the steps and the loss of trl's trainer."""
+"""Extensions of trl's trainers that need its private hooks; anything else is a callback."""

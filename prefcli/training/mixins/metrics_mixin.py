@@ -1,5 +1,5 @@
-"""What trl's figures lack: log-probabilities per token, counts of tokens, and pairs apart by which
-side is longer; and evaluations that are means over rows, however these are batched."""
+"""Metrics that trl lacks: log-probabilities per token, token counts, and pairs split by which side
+is longer. Metrics of an evaluation are means over rows, however rows are batched."""
 
 from __future__ import annotations
 
@@ -13,62 +13,60 @@ from torch.utils.data import DataLoader
 from transformers import Trainer as TransformersTrainer
 
 from prefcli.errors import Problem, RecipeError
+from prefcli.methods.trainers.base import IGNORED
 from prefcli.model.device import peak_memory
 from prefcli.training.eval_sampler import Batch, EvalBatches
+from prefcli.training.mixins.context import TrainerContext
 from prefcli.training.mixins.metric_sums import (
     SIDES,
     Sums,
-    exact,
-    figures,
+    exact_metrics,
     ld_weights,
-    of_labelled,
-    of_pairs,
-    of_text,
     per_row,
+    per_token_metrics,
+    sum_labelled,
+    sum_pairs,
+    sum_text,
 )
 from prefcli.training.mixins.reference_kl import reference_kl
-
-_MASKS = ("attention_mask", "chosen_attention_mask", "rejected_attention_mask")
 
 
 @dataclass
 class _Evaluation:
-    """One that goes on, on this process."""
+    """The current evaluation on this process."""
 
     batches: list[Batch]
     losses: list[torch.Tensor] = field(default_factory=list)
     at: int = -1
 
-    def is_told_elsewhere(self, process: int) -> bool:
-        """Are the rows at hand in the sums of the main process?"""
+    def is_counted_elsewhere(self, process: int) -> bool:
+        """Whether the main process counts the rows of the current batch."""
         return self.batches[self.at].shared and process != 0
 
 
 class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
-    """Any of trl's trainers, with its rows added up on the device and read where they are logged.
+    """A trl trainer that sums its rows on the device and reads the sums when it logs.
 
-    The sums of an evaluation are kept apart from those of the logging step it falls into.
+    An evaluation has sums of its own.
     """
 
-    reference_within: bool = False
-    """Is the reference the policy itself with its adapter off, and so at hand whatever is
-    precomputed?"""
+    context: TrainerContext
     clock: Callable[[], float] = staticmethod(time.perf_counter)
-    """Seconds, from wherever."""
+    """Seconds from an arbitrary start."""
     _passes: list[Any] | None = None
-    """What the model and the reference gave for the batch at hand, in trl's order."""
+    """Outputs of the model and the reference for the current batch, in trl's order."""
     _hooked: bool = False
     _trained: Sums | None = None
     _evaluated: Sums | None = None
     _since: float | None = None
-    """Time of the last logging step, or of the first step, moved on by whatever was no step."""
+    """Time of the last logging step, or of the first step, plus the time spent outside steps."""
     _eval: _Evaluation | None = None
-    """The evaluation that goes on."""
+    """The current evaluation."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # trl gathers sums, one a process; in the last batch of an epoch accelerate would take them
-        # for rows, and leave those of the last processes out.
+        # trl gathers one sum per process. In the last batch of an epoch accelerate would take these
+        # for rows, and drop those of the last processes.
         self.accelerator.gather_for_metrics = self.accelerator.gather
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -78,10 +76,10 @@ class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers i
         return loss
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """An evaluation and a checkpoint take no time from the steps."""
+        """Exclude evaluations and checkpoints from the time of the steps."""
         pauses = self.control.should_evaluate or self.control.should_save
         if pauses and self.args.device.type == "cuda":
-            torch.cuda.synchronize()  # what is queued belongs to the steps
+            torch.cuda.synchronize()  # queued work belongs to the steps
         began = self.clock()
         super()._maybe_log_save_evaluate(*args, **kwargs)
         if pauses and self._since is not None:
@@ -90,46 +88,50 @@ class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers i
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any
     ) -> Any:
-        self._hook()
+        self._register_hooks()
         self._passes = []
         result = super().compute_loss(model, inputs, return_outputs, **kwargs)
         if self._passes:
-            self._add(self._of_batch(inputs, self._passes))
+            self._add(self._sum_batch(inputs, self._passes))
         self._passes = None
         if self.model.training:
-            self._add({"seen_tokens": _seen(inputs)})
+            self._add({"seen_tokens": self._count_tokens(inputs)})
         return result
 
     def concatenated_forward(self, model: Any, batch: Any) -> tuple[Any, ...]:
-        """ORPO's and CPO's own way to score; the first two results are means over tokens."""
+        """Sum the pairs that ORPO and CPO score here; the first two results are log-probs."""
         results: tuple[Any, ...] = super().concatenated_forward(model, batch)
-        means = [scores.detach().float() for scores in results[:2]]
-        tokens = [(batch[f"{side}_labels"][:, 1:] != -100).sum(1) for side in SIDES]
-        logps = [mean * count for mean, count in zip(means, tokens, strict=True)]
-        rewards = [self.beta * mean for mean in means]
-        self._add(of_pairs(logps, tokens, rewards))
-        self._passes = None  # added up by this
+        method = self.context.method
+        scores = [side.detach().float() for side in results[:2]]
+        tokens = [(batch[f"{side}_labels"][:, 1:] != IGNORED).sum(1) for side in SIDES]
+        logps = scores
+        if not method.reward_is_sum:
+            logps = [mean * count for mean, count in zip(scores, tokens, strict=True)]
+        rewards = [method.reward_scale * method.transform_scores(side) for side in scores]
+        self._add(sum_pairs(logps, tokens, rewards))
+        self._passes = None  # these are summed now
         return results
 
-    def _of_batch(self, inputs: Mapping[str, torch.Tensor], passes: list[Any]) -> Sums:
-        if "completion_mask" not in inputs or not hasattr(self, "beta"):
-            return of_text(passes[0])
+    def _sum_batch(self, inputs: Mapping[str, torch.Tensor], passes: list[Any]) -> Sums:
+        kind = self.context.method.trainer.batches
+        if kind == "text":
+            return sum_text(passes[0])
         scored = inputs["completion_mask"][:, 1:]
         length, tokens = scored.size(1), scored.sum(1)
-        if "label" in inputs:
+        if kind == "labelled":
             # trl scores the mismatched completions of the KL term before the rows themselves.
             passes = passes[1::2] if self.calculate_KL else passes
         policy = per_row(passes[0], length)
         weights = ld_weights(scored, ld) if (ld := getattr(self, "ld_alpha", None)) else None
-        weighed = per_row(passes[0], length, weights)
+        weighted = per_row(passes[0], length, weights)
         reference = per_row(passes[1], length, weights) if len(passes) > 1 else _precomputed(inputs)
-        rewards = self.beta * (weighed - reference)
-        if "label" in inputs:
-            return of_labelled(policy, tokens, rewards, inputs["label"])
-        return of_pairs(policy.chunk(2), tokens.chunk(2), rewards.chunk(2))
+        rewards = self.context.method.reward_scale * (weighted - reference)
+        if kind == "labelled":
+            return sum_labelled(policy, tokens, rewards, inputs["label"])
+        return sum_pairs(policy.chunk(2), tokens.chunk(2), rewards.chunk(2))
 
-    def _hook(self) -> None:
-        """Listen to the models that are there when the first batch comes."""
+    def _register_hooks(self) -> None:
+        """Keep the outputs of the models that exist at the first batch."""
         if not self._hooked:
             self._hooked = True
             for module in (self.model, getattr(self, "ref_model", None)):
@@ -141,7 +143,7 @@ class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers i
             self._passes.append(output)
 
     def _add(self, sums: Sums) -> None:
-        if self._eval is not None and self._eval.is_told_elsewhere(self.args.process_index):
+        if self._eval is not None and self._eval.is_counted_elsewhere(self.args.process_index):
             sums = {name: 0 * value for name, value in sums.items()}
         into = self._trained if self.model.training else self._evaluated
         into = into or {}
@@ -152,23 +154,23 @@ class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers i
         else:
             self._evaluated = into
 
-    def _over_all(self, sums: Sums | None) -> dict[str, float]:
-        """Of all processes."""
+    def _reduce(self, sums: Sums | None) -> dict[str, float]:
+        """Add up the sums of all processes."""
         if not sums:
             return {}
         stacked = torch.stack([value.double().to(self.args.device) for value in sums.values()])
         total = self.accelerator.reduce(stacked, reduction="sum")
         return dict(zip(sums, total.tolist(), strict=True))
 
-    def _over_all_mean(self, value: float) -> float:
+    def _reduce_mean(self, value: float) -> float:
         mine = torch.tensor(value, dtype=torch.float64, device=self.args.device)
         return float(self.accelerator.reduce(mine, reduction="mean"))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self._trained:
-            sums = self._over_all(self._trained)
-            logs |= figures(sums) | self._exact(sums)
-            # The sums have come from the device, so what is queued there is done.
+            sums = self._reduce(self._trained)
+            logs |= per_token_metrics(sums) | self._exact_metrics(sums)
+            # Reading the sums has waited for all queued work on the device.
             now = self.clock()
             if self._since is not None and now > self._since:
                 logs["tokens_per_second"] = sums["seen_tokens"] / (now - self._since)
@@ -176,21 +178,27 @@ class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers i
             self._trained, self._since = None, now
         super().log(logs, *args, **kwargs)
 
-    def _exact(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Of training rows, and trl's own figures of that name out of its hands."""
-        found = exact(sums)
-        found.pop("loss", None)  # of a step it is exact as it is
-        for name in found:
-            self._theirs["train"].pop(name, None)
-        return found
+    def _exact_metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Compute exact metrics of training rows, and remove trl's own of the same name."""
+        metrics = exact_metrics(sums)
+        metrics.pop("loss", None)  # the loss of a step is exact already
+        for name in metrics:
+            self._logged["train"].pop(name, None)
+        return metrics
 
     @property
-    def _theirs(self) -> Any:
-        """What trl has noted: by train and eval, then by name."""
-        return getattr(self, "_metrics", None) or getattr(self, "_stored_metrics", {})
+    def _logged(self) -> Any:
+        return self.context.method.trainer.logged_metrics(self)
+
+    def _count_tokens(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Count the tokens of a batch without padding."""
+        masks = self.context.method.trainer.attention_masks(inputs)
+        if not masks:
+            return torch.tensor(inputs["input_ids"].numel())
+        return torch.stack([mask.sum() for mask in masks]).sum()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """For this process; see eval_batches.py."""
+        """Return this process's batches, in which each row counts once; see eval_sampler.py."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         args = self.args
         batches = EvalBatches(
@@ -215,49 +223,44 @@ class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers i
     def evaluation_loop(
         self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> Any:
-        """trl adds its figures where they are logged; here they join those that callbacks, early
-        stopping and whoever calls evaluate() are given."""
+        """Add trl's metrics, which it only logs, to those that `evaluate` returns."""
         self._evaluated = None
         self._eval = _Evaluation(dataloader.batch_sampler.batches)
         output = super().evaluation_loop(
             dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs
         )
-        sums = self._over_all(self._evaluated)
+        sums = self._reduce(self._evaluated)
         rows = [batch.rows for batch in self._eval.batches]
         loss = _mean(torch.stack(self._eval.losses).double().tolist(), rows)
-        found = {"loss": self._over_all_mean(loss)} | self._weighted(rows)
-        found |= figures(sums) | exact(sums)
+        metrics = {"loss": self._reduce_mean(loss)} | self._weighted_metrics(rows)
+        metrics |= per_token_metrics(sums) | exact_metrics(sums)
         if (divergence := reference_kl(self)) is not None:
-            # The same number on all, as early stopping may go by it.
-            found["reference_kl"] = self._over_all_mean(divergence)
-        output.metrics.update({f"{metric_key_prefix}_{k}": value for k, value in found.items()})
+            # The same number on all processes, since early stopping may use it.
+            metrics["reference_kl"] = self._reduce_mean(divergence)
+        output.metrics.update({f"{metric_key_prefix}_{k}": value for k, value in metrics.items()})
         self._evaluated = self._eval = None
-        wanted = self.args.metric_for_best_model
-        if self.args.load_best_model_at_end and wanted not in output.metrics:
+        best_by = self.args.metric_for_best_model
+        if self.args.load_best_model_at_end and best_by not in output.metrics:
+            measured = (name for name in output.metrics if name.startswith("eval_"))
             raise RecipeError(
                 Problem(
-                    f"this evaluation could not measure {wanted}",
+                    f"this evaluation does not measure {best_by}",
                     path="training.early_stopping.metric",
-                    hint=f"one of {', '.join(k for k in output.metrics if k.startswith('eval_'))}",
+                    hint=f"choose one of {', '.join(measured)}",
+                    code="TRN061",
                 )
             )
         return output
 
-    def _weighted(self, rows: list[int]) -> dict[str, float]:
-        """trl's figures of the batches, weighted by their rows, and taken from its hands."""
-        stored = self._theirs
-        found = {}
-        for name, values in stored["eval"].items():
+    def _weighted_metrics(self, rows: list[int]) -> dict[str, float]:
+        """Average trl's metrics of batches, weighted by their rows, and remove them from trl."""
+        logged = self._logged["eval"]
+        metrics = {}
+        for name, values in logged.items():
             weights = rows if len(values) == len(rows) else [1] * len(values)
-            found[name.removeprefix("eval_")] = _mean(values, weights)
-        stored["eval"].clear()
-        return found
-
-
-def _seen(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Tokens of a batch without padding."""
-    masks = [inputs[name].sum() for name in _MASKS if name in inputs]
-    return torch.stack(masks).sum() if masks else torch.tensor(inputs["input_ids"].numel())
+            metrics[name.removeprefix("eval_")] = _mean(values, weights)
+        logged.clear()
+        return metrics
 
 
 def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
@@ -265,6 +268,7 @@ def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
 
 
 def _precomputed(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the reference's log-probabilities from the columns of the batch."""
     if "ref_logps" in inputs:
         return inputs["ref_logps"]
     return torch.cat([inputs[f"ref_{side}_logps"] for side in SIDES])

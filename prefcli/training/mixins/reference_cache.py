@@ -1,10 +1,10 @@
-"""The reference's log-probabilities, computed once and kept under a key of all they depend on.
+"""A cache for the reference's log-probabilities, keyed by everything they depend on.
 
-trl keys its cache by a fingerprint of the dataset that holds training arguments by accident, and
-not `ld_alpha` or the truncation; it also hashes the adapter that is trained. Here the key is made
-of token ids, reference weights, architecture, truncation, ld_alpha and precision, so a sweep over
-beta or learning rates pays for one pass of the reference. trl does the rest: the pass itself, the
-file in datasets' cache, the columns that its loss reads.
+trl keys its cache by a dataset fingerprint that contains unrelated training arguments but neither
+`ld_alpha` nor the truncation, and by a hash that includes the trained adapter. Here the key covers
+token ids, reference weights, architecture, truncation, ld_alpha and precision, so a sweep over beta
+or learning rates needs one pass of the reference. trl runs the pass, writes the file in datasets'
+cache and adds the columns.
 """
 
 from __future__ import annotations
@@ -25,89 +25,98 @@ from prefcli.console import is_main_process, say, warn
 from prefcli.errors import GateError, Problem, RecipeError
 from prefcli.model.inference import eval_mode_preserving_rng
 from prefcli.packed_forward.install import ATTENTIONS
+from prefcli.training.mixins.context import TrainerContext
 from prefcli.training.start_check import nats_a_token
 
 _FORMAT = "1"
 _IDS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids", "KL_completion_ids")
-# Column of trl's: the ids it is about.
+# trl's column: the ids that it scores.
 _COLUMNS = {
     "ref_chosen_logps": "chosen_ids",
     "ref_rejected_logps": "rejected_ids",
     "ref_logps": "completion_ids",
     "ref_KL_logps": "KL_completion_ids",
 }
-_CHECKED = 8
+_ROWS_CHECKED = 8
 
 
-def digest(model: torch.nn.Module) -> str:
-    """Of every weight, by name. To be taken before a trainer wraps, shards or changes them."""
-    found = hashlib.sha256()
+def full_weights_digest(model: torch.nn.Module) -> str:
+    """Hash every weight with its name, before a trainer wraps, shards or changes them."""
+    hasher = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         plain = tensor.detach().cpu().contiguous().reshape(-1)
-        found.update(plain.view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        hasher.update(plain.view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()
 
 
 class ReferenceCacheMixin(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
-    """trl's trainer with our key on its cache, and a look at what the cache holds."""
+    """A trl trainer with this key for its cache, which also checks what it reads from there."""
 
-    reference_digest: str = ""
-    """Set on the class, as trl scores inside its constructor; the main process's counts."""
+    context: TrainerContext
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ref_model = None  # trl keeps the model, which nothing reads any more
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         with eval_mode_preserving_rng(self.model):
-            return self._scored(dataset, name, batch_size)
+            return self._score(dataset, name, batch_size)
 
-    def _scored(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        # With an index of kept rows, joining the columns would leave a copy of them in the cache
-        # under a name that does not depend on what they hold.
+    def _score(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        # With an index of selected rows, trl would cache a copy of the columns under a name that
+        # does not depend on their content.
         keyed = copy.copy(dataset if dataset._indices is None else dataset.flatten_indices())
-        keyed._fingerprint = _agreed(self._key(dataset))
-        self._precompute_model_hash = _agreed(self.reference_digest)
-        kept = self._file(keyed)
-        if kept is None and self.args.world_size > 1:
+        keyed._fingerprint = _from_main(self._key(dataset))
+        self._precompute_model_hash = _from_main(self.context.reference_digest)
+        cached = self._file(keyed)
+        if cached is None and self.args.world_size > 1:
             raise RecipeError(
                 Problem(
-                    "the processes share these figures in datasets' cache, which can't be written",
+                    "the processes share reference log-probabilities in datasets' cache, which is "
+                    "not writable",
                     path="reference.precompute",
-                    hint="set HF_DATASETS_CACHE to a folder that all of them can write",
+                    hint="set HF_DATASETS_CACHE to a folder that all processes can write",
+                    code="TRN065",
                 )
             )
-        hit = _agreed(kept is not None and kept.is_file())
+        hit = _from_main(cached is not None and cached.is_file())
         scored = super()._precompute_ref_logps(keyed, name, batch_size)
-        off = _agreed(self._disagreement(scored))
+        off = _from_main(self._disagreement(scored))
         if hit and off:
-            warn(f"{name}: the kept reference log-probabilities are stale ({off}); computed again")
+            warn(f"{name}: cached reference log-probabilities are stale ({off}); recomputing them")
             hit = False
-            if is_main_process() and kept is not None:
-                kept.unlink(missing_ok=True)
+            if is_main_process() and cached is not None:
+                cached.unlink(missing_ok=True)
             self.accelerator.wait_for_everyone()
             scored = super()._precompute_ref_logps(keyed, name, batch_size)
-            off = _agreed(self._disagreement(scored))
+            off = _from_main(self._disagreement(scored))
         if off:
             raise GateError(
                 Problem(
-                    f"precomputed reference log-probabilities do not come out again: {off}",
+                    f"recomputing the reference log-probabilities gave different values: {off}",
                     path="reference.precompute",
-                    hint="the reference is not deterministic on this machine; leave precompute out",
+                    hint="set reference.precompute: false",
+                    code="TRN066",
                 )
             )
-        how = "computed, and kept for later runs"
-        if kept is None:
-            how = "computed for this run alone, as datasets' cache can't be written"
+        how = "computed and cached for later runs"
+        if cached is None:
+            how = "computed for this run only: datasets' cache is not writable"
         elif hit:
-            how = "read from an earlier run" + (", and checked" if self._can_look else "")
+            how = "read from an earlier run" + (" and checked" if self._can_check else "")
         say(f"reference: log-probabilities of {len(scored)} {name} rows {how}")
-        assert kept is None or kept.is_file(), "trl keeps its reference figures elsewhere now"
+        assert cached is None or cached.is_file(), (
+            "trl caches reference log-probabilities elsewhere"
+        )
         return scored
 
     def _file(self, keyed: Dataset) -> Path | None:
-        """Where trl will look; the name is made as trl makes it. None where nothing is kept."""
+        """Return the file that trl will read, named as in trl; None if there is no cache."""
         if not is_caching_enabled() or not keyed.cache_files:
             return None
         parts: tuple[Any, ...] = (keyed._fingerprint, self._precompute_model_hash)
-        if hasattr(self, "calculate_KL"):
+        if self.context.method.trainer.batches == "labelled":
             parts += (self.calculate_KL,)
         return Path(keyed._get_cache_file_path(Hasher.hash(parts)))
 
@@ -127,47 +136,46 @@ class ReferenceCacheMixin(TransformersTrainer):  # type: ignore[misc]  # transfo
             "ld_alpha": getattr(self, "ld_alpha", None),
             "precision": [str(model.dtype), self.args.bf16, self.args.fp16],
         }
-        found = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+        hasher = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
         columns = [c for c in _IDS if c in dataset.column_names]
         for table in dataset.select_columns(columns).with_format("arrow").iter(1000):
             for column in columns:
                 lists = table[column].combine_chunks()
-                found.update(lists.value_lengths().to_numpy(zero_copy_only=False).tobytes())
-                found.update(lists.flatten().to_numpy(zero_copy_only=False).tobytes())
-        return found.hexdigest()[:32]
+                hasher.update(lists.value_lengths().to_numpy(zero_copy_only=False).tobytes())
+                hasher.update(lists.flatten().to_numpy(zero_copy_only=False).tobytes())
+        return hasher.hexdigest()[:32]
 
     @property
-    def _can_look(self) -> bool:
-        """Under DeepSpeed the model only runs inside its engine; step 0 looks at train rows."""
+    def _can_check(self) -> bool:
+        """False under DeepSpeed, where the model runs only inside its engine."""
         return not self.is_deepspeed_enabled
 
     def _disagreement(self, scored: Dataset) -> str | None:
-        """What a live pass says otherwise on a few rows, in words."""
-        if not self._can_look:
+        """Compare a few rows with a live pass; describe a difference."""
+        if not self._can_check:
             return None
         names = [name for name in _COLUMNS if name in scored.column_names]
-        count = min(_CHECKED, len(scored))
+        count = min(_ROWS_CHECKED, len(scored))
         rows = [scored[i * len(scored) // count] for i in range(count)]
         inputs = self._prepare_inputs(self.data_collator(rows))
         live = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
         tolerance = nats_a_token(self.model, self.args)
         for name, values in zip(names, live, strict=False):
-            kept = torch.tensor([row[name] for row in rows])
+            cached = torch.tensor([row[name] for row in rows])
             lengths = torch.tensor([max(len(row[_COLUMNS[name]]), 1) for row in rows])
-            off = ((values.cpu() - kept).abs() / lengths).max()
+            off = ((values.cpu() - cached).abs() / lengths).max()
             if not off <= tolerance:
-                return f"{off:.2g} nats a token off in {name}"
+                return f"{off:.2g} nats per token off in {name}"
         return None
 
 
 def _attention(name: str) -> str:
-    """The fast forward stands for sdpa and gives its figures, far within what is checked below:
-    runs with and without it share theirs."""
+    """Return one name for sdpa and the packed attentions, whose values agree: runs share them."""
     return "sdpa" if name in ATTENTIONS else name
 
 
-def _agreed(mine: Any) -> Any:
-    """The main process's value, on every process: what follows is done together or not at all."""
-    shared = [mine]
+def _from_main(value: Any) -> Any:
+    """Return the main process's value on every process, so that all take the same branch."""
+    shared = [value]
     broadcast_object_list(shared)
     return shared[0]

@@ -1,7 +1,7 @@
-"""How far the policy has moved: KL(policy || reference) of the next token, exactly.
+"""Exact KL(policy || reference) of the next token on a few held-out chosen responses.
 
-On-policy estimates need samples; this is the full sum over the vocabulary, at every position of a
-few held-out chosen responses, so it is free of sampling noise and cheap beside an evaluation.
+The sum covers the whole vocabulary at each position, so it has no sampling noise; it costs little
+compared with an evaluation.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from trl.trainer.utils import use_adapter
 from prefcli.evaluation.logprobs import Row, completion_logits, padded_batches
 from prefcli.model.inference import eval_mode
 
-_ROWS = 32
+_MAX_ROWS = 32
 
 
 @torch.no_grad()
 def reference_kl(trainer: Any) -> float | None:
-    """Mean over the tokens, in nats; None where no reference is in memory."""
+    """Return the mean over tokens, in nats; None if no reference is in memory."""
     rows = _chosen_rows(trainer)
-    if not rows or not (trainer.reference_within or getattr(trainer, "ref_model", None)):
+    if not rows or not (trainer.context.reference_is_policy or getattr(trainer, "ref_model", None)):
         return None
     policy, length = trainer.model, trainer.args.max_length
     nats, tokens = 0.0, 0
@@ -41,7 +41,7 @@ def reference_kl(trainer: Any) -> float | None:
 
 
 def _chosen_rows(trainer: Any) -> list[Row]:
-    """From all over the eval rows."""
+    """Take chosen or desirable rows at even distances from the eval dataset."""
     dataset = trainer.eval_dataset
     side = "chosen_ids" if "chosen_ids" in dataset.column_names else "completion_ids"
     if side not in dataset.column_names:
@@ -51,15 +51,15 @@ def _chosen_rows(trainer: Any) -> list[Row]:
         if "label" in dataset.column_names
         else range(len(dataset))
     )
-    count = min(_ROWS, len(desired))
+    count = min(_MAX_ROWS, len(desired))
     picked = (dataset[desired[i * len(desired) // count]] for i in range(count))
     return [(row["prompt_ids"], row[side]) for row in picked]
 
 
 @contextmanager
 def _reference(trainer: Any) -> Iterator[torch.nn.Module]:
-    """As trl has it: a model of its own, the adapter's frozen copy, or no adapter at all."""
-    if not trainer.reference_within:
+    """Yield the reference: a model of its own, or the policy with another adapter or none."""
+    if not trainer.context.reference_is_policy:
         yield trainer.ref_model
         return
     policy = trainer.model

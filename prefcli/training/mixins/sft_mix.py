@@ -1,12 +1,12 @@
-"""SFT demonstrations beside the preference rows of each optimizer step.
+"""SFT demonstrations mixed into the preference rows of each optimizer step.
 
-With P preference rows and S demonstrations in a step, what is minimised is
+With P preference rows and S demonstrations in a step, the loss is
 
     L = L_preference + weight * (S / P) * NLL,
 
 where NLL is the mean over all response tokens of the step's demonstrations. At weight 1 a
-demonstration counts as much as a preference row. The preference rows, their order and their
-batches are those of a run without the mix.
+demonstration counts as much as a preference row. The preference rows, their order and their batches
+are those of a run without sft_mix.
 """
 
 from __future__ import annotations
@@ -21,25 +21,24 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.data import Split, tokenize
+from prefcli.methods.trainers.base import IGNORED
 from prefcli.training.mixins.nonfinite import NonfiniteMixin
 from prefcli.trl_integration.trl_args import repeated_rows
 
-_IGNORED = -100
-
 _Row = tuple[list[int], int]
-"""Token ids, and where the response begins in them."""
+"""Token ids, and the position of the response's first token."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many demonstrations come with each micro-batch: a function of the step alone, so that a
-    resumed run, or one with more processes and less accumulation, sees the same ones."""
+    """The demonstrations of each micro-batch. It depends on the step only, so a resumed run, or one
+    with more processes and less accumulation, sees the same ones."""
 
     fraction: float
     rows: int
-    """Preference rows in an epoch."""
+    """Preference rows per epoch."""
     micro_batch: int
-    """Preference rows of one micro-batch, over all processes."""
+    """Preference rows of a micro-batch, over all processes."""
     accumulation: int
 
     @property
@@ -51,23 +50,23 @@ class Schedule:
         return math.ceil(self._batches / self.accumulation)
 
     def first_batch(self, step: int) -> int:
-        """Number of the first micro-batch of an optimizer step, counted from the run's start."""
+        """Return the number of a step's first micro-batch, counted from the start of the run."""
         epoch, inside = divmod(step, self._steps)
         return epoch * self._batches + inside * self.accumulation
 
     def preference_rows(self, batch: int) -> int:
-        """Preference rows seen before micro-batch `batch`."""
+        """Count the preference rows before a micro-batch."""
         epoch, inside = divmod(batch, self._batches)
         return epoch * self.rows + min(inside * self.micro_batch, self.rows)
 
     def demonstrations(self, batch: int) -> int:
-        """Demonstrations seen before micro-batch `batch`: fraction / (1 - fraction) a row."""
+        """Count the demonstrations before a micro-batch: fraction / (1 - fraction) per row."""
         return int(self.preference_rows(batch) * self.fraction / (1 - self.fraction))
 
 
 @dataclass
 class Demonstrations:
-    """An endless stream of (ids, first response position), shuffled anew for each pass."""
+    """An endless stream of demonstrations, shuffled again for each pass."""
 
     split: Split
     tokenizer: PreTrainedTokenizerBase
@@ -76,24 +75,24 @@ class Demonstrations:
     _orders: dict[int, list[int]] = field(default_factory=dict)
 
     def index(self, position: int) -> int:
-        """Row of the split at a position of the stream."""
-        turn, offset = divmod(position, len(self.split.rows))
-        if turn not in self._orders:
+        """Return the row of the split at a position of the stream."""
+        epoch, offset = divmod(position, len(self.split.rows))
+        if epoch not in self._orders:
             self._orders.clear()
             order = list(range(len(self.split.rows)))
-            random.Random(f"{self.seed}/{turn}").shuffle(order)
-            self._orders[turn] = order
-        return self._orders[turn][offset]
+            random.Random(f"{self.seed}/{epoch}").shuffle(order)
+            self._orders[epoch] = order
+        return self._orders[epoch][offset]
 
     def take(self, positions: Iterable[int]) -> list[_Row]:
-        """Token ids, cut at max_length, and where the response begins in them."""
-        taken = []
+        """Tokenize the rows at these positions, cut at max_length."""
+        rows = []
         for position in positions:
             ids = tokenize(self.split.rows[self.index(position)], self.tokenizer)
-            whole = (ids["prompt_ids"] + ids["completion_ids"])[: self.max_length]
-            # The first token of all has no context to be predicted from.
-            taken.append((whole, max(len(ids["prompt_ids"]), 1)))
-        return taken
+            text = (ids["prompt_ids"] + ids["completion_ids"])[: self.max_length]
+            # The first token of a text has no context to be predicted from.
+            rows.append((text, max(len(ids["prompt_ids"]), 1)))
+        return rows
 
     def place(self, position: int) -> str:
         return self.split.place(self.index(position))
@@ -101,44 +100,54 @@ class Demonstrations:
 
 @dataclass
 class _Step:
-    """What one optimizer step holds, the same on every process."""
+    """One optimizer step; equal on every process."""
 
     number: int
     first_batch: int
     rows: dict[int, _Row]
-    """Its demonstrations, by their position in the stream."""
+    """Demonstrations by their position in the stream."""
     preference_rows: int
     done: int = 0
-    """Micro-batches that this process has trained."""
+    """Micro-batches that this process has finished."""
 
     @property
     def tokens(self) -> int:
-        """Response tokens of all its demonstrations."""
+        """Count the response tokens of all demonstrations."""
         return sum(len(ids) - start for ids, start in self.rows.values())
 
 
-class SftMixMixin(NonfiniteMixin):
-    """Adds the demonstrations to the loss of any of trl's preference trainers."""
+@dataclass(frozen=True)
+class SftMixture:
+    """Demonstrations to mix in, their share of the rows and their weight in the loss."""
 
     stream: Demonstrations
-    schedule: Schedule
+    fraction: float
     weight: float
-    _mix_step: _Step | None = None
-    _window: _Window
 
-    def mix(self, stream: Demonstrations, fraction: float, weight: float) -> None:
-        """Begin to mix. To be called once, on a trainer that is built."""
+
+class SftMixMixin(NonfiniteMixin):
+    """Adds demonstrations to the loss of a trl trainer of preferences."""
+
+    _mix_step: _Step | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        mixture = self.context.sft_mix
+        assert mixture is not None
+        self.stream, self.weight = mixture.stream, mixture.weight
+        self._window = _Window()
+        self.schedule = self._make_schedule(mixture.fraction)
+
+    def _make_schedule(self, fraction: float) -> Schedule:
         args = self.args
-        self.stream, self.weight = stream, weight
         micro_batch = args.per_device_train_batch_size * args.world_size
         rows = len(self.train_dataset)
-        self.schedule = Schedule(
+        return Schedule(
             fraction=fraction,
             rows=rows + repeated_rows(rows, micro_batch, args.world_size),
             micro_batch=micro_batch,
             accumulation=args.gradient_accumulation_steps,
         )
-        self._window = _Window()
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         number = self.state.global_step
@@ -149,7 +158,7 @@ class SftMixMixin(NonfiniteMixin):
         return loss
 
     def _begin(self, number: int) -> _Step:
-        """Take the whole step's rows first: each micro-batch is normalised by all their tokens."""
+        """Take all rows of the step, since each micro-batch is normalized by all their tokens."""
         schedule = self.schedule
         first = schedule.first_batch(number)
         end = first + self.current_gradient_accumulation_steps
@@ -169,7 +178,7 @@ class SftMixMixin(NonfiniteMixin):
         loss = super().compute_loss(model, inputs, return_outputs, **kwargs)
         step = self._mix_step
         if not self.model.training or step is None or return_outputs:
-            return loss  # an evaluation: preference rows alone
+            return loss  # evaluations have preference rows only
         self._window.preference_loss += float(loss.detach()) / (
             self.current_gradient_accumulation_steps
         )
@@ -185,24 +194,24 @@ class SftMixMixin(NonfiniteMixin):
             lambda: [self.stream.place(position) for position in positions],
         )
         self._window.nll += float(nll.detach())
-        # trl divides by the micro-batches, and the processes' gradients are averaged.
+        # trl divides by the micro-batches, and gradients are averaged over processes.
         slots = self.current_gradient_accumulation_steps * self.args.world_size
         share = len(step.rows) / step.preference_rows
         return loss + self.weight * share * slots * nll / step.tokens
 
     def _nll(self, model: Any, step: _Step, positions: range) -> torch.Tensor:
-        """Summed over the response tokens of this process's share of the demonstrations."""
-        mine = positions[self.args.process_index :: self.args.world_size]
-        # Every process runs the model equally often, or sharded weights would wait for ever.
-        rows = [step.rows[position] for position in mine or positions[:1]]
+        """Sum over the response tokens of this process's share of the demonstrations."""
+        own = positions[self.args.process_index :: self.args.world_size]
+        # Every process must run the model equally often: sharded weights wait for all of them.
+        rows = [step.rows[position] for position in own or positions[:1]]
         longest = max(len(ids) for ids, _ in rows)
         ids = torch.full((len(rows), longest), self.processing_class.pad_token_id)
         mask = torch.zeros_like(ids)
-        labels = torch.full_like(ids, _IGNORED)
+        labels = torch.full_like(ids, IGNORED)
         for i, (tokens, start) in enumerate(rows):
             ids[i, : len(tokens)] = torch.tensor(tokens)
             mask[i, : len(tokens)] = 1
-            if mine:
+            if own:
                 labels[i, start : len(tokens)] = ids[i, start : len(tokens)]
         device = self.args.device
         output = model(
@@ -221,14 +230,14 @@ class SftMixMixin(NonfiniteMixin):
                 [self._window.nll, self._window.preference_loss], device=self.args.device
             )
             nll, preference = self.accelerator.reduce(sums, reduction="sum").tolist()
-            logs |= self._window.figures(nll, preference / self.args.world_size)
+            logs |= self._window.metrics(nll, preference / self.args.world_size)
             self._window = _Window()
         super().log(logs, *args, **kwargs)
 
 
 @dataclass
 class _Window:
-    """Sums since the last logging step; `nll` and `preference_loss` are this process's."""
+    """Sums since the last logging step; `nll` and `preference_loss` are of this process only."""
 
     steps: int = 0
     demonstrations: int = 0
@@ -243,17 +252,17 @@ class _Window:
         self.tokens += step.tokens
         self.preference_rows += step.preference_rows
 
-    def figures(self, nll: float, preference_loss: float) -> dict[str, float]:
-        """What is logged; without a demonstration in the window there is no SFT loss to tell."""
+    def metrics(self, nll: float, preference_loss: float) -> dict[str, float]:
+        """Compute the metrics to log; the SFT loss only if the window has demonstrations."""
         if not self.steps:
             return {}
         examples = self.demonstrations + self.preference_rows
-        found = {
+        metrics = {
             "preference_loss": preference_loss / self.steps,
             "sft_mix/fraction": self.demonstrations / examples,
         }
         if self.tokens:
             mean = nll / self.tokens
-            found["sft_mix/loss"] = mean
-            found["sft_mix/perplexity"] = math.exp(mean) if mean < 700 else math.inf
-        return found
+            metrics["sft_mix/loss"] = mean
+            metrics["sft_mix/perplexity"] = math.exp(mean) if mean < 700 else math.inf
+        return metrics

@@ -1,7 +1,7 @@
-"""SFT terms as means over the tokens of a whole step, or of a whole evaluation, in any batches.
+"""SFT terms as means over the tokens of a whole step or evaluation, however rows are batched.
 
-trl takes the mean inside each device batch and averages those means, so that a token of a batch of
-short responses weighs more, and accumulation or another number of processes changes the loss.
+trl averages the means of device batches, so a token in a batch of short responses has more weight,
+and accumulation or the number of processes changes the loss.
 """
 
 from __future__ import annotations
@@ -13,90 +13,79 @@ import torch
 from datasets import Dataset
 from transformers import Trainer as TransformersTrainer
 
-_MANY = 100
+from prefcli.training.mixins.context import TrainerContext
+
+_CHUNK = 100
 """Rows that are collated at once to count their tokens."""
 
 
 class TokenWeightedSftMixin(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
-    """For trl's trainers of pairs whose loss holds the chosen side's NLL."""
+    """A trl trainer of pairs whose loss contains the NLL of the chosen responses."""
 
-    _step_tokens: int = 0
-    _slots: int = 1
-    """Device batches of the step, over all processes."""
-    _share: float = 1.0
-    """What this device batch's mean counts for; 1 where it is the whole step."""
-    _eval_tokens: float | None = None
-    """Tokens a row, of all rows of the evaluation that goes on."""
-    _counted: dict[str, float] = {}  # noqa: RUF012  # replaced, never changed
-    """The same, by the dataset's fingerprint."""
+    context: TrainerContext
     loss_weights: list[float]
-    _plain_weights: list[float] | None = None
+    _step_tokens: int = 0
+    _device_batches: int = 1
+    """Device batches of the step, over all processes."""
+    _weight: float = 1.0
+    """Weight of this device batch's mean; 1 if it is the whole step."""
+    _eval_tokens_per_row: float | None = None
+    """Mean over all rows of the current evaluation."""
+    _counted: dict[str, float] = {}  # noqa: RUF012  # replaced, never changed
+    """The same by the fingerprint of the dataset."""
+    _plain_loss_weights: list[float] | None = None
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         batches, items = super().get_batch_samples(*args, **kwargs)
-        mine = torch.tensor(sum(map(self._tokens, batches)), device=self.args.device)
-        self._step_tokens = int(self.accelerator.gather(mine).sum())
-        self._slots = len(batches) * self.args.world_size
+        own = torch.tensor(sum(map(self._tokens, batches)), device=self.args.device)
+        self._step_tokens = int(self.accelerator.gather(own).sum())
+        self._device_batches = len(batches) * self.args.world_size
         return batches, items
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if self.model.training:
-            alone = self._slots == 1
-            self._share = 1.0 if alone else self._tokens(inputs) * self._slots / self._step_tokens
-        if hasattr(self, "loss_weights"):  # DPO's, one a loss
-            self._plain_weights = self._plain_weights or list(self.loss_weights)
+            self._weight = 1.0
+            if self._device_batches > 1:
+                self._weight = self._tokens(inputs) * self._device_batches / self._step_tokens
+        if not self.context.method.trainer.concatenates_forward:
+            self._plain_loss_weights = self._plain_loss_weights or list(self.loss_weights)
             self.loss_weights = [
-                weight * self._share if loss == "sft" else weight
-                for loss, weight in zip(self.loss_types, self._plain_weights, strict=True)
+                weight * self._weight if loss == "sft" else weight
+                for loss, weight in zip(self.loss_types, self._plain_loss_weights, strict=True)
             ]
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
-        self._eval_tokens = self._tokens_a_row(dataloader.dataset)
+        self._eval_tokens_per_row = self._tokens_per_row(dataloader.dataset)
         try:
             return super().evaluation_loop(dataloader, *args, **kwargs)
         finally:
-            self._eval_tokens, self._share = None, 1.0
+            self._eval_tokens_per_row, self._weight = None, 1.0
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        self._share = 1.0
-        if self._eval_tokens is not None:
-            # The batches' means are weighted by their rows.
-            self._share = self._tokens(inputs) / _rows(inputs) / self._eval_tokens
+        self._weight = 1.0
+        if self._eval_tokens_per_row is not None:
+            # The means of batches are later weighted by their rows.
+            rows = self.context.method.trainer.row_count(inputs)
+            self._weight = self._tokens(inputs) / rows / self._eval_tokens_per_row
         return super().prediction_step(model, inputs, *args, **kwargs)
 
-    def _tokens_a_row(self, dataset: Dataset) -> float:
-        """Of all rows of an evaluation, counted once."""
+    def _tokens_per_row(self, dataset: Dataset) -> float:
         if dataset._fingerprint not in self._counted:
-            batches = (dataset[at : at + _MANY] for at in range(0, len(dataset), _MANY))
-            total = sum(self._tokens(self.data_collator(_by_row(batch))) for batch in batches)
+            chunks = (dataset[at : at + _CHUNK] for at in range(0, len(dataset), _CHUNK))
+            total = sum(self._tokens(self.data_collator(_by_row(chunk))) for chunk in chunks)
             self._counted = {dataset._fingerprint: total / len(dataset)}
         return self._counted[dataset._fingerprint]
 
     def concatenated_forward(self, model: Any, batch: Any) -> tuple[Any, ...]:
-        """ORPO's and CPO's: the fifth of its results is the NLL."""
+        """Weight the fifth result, the NLL. Evaluations get here without `compute_loss`."""
         results = list(super().concatenated_forward(model, batch))
-        # An evaluation comes here without compute_loss.
-        results[4] = results[4] * self._share
+        results[4] = results[4] * self._weight
         return tuple(results)
 
     def _tokens(self, batch: Mapping[str, torch.Tensor]) -> int:
-        """Tokens that the NLL of this batch is a mean over."""
-        if "completion_mask" in batch:
-            chosen, _ = batch["completion_mask"].chunk(2, dim=0)
-            return int(chosen[:, 1:].sum())
-        if hasattr(self, "cpo_alpha"):
-            return int((batch["chosen_labels"][:, 1:] != -100).sum())
-        # ORPO's covers the prompt, too: all but the first token.
-        return int(batch["chosen_attention_mask"][:, 1:].sum())
+        return self.context.method.trainer.sft_term_tokens(batch)
 
 
 def _by_row(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _rows(batch: Mapping[str, torch.Tensor]) -> int:
-    """Pairs: DPO's collator puts both sides into one tensor."""
-    if "completion_mask" in batch:
-        return len(batch["completion_mask"]) // 2
-    return len(batch["chosen_labels"])

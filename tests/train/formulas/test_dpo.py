@@ -39,7 +39,7 @@ both = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 
 
 @both
-def test_sigmoid(build, lora):
+def test_dpo_sigmoid_matches_the_formula(build, lora):
     """DPO (Rafailov et al. 2023, arXiv:2305.18290, eq. 7)."""
     case = build("dpo", {"beta": BETA}, lora=lora)
     pairs = case.pairs()
@@ -47,7 +47,7 @@ def test_sigmoid(build, lora):
 
 
 @both
-def test_hinge(build, lora):
+def test_dpo_hinge_matches_the_formula(build, lora):
     """RSO's hinge-norm loss (Liu et al. 2023, arXiv:2309.06657); the hinge is SLiC's
     (Zhao et al. 2023, arXiv:2305.10425, sec. 2)."""
     case = build("dpo", {"beta": BETA, "loss_type": "hinge"}, lora=lora)
@@ -56,7 +56,7 @@ def test_hinge(build, lora):
     case.agrees(torch.where(margin > 0, margin, 0.0).mean())
 
 
-def test_hinge_is_flat_beyond_the_margin(build):
+def test_dpo_hinge_beyond_the_margin_is_zero(build):
     """The same, where a large beta puts some pairs past 1 and leaves others short of it."""
     case = build("dpo", {"beta": 3.0, "loss_type": "hinge"})
     pairs = case.pairs()
@@ -67,7 +67,7 @@ def test_hinge_is_flat_beyond_the_margin(build):
 
 
 @both
-def test_robust(build, lora):
+def test_dpo_robust_matches_the_formula(build, lora):
     """Robust DPO (Chowdhury et al. 2024, arXiv:2403.00409): DPO's loss freed of the bias of
     labels that are swapped at the rate epsilon."""
     section = {"beta": BETA, "loss_type": "robust", "label_smoothing": EPSILON}
@@ -79,7 +79,7 @@ def test_robust(build, lora):
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 1e-3])
-def test_exo_pair(build, epsilon):
+def test_dpo_exo_pair_matches_the_formula(build, epsilon):
     """EXO (Ji et al. 2024, arXiv:2402.00856, eq. 16): KL from the policy's preference to the
     labels', which are 1 - epsilon and epsilon."""
     section = {"beta": BETA, "loss_type": "exo_pair", "label_smoothing": epsilon}
@@ -91,7 +91,7 @@ def test_exo_pair(build, epsilon):
 
 
 @both
-def test_nca_pair(build, lora):
+def test_dpo_nca_pair_matches_the_formula(build, lora):
     """NCA for two answers, the better with reward 1 and weight 1 (Chen et al. 2024,
     arXiv:2402.05369, the preference form of its NCA loss)."""
     case = build("dpo", {"beta": BETA, "loss_type": "nca_pair"}, lora=lora)
@@ -100,7 +100,7 @@ def test_nca_pair(build, lora):
     case.agrees(-(log_sigmoid(BETA * pairs.w) + absolute / 2).mean())
 
 
-def test_bco_pair(build):
+def test_dpo_bco_pair_matches_the_formula(build):
     """BCO's binary cross-entropy (Jung et al. 2024, arXiv:2404.04656) with its reward shift
     at 0: trl keeps no running mean of the rewards in this trainer."""
     case = build("dpo", {"beta": BETA, "loss_type": "bco_pair"})
@@ -108,7 +108,7 @@ def test_bco_pair(build):
     case.agrees(-(log_sigmoid(BETA * pairs.w) + log_sigmoid(-BETA * pairs.l)).mean())
 
 
-def test_sppo_hard(build):
+def test_dpo_sppo_hard_matches_the_formula(build):
     """SPPO (Wu et al. 2024, arXiv:2405.00675, eq. 4.7) with win rates of 1 and 0, and beta in
     the place of 1/eta."""
     case = build("dpo", {"beta": BETA, "loss_type": "sppo_hard"})
@@ -123,7 +123,7 @@ def _violation(apart, epsilon):
 
 
 @pytest.mark.parametrize("epsilon", [0.0, EPSILON])
-def test_aot(build, epsilon):
+def test_dpo_aot_matches_the_formula(build, epsilon):
     """Paired AOT (Melnyk et al. 2024, arXiv:2406.05882): the quantiles of the policy's margins
     against those of the reference's, within the device batch; cDPO's smoothing on top."""
     section = {"beta": BETA, "loss_type": "aot", "label_smoothing": epsilon}
@@ -136,7 +136,7 @@ def test_aot(build, epsilon):
 
 
 @pytest.mark.parametrize("epsilon", [0.0, EPSILON])
-def test_aot_unpaired(build, epsilon):
+def test_dpo_aot_unpaired_matches_the_formula(build, epsilon):
     """Unpaired AOT (Melnyk et al. 2024, arXiv:2406.05882): the quantiles of the chosen rewards
     against those of the rejected, within the device batch."""
     section = {"beta": BETA, "loss_type": "aot_unpaired", "label_smoothing": epsilon}
@@ -147,7 +147,7 @@ def test_aot_unpaired(build, epsilon):
 
 
 @both
-def test_apo_zero(build, lora):
+def test_dpo_apo_zero_matches_the_formula(build, lora):
     """APO-zero (D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 7), lifted by 1."""
     case = build("dpo", {"beta": BETA, "loss_type": "apo_zero"}, lora=lora)
     pairs = case.pairs()
@@ -155,7 +155,7 @@ def test_apo_zero(build, lora):
     case.agrees((paper + 1).mean())
 
 
-def test_apo_down(build):
+def test_dpo_apo_down_matches_the_formula(build):
     """APO-down (D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 8), lifted by 1."""
     case = build("dpo", {"beta": BETA, "loss_type": "apo_down"})
     pairs = case.pairs()
@@ -164,7 +164,7 @@ def test_apo_down(build):
 
 
 @pytest.mark.parametrize("tau", [None, 1.0])
-def test_discopop(build, tau):
+def test_dpo_discopop_matches_the_formula(build, tau):
     """DiscoPOP's log-ratio modulated loss (Lu et al. 2024, arXiv:2406.08414, eq. 5), whose
     tau is 0.05."""
     section = {"beta": 0.1, "loss_type": "discopop"} | ({"discopop_tau": tau} if tau else {})
@@ -176,7 +176,7 @@ def test_discopop(build, tau):
 
 
 @both
-def test_sigmoid_norm(build, lora):
+def test_dpo_sigmoid_norm_matches_the_formula(build, lora):
     """Length-normalised DPO as in Tulu 3 (Lambert et al. 2024, arXiv:2411.15124), from SimPO's
     ablations (arXiv:2405.14734, app. I): means over the tokens in the place of sums."""
     case = build("dpo", {"beta": BETA, "loss_type": "sigmoid_norm"}, lora=lora)
@@ -187,7 +187,7 @@ def test_sigmoid_norm(build, lora):
 
 
 @both
-def test_sigmoid_with_sft(build, lora):
+def test_dpo_sigmoid_with_sft_matches_the_formula(build, lora):
     """RPO (Pang et al. 2024, arXiv:2404.19733, eq. 1), DPO with an NLL term on the chosen side.
 
     The paper divides the NLL by each answer's length; trl takes the mean over all chosen tokens
@@ -201,7 +201,7 @@ def test_sigmoid_with_sft(build, lora):
     case.agrees(-log_sigmoid(BETA * (pairs.w - pairs.l)).mean() + 0.4 * nll)
 
 
-def test_three_losses(build):
+def test_dpo_three_losses_match_the_weighted_formulas(build):
     """A weighted sum, as in MPO (Wang et al. 2024, arXiv:2411.10442), each loss as above."""
     section = {
         "beta": BETA,
@@ -215,7 +215,7 @@ def test_three_losses(build):
     case.agrees(0.8 * sigmoid + 0.2 * bco - torch.cat(pairs.chosen).mean())
 
 
-def test_weights_left_out_are_1(build):
+def test_dpo_loss_weights_default_to_one(build):
     """DPO (arXiv:2305.18290, eq. 7) and RSO's hinge-norm (arXiv:2309.06657), added up."""
     case = build("dpo", {"beta": BETA, "loss_type": ["sigmoid", "hinge"]})
     pairs = case.pairs()
@@ -223,7 +223,7 @@ def test_weights_left_out_are_1(build):
     case.agrees((-log_sigmoid(margin) + torch.relu(1 - margin)).mean())
 
 
-def test_cut_at_max_length(build):
+def test_dpo_truncated_rows_match_the_formula(build):
     """DPO (arXiv:2305.18290, eq. 7) over the tokens that max_length leaves of either side."""
     case = build("dpo", {"beta": BETA}, max_length=12)
     full, pairs = case.pairs(max_length=64), case.pairs()
@@ -250,7 +250,7 @@ def _all_shortened(pairs, alpha):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 @both
-def test_ld_alpha(build, alpha, lora):
+def test_dpo_ld_alpha_matches_the_formula(build, alpha, lora):
     """LD-DPO (Liu et al. 2024, arXiv:2409.06411): of the longer side, the tokens beyond the
     shorter one's length count alpha; at 1 it is DPO."""
     case = build("dpo", {"beta": BETA, "ld_alpha": alpha}, lora=lora)
@@ -284,7 +284,7 @@ F_PRIME = {
     ],
 )
 @both
-def test_f_divergence(build, kind, alpha, lora):
+def test_dpo_f_divergence_matches_the_formula(build, kind, alpha, lora):
     """f-DPO (Wang et al. 2023, arXiv:2309.16240, table 1 and the loss built on it)."""
     section = {"beta": BETA, "f_divergence_type": kind}
     if alpha is not None:
@@ -295,7 +295,7 @@ def test_f_divergence(build, kind, alpha, lora):
     case.agrees(-log_sigmoid(BETA * (w - l_)).mean())
 
 
-def test_alpha_divergence_of_1_is_dpo(build):
+def test_dpo_alpha_divergence_of_one_is_reverse_kl(build):
     """The limit of f-DPO's alpha-divergence (arXiv:2309.16240, table 1), and DPO's eq. 7."""
     section = {
         "beta": BETA,
@@ -308,7 +308,7 @@ def test_alpha_divergence_of_1_is_dpo(build):
 
 
 @pytest.mark.parametrize("loss", ["hinge", "robust", "exo_pair", "discopop", "ipo", "sigmoid_norm"])
-def test_f_divergence_with_other_losses(build, loss):
+def test_dpo_f_divergence_in_other_losses_matches_the_formula(build, loss):
     """f-DPO's scores (arXiv:2309.16240) in the place of the log-ratios, in the losses above."""
     smoothing = {"label_smoothing": EPSILON} if loss in ("robust", "exo_pair") else {}
     section = {"beta": BETA, "loss_type": loss, "f_divergence_type": "js_divergence"}
@@ -333,7 +333,7 @@ def test_f_divergence_with_other_losses(build, loss):
 
 
 @pytest.mark.parametrize("loss", ["apo_zero", "aot", "sppo_hard"])
-def test_ld_alpha_with_other_losses(build, loss):
+def test_dpo_ld_alpha_in_other_losses_matches_the_formula(build, loss):
     """LD-DPO's likelihood (arXiv:2409.06411) in the place of the plain one, in the losses above."""
     case = build("dpo", {"beta": BETA, "loss_type": loss, "ld_alpha": 0.5})
     pairs = case.pairs()
@@ -348,7 +348,7 @@ def test_ld_alpha_with_other_losses(build, loss):
     case.agrees(expected[loss].mean())
 
 
-def test_no_loss_is_forgotten():
+def test_every_dpo_loss_has_a_formula_test():
     """A loss that trl adds, and prefcli offers, needs its formula here (ipo: test_ipo.py)."""
     here = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert set(get_args(PairLoss)) <= here | {"ipo", "sft"}

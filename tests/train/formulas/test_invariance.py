@@ -80,7 +80,7 @@ def stepping(build):
 
 @cases
 @both
-def test_accumulation(stepping, case, lora):
+def test_loss_with_accumulation_equals_one_batch(stepping, case, lora):
     """4 rows at once and as 4 x 1 (kto, which asks for 2 rows, as 2 x 2): the same step."""
     name, (section, rows) = case.partition("-")[0], CASES[case]
     whole = step(stepping(name, section, rows, lora=lora))
@@ -91,7 +91,7 @@ def test_accumulation(stepping, case, lora):
 
 
 @both
-def test_accumulation_of_kto_at_its_start(stepping, lora):
+def test_kto_loss_with_accumulation_at_the_start_equals_one_batch(stepping, lora):
     """KTO (arXiv:2402.01306, eq. 7) as 4 and as 2 x 2 rows, policy and reference still equal.
 
     There the reference point is 0 in any batch. Later it is estimated in each device batch, from
@@ -104,7 +104,7 @@ def test_accumulation_of_kto_at_its_start(stepping, lora):
     same(step(parts), whole)
 
 
-def test_accumulation_of_packed_rows(stepping):
+def test_packed_sft_loss_with_accumulation_equals_one_batch(stepping):
     """Sequences of unequal token counts weigh by their tokens, whichever step they are in."""
     changes = {"max_length": 32, "global_batch_size": 2}
     whole = stepping("sft", {"packing": True}, ROWS, per_device_train_batch_size=2, **changes)
@@ -114,13 +114,13 @@ def test_accumulation_of_packed_rows(stepping):
 
 
 @cases
-def test_the_order_of_rows(build, case):
+def test_loss_does_not_depend_on_row_order(build, case):
     name, (section, rows) = case.partition("-")[0], CASES[case]
     built = build(name, section, rows)
     same(built.theirs(built.batch([2, 0, 3, 1])), built.theirs())
 
 
-def test_the_order_of_rows_in_ktos_batch(build):
+def test_kto_loss_depends_on_row_order_only_through_kl(build):
     """The mismatched completion of a row was chosen before, and travels with it."""
     built = build("kto", WEIGHTS | {"beta": 0.3}, LABELLED, seed=2)
     same(built.theirs(built.batch([2, 0, 3, 1])), built.theirs())
@@ -139,7 +139,7 @@ def widened(batch, by, pad):
 
 
 @cases
-def test_padding(build, case):
+def test_loss_does_not_depend_on_padding(build, case):
     name, (section, rows) = case.partition("-")[0], CASES[case]
     built = build(name, section, rows)
     batch = built.batch()
@@ -149,7 +149,7 @@ def test_padding(build, case):
 
 
 @pytest.mark.parametrize("case", ["sft", "dpo", "ipo", "kto", "simpo"])
-def test_a_longer_neighbour(build, case):
+def test_loss_does_not_depend_on_longer_rows_in_the_batch(build, case):
     """A short row and a long one in a batch, against each alone: rows weigh 1/2, SFT's tokens
     each as much."""
     section, rows = CASES[case]
@@ -172,7 +172,7 @@ def test_a_longer_neighbour(build, case):
 
 @cases
 @both
-def test_gradient_checkpointing(stepping, case, lora):
+def test_gradient_checkpointing_does_not_change_the_step(stepping, case, lora):
     name, (section, rows) = case.partition("-")[0], CASES[case]
     results, calls = [], []
     for on in (False, True):
@@ -201,7 +201,7 @@ def test_gradient_checkpointing(stepping, case, lora):
     ],
 )
 @both
-def test_accumulation_of_sft_terms(stepping, name, section, lora):
+def test_sft_terms_with_accumulation_equal_one_batch(stepping, name, section, lora):
     """Responses of unequal lengths, 4 at once and as 2 x 2 and 4 x 1: the same step."""
     whole = step(stepping(name, section, PAIRS, lora=lora))
     for size in (2, 1):
@@ -209,7 +209,7 @@ def test_accumulation_of_sft_terms(stepping, name, section, lora):
         same(step(parts), whole)
 
 
-def test_a_sft_term_is_logged_as_it_is_stepped_on(stepping):
+def test_logged_loss_contains_the_weighted_sft_term(stepping):
     """nll_loss of an accumulated step is the mean over its tokens."""
     found = []
     for size in (4, 1):
@@ -220,7 +220,7 @@ def test_a_sft_term_is_logged_as_it_is_stepped_on(stepping):
 
 
 @pytest.mark.parametrize(("name", "section"), [("orpo", {}), ("simpo", {"cpo_alpha": 0.5})])
-def test_an_evaluation_after_accumulated_steps_is_whole(recipe_data, make_recipe, name, section):
+def test_evaluation_after_accumulated_steps_is_unweighted(recipe_data, make_recipe, name, section):
     """What a device batch counted for in the last step is no part of the eval loss."""
     recipe_data[name] = section
     recipe_data["training"] |= {"learning_rate": 1e-30, "per_device_train_batch_size": 2}

@@ -18,7 +18,7 @@ def expected(pairs, beta):
 
 @both
 @pytest.mark.parametrize("beta", [0.1, 1.0])
-def test_ipo(build, beta, lora):
+def test_ipo_matches_the_formula(build, beta, lora):
     """IPO (Azar et al. 2023, arXiv:2310.12036, eq. 17), beta in the place of tau.
 
     The paper's h is of whole answers; trl divides each side's log-ratio by its tokens, so the
@@ -28,13 +28,13 @@ def test_ipo(build, beta, lora):
     case.agrees(expected(case.pairs(), beta))
 
 
-def test_ipo_among_dpos_losses(build):
+def test_ipo_as_a_dpo_loss_equals_the_method(build):
     """The same (arXiv:2310.12036, eq. 17) by dpo.loss_type."""
     case = build("dpo", {"beta": BETA, "loss_type": "ipo"})
     case.agrees(expected(case.pairs(), BETA))
 
 
-def test_cut_at_max_length(build):
+def test_ipo_truncated_rows_match_the_formula(build):
     """IPO (arXiv:2310.12036, eq. 17): the mean is over the tokens that are left."""
     case = build("ipo", {"beta": BETA}, max_length=10)
     pairs = case.pairs()

@@ -43,7 +43,7 @@ def value(rewards, labels, z0):
     ("lora", "seed", "positive"),
     [(False, 1, False), (False, 2, True), (True, 2, False), (True, 1, True)],
 )
-def test_kto(build, lora, seed, positive):
+def test_kto_matches_the_formula(build, lora, seed, positive):
     """KTO (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7 and the estimate of z0 below it).
 
     z0 is the mean log-ratio of mismatched prompts and completions of the device batch, no less
@@ -57,7 +57,7 @@ def test_kto(build, lora, seed, positive):
     case.agrees(value(batch.reward, batch.label, batch.kl.mean().clamp(min=0)))
 
 
-def test_kto_where_the_labels_of_a_batch_are_all_alike(build):
+def test_kto_with_equal_labels_in_a_batch_matches_the_formula(build):
     """arXiv:2402.01306, eq. 7, on the desirable and on the undesirable rows alone.
 
     The completions that z0 is estimated with are chosen before, in the batches of the data set,
@@ -72,7 +72,7 @@ def test_kto_where_the_labels_of_a_batch_are_all_alike(build):
 
 
 @both
-def test_apo_zero_unpaired(build, lora):
+def test_kto_apo_zero_unpaired_matches_the_formula(build, lora):
     """APO-zero (D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 7) taken apart into its two
     sides, without a reference point."""
     case = build("kto", SECTION | {"loss_type": "apo_zero_unpaired"}, LABELLED, lora=lora)
@@ -82,7 +82,7 @@ def test_apo_zero_unpaired(build, lora):
     case.agrees(torch.where(batch.label, good, bad).mean())
 
 
-def test_cut_at_max_length(build):
+def test_kto_truncated_rows_match_the_formula(build):
     """KTO (arXiv:2402.01306, eq. 7): the mismatched sequences are cut as the others are."""
     case = build("kto", SECTION, LABELLED, max_length=10, seed=2)
     batch, whole = read(case), read(case, max_length=64)

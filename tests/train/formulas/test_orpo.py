@@ -25,7 +25,7 @@ def expected(case, weight):
 
 @both
 @pytest.mark.parametrize("weight", [0.1, 1.0])
-def test_orpo(build, weight, lora):
+def test_orpo_matches_the_formula(build, weight, lora):
     """ORPO (Hong et al. 2024, arXiv:2403.07691, eq. 6 and 7, with the odds of eq. 4 and p of
     eq. 3, the geometric mean over the tokens of the answer).
 
@@ -36,7 +36,7 @@ def test_orpo(build, weight, lora):
     case.agrees(expected(case, weight))
 
 
-def test_cut_at_max_length(build):
+def test_orpo_truncated_rows_match_the_formula(build):
     """ORPO (arXiv:2403.07691, eq. 6) over what max_length leaves, the BOS counted."""
     case = build("orpo", {"lambda": 0.5}, max_length=10)
     assert case.pairs(bos=True).lengths != case.pairs(bos=True, max_length=64).lengths

@@ -52,7 +52,7 @@ def completions(case):
 @both
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
-def test_completions(build, packing, loss, lora):
+def test_sft_completions_match_the_formula(build, packing, loss, lora):
     """The likelihood of the completions (nll: GPT, Radford et al. 2018, eq. 1, no arXiv number),
     and DFT (Wu et al. 2025, arXiv:2508.05629, its loss for single tokens).
 
@@ -64,7 +64,7 @@ def test_completions(build, packing, loss, lora):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_cut_at_max_length(build, loss):
+def test_sft_truncated_rows_match_the_formula(build, loss):
     """The same (DFT: arXiv:2508.05629) over the tokens that max_length leaves."""
     case = build("sft", {"loss_type": loss}, ROWS, max_length=10)
     tokens = completions(case)
@@ -74,7 +74,7 @@ def test_cut_at_max_length(build, loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_prompts_too(build, loss):
+def test_sft_with_prompts_matches_the_formula(build, loss):
     """The same over all tokens but the first, which nothing predicts, where
     completion_only_loss is off; and DFT (arXiv:2508.05629) likewise."""
     case = build("sft", {"completion_only_loss": False, "loss_type": loss}, ROWS)
@@ -86,7 +86,7 @@ def test_prompts_too(build, loss):
 
 
 @pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
-def test_whole_texts(build, packing):
+def test_sft_whole_texts_match_the_formula(build, packing):
     """The likelihood of every token of a text but the first (GPT, Radford et al. 2018, eq. 1)."""
     case = build("sft", {"packing": packing}, TEXTS, max_length=32)
     tokens = []
@@ -97,7 +97,7 @@ def test_whole_texts(build, packing):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_assistant_turns(build, loss):
+def test_sft_assistant_turns_match_the_formula(build, loss):
     """The same over what assistants say and the end token behind it, in every turn; and DFT
     (arXiv:2508.05629) likewise."""
     case = build("sft", {"assistant_only_loss": True, "loss_type": loss}, CHATS)

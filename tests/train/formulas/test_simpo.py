@@ -18,7 +18,7 @@ def expected(pairs, beta, gamma, alpha=0.0):
 
 @both
 @pytest.mark.parametrize(("beta", "gamma"), [(2.0, 1.0), (10.0, 3.0), (2.5, 0.0)])
-def test_simpo(build, beta, gamma, lora):
+def test_simpo_matches_the_formula(build, beta, gamma, lora):
     """SimPO (Meng et al. 2024, arXiv:2405.14734, eq. 6): beta scales the mean log-probability
     of an answer's tokens, and gamma is not scaled by it."""
     case = build("simpo", {"beta": beta, "gamma": gamma}, lora=lora)
@@ -26,7 +26,7 @@ def test_simpo(build, beta, gamma, lora):
 
 
 @both
-def test_with_cpos_sft_term(build, lora):
+def test_simpo_with_sft_term_matches_the_formula(build, lora):
     """SimPO (arXiv:2405.14734, eq. 6) with CPO's NLL on the chosen side (Xu et al. 2024,
     arXiv:2401.08417, sec. 3), in trl the mean over all chosen tokens of the device batch,
     without the prompts."""
@@ -34,7 +34,7 @@ def test_with_cpos_sft_term(build, lora):
     case.agrees(expected(case.pairs(bos=True), 2.0, 1.0, 0.3))
 
 
-def test_cut_at_max_length(build):
+def test_simpo_truncated_rows_match_the_formula(build):
     """SimPO (arXiv:2405.14734, eq. 6): the mean is over the tokens that are left."""
     case = build("simpo", {"beta": 2.0, "gamma": 1.0, "cpo_alpha": 0.3}, max_length=10)
     pairs = case.pairs(bos=True)

@@ -1,4 +1,4 @@
-"""ORPO and SimPO, which score in a way of their own: the fast forward says what trl's says."""
+"""ORPO, SimPO and CPO on the packed forward: the same scores as by trl's own forward."""
 
 from __future__ import annotations
 
@@ -39,39 +39,39 @@ def scored(request, recipe_data, make_recipe, tmp_path):
     return STOCK[name], trainer, batch
 
 
-def loss_of(trainer, batch, speed):
-    trainer.speed = speed
+def loss_of(trainer, batch, *, reason=None):
+    """(loss, gradients, metrics). reason: why trl's own forward scores."""
+    trainer.context.packed_forward.reason = reason
     trainer.model.zero_grad()
     loss, metrics = trainer.get_batch_loss_metrics(trainer.model, batch)
     loss.backward()
     return loss.detach(), gradients(trainer.model), metrics
 
 
-def test_loss_gradient_and_figures_are_those_of_trl(scored):
+def test_packed_scores_match_trls_loss_gradient_and_metrics(scored):
     stock, trainer, batch = scored
-    speed = trainer.speed
-    fast = loss_of(trainer, batch, speed)
-    assert speed.counts.as_dict()["fast_calls"] == 1
-    slow = loss_of(trainer, batch, None)
-    assert speed.counts.as_dict()["fast_calls"] == 1
+    packed = trainer.context.packed_forward
+    fast = loss_of(trainer, batch)
+    assert packed.counts.as_dict()["fast_calls"] == 1
+    slow = loss_of(trainer, batch, reason="a test")
+    assert packed.counts.as_dict()["fast_calls"] == 1
     assert deviation(fast[0], slow[0]) < 1e-6
     assert deviation(fast[1], slow[1]) < 1e-5
     assert fast[2] == pytest.approx(slow[2], rel=1e-5, abs=1e-6)
     # Of mean log-probabilities, so a token's.
-    for mine, theirs in zip(*both(stock, trainer, batch, speed), strict=True):
+    for mine, theirs in zip(*both(stock, trainer, batch), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
 
 
-def both(stock, trainer, batch, speed):
+def both(stock, trainer, batch):
     """Log-probabilities and NLL, by the trainer and by trl's own method."""
-    trainer.speed = speed
+    trainer.context.packed_forward.reason = None
     mine = trainer.concatenated_forward(trainer.model, batch)
     theirs = stock.concatenated_forward(trainer, trainer.model, batch)
-    weighed = theirs[4] * getattr(trainer, "_share", 1.0)
-    return (*mine[:2], mine[4]), (*theirs[:2], weighed)
+    return (*mine[:2], mine[4]), (*theirs[:2], theirs[4])
 
 
-def test_logits_are_trls_where_nothing_is_padded_and_pairs_share_their_prompt(scored):
+def test_packed_logits_without_padding_match_trls(scored):
     stock, trainer, batch = scored
     # One pair, both sides cut to the shorter.
     length = min(batch[f"{side}_attention_mask"][0].sum() for side in ("chosen", "rejected"))
@@ -80,7 +80,7 @@ def test_logits_are_trls_where_nothing_is_padded_and_pairs_share_their_prompt(sc
         for name, value in batch.items()
         if isinstance(value, torch.Tensor)
     }
-    counts = trainer.speed.counts
+    counts = trainer.context.packed_forward.counts
     mine = trainer.concatenated_forward(trainer.model, pair)
     prompt = int((pair["chosen_labels"][0] == -100).sum())
     assert counts.packed == 2 * int(length) - prompt
@@ -99,7 +99,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_run_with_demonstrations_is_counted_and_logs_the_same(recipe_data, make_recipe, name):
+def test_run_with_sft_mix_counts_packed_calls_and_logs_the_same(recipe_data, make_recipe, name):
     demonstrations = write_jsonl(Path(recipe_data["output_dir"]).parent / "sft.jsonl", pairs(12))
     data = {
         **recipe_data,
@@ -126,15 +126,15 @@ def test_a_run_with_demonstrations_is_counted_and_logs_the_same(recipe_data, mak
         assert fast == pytest.approx(slow, rel=1e-4, abs=1e-5)
 
 
-def test_where_it_is_not_exact_trls_own_scores(recipe_data, make_recipe):
+def test_unsupported_attention_falls_back_to_trls_forward(recipe_data, make_recipe):
     recipe_data["model"]["attn_implementation"] = "eager"
     trainer, _ = trainer_of(make_recipe(recipe_data).recipe, "orpo")
-    assert "eager" in trainer.speed.reason
+    assert "eager" in trainer.context.packed_forward.reason
     batch = trainer.data_collator(list(trainer.train_dataset)[:4])
     mine = trainer.concatenated_forward(trainer.model, batch)
     theirs = ORPOTrainer.concatenated_forward(trainer, trainer.model, batch)
     for at in (0, 1, 4):
         assert torch.equal(mine[at], theirs[at])
-    assert trainer.speed.counts.as_dict()["fast_calls"] == 0
+    assert trainer.context.packed_forward.counts.as_dict()["fast_calls"] == 0
     with pytest.raises(RecipeError, match="eager"):
         trainer_of(make_recipe(recipe_data, "performance.shared_prefix=on").recipe, "orpo")

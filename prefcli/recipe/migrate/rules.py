@@ -1,0 +1,140 @@
+"""The rules of a translation: a key is renamed, dropped, refused, or translated with others."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prefcli.methods import METHODS
+from prefcli.recipe.migrate.draft import Draft
+
+
+class Rule(ABC):
+    """Translates a key."""
+
+    paths: tuple[str, ...] = ()
+    """The paths of a recipe that its value may be written to."""
+    methods: frozenset[str] | None = None
+    """The methods whose sections it may be written to; None if it belongs to no method."""
+
+    @abstractmethod
+    def apply(self, draft: Draft, key: str) -> None: ...
+
+
+class Rename(Rule):
+    """Writes the value to a path; with several paths, to the one in the method's section.
+
+    `read` converts the value, or raises ValueError with the reason why it can't.
+    """
+
+    def __init__(self, *paths: str, read: Callable[[Any], Any] | None = None) -> None:
+        self.paths = paths
+        self.read = read
+        sections = {path.partition(".")[0] for path in paths}
+        self.methods = frozenset(sections) if sections <= METHODS.keys() else None
+
+    def apply(self, draft: Draft, key: str) -> None:
+        value = draft.value(key)
+        if self.methods is not None and draft.method not in self.methods:
+            draft.refuse(
+                key,
+                f"{draft.method} has no such setting",
+                code="RCP158",
+                hint=f"remove it, or pass --method {'|'.join(sorted(self.methods))}",
+            )
+            return
+        (path,) = (
+            path
+            for path in self.paths
+            if self.methods is None or path.startswith(f"{draft.method}.")
+        )
+        try:
+            draft.put(path, self.read(value) if self.read else value, key)
+        except ValueError as error:
+            draft.refuse(key, str(error), code="RCP157")
+
+
+class Drop(Rule):
+    """Drops the key, whatever its value."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def apply(self, draft: Draft, key: str) -> None:
+        draft.drop(key, self.reason)
+
+
+class Refuse(Rule):
+    """Refuses a key that changes training and that prefcli has no setting for.
+
+    Harmless values are dropped; by default those that disable the feature.
+    """
+
+    def __init__(
+        self, reason: str, hint: str | None = None, *, harmless: tuple[Any, ...] = ()
+    ) -> None:
+        self.reason, self.hint, self.harmless = reason, hint, harmless
+
+    def apply(self, draft: Draft, key: str) -> None:
+        value = draft.given(key)
+        if value in self.harmless:
+            draft.drop(key, "prefcli always does this")
+        elif not self.harmless and not is_on(value):
+            draft.drop(key, "it is off")
+        else:
+            hint = self.hint or "remove it if the run does not need it"
+            draft.refuse(key, self.reason, code="RCP156", hint=hint)
+
+
+class MultiKeyRule(Rule):
+    """Several keys that only have a meaning together; applied once, after the single keys."""
+
+    def __init__(self, translate: Callable[[Draft], None], *paths: str) -> None:
+        self.translate = translate
+        self.paths = paths
+
+    def apply(self, draft: Draft, key: str) -> None:
+        raise AssertionError("applied once, by apply_rules()")
+
+
+RuleTable = Mapping[str, Rule]
+
+
+def apply_rules(draft: Draft, table: RuleTable) -> None:
+    """Translate every key of the file, so that each is written, dropped or refused."""
+    for key in [*draft.data, *(k for k in draft.defaults if k not in draft.data)]:
+        rule = table.get(key)
+        if rule is None:
+            draft.refuse(
+                key,
+                "prefcli migrate does not know this key",
+                code="RCP155",
+                hint="remove it, or report it as missing",
+            )
+        elif not isinstance(rule, MultiKeyRule):
+            if draft.value(key) is None:
+                draft.drop(key, "it is not set")
+            else:
+                rule.apply(draft, key)
+    for multi in dict.fromkeys(r for r in table.values() if isinstance(r, MultiKeyRule)):
+        multi.translate(draft)
+    for key, value in draft.data.items():
+        if key not in draft.handled and value is None:
+            draft.drop(key, "it is not set")
+        elif key not in draft.handled:
+            message = f"it has no effect on {draft.method} with the other keys"
+            draft.refuse(key, message, code="RCP158", hint="remove it")
+
+
+def is_on(value: Any) -> bool:
+    """Return whether a value enables something: not null, false, zero, empty, `no` or `off`."""
+    return bool(value) and not (isinstance(value, str) and value.lower() in ("no", "off", "none"))
+
+
+def word_list(value: Any) -> list[str] | None:
+    """Return a list of strings, also from a comma-separated string; None for anything else."""
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return None
+    return [word.strip() for word in words]

@@ -1,0 +1,51 @@
+"""The sections of a recipe that no method owns, one file per group.
+
+A method's own section is in `methods/`; rules between sections are in `recipe/schema.py`.
+"""
+
+from prefcli.recipe.sections.data import (
+    CheckSft,
+    CheckText,
+    Data,
+    DataChecks,
+    SftMix,
+    Shares,
+    Source,
+)
+from prefcli.recipe.sections.model import Lora, Model, Reference, check_pinned
+from prefcli.recipe.sections.output import (
+    ExpectedResults,
+    Logging,
+    PushToHub,
+    SampleOptions,
+)
+from prefcli.recipe.sections.training import (
+    EarlyStopping,
+    Launch,
+    Performance,
+    Training,
+    need_deepspeed,
+)
+
+__all__ = [
+    "CheckSft",
+    "CheckText",
+    "Data",
+    "DataChecks",
+    "EarlyStopping",
+    "ExpectedResults",
+    "Launch",
+    "Logging",
+    "Lora",
+    "Model",
+    "Performance",
+    "PushToHub",
+    "Reference",
+    "SampleOptions",
+    "SftMix",
+    "Shares",
+    "Source",
+    "Training",
+    "check_pinned",
+    "need_deepspeed",
+]

@@ -1,0 +1,239 @@
+"""data, sft_mix, check_sft: the rows that are trained and evaluated on, and checks of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from prefcli.config_base import ConfigBase, Count, Fraction, Positive
+from prefcli.recipe.paths import PathOrName
+
+
+class Source(ConfigBase):
+    """One dataset; the keys are those of datasets.load_dataset."""
+
+    path: PathOrName
+    """.jsonl, .json, .parquet or .csv file, a saved datasets folder, or a hub id."""
+    name: str | None = None
+    """Configuration of the hub dataset."""
+    split: str | None = None
+    """Default: train."""
+    data_files: str | list[str] | None = None
+    """Files inside a folder or hub dataset."""
+    revision: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    """prefcli's column name: the name of the column in the data."""
+    fraction: Fraction = 1.0
+    """Share of the rows to use, drawn with the recipe's seed."""
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else value
+
+
+Sources = Annotated[
+    list[Source],
+    BeforeValidator(_one_or_many, json_schema_input_type=Source | list[Source]),
+    Field(min_length=1),
+]
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class CheckText(NamedTuple):
+    """A data check as text."""
+
+    what: str
+    cure: str
+    usual: float = 0.0
+    """Up to this share of rows the check is expected to match, so the rows are not listed."""
+
+
+class Shares(ConfigBase):
+    """Shares of a split's rows above which a check warns or is an error. null: never."""
+
+    warn: Share | None = None
+    error: Share | None = None
+
+
+class DataChecks(ConfigBase):
+    """Thresholds of the data checks. A missing key keeps its default: `cut: {error: 0.3}` still
+    warns at 0.01.
+
+    The thresholds are proposals, except where a source is named.
+    """
+
+    long_prompts: Annotated[
+        Shares,
+        CheckText(
+            "the prompt alone fills max_length",
+            "shorten or remove such prompts, or raise data.max_length",
+        ),
+    ] = Shares(warn=0.0, error=0.01)
+    """Rows whose prompt fills max_length; they are dropped."""
+    cut: Annotated[
+        Shares,
+        CheckText(
+            "a completion is cut at max_length",
+            "raise data.max_length up to the model's context length, or remove such rows",
+        ),
+    ] = Shares(warn=0.01, error=0.1)
+    """Completions that are cut at max_length; the model does not learn to end them."""
+    identical: Annotated[
+        Shares,
+        CheckText(
+            "chosen and rejected are identical",
+            "remove pairs whose chosen and rejected are identical",
+        ),
+    ] = Shares(warn=0.0, error=0.05)
+    """Pairs whose chosen and rejected are identical; they are dropped."""
+    identical_after_cut: Annotated[
+        Shares,
+        CheckText(
+            "chosen and rejected are identical after the cut at max_length",
+            "raise data.max_length",
+        ),
+    ] = Shares(warn=0.0, error=0.05)
+    """Pairs that are identical after the cut at max_length; they are dropped. 7 % of UltraFeedback
+    at 512 tokens (natolambert/rlhf-book, PR 504)."""
+    empty: Annotated[
+        Shares, CheckText("a text that is trained on is empty", "fill in or remove such rows")
+    ] = Shares(warn=0.0, error=0.01)
+    """Rows with an empty text; they are dropped."""
+    duplicates: Annotated[
+        Shares,
+        CheckText("duplicate of an earlier row", "remove duplicates unless they are intended"),
+    ] = Shares(warn=0.01)
+    """Duplicates of earlier rows; they are kept, since some mixtures repeat rows to weight them.
+    Effects of duplicates: Lee et al. 2022, arXiv:2107.06499."""
+    contradictions: Annotated[
+        Shares,
+        CheckText(
+            "duplicate of an earlier row with the opposite preference",
+            "keep one of the two rows, or neither; for noisy labels use ipo",
+        ),
+    ] = Shares(warn=0.0, error=0.1)
+    """Pairs of rows with opposite preferences; both are kept, and their losses cancel out."""
+    shared_prompts: Annotated[
+        Shares,
+        CheckText(
+            "the prompt is also in data.train",
+            "split the data by prompt, so that no prompt of data.eval is trained on",
+        ),
+    ] = Shares(warn=0.0, error=0.01)
+    """Rows of data.eval whose prompt is in data.train. Some published mixtures train on their test
+    split: huggingface/alignment-handbook, recipes/zephyr-7b-beta/dpo, joins train_prefs and
+    test_prefs."""
+    chosen_longer: Annotated[
+        Shares,
+        CheckText(
+            "chosen is longer than rejected",
+            "the model may learn length instead of quality; unless the loss is length-normalized "
+            "already, use dpo.loss_type: sigmoid_norm, dpo.ld_alpha, or simpo",
+            usual=0.6,
+        ),
+    ] = Shares(warn=0.6)
+    """Pairs whose chosen response is longer, among those that are kept. DPO turns the bias into
+    longer answers: Park et al. 2024, arXiv:2403.19159."""
+    prompt_boundary: Annotated[
+        Shares,
+        CheckText(
+            "the prompt's last tokens merge with the completion",
+            "if prompts end with a space, move it to the start of the completions",
+        ),
+    ] = Shares(warn=0.0, error=0.01)
+    """Plain texts whose prompt and completion share a token at the boundary. The merged tokens are
+    trained as completion, and generation starts from others (huggingface/trl, issues 2054 and
+    5213)."""
+    template_boundary: Annotated[
+        Shares,
+        CheckText(
+            "the generation prompt differs from the prefix used in training",
+            "use a model.chat_template whose generation prompt is the prefix of an answer",
+        ),
+    ] = Shares(warn=0.0)
+    """Conversations whose generation prompt is not the prefix of the trained answer. Never an error
+    by default: some published templates (with a thinking block that is opened for generation
+    only) do so intentionally."""
+
+    two_bos: Annotated[
+        Shares,
+        CheckText(
+            "the row begins with two BOS tokens: one from the text and one from the tokenizer",
+            "remove the BOS token from the text or from the chat template",
+        ),
+    ] = Shares(warn=0.0, error=0.01)
+    """Rows with two BOS tokens, which no model sees in pretraining; results suffer
+    (princeton-nlp/SimPO, README)."""
+    no_bos: Annotated[
+        Shares,
+        CheckText(
+            "the row begins without a BOS token, but the tokenizer adds one to texts",
+            "start the chat template with {{ bos_token }}",
+        ),
+    ] = Shares(warn=0.0)
+    """Rows without a BOS token. Never an error by default: some published models, such as Zephyr,
+    were trained so."""
+    no_end: Annotated[
+        Shares,
+        CheckText(
+            "the completion does not end with a token that stops generation",
+            "end answers with the EOS token in the chat template (inside {% generation %}, if it "
+            "has that block), or add the token it writes to eos_token_id in generation_config.json",
+        ),
+    ] = Shares(warn=0.0, error=0.001)
+    """Completions without an end token; the model does not learn to stop (huggingface/trl, issue
+    1623)."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _missing_shares_keep_defaults(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, dict) or info.field_name is None:
+            return value
+        return {**cls.model_fields[info.field_name].default.model_dump(), **value}
+
+    @classmethod
+    def words(cls, name: str) -> CheckText:
+        """The text of a check."""
+        return next(m for m in cls.model_fields[name].metadata if isinstance(m, CheckText))
+
+
+class Data(ConfigBase):
+    """What is trained and evaluated on."""
+
+    train: Sources
+    """One source or a list of sources."""
+    eval: Sources | None = None
+    max_length: Annotated[int, Field(ge=8)] = 1024
+    """Tokens of prompt and completion; longer completions are cut at the end."""
+    num_proc: Count | None = None
+    """Processes that convert and tokenize rows."""
+    checks: DataChecks = Field(default_factory=DataChecks)
+    """The share of a split's rows above which a data check warns or is an error."""
+
+
+class SftMix(ConfigBase):
+    """SFT demonstrations mixed into each optimizer step of preference rows, against forgetting.
+
+    The step minimises L_preference + weight * (S / P) * NLL over P preference rows and S
+    demonstrations; NLL is the mean over their response tokens.
+    """
+
+    fraction: Annotated[float, Field(ge=0.0, le=0.5)] = 0.15
+    """Share of demonstrations among the examples of a step: S / (S + P); 0 disables the mix."""
+    data: Sources
+    """Demonstrations; in a conversation, the last turn is the response."""
+    weight: Positive = 1.0
+    """1: a demonstration counts as much as a preference row."""
+
+
+class CheckSft(ConfigBase):
+    """The gate before dpo, ipo, kto and simpo: the starting policy must be ready for them."""
+
+    max_perplexity: Annotated[float, Field(gt=1.0)] = 10.0
+    """Per token, on chosen (kto: desirable) responses given their prompts."""
+    on_fail: Literal["stop", "warn", "skip"] = "stop"
+    """stop: exit with 3. warn: print a warning and train. skip: do not measure."""
+    max_rows: Count = 512
+    """Rows measured, drawn with the recipe's seed."""

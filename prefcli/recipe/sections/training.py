@@ -1,0 +1,215 @@
+"""training, performance, launch: how a run trains, and on which processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from prefcli.config_base import (
+    ConfigBase,
+    Count,
+    Flag,
+    NonNegative,
+    Positive,
+    RuleError,
+    did_you_mean,
+)
+from prefcli.errors import Problem, RecipeError
+from prefcli.methods import Method
+from prefcli.metrics import metric
+
+
+class EarlyStopping(ConfigBase):
+    """Stop after `patience` evaluations without improvement; the best checkpoint becomes the
+    model."""
+
+    metric: Annotated[str, Field(min_length=1)] = "eval_loss"
+    """Any metric of an evaluation, by its name in metrics.jsonl."""
+    patience: Count = 3
+    """Evaluations without improvement."""
+    threshold: NonNegative = 0.0
+    """An improvement must be larger than this."""
+
+    @property
+    def greater_is_better(self) -> bool:
+        return metric(self.metric).better == "higher"
+
+    def check(self, methods: Iterable[Method]) -> None:
+        """Raise RuleError if none of the methods measures the metric."""
+        known = list(dict.fromkeys(name for method in methods for name in method.eval_metrics))
+        if self.metric not in known:
+            raise RuleError(
+                f"training.early_stopping.metric {self.metric} is not measured by an evaluation; "
+                + (did_you_mean(self.metric, known) or f"write one of {', '.join(known)}"),
+                code="RCP031",
+            )
+
+
+class Training(ConfigBase):
+    """How long and how fast to train, and when to evaluate and save. The keys are transformers'."""
+
+    num_train_epochs: Positive = 1.0
+    max_steps: Count | None = None
+    """Stop after this many optimizer steps, whatever num_train_epochs says."""
+    global_batch_size: Count = 32
+    """Rows per optimizer step over all devices; gradient accumulation follows from it.
+    Demonstrations of sft_mix are extra."""
+    per_device_train_batch_size: Count = 8
+    per_device_eval_batch_size: Count | None = None
+    """Default: per_device_train_batch_size."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Default: the method's usual value for full or LoRA training, which the run prints and
+    saves."""
+    lr_scheduler_type: Literal[
+        "linear",
+        "cosine",
+        "cosine_with_min_lr",
+        "constant",
+        "constant_with_warmup",
+        "inverse_sqrt",
+        "polynomial",
+    ] = "cosine"
+    min_lr_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """The end of cosine_with_min_lr, as a share of the learning rate."""
+    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Share of the steps. Default: 0.1, unless warmup_steps is given."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    optim: Literal[
+        "auto",
+        "adamw_torch",
+        "adamw_torch_fused",
+        "adamw_8bit",
+        "paged_adamw_8bit",
+        "paged_adamw_32bit",
+        "adafactor",
+        "rmsprop",
+        "sgd",
+    ] = "auto"
+    """auto: adamw_torch_fused on a GPU, which is faster there and needs no copies of the weights;
+    adamw_torch on a CPU."""
+    weight_decay: NonNegative = 0.0
+    adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    adam_epsilon: Positive = 1e-8
+    max_grad_norm: Positive = 1.0
+    gradient_checkpointing: Flag | Literal["auto"] = "auto"
+    """Recompute activations in the backward pass: less memory, about a third slower. auto: only if
+    a step would not fit comfortably into the device's memory without it; the log says so."""
+    logging_steps: Count = 10
+    eval_steps: Count | None = None
+    """Default: evaluate before the first step and after the last."""
+    save_steps: Count = 500
+    """Save a checkpoint every so many steps."""
+    early_stopping: EarlyStopping | None = None
+    """Default: train all steps."""
+    save_total_limit: Count | None = 2
+    """Older checkpoints are deleted; null keeps all."""
+
+    @model_validator(mode="after")
+    def _batch_sizes_divide(self) -> Training:
+        if self.global_batch_size % self.per_device_train_batch_size:
+            sizes = range(1, min(self.global_batch_size, 1024) + 1)
+            divisors = [d for d in sizes if not self.global_batch_size % d]
+            raise RuleError(
+                f"global_batch_size {self.global_batch_size} is not a multiple of "
+                f"per_device_train_batch_size {self.per_device_train_batch_size}; "
+                f"write a divisor: {', '.join(map(str, divisors))}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_is_consistent(self) -> Training:
+        if self.warmup_ratio is not None and self.warmup_steps is not None:
+            raise RuleError("warmup_ratio and warmup_steps are both given; remove one")
+        if (self.lr_scheduler_type == "cosine_with_min_lr") != (self.min_lr_ratio is not None):
+            raise RuleError(
+                "lr_scheduler_type cosine_with_min_lr needs min_lr_ratio, e.g. 0.1"
+                if self.min_lr_ratio is None
+                else f"min_lr_ratio has no effect with lr_scheduler_type {self.lr_scheduler_type}; "
+                "write cosine_with_min_lr or remove it"
+            )
+        constant = self.lr_scheduler_type == "constant"
+        if constant and (self.warmup_ratio or self.warmup_steps):
+            raise RuleError(
+                "a warm-up has no effect with lr_scheduler_type constant; "
+                "write constant_with_warmup or remove the warm-up"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_uses_its_settings(self) -> Training:
+        fields = type(self).model_fields
+        adam = sorted(
+            k for k in fields if k.startswith("adam_") and getattr(self, k) != fields[k].default
+        )
+        if adam and self.optim != "auto" and "adam" not in self.optim:
+            raise RuleError(f"{', '.join(adam)} has no effect with optim {self.optim}")
+        return self
+
+    @model_validator(mode="after")
+    def _best_model_is_a_checkpoint(self) -> Training:
+        if self.early_stopping is not None and self.save_steps != self.eval_steps:
+            raise RuleError(
+                "early_stopping needs a checkpoint of each evaluated model: write the same number "
+                f"for eval_steps and save_steps, not {self.eval_steps} and {self.save_steps}"
+            )
+        return self
+
+    @property
+    def warmup(self) -> float:
+        """Warm-up as transformers' warmup_steps: below 1 a share of the steps, else a number."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        if self.warmup_ratio is not None:
+            return self.warmup_ratio
+        return 0.0 if self.lr_scheduler_type == "constant" else 0.1
+
+    def optimizer_on(self, kind: str) -> str:
+        """The optimizer on a kind of device: cuda or cpu."""
+        if self.optim != "auto":
+            return self.optim
+        return "adamw_torch_fused" if kind == "cuda" else "adamw_torch"
+
+    @property
+    def needs_bitsandbytes(self) -> bool:
+        return "8bit" in self.optim or "paged" in self.optim
+
+    @property
+    def eval_batch_size(self) -> int:
+        return self.per_device_eval_batch_size or self.per_device_train_batch_size
+
+
+class Performance(ConfigBase):
+    """Settings that change the speed of a run but none of its metrics."""
+
+    shared_prefix: Literal["auto", "on", "off"] = "auto"
+    """Score rows without padding, a shared prompt once, and logits only at labels. auto: if it is
+    known to be exact for the model, else trl's own forward and a line that says why. on: fail
+    instead."""
+
+
+class Launch(ConfigBase):
+    """The processes of a run. Default: this process alone, or those of an external launcher."""
+
+    strategy: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
+    """ddp: the whole model on each GPU. fsdp2: torch's sharding. zero2, zero3: DeepSpeed's."""
+    processes: Count | None = None
+    """Per node. Default: one per GPU."""
+    nodes: Count = 1
+    """Each node runs the same command; the job's scheduler lets them find each other."""
+
+
+def need_deepspeed(path: str | None = None) -> None:
+    """Raise RecipeError if DeepSpeed is not installed. path: the key that asks for it."""
+    if find_spec("deepspeed") is None:
+        raise RecipeError(
+            Problem(
+                "ZeRO needs DeepSpeed, which is not installed",
+                path=path,
+                hint="pip install 'prefcli[deepspeed]', or use fsdp2, which needs only torch",
+                code="RCP029",
+            )
+        )
