@@ -31,8 +31,8 @@ DATA_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "DAT004",
         "unsupported-file-type",
-        "prefcli reads .jsonl, .json, .csv and .parquet files, folders of them, and folders "
-        "written by `Dataset.save_to_disk`.",
+        "Supported sources are .jsonl, .json, .csv and .parquet files, folders of "
+        "them, and folders written by `Dataset.save_to_disk`.",
         "data: {train: {path: rows.xlsx}}",
         "Convert the file to one of these formats.",
     ),
@@ -69,7 +69,7 @@ DATA_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "DAT009",
         "unknown-column",
-        "data.*.columns renames a column that the source does not have.",
+        "`data.*.columns` renames a column that the source does not have.",
         "data: {train: {path: rows.jsonl, columns: {chosen: chosn}}}",
         "Write one of the columns in the message: columns is {prefcli's name: name in the data}.",
     ),
@@ -139,7 +139,7 @@ DATA_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "DAT018",
         "no-assistant-turns",
-        "assistant_only_loss trains on assistant turns, and the rows are text without turns.",
+        "`assistant_only_loss` trains on assistant turns, and the rows are text without turns.",
         "sft: {assistant_only_loss: true} with rows of text",
         "Remove sft.assistant_only_loss, or train on messages.",
     ),

@@ -16,7 +16,8 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL002",
         "model-load-failed",
-        "transformers can't load the config, the weights or the tokenizer; the message is its own.",
+        "The transformers library can't load the config, the weights or the tokenizer. The message "
+        "is its own.",
         "model: {name_or_path: no-owner/no-model}",
         "Correct the name or revision; log in with `hf auth login` for a gated or private model.",
     ),
@@ -45,7 +46,7 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL006",
         "adapter-needs-choice",
-        "name_or_path is a LoRA adapter, and the recipe does not say what to do with it.",
+        "`name_or_path` is a LoRA adapter, and the recipe does not say what to do with it.",
         "model: {name_or_path: runs/sft/model} where model/ is an adapter",
         "Write model.adapter: continue (train it further), stack (train a new adapter on top of "
         "it) or merge (merge it into its base). The reference is the model with the adapter.",
@@ -53,7 +54,7 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL007",
         "not-an-adapter",
-        "model.adapter is set, but name_or_path is a full model.",
+        "`model.adapter` is set, but name_or_path is a full model.",
         "model: {name_or_path: Qwen/Qwen3-0.6B, adapter: continue}",
         "Remove model.adapter.",
     ),
@@ -83,7 +84,7 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL011",
         "invalid-lora-target",
-        "lora.target_modules names a layer that the model does not have, or peft refuses the "
+        "`lora.target_modules` names a layer that the model does not have, or peft refuses the "
         "adapter.",
         "lora: {target_modules: [q_prj]}",
         "Write layers that the message lists, or all-linear. Adapters on experts need "
@@ -99,14 +100,14 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL013",
         "unknown-eos-token",
-        "model.eos_token is not in the vocabulary. A new token would have an untrained embedding.",
+        "`model.eos_token` is not in the vocabulary. A new token would have no trained embedding.",
         'model: {eos_token: "<|end|>"}',
         "Name a token of the vocabulary.",
     ),
     ErrorCode(
         "MDL014",
         "template-file-not-found",
-        "model.chat_template is neither a template nor the path of a file.",
+        "`model.chat_template` is neither a template nor the path of a file.",
         "model: {chat_template: templates/chatml.jinja}",
         "Correct the path, which is relative to the working directory, or write the template.",
     ),
@@ -127,7 +128,7 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL017",
         "no-generation-markers",
-        "assistant_only_loss needs a chat template that marks the assistant's turns.",
+        "`assistant_only_loss` needs a chat template that marks the assistant's turns.",
         "sft: {assistant_only_loss: true} with a template without {% generation %}",
         "Set model.chat_template to a template with {% generation %} and {% endgeneration %} "
         "around the assistant's turns.",
@@ -176,14 +177,14 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL023",
         "max-length-exceeds-context",
-        "data.max_length is larger than the context of the model.",
+        "`data.max_length` is larger than the context of the model.",
         "data: {max_length: 8192} with a model of 2048 positions",
         "Write the context length of the message, or less.",
     ),
     ErrorCode(
         "MDL024",
-        "unpinned-code",
-        "model.trust_remote_code would run code that is not pinned to a commit.",
+        "unpinned-remote-code",
+        "`model.trust_remote_code` would run code that is not pinned to a commit.",
         "model: {name_or_path: OWNER/NAME, trust_remote_code: true}",
         "Write model.revision: COMMIT. If the code is in another repository, copy its files next "
         "to the model and correct auto_map.",

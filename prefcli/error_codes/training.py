@@ -9,7 +9,7 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "TRN001",
         "no-desirable-row",
-        "check-sft scores responses that the policy should prefer, and no row has one.",
+        "`check-sft` scores responses that the policy should prefer, and no row has one.",
         "prefcli check-sft with rows that are all labelled false",
         "Add rows labelled true, or pairs.",
     ),

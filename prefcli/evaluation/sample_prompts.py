@@ -91,9 +91,9 @@ def choose_prompts(
             f"has {longest}, the context {context}"
         )
     if options.prompts and not chosen:
-        notes.append("no samples: data.eval has no prompts")
+        notes.append("none, since data.eval has no prompts")
     elif len(chosen) < options.prompts:
-        notes.append(f"{len(chosen)} samples, not {options.prompts}: data.eval has no more prompts")
+        notes.append(f"{len(chosen)} prompts, not {options.prompts}: data.eval has no more")
     return SamplePrompts(chosen, new, notes)
 
 

@@ -126,7 +126,7 @@ def test_a_dataset_of_the_very_revision(put):
 def test_a_part_of_a_dataset(put):
     card = "---\nconfigs: [{config_name: a, data_files: a.jsonl}]\n---\n"
     put("dataset", "org/pairs", "main", OLD, README__md=card)
-    with pytest.raises(UnreachableError, match="only a part of it is in the cache"):
+    with pytest.raises(UnreachableError, match="DAT008"):
         read(Source(path="org/pairs"), "data.train")
 
 

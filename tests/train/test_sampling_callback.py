@@ -290,12 +290,12 @@ def test_what_the_context_leaves(data, make_recipe):
     assert [a.tokens for a in asked.prompts] == [10, 20, 28]
     assert asked.max_new_tokens == 2
     assert asked.notes == [
-        "2 prompts leave no room for an answer in 30 tokens of context",
-        "answers end at 2 tokens, not 10: the longest of the prompts has 28, the context 30",
+        "2 prompts fill the context of 30 tokens",
+        "answers have at most 2 tokens, not 10: the longest prompt has 28, the context 30",
     ]
     asked = chosen_of(data, make_recipe, rows, SampleOptions(prompts=9, max_new_tokens=1), None)
     assert [a.tokens for a in asked.prompts] == [10, 20, 28, 30, 31]
-    assert asked.notes == ["data.eval has 5 prompts to answer, not 9"]
+    assert asked.notes == ["5 prompts, not 9: data.eval has no more"]
 
 
 def test_texts_without_a_prompt_are_not_asked(data, make_recipe, tmp_path, capsys):
@@ -303,7 +303,7 @@ def test_texts_without_a_prompt_are_not_asked(data, make_recipe, tmp_path, capsy
     data["data"] |= {"train": {"path": str(path)}, "eval": {"path": str(path)}}
     _, samples = run(make_recipe(data).recipe, "sft")
     assert samples is None
-    assert "samples: data.eval has no prompts to answer" in capsys.readouterr().out
+    assert "samples: none, since data.eval has no prompts" in capsys.readouterr().out
 
 
 def test_under_sharding_nothing_is_asked(data, make_recipe, monkeypatch, capsys):
@@ -337,5 +337,5 @@ def test_a_dry_run_counts_the_room(data, dry_run):
     data["samples"] = {"prompts": 1, "max_new_tokens": 128}
     code, _, said = dry_run(data)
     assert code == 0
-    assert "samples: answers end at 1" in said
+    assert "samples: answers have at most 1" in said
     assert "not 128: the longest of the prompts has" in said
