@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
-import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import ClassVar, Literal
@@ -19,7 +17,6 @@ from prefcli.data.run_datasets import load_run_datasets
 from prefcli.errors import DivergedError, ExitCode
 from prefcli.health import Advice, HealthRule, History, Monitor, RunContext
 from prefcli.health.finite import Finite
-from prefcli.library_logging import _Once, quiet_libraries
 from prefcli.metrics import is_tie, metric
 from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.training.callbacks.monitor_callback import MonitorCallback
@@ -34,7 +31,7 @@ class LossAt(HealthRule):
     step: int = 2
     level: Literal["note", "warn", "stop"] = "warn"
 
-    def look(self, history: History, facts: RunContext) -> Advice | None:
+    def check(self, history: History, run: RunContext) -> Advice | None:
         row = history.train[-1] if history.train else {"step": -1}
         lost = "grad_norm" in row and row["grad_norm"] is None
         if row["step"] != self.step and not lost:
@@ -109,7 +106,7 @@ def test_advice_is_said_once_and_kept(recipe, capfd):
     assert capfd.readouterr().out.splitlines().count(said) == 1
     (kept,) = map(json.loads, run.folder.health.read_text().splitlines())
     assert kept == {
-        "check": "loss_at",
+        "rule": "loss_at",
         "level": "warn",
         "step": 2,
         "seen": "the loss is seen",
@@ -181,26 +178,3 @@ def test_what_is_told_by_step_is_cut_and_cleared_alike(tmp_path):
     assert {path.read_text() for path in files} == {'{"step": 2}\n{"step": 4}\n'}
     folder.clear()
     assert not any(path.exists() for path in files)
-
-
-def test_a_library_is_heard_once_and_on_one_line(capsys):
-    once = _Once()
-    for count in (3, 4):
-        once._say("trl", f"\x1b[31mThe dataset has {count} rows\n  too many\r")
-    once._say("trl", "mtime may not be reliable on this filesystem")
-    assert capsys.readouterr().out == "warning: trl: The dataset has 3 rows too many\n"
-
-
-def test_warnings_of_the_libraries_come_through(capsys):
-    with warnings.catch_warnings():
-        quiet_libraries()
-        logging.getLogger("transformers.somewhere").warning("the config has %d layers", 2)
-        logging.getLogger("transformers.somewhere").info("not this")
-        logging.getLogger("torch.distributed").warning("a rank is late")
-        warnings.warn_explicit("look here", UserWarning, "/x/site-packages/peft/tuners.py", 1)
-        warnings.warn_explicit("for developers", FutureWarning, "/x/site-packages/trl/x.py", 1)
-    assert capsys.readouterr().out.splitlines() == [
-        "warning: transformers: the config has 2 layers",
-        "warning: torch: a rank is late",
-        "warning: peft: look here",
-    ]

@@ -172,7 +172,7 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         assert self._screen is not None
         self._journal.measured(row)
         self._screen.measured(row)
-        advices = self._monitor.look(row)
+        advices = self._monitor.observe(row)
         for advice in advices:
             self._journal.advised(advice)
             self._screen.advised(advice)
@@ -188,9 +188,9 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             raise DivergedError(
                 Problem(
                     f"step {advice.step}: {advice.seen}: {advice.means}",
-                    path=f"health.{advice.check}",
+                    path=f"health.{advice.rule}",
                     hint=f"{advice.change}; no final model was written. If this rule is wrong "
-                    f"here, health.{advice.check}.level=warn goes on from the last checkpoint",
+                    f"here, health.{advice.rule}.level=warn goes on from the last checkpoint",
                 )
             )
 
