@@ -194,12 +194,11 @@ class LiveView:
         advice = self._advice[-1]
         count = f" ({len(self._advice)} so far)" if len(self._advice) > 1 else ""
         text = f"{LEVEL_NAMES[advice.level]} at step {advice.step}{count}: {advice}"
-        lines = Text(text, _COLOURS[advice.level]).wrap(console, options.max_width)
+        lines = [*Text(text, _COLOURS[advice.level]).wrap(console, options.max_width)]
         if len(lines) > _ADVICE_LINES:
-            lines = lines[:_ADVICE_LINES]
-            lines[-1].truncate(options.max_width - 4)
-            lines[-1].append(" ...")
-        return Group(Text(), *lines)
+            lines[_ADVICE_LINES - 1].truncate(options.max_width - 4)
+            lines[_ADVICE_LINES - 1].append(" ...")
+        return Group(Text(), *lines[:_ADVICE_LINES])
 
 
 class Sparkline:
