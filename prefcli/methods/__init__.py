@@ -4,6 +4,7 @@ from prefcli.methods.base import Band as Band
 from prefcli.methods.base import LearningRates as LearningRates
 from prefcli.methods.base import Method as Method
 from prefcli.methods.base import RowKind as RowKind
+from prefcli.methods.cpo import Cpo as Cpo
 from prefcli.methods.dpo import Dpo as Dpo
 from prefcli.methods.ipo import Ipo as Ipo
 from prefcli.methods.kto import Kto as Kto
@@ -18,6 +19,7 @@ _METHODS: tuple[type[Method], ...] = (
     Kto,
     Orpo,
     Simpo,
+    Cpo,
 )
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in _METHODS}

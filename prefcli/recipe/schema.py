@@ -48,6 +48,7 @@ class Recipe(ConfigBase):
     kto: shelf.Kto | None = None
     orpo: shelf.Orpo | None = None
     simpo: shelf.Simpo | None = None
+    cpo: shelf.Cpo | None = None
     data: Data
     sft_mix: SftMix | None = None
     training: Training = Field(default_factory=Training)
