@@ -46,7 +46,7 @@ def parameters(name: str) -> int:
 
 
 def test_every_shipped_recipe_is_valid_and_none_is_forgotten(monkeypatch, capsys):
-    assert len(LIBRARY) == 29
+    assert len(LIBRARY) == 30
     assert {r.name.rpartition("/")[2] for r in LIBRARY if "/" in r.name} == {*METHODS}
     assert run(monkeypatch, "validate", *(str(r.path) for r in LIBRARY)) == 0
     assert capsys.readouterr().out.count(": valid (") == len(LIBRARY)
