@@ -70,7 +70,7 @@ def run(sheet: Sheet, setting: Setting) -> None:
     for model, arm, pairs in cases:
         name = f"{model} {arm}, {pairs} pairs"
         if patched and arm in _OURS and not sheet.is_done(name):
-            # Liger's kernels replace functions of transformers: prefcli_values want a process without.
+            # Liger's kernels replace functions of transformers; prefcli runs without them.
             os._exit(POISONED)
         if not sheet.is_done(name):
             patched |= arm == "s1" and _liger(setting)
