@@ -62,4 +62,23 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
         "reference: {precompute: true}  # with a model whose forward pass is not deterministic",
         "Set reference.precompute: false.",
     ),
+    # 100-119: health rules and trackers.
+    ErrorCode(
+        "TRN100",
+        "stopped-by-health-rule",
+        "A health rule of the level stop found the run in the state that the rule is for, such as "
+        "a loss that is not finite or a collapsed distribution. No final model is written.",
+        "training: {learning_rate: 0.1}",
+        "Follow the advice in the message. If the rule is wrong for your run, set its level to "
+        "warn, as in health.collapse.level=warn, and run the same command to resume.",
+    ),
+    ErrorCode(
+        "TRN101",
+        "tracker-cannot-start",
+        "A tracker in logging.report_to raised an error before the first step, for instance "
+        "because its server is unreachable or no one is logged in.",
+        "logging: {report_to: [wandb]}  # without `wandb login`",
+        "Configure the tracker as its message says, or remove it from logging.report_to; "
+        "metrics.jsonl is always written.",
+    ),
 )

@@ -1,4 +1,4 @@
-"""LIGHT shelf: one file a health rule; history of metric rows -> advice, pure.
+"""LIGHT shelf: one file per health rule. Rules read metric rows and return advice; they are pure.
 
 A new rule is a file here and a line in `Health`.
 """
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from prefcli.config_base import ConfigBase
 from prefcli.health.accuracy import Accuracy
-from prefcli.health.base import LEVEL_NAMES, LEVELS, Advice, HealthRule, Level
+from prefcli.health.base import LEVEL_NAMES, LEVELS, Advice, HealthRule, Level, upgrade_advice
 from prefcli.health.collapse import Collapse
 from prefcli.health.displacement import Displacement
 from prefcli.health.finite import Finite
@@ -28,7 +28,7 @@ from prefcli.health.saturation import Saturation
 
 
 class Health(ConfigBase):
-    """What is looked for while a run goes on. Each rule is a section, or its `level` alone:
+    """Rules that check the metrics during training. Each is a section, or its level alone:
     `health: {collapse: warn, gradient: off, displacement: {warn_nats: 1.5}}`."""
 
     finite: Finite = Field(default_factory=Finite)
@@ -46,7 +46,7 @@ class Health(ConfigBase):
     forgetting: Forgetting = Field(default_factory=Forgetting)
 
     @property
-    def checks(self) -> list[HealthRule]:
+    def rules(self) -> list[HealthRule]:
         return [getattr(self, name) for name in type(self).model_fields]
 
 
@@ -60,4 +60,5 @@ __all__ = [
     "Level",
     "Monitor",
     "RunContext",
+    "upgrade_advice",
 ]

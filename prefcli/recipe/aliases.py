@@ -11,6 +11,7 @@ RENAMED: dict[str, str] = {
     "health.*.on": "level",
     "health.displacement.fall": "warn_nats",
     "health.gradient.times": "spike_factor",
+    "health.margin.nats_a_token": "nats_per_token",
     "health.overfitting.far": "max_ratio",
     "launch.machines": "nodes",
     "push": "push_to_hub",

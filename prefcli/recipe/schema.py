@@ -153,20 +153,20 @@ class Recipe(ConfigBase):
 
     @model_validator(mode="after")
     def _changed_health_rules_apply(self) -> Recipe:
-        for check in self.health.checks:
-            if not check.changed:
+        for rule in self.health.rules:
+            if not rule.changed:
                 continue  # the same as without the key
             # The rule may be written as its level alone, or as a section.
-            keys = f"health.{check.name} (health.{check.name}.{check.changed[0]})"
-            if not any(map(check.applies, self.methods.values())):
+            keys = f"health.{rule.name} (health.{rule.name}.{rule.changed[0]})"
+            if not any(map(rule.applies, self.methods.values())):
                 raise RuleError(
                     f"{keys} has no effect on {', '.join(self.methods)}, which do not measure its "
                     "metrics"
                 )
-            if (check.needs == "data.eval" and self.data.eval is None) or (
-                check.needs == "sft_mix" and self.sft_mix is None
+            if (rule.needs == "data.eval" and self.data.eval is None) or (
+                rule.needs == "sft_mix" and self.sft_mix is None
             ):
-                raise RuleError(f"{keys} has no effect without {check.needs}")
+                raise RuleError(f"{keys} has no effect without {rule.needs}")
         return self
 
     @model_validator(mode="after")

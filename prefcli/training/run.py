@@ -205,7 +205,7 @@ def _begin(
 
 
 def _monitor(recipe: Recipe, prepared: Prepared) -> Monitor:
-    facts = RunContext.of(
+    context = RunContext.of(
         prepared.method,
         steps=prepared.plan.steps,
         warmup=prepared.plan.warmup_steps,
@@ -215,7 +215,7 @@ def _monitor(recipe: Recipe, prepared: Prepared) -> Monitor:
         mixes_sft=prepared.inputs.sft_mix is not None,
         fp16=prepared.device.half(recipe.model),
     )
-    return Monitor(recipe.health.checks, facts)
+    return Monitor(recipe.health.rules, context)
 
 
 def _step_zero(

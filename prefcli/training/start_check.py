@@ -7,7 +7,9 @@ that was swapped on the way shows here, and nowhere else: training goes on with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +23,37 @@ from prefcli.methods import Method
 from prefcli.model.inference import eval_mode
 
 _ROWS = 8
-# Same weights, same row: what is left is the order of additions.
-_NATS_A_TOKEN = {"float32": 1e-4, "half": 1e-2}
 _OF_THE_LOSS = 0.01
 
 
-def nats_a_token(model: torch.nn.Module, args: TrainingArguments) -> float:
-    """How far two passes over the same weights may be apart, in the precision of this run."""
-    whole = all(p.element_size() >= 4 for p in model.parameters() if p.is_floating_point())
-    return _NATS_A_TOKEN["float32" if whole and not (args.bf16 or args.fp16) else "half"]
+@dataclass(frozen=True)
+class Tolerance:
+    """How far two passes over the same weights may be apart, in nats a token."""
+
+    half: bool
+    """Is anything computed in 16 bits? In float32 only the order of additions differs."""
+
+    @classmethod
+    def of_run(cls, model: torch.nn.Module, args: TrainingArguments) -> Tolerance:
+        whole = all(p.element_size() >= 4 for p in model.parameters() if p.is_floating_point())
+        return cls(not whole or args.bf16 or args.fp16)
+
+    @property
+    def least(self) -> float:
+        return 1e-2 if self.half else 1e-4
+
+    def of(self, tokens: int) -> float:
+        """For one response: in 16 bits single tokens are off, and many of them even out."""
+        return max(self.least, 0.1 / math.sqrt(max(tokens, 1))) if self.half else self.least
+
+    def allows(self, off: Sequence[float], tokens: Sequence[int]) -> bool:
+        """Of several responses each is judged, and their mean, which is off where all are.
+
+        off: in nats a token; not a number is allowed nowhere.
+        """
+        most = [self.of(count) for count in tokens]
+        each = all(a <= b for a, b in zip(off, most, strict=True))
+        return each and sum(off) / len(off) <= max(self.least, sum(most) / len(most) / 2)
 
 
 @dataclass(frozen=True)
@@ -38,12 +62,18 @@ class Figure:
 
     loss: float
     expected: float | None
-    drift: float
-    """Largest of its sides' |policy - reference|, in nats a token."""
+    drifts: list[float]
+    """|policy - reference| of each side, in nats a token."""
+    tokens: list[int]
+    """Of each side."""
     nats: float
     """Sum over its sides of |policy - reference|."""
     reference: list[float]
     """Log-probability of each side under the reference."""
+
+    @property
+    def drift(self) -> float:
+        return max(self.drifts)
 
 
 class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
@@ -78,10 +108,10 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         **kwargs: Any,
     ) -> None:
         trainer = self.trainer
-        tolerance = nats_a_token(trainer.model, args)
-        self.figures = [self._look(row) for row in _spread(trainer.train_dataset)]
+        tolerance = Tolerance.of_run(trainer.model, args)
         fault = None
         try:
+            self.figures = [self._look(row) for row in _spread(trainer.train_dataset)]
             said = self._judge(state.global_step, tolerance)
         except GateError as error:
             fault = error
@@ -93,14 +123,15 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         if not self._known and state.is_world_process_zero:
             self._on_done([f.reference for f in self.figures])
 
-    def _judge(self, step: int, tolerance: float) -> list[str]:
+    def _judge(self, step: int, tolerance: Tolerance) -> list[str]:
         """What there is to say. Raises GateError."""
         said = []
         if step == 0 and self._other is None:
             said.append(self._prove_start(tolerance))
         elif step == 0:
             mean = sum(f.drift for f in self.figures) / len(self.figures)
-            same = " (the same model: leave reference.name_or_path out)" if mean < tolerance else ""
+            alike = mean < tolerance.least
+            same = " (the same model: leave reference.name_or_path out)" if alike else ""
             said.append(
                 f"step 0: the policy is {mean:.3g} nats a token from its reference, "
                 f"{self._other}{same}"
@@ -114,7 +145,7 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         trainer, method = self.trainer, self._method
         inputs = trainer.data_collator([row])
         logged = method.trainer.logged_metrics(trainer)
-        with eval_mode(trainer.model):
+        with eval_mode(trainer.model), _in_float32(self._models):
             loss, _, _ = trainer.prediction_step(trainer.model_wrapped, inputs, True)
         told = {name: values[-1] for name, values in logged["eval"].items()}
         logged["eval"].clear()
@@ -126,15 +157,21 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         return Figure(
             loss=float(loss),
             expected=method.start_loss(labels, chosen_nll),
-            drift=max(abs(r) / n for r, n in zip(ratios, tokens, strict=True)),
+            drifts=[abs(r) / n for r, n in zip(ratios, tokens, strict=True)],
+            tokens=tokens,
             nats=sum(map(abs, ratios)),
             reference=[told[f"logps/{s}"] - r for s, r in zip(sides, ratios, strict=True)],
         )
 
-    def _prove_start(self, tolerance: float) -> str:
+    @property
+    def _models(self) -> list[torch.nn.Module]:
+        every = (self.trainer.model, getattr(self.trainer, "ref_model", None))
+        return [model for model in every if model is not None]
+
+    def _prove_start(self, tolerance: Tolerance) -> str:
         drift = max(f.drift for f in self.figures)
-        # "not at most" rather than "more than": NaN must not pass.
-        if not drift <= tolerance:
+        drifts = [each for f in self.figures for each in f.drifts]
+        if not tolerance.allows(drifts, [count for f in self.figures for count in f.tokens]):
             raise GateError(
                 Problem(
                     f"step 0: the reference is not the starting policy: they differ by {drift:.3g} "
@@ -170,10 +207,10 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         slack = self._method.start_loss_slack(figure.nats, figure.drift)
         return _OF_THE_LOSS * (figure.expected or 0.0) + slack
 
-    def _prove_same(self, known: Sequence[Sequence[float]], tolerance: float) -> str:
+    def _prove_same(self, known: Sequence[Sequence[float]], tolerance: Tolerance) -> str:
         for before, figure in zip(known, self.figures, strict=True):
-            for old, new in zip(before, figure.reference, strict=True):
-                if not abs(old - new) <= tolerance * max(abs(old), 1.0):
+            for old, new, tokens in zip(before, figure.reference, figure.tokens, strict=True):
+                if not abs(old - new) <= tolerance.of(tokens) * max(abs(old), 1.0):
                     raise GateError(
                         Problem(
                             "the reference is not the one this run began with: it gives a response "
@@ -184,6 +221,33 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
                         )
                     )
         return f"resume: the reference is the one this run began with, on {len(known)} rows"
+
+
+@contextmanager
+def _in_float32(models: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Refuse log-probabilities in 16 bits: the sum over a response would be rounded to whole nats
+    from 256 on, alike in policy and reference, so that nothing else shows it. Raises GateError."""
+
+    def look(module: torch.nn.Module, args: Any, output: Any) -> None:
+        found = getattr(output, "log_probs", None)
+        if found is not None and found.dtype != torch.float32:
+            name = str(found.dtype).removeprefix("torch.")
+            raise GateError(
+                Problem(
+                    f"step 0: log-probabilities are in {name}, in which their sum over a response "
+                    "is rounded to half a nat or more",
+                    path="launch.strategy",
+                    hint="train under another strategy, and please report this: an engine casts "
+                    "what the model returns",
+                )
+            )
+
+    handles = [model.register_forward_hook(look) for model in models]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _spread(dataset: Any) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ from prefcli.recipe.schema import Recipe
 from prefcli.training.callbacks.experiment_trackers import guard_trackers
 from prefcli.training.mixins.concatenated_forward import ConcatenatedForwardMixin
 from prefcli.training.mixins.context import ContextMixin, TrainerContext
+from prefcli.training.mixins.fsdp2 import Fsdp2Mixin
 from prefcli.training.mixins.metrics_mixin import MetricsMixin
 from prefcli.training.mixins.nonfinite import NonfiniteMixin
 from prefcli.training.mixins.preemption_mixin import PreemptionMixin
@@ -167,7 +168,7 @@ def trainer_class_of(recipe: Recipe, context: TrainerContext) -> type[Any]:
     bases: list[type[Any]] = [ContextMixin, PreemptionMixin]
     if context.sft_mix is not None:
         bases.append(SftMixMixin)
-    bases += [AtomicCheckpointsMixin, NonfiniteMixin, MetricsMixin]
+    bases += [AtomicCheckpointsMixin, NonfiniteMixin, MetricsMixin, Fsdp2Mixin]
     if method.has_sft_term:
         bases.append(TokenWeightedSftMixin)
     if _precomputes_reference(recipe, method):

@@ -28,7 +28,7 @@ from prefcli.library_logging import quiet_libraries
 from prefcli.memory.dummy_data import one_token_a_word
 from prefcli.memory.fake_step import Architectures, fake_run
 from prefcli.methods import Method
-from prefcli.model import detect_device, load_policy, load_tokenizer, on_device
+from prefcli.model import detect_device, load_policy, load_tokenizer, to_device
 from prefcli.recipe import Recipe, load
 from prefcli.training.trainer import make_trainer
 
@@ -49,7 +49,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 def write_rows(folder: Path, length: int, count: int) -> None:
     """Write the same number of rows of `length` tokens for each kind."""
     longer, shorter = (" " + " ".join(["a"] * (length - n)) for n in (2, 3))
-    rows = {
+    rows: dict[str, list[dict[str, Any]]] = {
         "dpo": [{"prompt": "a", "chosen": longer, "rejected": shorter}] * count,
         "kto": [
             {"prompt": "a", "completion": longer if i % 2 else shorter, "label": bool(i % 2)}
@@ -102,7 +102,7 @@ def counted(recipe: Recipe, method: Method) -> int:
 
     def train() -> None:
         dtype = device.dtype(recipe.model, frozen=recipe.trains_adapter)
-        policy = on_device(load_policy(recipe.model, dtype, recipe.seed), device)
+        policy = to_device(load_policy(recipe.model, dtype, recipe.seed), device)
         trainer, _ = make_trainer(
             recipe, method, device, policy, tokenizer, inputs, eval_on_start=False
         )

@@ -122,7 +122,7 @@ def eval_row(step: int, **figures: float | None) -> dict[str, Any]:
 
 ADVICE = [
     {
-        "check": "displacement",
+        "rule": "displacement",
         "level": "note",
         "step": 150,
         "seen": "chosen responses are 0.31 nats a token below step 0",
@@ -132,7 +132,7 @@ ADVICE = [
         "rejected ones fall faster; to hold them add dpo.loss_type: [sigmoid, sft]",
     },
     {
-        "check": "gradient",
+        "rule": "gradient",
         "level": "warn",
         "step": 120,
         "seen": "the gradient norm is 44, 11 times its median",

@@ -85,11 +85,7 @@ ELSEWHERE = {
     "training.min_lr_ratio",  # with cosine_with_min_lr, below
     "training.early_stopping",  # tests/train/test_early_stopping.py
     *(f"data.checks.{name}.{key}" for name in DataChecks.model_fields for key in ("warn", "error")),
-    *(
-        f"health.{check.name}.{key}"
-        for check in Health().checks
-        for key in type(check).model_fields
-    ),
+    *(f"health.{rule.name}.{key}" for rule in Health().rules for key in type(rule).model_fields),
     "check_sft.max_perplexity",
     "check_sft.on_fail",
     "check_sft.max_rows",

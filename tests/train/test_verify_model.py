@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.integrations import deepspeed
 
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.errors import ExitCode, PrefcliError
 from prefcli.training import final_model
+from prefcli.training import verify_model as verify_module
 from prefcli.training.run import train
 
 FULL, ADAPTER = "model.safetensors", "adapter_model.safetensors"
@@ -52,6 +57,73 @@ def test_whatever_is_trained_reads_back(recipe_data, make_recipe, tiny_model, tm
     train(recipe, recipe.dpo)
     told = RunDir(recipe.output_dir).read_run()["model"]
     assert told["max_difference"] < (1e-2 if change == "bfloat16" else 1e-5)
+
+
+class _Config:
+    """What transformers keeps of a trainer under ZeRO-3."""
+
+    config = {"zero_optimization": {"stage": 3}}  # noqa: RUF012
+
+    def is_zero3(self):
+        return True
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["full", "lora"])
+def test_verify_model_under_zero3_loads_in_one_process(recipe_data, make_recipe, monkeypatch, lora):
+    """Loading in parts is a collective, and the other processes do not take part."""
+
+    def collective(*args, **kwargs):
+        raise AssertionError("the other processes do not load")
+
+    engine, zero = types.ModuleType("deepspeed"), types.ModuleType("deepspeed.zero")
+    engine.__spec__ = importlib.machinery.ModuleSpec("deepspeed", None)
+    zero.Init = zero.GatheredParameters = collective
+    engine.zero = zero
+    monkeypatch.setitem(sys.modules, "deepspeed", engine)
+    monkeypatch.setitem(sys.modules, "deepspeed.zero", zero)
+    config, real = _Config(), final_model.verify_model
+
+    def verify(*args, **kwargs):
+        deepspeed.set_hf_deepspeed_config(config)
+        try:
+            found = real(*args, **kwargs)
+            assert deepspeed.is_deepspeed_zero3_enabled()
+        finally:
+            deepspeed.unset_hf_deepspeed_config()
+        return found
+
+    monkeypatch.setattr(final_model, "verify_model", verify)
+    if lora:
+        recipe_data["lora"] = lora
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.dpo)
+    assert RunDir(recipe.output_dir).read_run()["model"]["max_difference"] < 1e-5
+
+
+@pytest.mark.parametrize(("noise", "passes"), [(0.1, True), (1.0, False)])
+def test_verify_model_in_bfloat16_goes_by_how_tokens_differ(
+    recipe_data, make_recipe, monkeypatch, noise, passes
+):
+    """Where log-probabilities lie between 0 and -20, 0.1 nats are the noise of 16 bits."""
+    recipe_data["model"]["dtype"] = "bfloat16"
+    draw = torch.Generator().manual_seed(0)
+
+    def coarse(model, rows, *, autocast):
+        found = []
+        for row in rows:
+            exact = torch.linspace(0, -20, len(row) - 1)
+            found.append(exact + noise * torch.randn(len(row) - 1, generator=draw))
+        return found
+
+    for module in (final_model, verify_module):
+        monkeypatch.setattr(module, "log_probabilities", coarse)
+    recipe = make_recipe(recipe_data).recipe
+    if passes:
+        train(recipe, recipe.dpo)
+        assert RunDir(recipe.output_dir).read_run()["model"]["max_difference"] > 0.05
+    else:
+        with pytest.raises(PrefcliError, match="a token off the policy's"):
+            train(recipe, recipe.dpo)
 
 
 def harm(monkeypatch, change) -> None:

@@ -26,7 +26,7 @@ from prefcli.errors import GateError, Problem, RecipeError
 from prefcli.model.inference import eval_mode_preserving_rng
 from prefcli.packed_forward.install import ATTENTIONS
 from prefcli.training.mixins.context import TrainerContext
-from prefcli.training.start_check import nats_a_token
+from prefcli.training.start_check import Tolerance
 
 _FORMAT = "1"
 _IDS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids", "KL_completion_ids")
@@ -159,13 +159,13 @@ class ReferenceCacheMixin(TransformersTrainer):  # type: ignore[misc]  # transfo
         rows = [scored[i * len(scored) // count] for i in range(count)]
         inputs = self._prepare_inputs(self.data_collator(rows))
         live = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
-        tolerance = nats_a_token(self.model, self.args)
+        tolerance = Tolerance.of_run(self.model, self.args)
         for name, values in zip(names, live, strict=False):
             cached = torch.tensor([row[name] for row in rows])
-            lengths = torch.tensor([max(len(row[_COLUMNS[name]]), 1) for row in rows])
-            off = ((values.cpu() - cached).abs() / lengths).max()
-            if not off <= tolerance:
-                return f"{off:.2g} nats per token off in {name}"
+            lengths = [max(len(row[_COLUMNS[name]]), 1) for row in rows]
+            off = ((values.cpu() - cached).abs() / torch.tensor(lengths)).tolist()
+            if not tolerance.allows(off, lengths):
+                return f"{max(off):.2g} nats per token off in {name}"
         return None
 
 

@@ -1,0 +1,119 @@
+"""FSDP2 over two processes of a CPU: the numbers of one process, and sums in float32."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from prefcli.model import Device
+from prefcli.recipe import load
+from prefcli.recipe.schema import Recipe
+from prefcli.training import run as run_module
+from prefcli.training.run import train
+from tests.support.fsdp2 import fsdp2_on_cpus
+from tests.support.processes import in_processes
+from tests.support.tiny_runs import metric_rows, small_recipe
+
+LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
+CASES = {
+    "full": {},
+    "lora": {"lora": LORA},
+    "full in bfloat16": {},
+    "lora in bfloat16": {"lora": LORA},
+}
+WHOLE = [case for case in CASES if "bfloat16" not in case]
+HALF = [case for case in CASES if "bfloat16" in case]
+DEVICE = Device("cpu", "a CPU that computes in bfloat16", bfloat16=True)
+
+
+def recipes(model: Path, folder: Path) -> dict[str, Recipe]:
+    folder.mkdir()
+    data = small_recipe(model, folder)
+    data["training"] |= {
+        "global_batch_size": 4,
+        "per_device_train_batch_size": 2,
+        "max_steps": 3,
+    }
+    found = {}
+    for case, changes in CASES.items():
+        path = folder / f"{case}.yaml"
+        this = data | changes | {"output_dir": str(folder / case)}
+        path.write_text(yaml.safe_dump(this), encoding="utf-8")
+        found[case] = load(str(path)).recipe
+    return found
+
+
+@dataclass
+class Runs:
+    folder: Path
+
+    def metrics(self, case: str) -> list[dict]:
+        return metric_rows(self.folder / case)
+
+    def record(self, case: str) -> dict:
+        return json.loads((self.folder / case / "run.json").read_text("utf-8"))
+
+
+def run(case: str, recipe: Recipe) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if case in HALF:
+            patch.setattr(run_module, "detect_device", lambda: DEVICE)
+        train(recipe, recipe.dpo)
+
+
+def run_sharded(case: str, recipe: Recipe) -> None:
+    with fsdp2_on_cpus():
+        run(case, recipe)
+
+
+@pytest.fixture(scope="module")
+def no_pages():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "write_report_and_card", lambda *args, **kwargs: None)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_model, tmp_path_factory, no_pages) -> Runs:
+    folder = tmp_path_factory.mktemp("fsdp2") / "alone"
+    for case, recipe in recipes(tiny_model, folder).items():
+        run(case, recipe)
+    return Runs(folder)
+
+
+@pytest.fixture(scope="module")
+def sharded(tiny_model, tmp_path_factory, no_pages) -> Runs:
+    folder = tmp_path_factory.mktemp("fsdp2") / "sharded"
+    for case, recipe in recipes(tiny_model, folder).items():
+        job = functools.partial(run_sharded, case, recipe)
+        ended = in_processes([job], folder / f"logs of {case}")
+        assert ended.codes == [0, 0], "\n".join(ended.said)
+    return Runs(folder)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fsdp2_run_has_the_losses_of_one_process(alone, sharded, case):
+    one, two = (
+        [row["loss"] for row in runs.metrics(case) if "loss" in row] for runs in (alone, sharded)
+    )
+    assert len(two) == 3
+    assert two == pytest.approx(one, abs=1e-4 if case in WHOLE else 2e-3)
+    assert sharded.record(case)["strategy"] == "fsdp2"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fsdp2_run_verifies_its_model(sharded, case):
+    assert sharded.record(case)["model"]["max_difference"] <= (1e-4 if case in WHOLE else 0.05)
+
+
+@pytest.mark.parametrize("case", HALF)
+def test_fsdp2_run_in_bfloat16_sums_in_float32(sharded, case):
+    """The mean of ten sums in bfloat16 would be a multiple of a fortieth here, or coarser."""
+    (first,) = (row for row in sharded.metrics(case) if "eval_loss" in row and not row["step"])
+    sums = [first[f"eval_logps/{side}"] for side in ("chosen", "rejected")]
+    assert all(abs(40 * each - round(40 * each)) > 1e-3 for each in sums)
