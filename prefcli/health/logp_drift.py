@@ -53,7 +53,7 @@ def margin_per_token(history: History, run: RunContext, steps: int) -> float | N
     """Return the margin of the last steps in nats per token: how much more likely a token of the
     chosen side has become than one of the rejected side."""
     margin = history.recent("rewards/margins", steps)
-    if margin is None:
+    if margin is None or not run.method.reward_is_linear:
         return None
     nats = margin.mean / run.method.reward_scale
     if not run.method.reward_is_sum:

@@ -10,9 +10,10 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from prefcli import methods as shelf
 from prefcli.config_base import ConfigBase, RuleError
 from prefcli.health import Health
-from prefcli.methods import METHODS, Dpo, Ipo, Kto, Method, Orpo, Sft, Simpo
+from prefcli.methods import METHODS, Method
 from prefcli.recipe.paths import PathText, is_local
 from prefcli.recipe.sections import (
     CheckSft,
@@ -41,12 +42,13 @@ class Recipe(ConfigBase):
     model: Model
     lora: Lora | None = None
     reference: Reference = Field(default_factory=Reference)
-    sft: Sft | None = None
-    dpo: Dpo | None = None
-    ipo: Ipo | None = None
-    kto: Kto | None = None
-    orpo: Orpo | None = None
-    simpo: Simpo | None = None
+    sft: shelf.Sft | None = None
+    dpo: shelf.Dpo | None = None
+    ipo: shelf.Ipo | None = None
+    kto: shelf.Kto | None = None
+    orpo: shelf.Orpo | None = None
+    simpo: shelf.Simpo | None = None
+    cpo: shelf.Cpo | None = None
     data: Data
     sft_mix: SftMix | None = None
     training: Training = Field(default_factory=Training)

@@ -1,4 +1,4 @@
-"""Run folders as files, with figures of the shape that real runs have."""
+"""Run folders as files, with metrics like those of real runs."""
 
 from __future__ import annotations
 
@@ -125,11 +125,11 @@ ADVICE = [
         "rule": "displacement",
         "level": "note",
         "step": 150,
-        "seen": "chosen responses are 0.31 nats a token below step 0",
+        "seen": "chosen responses are 0.31 nats per token below step 0",
         "means": "the margin grows because rejected ones fall faster",
         "change": "dpo.loss_type: [sigmoid, sft]",
-        "message": "chosen responses are 0.31 nats a token below step 0: the margin grows because "
-        "rejected ones fall faster; to hold them add dpo.loss_type: [sigmoid, sft]",
+        "message": "chosen responses are 0.31 nats per token below step 0: the margin grows "
+        "because rejected ones fall faster; to hold them add dpo.loss_type: [sigmoid, sft]",
     },
     {
         "rule": "gradient",

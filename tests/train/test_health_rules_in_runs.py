@@ -74,7 +74,7 @@ def run(data: dict, make_recipe, name: str = "dpo", *overrides: str):
     return recipe
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "kto", "orpo", "simpo", "sft"])
+@pytest.mark.parametrize("name", ["dpo", "ipo", "kto", "orpo", "simpo", "cpo", "sft"])
 def test_healthy_run_gets_no_advice(task, make_recipe, name):
     recipe = run(task(), make_recipe, name)
     assert reported_by(recipe) == {}

@@ -46,7 +46,7 @@ def test_from_chance_to_nearly_all_held_out_pairs(sft_model, tmp_path):
     changed = [row for row in rows if len(set(row["completions"].values())) == 2]
     assert len(changed) >= 3
 
-    for name in ("ipo", "kto", "orpo"):
+    for name in ("ipo", "kto", "orpo", "cpo"):
         changes = [f"output_dir={tmp_path / name}", "training.max_steps=2"]
         changes += [start] if name != "orpo" else []
         recipe = load(str(QUICKSTART / f"{name}.yaml"), changes).recipe

@@ -1,4 +1,4 @@
-"""Runs that are well: nothing louder than a note, whatever the logging."""
+"""Healthy runs: no rule reports more than a note, at any logging_steps."""
 
 import pytest
 
@@ -100,7 +100,7 @@ SMOL = RunContext(
 
 @pytest.mark.parametrize("every", [1, 10, 100])
 def test_rules_on_smollm2_135m_are_silent(every):
-    """Its card: 0.6741, 0.6151, 0.2687, -0.072 and -0.341 at the end, beta 0.5."""
+    """The model card has 0.6741, 0.6151, 0.2687, -0.072 and -0.341 at the end, beta 0.5."""
 
     def train(step):
         share = step / 956
@@ -162,7 +162,7 @@ def test_rules_on_the_ends_of_published_runs_are_silent(scale, batch, margin, ac
 
 
 def test_rules_on_the_quickstart_are_silent():
-    """Its dpo stage as it was measured: (step, loss, gradient, accuracy, margin)."""
+    """The dpo stage as measured: (step, loss, gradient norm, accuracy, margin)."""
     context = RunContext(
         Dpo(),
         120,

@@ -64,6 +64,7 @@ def test_rules_apply_to_methods_with_their_metrics():
         "kto": everywhere | {"collapse", "displacement", "margin", "kto_kl"},
         "orpo": everywhere | pairs | {"orpo_odds"},
         "simpo": everywhere | pairs,
+        "cpo": everywhere | pairs,
     }
 
 
