@@ -17,8 +17,6 @@ NOT_YET: set[str] = {
     "prefcli/evaluation",
     "prefcli/formats",
     "prefcli/health",
-    "prefcli/hub",
-    "prefcli/launcher",
     "prefcli/memory",
     "prefcli/methods",
     "prefcli/model",
