@@ -194,6 +194,9 @@ def compose(text: str, source: str) -> yaml.Node | None:
             check = EventCheck(source)
             for event in yaml.parse(text, Loader=_FastLoader):
                 check(event)
+                if isinstance(event, yaml.ScalarEvent) and not (event.value or event.style):
+                    # A missing value, whose place libyaml does not know.
+                    return compose_in_python(text, source)
             return yaml.compose(text, Loader=_FastLoader)
         except (yaml.YAMLError, RecipeError):
             pass  # read again, for PyYAML's own errors
