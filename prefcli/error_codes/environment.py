@@ -77,10 +77,10 @@ ENVIRONMENT_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "ENV021",
         "processes-unknown",
-        "The default of launch.processes is the number of GPUs of the machine, which `prefcli "
-        "slurm` cannot see.",
+        "The default of launch.processes is the number of GPUs of the machine that trains, which "
+        "`prefcli slurm` and `prefcli launch` do not know.",
         "launch: {nodes: 2}, without --gpus",
-        "Pass `--gpus N`, or set launch.processes.",
+        "Set launch.processes, or pass `--gpus N` to `prefcli slurm`.",
     ),
     ErrorCode(
         "ENV022",
