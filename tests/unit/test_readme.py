@@ -17,7 +17,7 @@ from prefcli import cli
 from prefcli.cli.main import command_tree
 from prefcli.formats import detect
 from prefcli.methods import METHODS
-from prefcli.recipe import load
+from prefcli.recipe import Recipe, load
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -197,6 +197,29 @@ def test_yaml_block_completes_the_readme_recipe_to_a_valid_one(block, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(others + block.text, encoding="utf-8")
     load(str(path))
+
+
+def _properties(node, definitions):
+    """The properties of a schema node, through references and unions."""
+    while "$ref" in node:
+        node = definitions[node["$ref"].rpartition("/")[2]]
+    properties = dict(node.get("properties", {}))
+    for choice in [*node.get("anyOf", []), *node.get("allOf", [])]:
+        properties |= _properties(choice, definitions)
+    return properties
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_inline_recipe_key_is_in_the_schema(page):
+    schema = Recipe.model_json_schema(by_alias=True)
+    for key in re.findall(r"`([a-z_]+(?:\.[a-z_0-9]+)+)[`=:]", page.read_text("utf-8")):
+        node = schema
+        for part in key.split("."):
+            properties = _properties(node, schema["$defs"])
+            if (node is schema and part not in properties) or part == "jsonl":
+                break  # a file or a module
+            assert part in properties, key
+            node = properties[part]
 
 
 def test_json_rows_have_a_known_format():
