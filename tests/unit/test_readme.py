@@ -28,6 +28,7 @@ READER_FILES = {"recipe.yaml", "config.yaml", "SFT.yaml", "DPO.yaml", "sft.yaml"
 """Files of the reader, which the repository does not have."""
 LIGHT = ("validate", "recipes", "schema", "slurm", "launch", "migrate", "explain")
 """Commands that need no torch, no data and no network."""
+SCHEMA = Recipe.model_json_schema(by_alias=True)
 TRL_CONFIG = "model_name_or_path: a/b\ndataset_name: a/c\nloss_type: sigmoid\noutput_dir: run\n"
 
 
@@ -211,7 +212,7 @@ def _properties(node, definitions):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_inline_recipe_key_is_in_the_schema(page):
-    schema = Recipe.model_json_schema(by_alias=True)
+    schema = SCHEMA
     for key in re.findall(r"`([a-z_]+(?:\.[a-z_0-9]+)+)[`=:]", page.read_text("utf-8")):
         node = schema
         for part in key.split("."):
