@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from prefcli import cli
+from prefcli.cli.main import COMMANDS as PRODUCT_COMMANDS
 from prefcli.cli.main import command_tree
 from prefcli.formats import detect
 from prefcli.methods import METHODS
@@ -121,6 +122,11 @@ def test_readme_size_is_within_limits():
     text = README.read_bytes()
     assert len(text) <= 10_240
     assert text.count(b"\n") <= 150
+
+
+def test_readme_has_every_command():
+    table = README.read_text("utf-8").partition("## Commands")[2].partition("## Exit codes")[0]
+    assert set(PRODUCT_COMMANDS) <= set(re.findall(r"`([\w-]+)`", table))
 
 
 def test_pages_have_the_number_of_shipped_recipes():
