@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -103,22 +102,6 @@ def read(source: Source, where: str) -> RawRows:
     if rows.column_names:
         _check_columns(rows, source, where)
     return replace(rows, renamed=dict(source.columns))
-
-
-def draw(rows: RawRows, fraction: float, seed: int, sample: int | None) -> tuple[list[int], int]:
-    """Draw a share of the rows with a seed: (sorted indices, number of rows in the share).
-
-    sample: draw at most that many rows of the share.
-    """
-    indices = draw_sorted(range(len(rows)), max(1, round(len(rows) * fraction)), seed)
-    return (indices if sample is None else draw_sorted(indices, sample, seed)), len(indices)
-
-
-def draw_sorted(indices: Sequence[int], count: int, seed: int) -> list[int]:
-    """Draw `count` indices with a seed, in ascending order; all of them if there are fewer."""
-    if count >= len(indices):
-        return list(indices)
-    return sorted(random.Random(seed).sample(indices, count))
 
 
 def _split(source: Source, where: str) -> tuple[str, str]:

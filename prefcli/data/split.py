@@ -14,8 +14,9 @@ from prefcli.data.convert import COLUMNS, Place, convert, pairs_to_labels
 from prefcli.data.digests import rows_digest
 from prefcli.data.findings import Finding, Tally
 from prefcli.data.lengths import Ints, Lengths
+from prefcli.data.row_sampling import draw_share
 from prefcli.data.row_stats import Limits, RowCheck, are_chats, compute_row_stats
-from prefcli.data.sources import draw, read
+from prefcli.data.sources import read
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import RowKind
 from prefcli.recipe.sections import Source
@@ -136,7 +137,7 @@ def load_split(
             for name in _RENDERING
             if name in raw.column_names
         ]
-        indices, count = draw(raw, source.fraction, seed, sample)
+        indices, count = draw_share(len(raw), source.fraction, seed, sample)
         total, available = total + len(indices), available + count
         rows = convert(raw, indices, kind, place, audit.drop, last_turn=last_turn)
         _need_template(rows, tokenizer, place)

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.data import Limits, Split, load_split, tokenize
-from prefcli.data.sources import draw_sorted
+from prefcli.data.row_sampling import draw_sorted
 from prefcli.errors import DataError
 from prefcli.evaluation.logprobs import Row, Score, score
 from prefcli.methods import Method, RowKind

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.data import Split
+from prefcli.data.row_sampling import spread_order
 from prefcli.data.tokenization import prompt_alone
 from prefcli.evaluation.generate import Prompt
 from prefcli.formats.chat import Message
@@ -66,7 +66,7 @@ def choose_prompts(
     fitting: list[SamplePrompt] = []
     tight: list[SamplePrompt] = []
     full = 0
-    for index in _spread(len(split.rows), options.prompts):
+    for index in spread_order(len(split.rows), options.prompts):
         prompt = _sample_prompt(split, index, tokenizer, seen)
         if prompt is None:
             continue
@@ -95,16 +95,6 @@ def choose_prompts(
     elif len(chosen) < options.prompts:
         notes.append(f"{len(chosen)} prompts, not {options.prompts}: data.eval has no more")
     return SamplePrompts(chosen, new, notes)
-
-
-def _spread(rows: int, parts: int) -> Iterator[int]:
-    """Yield all row indices: the first of each part of the data, then the second of each, ..."""
-    parts = min(parts, rows)
-    for step in range(math.ceil(rows / parts) if parts else 0):
-        for part in range(parts):
-            index = part * rows // parts + step
-            if index < (part + 1) * rows // parts:
-                yield index
 
 
 def _sample_prompt(

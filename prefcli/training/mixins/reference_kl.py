@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from trl.trainer.utils import use_adapter
 
+from prefcli.data.row_sampling import spread_indices
 from prefcli.evaluation.logprobs import Row, completion_logits, padded_batches
 from prefcli.model.inference import eval_mode
 
@@ -51,9 +52,8 @@ def _chosen_rows(trainer: Any) -> list[Row]:
         if "label" in dataset.column_names
         else range(len(dataset))
     )
-    count = min(_MAX_ROWS, len(desired))
-    picked = (dataset[desired[i * len(desired) // count]] for i in range(count))
-    return [(row["prompt_ids"], row[side]) for row in picked]
+    rows = (dataset[desired[i]] for i in spread_indices(len(desired), _MAX_ROWS))
+    return [(row["prompt_ids"], row[side]) for row in rows]
 
 
 @contextmanager
