@@ -95,6 +95,7 @@ def _unfit(report: SftReport) -> Problem:
         path="check_sft.max_perplexity",
         hint="run `prefcli sft` on this kind of text first; or train anyway with "
         "check_sft.on_fail=warn",
+        code="TRN003",
     )
 
 

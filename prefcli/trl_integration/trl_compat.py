@@ -70,6 +70,7 @@ HOOKS = (
     Hook("datasets.Dataset._fingerprint", set_by="__init__"),
     Hook("transformers.PretrainedConfig._attn_implementation"),
     Hook("transformers.PretrainedConfig._name_or_path", set_by="__post_init__"),
+    Hook("transformers.integrations.deepspeed._hf_deepspeed_config_weak_ref"),
     Hook("transformers.PreTrainedModel._supports_sdpa"),
     Hook("transformers.PreTrainedModel._supports_flash_attn"),
     Hook("transformers.PreTrainedModel._supports_flex_attn"),

@@ -122,6 +122,17 @@ def test_readme_size_is_within_limits():
     assert text.count(b"\n") <= 150
 
 
+def test_pages_have_the_number_of_shipped_recipes():
+    counts = [
+        int(count)
+        for page in PAGES
+        for count in re.findall(r"(\d+) (?:shipped )?recipes", page.read_text("utf-8"))
+    ]
+    # The other count is that of a measurement.
+    assert set(counts) <= {len(RECIPES), 23}
+    assert len(RECIPES) in counts
+
+
 def test_readme_documents_both_scripts():
     text = README.read_text("utf-8")
     assert "bash scripts/quickstart.sh" in text

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from trl.trainer.utils import use_adapter
 
-from prefcli.evaluation.logprobs import Row, batches, completion_logits
+from prefcli.evaluation.logprobs import Row, completion_logits, padded_batches
 from prefcli.model.inference import eval_mode
 
 _MAX_ROWS = 32
@@ -28,7 +28,7 @@ def reference_kl(trainer: Any) -> float | None:
     policy, length = trainer.model, trainer.args.max_length
     nats, tokens = 0.0, 0
     with eval_mode(policy):
-        for batch in batches(policy, rows, length):
+        for batch in padded_batches(policy, rows, length):
             some = [rows[i] for i in batch]
             logits, *_ = completion_logits(policy, some, length, autocast=trainer.args.bf16)
             ours = logits.float().log_softmax(-1)
