@@ -105,7 +105,7 @@ def _profiled(sheet: Sheet, setting: Setting) -> None:
             busy += event.self_device_time_total
         elif event.key.startswith(("cudaLaunchKernel", "cuLaunchKernel")):
             launches += event.count
-    host = sorted(found, key=lambda event: -event.self_cpu_time_total)
+    host = sorted(watch.events.key_averages(), key=lambda event: -event.self_cpu_time_total)
     for event in host[:_SHOWN]:
         spent = event.self_cpu_time_total / 1000 / _TIMED
         sheet.note(f"host: {event.key[:60]}", f"{spent:.1f} ms in {event.count / _TIMED:g} calls")
