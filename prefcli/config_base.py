@@ -6,7 +6,6 @@ import ast
 import inspect
 import itertools
 import textwrap
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
@@ -29,14 +28,6 @@ class RuleError(ValueError):
     def __init__(self, message: str, *, code: str = "RCP016") -> None:
         super().__init__(message)
         self.code = code
-
-
-def did_you_mean(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The sentence that suggests the closest choice, if one is close."""
-    import difflib  # only needed for mistakes
-
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=cutoff)
-    return f"did you mean {close[0]}?" if close else None
 
 
 class ConfigBase(BaseModel):

@@ -1,8 +1,7 @@
-"""Small pieces of text that every part of prefcli prints in the same way."""
+"""LIGHT: small pieces of text that every part of prefcli prints in the same way."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 _LONGEST = 300
@@ -29,12 +28,14 @@ def format_bytes(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-def closest(word: str, candidates: Iterable[str]) -> str | None:
+def closest(word: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the candidate that a mistyped word probably means, if one is close enough."""
-    return next(iter(difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)), None)
+    import difflib  # needed for mistakes only
+
+    return next(iter(difflib.get_close_matches(word, list(candidates), n=1, cutoff=cutoff)), None)
 
 
-def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:
+def did_you_mean(word: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the hint `did you mean X?` for the closest candidate, if one is close enough."""
-    match = closest(word, candidates)
+    match = closest(word, candidates, cutoff)
     return f"did you mean {match}?" if match is not None else None

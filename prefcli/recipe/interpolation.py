@@ -10,6 +10,7 @@ from typing import Any
 from prefcli.errors import Problem
 from prefcli.recipe import secrets
 from prefcli.recipe.source_map import Key, Places, dotted, leaves, put
+from prefcli.text import first_line
 
 # More than a recipe needs. Without limits a few lines could keep a machine busy for hours.
 MAX_VALUES, MAX_CHAIN, MAX_CHARACTERS, MAX_COPIED = 100, 10, 2_000, 2_000
@@ -154,7 +155,7 @@ def _store(data: Any, config: Any, at: Key, value: Any, places: Places) -> list[
 
 def _reason(error: Exception) -> tuple[str, str | None]:
     """OmegaConf's error as a reason, and the cure."""
-    what = str(error).splitlines()[0]
+    what = first_line(error)
     if match := re.search(r"Environment variable '(.*)' not found", what):
         name = match[1]
         return f"the environment variable {name} is not set", (

@@ -15,11 +15,11 @@ from prefcli.config_base import (
     NonNegative,
     Positive,
     RuleError,
-    did_you_mean,
 )
 from prefcli.errors import Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.metrics import metric
+from prefcli.text import did_you_mean
 
 
 class EarlyStopping(ConfigBase):
