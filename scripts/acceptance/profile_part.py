@@ -105,6 +105,10 @@ def _profiled(sheet: Sheet, setting: Setting) -> None:
             busy += event.self_device_time_total
         elif event.key.startswith(("cudaLaunchKernel", "cuLaunchKernel")):
             launches += event.count
+    host = sorted(watch.events.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    for event in host[:_SHOWN]:
+        spent = event.self_cpu_time_total / 1000 / _TIMED
+        sheet.note(f"host: {event.key[:60]}", f"{spent:.1f} ms in {event.count / _TIMED:g} calls")
     sheet.note("share of time the GPU is idle", 1 - busy / 1e6 / watch.seconds)
     sheet.note("launches a step", launches / _TIMED)
     for name, spent in kernels.most_common(_SHOWN):

@@ -39,7 +39,7 @@ def speed_table(rows: list[Row]) -> list[str]:
             values.setdefault((f"{tuning}, {pairs}", profile), {})[f"{arm} {figure}"] = row["value"]
     if not values:
         return []
-    arms = ("s0", "s1", "p0", "p1", "p2")
+    arms = ("s0", "s1", "p0", "p1", "p2", "p3")
     lines = [
         "| tuning | profile | " + " | ".join(f"{arm} ms" for arm in arms) + " | p2/s0 | p2/s1 | "
         "FLOPs allow | s1, p2 of the product rate | GiB s1, p1, p2 |",
