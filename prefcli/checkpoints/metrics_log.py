@@ -10,7 +10,7 @@ from typing import Any
 
 from prefcli.checkpoints.atomic import writing
 from prefcli.checkpoints.run_dir import RunDir
-from prefcli.health import Advice
+from prefcli.health import Advice, upgrade_advice
 from prefcli.metrics import Row
 
 
@@ -32,7 +32,7 @@ class MetricsLog:
         return _read(self.metrics)
 
     def advice(self) -> list[dict[str, Any]]:
-        return _read(self._health)
+        return [upgrade_advice(entry) for entry in _read(self._health)]
 
 
 def is_finite(value: float | None) -> bool:

@@ -60,7 +60,7 @@ def check_run_dir(
 
 def _forgiven(folder: RunDir, recipe: Recipe) -> bool:
     """Did a health rule stop it that the recipe, by now, no longer lets stop?"""
-    stops = [each["check"] for each in MetricsLog(folder).advice() if each["level"] == "stop"]
+    stops = [advice["rule"] for advice in MetricsLog(folder).advice() if advice["level"] == "stop"]
     return bool(stops) and all(getattr(recipe.health, name).level != "stop" for name in stops)
 
 

@@ -42,14 +42,14 @@ def download(
     # The border of the heavy half.
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    from prefcli.hub.download import Downloaded, fetch, total
+    from prefcli.hub.download import Downloaded, download_recipes, total
 
     if not is_screen():
         disable_progress_bars()
     downloaded: list[Downloaded] = []
     failure: PrefcliError | None = None
     try:
-        for item in fetch([one.recipe for one in loaded]):
+        for item in download_recipes([one.recipe for one in loaded]):
             downloaded.append(item)
             say(str(item))
     except PrefcliError as error:
@@ -58,4 +58,6 @@ def download(
     if failure is not None:
         raise failure
     if as_json:
-        print_json({"total": total(downloaded), "taken": [item.as_dict() for item in downloaded]})
+        print_json(
+            {"total": total(downloaded), "downloaded": [item.as_dict() for item in downloaded]}
+        )

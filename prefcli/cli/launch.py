@@ -1,4 +1,4 @@
-"""The processes of a launch section: started, or shown as accelerate's and torchrun's commands."""
+"""Starts the processes of a launch section, or prints the equivalent commands."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ app = command_app()
 
 
 def start_processes(loaded: Loaded) -> None:
-    """If the recipe has a launch section and this is not one of its processes: run this command in
-    each of them and exit with their exit code."""
+    """Run this command in the processes of the launch section, and exit with their exit code.
+
+    Returns at once in one of those processes, and for a recipe without a launch section.
+    """
     launch = loaded.recipe.launch
     if launch is None or first_failure.launched():
         return

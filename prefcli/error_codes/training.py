@@ -5,6 +5,30 @@ from __future__ import annotations
 from prefcli.error_codes.base import ErrorCode
 
 TRAINING_CODES: tuple[ErrorCode, ...] = (
+    # 001-019: evaluation.
+    ErrorCode(
+        "TRN001",
+        "no-desirable-row",
+        "`check-sft` scores responses that the policy should prefer, and no row has one.",
+        "prefcli check-sft with rows that are all labelled false",
+        "Add rows labelled true, or pairs.",
+    ),
+    ErrorCode(
+        "TRN002",
+        "logits-not-finite",
+        "The logits of a model are not finite, so no token can be sampled.",
+        "prefcli sample with the model of a diverged run",
+        "Check the weights of the model, or load it in a wider dtype.",
+    ),
+    ErrorCode(
+        "TRN003",
+        "sft-gate-failed",
+        "The chosen responses have a higher perplexity under the starting policy than "
+        "check_sft.max_perplexity allows: they are unlikely text to it, and preference tuning "
+        "would mostly learn noise.",
+        "prefcli check-sft with a base model and rows of chat answers",
+        "Train the model on such text first (prefcli sft), or raise check_sft.max_perplexity.",
+    ),
     # 060-099: trl and its trainers.
     ErrorCode(
         "TRN060",
@@ -61,5 +85,24 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
         "precomputed ones, so these cannot be relied on.",
         "reference: {precompute: true}  # with a model whose forward pass is not deterministic",
         "Set reference.precompute: false.",
+    ),
+    # 100-119: health rules and trackers.
+    ErrorCode(
+        "TRN100",
+        "stopped-by-health-rule",
+        "A health rule of the level stop found the run in the state that the rule is for, such as "
+        "a loss that is not finite or a collapsed distribution. No final model is written.",
+        "training: {learning_rate: 0.1}",
+        "Follow the advice in the message. If the rule is wrong for your run, set its level to "
+        "warn, as in health.collapse.level=warn, and run the same command to resume.",
+    ),
+    ErrorCode(
+        "TRN101",
+        "tracker-cannot-start",
+        "A tracker in logging.report_to raised an error before the first step, for instance "
+        "because its server is unreachable or no one is logged in.",
+        "logging: {report_to: [wandb]}  # without `wandb login`",
+        "Configure the tracker as its message says, or remove it from logging.report_to; "
+        "metrics.jsonl is always written.",
     ),
 )

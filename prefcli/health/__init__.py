@@ -1,15 +1,13 @@
-"""LIGHT shelf: one file a health rule; history of metric rows -> advice, pure.
+"""LIGHT shelf: one file per health rule. Rules read metric rows and return advice; they are pure.
 
 A new rule is a file here and a line in `Health`.
 """
 
 from __future__ import annotations
 
-from pydantic import Field
-
-from prefcli.config_base import ConfigBase
+from prefcli.config_base import ConfigBase, section
 from prefcli.health.accuracy import Accuracy
-from prefcli.health.base import LEVEL_NAMES, LEVELS, Advice, HealthRule, Level
+from prefcli.health.base import LEVEL_NAMES, LEVELS, Advice, HealthRule, Level, upgrade_advice
 from prefcli.health.collapse import Collapse
 from prefcli.health.displacement import Displacement
 from prefcli.health.finite import Finite
@@ -28,25 +26,25 @@ from prefcli.health.saturation import Saturation
 
 
 class Health(ConfigBase):
-    """What is looked for while a run goes on. Each rule is a section, or its `level` alone:
+    """Rules that check the metrics during training. Each is a section, or its level alone:
     `health: {collapse: warn, gradient: off, displacement: {warn_nats: 1.5}}`."""
 
-    finite: Finite = Field(default_factory=Finite)
-    collapse: Collapse = Field(default_factory=Collapse)
-    displacement: Displacement = Field(default_factory=Displacement)
-    margin: Margin = Field(default_factory=Margin)
-    no_learning: NoLearning = Field(default_factory=NoLearning)
-    accuracy: Accuracy = Field(default_factory=Accuracy)
-    saturation: Saturation = Field(default_factory=Saturation)
-    gradient: Gradient = Field(default_factory=Gradient)
-    length: Length = Field(default_factory=Length)
-    kto_kl: KtoKl = Field(default_factory=KtoKl)
-    orpo_odds: OrpoOdds = Field(default_factory=OrpoOdds)
-    overfitting: Overfitting = Field(default_factory=Overfitting)
-    forgetting: Forgetting = Field(default_factory=Forgetting)
+    finite: Finite = section()
+    collapse: Collapse = section()
+    displacement: Displacement = section()
+    margin: Margin = section()
+    no_learning: NoLearning = section()
+    accuracy: Accuracy = section()
+    saturation: Saturation = section()
+    gradient: Gradient = section()
+    length: Length = section()
+    kto_kl: KtoKl = section()
+    orpo_odds: OrpoOdds = section()
+    overfitting: Overfitting = section()
+    forgetting: Forgetting = section()
 
     @property
-    def checks(self) -> list[HealthRule]:
+    def rules(self) -> list[HealthRule]:
         return [getattr(self, name) for name in type(self).model_fields]
 
 
@@ -60,4 +58,5 @@ __all__ = [
     "Level",
     "Monitor",
     "RunContext",
+    "upgrade_advice",
 ]

@@ -1,4 +1,4 @@
-"""What every health rule is: its thresholds as written in a recipe, and what it says of a run."""
+"""The shape of a health rule: thresholds from the recipe, and advice about the run."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ LEVELS: tuple[Level, ...] = ("note", "warn", "stop")
 """From mild to severe."""
 LEVEL_NAMES: Mapping[str, str] = {"note": "note", "warn": "warning", "stop": "stop"}
 """Levels as they are printed."""
-Loudness = Literal["note", "warn", "stop", "off"]
+LevelOrOff = Literal["note", "warn", "stop", "off"]
 
 
 @dataclass(frozen=True)
 class Advice:
-    """One line to the person who watches: what is seen, what it usually means, what to change."""
+    """An observation, what it usually means and what to change."""
 
-    check: str
+    rule: str
     level: Level
     step: int
     seen: str
@@ -39,33 +39,43 @@ class Advice:
         return f"{self.seen}: {self.means}; {self.change}"
 
     def as_dict(self) -> dict[str, Any]:
+        """Return a line of health.jsonl."""
         return {**asdict(self), "message": str(self)}
+
+    def as_line(self) -> str:
+        """Return a line of the log."""
+        return f"health: {LEVEL_NAMES[self.level]} at step {self.step}: {self}"
+
+
+def upgrade_advice(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a line of health.jsonl with this version's keys; earlier ones have "check"."""
+    return {"rule": entry["check"], **entry} if "check" in entry and "rule" not in entry else entry
 
 
 class HealthRule(ConfigBase):
-    """One rule. The docstring tells it and its source; the fields are its thresholds."""
+    """One rule. Its docstring has the sources; its fields are thresholds."""
 
     name: ClassVar[str]
     reads: ClassVar[tuple[str, ...]] = ()
-    """Metrics of a method (`Method.metrics`) without which the rule has nothing to look at."""
+    """Metrics (`Method.metrics`) that the rule needs; it ignores methods without them."""
     needs: ClassVar[str | None] = None
-    """A section of the recipe without which it has nothing to look at, as a dotted path."""
+    """A section of the recipe that the rule needs, as a dotted path."""
     defers_to: ClassVar[tuple[str, ...]] = ()
-    """Rules that, while they are true, say the same with a better reason."""
+    """Rules whose advice replaces this rule's, since they name a better reason."""
 
-    level: Loudness = "warn"
-    """How loud: a note, a warning, the end of the run with exit code 5, or off."""
+    level: LevelOrOff = "warn"
+    """Severity: note, warn, stop (ends the run with exit code 5) or off."""
 
     @model_validator(mode="before")
     @classmethod
-    def _level_alone(cls, value: Any) -> Any:
+    def _accept_a_level(cls, value: Any) -> Any:
         return {"level": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _nothing_for_nobody(self) -> HealthRule:
-        inert = [key for key in self.changed if key != "level"]
-        if self.level == "off" and inert:
-            raise ValueError(f"{inert[0]} has no effect with level: off; leave one of them out")
+    def _refuse_thresholds_of_a_rule_that_is_off(self) -> HealthRule:
+        unused = [key for key in self.changed if key != "level"]
+        if self.level == "off" and unused:
+            raise ValueError(f"{unused[0]} has no effect with level: off; remove one of them")
         return self
 
     @property
@@ -80,24 +90,25 @@ class HealthRule(ConfigBase):
     ) -> JsonSchemaValue:
         section = super().__get_pydantic_json_schema__(core_schema, handler)
         level = {"enum": [*LEVELS, "off"], "type": "string"}
-        about = section.pop("description", "")
-        return {"anyOf": [section, level], "description": about}
+        description = section.pop("description", "")
+        return {"anyOf": [section, level], "description": description}
 
     @classmethod
     def applies(cls, method: Method) -> bool:
+        """Return whether the rule can check runs of a method."""
         return set(cls.reads) <= set(method.metrics)
 
     @abstractmethod
-    def look(self, history: History, facts: RunContext) -> Advice | None:
-        """What there is to say of the run now, whether it was said before or not."""
+    def check(self, history: History, run: RunContext) -> Advice | None:
+        """Return advice if the run is in the state that the rule is for."""
 
     def advice(
         self, history: History, *, seen: str, means: str, change: str, at_most: Level = "stop"
     ) -> Advice:
-        """At most as severe as `level`.
+        """Return advice of the recipe's level.
 
-        at_most: for a finding that is milder than the one the rule is named after.
+        at_most: a limit of the level, for milder findings.
         """
-        assert self.level != "off", "the monitor asks no rule that is off"
+        assert self.level != "off", "the monitor skips rules that are off"
         level = min(self.level, at_most, key=LEVELS.index)
         return Advice(self.name, level, history.step, seen, means, change)

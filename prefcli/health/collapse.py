@@ -1,12 +1,12 @@
-"""The policy leaves language behind."""
+"""Distribution collapse."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from prefcli.config_base import Positive
-from prefcli.health.base import Advice, HealthRule, Loudness
-from prefcli.health.logp_drift import Side, drift
+from prefcli.health.base import Advice, HealthRule, LevelOrOff
+from prefcli.health.logp_drift import Side, logp_drift
 from prefcli.health.metric_history import History
 from prefcli.health.run_context import RunContext
 
@@ -15,52 +15,55 @@ FLOOR = 50.0
 
 
 class Collapse(HealthRule):
-    """Rejected responses below -50 nats a token; or either side far below where it started.
+    """Rejected responses below -50 nats per token, or either side far below its start.
 
-    The first is distribution collapse by the rule of practice, and stops a run; what falls off
-    a cliff warns. Published runs that are displaced and fine stay far from both: zephyr-7b-dpo
-    loses about 0.8 nats a token of chosen responses (-283 to -511 over some 250 to 300 tokens).
-    IPO at beta 0.1 falls off: its text becomes bytes while accuracy still reads 90 %.
+    The first stops a run, the second warns. Published runs with likelihood displacement stay far
+    from both: zephyr-7b-dpo loses about 0.8 nats per token of chosen responses (-283 to -511 over
+    250 to 300 tokens). IPO at beta 0.1 fails: its text degenerates while its accuracy is 90 %.
     """
 
     name: ClassVar[str] = "collapse"
     reads: ClassVar[tuple[str, ...]] = ("logps/rejected",)
 
-    level: Loudness = "stop"
+    level: LevelOrOff = "stop"
     floor: Positive = FLOOR
-    """Nats a token: rejected responses that are less likely than exp(-floor) a token are lost."""
+    """Nats per token: log-probabilities of rejected responses below -floor are a collapse."""
     chosen_fall: Positive = 3.0
-    """Nats a token that chosen responses may lose since the start; at 3 their perplexity is 20
-    times what it was. No figure is published; a proposal."""
+    """Nats per token that chosen responses may lose since the start; 3 nats are a factor of 20 in
+    perplexity. No value is published; a proposal."""
     rejected_fall: Positive = 10.0
-    """The same of rejected responses, which are meant to fall. A proposal."""
+    """Nats per token that rejected responses may lose; they are meant to fall. A proposal."""
 
-    def look(self, history: History, facts: RunContext) -> Advice | None:
-        return self._floor(history, facts) or self._cliff(history, facts)
+    def check(self, history: History, run: RunContext) -> Advice | None:
+        return self._below_floor(history, run) or self._sharp_drop(history, run)
 
-    def _floor(self, history: History, facts: RunContext) -> Advice | None:
+    def _below_floor(self, history: History, run: RunContext) -> Advice | None:
         for key in ("logps/rejected_per_token", "eval_logps/rejected_per_token"):
             last = history.last(key)
             if last is not None and last.value < -self.floor:
                 return self.advice(
                     history,
-                    seen=f"rejected responses at {last.value:.1f} nats a token",
-                    means="the distribution has collapsed, and what is sampled is no language",
-                    change=f"{facts.method.weaken}, lower training.learning_rate, or {facts.hold}",
+                    seen=f"rejected responses at {last.value:.1f} nats per token",
+                    means="the distribution has collapsed, and samples are degenerate",
+                    change=self._cure(run),
                 )
         return None
 
-    def _cliff(self, history: History, facts: RunContext) -> Advice | None:
-        falls: dict[Side, float] = {"chosen": self.chosen_fall, "rejected": self.rejected_fall}
-        for side, allowed in falls.items():
-            moved = drift(history, facts, side)
-            if moved is not None and moved.nats < -allowed:
+    def _sharp_drop(self, history: History, run: RunContext) -> Advice | None:
+        limits: dict[Side, float] = {"chosen": self.chosen_fall, "rejected": self.rejected_fall}
+        for side, limit in limits.items():
+            drift = logp_drift(history, run, side)
+            if drift is not None and drift.nats < -limit:
                 return self.advice(
                     history,
-                    seen=f"{side} responses lost {-moved.nats:.1f} nats a token ({moved.seen})",
-                    means="the policy falls off a cliff; text is coming apart, whatever the "
-                    "accuracy says",
-                    change=f"{facts.method.weaken}, lower training.learning_rate, or {facts.hold}",
+                    seen=f"{side} responses lost {-drift.nats:.1f} nats per token ({drift.basis})",
+                    means="log-probabilities dropped sharply; samples degenerate even if the "
+                    "accuracy is high",
+                    change=self._cure(run),
                     at_most="warn",
                 )
         return None
+
+    @staticmethod
+    def _cure(run: RunContext) -> str:
+        return f"{run.method.weaken}, lower training.learning_rate, or {run.keep_likelihood}"

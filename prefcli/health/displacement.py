@@ -1,4 +1,4 @@
-"""Chosen responses become less likely, too."""
+"""Likelihood displacement: chosen responses become less likely, too."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import ClassVar
 
 from prefcli.config_base import Positive
 from prefcli.health.base import Advice, HealthRule
-from prefcli.health.logp_drift import drift
+from prefcli.health.logp_drift import logp_drift
 from prefcli.health.metric_history import History
 from prefcli.health.run_context import RunContext
 
 
 class Displacement(HealthRule):
-    """The log-probability of chosen responses falls against step 0: likelihood displacement.
+    """Likelihood displacement: chosen responses are less likely than at step 0.
 
-    A pairwise loss asks for a margin, and a margin grows as well where both sides fall and the
-    rejected one falls faster (Razin et al. 2024, arXiv:2410.08847). The most asked question of
-    all: huggingface/trl issues 800 and 1236, eric-mitchell/direct-preference-optimization issues
-    8, 32 and 36. The thresholds are proposals; published DPO runs pass the first.
+    A pairwise loss rewards a margin, which also grows if both sides fall and the rejected one
+    falls faster (Razin et al. 2024, arXiv:2410.08847). It is the most frequent question about
+    DPO: huggingface/trl issues 800 and 1236, eric-mitchell/direct-preference-optimization issues
+    8, 32 and 36. The thresholds are proposals; published DPO runs exceed the first.
     """
 
     name: ClassVar[str] = "displacement"
@@ -25,26 +25,27 @@ class Displacement(HealthRule):
     defers_to: ClassVar[tuple[str, ...]] = ("collapse",)
 
     note: Positive = 0.3
-    """Nats a token, as a mean over chosen responses: a fall beyond it is a note."""
+    """Nats per token, the mean over chosen responses: a larger fall is a note."""
     warn_nats: Positive = 1.0
-    """Nats a token: beyond it, as severe as `level`. At 1 their perplexity is 2.7 times as high."""
+    """Nats per token: a larger fall has the rule's level. 1 nat is a factor of 2.7 in
+    perplexity."""
 
-    def look(self, history: History, facts: RunContext) -> Advice | None:
-        chosen = drift(history, facts, "chosen")
+    def check(self, history: History, run: RunContext) -> Advice | None:
+        chosen = logp_drift(history, run, "chosen")
         if chosen is None or chosen.nats >= -min(self.note, self.warn_nats):
             return None
-        rejected = drift(history, facts, "rejected")
-        beside = f", rejected ones {-rejected.nats:.2f}" if rejected and rejected.nats < 0 else ""
+        rejected = logp_drift(history, run, "rejected")
+        other = f", rejected ones {-rejected.nats:.2f}" if rejected and rejected.nats < 0 else ""
         far = chosen.nats < -self.warn_nats
-        usual = "as a rule the margin grows because rejected responses fall faster"
+        usual = "the margin usually grows because rejected responses fall faster"
         return self.advice(
             history,
-            seen=f"chosen responses lost {-chosen.nats:.2f} nats a token{beside} ({chosen.seen})",
-            means=f"likelihood displacement; {usual}, and so far is more than published runs show"
+            seen=f"chosen responses lost {-chosen.nats:.2f} nats per token{other} ({chosen.basis})",
+            means=f"likelihood displacement; {usual}, but this is more than published runs show"
             if far
-            else f"likelihood displacement; {usual}, which is normal for {facts.method.name}",
-            change=f"to hold them up, {facts.hold}; or {facts.method.weaken}"
+            else f"likelihood displacement; {usual}, which is normal for {run.method.name}",
+            change=f"{run.keep_likelihood}; or {run.method.weaken}"
             if far
-            else f"nothing, unless it goes on; to hold them up, {facts.hold}",
+            else f"nothing, unless it continues; then {run.keep_likelihood}",
             at_most="stop" if far else "note",
         )

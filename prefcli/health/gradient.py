@@ -1,4 +1,4 @@
-"""Steps that throw the policy off."""
+"""Spikes of the gradient norm."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from prefcli.health.metric_history import History
 from prefcli.health.run_context import RunContext
 
 _ROWS = 50
-"""In which spikes are counted, beyond those that the median needs."""
+"""Rows in which spikes are counted, in addition to those for the median."""
 
 
 class Gradient(HealthRule):
-    """The gradient's norm jumps: once is a note, again and again a warning.
+    """The gradient norm spikes: once is a note, repeatedly a warning.
 
-    It is measured against the median of the rows before it, and against the largest norm so far:
-    when the loss nears 0 the median does too, and any hard pair stands out. Clipping
-    (training.max_grad_norm) bounds the step, not the direction. The figures are proposals.
+    It is compared with the median of the rows before, and with the largest norm so far: as the
+    loss approaches 0 so does the median, and any hard pair would be a spike. Clipping
+    (training.max_grad_norm) limits the step, not its direction. The values are proposals.
     """
 
     name: ClassVar[str] = "gradient"
     defers_to: ClassVar[tuple[str, ...]] = ("collapse", "finite")
 
     spike_factor: Positive = 10.0
-    """A spike is so many times the median of the rows before it, and twice the largest of those
-    that are no spikes."""
+    """A spike is larger than the median of the rows before it by this factor, and than the
+    largest other row by 2."""
     rows: Count = 20
     """Rows after warm-up that the median needs."""
     spikes: Count = 3
-    """So many within 50 rows are as severe as `level`; a single one is a note."""
+    """Spikes within 50 rows that have the rule's level; fewer are a note."""
 
-    def look(self, history: History, facts: RunContext) -> Advice | None:
+    def check(self, history: History, run: RunContext) -> Advice | None:
         points = [
-            p for p in history.points("grad_norm")[-(self.rows + _ROWS) :] if p.step > facts.warmup
+            p for p in history.points("grad_norm")[-(self.rows + _ROWS) :] if p.step > run.warmup
         ]
         if len(points) <= self.rows:
             return None
@@ -55,10 +55,10 @@ class Gradient(HealthRule):
             + (f", and {len(spikes)} such spikes in {len(points)} rows" if often else ""),
             means="training is unstable; the learning rate is too high, or rows are broken"
             if often
-            else "a spike; one is harmless when it is clipped",
+            else "a spike, which is harmless if it is clipped",
             change="lower training.learning_rate or training.max_grad_norm, or lengthen the "
             "warm-up; look at the rows with `prefcli data`"
             if often
-            else "nothing, unless it comes again",
+            else "nothing, unless it happens again",
             at_most="stop" if often else "note",
         )

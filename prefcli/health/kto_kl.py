@@ -1,4 +1,4 @@
-"""KTO's estimate of the KL does not work."""
+"""A KL estimate of KTO that does not work."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from prefcli.methods import Method
 class KtoKl(HealthRule):
     """kto's kl has been exactly 0 since the start, long after warm-up.
 
-    The estimate is cut off at 0 and taken over mismatched prompts and completions of a device
-    batch (huggingface/trl issue 2554, pull request 2153). That it returns to 0 is common: such
-    completions become less likely, too. That it never leaves 0 is not.
+    The estimate is clipped at 0 and uses mismatched prompts and completions of a device batch
+    (huggingface/trl issue 2554, pull request 2153). It often returns to 0, since such completions
+    become less likely, too; but it should not stay there from the start.
     """
 
     name: ClassVar[str] = "kto_kl"
@@ -30,17 +30,17 @@ class KtoKl(HealthRule):
     def applies(cls, method: Method) -> bool:
         return method.pairs_neighbours
 
-    def look(self, history: History, facts: RunContext) -> Advice | None:
-        recent = history.recent("kl", self.steps, after=facts.warmup)
-        if not facts.method.pairs_neighbours or recent is None or recent.high > 0:
+    def check(self, history: History, run: RunContext) -> Advice | None:
+        recent = history.recent("kl", self.steps, after=run.warmup)
+        if not run.method.pairs_neighbours or recent is None or recent.high > 0:
             return None
         if any(history.series("kl")):
             return None
         return self.advice(
             history,
             seen=f"kl is 0 in all {history.step} steps",
-            means="the reference point of kto is not estimated; device batches are too small, or "
-            "their prompts all alike",
-            change="training.per_device_train_batch_size of 4 or more, or "
-            "kto.loss_type: apo_zero_unpaired, which needs no kl",
+            means="kto's reference point is not estimated; device batches are too small, or all "
+            "their prompts are equal",
+            change="set training.per_device_train_batch_size to at least 4, or "
+            "kto.loss_type: apo_zero_unpaired, which does not use kl",
         )

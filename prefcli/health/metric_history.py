@@ -1,4 +1,4 @@
-"""The metric rows of a run so far, by metric, and what can be said of a stretch of them."""
+"""The metric rows of a run so far, by metric, and means over windows of steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Point(NamedTuple):
     step: int
     value: float
     steps: int
-    """Optimizer steps that the row is the mean of: those since the train row before it."""
+    """Optimizer steps that the row is the mean of: those since the previous training row."""
 
 
 class Window(NamedTuple):
@@ -30,18 +30,14 @@ class Window(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Its last step."""
+        """The last step."""
         return self.points[-1].step
 
     @property
     def mean(self) -> float:
-        """Over steps, however many a row stands for."""
+        """The mean over steps, whatever the number of steps per row."""
         steps = self.steps
         return sum(point.value * (point.steps / steps) for point in self.points)
-
-    @property
-    def low(self) -> float:
-        return min(point.value for point in self.points)
 
     @property
     def high(self) -> float:
@@ -49,14 +45,14 @@ class Window(NamedTuple):
 
 
 class History:
-    """Fed in order. A value that is not finite is in no series; `latest` still has its row."""
+    """Rows in the order of training. Series omit values that are not finite; `latest` has them."""
 
     def __init__(self) -> None:
         self.train: list[Row] = []
         self.eval: list[Row] = []
         self.latest: Row = {}
         self.step = 0
-        self._trained = 0
+        self._last_train_step = 0
         self._columns: dict[str, list[Point]] = defaultdict(list)
 
     def add(self, row: Row) -> None:
@@ -67,22 +63,21 @@ class History:
             steps = 1
         else:
             self.train.append(row)
-            steps = max(self.step - self._trained, 1)
-            self._trained = self.step
+            steps = max(self.step - self._last_train_step, 1)
+            self._last_train_step = self.step
         for key, value in row.items():
             if (number := finite(value)) is not None:
                 self._columns[key].append(Point(self.step, number, steps))
 
     def points(self, key: str) -> Sequence[Point]:
-        """Of evaluations for an `eval_` key, else of training."""
+        """Return the points of a metric: of evaluations for an `eval_` key, else of training."""
         return self._columns.get(key, ())
 
-    def series(self, key: str, last: int | None = None) -> list[float]:
-        points = self.points(key)
-        return [point.value for point in (points[-last:] if last else points)]
+    def series(self, key: str) -> list[float]:
+        return [point.value for point in self.points(key)]
 
     def first(self, key: str) -> Point | None:
-        """At the start: the first train row is of the policy before its first update."""
+        """Return the first point; that of training shows the policy before its first update."""
         points = self.points(key)
         return points[0] if points else None
 
@@ -91,32 +86,33 @@ class History:
         return points[-1] if points else None
 
     def recent(self, key: str, steps: int, after: int = 0) -> Window | None:
-        """The last rows that make up so many steps, all of them later than step `after`.
+        """Return the last rows that cover so many steps, all of them later than step `after`.
 
-        None while there are fewer; rows without the metric do not count.
+        None while there are fewer steps; rows without the metric do not count.
         """
-        taken: list[Point] = []
+        points: list[Point] = []
         covered = 0
         for point in reversed(self.points(key)):
             if covered >= steps or point.step - point.steps < after:
                 break
-            taken.append(point)
+            points.append(point)
             covered += point.steps
-        return Window(taken[::-1]) if covered >= steps else None
+        return Window(points[::-1]) if covered >= steps else None
 
     def opening(self, key: str, steps: int) -> Window | None:
-        """The first rows, as few as make up so many steps; None while there are fewer."""
-        taken: list[Point] = []
+        """Return the first rows that cover so many steps; None while there are fewer."""
+        points: list[Point] = []
         covered = 0
         for point in self.points(key):
             if covered >= steps:
                 break
-            taken.append(point)
+            points.append(point)
             covered += point.steps
-        return Window(taken) if covered >= steps else None
+        return Window(points) if covered >= steps else None
 
 
 def finite(value: object) -> float | None:
+    """Return a value as a float, or None if it is not a finite number."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             number = float(value)
@@ -126,6 +122,6 @@ def finite(value: object) -> float | None:
     return None
 
 
-def _step_of(row: Row, before: int) -> int:
+def _step_of(row: Row, previous: int) -> int:
     step = finite(row.get("step"))
-    return before if step is None else max(int(step), 0)
+    return previous if step is None else max(int(step), 0)

@@ -1,4 +1,4 @@
-"""All rules over one stream of metric rows; each speaks once, and again only when it gets worse."""
+"""All rules over one stream of metric rows. A rule reports again only if the run gets worse."""
 
 from __future__ import annotations
 
@@ -12,44 +12,45 @@ from prefcli.metrics import Row
 
 
 class Monitor:
-    """Fed row by row; pure, so that literal rows test it."""
+    """The state of all rules; pure, so that tests can use literal rows."""
 
-    def __init__(self, checks: Sequence[HealthRule], facts: RunContext) -> None:
-        self._checks = [check for check in checks if check.level != "off"]
-        self._facts = facts
-        self._said: dict[str, int] = {}
+    def __init__(self, rules: Sequence[HealthRule], run: RunContext) -> None:
+        self._rules = [rule for rule in rules if rule.level != "off"]
+        self._run = run
+        self._reported: dict[str, int] = {}
+        """Rule -> index of the most severe level that it has reported."""
         self.history = History()
 
-    def replay(self, rows: Iterable[Row], said: Iterable[Mapping[str, Any]]) -> None:
-        """What a run that is resumed has measured and said already."""
+    def replay(self, rows: Iterable[Row], advice: Iterable[Mapping[str, Any]]) -> None:
+        """Restore the state of a run that is resumed, from its rows and its health.jsonl."""
         for row in rows:
             self.history.add(row)
-        for advice in said:
-            # A run that was stopped, and goes on all the same, is stopped again.
-            level = min(LEVELS.index(advice["level"]), LEVELS.index("warn"))
-            self._remember(advice["check"], level)
+        for entry in advice:
+            # A rule that stopped the run stops it again if nothing has changed.
+            level = min(LEVELS.index(entry["level"]), LEVELS.index("warn"))
+            self._remember(entry["rule"], level)
 
-    def look(self, row: Row) -> list[Advice]:
-        """What is new to say after this row; the loudest first."""
+    def observe(self, row: Row) -> list[Advice]:
+        """Add a row and return the advice that is new, the most severe first."""
         self.history.add(row)
-        found = {
-            check.name: (check, advice)
-            for check in self._checks
-            if (advice := check.look(self.history, self._facts)) is not None
+        current = {
+            rule.name: (rule, advice)
+            for rule in self._rules
+            if (advice := rule.check(self.history, self._run)) is not None
         }
         new = [
             advice
-            for check, advice in found.values()
-            if not found.keys() & set(check.defers_to) and self._is_news(advice)
+            for rule, advice in current.values()
+            if not current.keys() & set(rule.defers_to) and self._is_new(advice)
         ]
         return sorted(new, key=lambda advice: -LEVELS.index(advice.level))
 
-    def _is_news(self, advice: Advice) -> bool:
+    def _is_new(self, advice: Advice) -> bool:
         level = LEVELS.index(advice.level)
-        if level <= self._said.get(advice.check, -1):
+        if level <= self._reported.get(advice.rule, -1):
             return False
-        self._remember(advice.check, level)
+        self._remember(advice.rule, level)
         return True
 
-    def _remember(self, check: str, level: int) -> None:
-        self._said[check] = max(level, self._said.get(check, -1))
+    def _remember(self, rule: str, level: int) -> None:
+        self._reported[rule] = max(level, self._reported.get(rule, -1))

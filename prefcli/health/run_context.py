@@ -1,4 +1,4 @@
-"""What a rule must know of a run beside its metrics, and the recipe's words for its cures."""
+"""The facts about a run that health rules need besides its metrics."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from prefcli.methods import Method
 
 @dataclass(frozen=True)
 class RunContext:
-    """Facts of a run that stay as they are from its first step to its last."""
+    """Facts that stay the same from the first step to the last."""
 
     method: Method
     steps: int
     """Planned optimizer steps."""
     warmup: int = 0
-    """Steps until the learning rate is reached."""
+    """Steps of learning-rate warm-up."""
     batch: int = 32
-    """Rows of an optimizer step: how noisy its figures are."""
+    """Rows per optimizer step, which determine the noise of metrics."""
     eval_rows: int = 0
-    """Rows of an evaluation; 0 where there is none."""
+    """Rows per evaluation; 0 without evaluations."""
     starts_at_reference: bool = False
-    """The policy begins as the reference, so margins begin at 0 and rewards tell how far it is."""
+    """The policy starts as its reference: margins start at 0 and rewards measure the distance."""
     mixes_sft: bool = False
     fp16: bool = False
-    """float16's loss scaling overflows now and then by design, and skips that step."""
+    """The loss scaling of float16 overflows sometimes by design, and skips that step."""
 
     @classmethod
     def of(
@@ -39,7 +39,10 @@ class RunContext:
         mixes_sft: bool = False,
         fp16: bool = False,
     ) -> RunContext:
-        """other_reference: the recipe names another model than the one training starts from."""
+        """Return the context of a run.
+
+        other_reference: the recipe names a reference that is not the starting model.
+        """
         return cls(
             method=method,
             steps=steps,
@@ -52,13 +55,13 @@ class RunContext:
         )
 
     @property
-    def hold(self) -> str:
-        """Advice: how to keep up the likelihood of what the model said before."""
-        mix = "raise sft_mix.fraction" if self.mixes_sft else "mix demonstrations in (sft_mix)"
+    def keep_likelihood(self) -> str:
+        """Advice that keeps up the likelihood of the model's former responses."""
+        mix = "raise sft_mix.fraction" if self.mixes_sft else "mix in demonstrations (sft_mix)"
         term = self.method.sft_term_advice
         return mix if term is None else f"{term}, or {mix}"
 
-    def wait(self, steps: int) -> int:
-        """The step from which on nothing learnt is a finding: after warm-up and so many steps,
-        and a fifth of the run."""
+    def earliest(self, steps: int) -> int:
+        """Return the first step at which a lack of learning counts: after warm-up, after so many
+        further steps, and after a fifth of the run."""
         return max(self.warmup + steps, self.steps // 5)

@@ -1,4 +1,4 @@
-"""Nothing is left to learn."""
+"""A reward accuracy of 1."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from prefcli.health.run_context import RunContext
 
 
 class Saturation(HealthRule):
-    """The reward accuracy on train pairs is 1.0 for long: over-optimised, or easy pairs.
+    """The reward accuracy on training pairs is 1.0 for long: overfitted, or easy pairs.
 
-    Over 0.9 on training pairs is the aim, and published runs of several epochs come close to 1;
-    at 1.0 for thousands of pairs, rows repeat or the sides differ by something trivial, and what
-    still moves is the margin alone. Where data.eval is told apart as well, it is a note.
+    Over 0.9 on training pairs is the aim, and published runs of several epochs come close to 1.
+    At 1.0 for thousands of pairs, rows repeat or the sides differ by something trivial, and only
+    the margin still grows. If data.eval is separated as well, it is a note.
     """
 
     name: ClassVar[str] = "saturation"
@@ -24,35 +24,36 @@ class Saturation(HealthRule):
     defers_to: ClassVar[tuple[str, ...]] = ("margin", "collapse", "overfitting")
 
     accuracy: Fraction = 0.999
-    """Mean accuracy from which on it counts as 1."""
+    """Mean accuracy that counts as 1."""
     pairs: Count = 4000
-    """Train pairs that are averaged. A proposal."""
+    """Training pairs that are averaged. A proposal."""
     steps: Count = 100
-    """Optimizer steps that are averaged, at the least."""
+    """Minimum of optimizer steps that are averaged."""
     eval_accuracy: Fraction = 0.95
-    """From here on data.eval is told apart as well."""
+    """Accuracy on data.eval that counts as separated."""
 
-    def look(self, history: History, facts: RunContext) -> Advice | None:
-        steps = max(math.ceil(self.pairs / facts.batch), self.steps)
-        seen = history.recent("rewards/accuracies", steps)
-        if seen is None or seen.mean < self.accuracy:
+    def check(self, history: History, run: RunContext) -> Advice | None:
+        steps = max(math.ceil(self.pairs / run.batch), self.steps)
+        accuracy = history.recent("rewards/accuracies", steps)
+        if accuracy is None or accuracy.mean < self.accuracy:
             return None
-        what = f"accuracy {seen.mean:.3f} over the last {seen.steps * facts.batch} train pairs"
-        on_eval = history.last("eval_rewards/accuracies")
-        if on_eval is not None and on_eval.step > 0:
-            what += f", {on_eval.value:.2f} on data.eval"
-            if on_eval.value >= self.eval_accuracy:
+        pairs = accuracy.steps * run.batch
+        seen = f"accuracy {accuracy.mean:.3f} over the last {pairs} training pairs"
+        held_out = history.last("eval_rewards/accuracies")
+        if held_out is not None and held_out.step > 0:
+            seen += f", {held_out.value:.2f} on data.eval"
+            if held_out.value >= self.eval_accuracy:
                 return self.advice(
                     history,
-                    seen=what,
+                    seen=seen,
                     means="the pairs are easy; more steps only widen the margin",
-                    change="fewer epochs, or harder pairs",
+                    change="train for fewer epochs, or on harder pairs",
                     at_most="note",
                 )
         return self.advice(
             history,
-            seen=what,
-            means="over-optimised; rows repeat, or something trivial tells the sides apart",
-            change="fewer epochs, a lower training.learning_rate; look for duplicates with "
-            "`prefcli data`",
+            seen=seen,
+            means="the policy is overfitted; rows repeat, or the sides differ by something trivial",
+            change="train for fewer epochs or lower training.learning_rate; look for duplicates "
+            "with `prefcli data`",
         )

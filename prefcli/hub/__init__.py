@@ -1,1 +1,1 @@
-"""The hub's cache: what is in it, which commits those are, and how it is filled."""
+"""Hugging Face Hub: what is in the cache, which commits a run uses, and downloads."""

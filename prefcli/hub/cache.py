@@ -1,4 +1,4 @@
-"""What of a repository on the hub is in the cache, where the hub itself can't be asked."""
+"""The hub's cache: the files and commits of a repository, without asking the hub."""
 
 from __future__ import annotations
 
@@ -16,56 +16,59 @@ Kind = Literal["model", "dataset"]
 TOKENIZER = "tokenizer.json"
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = "model.safetensors"
 _TOKENIZERS = (TOKENIZER, "tokenizer.model", "vocab.json")
 _INDEX = "model.safetensors.index.json"
 
 
 def offline() -> bool:
-    """Has the user, or the lack of a network, ruled out the hub?"""
+    """Return whether the hub must not be asked."""
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def commit_of(name: str, kind: Kind, revision: str | None) -> str | None:
-    """The commit that a revision had when the hub was last asked; None where it never was.
+    """Return the commit that a revision had when the hub was last asked, or None.
 
-    The hub's client writes that down whenever it looks for a file, so that after a download this
-    is the commit of what was downloaded.
+    huggingface_hub records it whenever it looks up a file, so after a download it is the commit
+    that was downloaded.
     """
     if revision is not None and is_commit(revision):
         return revision
-    noted = _folder(name, kind) / "refs" / (revision or constants.DEFAULT_REVISION)
+    ref = _folder(name, kind) / "refs" / (revision or constants.DEFAULT_REVISION)
     try:
-        return noted.read_text("utf-8").strip() or None
+        return ref.read_text("utf-8").strip() or None
     except OSError:
         return None
 
 
 def snapshot(name: str, kind: Kind, revision: str | None) -> Path | None:
-    """The folder of that commit's files, all or some of them; None where there is none."""
+    """Return the folder of a commit in the cache, which may lack files, or None."""
     commit = commit_of(name, kind, revision)
     folder = _folder(name, kind) / "snapshots" / (commit or "")
     return folder if commit is not None and folder.is_dir() else None
 
 
 def missing_files(name: str, revision: str | None, *, weights: bool = True) -> list[str]:
-    """Files that a run needs and the cache lacks. weights: those of the model, too."""
+    """Return the files of a model that a run needs and the cache does not have.
 
-    def path(file: str) -> Path | None:
-        found = try_to_load_from_cache(name, file, revision=revision)
-        return Path(found) if isinstance(found, str) else None
+    weights: include the model's weights.
+    """
 
-    if path(ADAPTER):
-        return [] if path(ADAPTER_WEIGHTS) else [ADAPTER_WEIGHTS]
-    lacking = [] if path("config.json") else ["config.json"]
-    if not any(path(file) for file in _TOKENIZERS):
-        lacking.append(TOKENIZER)
-    if not weights or path("model.safetensors"):
-        return lacking
-    index = path(_INDEX)
-    if index is None:
-        return [*lacking, "model.safetensors (or its shards)"]
-    shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-    return lacking + [shard for shard in sorted(shards) if not path(shard)]
+    def is_cached(file: str) -> bool:
+        return isinstance(try_to_load_from_cache(name, file, revision=revision), str)
+
+    if is_cached(ADAPTER):
+        return [] if is_cached(ADAPTER_WEIGHTS) else [ADAPTER_WEIGHTS]
+    missing = [] if is_cached("config.json") else ["config.json"]
+    if not any(is_cached(file) for file in _TOKENIZERS):
+        missing.append(TOKENIZER)
+    if not weights or is_cached(WEIGHTS):
+        return missing
+    index = try_to_load_from_cache(name, _INDEX, revision=revision)
+    if not isinstance(index, str):
+        return [*missing, f"{WEIGHTS} (or its shards)"]
+    shards = set(json.loads(Path(index).read_text("utf-8"))["weight_map"].values())
+    return missing + [shard for shard in sorted(shards) if not is_cached(shard)]
 
 
 def _folder(name: str, kind: Kind) -> Path:

@@ -1,92 +1,102 @@
-"""Which commits of the hub's models and datasets a run used, and whether they have moved since."""
+"""The commits of the models and datasets that a run uses from the hub."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prefcli.console import warn
 from prefcli.hub.cache import ADAPTER, Kind, commit_of, snapshot
 from prefcli.recipe.paths import is_local
 from prefcli.recipe.schema import Recipe
 
 Commits = list[dict[str, str | None]]
-"""As in run.json: one for each repository and revision; an unknown commit is null."""
+"""The entry `hub` of run.json: one item per repository and revision; an unknown commit is null."""
 
 
-class Wanted(NamedTuple):
-    """A repository that a recipe names, or that an adapter it names lies on."""
+class Repository(NamedTuple):
+    """A repository that a recipe names, or the base of an adapter that it names."""
 
     path: str
-    """Dotted, in the recipe."""
+    """Dotted path in the recipe."""
     kind: Kind
     name: str
+    """Hub id or local path."""
     revision: str | None
 
 
-def wanted(recipe: Recipe) -> list[Wanted]:
-    """What the recipe itself names, on the hub or here."""
-    found = [
-        Wanted("model.name_or_path", "model", recipe.model.name_or_path, recipe.model.revision)
-    ]
-    if (other := recipe.reference).name_or_path is not None:
-        found.append(Wanted("reference.name_or_path", "model", other.name_or_path, other.revision))
-    return found + [
-        Wanted(f"{where}.path", "dataset", source.path, source.revision)
-        for where, source in recipe.sources
+def named_repositories(recipe: Recipe) -> list[Repository]:
+    """Return the models and datasets that a recipe names, on the hub or local."""
+    model, reference = recipe.model, recipe.reference
+    repositories = [Repository("model.name_or_path", "model", model.name_or_path, model.revision)]
+    if (name := reference.name_or_path) is not None:
+        repositories.append(Repository("reference.name_or_path", "model", name, reference.revision))
+    return repositories + [
+        Repository(f"{path}.path", "dataset", source.path, source.revision)
+        for path, source in recipe.sources
     ]
 
 
-def commits(recipe: Recipe) -> Commits:
-    """To be asked once everything is loaded: by then the cache knows what was taken."""
-    found = {each[1:]: each for each in _with_bases(recipe)}
+def used_commits(recipe: Recipe) -> Commits:
+    """Return the commit of each repository. Call it after loading, when the cache knows them."""
+    repositories = {repository[1:]: repository for repository in _on_hub(recipe)}
     return [
         {
-            "kind": each.kind,
-            "name": each.name,
-            "revision": each.revision,
-            "commit": commit_of(each.name, each.kind, each.revision),
+            "kind": repository.kind,
+            "name": repository.name,
+            "revision": repository.revision,
+            "commit": commit_of(repository.name, repository.kind, repository.revision),
         }
-        for each in found.values()
+        for repository in repositories.values()
     ]
 
 
-def differences(before: Sequence[dict[str, Any]], now: Commits) -> list[str]:
-    """A line for each repository whose commit was another one; what either does not know is none.
+def changed_commits(before: Sequence[Mapping[str, Any]], now: Commits) -> list[str]:
+    """Describe each repository whose commit differs; an unknown commit does not differ.
 
-    before: `commits` of an earlier part of the run, as run.json holds it.
+    before: the commits of an earlier part of the run.
     """
-    known = {(e["kind"], e["name"], e["revision"]): e["commit"] for e in before}
+    earlier = {(e["kind"], e["name"], e["revision"]): e["commit"] for e in before}
     lines = []
-    for each in now:
-        was = known.get((each["kind"], each["name"], each["revision"]))
-        if was is not None and each["commit"] is not None and was != each["commit"]:
-            lines.append(f"the {each['kind']} {each['name']} was {was} and is {each['commit']} now")
+    for entry in now:
+        kind, name, commit = entry["kind"], entry["name"], entry["commit"]
+        previous = earlier.get((kind, name, entry["revision"]))
+        if None not in (previous, commit) and previous != commit:
+            lines.append(f"the {kind} {name} was at commit {previous} and is now at {commit}")
     return lines
 
 
-def _with_bases(recipe: Recipe) -> Iterator[Wanted]:
-    """Those on the hub."""
+def record_commits(recipe: Recipe, earlier_run: Mapping[str, Any]) -> Commits:
+    """Return the commits for run.json, and warn if one differs from the earlier run.json's."""
+    commits = used_commits(recipe)
+    for line in changed_commits(earlier_run.get("hub", []), commits):
+        warn(f"{line}; set `revision` in the recipe to stay at one commit")
+    return commits
+
+
+def _on_hub(recipe: Recipe) -> Iterator[Repository]:
+    """Yield the repositories on the hub, with the bases of adapters."""
     seen = set()
-    for each in wanted(recipe):
-        link: Wanted | None = each
-        while link is not None and link not in seen:
-            seen.add(link)
-            if not is_local(link.name):
-                yield link
-            link = base_of(link)
+    for named in named_repositories(recipe):
+        repository: Repository | None = named
+        while repository is not None and repository not in seen:
+            seen.add(repository)
+            if not is_local(repository.name):
+                yield repository
+            repository = base_of(repository)
 
 
-def base_of(adapter: Wanted) -> Wanted | None:
-    """What an adapter, here or in the cache, lies on; None for what is no adapter."""
+def base_of(adapter: Repository) -> Repository | None:
+    """Return the base model of an adapter that is local or in the cache; None if there is none."""
     if adapter.kind != "model":
         return None
-    here = Path(adapter.name).expanduser()
-    folder = here if here.is_dir() else snapshot(adapter.name, adapter.kind, adapter.revision)
+    local = Path(adapter.name).expanduser()
+    folder = local if local.is_dir() else snapshot(adapter.name, adapter.kind, adapter.revision)
     try:
         config = json.loads((folder / ADAPTER).read_text("utf-8")) if folder is not None else {}
     except (OSError, ValueError):
         return None
     base = config.get("base_model_name_or_path")
-    return Wanted(adapter.path, "model", base, config.get("revision")) if base else None
+    return Repository(adapter.path, "model", base, config.get("revision")) if base else None

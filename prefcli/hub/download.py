@@ -1,4 +1,4 @@
-"""Bring what a recipe takes from the hub into the cache, so that a run needs no network."""
+"""Downloads of what a recipe uses from the hub, so that a run needs no network."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from prefcli.errors import PrefcliError, Problem, RecipeError
-from prefcli.hub.cache import ADAPTER, ADAPTER_WEIGHTS, Kind, offline, snapshot
-from prefcli.hub.commits import Wanted, base_of
+from prefcli.hub.cache import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS, Kind, offline, snapshot
+from prefcli.hub.commits import Repository, base_of
 from prefcli.recipe.paths import is_local
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Source
+from prefcli.text import first_line, format_bytes
 
-_ABOUT = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja", "additional_chat_templates/*")
-"""Configuration and tokenizer."""
-_OF_PICKLES = "*.bin.index.json"
-_WEIGHTS = "model.safetensors"
+_CONFIG_FILES = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
+"""Configuration and tokenizer, in the root folder."""
+_CHAT_TEMPLATES = "additional_chat_templates/*"
+_PICKLE_INDEX = ".bin.index.json"
 _SHARDS = ("model-*-of-*.safetensors", "model.safetensors.index.json")
+_PICKLES = ("*.bin", "*.pt", "*.pth")
 _CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")
-_DATA = ("*.parquet", "*.json*", "*.csv", "*.arrow", "*.txt", "*.gz", "*.zst", "*.zip")
+_DATA_FILES = ("*.parquet", "*.json*", "*.csv", "*.arrow", "*.txt", "*.gz", "*.zst", "*.zip")
 
 
 @dataclass
 class Downloaded:
-    """One repository, or a file or folder that is here anyway."""
+    """A repository in the cache, or a local file or folder."""
 
     path: str
-    """Dotted, in the recipe."""
+    """Dotted path in the recipe."""
     kind: Kind
     name: str
     revision: str | None
@@ -48,199 +50,190 @@ class Downloaded:
     def __str__(self) -> str:
         if self.local:
             return f"{self.path}: {self.name} is local"
-        files = f"{len(self.files)} files, {_size(self.bytes)}"
+        files = f"{len(self.files)} files, {format_bytes(self.bytes)}"
         return f"{self.path}: {self.kind} {self.name}@{self.commit}: {files}"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def fetch(recipes: Sequence[Recipe]) -> Iterator[Downloaded]:
-    """Each repository once, told as soon as it is here. Raises RecipeError, last, for what failed.
+def download_recipes(recipes: Sequence[Recipe]) -> Iterator[Downloaded]:
+    """Yield each repository once it is downloaded. Raises RecipeError at the end for all failures.
 
-    A dataset has then been opened from the cache alone, as an offline run opens it.
+    A dataset has then been opened from the cache, like in an offline run.
     """
     if offline():
         raise RecipeError(
-            "fetch asks the hub, but HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set",
+            "prefcli download needs the hub, but HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set",
+            code="ENV040",
             hint="unset it, on a machine with a network",
         )
     problems: list[Problem] = []
-    wanted: dict[object, Callable[[], Iterator[Downloaded]]] = {}
+    tasks: dict[object, Callable[[], Iterator[Downloaded]]] = {}
     for recipe in recipes:
-        for key, take in _wanted(recipe):
-            wanted.setdefault(key, take)
-    for take in wanted.values():
+        for key, task in _tasks(recipe):
+            tasks.setdefault(key, task)
+    for task in tasks.values():
         try:
-            yield from take()
+            yield from task()
         except PrefcliError as error:
             problems += error.problems
     if problems:
         raise RecipeError(problems)
 
 
-def total(taken: Sequence[Downloaded]) -> str:
-    files, size = sum(len(each.files) for each in taken), sum(each.bytes for each in taken)
-    return f"{files} files, {_size(size)}, in {constants.HF_HUB_CACHE}"
+def total(downloads: Sequence[Downloaded]) -> str:
+    """Describe the number and size of all files, and where they are."""
+    files, size = sum(len(d.files) for d in downloads), sum(d.bytes for d in downloads)
+    return f"{files} files, {format_bytes(size)}, in {constants.HF_HUB_CACHE}"
 
 
-def _wanted(recipe: Recipe) -> Iterator[tuple[object, Callable[[], Iterator[Downloaded]]]]:
-    """What a recipe names, by what it comes to, with the way to take it."""
-    model, other = recipe.model, recipe.reference
-    named = [("model", model.name_or_path, model.revision, model.init != "random")]
-    if other.name_or_path is not None:
-        named.append(("reference", other.name_or_path, other.revision, True))
-    for section, name, revision, weights in named:
+def _tasks(recipe: Recipe) -> Iterator[tuple[object, Callable[[], Iterator[Downloaded]]]]:
+    """Yield a function for each download, with a key that is equal for the same download."""
+    model, reference = recipe.model, recipe.reference
+    models = [("model", model.name_or_path, model.revision, model.init != "random")]
+    if reference.name_or_path is not None:
+        models.append(("reference", reference.name_or_path, reference.revision, True))
+    for section, name, revision, weights in models:
         key: tuple[object, ...] = (name, revision, weights, model.trust_remote_code)
-        first = Wanted(f"{section}.name_or_path", "model", name, revision)
-        yield key, partial(_models, first, weights=weights, code=model.trust_remote_code)
-    for where, source in recipe.sources:
+        repository = Repository(f"{section}.name_or_path", "model", name, revision)
+        yield key, partial(_models, repository, weights=weights, code=model.trust_remote_code)
+    for path, source in recipe.sources:
         key = (source.path, source.revision, source.name, str(source.data_files))
-        yield key, partial(_dataset, source, f"{where}.path")
+        yield key, partial(_dataset, source, f"{path}.path")
 
 
-def _models(first: Wanted, *, weights: bool, code: bool) -> Iterator[Downloaded]:
-    """The model, and under an adapter what it lies on."""
-    link: Wanted | None = first
-    while link is not None:
-        taken = _here(link) or _model(link, weights=weights, code=code)
-        yield taken
-        link = base_of(link)
+def _models(model: Repository, *, weights: bool, code: bool) -> Iterator[Downloaded]:
+    """Yield a model and, if it is an adapter, its base."""
+    repository: Repository | None = model
+    while repository is not None:
+        yield _local(repository) or _model(repository, weights=weights, code=code)
+        repository = base_of(repository)
 
 
-def _model(wanted: Wanted, *, weights: bool, code: bool) -> Downloaded:
-    with _asking(wanted):
-        info = HfApi().model_info(wanted.name, revision=wanted.revision)
-        there = [each.rfilename for each in info.siblings or []]
-        files = [f for f in there if _about(f) or (code and f.endswith(".py"))]
+def _model(repository: Repository, *, weights: bool, code: bool) -> Downloaded:
+    with _hub_errors(repository):
+        info = HfApi().model_info(repository.name, revision=repository.revision)
+        names = [file.rfilename for file in info.siblings or []]
+        # Subfolders contain other formats or earlier states of the same model.
+        in_root = [name for name in names if "/" not in name and not name.endswith(_PICKLE_INDEX)]
+        files = _matching(in_root, [*_CONFIG_FILES, "*.py"] if code else _CONFIG_FILES)
+        files += _matching(names, [_CHAT_TEMPLATES])
         if weights:
-            files += _weights(there, wanted)
-        return _download(wanted, files)
+            files += _weights(in_root, repository)
+        return _download(repository, files)
 
 
-def _about(file: str) -> bool:
-    """Subfolders hold other formats, or earlier states, of the same model."""
-    deep = "/" in file and not file.startswith("additional_chat_templates/")
-    return not deep and not fnmatch(file, _OF_PICKLES) and _matches(file, _ABOUT)
-
-
-def _weights(there: list[str], wanted: Wanted) -> list[str]:
-    alone = ADAPTER_WEIGHTS if ADAPTER in there else _WEIGHTS
-    found = [alone] if alone in there else []
-    if not found and ADAPTER not in there:
-        found = [file for file in there if "/" not in file and _matches(file, _SHARDS)]
-    if any(file.endswith(".safetensors") for file in found):
-        return found
-    pickled = any(file.endswith((".bin", ".pt", ".pth")) for file in there)
+def _weights(names: list[str], repository: Repository) -> list[str]:
+    single = ADAPTER_WEIGHTS if ADAPTER in names else WEIGHTS
+    if single in names:
+        return [single]
+    shards = [] if ADAPTER in names else _matching(names, _SHARDS)
+    if any(name.endswith(".safetensors") for name in shards):
+        return shards
+    reason = ", only pickled weights, which can run code" if _matching(names, _PICKLES) else ""
     raise RecipeError(
         Problem(
-            f"{wanted.name} holds no {alone}"
-            + (", only pickled weights, which can run code" if pickled else ""),
-            path=wanted.path,
-            hint="convert them with save_pretrained, on a machine you can spare, or name another "
+            f"{repository.name} has no {single}{reason}",
+            path=repository.path,
+            code="ENV045",
+            hint="convert it with save_pretrained on a machine without secrets, or use another "
             "model",
         )
     )
 
 
 def _dataset(source: Source, path: str) -> Iterator[Downloaded]:
-    wanted = Wanted(path, "dataset", source.path, source.revision)
-    if (local := _here(wanted)) is not None:
+    repository = Repository(path, "dataset", source.path, source.revision)
+    if (local := _local(repository)) is not None:
         yield local
         return
-    how: dict[str, Any] = {"name": source.name, "data_files": source.data_files}
-    with _asking(wanted):
-        # It knows which files the configuration is made of; all its splits are prepared at once.
-        builder = load_dataset_builder(source.path, revision=source.revision, **how)
+    options: dict[str, Any] = {"name": source.name, "data_files": source.data_files}
+    with _hub_errors(repository):
+        # The builder knows the files of the configuration, and prepares all of its splits.
+        builder = load_dataset_builder(source.path, revision=source.revision, **options)
         urls = [url for split in (builder.config.data_files or {}).values() for url in split]
         files = [url.partition("@")[2].partition("/")[2] for url in urls if url.startswith("hf://")]
-        taken = _download(wanted, [*_CARDS, *files])
+        downloaded = _download(repository, [*_CARDS, *files])
+        folder = snapshot(repository.name, "dataset", repository.revision)
         try:
-            load_dataset_builder(str(snapshot(wanted.name, "dataset", wanted.revision)), **how)
+            load_dataset_builder(str(folder), **options)
         except FileNotFoundError:
-            # To tell the format, datasets looks for files of the first configuration, too.
-            taken = _download(wanted, [*_CARDS, *_DATA])
-        yield taken
+            # datasets infers the format from the files of the first configuration, too.
+            downloaded = _download(repository, [*_CARDS, *_DATA_FILES])
+        yield downloaded
 
 
-def _download(wanted: Wanted, files: list[str]) -> Downloaded:
+def _download(repository: Repository, patterns: list[str]) -> Downloaded:
+    path, kind, name, revision = repository
     folder = Path(
-        snapshot_download(
-            wanted.name, repo_type=wanted.kind, revision=wanted.revision, allow_patterns=files
-        )
+        snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=patterns)
     )
-    here = [each for each in sorted(folder.rglob("*")) if each.is_file()]
-    found = {str(each.relative_to(folder)): each.stat().st_size for each in here}
-    mine = {file: size for file, size in found.items() if _matches(file, files)}
-    return Downloaded(
-        wanted.path,
-        wanted.kind,
-        wanted.name,
-        wanted.revision,
-        folder.name,
-        list(mine),
-        sum(mine.values()),
-    )
+    cached = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file()]
+    files = _matching(cached, patterns)
+    size = sum((folder / file).stat().st_size for file in files)
+    return Downloaded(path, kind, name, revision, folder.name, files, size)
 
 
-def _here(wanted: Wanted) -> Downloaded | None:
-    """A local path, which is there; None for a hub id."""
-    if not is_local(wanted.name):
+def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
+def _local(repository: Repository) -> Downloaded | None:
+    """Return a local file or folder; None for a hub id. Raises RecipeError if it is missing."""
+    if not is_local(repository.name):
         return None
-    if not Path(wanted.name).expanduser().exists():
+    if not Path(repository.name).expanduser().exists():
         raise RecipeError(
             Problem(
-                f"no such file or folder: {wanted.name}",
-                path=wanted.path,
-                hint="if an earlier stage writes it, fetch that stage's recipe; else correct it",
+                f"no such file or folder: {repository.name}",
+                path=repository.path,
+                code="ENV046",
+                hint="correct the path; if another run writes it, download that run's recipe",
             )
         )
-    return Downloaded(wanted.path, wanted.kind, wanted.name, wanted.revision, local=True)
+    path, kind, name, revision = repository
+    return Downloaded(path, kind, name, revision, local=True)
 
 
 @contextmanager
-def _asking(wanted: Wanted) -> Iterator[None]:
-    """Whatever the libraries say about a repository that the user named, as one problem."""
+def _hub_errors(repository: Repository) -> Iterator[None]:
+    """Turn any error of the libraries into one problem of the recipe."""
     try:
         yield
     except PrefcliError:
         raise
     except Exception as error:
-        what, cure = _in_words(error)
-        raise RecipeError(
-            Problem(
-                f"the {wanted.kind} {wanted.name} can't be fetched: {what}",
-                path=wanted.path,
-                hint=cure,
-            )
-        ) from None
+        raise RecipeError(_problem(error, repository)) from None
 
 
-def _in_words(error: Exception) -> tuple[str, str]:
-    """What it is, and what to do."""
+def _problem(error: Exception, repository: Repository) -> Problem:
+    path, kind, name, revision = repository
+    start = f"the {kind} {name}"
     if isinstance(error, GatedRepoError) or "is a gated" in str(error):
-        return "it is gated", "log in with `hf auth login`, and accept its terms on the hub"
-    if isinstance(error, RevisionNotFoundError) or isinstance(
-        error.__cause__, RevisionNotFoundError
-    ):
-        return "it has no such revision", "name a branch, a tag or a commit that it has"
-    if isinstance(error, RepositoryNotFoundError | DatasetNotFoundError):
-        return (
-            "the hub has none of that name, or not for you",
-            "correct the name; for a private repository, log in with `hf auth login`",
+        return Problem(
+            f"{start} is gated",
+            path=path,
+            code="ENV042",
+            hint="log in with `hf auth login`, and accept its terms on the hub",
         )
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    cure = f"does {constants.ENDPOINT} answer from here? What came by now stays in the cache"
-    return lines[0].strip()[:300], cure
-
-
-def _matches(file: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch(file, pattern) for pattern in patterns)
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    if any(isinstance(e, RevisionNotFoundError) for e in (error, error.__cause__)):
+        return Problem(
+            f"{start} has no revision {revision}",
+            path=path,
+            code="ENV044",
+            hint="write one of its branches, tags or commits",
+        )
+    if isinstance(error, RepositoryNotFoundError | DatasetNotFoundError):
+        return Problem(
+            f"{start} is not on the hub, or this account has no access",
+            path=path,
+            code="ENV043",
+            hint="correct the name; for a private repository, log in with `hf auth login`",
+        )
+    return Problem(
+        f"{start} can't be downloaded: {first_line(error)}",
+        path=path,
+        code="ENV041",
+        hint=f"check that {constants.ENDPOINT} is reachable, then rerun: finished files are kept",
+    )

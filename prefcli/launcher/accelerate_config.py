@@ -1,4 +1,4 @@
-"""A recipe's launch section as accelerate's configuration, and as command lines."""
+"""A recipe's launch section as a configuration of accelerate, and as command lines."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _PRECISIONS = {"auto": "bf16", "bfloat16": "bf16", "float16": "fp16", "float32":
 FSDP2 = {
     "fsdp_version": 2,
     "fsdp_reshard_after_forward": True,
-    # A model's own layers, by transformers' list of them (_no_split_modules).
+    # The model's decoder layers, by transformers' _no_split_modules.
     "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-    # transformers' save_model writes weights under this type, and nothing under the other.
+    # With the other type, transformers' save_model writes no weights.
     "fsdp_state_dict_type": "FULL_STATE_DICT",
-    # Each process loads the policy whole: check-sft and the reference look at it before sharding.
+    # Each process loads all weights: check-sft and the reference use them before sharding.
     "fsdp_cpu_ram_efficient_loading": False,
     "fsdp_offload_params": False,
-    # The trainer does it, by training.gradient_checkpointing.
+    # training.gradient_checkpointing does this in the trainer.
     "fsdp_activation_checkpointing": False,
 }
 
@@ -31,19 +31,22 @@ FSDP2 = {
 def _zero(stage: int) -> dict[str, Any]:
     return {
         "zero_stage": stage,
-        # As for FSDP: the policy is loaded before it is sharded.
+        # Each process loads all weights, as with FSDP.
         "zero3_init_flag": False,
-        # Or model/ would hold no weights.
+        # Without it, model/ would have no weights.
         "zero3_save_16bit_model": stage == 3,
         "offload_optimizer_device": "none",
         "offload_param_device": "none",
-        # A launcher on each machine, as with the other strategies; DeepSpeed's own needs pdsh.
+        # One launcher per node, as with the other strategies; DeepSpeed's default needs pdsh.
         "deepspeed_multinode_launcher": "standard",
     }
 
 
 def accelerate_config(recipe: Recipe, launch: Launch, processes: int) -> dict[str, Any]:
-    """What `accelerate launch --config_file` reads. processes: on each machine."""
+    """Return the content of a file for `accelerate launch --config_file`.
+
+    processes: per node.
+    """
     count = processes * launch.nodes
     config: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
@@ -55,7 +58,7 @@ def accelerate_config(recipe: Recipe, launch: Launch, processes: int) -> dict[st
         "machine_rank": 0,
         "mixed_precision": _PRECISIONS[recipe.model.dtype],
         "use_cpu": False,
-        # A free port of the machine; several machines agree on one.
+        # 0 is a free port; several nodes must use the same port.
         **({"main_process_port": 0} if launch.nodes == 1 else {"same_network": True}),
     }
     if launch.strategy == "fsdp2":
@@ -66,36 +69,36 @@ def accelerate_config(recipe: Recipe, launch: Launch, processes: int) -> dict[st
 
 
 def command_lines(launch: Launch, processes: int, file: str, words: Sequence[str]) -> list[str]:
-    """The commands that do the same; on several machines, each runs them with these variables set.
+    """Return the equivalent commands; each node runs them with NODE_RANK and MASTER_* set.
 
-    words: after `prefcli`.
+    words: the words after `prefcli`.
     """
     several = launch.nodes > 1
     run = f"-m prefcli {shlex.join(words)}"
-    there = (
+    node_options = (
         ' --machine_rank "$NODE_RANK" --main_process_ip "$MASTER_ADDR"'
         ' --main_process_port "$MASTER_PORT"'
     )
-    lines = [f"accelerate launch --config_file {shlex.quote(file)}{there * several} {run}"]
+    lines = [f"accelerate launch --config_file {shlex.quote(file)}{node_options * several} {run}"]
     if launch.strategy == "ddp":
-        there = (
+        node_options = (
             f'--nnodes {launch.nodes} --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" '
             '--master-port "$MASTER_PORT"'
         )
-        where = there if several else "--standalone"
-        lines.append(f"torchrun {where} --nproc-per-node {processes} {run}")
+        options = node_options if several else "--standalone"
+        lines.append(f"torchrun {options} --nproc-per-node {processes} {run}")
     return lines
 
 
 def processes_in(launch: Launch) -> int:
-    """As it is written. Raises RecipeError where it is left to the machine."""
+    """Return launch.processes. Raises RecipeError if it depends on the machine that trains."""
     if launch.processes is None:
         raise RecipeError(
             Problem(
-                "left out, it is the number of GPUs of the machine that trains, which need not be "
-                "this one",
+                "is not set, and its default is the number of GPUs of the machine that trains",
                 path="launch.processes",
-                hint="say it, as in launch.processes=8",
+                code="ENV021",
+                hint="set it, e.g. launch.processes=8",
             )
         )
     return launch.processes

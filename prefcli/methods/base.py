@@ -146,6 +146,11 @@ class Method(ConfigBase):
         return False
 
     @property
+    def reward_is_linear(self) -> bool:
+        """Return whether a reward is a multiple of a log-probability, so that it has nats."""
+        return True
+
+    @property
     def loss_saturates(self) -> bool:
         """Whether a large reward margin leaves no gradient."""
         return False

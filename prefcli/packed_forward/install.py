@@ -22,7 +22,7 @@ from prefcli.recipe.compatibility import Strategy
 from prefcli.recipe.sections import Performance
 from prefcli.trl_integration.trl_compat import fused_head_replaced
 
-ATTENTIONS = (varlen.NAME, segments.NAME)
+ATTENTIONS = (varlen.COMPILED, varlen.NAME, segments.NAME)
 """The fastest first."""
 
 
@@ -45,6 +45,7 @@ class FastForward:
         self._max_length = max_length
         self._packs = packs
         self._autocast = autocast
+        self._compiles = options.compile == "on"
         self.counts = Counts()
         self.reason: str | None = None
         """Why some model of the run is scored by trl's own forward."""
@@ -148,7 +149,11 @@ class FastForward:
             return "trl asks for figures that it does not give", _nothing
         found = None
         tried = self._tried(model, asked[1])
-        for attention in attentions(tried):
+        compiles = self._compiles
+        if compiles and self._strategy == "fsdp2":
+            self.refused[varlen.COMPILED] = "under fsdp2 layers are sharded and not compiled"
+            compiles = False
+        for attention in attentions(tried, compiled=compiles):
             found = self._disagreement(tried, *asked, attention)
             if found is None:
                 self.attention = attention
@@ -194,6 +199,8 @@ def _nothing() -> None:
     """To take away."""
 
 
-def attentions(model: PreTrainedModel) -> list[str]:
-    """Those to try."""
-    return [name for name in ATTENTIONS if name != varlen.NAME or varlen.is_given(model)]
+def attentions(model: PreTrainedModel, *, compiled: bool = False) -> list[str]:
+    """Return the attentions to try, the fastest first. compiled: fuse the decoder layers."""
+    if not varlen.is_given(model):
+        return [segments.NAME]
+    return [name for name in ATTENTIONS if compiled or name != varlen.COMPILED]

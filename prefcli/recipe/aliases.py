@@ -11,13 +11,12 @@ RENAMED: dict[str, str] = {
     "health.*.on": "level",
     "health.displacement.fall": "warn_nats",
     "health.gradient.times": "spike_factor",
+    "health.margin.nats_a_token": "nats_per_token",
     "health.overfitting.far": "max_ratio",
     "launch.machines": "nodes",
     "push": "push_to_hub",
 }
 """Dotted paths of earlier versions (`*` is any one key): the key's new name."""
-RENAMED_COMMANDS = {"fetch": "download"}
-RENAMED_FLAGS = {"--resume-anyway": "--force-resume"}
 
 ALIASES: dict[str, str] = {
     # model

@@ -10,9 +10,10 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from prefcli.config_base import ConfigBase, RuleError
+from prefcli import methods as shelf
+from prefcli.config_base import ConfigBase, RuleError, section
 from prefcli.health import Health
-from prefcli.methods import METHODS, Dpo, Ipo, Kto, Method, Orpo, Sft, Simpo
+from prefcli.methods import METHODS, Method
 from prefcli.recipe.paths import PathText, is_local
 from prefcli.recipe.sections import (
     CheckSft,
@@ -40,22 +41,23 @@ class Recipe(ConfigBase):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     model: Model
     lora: Lora | None = None
-    reference: Reference = Field(default_factory=Reference)
-    sft: Sft | None = None
-    dpo: Dpo | None = None
-    ipo: Ipo | None = None
-    kto: Kto | None = None
-    orpo: Orpo | None = None
-    simpo: Simpo | None = None
+    reference: Reference = section()
+    sft: shelf.Sft | None = None
+    dpo: shelf.Dpo | None = None
+    ipo: shelf.Ipo | None = None
+    kto: shelf.Kto | None = None
+    orpo: shelf.Orpo | None = None
+    simpo: shelf.Simpo | None = None
+    cpo: shelf.Cpo | None = None
     data: Data
     sft_mix: SftMix | None = None
-    training: Training = Field(default_factory=Training)
-    performance: Performance = Field(default_factory=Performance)
+    training: Training = section()
+    performance: Performance = section()
     launch: Launch | None = None
-    check_sft: CheckSft = Field(default_factory=CheckSft)
-    health: Health = Field(default_factory=Health)
-    samples: SampleOptions = Field(default_factory=SampleOptions)
-    logging: Logging = Field(default_factory=Logging)
+    check_sft: CheckSft = section()
+    health: Health = section()
+    samples: SampleOptions = section()
+    logging: Logging = section()
     expected: ExpectedResults | None = None
     push_to_hub: PushToHub | None = None
 
@@ -153,20 +155,20 @@ class Recipe(ConfigBase):
 
     @model_validator(mode="after")
     def _changed_health_rules_apply(self) -> Recipe:
-        for check in self.health.checks:
-            if not check.changed:
+        for rule in self.health.rules:
+            if not rule.changed:
                 continue  # the same as without the key
             # The rule may be written as its level alone, or as a section.
-            keys = f"health.{check.name} (health.{check.name}.{check.changed[0]})"
-            if not any(map(check.applies, self.methods.values())):
+            keys = f"health.{rule.name} (health.{rule.name}.{rule.changed[0]})"
+            if not any(map(rule.applies, self.methods.values())):
                 raise RuleError(
                     f"{keys} has no effect on {', '.join(self.methods)}, which do not measure its "
                     "metrics"
                 )
-            if (check.needs == "data.eval" and self.data.eval is None) or (
-                check.needs == "sft_mix" and self.sft_mix is None
+            if (rule.needs == "data.eval" and self.data.eval is None) or (
+                rule.needs == "sft_mix" and self.sft_mix is None
             ):
-                raise RuleError(f"{keys} has no effect without {check.needs}")
+                raise RuleError(f"{keys} has no effect without {rule.needs}")
         return self
 
     @model_validator(mode="after")

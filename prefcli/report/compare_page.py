@@ -11,7 +11,7 @@ from prefcli.report.html import render
 from prefcli.report.panels import RUN_COLOURS, comparison_panels
 from prefcli.report.plots import line_plot
 from prefcli.report.run_data import Run, format_value
-from prefcli.report.run_page import is_thinned, step_range
+from prefcli.report.run_page import is_subsampled, step_range
 from prefcli.report.verdict import verdict
 
 
@@ -38,7 +38,7 @@ def compare_page(runs: Sequence[Run]) -> str:
                 (group, METRICS[key].title, values) for group, key, values in last_values(runs)
             ],
             "plots": [(panel, line_plot(panel, [], steps)) for panel in panels],
-            "thinned": any(map(is_thinned, runs)),
+            "subsampled": any(map(is_subsampled, runs)),
         },
     )
 

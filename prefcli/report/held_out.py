@@ -1,4 +1,4 @@
-"""What the evaluations of a run show about its model.
+"""Judgement of a model by the evaluations of its run.
 
 The thresholds follow the practice of the DPO literature; those without a source are proposals.
 """
@@ -114,7 +114,7 @@ def ruined(run: Run) -> list[str]:
         )
     rejected = last.get("logps/rejected_per_token")
     reported = any(
-        entry.get("check") == "collapse" and entry.get("level") in ("warn", "stop")
+        entry.get("rule") == "collapse" and entry.get("level") in ("warn", "stop")
         for entry in run.advice
     )
     if reported or (rejected is not None and rejected < -FLOOR):
@@ -156,7 +156,7 @@ def judge(run: Run) -> tuple[Level, str]:
 def _judge_accuracy(accuracy: float, start: float | None, rows: int | None) -> tuple[Level, str]:
     error = accuracy_error(rows)
     if abs(accuracy - 0.5) <= error and rows and rows < _FEW_ROWS:
-        return "note", f"{rows} held-out pairs are too few to tell this accuracy from chance"
+        return "note", f"{rows} held-out pairs are too few to distinguish this accuracy from chance"
     if accuracy < 0.5 - error:
         return "warning", (
             f"the policy prefers the rejected side of held-out pairs (accuracy {accuracy:.2f}): "

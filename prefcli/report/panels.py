@@ -1,4 +1,4 @@
-"""The data of a page's plots: which metrics, in which panels, thinned to what a plot can show."""
+"""The data of a page's plots: panels of metrics, subsampled to what a plot can show."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Point = tuple[float, float | None]
 """Step and value; None is a value that was not finite."""
 
 MAX_POINTS = 1000
-"""Points of a line; longer lines are thinned."""
+"""Points of a line; longer lines are subsampled."""
 
 RUN_COLOURS = 8
 _COLOURS = ("first", "second", "third")
@@ -104,14 +104,14 @@ def _is_measured(run: Run, key: str) -> bool:
 
 
 def _points(run: Run, key: str) -> tuple[list[Point], list[Point]]:
-    return thin(_series(run.rows, key)), thin(_series(run.evals, key))
+    return subsample(_series(run.rows, key)), subsample(_series(run.evals, key))
 
 
 def _series(rows: Sequence[Row], key: str) -> list[Point]:
     return [(float(row["step"] or 0), row[key]) for row in rows if key in row]
 
 
-def thin(points: list[Point], limit: int = MAX_POINTS) -> list[Point]:
+def subsample(points: list[Point], limit: int = MAX_POINTS) -> list[Point]:
     """Return at most `limit` points: the lowest and highest of each window, and gaps."""
     if len(points) <= limit:
         return points

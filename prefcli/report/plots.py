@@ -37,7 +37,7 @@ class Rule(NamedTuple):
     at: float
     label: str
     colour: str
-    anchor: str = "middle"
+    align: str = "middle"
 
 
 class Series(NamedTuple):
@@ -113,7 +113,7 @@ def line_plot(panel: PanelData, marks: Sequence[Mark], steps: tuple[float, float
     room = max(steps[1] - steps[0], 1) * 0.03
     x = _Axis(steps[0] - room, steps[1] + room, left, width - 8)
     y = _Axis(low, high, bottom, top, log=panel.log_scale)
-    x_ticks = _linear_ticks(steps[0], max(steps[1], steps[0] + 1), 5, whole=True)
+    x_ticks = _linear_ticks(steps[0], max(steps[1], steps[0] + 1), 5, integers=True)
     return Plot(
         label=f"{panel.title} by step",
         width=width,
@@ -141,7 +141,7 @@ def histogram(
     """Lay out rows by length; a line after bin `cut_after` shows max_length."""
     width, height, top, bottom = 420, 230, 18, 186
     high = max(*counts, 1)
-    ticks = list(_linear_ticks(0, high, 4, whole=True))
+    ticks = list(_linear_ticks(0, high, 4, integers=True))
     left = 14 + _TEXT * max(len(label) for _, label in ticks)
     x = _Axis(-0.6, len(labels) - 0.4, left, width - 8)
     y = _Axis(0, high * 1.05, bottom, top)
@@ -149,8 +149,8 @@ def histogram(
     rules = []
     if cut_after is not None:
         edge = cut_after + 0.5
-        anchor = "end" if edge > len(labels) / 2 else "start"
-        rules.append(Rule(x.place(edge), cut_label, "mark", anchor))
+        align = "end" if edge > len(labels) / 2 else "start"
+        rules.append(Rule(x.place(edge), cut_label, "mark", align))
     return Plot(
         label=f"rows by tokens, {cut_label}",
         width=width,
@@ -210,13 +210,13 @@ def _limits(values: Sequence[float | None], panel: PanelData) -> tuple[float, fl
 
 
 def _linear_ticks(
-    low: float, high: float, count: int, *, whole: bool = False
+    low: float, high: float, count: int, *, integers: bool = False
 ) -> Iterator[tuple[float, str]]:
     """Yield at most `count` + 1 round values between two values, with labels."""
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)
-    if whole:
+    if integers:
         step = max(1.0, float(round(step)))
     largest = max(abs(low), abs(high))
     scientific = largest >= 1e6 or largest < 1e-3

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from prefcli.errors import RecipeError
+from prefcli.health import upgrade_advice
 from prefcli.metrics import EVAL_PREFIX, Row, is_eval, metric
 
 RECORD_FILE = "run.json"
@@ -67,13 +68,13 @@ class Run:
 
     @property
     def ties_at_start(self) -> bool:
-        """Whether the policy started as its own reference, so that all first rewards are 0."""
+        """The policy started as its own reference, so that all first rewards are 0."""
         return "step_zero" in self.record and not self.recipe_value("reference.name_or_path")
 
     @property
     def eval_rows(self) -> int | None:
-        kept = as_dict(as_dict(self.record.get("data")).get("eval")).get("kept")
-        return kept if isinstance(kept, int) else None
+        rows = as_dict(as_dict(self.record.get("data")).get("eval")).get("kept")
+        return rows if isinstance(rows, int) else None
 
     @property
     def lineage(self) -> list[dict[str, Any]]:
@@ -175,7 +176,7 @@ def read_run(name: str | Path) -> Run:
         recipe_text=recipe_text,
         rows=[_numbers(row, run) for row in metrics if not is_eval(row)],
         evals=[_numbers(row, run) for row in metrics if is_eval(row)],
-        advice=sorted(advice, key=lambda entry: float(entry["step"])),
+        advice=sorted(map(upgrade_advice, advice), key=lambda entry: float(entry["step"])),
         samples=samples,
         unreadable=broken_metrics + broken_advice + broken_samples,
         last_written=_modified(path / METRICS_FILE),

@@ -52,7 +52,7 @@ def run_page(run: Run) -> str:
             "advice": [_advice(at, entry) for at, entry in enumerate(run.advice, start=1)],
             "plots": [(panel, line_plot(panel, plot_marks, steps)) for panel in panels],
             "has_held_out": any(panel.has_held_out for panel in panels),
-            "thinned": is_thinned(run),
+            "subsampled": is_subsampled(run),
             "samples": samples(run),
             "data": [_split(name, as_dict(split)) for name, split in splits.items()],
             "facts": list(_facts(run)),
@@ -69,7 +69,7 @@ def step_range(panels: Sequence[PanelData]) -> tuple[float, float]:
     return min(steps, default=0.0), max(steps, default=1.0)
 
 
-def is_thinned(run: Run) -> bool:
+def is_subsampled(run: Run) -> bool:
     return max(len(run.rows), len(run.evals)) > MAX_POINTS
 
 
@@ -97,7 +97,7 @@ def _advice(number: int, entry: Mapping[str, Any]) -> dict[str, Any]:
         "level": level if level in LEVEL_NAMES else "note",
         "level_name": LEVEL_NAMES.get(level, "note"),
         "step": int(entry["step"]),
-        "rule": str(entry.get("check", "?")),
+        "rule": str(entry.get("rule", "?")),
         "message": str(entry.get("message") or entry.get("seen") or ""),
     }
 

@@ -58,9 +58,9 @@ def _unfinished(run: Run) -> tuple[str, Level, str, list[str]]:
     no_model = [] if _NO_MODEL in why else [_NO_MODEL]
     at = f" at step {run.last_step}" if run.rows or run.evals else " before the first step"
     stops = [entry for entry in run.advice if entry.get("level") == "stop"]
-    if run.status == "diverged" and stops and stops[-1].get("check") != "finite":
+    if run.status == "diverged" and stops and stops[-1].get("rule") != "finite":
         message = str(stops[-1].get("message") or why)
-        title = f"Stopped{at} by the health rule {stops[-1].get('check')}"
+        title = f"Stopped{at} by the health rule {stops[-1].get('rule')}"
         return "stopped", "error", title, [message, _NO_MODEL]
     if run.status == "diverged":
         return "diverged", "error", f"Diverged{at}", [*filter(None, [why]), *no_model]
@@ -84,7 +84,7 @@ def _health(run: Run) -> list[str]:
     severities = list(LEVEL_NAMES)[::-1]
     worst: dict[str, str] = {}
     for entry in run.advice:
-        rule, level = str(entry.get("check", "?")), str(entry.get("level"))
+        rule, level = str(entry.get("rule", "?")), str(entry.get("level"))
         level = level if level in severities else "note"
         worst[rule] = min(level, worst.get(rule, "note"), key=severities.index)
     counts = []

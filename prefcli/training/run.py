@@ -23,7 +23,7 @@ from prefcli.checkpoints.run_metadata import first_entry, now
 from prefcli.console import is_main_process, say
 from prefcli.errors import DivergedError, PreemptedError, PrefcliError, Problem, RecipeError
 from prefcli.health import Monitor, RunContext
-from prefcli.hub.pinned import pin
+from prefcli.hub.commits import record_commits
 from prefcli.methods import Method
 from prefcli.model import detect_device
 from prefcli.model.adapter_merge import copy_adapter
@@ -31,6 +31,7 @@ from prefcli.model.device import refuse_many_gpus_without_launcher
 from prefcli.model.distributed import check_launch_section, check_launch_strategy
 from prefcli.preflight.disk_space import warn_if_disk_short
 from prefcli.preflight.prepare import Prepared, prepare
+from prefcli.recipe.defaults import resolve_defaults
 from prefcli.recipe.distributed_env import strategy_here, world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.report.run_data import format_lineage
@@ -79,6 +80,7 @@ def train(
     Raises RecipeError, DataError, GateError, DivergedError and PreemptedError; PushError once
     everything is saved.
     """
+    recipe = resolve_defaults(recipe, method)
     refuse_many_gpus_without_launcher()
     check_launch_section(recipe.launch)
     folder = RunDir(recipe.output_dir)
@@ -193,7 +195,7 @@ def _begin(
             *before.get("resumed", []),
             {"at": now(), "checkpoint": checkpoint.name, "anyway": changes.taken},
         ]
-    run["hub"] = pin(recipe, folder.read_run() if checkpoint is not None else {})
+    run["hub"] = record_commits(recipe, folder.read_run() if checkpoint is not None else {})
     run["plan"] = {"steps": prepared.plan.steps, "warmup_steps": prepared.plan.warmup_steps}
     if is_main_process():
         folder.start(recipe, prepared.method.name)
@@ -205,7 +207,7 @@ def _begin(
 
 
 def _monitor(recipe: Recipe, prepared: Prepared) -> Monitor:
-    facts = RunContext.of(
+    context = RunContext.of(
         prepared.method,
         steps=prepared.plan.steps,
         warmup=prepared.plan.warmup_steps,
@@ -215,7 +217,7 @@ def _monitor(recipe: Recipe, prepared: Prepared) -> Monitor:
         mixes_sft=prepared.inputs.sft_mix is not None,
         fp16=prepared.device.half(recipe.model),
     )
-    return Monitor(recipe.health.checks, facts)
+    return Monitor(recipe.health.rules, context)
 
 
 def _step_zero(

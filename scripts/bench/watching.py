@@ -45,7 +45,7 @@ QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart"
 
 def rules() -> list[HealthRule]:
     """Return every health rule with its default thresholds."""
-    return Health().checks
+    return Health().rules
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is untyped

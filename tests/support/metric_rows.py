@@ -1,12 +1,13 @@
-"""Metric rows by hand, and what the rules say of them."""
+"""Metric rows made by hand, and the advice of the health rules on them."""
 
 from prefcli.health import Health, Monitor
+from prefcli.metrics import is_eval
 
 
 def rows(count, metrics, *, every=10, start=None, first=1):
-    """Train rows: of step 1, then of every `every` steps, `count` of them.
+    """Training rows: one of step 1, then `count` of every `every` steps.
 
-    metrics: a dict, or a function of the step; start: what the first row has instead.
+    metrics: a dict, or a function of the step; start: the metrics of the first row.
     """
     at = [first, *(every * (i + 1) for i in range(count))]
     at = [step for i, step in enumerate(at) if i == 0 or step > first]
@@ -18,20 +19,20 @@ def rows(count, metrics, *, every=10, start=None, first=1):
 
 
 def at(step, metrics):
-    """A row of an evaluation."""
+    """An evaluation row."""
     return {"step": step, **{f"eval_{key}": value for key, value in metrics.items()}}
 
 
-def watch(facts, stream, **health):
-    """What is said, in order; `health` as in a recipe."""
-    monitor = Monitor(Health.model_validate(health).checks, facts)
-    return [advice for row in sorted(stream, key=_order) for advice in monitor.look(row)]
+def advice_of(context, stream, **health):
+    """The advice in the order of steps; `health` is the section of a recipe."""
+    monitor = Monitor(Health.model_validate(health).rules, context)
+    return [advice for row in sorted(stream, key=_order) for advice in monitor.observe(row)]
 
 
 def _order(row):
-    return row["step"], any(key.startswith("eval_") for key in row)
+    return row["step"], is_eval(row)
 
 
-def told(facts, stream, **health):
+def reported(context, stream, **health):
     """The same as (rule, level) pairs."""
-    return [(advice.check, advice.level) for advice in watch(facts, stream, **health)]
+    return [(advice.rule, advice.level) for advice in advice_of(context, stream, **health)]

@@ -45,7 +45,7 @@ def line_and_column(problem: Problem) -> str:
 
 
 def with_changes(text: str, *changes: tuple[str, str]) -> str:
-    """Replace parts of a text, each of which must occur in it."""
+    """Replace parts of a text; each part must occur in it."""
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)

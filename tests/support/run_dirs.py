@@ -1,4 +1,4 @@
-"""Run folders as files, with figures of the shape that real runs have."""
+"""Run folders as files, with metrics like those of real runs."""
 
 from __future__ import annotations
 
@@ -122,17 +122,17 @@ def eval_row(step: int, **figures: float | None) -> dict[str, Any]:
 
 ADVICE = [
     {
-        "check": "displacement",
+        "rule": "displacement",
         "level": "note",
         "step": 150,
-        "seen": "chosen responses are 0.31 nats a token below step 0",
+        "seen": "chosen responses are 0.31 nats per token below step 0",
         "means": "the margin grows because rejected ones fall faster",
         "change": "dpo.loss_type: [sigmoid, sft]",
-        "message": "chosen responses are 0.31 nats a token below step 0: the margin grows because "
-        "rejected ones fall faster; to hold them add dpo.loss_type: [sigmoid, sft]",
+        "message": "chosen responses are 0.31 nats per token below step 0: the margin grows "
+        "because rejected ones fall faster; to hold them add dpo.loss_type: [sigmoid, sft]",
     },
     {
-        "check": "gradient",
+        "rule": "gradient",
         "level": "warn",
         "step": 120,
         "seen": "the gradient norm is 44, 11 times its median",

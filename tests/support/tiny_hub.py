@@ -24,7 +24,7 @@ class TinyHub:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         """Method and path of each request."""
 
     def commit(self, kind: str, name: str) -> str:
@@ -82,7 +82,7 @@ def serve(folder: Path) -> Iterator[tuple[TinyHub, str]]:
             self.do_GET()
 
         def do_GET(self) -> None:
-            hub.asked.append(f"{self.command} {self.path}")
+            hub.requests.append(f"{self.command} {self.path}")
             path = unquote(urlsplit(self.path).path)
             if found := _TREE.fullmatch(path):
                 under = found["under"] or ""
@@ -111,7 +111,7 @@ def serve(folder: Path) -> Iterator[tuple[TinyHub, str]]:
                 self.answer(404)
 
         def do_POST(self) -> None:
-            hub.asked.append(f"POST {self.path}")
+            hub.requests.append(f"POST {self.path}")
             body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
             if found := _PATHS.fullmatch(unquote(urlsplit(self.path).path)):
                 asked = json.loads(body)["paths"] if body[:1] == "{" else parse_qs(body)["paths"]

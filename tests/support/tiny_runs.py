@@ -81,6 +81,7 @@ def small_recipe(model: Path, folder: Path) -> dict:
         "kto": {},
         "orpo": {},
         "simpo": {},
+        "cpo": {},
         "data": {
             "train": {"path": str(train)},
             "eval": {"path": str(held_out)},

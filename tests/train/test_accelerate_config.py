@@ -167,7 +167,7 @@ def test_a_launcher_that_does_otherwise_is_told_apart(monkeypatch):
 
 def test_deepspeed_that_is_not_there(monkeypatch):
     under(monkeypatch, **torchrun(1, 2), ACCELERATE_USE_DEEPSPEED="true")
-    monkeypatch.setattr("prefcli.recipe.launch.find_spec", lambda name: None)
+    monkeypatch.setattr("prefcli.recipe.sections.training.find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"pip install 'prefcli\[deepspeed\]'"):
         check_launch_section(None)
 

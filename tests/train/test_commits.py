@@ -1,4 +1,4 @@
-"""Which commit of the hub was used: read from the cache, kept in run.json, told when it moves."""
+"""The commits of hub repositories: read from the cache, saved in run.json, compared on resume."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from huggingface_hub import constants
 from prefcli.data.sources import read
 from prefcli.errors import UnreachableError
 from prefcli.hub.cache import commit_of, missing_files, snapshot
-from prefcli.hub.commits import commits, differences
-from prefcli.hub.pinned import pin
+from prefcli.hub.commits import changed_commits, record_commits, used_commits
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Source
 
@@ -20,7 +19,7 @@ OLD, NEW = "0" * 40, "1" * 40
 
 @pytest.fixture
 def put(tmp_path, monkeypatch):
-    """Into a cache, as the hub's client would: put(kind, name, revision, commit, **files)."""
+    """Writes to a cache like huggingface_hub: put(kind, name, revision, commit, **files)."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
     def put(kind: str, name: str, revision: str, commit: str, **files) -> None:
@@ -52,12 +51,12 @@ def entry(kind: str, name: str, revision: str | None, commit: str | None) -> dic
 ADAPTER = {"base_model_name_or_path": "org/base", "revision": None}
 
 
-def test_every_repository_with_its_commit(put):
+def test_used_commits_lists_every_repository(put):
     put("model", "org/adapter", "main", OLD, adapter_config__json=ADAPTER)
     put("model", "org/base", "main", NEW)
     put("dataset", "org/pairs", "v2", OLD)
     reference = {"name_or_path": "org/other", "revision": NEW}
-    assert commits(recipe(reference=reference)) == [
+    assert used_commits(recipe(reference=reference)) == [
         entry("model", "org/adapter", None, OLD),
         entry("model", "org/base", None, NEW),
         entry("model", "org/other", NEW, NEW),
@@ -65,15 +64,15 @@ def test_every_repository_with_its_commit(put):
     ]
 
 
-def test_the_base_of_an_adapter_that_is_here(put, tmp_path):
+def test_used_commits_of_a_local_adapter_lists_its_base(put, tmp_path):
     put("model", "org/base", "main", NEW)
     (tmp_path / "adapter_config.json").write_text(json.dumps(ADAPTER))
-    here = {"name_or_path": str(tmp_path), "adapter": "continue"}
-    found = commits(recipe(model=here, data={"train": {"path": "a.jsonl"}}))
-    assert found == [entry("model", "org/base", None, NEW)]
+    model = {"name_or_path": str(tmp_path), "adapter": "continue"}
+    commits = used_commits(recipe(model=model, data={"train": {"path": "a.jsonl"}}))
+    assert commits == [entry("model", "org/base", None, NEW)]
 
 
-def test_an_adapter_on_itself_ends(put):
+def test_used_commits_of_an_adapter_on_itself_terminates(put):
     put(
         "model",
         "org/adapter",
@@ -81,36 +80,48 @@ def test_an_adapter_on_itself_ends(put):
         OLD,
         adapter_config__json={"base_model_name_or_path": "org/adapter"},
     )
-    assert len(commits(recipe())) == 2
+    assert len(used_commits(recipe())) == 2
 
 
-def test_what_was_never_asked_for_is_unknown(put):
+def test_commit_of_a_repository_outside_the_cache_is_none(put):
     put("model", "org/adapter", "main", OLD)
     assert commit_of("org/adapter", "model", "v9") is None
     assert commit_of("org/none", "model", None) is None
     assert snapshot("org/none", "model", NEW) is None
 
 
-def test_what_moved_is_told(put, capsys):
-    before = [
-        entry("model", "org/adapter", None, OLD),
-        entry("dataset", "org/pairs", "v2", OLD),
-        entry("dataset", "org/gone", None, OLD),
-    ]
+EARLIER = [
+    entry("model", "org/adapter", None, OLD),
+    entry("dataset", "org/pairs", "v2", OLD),
+    entry("dataset", "org/gone", None, OLD),
+]
+
+
+@pytest.fixture
+def moved(put):
+    """A cache in which only org/adapter is at another commit than in EARLIER."""
     put("model", "org/adapter", "main", NEW)
     put("dataset", "org/pairs", "v2", OLD)
-    assert differences(before, commits(recipe())) == [
-        f"the model org/adapter was {OLD} and is {NEW} now"
-    ]
-    pin(recipe(), {"hub": before})
+
+
+def test_changed_commits_names_old_and_new_commit(moved):
+    (line,) = changed_commits(EARLIER, used_commits(recipe()))
+    assert line == f"the model org/adapter was at commit {OLD} and is now at {NEW}"
+
+
+def test_record_commits_warns_of_a_changed_commit(moved, capsys):
+    assert record_commits(recipe(), {"hub": EARLIER}) == used_commits(recipe())
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"warning: the model org/adapter was {OLD} and is {NEW} now")
-    pin(recipe(), {})
+    assert line.startswith("warning: the model org/adapter was at")
+
+
+def test_record_commits_of_a_new_run_does_not_warn(moved, capsys):
+    record_commits(recipe(), {})
     assert capsys.readouterr().out == ""
 
 
-def test_a_dataset_of_the_very_revision(put):
-    """datasets' own cache would give whichever was prepared last."""
+def test_read_dataset_uses_the_given_revision(put):
+    """The cache of datasets would return the revision that was prepared last."""
     for revision, commit, chosen in (("main", OLD, "old"), ("v2", NEW, "new")):
         rows = json.dumps({"prompt": "p", "chosen": chosen, "rejected": "r"})
         put("dataset", "org/pairs", revision, commit, train__jsonl=rows)
@@ -123,14 +134,14 @@ def test_a_dataset_of_the_very_revision(put):
     assert "prefcli download" in problem.hint
 
 
-def test_a_part_of_a_dataset(put):
+def test_read_incomplete_dataset_is_refused(put):
     card = "---\nconfigs: [{config_name: a, data_files: a.jsonl}]\n---\n"
     put("dataset", "org/pairs", "main", OLD, README__md=card)
-    with pytest.raises(UnreachableError, match="only a part of it is in the cache"):
+    with pytest.raises(UnreachableError, match="DAT008"):
         read(Source(path="org/pairs"), "data.train")
 
 
-def test_an_adapter_lacks_other_files_than_a_model(put):
+def test_missing_files_of_an_adapter_are_its_weights(put):
     put("model", "org/adapter", "main", OLD, adapter_config__json=ADAPTER)
     assert missing_files("org/adapter", None) == ["adapter_model.safetensors"]
     put("model", "org/adapter", "main", OLD, adapter_model__safetensors="")

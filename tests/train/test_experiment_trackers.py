@@ -1,4 +1,4 @@
-"""transformers' trackers under our guard: what arrives, where, and what a broken one costs."""
+"""Guarded trackers: what they record, and what a broken one costs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers.integrations import TensorBoardCallback
 from prefcli.data.run_datasets import load_run_datasets
 from prefcli.errors import RecipeError
 from prefcli.model import detect_device, load_policy, load_tokenizer
-from prefcli.training.callbacks.experiment_trackers import Tracking
+from prefcli.training.callbacks.experiment_trackers import GuardedTracker
 from prefcli.training.trainer import make_trainer
 
 
@@ -32,21 +32,21 @@ def trainer_for(recipe):
 
 
 def events(folder: Path) -> EventAccumulator:
-    found = EventAccumulator(str(folder))
-    found.Reload()
-    return found
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return accumulator
 
 
-def test_metrics_arrive_in_tensorboard(recipe, capsys, monkeypatch):
+def test_tracker_tensorboard_records_metrics_and_the_recipe(recipe, capsys, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_0123456789abcdefghijklmnop")
     trainer = trainer_for(recipe)
     trainer.train()
     trainer.evaluate()
     folder = Path(recipe.output_dir) / "tensorboard"
-    assert f"tracking: tensorboard: tensorboard --logdir {folder}" in capsys.readouterr().out
+    assert f"tracking: tensorboard --logdir {folder}" in capsys.readouterr().out
     (file,) = folder.iterdir()
-    found = events(folder)
-    names = found.Tags()["scalars"]
+    recorded = events(folder)
+    names = recorded.Tags()["scalars"]
     assert {
         "train/loss",
         "train/learning_rate",
@@ -56,17 +56,17 @@ def test_metrics_arrive_in_tensorboard(recipe, capsys, monkeypatch):
         "eval/loss",
         "eval/rewards/margins",
     } <= set(names)
-    told = {
+    logged = {
         key: [(row["step"], row[name]) for row in trainer.state.log_history if name in row]
         for key, name in (("train/loss", "loss"), ("eval/loss", "eval_loss"))
     }
-    assert [step for step, _ in told["train/loss"]] == [1, 2]
-    # The one before the first step, and the one after training is over.
-    assert [step for step, _ in told["eval/loss"]] == [0, 2]
-    for key, values in told.items():
-        arrived = [(event.step, event.value) for event in found.Scalars(key)]
+    assert [step for step, _ in logged["train/loss"]] == [1, 2]
+    # Before the first step, and after training.
+    assert [step for step, _ in logged["eval/loss"]] == [0, 2]
+    for key, values in logged.items():
+        arrived = [(event.step, event.value) for event in recorded.Scalars(key)]
         assert arrived == [(step, pytest.approx(value)) for step, value in values]
-    text = found.Tensors("args/text_summary")[0].tensor_proto.string_val[0].decode()
+    text = recorded.Tensors("args/text_summary")[0].tensor_proto.string_val[0].decode()
     sent = json.loads(text)
     assert sent["run_name"] == "run"
     assert sent["recipe"]["dpo"]["beta"] == 0.1
@@ -75,7 +75,7 @@ def test_metrics_arrive_in_tensorboard(recipe, capsys, monkeypatch):
 
 
 class Refuses(TensorBoardCallback):
-    """A server that does not answer, from the start or from some step on."""
+    """A tracker whose server is unreachable, from the start or later."""
 
     def __init__(self, start: bool) -> None:
         super().__init__()
@@ -93,33 +93,33 @@ class Refuses(TensorBoardCallback):
 def with_broken(recipe, *, start: bool):
     trainer = trainer_for(recipe)
     callbacks = trainer.callback_handler.callbacks
-    (at,) = [i for i, each in enumerate(callbacks) if isinstance(each, Tracking)]
-    callbacks[at] = Tracking("mlflow", Refuses(start), recipe)
+    (at,) = [i for i, callback in enumerate(callbacks) if isinstance(callback, GuardedTracker)]
+    callbacks[at] = GuardedTracker("mlflow", Refuses(start), recipe)
     return trainer
 
 
-def test_a_tracker_that_can_not_begin_is_told_before_the_first_step(recipe):
+def test_tracker_that_cannot_start_stops_before_the_first_step(recipe):
     trainer = with_broken(recipe, start=True)
     with pytest.raises(RecipeError) as caught:
         trainer.train()
     (problem,) = caught.value.problems
-    assert problem.message == "mlflow can't begin: no route to tracker"
-    assert problem.path == "logging.report_to"
-    assert problem.hint.startswith("set MLFLOW_TRACKING_URI to a server that answers")
+    assert (problem.code, problem.path) == ("TRN101", "logging.report_to")
+    assert problem.message == "mlflow cannot start: no route to tracker"
     assert trainer.state.global_step == 0
 
 
-def test_a_tracker_that_fails_on_the_way_does_so_alone(recipe, capsys):
+def test_tracker_that_fails_later_is_disabled(recipe, capsys):
     trainer = with_broken(recipe, start=False)
     trainer.train()
     assert trainer.state.global_step == 2
-    said = capsys.readouterr().out
-    assert said.count("warning: mlflow is told nothing more, as it failed: no route") == 1
-    assert "tracking: mlflow: welcome" in said
-    assert "\x1b" not in said
+    out = capsys.readouterr().out
+    assert out.count("warning: mlflow failed and was disabled: no route") == 1
+    assert "tracking: mlflow: welcome" in out
+    assert "\x1b" not in out
 
 
-def test_each_tracker_once(recipe_data, make_recipe):
+def test_report_to_with_a_tracker_twice_is_refused(recipe_data, make_recipe):
     recipe_data["logging"] = {"report_to": ["wandb", "wandb"]}
-    with pytest.raises(RecipeError, match="wandb is named twice"):
+    with pytest.raises(RecipeError) as caught:
         make_recipe(recipe_data)
+    assert [problem.code for problem in caught.value.problems] == ["RCP016"]

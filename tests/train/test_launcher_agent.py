@@ -215,7 +215,7 @@ def test_cores_are_shared_out(monkeypatch):
 )
 def test_what_this_machine_can_not_do(monkeypatch, launch, gpus, message):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr("prefcli.recipe.launch.find_spec", lambda name: None)
+    monkeypatch.setattr("prefcli.recipe.sections.training.find_spec", lambda name: None)
     with pytest.raises(PrefcliError, match=message) as stop:
         starting._processes(Launch.model_validate(launch))
     assert stop.value.exit_code == 2

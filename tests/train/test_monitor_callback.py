@@ -1,12 +1,10 @@
-"""A real run under watch: its journal, its lines, its end when a rule says stop."""
+"""MonitorCallback in real runs: metrics.jsonl, log lines, and the end when a rule stops the run."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
-import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import ClassVar, Literal
@@ -19,7 +17,6 @@ from prefcli.data.run_datasets import load_run_datasets
 from prefcli.errors import DivergedError, ExitCode
 from prefcli.health import Advice, HealthRule, History, Monitor, RunContext
 from prefcli.health.finite import Finite
-from prefcli.library_logging import _Once, quiet_libraries
 from prefcli.metrics import is_tie, metric
 from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.training.callbacks.monitor_callback import MonitorCallback
@@ -28,16 +25,16 @@ from tests.support.tiny_runs import metric_rows
 
 
 class LossAt(HealthRule):
-    """Speaks of one step's row, and of a loss that is not finite."""
+    """Reports the row of one step, and a gradient that is not finite."""
 
     name: ClassVar[str] = "loss_at"
     step: int = 2
     level: Literal["note", "warn", "stop"] = "warn"
 
-    def look(self, history: History, facts: RunContext) -> Advice | None:
+    def check(self, history: History, run: RunContext) -> Advice | None:
         row = history.train[-1] if history.train else {"step": -1}
-        lost = "grad_norm" in row and row["grad_norm"] is None
-        if row["step"] != self.step and not lost:
+        broken = "grad_norm" in row and row["grad_norm"] is None
+        if row["step"] != self.step and not broken:
             return None
         return Advice(
             self.name, self.level, history.step, "the loss is seen", "a test", "nothing at all"
@@ -52,7 +49,7 @@ class Run:
 
 
 def run_of(recipe, name: str, *checks: HealthRule) -> Run:
-    """What a run trains with, as far as it is watched."""
+    """A trainer with a monitor, as a run builds them."""
     tokenizer = load_tokenizer(recipe.model)
     inputs = load_run_datasets(recipe, recipe.methods[name], tokenizer)
     method, _ = inputs.resolve_from_data(recipe.methods[name])
@@ -79,7 +76,7 @@ def cell(line: str, label: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["sft", "dpo", "kto", "orpo"])
-def test_a_log_gives_the_whole_curve(recipe, name, capfd):
+def test_monitor_logs_every_row_aligned(recipe, name, capfd):
     run = run_of(recipe, name)
     run.trainer.train()
     run.watch.close()
@@ -99,17 +96,19 @@ def test_a_log_gives_the_whole_curve(recipe, name, capfd):
         same = [line for line in lines if ("eval_loss" in line) is kind]
         assert len({tuple(m.start() for m in re.finditer("=", line)) for line in same}) == 1
     assert out.count("saved checkpoint-4") == 1
-    assert re.search(r"plan: at \S+ s a step the run ends about \d\d:\d\d \(in 0:00:0\d\)", out)
+    assert re.search(
+        r"plan: at \S+ s per step the run ends at about \d\d:\d\d \(in 0:00:0\d\)", out
+    )
 
 
-def test_advice_is_said_once_and_kept(recipe, capfd):
+def test_monitor_reports_advice_once_and_records_it(recipe, capfd):
     run = run_of(recipe, "dpo", LossAt())
     run.trainer.train()
-    said = "health: warning at step 2: the loss is seen: a test; nothing at all"
-    assert capfd.readouterr().out.splitlines().count(said) == 1
-    (kept,) = map(json.loads, run.folder.health.read_text().splitlines())
-    assert kept == {
-        "check": "loss_at",
+    line = "health: warning at step 2: the loss is seen: a test; nothing at all"
+    assert capfd.readouterr().out.splitlines().count(line) == 1
+    (entry,) = map(json.loads, run.folder.health.read_text().splitlines())
+    assert entry == {
+        "rule": "loss_at",
         "level": "warn",
         "step": 2,
         "seen": "the loss is seen",
@@ -119,23 +118,22 @@ def test_advice_is_said_once_and_kept(recipe, capfd):
     }
 
 
-def test_a_rule_stops_the_run_in_its_logging_step(recipe):
+def test_monitor_stops_the_run_in_the_logging_step_of_the_advice(recipe):
     run = run_of(recipe, "dpo", LossAt(level="stop", step=4))
     with pytest.raises(DivergedError) as caught:
         run.trainer.train()
     run.watch.close()
     assert caught.value.exit_code == ExitCode.DIVERGED
-    assert str(caught.value) == (
-        "health.loss_at: step 4: the loss is seen: a test\n"
-        "    -> nothing at all; no final model was written. If this rule is wrong here, "
-        "health.loss_at.level=warn goes on from the last checkpoint"
-    )
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.path) == ("TRN100", "health.loss_at")
+    assert problem.message == "step 4: the loss is seen: a test"
+    assert "health.loss_at.level=warn" in problem.hint
     assert [row["step"] for row in metric_rows(run.folder.path)][-1] == 4
     assert run.trainer.state.global_step == 4
     assert not run.folder.model.exists()
 
 
-def test_a_run_that_goes_on_says_nothing_twice(recipe, capfd):
+def test_monitor_of_a_resumed_run_does_not_repeat_advice(recipe, capfd):
     first = run_of(recipe, "dpo", LossAt(step=2))
     first.trainer.train()
     first.folder.forget_after(4)
@@ -144,7 +142,7 @@ def test_a_run_that_goes_on_says_nothing_twice(recipe, capfd):
     again.trainer.args.eval_on_start = False
     again.trainer.train(resume_from_checkpoint=str(first.folder.path / "checkpoint-4"))
     out = capfd.readouterr().out
-    assert "health:" not in out, "the same rule, as loud as before"
+    assert "health:" not in out, "the same rule at the same level"
     assert [row["step"] for row in metric_rows(first.folder.path)] == [0, 1, 2, 3, 3, 4, 5, 6, 6]
     assert len(first.folder.health.read_text().splitlines()) == 1
     assert again.watch.first_eval["step"] == 0
@@ -153,8 +151,10 @@ def test_a_run_that_goes_on_says_nothing_twice(recipe, capfd):
 
 
 @pytest.mark.parametrize(("float16", "stops"), [(True, False), (False, True)])
-def test_float16_may_skip_a_step(tmp_path, make_recipe, recipe_data, float16, stops):
-    """Its loss scaling overflows by design; elsewhere the same row ends the run."""
+def test_monitor_accepts_an_infinite_gradient_in_float16(
+    tmp_path, make_recipe, recipe_data, float16, stops
+):
+    """The loss scaling of float16 overflows by design."""
     method = make_recipe(recipe_data).recipe.dpo
     monitor = Monitor([Finite()], RunContext(method="dpo", steps=6, fp16=float16))
     watch = MonitorCallback(RunDir(str(tmp_path)), method, monitor)
@@ -168,11 +168,11 @@ def test_float16_may_skip_a_step(tmp_path, make_recipe, recipe_data, float16, st
     else:
         watch.on_log(args, state, control, logs=logs)
     (row,) = metric_rows(tmp_path)
-    assert row["grad_norm"] is None, "NaN and infinity are no JSON"
+    assert row["grad_norm"] is None, "JSON has neither NaN nor infinity"
     assert row["loss"] == 0.7
 
 
-def test_what_is_told_by_step_is_cut_and_cleared_alike(tmp_path):
+def test_run_dir_truncates_and_clears_all_logs(tmp_path):
     folder = RunDir(str(tmp_path))
     files = folder.metrics, folder.health, folder.samples
     for path in files:
@@ -181,26 +181,3 @@ def test_what_is_told_by_step_is_cut_and_cleared_alike(tmp_path):
     assert {path.read_text() for path in files} == {'{"step": 2}\n{"step": 4}\n'}
     folder.clear()
     assert not any(path.exists() for path in files)
-
-
-def test_a_library_is_heard_once_and_on_one_line(capsys):
-    once = _Once()
-    for count in (3, 4):
-        once._say("trl", f"\x1b[31mThe dataset has {count} rows\n  too many\r")
-    once._say("trl", "mtime may not be reliable on this filesystem")
-    assert capsys.readouterr().out == "warning: trl: The dataset has 3 rows too many\n"
-
-
-def test_warnings_of_the_libraries_come_through(capsys):
-    with warnings.catch_warnings():
-        quiet_libraries()
-        logging.getLogger("transformers.somewhere").warning("the config has %d layers", 2)
-        logging.getLogger("transformers.somewhere").info("not this")
-        logging.getLogger("torch.distributed").warning("a rank is late")
-        warnings.warn_explicit("look here", UserWarning, "/x/site-packages/peft/tuners.py", 1)
-        warnings.warn_explicit("for developers", FutureWarning, "/x/site-packages/trl/x.py", 1)
-    assert capsys.readouterr().out.splitlines() == [
-        "warning: transformers: the config has 2 layers",
-        "warning: torch: a rank is late",
-        "warning: peft: look here",
-    ]

@@ -57,7 +57,7 @@ def diverged(recipe, name: str) -> tuple[str, dict]:
     return str(caught.value), run
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo", "ipo", "kto", "orpo", "simpo"])
+@pytest.mark.parametrize("name", ["sft", "dpo", "ipo", "kto", "orpo", "simpo", "cpo"])
 def test_nonfinite_loss_names_the_rows_of_its_batch(recipe_data, make_recipe, with_callback, name):
     """Between two logging steps, long before the log would show it."""
     recipe_data["training"] |= {"max_steps": 6, "logging_steps": 50, "save_steps": 4}

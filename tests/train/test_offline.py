@@ -1,9 +1,10 @@
-"""Fetched on one machine, trained on another without a socket; and no secret in what is left."""
+"""A download, an offline run without sockets, and a run folder without secrets."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from prefcli.console import amount
 from tests.support.tiny_hub import serve
 from tests.support.tiny_runs import pairs, small_recipe, write_jsonl
 
@@ -65,7 +67,7 @@ def prefcli(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, tiny_model):
-    """A hub with a base, an adapter on it and data; and a recipe that takes all of them."""
+    """A hub with a base model, an adapter on it and data, and a recipe that uses all of them."""
     folder = tmp_path_factory.mktemp("offline")
     hub = folder / "hub"
     base = shutil.copytree(tiny_model, hub / "models" / "org" / "tiny")
@@ -100,7 +102,7 @@ def place(tmp_path_factory, tiny_model):
 
 
 @pytest.fixture(scope="module")
-def fetched(place):
+def downloaded(place):
     with serve(place / "hub") as (hub, url):
         done = prefcli(place, "download", "recipe.yaml", "--json", HF_ENDPOINT=url)
         failed = prefcli(
@@ -114,52 +116,50 @@ def fetched(place):
             "data.eval={path: ./no.jsonl}",
             HF_ENDPOINT=url,
         )
-        return done, failed, list(hub.asked)
+        return done, failed, list(hub.requests)
 
 
-def test_fetch_tells_what_it_took(fetched, place):
-    done, _, _ = fetched
+def test_download_lists_the_files_of_each_repository(downloaded, place):
+    done, _, _ = downloaded
     assert done.returncode == 0, done.stderr
-    taken = json.loads(done.stdout)["taken"]
-    assert [(each["path"], each["kind"], each["name"]) for each in taken] == [
+    items = json.loads(done.stdout)["downloaded"]
+    assert [(item["path"], item["kind"], item["name"]) for item in items] == [
         ("model.name_or_path", "model", "org/adapter"),
         ("model.name_or_path", "model", "org/tiny"),
         ("data.train[0].path", "dataset", "org/pairs"),
     ]
     base = place / "hub" / "models" / "org" / "tiny"
-    never = {"pytorch_model.bin"}
-    files = {f.name for f in base.iterdir() if f.is_file()} - never
-    assert set(taken[1]["files"]) == files
-    assert taken[1]["bytes"] == sum((base / name).stat().st_size for name in files)
-    # other/: datasets looks at the first configuration to tell the format.
+    files = {f.name for f in base.iterdir() if f.is_file()} - {"pytorch_model.bin"}
+    assert set(items[1]["files"]) == files
+    assert items[1]["bytes"] == sum((base / name).stat().st_size for name in files)
+    # other/ is needed: datasets infers the format from the first configuration.
     data = {"README.md", "main/test.jsonl", "main/train.jsonl", "other/train.jsonl"}
-    assert set(taken[2]["files"]) == data
-    assert f"files, {sum(e['bytes'] for e in taken) / 1000:.1f} kB, in {place}/home/hub" in (
-        done.stderr
-    )
+    assert set(items[2]["files"]) == data
+    total = amount(sum(item["bytes"] for item in items))
+    assert f"files, {total}, in {place}/home/hub" in done.stderr
 
 
-def test_fetch_takes_nothing_that_can_run(fetched):
-    _, _, asked = fetched
-    assert not [line for line in asked if line.endswith((".bin", "consolidated.safetensors"))]
+def test_download_skips_pickles_and_subfolders(downloaded):
+    _, _, requests = downloaded
+    assert not [line for line in requests if line.endswith((".bin", "consolidated.safetensors"))]
 
 
-def test_fetch_tells_all_that_fails(fetched):
-    _, failed, _ = fetched
+def test_download_reports_every_failure(downloaded):
+    _, failed, _ = downloaded
     assert failed.returncode == 2
-    for said in (
-        "model.name_or_path: org/pickled holds no model.safetensors, only pickled weights",
-        "reference.name_or_path: the model org/none can't be fetched: the hub has none of that",
-        "data.train[0].path: the dataset org/gone can't be fetched: the hub has none of that",
-        "data.eval[0].path: no such file or folder: ./no.jsonl",
-    ):
-        assert said in failed.stderr
+    reported = re.findall(r"([\w.\[\]]+\.\w*path): .* \[(ENV\d+)\]", failed.stderr)
+    assert sorted(reported) == [
+        ("data.eval[0].path", "ENV046"),
+        ("data.train[0].path", "ENV043"),
+        ("model.name_or_path", "ENV045"),
+        ("reference.name_or_path", "ENV043"),
+    ]
     assert "total: 0 files" in failed.stdout
 
 
 @pytest.fixture(scope="module")
-def ran(fetched, place):
-    """A whole run without a network, in an environment full of secrets."""
+def finished_run(downloaded, place):
+    """A run without a network, with secrets in its environment."""
     guard = place / "guard"
     guard.mkdir()
     (guard / "sitecustomize.py").write_text(NO_SOCKETS)
@@ -168,24 +168,24 @@ def ran(fetched, place):
     return prefcli(place, "dpo", "recipe.yaml", "--offline", **environment)
 
 
-def test_a_run_offline_opens_no_socket(ran, place):
-    assert ran.returncode == 0, ran.stderr
+def test_offline_run_opens_no_socket(finished_run, place):
+    assert finished_run.returncode == 0, finished_run.stderr
     assert not (place / "sockets").exists()
     assert (place / "run" / "model" / "adapter_model.safetensors").is_file()
     assert (place / "run" / "report.html").is_file()
 
 
-def test_the_commits_are_in_run_json(ran, fetched, place):
+def test_offline_run_saves_the_commits(finished_run, downloaded, place):
     run = json.loads((place / "run" / "run.json").read_text())
-    taken = json.loads(fetched[0].stdout)["taken"]
-    wanted = [{k: each[k] for k in ("kind", "name", "revision", "commit")} for each in taken]
-    assert run["hub"] == wanted
-    assert all(len(each["commit"]) == 40 for each in wanted)
+    items = json.loads(downloaded[0].stdout)["downloaded"]
+    keys = ("kind", "name", "revision", "commit")
+    assert run["hub"] == [{key: item[key] for key in keys} for item in items]
+    assert all(len(item["commit"]) == 40 for item in items)
 
 
-def test_no_secret_is_anywhere(ran, place):
+def test_offline_run_writes_no_secret(finished_run, place):
     written = {p: p.read_bytes() for p in (place / "run").rglob("*") if p.is_file()}
     assert [p for p in written if "tfevents" in p.name]
     for secret in SECRETS.values():
-        assert secret not in ran.stdout + ran.stderr
+        assert secret not in finished_run.stdout + finished_run.stderr
         assert [str(p) for p, content in written.items() if secret.encode() in content] == []

@@ -1,4 +1,4 @@
-"""What real runs leave: a page of each method, and a card that the hub can read."""
+"""The report and the model card of real runs of each method."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.support.pages import read
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_has_a_page_and_a_card(recipe_data, make_recipe, name, capsys):
+def test_run_of_a_method_writes_a_page_and_a_card(recipe_data, make_recipe, name, capsys):
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.methods[name])
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("done: ")]
-    found = verdict(read_run(recipe.output_dir))
-    assert said[1:] == [f"done: {line}" for line in found.lines()]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("done: ")]
+    outcome = verdict(read_run(recipe.output_dir))
+    assert lines[1:] == [f"done: {line}" for line in outcome.lines()]
     assert f"prefcli {name}: run" in read(write_report(Path(recipe.output_dir)).read_text()).text
     card = ModelCard.load(write_card(Path(recipe.output_dir), type(recipe.methods[name]).__doc__))
     assert card.data.library_name == "transformers"
@@ -35,7 +35,7 @@ def test_every_method_has_a_page_and_a_card(recipe_data, make_recipe, name, caps
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_the_cards_snippet_runs(recipe_data, make_recipe, monkeypatch, lora):
+def test_card_snippet_generates_text(recipe_data, make_recipe, monkeypatch, lora):
     if lora:
         recipe_data["lora"] = {"rank": 2}
     recipe = make_recipe(recipe_data).recipe
@@ -43,7 +43,7 @@ def test_the_cards_snippet_runs(recipe_data, make_recipe, monkeypatch, lora):
     path = write_card(Path(recipe.output_dir), "A method.")
     assert metadata_load(path)["library_name"] == ("peft" if lora else "transformers")
     monkeypatch.chdir(path.parent)
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
         exec(re.search(r"```python\n(.*?)```", path.read_text(), re.DOTALL)[1], {})
-    assert said.getvalue().strip()
+    assert output.getvalue().strip()

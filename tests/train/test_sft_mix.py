@@ -29,7 +29,7 @@ from tests.support.tiny_runs import (
     write_jsonl,
 )
 
-PREFERENCE = ["dpo", "ipo", "kto", "orpo", "simpo"]
+PREFERENCE = ["dpo", "ipo", "kto", "orpo", "simpo", "cpo"]
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.0}
 
 

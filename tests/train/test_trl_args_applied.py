@@ -61,6 +61,10 @@ CHANGES = {
     "simpo.beta": (0.3, "beta"),
     "simpo.gamma": (0.3, "simpo_gamma"),
     "simpo.cpo_alpha": (0.3, "cpo_alpha"),
+    "cpo.loss_type": ("hinge", "loss_type"),
+    "cpo.beta": (0.3, "beta"),
+    "cpo.cpo_alpha": (0.3, "cpo_alpha"),
+    "cpo.label_smoothing": (0.3, "label_smoothing"),
 }
 # Read by prefcli itself, or loaded into the model rather than into trl's config.
 ELSEWHERE = {
@@ -78,6 +82,8 @@ ELSEWHERE = {
     "push_to_hub",  # test_push.py
     "reference.revision",
     "sft_mix",  # test_sft_mix.py
+    "cpo.alpha",  # test_keys_of_alphapo_reach_trl
+    "cpo.gamma",
     "launch",  # test_launch.py, test_launch_config.py
     "expected",  # test_anchor.py
     "data.train",
@@ -85,11 +91,7 @@ ELSEWHERE = {
     "training.min_lr_ratio",  # with cosine_with_min_lr, below
     "training.early_stopping",  # tests/train/test_early_stopping.py
     *(f"data.checks.{name}.{key}" for name in DataChecks.model_fields for key in ("warn", "error")),
-    *(
-        f"health.{check.name}.{key}"
-        for check in Health().checks
-        for key in type(check).model_fields
-    ),
+    *(f"health.{rule.name}.{key}" for rule in Health().rules for key in type(rule).model_fields),
     "check_sft.max_perplexity",
     "check_sft.on_fail",
     "check_sft.max_rows",
@@ -191,9 +193,15 @@ def test_combined_losses_reach_trl(recipe_data, make_recipe):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_dependent_keys_reach_trl(recipe_data, make_recipe, section, argument, value):
+def test_dependent_keys_of_dpo_reach_trl(recipe_data, make_recipe, section, argument, value):
     recipe_data["dpo"] = section
     assert effective(make_recipe(recipe_data).recipe, "dpo")[argument] == value
+
+
+def test_keys_of_alphapo_reach_trl(recipe_data, make_recipe):
+    recipe_data["cpo"] = {"loss_type": "alphapo", "alpha": 0.5, "gamma": 0.2}
+    arrived = effective(make_recipe(recipe_data).recipe, "cpo")
+    assert (arrived["loss_type"], arrived["alpha"], arrived["simpo_gamma"]) == ("simpo", 0.5, 0.2)
 
 
 def test_min_lr_ratio_sets_the_end_of_the_cosine(recipe_data, make_recipe):

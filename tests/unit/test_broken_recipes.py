@@ -276,6 +276,7 @@ RENAMED_PATHS = {
     "health.collapse.on": "health.collapse.level",
     "health.displacement.fall": "health.displacement.warn_nats",
     "health.gradient.times": "health.gradient.spike_factor",
+    "health.margin.nats_a_token": "health.margin.nats_per_token",
     "health.overfitting.far": "health.overfitting.max_ratio",
     "launch.machines": "launch.nodes",
     "push": "push_to_hub",

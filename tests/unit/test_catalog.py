@@ -46,7 +46,7 @@ def parameters(name: str) -> int:
 
 
 def test_every_shipped_recipe_is_valid_and_none_is_forgotten(monkeypatch, capsys):
-    assert len(LIBRARY) == 29
+    assert len(LIBRARY) == 30
     assert {r.name.rpartition("/")[2] for r in LIBRARY if "/" in r.name} == {*METHODS}
     assert run(monkeypatch, "validate", *(str(r.path) for r in LIBRARY)) == 0
     assert capsys.readouterr().out.count(": valid (") == len(LIBRARY)
@@ -56,11 +56,11 @@ def test_the_list_fits_a_terminal_and_starts_with_what_runs_anywhere(monkeypatch
     assert run(monkeypatch, "recipes", "list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
-    assert lines.index("") == 6
+    assert lines.index("") == 7
     names = [line.split()[0] for line in lines if line]
     assert names == [r.name for r in LIBRARY]
-    assert all(name.startswith("quickstart/") for name in names[:6])
-    assert names[6:] == sorted(names[6:])
+    assert all(name.startswith("quickstart/") for name in names[:7])
+    assert names[7:] == sorted(names[7:])
 
 
 @every

@@ -1,10 +1,10 @@
-"""Runs that are well: nothing louder than a note, whatever the logging."""
+"""Healthy runs: no rule reports more than a note, at any logging_steps."""
 
 import pytest
 
 from prefcli.health import RunContext
 from prefcli.methods import Dpo, Sft
-from tests.support.metric_rows import at, rows, told
+from tests.support.metric_rows import at, reported, rows
 
 QLORA = RunContext(
     Dpo(beta=0.01),
@@ -35,7 +35,7 @@ def evaluated(step, loss, accuracy, margin, chosen=None):
         ((0.681, 0.66, 0.026), (0.635, 0.68, 0.15), (0.4757, 0.754, 1.30)),
     ],
 )
-def test_the_qlora_reproductions_of_zephyr(hundred, two_hundred, end):
+def test_rules_on_qlora_zephyr_only_note_displacement(hundred, two_hundred, end):
     """Model cards of objects76, L1nkee, guoqiang-x, junweiliao and SF-Foundation: both ends."""
 
     def train(step):
@@ -60,10 +60,10 @@ def test_the_qlora_reproductions_of_zephyr(hundred, two_hundred, end):
         evaluated(3821, *end),
     ]
     # -3 at beta 0.01 is 300 nats over 300 tokens: as far as published runs fall.
-    assert told(QLORA, stream) == [("displacement", "note")]
+    assert reported(QLORA, stream) == [("displacement", "note")]
 
 
-def test_a_margin_of_0_011_by_step_100_is_learning():
+def test_rules_on_a_margin_of_0_011_by_step_100_are_silent():
     """The same, were its warm-up as short as 10 %, with 1600 pairs seen by then."""
     early = RunContext(
         Dpo(beta=0.01),
@@ -85,7 +85,7 @@ def test_a_margin_of_0_011_by_step_100_is_learning():
         evaluated(0, 0.693, 0.0, 0.0),
         evaluated(100, 0.688, 0.62, 0.011),
     ]
-    assert told(early, stream) == []
+    assert reported(early, stream) == []
 
 
 SMOL = RunContext(
@@ -99,8 +99,8 @@ SMOL = RunContext(
 
 
 @pytest.mark.parametrize("every", [1, 10, 100])
-def test_smollm2_135m(every):
-    """Its card: 0.6741, 0.6151, 0.2687, -0.072 and -0.341 at the end, beta 0.5."""
+def test_rules_on_smollm2_135m_are_silent(every):
+    """The model card has 0.6741, 0.6151, 0.2687, -0.072 and -0.341 at the end, beta 0.5."""
 
     def train(step):
         share = step / 956
@@ -120,7 +120,7 @@ def test_smollm2_135m(every):
         evaluated(0, 0.693, 0.0, 0.0),
         evaluated(956, 0.6741, 0.6151, 0.2687),
     ]
-    assert told(SMOL, stream) == []
+    assert reported(SMOL, stream) == []
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_smollm2_135m(every):
         (0.5, 128, 0.5907, 0.6746, 0.5878),  # SmolLM2-1.7B
     ],
 )
-def test_how_published_runs_end(scale, batch, margin, accuracy, loss):
-    facts = RunContext(
+def test_rules_on_the_ends_of_published_runs_are_silent(scale, batch, margin, accuracy, loss):
+    context = RunContext(
         Dpo(beta=scale),
         400,
         40,
@@ -158,12 +158,12 @@ def test_how_published_runs_end(scale, batch, margin, accuracy, loss):
         evaluated(0, 0.693, 0.0, 0.0),
         evaluated(400, loss, accuracy, margin),
     ]
-    assert told(facts, stream) == []
+    assert reported(context, stream) == []
 
 
-def test_the_quickstart():
-    """Its dpo stage as it was measured: (step, loss, gradient, accuracy, margin)."""
-    facts = RunContext(
+def test_rules_on_the_quickstart_are_silent():
+    """The dpo stage as measured: (step, loss, gradient norm, accuracy, margin)."""
+    context = RunContext(
         Dpo(),
         120,
         12,
@@ -196,22 +196,22 @@ def test_the_quickstart():
         for step, loss, norm, accuracy, margin in figures
     ]
     stream += [evaluated(0, 0.6931, 0.0, 0.0), evaluated(120, 0.2422, 1.0, 1.3811)]
-    assert told(facts, stream) == []
+    assert reported(context, stream) == []
 
 
-def test_sft_from_random_weights():
+def test_rules_on_sft_from_random_weights_are_silent():
     """The quickstart's: the loss falls from 7.4 to 0.3."""
-    facts = RunContext(Sft(), 606, 61, batch=16, eval_rows=100)
+    context = RunContext(Sft(), 606, 61, batch=16, eval_rows=100)
     stream = rows(12, lambda step: {"loss": 7.4 / (1 + step / 30), "grad_norm": 2.0}, every=50)
     stream += [at(0, {"loss": 7.42}), at(606, {"loss": 0.389})]
-    assert told(facts, stream) == []
+    assert reported(context, stream) == []
 
 
 @pytest.mark.parametrize("every", [1, 10])
 @pytest.mark.parametrize("count", [2, 7, 30, 60])
-def test_runs_too_short_to_judge(count, every):
+def test_rules_on_runs_of_a_few_steps_are_silent(count, every):
     """Batches of 4 pairs whose figures jump about."""
-    facts = RunContext(
+    context = RunContext(
         Dpo(),
         count,
         count // 10,
@@ -240,4 +240,4 @@ def test_runs_too_short_to_judge(count, every):
         evaluated(0, 0.693, 0.0, 0.0),
         evaluated(count, 0.71, 0.375, -0.02),
     ]
-    assert told(facts, stream) == []
+    assert reported(context, stream) == []

@@ -15,44 +15,44 @@ from prefcli.methods import METHODS, Dpo, Ipo, Kto, Orpo, Simpo
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
 from tests.support.broken_recipes import GOOD, write
-from tests.support.metric_rows import at, rows, told
+from tests.support.metric_rows import at, reported, rows
 
 DPO = RunContext(Dpo(), 300, 30, batch=32, starts_at_reference=True)
-RULES = Health().checks
+RULES = Health().rules
 
 
 # --- what a rule is
 
 
-def test_their_names_are_their_keys():
-    assert {check.name: type(check) for check in RULES} == {
-        name: type(check) for name, check in Health()
+def test_rules_have_the_names_of_their_keys():
+    assert {rule.name: type(rule) for rule in RULES} == {
+        name: type(rule) for name, rule in Health()
     }
     assert len(RULES) == 13
 
 
-@pytest.mark.parametrize("check", RULES, ids=lambda check: check.name)
-def test_every_rule_and_threshold_is_explained(check):
-    section, level = Health.model_json_schema()["$defs"][type(check).__name__]["anyOf"]
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_rule_and_its_thresholds_are_described_in_the_schema(rule):
+    section, level = Health.model_json_schema()["$defs"][type(rule).__name__]["anyOf"]
     assert level == {"enum": ["note", "warn", "stop", "off"], "type": "string"}
-    for key in type(check).model_fields:
+    for key in type(rule).model_fields:
         assert section["properties"][key]["description"], key
-    assert inspect.getdoc(type(check))
-    assert inspect.getmodule(type(check)).__name__ == f"prefcli.health.{check.name}"
+    assert inspect.getdoc(type(rule))
+    assert inspect.getmodule(type(rule)).__name__ == f"prefcli.health.{rule.name}"
 
 
-@pytest.mark.parametrize("check", RULES, ids=lambda check: check.name)
-def test_what_it_defers_to_is_there(check):
-    assert set(check.defers_to) < {other.name for other in RULES}
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_rule_defers_to_rules_of_the_shelf(rule):
+    assert set(rule.defers_to) < {other.name for other in RULES}
 
 
-def test_only_two_end_a_run():
-    assert {check.name for check in RULES if check.level == "stop"} == {"finite", "collapse"}
+def test_rules_that_stop_by_default_are_finite_and_collapse():
+    assert {rule.name for rule in RULES if rule.level == "stop"} == {"finite", "collapse"}
 
 
-def test_whom_they_look_at():
+def test_rules_apply_to_methods_with_their_metrics():
     watched = {
-        name: {check.name for check in RULES if check.applies(method())}
+        name: {rule.name for rule in RULES if rule.applies(method())}
         for name, method in METHODS.items()
     }
     everywhere = {"finite", "no_learning", "gradient", "overfitting", "forgetting"}
@@ -64,10 +64,11 @@ def test_whom_they_look_at():
         "kto": everywhere | {"collapse", "displacement", "margin", "kto_kl"},
         "orpo": everywhere | pairs | {"orpo_odds"},
         "simpo": everywhere | pairs,
+        "cpo": everywhere | pairs,
     }
 
 
-def test_facts_of_a_method():
+def test_run_context_takes_capabilities_of_the_method():
     assert RunContext.of(
         Dpo(beta=0.05, loss_type=["hinge", "sft"]), steps=90, warmup=9, batch=16
     ) == (
@@ -85,28 +86,28 @@ def test_facts_of_a_method():
     assert not other.starts_at_reference
 
 
-def test_cures_name_the_recipes_keys():
-    def of(method, **more):
-        return RunContext.of(method, steps=90, warmup=9, batch=16, **more)
+def test_run_context_advice_names_keys_of_the_recipe():
+    def of(method, **options):
+        return RunContext.of(method, steps=90, warmup=9, batch=16, **options)
 
-    assert of(Dpo()).hold == (
-        "add an SFT term (dpo.loss_type: [sigmoid, sft]), or mix demonstrations in (sft_mix)"
+    assert of(Dpo()).keep_likelihood == (
+        "add an SFT term (dpo.loss_type: [sigmoid, sft]), or mix in demonstrations (sft_mix)"
     )
-    assert of(Dpo(loss_type=["sigmoid", "sft"]), mixes_sft=True).hold == (
+    assert of(Dpo(loss_type=["sigmoid", "sft"]), mixes_sft=True).keep_likelihood == (
         "weigh sft more in dpo.loss_weights, or raise sft_mix.fraction"
     )
-    assert of(Simpo(cpo_alpha=0.1)).hold.startswith("raise simpo.cpo_alpha")
-    assert of(Kto()).hold == "mix demonstrations in (sft_mix)"
+    assert of(Simpo(cpo_alpha=0.1)).keep_likelihood.startswith("raise simpo.cpo_alpha")
+    assert of(Kto()).keep_likelihood == "mix in demonstrations (sft_mix)"
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "sft"])
-def test_every_cure_is_a_key_of_the_method(name):
-    facts = RunContext.of(METHODS[name](), steps=90, warmup=9, batch=16)
+def test_run_context_advice_names_keys_of_the_method(name):
+    context = RunContext.of(METHODS[name](), steps=90, warmup=9, batch=16)
     keys = {field.alias or key for key, field in METHODS[name].model_fields.items()}
-    words = f"{facts.hold} {facts.method.weaken} {facts.method.strengthen}"
-    found = re.findall(rf"\b{name}\.([a-z_]+)", words)
-    assert found
-    assert set(found) <= keys
+    words = f"{context.keep_likelihood} {context.method.weaken} {context.method.strengthen}"
+    sections = re.findall(rf"\b{name}\.([a-z_]+)", words)
+    assert sections
+    assert set(sections) <= keys
 
 
 # --- the recipe's section
@@ -116,27 +117,27 @@ def health(folder, *overrides, text=GOOD):
     return load(write(folder, text), overrides).recipe.health
 
 
-def test_a_level_alone(tmp_path):
-    found = health(
+def test_health_accepts_a_level_in_place_of_a_section(tmp_path):
+    sections = health(
         tmp_path, "health.collapse=off", "health.gradient.level=note", "health.margin=stop"
     )
-    assert (found.collapse.level, found.gradient.level, found.margin.level) == (
+    assert (sections.collapse.level, sections.gradient.level, sections.margin.level) == (
         "off",
         "note",
         "stop",
     )
-    assert found.collapse.floor == 50.0
-    assert found.displacement == Health().displacement
+    assert sections.collapse.floor == 50.0
+    assert sections.displacement == Health().displacement
 
 
-def test_a_threshold_keeps_the_others(tmp_path):
-    found = health(tmp_path, "health={displacement: {warn_nats: 1.5}, finite: warn}")
-    assert (found.displacement.note, found.displacement.warn_nats) == (0.3, 1.5)
-    assert (found.displacement.level, found.finite.level) == ("warn", "warn")
+def test_health_keeps_the_defaults_of_other_thresholds(tmp_path):
+    sections = health(tmp_path, "health={displacement: {warn_nats: 1.5}, finite: warn}")
+    assert (sections.displacement.note, sections.displacement.warn_nats) == (0.3, 1.5)
+    assert (sections.displacement.level, sections.finite.level) == ("warn", "warn")
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "text"),
     [
         ("health.collapse=of", "'of' is not one of note, warn, stop, off"),
         ("health.collapse.level=loud", "health.collapse.level: 'loud' is not one of"),
@@ -150,30 +151,30 @@ def test_a_threshold_keeps_the_others(tmp_path):
         ("health.overfitting.evals=5", "has no effect without data.eval"),
     ],
 )
-def test_mistakes(tmp_path, override, said):
+def test_health_with_a_mistake_is_refused(tmp_path, override, text):
     with pytest.raises(RecipeError) as caught:
         health(tmp_path, override)
-    assert said in str(caught.value)
+    assert text in str(caught.value)
 
 
-def test_kl_beside_apo_zero_unpaired(tmp_path):
+def test_health_refuses_kto_kl_with_apo_zero_unpaired(tmp_path):
     text = GOOD.replace("dpo: {}", "kto: {loss_type: apo_zero_unpaired}")
     with pytest.raises(RecipeError, match="no effect on kto"):
         health(tmp_path, "health.kto_kl=off", text=text)
     assert health(tmp_path, "health.kto_kl=off", text=text.replace("apo_zero_unpaired", "kto"))
 
 
-def test_one_method_that_is_looked_at_is_enough(tmp_path):
+def test_health_accepts_a_rule_for_one_of_the_methods(tmp_path):
     text = GOOD.replace("dpo: {}", "dpo: {}\nkto: {}")
     assert health(tmp_path, "health.kto_kl=off", text=text).kto_kl.level == "off"
 
 
-def test_a_saved_recipe_is_read_again(tmp_path):
+def test_health_survives_a_round_trip_through_the_recipe(tmp_path):
     recipe = load(write(tmp_path, GOOD), ["health.collapse=off"]).recipe
     assert Recipe.model_validate(recipe.model_dump(by_alias=True, exclude_none=True)) == recipe
 
 
-def test_thresholds_may_change_between_the_parts_of_a_run(tmp_path):
+def test_health_may_change_when_a_run_is_resumed(tmp_path):
     path = write(tmp_path, GOOD)
     folder = RunDir(str(tmp_path / "run"))
     folder.start(load(path).recipe, "dpo")
@@ -186,7 +187,7 @@ def test_thresholds_may_change_between_the_parts_of_a_run(tmp_path):
 # --- the history
 
 
-def test_a_row_is_the_mean_of_the_steps_since_the_one_before():
+def test_history_weighs_rows_by_their_steps():
     history = History()
     for row in ({"step": 1, "loss": 9.0}, {"step": 10, "loss": 2.0}, {"step": 40, "loss": 1.0}):
         history.add(row)
@@ -195,10 +196,10 @@ def test_a_row_is_the_mean_of_the_steps_since_the_one_before():
     assert history.recent("loss", 30, after=10).steps == 30
     assert history.recent("loss", 31, after=10) is None
     assert history.opening("loss", 2).steps == 10
-    assert history.series("loss", last=2) == [2.0, 1.0]
+    assert history.series("loss") == [9.0, 2.0, 1.0]
 
 
-def test_evaluations_are_apart():
+def test_history_separates_evaluations():
     history = History()
     for row in (at(0, {"loss": 3.0}), {"step": 1, "loss": 9.0}, at(10, {"loss": None})):
         history.add(row)
@@ -211,55 +212,55 @@ def test_evaluations_are_apart():
 # --- the monitor
 
 
-LOST = {"step": 10, "logps/rejected_per_token": -60.0}
+BELOW_FLOOR = {"step": 10, "logps/rejected_per_token": -60.0}
 
 
-def test_off_is_off():
-    assert told(DPO, [LOST], collapse="off") == []
+def test_monitor_skips_rules_that_are_off():
+    assert reported(DPO, [BELOW_FLOOR], collapse="off") == []
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_on_bounds_what_is_said(level):
-    assert told(DPO, [LOST], collapse=level) == [("collapse", level)]
-    stream = rows(3, {"rewards/chosen": -50.0, "tokens/chosen": 250.0})  # 2 nats a token
-    assert told(DPO, stream, displacement=level) == [("displacement", level)]
+def test_monitor_limits_advice_to_the_level_of_the_rule(level):
+    assert reported(DPO, [BELOW_FLOOR], collapse=level) == [("collapse", level)]
+    stream = rows(3, {"rewards/chosen": -50.0, "tokens/chosen": 250.0})  # 2 nats per token
+    assert reported(DPO, stream, displacement=level) == [("displacement", level)]
 
 
-def test_the_loudest_comes_first():
+def test_monitor_returns_the_most_severe_advice_first():
     row = {"step": 10, "loss": None, "rewards/margins": 90.0}
-    assert told(DPO, [row]) == [("finite", "stop"), ("margin", "warn")]
+    assert reported(DPO, [row]) == [("finite", "stop"), ("margin", "warn")]
 
 
-def test_a_resumed_run_does_not_say_it_again():
+def test_monitor_after_a_replay_does_not_repeat_advice():
     past = rows(3, {"rewards/margins": 30.0})
     before = Monitor(RULES, DPO)
-    said = [advice.as_dict() for row in past for advice in before.look(row)]
-    assert [each["check"] for each in said] == ["margin"]
+    reports = [advice.as_dict() for row in past for advice in before.observe(row)]
+    assert [entry["rule"] for entry in reports] == ["margin"]
     after = Monitor(RULES, DPO)
-    after.replay(past, said)
-    assert after.look({"step": 40, "rewards/margins": 31.0}) == []
+    after.replay(past, reports)
+    assert after.observe({"step": 40, "rewards/margins": 31.0}) == []
     assert after.history.step == 40
 
 
-def test_a_run_that_was_stopped_is_stopped_again():
+def test_monitor_after_a_replay_stops_a_run_again():
     before, after = Monitor(RULES, DPO), Monitor(RULES, DPO)
-    (stop,) = before.look(LOST)
-    after.replay([LOST], [stop.as_dict()])
-    (again,) = after.look(LOST | {"step": 20})
+    (stop,) = before.observe(BELOW_FLOOR)
+    after.replay([BELOW_FLOOR], [stop.as_dict()])
+    (again,) = after.observe(BELOW_FLOOR | {"step": 20})
     assert again.level == "stop"
 
 
-def test_as_a_line_of_health_jsonl():
-    (advice,) = Monitor(RULES, DPO).look(LOST)
+def test_advice_as_dict_is_a_line_of_health_jsonl():
+    (advice,) = Monitor(RULES, DPO).observe(BELOW_FLOOR)
     line = advice.as_dict()
-    assert list(line) == ["check", "level", "step", "seen", "means", "change", "message"]
+    assert list(line) == ["rule", "level", "step", "seen", "means", "change", "message"]
     assert line["message"] == f"{advice.seen}: {advice.means}; {advice.change}"
     assert "\n" not in line["message"]
 
 
-# --- whatever comes
+# --- any rows
 
-METRICS = [
+NAMES = [
     "loss",
     "grad_norm",
     "rewards/margins",
@@ -283,12 +284,12 @@ values = st.one_of(
     st.sampled_from([0.0, -1e308, 1e308, 5e-324, math.nan, math.inf]),
 )
 any_row = st.one_of(
-    st.dictionaries(st.sampled_from([*METRICS, "step"]), values, max_size=8),
+    st.dictionaries(st.sampled_from([*NAMES, "step"]), values, max_size=8),
     st.dictionaries(
-        st.sampled_from([*(f"eval_{name}" for name in METRICS), "step"]), values, max_size=8
+        st.sampled_from([*(f"eval_{name}" for name in NAMES), "step"]), values, max_size=8
     ),
 )
-any_facts = st.builds(
+any_context = st.builds(
     RunContext,
     method=st.sampled_from(
         [
@@ -308,24 +309,26 @@ any_facts = st.builds(
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(any_facts, st.lists(any_row, max_size=40), st.booleans())
-def test_no_rule_raises_and_none_repeats_itself(facts, stream, counted):
-    monitor = Monitor(RULES, facts)
-    said = []
+@given(any_context, st.lists(any_row, max_size=40), st.booleans())
+def test_monitor_on_any_rows_does_not_raise_or_repeat(context, stream, counted):
+    monitor = Monitor(RULES, context)
+    reports = []
     for i, row in enumerate(stream):
-        said += monitor.look({**row, "step": 10 * i} if counted else row)
-    levels = [(advice.check, LEVELS.index(advice.level)) for advice in said]
+        reports += monitor.observe({**row, "step": 10 * i} if counted else row)
+    levels = [(advice.rule, LEVELS.index(advice.level)) for advice in reports]
     assert len(set(levels)) == len(levels)
-    for name in {check for check, _ in levels}:
-        of_one = [level for check, level in levels if check == name]
-        assert of_one == sorted(of_one)
-    for advice in said:
+    for name in {rule for rule, _ in levels}:
+        of_rule = [level for rule, level in levels if rule == name]
+        assert of_rule == sorted(of_rule)
+    for advice in reports:
         assert "\n" not in str(advice)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(any_facts, st.dictionaries(st.sampled_from(METRICS), values, min_size=4), st.integers(1, 40))
-def test_nor_does_one_on_rows_that_stay(facts, row, every):
-    monitor = Monitor(RULES, facts)
-    said = [advice for i in range(1, 60) for advice in monitor.look({**row, "step": every * i})]
-    assert len({(advice.check, advice.level) for advice in said}) == len(said)
+@given(any_context, st.dictionaries(st.sampled_from(NAMES), values, min_size=4), st.integers(1, 40))
+def test_monitor_on_constant_rows_does_not_repeat(context, row, every):
+    monitor = Monitor(RULES, context)
+    reports = [
+        advice for i in range(1, 60) for advice in monitor.observe({**row, "step": every * i})
+    ]
+    assert len({(advice.rule, advice.level) for advice in reports}) == len(reports)

@@ -1,4 +1,4 @@
-"""Whether the hub is asked at all, and what follows where it does not answer."""
+"""Going offline if the hub is unreachable."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from prefcli.recipe.schema import Recipe
 
 
 @pytest.fixture(autouse=True)
-def _no_word_of_the_network(monkeypatch):
+def clean_environment(monkeypatch):
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
-        monkeypatch.setenv(name, "")  # put back afterwards, whatever is decided here
+        monkeypatch.setenv(name, "")  # restored afterwards, whatever the test sets
     for name in ("https", "all"):
         monkeypatch.delenv(f"{name}_proxy", raising=False)
         monkeypatch.delenv(f"{name.upper()}_PROXY", raising=False)
@@ -23,7 +23,7 @@ def _no_word_of_the_network(monkeypatch):
 
 @pytest.fixture
 def port():
-    """One at which something listens."""
+    """A port that a server listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -47,14 +47,14 @@ def recipe(model: str, train: str = "./a.jsonl", **sections) -> Recipe:
     )
 
 
-def test_names_of_the_hub(tmp_path):
-    found = recipe(
+def test_hub_names_omits_local_paths_and_duplicates(tmp_path):
+    mixed = recipe(
         "org/model",
         "org/pairs",
         reference={"name_or_path": "org/other"},
         sft_mix={"data": [{"path": str(tmp_path)}, {"path": "org/chats"}, {"path": "org/pairs"}]},
     )
-    assert offline.hub_names(found) == ["org/model", "org/other", "org/pairs", "org/chats"]
+    assert offline.hub_names(mixed) == ["org/model", "org/other", "org/pairs", "org/chats"]
 
 
 @pytest.mark.parametrize(
@@ -72,30 +72,30 @@ def test_names_of_the_hub(tmp_path):
         ("rows/part-1.PARQUET", True),
     ],
 )
-def test_what_is_a_path(name, local):
+def test_is_local_by_form(name, local):
     assert is_local(name) is local
 
 
-def test_a_folder_that_is_here_is_a_path(tmp_path, monkeypatch):
+def test_is_local_existing_folder_is_local(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert not is_local("runs/sft")
     (tmp_path / "runs" / "sft").mkdir(parents=True)
     assert is_local("runs/sft")
 
 
-def test_a_hub_that_answers(monkeypatch, port):
+def test_hub_that_answers_stays_online(monkeypatch, port):
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
     assert offline.settle_offline(recipe("org/model")) is False
     assert os.environ["HF_HUB_OFFLINE"] == ""
 
 
-def test_a_hub_that_does_not_answer(monkeypatch, closed_port):
+def test_hub_that_does_not_answer_goes_offline(monkeypatch, closed_port):
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port}")
     assert offline.settle_offline(recipe("org/model")) is True
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
-def test_a_dataset_alone_is_asked_for_too(monkeypatch, closed_port):
+def test_hub_that_does_not_answer_goes_offline_for_a_dataset(monkeypatch, closed_port):
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port}")
     assert offline.settle_offline(recipe("./model", "org/pairs")) is True
 
@@ -103,25 +103,25 @@ def test_a_dataset_alone_is_asked_for_too(monkeypatch, closed_port):
 @pytest.fixture
 def no_probe(monkeypatch):
     def connect(*args, **kwargs):
-        raise AssertionError("the network was touched")
+        raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket, "create_connection", connect)
 
 
-def test_local_paths_need_no_hub(no_probe):
+def test_local_paths_do_not_ask_the_hub(no_probe):
     assert offline.settle_offline(recipe("./model")) is False
     assert os.environ["HF_HUB_OFFLINE"] == ""
 
 
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
-@pytest.mark.parametrize("word", ["1", "TRUE", "yes", "on"])
-def test_who_said_offline_is_not_asked_again(monkeypatch, no_probe, name, word):
-    monkeypatch.setenv(name, word)
+@pytest.mark.parametrize("value", ["1", "TRUE", "yes", "on"])
+def test_offline_variable_does_not_ask_the_hub(monkeypatch, no_probe, name, value):
+    monkeypatch.setenv(name, value)
     assert offline.settle_offline(recipe("org/model")) is False
 
 
 @pytest.mark.parametrize("name", ["https_proxy", "HTTPS_PROXY", "ALL_PROXY"])
-def test_a_proxy_is_left_to_the_libraries(monkeypatch, no_probe, name):
+def test_proxy_variable_stays_online_without_asking(monkeypatch, no_probe, name):
     monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert offline.settle_offline(recipe("org/model")) is False
     assert os.environ["HF_HUB_OFFLINE"] == ""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prefcli.methods import METHODS, Dpo, Ipo, Kto, Method, Orpo, Sft, Simpo
+from prefcli.methods import METHODS, Cpo, Dpo, Ipo, Kto, Method, Orpo, Sft, Simpo
 from prefcli.methods.dpo import PairLoss
 from prefcli.recipe import Recipe
 from prefcli.recipe.sections import Training
@@ -25,7 +25,7 @@ def test_recipe_has_a_section_per_method():
         for name, hint in hints.items()
         if any(isinstance(t, type) and issubclass(t, Method) for t in get_args(hint))
     }
-    assert sections == set(METHODS) == {"sft", "dpo", "ipo", "kto", "orpo", "simpo"}
+    assert sections == set(METHODS) == {"sft", "dpo", "ipo", "kto", "orpo", "simpo", "cpo"}
 
 
 @every
@@ -88,6 +88,8 @@ def test_method_defaults_are_valid_and_frozen(method):
         (Kto(desirable_weight=1.0, undesirable_weight=1.5), None),
         (Orpo(), None),
         (Simpo(), None),
+        (Cpo(), None),
+        (Cpo(loss_type="ipo"), None),
         (Sft(), None),
     ],
     ids=repr,
@@ -169,6 +171,12 @@ def test_start_loss_of_pair_losses_matches_trls_formula(name):
         (Simpo, {"gamma": math.nan}, "finite"),
         (Simpo, {"loss_type": "simpo"}, "not permitted"),
         (Simpo, {"label_smoothing": 0.1}, "not permitted"),
+        (Cpo, {"loss_type": "simpo"}, "Input should be"),
+        (Cpo, {"alpha": 0.1}, "alpha has no effect"),
+        (Cpo, {"loss_type": "ipo", "gamma": 0.1}, "gamma has no effect"),
+        (Cpo, {"loss_type": "hinge", "label_smoothing": 0.1}, "no effect"),
+        (Cpo, {"loss_type": "alphapo", "alpha": 0.0}, "use the simpo section"),
+        (Cpo, {"loss_type": "alphapo", "alpha": math.inf}, "finite"),
         (Sft, {"packing": 1}, "valid boolean"),
         (Sft, {"packing": "maybe"}, "valid boolean"),
         (Sft, {"loss_type": "mse"}, "Input should be"),
@@ -218,6 +226,21 @@ def test_method_with_invalid_options_is_rejected(method, options, said):
         (
             Simpo(gamma=0.5, cpo_alpha=0.1),
             {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.5, "cpo_alpha": 0.1},
+        ),
+        (
+            Cpo(),
+            {"loss_type": "sigmoid", "beta": 0.1, "cpo_alpha": 1.0, "alpha": 0.0},
+        ),
+        (
+            Cpo(loss_type="alphapo", label_smoothing=0.1),
+            {
+                "loss_type": "simpo",
+                "beta": 2.5,
+                "cpo_alpha": 0.0,
+                "alpha": 0.25,
+                "simpo_gamma": 0.1,
+                "label_smoothing": 0.1,
+            },
         ),
         (
             Sft(packing="yes"),
@@ -421,6 +444,10 @@ def test_default_learning_rates_are_in_their_band(method, lora):
         (Kto(), 0.1, True, True),
         (Orpo(**{"lambda": 0.2}), 0.2, False, False),
         (Simpo(), 2.0, False, False),
+        (Cpo(), 0.1, True, True),
+        (Cpo(loss_type="hinge", beta=0.3), 0.3, True, True),
+        (Cpo(loss_type="ipo"), 0.1, False, False),
+        (Cpo(loss_type="alphapo"), 2.5, False, False),
     ],
     ids=repr,
 )
@@ -443,6 +470,8 @@ def test_strength_advice_names_the_key_and_its_direction(section, weaken, streng
 def test_length_bias_advice_is_given_where_rewards_are_sums():
     assert "sigmoid_norm" in Dpo().length_bias_advice
     assert Dpo(loss_type=["sigmoid_norm"]).length_bias_advice is None
+    assert "alphapo" in Cpo().length_bias_advice
+    assert Cpo(loss_type="ipo").length_bias_advice is None
     assert Simpo().length_bias_advice is None
 
 

@@ -170,6 +170,10 @@ def test_migrate_omitted_keys_take_trls_defaults(tmp_path):
         ("desirable_weight: 1.0", "c.yaml", "kto"),
         ("loss_type: apo_zero_unpaired", "c.yaml", "kto"),
         ("loss_type: simpo", "c.yaml", "simpo"),
+        ("cpo_alpha: 0.5", "c.yaml", "cpo"),
+        ("loss_type: hinge\ncpo_alpha: 1.0", "c.yaml", "cpo"),
+        ("loss_type: simpo\ncpo_alpha: 1.0", "c.yaml", "simpo"),
+        ("loss_type: alphapo\nalpha: 0.25", "c.yaml", "cpo"),
         ("gamma_beta_ratio: 0.5", "c.yaml", "simpo"),
         ("beta: 0.2", "orpo/config_full.yaml", "orpo"),
         ("beta: 0.2", "sft/config-dpo.yaml", "dpo"),
@@ -183,8 +187,8 @@ def test_migrate_finds_the_method_by_keys_and_path(tmp_path, added, name, method
 @pytest.mark.parametrize(
     ("added", "methods"),
     [
-        ("seed: 1", "sft|dpo|ipo|kto|orpo|simpo"),
-        ("beta: 0.2", "dpo|ipo|kto|orpo|simpo"),
+        ("seed: 1", "sft|dpo|ipo|kto|orpo|simpo|cpo"),
+        ("beta: 0.2", "dpo|ipo|kto|orpo|simpo|cpo"),
         ("packing: true\nbeta: 0.1", "|".join(METHODS)),
     ],
 )
@@ -216,6 +220,9 @@ def test_migrate_losses(tmp_path):
     assert (recipe.simpo.beta, recipe.simpo.gamma, recipe.simpo.cpo_alpha) == (2.5, 1.0, 0.0)
     recipe, _ = migrated(tmp_path, f"{MINIMAL}loss_type: simpo\nsimpo_gamma: 0.7\n")
     assert (recipe.simpo.beta, recipe.simpo.gamma, recipe.simpo.cpo_alpha) == (0.1, 0.7, 1.0)
+    text = f"{MINIMAL}loss_type: alphapo\nalpha: 0.25\nsimpo_gamma: 0.2\nbeta: 2.5\n"
+    cpo = migrated(tmp_path, text)[0].cpo
+    assert (cpo.loss_type, cpo.alpha, cpo.gamma, cpo.cpo_alpha) == ("alphapo", 0.25, 0.2, 0.0)
     recipe, _ = migrated(tmp_path, f"{SIGMOID}f_alpha_divergence_coef: 0.5\n")
     assert recipe.dpo.f_alpha_divergence_coef is None  # without alpha_divergence it has no effect
 

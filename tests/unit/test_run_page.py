@@ -10,7 +10,7 @@ import pytest
 from prefcli import cli
 from prefcli.report.compare_page import compare_page, differing, last_values, short_names
 from prefcli.report.html import visible
-from prefcli.report.panels import run_panels, thin
+from prefcli.report.panels import run_panels, subsample
 from prefcli.report.run_data import read_run
 from prefcli.report.run_page import marks, run_page, write_report
 from tests.support.pages import read
@@ -172,21 +172,21 @@ def test_marks_close_together_share_a_number():
     ]
 
 
-def test_thin_keeps_peaks_and_gaps():
+def test_subsample_keeps_peaks_and_gaps():
     points = [(float(i), 1.0) for i in range(100)]
     points[17] = (17.0, 9.0)
     points[18] = (18.0, -9.0)
     points[61] = (61.0, None)
-    shown = thin(points, limit=12)
+    shown = subsample(points, limit=12)
     assert len(shown) <= 12
     assert {points[0], points[17], points[18], points[61], points[99]} <= {*shown}
-    assert thin(points[:12], limit=12) == points[:12]
+    assert subsample(points[:12], limit=12) == points[:12]
 
 
-def test_run_page_of_a_long_run_says_that_lines_are_thinned(tmp_path):
+def test_run_page_of_a_long_run_says_that_lines_are_subsampled(tmp_path):
     rows = [{"step": step, "loss": 1 / (step + 1)} for step in range(1001)]
-    assert "thinned to 1000 points" in page_of(write_run(tmp_path / "long", rows=rows)).text
-    assert "thinned" not in page_of(write_run(tmp_path / "short", rows=rows[:1000])).text
+    assert "1000 points" in page_of(write_run(tmp_path / "long", rows=rows)).text
+    assert "1000 points" not in page_of(write_run(tmp_path / "short", rows=rows[:1000])).text
 
 
 def test_run_page_of_the_same_run_is_the_same(tmp_path):
@@ -259,7 +259,7 @@ def test_report_json_lists_pages_verdicts_and_settings(tmp_path, monkeypatch, ca
     assert document["settings"] == {"dpo.beta": ["0.1", "0.05"]}
     outcome = document["runs"][0]
     assert (outcome["method"], outcome["state"], outcome["level"]) == ("dpo", "finished", "good")
-    assert [advice["check"] for advice in outcome["health"]] == ["gradient", "displacement"]
+    assert [advice["rule"] for advice in outcome["health"]] == ["gradient", "displacement"]
     assert page.is_file()
 
 
@@ -272,4 +272,4 @@ def test_report_of_a_wrong_path_exits_with_2(tmp_path, monkeypatch, capsys):
 
 
 def test_advice_has_the_keys_of_health_jsonl():
-    assert {"check", "level", "step", "seen", "means", "change", "message"} == set(ADVICE[0])
+    assert {"rule", "level", "step", "seen", "means", "change", "message"} == set(ADVICE[0])

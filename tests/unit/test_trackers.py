@@ -1,4 +1,4 @@
-"""A tracker that could not report is found while the recipe is read, without importing it."""
+"""Trackers whose package is missing or disabled are found by `validate`, without imports."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ logging:
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Say which packages are there."""
+    """A function that sets which packages are installed."""
 
-    def resolve_from_data(*names: str) -> None:
+    def install(*names: str) -> None:
         def find(name: str) -> ModuleSpec | None:
             return ModuleSpec(name, None, origin=f"{name}.py") if name in names else None
 
         monkeypatch.setattr(trackers, "find_spec", find)
 
-    return resolve_from_data
+    return install
 
 
 def validate(path, monkeypatch, capsys):
@@ -63,8 +63,8 @@ def test_validate_without_tracker_package_warns(tmp_path, monkeypatch, capsys, i
     )
 
 
-def test_a_folder_is_no_package(tmp_path, monkeypatch):
-    """wandb leaves a folder of its name where it ran."""
+def test_installed_ignores_folders_without_a_package(tmp_path, monkeypatch):
+    """wandb writes a folder of its name where it ran."""
     (tmp_path / "a_tracker").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
     assert not trackers.is_installed("a_tracker")
@@ -73,7 +73,7 @@ def test_a_folder_is_no_package(tmp_path, monkeypatch):
     assert trackers.is_installed("a_tracker")
 
 
-def test_mlflow_that_is_switched_off(monkeypatch, installed):
+def test_mlflow_that_the_environment_disables_is_a_problem(monkeypatch, installed):
     installed("mlflow")
     monkeypatch.setenv("DISABLE_MLFLOW_INTEGRATION", "true")
     (problem,) = trackers.tracker_problems(Logging(report_to=["mlflow"]))

@@ -75,7 +75,7 @@ def test_verdict_on_few_rows_does_not_judge_an_accuracy_near_chance(tmp_path):
         ({"loss": 1.05}, None, "is 1.5 times that at the start"),
         ({"loss": None}, None, "its held-out loss is not finite"),
         ({"logps/rejected_per_token": -50.5}, None, "collapsed (rejected responses at -50.500"),
-        ({}, [{**ADVICE[0], "check": "collapse", "level": "warn"}], "the distribution collapsed"),
+        ({}, [{**ADVICE[0], "rule": "collapse", "level": "warn"}], "the distribution collapsed"),
     ],
 )
 def test_verdict_of_a_ruined_model_is_an_error(tmp_path, metrics, health, text):
@@ -169,7 +169,7 @@ def test_verdict_of_a_diverged_run(tmp_path):
 
 
 def test_verdict_of_a_run_that_a_health_rule_stopped(tmp_path):
-    stop = {**ADVICE[0], "check": "collapse", "level": "stop", "message": "rejected at -60"}
+    stop = {**ADVICE[0], "rule": "collapse", "level": "stop", "message": "rejected at -60"}
     run = {**RUN, "status": "diverged", "why": "collapse"}
     outcome = verdict_of(tmp_path, ROWS, run=run, health=[stop])
     assert outcome.state == "stopped"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from prefcli.methods import METHODS
 from prefcli.methods.dpo import PairLoss
 from prefcli.methods.kto import Kto
 from prefcli.methods.sft import Sft
@@ -82,13 +83,13 @@ def _dtype(draft: Draft) -> None:
 
 
 def _loss(draft: Draft) -> None:
-    """Translate loss_type: a loss in DPO, KTO and SFT, the method in CPO."""
+    """Translate loss_type: a loss of DPO, KTO, SFT and CPO; simpo is a method of its own."""
     given = draft.given("loss_type")
     loss = given[0] if isinstance(given, list) and len(given) == 1 else given
     if given is None and draft.method == "simpo" and "gamma_beta_ratio" not in draft.data:
         draft.refuse(
             "loss_type",
-            "is missing, and trl's CPO trains SimPO only with loss_type: simpo",
+            "is missing, so trl would ignore simpo_gamma",
             code="RCP161",
             hint="write loss_type: simpo",
         )
@@ -97,7 +98,7 @@ def _loss(draft: Draft) -> None:
     elif loss == draft.method or "gamma_beta_ratio" in draft.data:
         # ipo of DPOConfig, kto of KTOConfig, simpo of CPOConfig or of the SimPO authors' trainer.
         draft.drop("loss_type", f"the section {draft.method} replaces it")
-    elif draft.method in ("dpo", "kto", "sft"):
+    elif "loss_type" in METHODS[draft.method].model_fields:
         draft.put(f"{draft.method}.loss_type", loss, "loss_type")
     else:
         message = f"{draft.method} has no loss_type"
@@ -133,6 +134,8 @@ def _divergence(draft: Draft) -> None:
 def _margin(draft: Draft) -> None:
     """Translate simpo_gamma, or the ratio of gamma to beta in the SimPO authors' trainer."""
     ratio = draft.given("gamma_beta_ratio")
+    if draft.method == "cpo" and draft.given("loss_type") == "alphapo":
+        draft.put("cpo.gamma", draft.value("simpo_gamma"), "simpo_gamma")
     if draft.method != "simpo":
         return
     if ratio is None:
@@ -152,12 +155,16 @@ _ONLY = {
 
 
 def _candidate_methods(data: Mapping[str, Any]) -> set[str]:
-    methods = methods_with_keys(TABLE, data)
+    methods = set(methods_with_keys(TABLE, data))
     for method, keys in _ONLY.items():
         if any(data.get(key) is not None for key in keys):
             methods &= {method}
     given = data.get("loss_type")
     loss = given[0] if isinstance(given, list) and len(given) == 1 else given
+    if loss == "alphapo" or (methods == {"cpo", "simpo"} and loss != "simpo"):
+        return {"cpo"}  # only CPOConfig has cpo_alpha, and its default loss is sigmoid
+    if loss is not None:
+        methods -= {"cpo"}
     if loss in ("ipo", "simpo"):
         return methods & {loss}
     if isinstance(loss, list):
@@ -179,6 +186,8 @@ def _defaults(method: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
     special: dict[str, Any] = {}
     if method == "kto":
         special = {"desirable_weight": 1.0, "undesirable_weight": 1.0}
+    elif method == "cpo" and data.get("loss_type") == "alphapo":
+        special = {"beta": 0.1, "simpo_gamma": 0.5}
     elif method == "simpo" and "gamma_beta_ratio" in data:
         special = {"beta": 2.0, "cpo_alpha": 0.0}
     elif method == "simpo":
@@ -235,15 +244,20 @@ TABLE: RuleTable = {
     ),
     "shuffle_dataset": Drop("prefcli always shuffles rows"),
     # methods
-    "beta": Rename("dpo.beta", "ipo.beta", "kto.beta", "orpo.lambda", "simpo.beta"),
+    "beta": Rename(*(f"{m.name}.{m.strength_key}" for m in METHODS.values() if m.strength_key)),
     "loss_type": (
         loss := MultiKeyRule(
-            _loss, "dpo.loss_type", "dpo.loss_weights", "kto.loss_type", "sft.loss_type"
+            _loss,
+            "dpo.loss_type",
+            "dpo.loss_weights",
+            "kto.loss_type",
+            "sft.loss_type",
+            "cpo.loss_type",
         )
     ),
     "loss_weights": loss,
     "rpo_alpha": loss,
-    "label_smoothing": Rename("dpo.label_smoothing"),
+    "label_smoothing": Rename("dpo.label_smoothing", "cpo.label_smoothing"),
     "ld_alpha": Rename("dpo.ld_alpha"),
     "f_divergence_type": (
         divergence := MultiKeyRule(
@@ -254,8 +268,9 @@ TABLE: RuleTable = {
     "discopop_tau": Rename("dpo.discopop_tau"),
     "desirable_weight": Rename("kto.desirable_weight"),
     "undesirable_weight": Rename("kto.undesirable_weight"),
-    "cpo_alpha": Rename("simpo.cpo_alpha"),
-    "simpo_gamma": (margin := MultiKeyRule(_margin, "simpo.gamma")),
+    "cpo_alpha": Rename("simpo.cpo_alpha", "cpo.cpo_alpha"),
+    "simpo_gamma": (margin := MultiKeyRule(_margin, "simpo.gamma", "cpo.gamma")),
+    "alpha": Rename("cpo.alpha"),
     "gamma_beta_ratio": margin,
     "precompute_ref_log_probs": Rename("reference.precompute"),
     "packing": Rename("sft.packing"),

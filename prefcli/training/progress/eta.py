@@ -1,4 +1,4 @@
-"""How fast a run goes, and when it will end. Pure: every time is given, in seconds."""
+"""The pace of a run and its estimated end. Pure: all times are arguments, in seconds."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections import deque
 
 _RECENT = 50
 _ENOUGH = 3
-"""Intervals between steps that a forecast is made of."""
+"""Intervals between steps that a forecast needs."""
 
 
 class Pace:
-    """Steps, and what comes between them (evaluations, checkpoints), timed apart."""
+    """Durations of steps, and separately of evaluations and checkpoints between them."""
 
     def __init__(
         self,
@@ -22,11 +22,12 @@ class Pace:
         eval_every: int | None = None,
         save_every: int | None = None,
     ) -> None:
-        """first: steps done before this process; eval_every: None where only the ends count."""
+        """first: steps that were done before; eval_every: None if only the ends are evaluated."""
         self.step, self.total = first, total
         self.started = now
         self._eval_every, self._save_every = eval_every, save_every
         self._ends: deque[float] = deque(maxlen=_RECENT + 1)
+        """Ends of steps, without the time between steps."""
         self._paused = 0.0
         self._last_end = now
         self._evaluated, self._saved = 0.0, False
@@ -34,14 +35,14 @@ class Pace:
         self._save_cost = 0.0
 
     def begin(self, now: float) -> None:
-        """A step begins: what lies between it and the last one was no training."""
+        """Start a step; the time since the previous one was evaluation or saving."""
         if self._evaluated or self._saved:
             gap = now - self._last_end
             self._paused += gap
             if self._saved:
                 self._save_cost = max(0.0, gap - self._evaluated)
             elif self._ends:
-                self._eval_cost = gap  # samples and all
+                self._eval_cost = gap  # including samples
         self._evaluated, self._saved = 0.0, False
 
     def end(self, step: int, now: float) -> None:
@@ -56,8 +57,8 @@ class Pace:
         self._saved = True
 
     @property
-    def a_step(self) -> float | None:
-        """Seconds; the first step, which pays for warm caches, is left out."""
+    def seconds_per_step(self) -> float | None:
+        """The mean of the recent steps, without the first one, which includes warm-up."""
         intervals = len(self._ends) - 1
         return (self._ends[-1] - self._ends[0]) / intervals if intervals > 0 else None
 
@@ -65,52 +66,52 @@ class Pace:
     def is_known(self) -> bool:
         return len(self._ends) > _ENOUGH
 
-    def left(self, now: float) -> float | None:
-        """Seconds until the last step and the last evaluation are over."""
-        if self.a_step is None:
+    def remaining(self, now: float) -> float | None:
+        """Return the seconds until the last step and the last evaluation are done."""
+        if self.seconds_per_step is None:
             return None
-        seconds = self.a_step * (self.total - self.step)
+        seconds = self.seconds_per_step * (self.total - self.step)
         if self._eval_cost is not None:
-            seconds += self._eval_cost * self._evaluations_left()
+            seconds += self._eval_cost * self._remaining_evaluations()
         if self._save_every:
-            # The last step is saved, too, wherever it falls.
+            # The last step is always saved.
             seconds += self._save_cost * (-(-self.total // self._save_every) - self._done_saves())
         return max(0.0, seconds - (now - self._last_end if self.step < self.total else 0.0))
 
-    def _evaluations_left(self) -> int:
+    def _remaining_evaluations(self) -> int:
         every = self._eval_every
         between = (self.total - 1) // every - self.step // every if every else 0
         return max(0, between) + (self.step < self.total)
 
     def _done_saves(self) -> int:
         assert self._save_every is not None
-        whole = self.step // self._save_every
-        return whole + (self.step == self.total and self.total % self._save_every > 0)
+        periodic = self.step // self._save_every
+        return periodic + (self.step == self.total and self.total % self._save_every > 0)
 
     def forecast(self, now: float, wall: float) -> str:
-        """wall: the same moment as seconds since 1970."""
-        left = self.left(now)
-        assert left is not None
-        assert self.a_step is not None
+        """Return the estimated end as text. wall: `now` as seconds since 1970."""
+        seconds = self.remaining(now)
+        assert seconds is not None
+        assert self.seconds_per_step is not None
         return (
-            f"plan: at {seconds_a_step(self.a_step)} the run ends about "
-            f"{clock(wall + left, wall)} (in {duration(left)})"
+            f"plan: at {format_step_time(self.seconds_per_step)} the run ends at about "
+            f"{format_clock(wall + seconds, wall)} (in {format_duration(seconds)})"
         )
 
 
-def duration(seconds: float) -> str:
-    """h:mm:ss."""
+def format_duration(seconds: float) -> str:
+    """Return h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"
 
 
-def clock(then: float, now: float) -> str:
-    """Local time of day, with the date where that is another day's."""
+def format_clock(then: float, now: float) -> str:
+    """Return the local time of day, with the date if it is not today."""
     at, today = time.localtime(then), time.localtime(now)
-    same = (at.tm_year, at.tm_yday) == (today.tm_year, today.tm_yday)
-    return time.strftime("%H:%M" if same else "%Y-%m-%d %H:%M", at)
+    is_today = (at.tm_year, at.tm_yday) == (today.tm_year, today.tm_yday)
+    return time.strftime("%H:%M" if is_today else "%Y-%m-%d %H:%M", at)
 
 
-def seconds_a_step(seconds: float) -> str:
-    return f"{seconds:.1f} s a step" if seconds >= 10 else f"{seconds:.2g} s a step"
+def format_step_time(seconds: float) -> str:
+    return f"{seconds:.1f} s per step" if seconds >= 10 else f"{seconds:.2g} s per step"

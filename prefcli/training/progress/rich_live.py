@@ -1,4 +1,4 @@
-"""A run on a terminal: a view that stays at the bottom, while what is said scrolls above it."""
+"""Progress on a terminal: a view that stays at the bottom, with log lines scrolling above it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from rich.live import Live
 from prefcli.console import print_above, stream
 from prefcli.health import Advice
 from prefcli.metrics import Row
-from prefcli.training.progress.base import advice_line
 from prefcli.training.progress.eta import Pace
-from prefcli.training.progress.layout import View
+from prefcli.training.progress.live_view import LiveView
 
-_A_SECOND = 2
-"""Drawings. The clock must be seen to go; more would take time from the training."""
+_REFRESH_PER_SECOND = 2
+"""Enough to see the clock move; more would slow down training."""
 
 
 class RichLiveProgress:
-    """Keeps a View on the terminal until it is closed, and leaves the last one there."""
+    """Draws a LiveView until it is stopped, and leaves the last one on the terminal."""
 
     def __init__(
         self,
@@ -28,45 +27,45 @@ class RichLiveProgress:
         in_evaluations: Sequence[str],
         console: Console | None = None,
     ) -> None:
-        self._what = (title, watched, in_evaluations)
+        self._content = (title, watched, in_evaluations)
         self._console = console or Console(file=stream())
-        self._view: View | None = None
+        self._view: LiveView | None = None
         self._live: Live | None = None
 
     @property
-    def view(self) -> View:
-        assert self._view is not None, "not open yet"
+    def view(self) -> LiveView:
+        assert self._view is not None, "start comes first"
         return self._view
 
-    def open(self, pace: Pace, earlier: Iterable[Row]) -> None:
-        self._view = View(*self._what, pace)
-        for row in earlier:
-            self._view.measured(row)
+    def start(self, pace: Pace, rows: Iterable[Row]) -> None:
+        self._view = LiveView(*self._content, pace)
+        for row in rows:
+            self._view.add_row(row)
         self._live = Live(
             self._view,
             console=self._console,
-            refresh_per_second=_A_SECOND,
-            # More lines than the terminal has would be drawn again and again below each other.
+            refresh_per_second=_REFRESH_PER_SECOND,
+            # A view that is taller than the terminal would be drawn below itself again and again.
             vertical_overflow="crop",
         )
         self._live.start(refresh=True)
         print_above(self._print)
 
-    def evaluating(self, batch: int, batches: int | None) -> None:
-        self.view.doing = f"evaluating {batch}/{batches}" if batches else f"evaluating {batch}"
+    def show_eval_batch(self, batch: int, batches: int | None) -> None:
+        self.view.activity = f"evaluating {batch}/{batches}" if batches else f"evaluating {batch}"
 
-    def stepped(self) -> None:
-        self.view.doing = ""
+    def show_step(self) -> None:
+        self.view.activity = ""
 
-    def measured(self, row: Row) -> None:
-        self.view.doing = ""
-        self.view.measured(row)
+    def show_row(self, row: Row) -> None:
+        self.view.activity = ""
+        self.view.add_row(row)
 
-    def advised(self, advice: Advice) -> None:
-        self.view.advised(advice)
-        self._print(advice_line(advice))
+    def show_advice(self, advice: Advice) -> None:
+        self.view.add_advice(advice)
+        self._print(advice.as_line())
 
-    def close(self) -> None:
+    def stop(self) -> None:
         print_above(None)
         if self._live is not None:
             self._live.stop()

@@ -26,6 +26,7 @@ CASES = {
     "kto": (WEIGHTS | {"beta": 0.3, "loss_type": "apo_zero_unpaired"}, LABELLED),
     "orpo": ({"lambda": 0.5}, PAIRS),
     "simpo": ({"beta": 2.0, "gamma": 1.0}, PAIRS),
+    "cpo": ({"cpo_alpha": 0.0}, PAIRS),
 }
 cases = pytest.mark.parametrize("case", CASES)
 both = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -197,6 +198,7 @@ def test_gradient_checkpointing_does_not_change_the_step(stepping, case, lora):
     [
         ("orpo", {"lambda": 0.5}),
         ("simpo", {"beta": 2.0, "gamma": 1.0, "cpo_alpha": 0.3}),
+        ("cpo", {"beta": 0.1}),
         ("dpo", {"beta": 0.3, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.4]}),
     ],
 )
