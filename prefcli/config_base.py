@@ -6,7 +6,6 @@ import ast
 import inspect
 import itertools
 import textwrap
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
@@ -31,14 +30,6 @@ class RuleError(ValueError):
         self.code = code
 
 
-def did_you_mean(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The sentence that suggests the closest choice, if one is close."""
-    import difflib  # only needed for mistakes
-
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=cutoff)
-    return f"did you mean {close[0]}?" if close else None
-
-
 class ConfigBase(BaseModel):
     """Unknown keys, wrong types and non-finite numbers are errors; values never change."""
 
@@ -48,6 +39,8 @@ class ConfigBase(BaseModel):
         strict=True,
         allow_inf_nan=False,
         validate_default=False,
+        # Compile a section when it is first used; a recipe compiles all of its sections at once.
+        defer_build=True,
     )
 
     @classmethod
@@ -84,6 +77,14 @@ def _docstrings(section: type) -> dict[str, str]:
         and isinstance(text.value, ast.Constant)
         and isinstance(text.value.value, str)
     }
+
+
+def section() -> Any:
+    """The default of a section: one with the defaults of its keys.
+
+    `{}` is validated together with the recipe, which is faster than a section of its own.
+    """
+    return Field(default_factory=dict, validate_default=True)
 
 
 Flag = Annotated[bool, BeforeValidator(_flag, json_schema_input_type=bool)]

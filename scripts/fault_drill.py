@@ -262,7 +262,7 @@ def _be_a_run(
     log = os.open(f"{run}.{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    # A cache of its rows would leave no time to kill the run while it tokenises.
+    # A cache of its rows would leave no time to kill the run while it tokenizes.
     datasets.config.HF_DATASETS_CACHE = Path(f"{run}.cache")
     if processes > 1:
         os.environ |= {

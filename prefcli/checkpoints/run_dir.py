@@ -20,6 +20,7 @@ from prefcli.checkpoints.atomic import has_its_files, writing
 from prefcli.checkpoints.resume_compat import ResumeDiff
 from prefcli.errors import Problem, RecipeError
 from prefcli.metrics import is_eval
+from prefcli.recipe.defaults import read_saved_recipe
 from prefcli.recipe.schema import Recipe
 from prefcli.report.run_data import (
     HEALTH_FILE,
@@ -85,7 +86,7 @@ class RunDir:
             {
                 "method": run.get("method"),
                 **{key: run.get(key, value) for key, value in changes.here.items()},
-                **yaml.safe_load(self.recipe.read_text("utf-8")),
+                **read_saved_recipe(self.recipe, recipe, run.get("effective", {})),
             },
             {"method": method, **changes.here, **as_data(recipe)},
         )

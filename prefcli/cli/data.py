@@ -118,7 +118,7 @@ def _print(report: DataReport) -> None:
     for split in report.inputs.splits:
         histograms = text_histograms(split.lengths.as_dict(), ascii_only=_ascii_only())
         say(*split.lines(), "", *(f"  {line}" for line in histograms), "")
-    say(*report.said)
+    say(*report.method_notes)
     if report.sampled:
         say("note: a sample shows few of the repeated rows and shared prompts")
     for warning in report.warnings:

@@ -19,7 +19,6 @@ from prefcli.console import is_main_process, say
 from prefcli.cuda_allocator import use_expandable_segments
 from prefcli.errors import ExitCode, PrefcliError, Problem, RecipeError
 from prefcli.methods import METHODS
-from prefcli.recipe.aliases import RENAMED_COMMANDS, RENAMED_FLAGS
 from prefcli.secrets import is_secret, redact
 from prefcli.telemetry import no_telemetry
 
@@ -44,6 +43,10 @@ COMMANDS = {
 }
 """Command: its module in this package, which is imported only when the command is used, and the
 first sentence of its help."""
+
+RENAMED_COMMANDS = {"fetch": "download"}
+RENAMED_OPTIONS = {"--resume-anyway": "--force-resume"}
+"""Names of earlier versions: the new name."""
 
 # click keeps the lines of a paragraph that starts with \b.
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
@@ -202,5 +205,5 @@ def _renamed(arguments: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     if arguments and (new := RENAMED_COMMANDS.get(arguments[0])):
         yield f"prefcli {arguments[0]}", f"prefcli {new}", "argument 1 of the command line"
     for number, argument in enumerate(arguments, start=1):
-        if new := RENAMED_FLAGS.get(argument):
+        if new := RENAMED_OPTIONS.get(argument):
             yield argument, new, f"argument {number} of the command line"

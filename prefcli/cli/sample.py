@@ -46,11 +46,13 @@ def sample(
     if offline:
         go_offline()
     with heavy_half():
-        from prefcli.evaluation.generate import Sampling, answers
+        from prefcli.evaluation.generate import Sampling, generate_answers
 
     if output is not None:
         _make_parent(Path(output))
-    rows = answers(models, prompts, chat_template, Sampling(max_new_tokens, temperature, seed))
+    rows = generate_answers(
+        models, prompts, chat_template, Sampling(max_new_tokens, temperature, seed)
+    )
     if output is not None:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         Path(output).write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, NamedTuple
 
 import typer
@@ -25,6 +26,7 @@ from prefcli.cli.launch import start_processes
 from prefcli.console import say
 from prefcli.methods import METHODS, Method
 from prefcli.recipe import Loaded
+from prefcli.recipe.defaults import resolve_defaults
 
 app = command_app()
 
@@ -117,6 +119,7 @@ def _method_command(name: str) -> Callable[..., None]:
     ) -> None:
         loaded = open_recipe(recipe, overrides, as_json=as_json, output_dir=output_dir)
         method = section(loaded, name)
+        loaded = replace(loaded, recipe=resolve_defaults(loaded.recipe, method))
         resolve_offline(loaded, offline=offline)
         flags = RunFlags(resume, allow_unusual, offline)
         dry_run_options = DryRunOptions(devices, strategy, gpu_memory, sample)

@@ -1,4 +1,4 @@
-"""Rows: read from sources, converted to one canonical shape, tokenised, and audited."""
+"""Rows: read from sources, converted to canonical rows, tokenized, audited and cached."""
 
 from prefcli.data.findings import Finding, Tally, judge
 from prefcli.data.row_stats import Limits, RowCheck

@@ -1,4 +1,4 @@
-"""The account of a split: every row that was read is kept or dropped, and what is found is told."""
+"""The audit of a split: every row is kept or dropped, and every finding is counted."""
 
 from __future__ import annotations
 
@@ -17,88 +17,88 @@ from prefcli.recipe.sections import DataChecks
 
 Bools = npt.NDArray[np.bool_]
 
-_NONE: Ints = np.zeros(0, np.int64)
+_NO_KEYS: Ints = np.zeros(0, np.int64)
 
 
 @dataclass
 class Audit:
-    """Filled in source by source."""
+    """The counts of a split, added source by source."""
 
     limits: Limits
     train_prompts: Ints | None = None
-    """Keys of the prompts in data.train, where this split must not hold them."""
+    """Keys of the prompts of data.train, if this split must not contain them."""
     dropped: dict[str, Tally] = field(default_factory=dict)
     tokens: int = 0
-    prompts: Ints = field(default_factory=lambda: _NONE)
-    """Keys of the kept rows' prompts."""
-    _found: dict[str, Tally] = field(default_factory=dict)
-    _kept: Counter[str] = field(default_factory=Counter)
-    """Rows of each finding that are kept."""
+    prompts: Ints = field(default_factory=lambda: _NO_KEYS)
+    """Keys of the prompts of the remaining rows."""
+    _tallies: dict[str, Tally] = field(default_factory=dict)
+    _remaining: Counter[str] = field(default_factory=Counter)
+    """Rows of each finding that are not dropped."""
     _cut: Counter[str] = field(default_factory=Counter)
     _lengths: dict[str, list[Ints]] = field(default_factory=dict)
-    _rows: Ints = field(default_factory=lambda: _NONE)
+    _rows: Ints = field(default_factory=lambda: _NO_KEYS)
     _pairs: int = 0
     _pair_tokens: Counter[str] = field(default_factory=Counter)
 
-    def drop(self, why: str, place: str) -> None:
-        """A row that is left out before it is tokenised."""
-        self.dropped.setdefault(why, Tally()).add(lambda: place)
-        if (name := DROPS[why]) is not None:
-            self._found.setdefault(name, Tally()).add(lambda: place)
+    def drop(self, reason: str, place: str) -> None:
+        """Count a row that is dropped before it is tokenized."""
+        self.dropped.setdefault(reason, Tally()).add(lambda: place)
+        if (name := DROPS[reason]) is not None:
+            self._tallies.setdefault(name, Tally()).add(lambda: place)
 
-    def enter(self, rows: Dataset, measures: RowStats) -> list[int]:
-        """Count the rows of a source; the indices of those that are kept."""
-        self._measure_lengths(measures)
-        keep = np.array([why is None for why in measures.drop], np.bool_)
-        found = {name: at & keep for name, at in self._look(measures, keep).items()}
-        self._kept.update({name: int(at.sum()) for name, at in found.items()})
+    def add(self, rows: Dataset, stats: RowStats) -> list[int]:
+        """Count the rows of a source and return the indices of those to keep."""
+        self._add_lengths(stats)
+        keep = np.array([reason is None for reason in stats.drop], np.bool_)
+        masks = {name: mask & keep for name, mask in self._finding_masks(stats, keep).items()}
+        self._remaining.update({name: int(mask.sum()) for name, mask in masks.items()})
         place = functools.partial(row_place, rows)
-        whys = np.array(measures.drop, dtype=object)
-        for why in dict.fromkeys(whys[~keep].tolist()):
-            lost = whys == why
-            self.dropped.setdefault(why, Tally()).add_all(np.flatnonzero(lost), place)
-            if (name := DROPS[why]) is not None:
-                found[name] = found.get(name, lost) | lost
-        for name, at in found.items():
-            if at.any():
-                self._found.setdefault(name, Tally()).add_all(np.flatnonzero(at), place)
-        self.tokens += int(measures.tokens[keep].sum())
-        self.prompts = np.union1d(self.prompts, measures.prompt_key[keep])
+        reasons = np.array(stats.drop, dtype=object)
+        for reason in dict.fromkeys(reasons[~keep].tolist()):
+            dropped = reasons == reason
+            self.dropped.setdefault(reason, Tally()).add_all(np.flatnonzero(dropped), place)
+            if (name := DROPS[reason]) is not None:
+                masks[name] = masks.get(name, dropped) | dropped
+        for name, mask in masks.items():
+            if mask.any():
+                self._tallies.setdefault(name, Tally()).add_all(np.flatnonzero(mask), place)
+        self.tokens += int(stats.tokens[keep].sum())
+        self.prompts = np.union1d(self.prompts, stats.prompt_key[keep])
         return [int(at) for at in np.flatnonzero(keep)]
 
-    def _look(self, measures: RowStats, keep: Bools) -> dict[str, Bools]:
-        """Where each finding is true."""
-        found = dict(measures.faults)
-        cut = {side: end > self.limits.room for side, end in measures.ends.items()}
-        self._cut.update({side: int((at & keep).sum()) for side, at in cut.items()})
-        found["cut"] = np.logical_or.reduce(list(cut.values()))
-        found["contradictions"] = self._stands_before(measures.opposite_key, measures.row_key, keep)
-        found["duplicates"] = self._stands_before(measures.row_key, measures.row_key, keep)
-        self._rows = np.union1d(self._rows, measures.row_key[keep])
+    def _finding_masks(self, stats: RowStats, keep: Bools) -> dict[str, Bools]:
+        """Return a mask over the rows for each finding."""
+        masks = dict(stats.faults)
+        cut = {side: end > self.limits.room for side, end in stats.ends.items()}
+        self._cut.update({side: int((mask & keep).sum()) for side, mask in cut.items()})
+        masks["cut"] = np.logical_or.reduce(list(cut.values()))
+        masks["contradictions"] = self._occurs_earlier(stats.opposite_key, stats.row_key, keep)
+        masks["duplicates"] = self._occurs_earlier(stats.row_key, stats.row_key, keep)
+        self._rows = np.union1d(self._rows, stats.row_key[keep])
         if self.train_prompts is not None:
-            found["shared_prompts"] = np.isin(measures.prompt_key, self.train_prompts)
-        if "rejected" in measures.sides:
-            found["chosen_longer"] = measures.sides["chosen"] > measures.sides["rejected"]
+            masks["shared_prompts"] = np.isin(stats.prompt_key, self.train_prompts)
+        if "rejected" in stats.sides:
+            masks["chosen_longer"] = stats.sides["chosen"] > stats.sides["rejected"]
             self._pairs += int(keep.sum())
             self._pair_tokens.update(
-                {side: int(tokens[keep].sum()) for side, tokens in measures.sides.items()}
+                {side: int(tokens[keep].sum()) for side, tokens in stats.sides.items()}
             )
-        return found
+        return masks
 
     def lengths(self) -> Lengths:
-        """Of all rows that were tokenised, also of those that are too long to be kept."""
+        """Return the lengths of all tokenized rows, including those that are too long to keep."""
         tokens = {name: np.concatenate(parts) for name, parts in self._lengths.items()}
         tokens["row"] = tokens.pop("row")  # last
         if not tokens["prompt"].any():
-            tokens = {"row": tokens["row"]}  # whole texts
+            tokens = {"row": tokens["row"]}  # no prompts: texts or conversations
         return Lengths(tokens, self.limits.max_length, self.limits.prompt_margin)
 
-    def findings(self, read: int) -> list[Finding]:
-        """read: rows of the split, kept or not."""
+    def findings(self, total: int) -> list[Finding]:
+        """Return the findings in the order of `data.checks`. total: rows read."""
         notes = {}
         if self._cut.total():
             sides = ", ".join(f"{side} in {count}" for side, count in self._cut.items())
-            notes["cut"] = f"{sides}; max_length {self.lengths().enough} keeps 99 % whole"
+            notes["cut"] = f"{sides}; max_length {self.lengths().enough} cuts at most 1 %"
         if self._pairs:
             chosen, rejected = (self._pair_tokens[s] / self._pairs for s in ("chosen", "rejected"))
             notes["chosen_longer"] = f"on average {chosen:.1f} and {rejected:.1f} tokens"
@@ -106,34 +106,34 @@ class Audit:
         return [
             Finding(
                 name,
-                self._found[name].count,
-                totals.get(name, read),
-                self._found[name].first,
-                self._kept[name],
+                self._tallies[name].count,
+                totals.get(name, total),
+                self._tallies[name].first,
+                self._remaining[name],
                 notes.get(name, ""),
             )
             for name in DataChecks.model_fields
-            if name in self._found
+            if name in self._tallies
         ]
 
-    def _measure_lengths(self, measures: RowStats) -> None:
-        row = np.maximum.reduce(list(measures.ends.values()))
-        for name, tokens in {"prompt": measures.prompt, **measures.sides, "row": row}.items():
+    def _add_lengths(self, stats: RowStats) -> None:
+        row = np.maximum.reduce(list(stats.ends.values()))
+        for name, tokens in {"prompt": stats.prompt, **stats.sides, "row": row}.items():
             self._lengths.setdefault(name, []).append(tokens)
 
-    def _stands_before(self, wanted: Ints, keys: Ints, kept: Bools) -> Bools:
-        """Where the key that a row wants is that of a kept row before it, in any source."""
-        found = np.isin(wanted, self._rows)
-        at = np.flatnonzero(kept)
+    def _occurs_earlier(self, sought_keys: Ints, keys: Ints, keep: Bools) -> Bools:
+        """Mask the rows whose key in `sought_keys` is the key of an earlier remaining row."""
+        earlier = np.isin(sought_keys, self._rows)
+        at = np.flatnonzero(keep)
         if len(at):
             known, first = np.unique(keys[at], return_index=True)
-            place = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-            there = (known[place] == wanted) & (at[first[place]] < np.arange(len(wanted)))
-            found |= there
-        return found
+            index = np.searchsorted(known, sought_keys).clip(max=len(known) - 1)
+            is_known = known[index] == sought_keys
+            earlier |= is_known & (at[first[index]] < np.arange(len(sought_keys)))
+        return earlier
 
 
 def row_place(rows: Dataset, index: int) -> str:
-    """File and row number."""
+    """Return the file and number of a row."""
     row = rows[index]
     return f"{row['_file']}: row {row['_row']}"

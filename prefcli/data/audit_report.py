@@ -1,11 +1,11 @@
-"""The rows of a run without the run: what `prefcli data` tells of them."""
+"""The report of `prefcli data`: the audit of a run's splits without a run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from prefcli.data.findings import in_words, level
+from prefcli.data.findings import join_places, level
 from prefcli.data.run_datasets import RunDatasets, read_run_datasets
 from prefcli.errors import Problem
 from prefcli.methods import Method
@@ -16,12 +16,12 @@ from prefcli.recipe.sections import DataChecks
 
 @dataclass(frozen=True)
 class DataReport:
-    """The audit of all splits. `errors` are what a run would stop for."""
+    """The audit of all splits, and the errors that would stop a run."""
 
     inputs: RunDatasets
     checks: DataChecks
-    said: list[str]
-    """What the method makes of the rows."""
+    method_notes: list[str]
+    """Lines about the method's defaults that depend on the data."""
     warnings: list[Problem]
     errors: list[Problem]
 
@@ -30,25 +30,28 @@ class DataReport:
         return any(split.is_sample for split in self.inputs.splits)
 
     def as_dict(self) -> dict[str, Any]:
-        """`splits` by name, each finding with its words and level."""
+        """Return the splits by name, each finding with its meaning and level."""
         splits = {split.name: split.as_dict() for split in self.inputs.splits}
         for split in self.inputs.splits:
             for finding in split.findings:
                 splits[split.name]["findings"][finding.name] |= {
                     "what": DataChecks.words(finding.name).what,
-                    "where": in_words(finding.first),
+                    "where": join_places(finding.first),
                     "level": level(finding, self.checks),
                 }
         return {
             "splits": splits,
-            "said": self.said,
+            "method_notes": self.method_notes,
             "warnings": [warning.as_dict() for warning in self.warnings],
         }
 
 
 def data_report(recipe: Recipe, method: Method, sample: int | None = None) -> DataReport:
-    """sample: so many rows of each source. Raises RecipeError, and DataError for broken rows."""
+    """Audit the rows. Raises RecipeError, and DataError for invalid rows.
+
+    sample: read at most that many rows of each source.
+    """
     inputs = read_run_datasets(recipe, method, load_tokenizer(recipe.model), sample=sample)
-    _, said = inputs.resolve_from_data(method)
+    _, method_notes = inputs.resolve_from_data(method)
     warnings, errors = inputs.judge(recipe.data.checks)
-    return DataReport(inputs, recipe.data.checks, said, warnings, errors)
+    return DataReport(inputs, recipe.data.checks, method_notes, warnings, errors)

@@ -1,4 +1,4 @@
-"""Raw rows -> canonical rows of the kind a method trains on; what is dropped is counted."""
+"""Raw rows -> canonical rows of the kind that a method trains on; dropped rows are counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets import List as ListOf
 
-from prefcli.data.arrow_cache import stored
+from prefcli.data.arrow_cache import store_table
 from prefcli.data.readers import ROWS_TRIED
 from prefcli.data.sources import RawRows
 from prefcli.errors import DataError, Problem
@@ -32,7 +32,7 @@ _MESSAGES = ListOf({"role": Value("string"), "content": Value("string")})
 
 @dataclass(frozen=True)
 class Place:
-    """A source in words, for messages: the file, and the dotted path in the recipe."""
+    """A source in messages: its file, and its dotted path in the recipe."""
 
     file: str
     where: str
@@ -41,21 +41,21 @@ class Place:
 def convert(
     rows: RawRows,
     indices: Sequence[int],
-    wanted: RowKind,
+    kind: RowKind,
     place: Place,
     drop: Callable[[str, str], None],
     *,
     last_turn: bool = False,
 ) -> Dataset:
-    """Canonical rows with `_file` and `_row` (its number there).
+    """Convert rows to canonical ones, with `_file` and `_row` (their number in the file).
 
-    drop: called for each of the others, with why it is one of them and its place.
-    last_turn: a conversation becomes a prompt and its last turn, which alone is the completion.
+    Pairs stay pairs for labelled rows, so that both sides are kept or dropped together; see
+    `pairs_to_labels`. Raises DataError with the first few invalid rows.
 
-    Pairs stay pairs where labelled rows are wanted, so that both sides are kept or dropped
-    together; `pairs_to_labels` comes later. Raises DataError with the first few broken rows.
+    drop: called with the reason and the place of each row that is dropped.
+    last_turn: a conversation becomes a prompt and its last turn, which is the completion.
     """
-    shape, blank = _shape(rows, indices, wanted, place)
+    row_format, blank = _detect(rows, indices, kind, place)
     example: dict[str, Any] = {}
     example_place = ""
     errors: list[Problem] = []
@@ -63,34 +63,34 @@ def convert(
     chunk: list[dict[str, Any]] = []
     for index in indices:
         file, number = rows.place(index)
-        here = f"{file}: row {number}"
+        row_place = f"{file}: row {number}"
         try:
-            row = shape.convert({**blank, **rows.row(index)})
+            row = row_format.convert({**blank, **rows.row(index)})
             if last_turn and "messages" in row:
                 prompt, answer = split_last_turn(row["messages"], "messages")
                 row = {"prompt": prompt, "completion": answer}
             if not example:
-                example, example_place = row, here
-            _check_texts(row)
-            _check_style(row, example, example_place)
+                example, example_place = row, row_place
+            _check_surrogates(row)
+            _check_types(row, example, example_place)
         except RowError as error:
-            errors.append(Problem(str(error), place=here))
+            errors.append(Problem(str(error), place=row_place, code="DAT010"))
             continue
-        if why := _why_drop(row, wanted):
-            drop(why, here)
+        if reason := _drop_reason(row, kind):
+            drop(reason, row_place)
         elif not errors:
             chunk.append({**row, "_file": file, "_row": number})
         if len(chunk) == _CHUNK:
-            tables.append(_table(chunk, shape, example, wanted))
+            tables.append(_table(chunk, row_format, example, kind))
             chunk = []
     if errors:
-        raise _broken(errors, place)
-    tables.append(_table(chunk, shape, example, wanted))
-    return stored(pa.concat_tables(tables))
+        raise _invalid_rows(errors, place)
+    tables.append(_table(chunk, row_format, example, kind))
+    return store_table(pa.concat_tables(tables))
 
 
 def pairs_to_labels(rows: Dataset) -> Dataset:
-    """Each pair becomes a desirable and an undesirable row."""
+    """Turn each pair into a desirable and an undesirable row."""
 
     def side(column: str, label: bool) -> Dataset:
         labelled = rows.remove_columns("rejected" if column == "chosen" else "chosen")
@@ -100,50 +100,59 @@ def pairs_to_labels(rows: Dataset) -> Dataset:
     return concatenate_datasets([side("chosen", True), side("rejected", False)])
 
 
-def _shape(
-    rows: RawRows, indices: Sequence[int], wanted: RowKind, place: Place
+def _detect(
+    rows: RawRows, indices: Sequence[int], kind: RowKind, place: Place
 ) -> tuple[Format, dict[str, None]]:
-    """The shape of the first row that has one, and a row of its columns with nothing in them.
+    """Return the format of the first row that has one, and a row of its columns without values.
 
-    The rows before it may be the broken ones.
+    Earlier rows may be the invalid ones.
     """
-    error = None
+    first_error = None
     for index in indices[:ROWS_TRIED]:
         try:
             row = rows.row(index)
-            shape = detect(row)
-        except RowError as unreadable:
-            error = error or Problem(str(unreadable), place="{}: row {}".format(*rows.place(index)))
+            row_format = detect(row)
+        except RowError as error:
+            first_error = first_error or Problem(
+                str(error), place="{}: row {}".format(*rows.place(index)), code="DAT010"
+            )
             continue
-        if shape is not None and _adapts(shape.kind, wanted):
-            return shape, dict.fromkeys(row)
-        if shape is not None:
-            raise _another_kind(shape, wanted, place)
-    if error is not None:
-        raise DataError(error)
-    raise _no_shape(wanted, rows, place)
+        if row_format is not None and _is_usable(row_format.kind, kind):
+            return row_format, dict.fromkeys(row)
+        if row_format is not None:
+            raise _wrong_kind(row_format, kind, place)
+    if first_error is not None:
+        raise DataError(first_error)
+    raise _no_format(kind, rows, place)
 
 
-def _adapts(found: RowKind, wanted: RowKind) -> bool:
-    return found == wanted or wanted == "demonstration" or (found, wanted) == ("pair", "labelled")
+def _is_usable(source_kind: RowKind, kind: RowKind) -> bool:
+    return (
+        source_kind == kind
+        or kind == "demonstration"
+        or (source_kind, kind) == ("pair", "labelled")
+    )
 
 
 def _table(
-    rows: list[dict[str, Any]], shape: Format, example: dict[str, Any], wanted: RowKind
+    rows: list[dict[str, Any]], row_format: Format, example: dict[str, Any], kind: RowKind
 ) -> pa.Table:
-    """`example`: any row of theirs, as it tells text from messages."""
-    # Demonstrations come from every kind: the liked side of a pair, or what is labelled true.
-    source = {name: name for name in example}
-    if wanted == "demonstration" and shape.kind == "pair":
-        source = {"prompt": "prompt", "completion": "chosen"}
-    if wanted == "demonstration":
-        source.pop("label", None)
-    features: dict[str, Any] = {ours: _feature(example[theirs]) for ours, theirs in source.items()}
+    """Build an Arrow table. `example`: any of the rows; it decides between text and messages."""
+    # Every kind yields demonstrations: the chosen side of a pair, or the rows labelled true.
+    columns = {name: name for name in example}
+    if kind == "demonstration" and row_format.kind == "pair":
+        columns = {"prompt": "prompt", "completion": "chosen"}
+    if kind == "demonstration":
+        columns.pop("label", None)
+    features: dict[str, Any] = {
+        name: _feature(example[original]) for name, original in columns.items()
+    }
     features |= {"_file": Value("string"), "_row": Value("int64")}
-    source |= {"_file": "_file", "_row": "_row"}
+    columns |= {"_file": "_file", "_row": "_row"}
     schema = Features(features).arrow_schema
     return pa.Table.from_pydict(
-        {ours: [row[theirs] for row in rows] for ours, theirs in source.items()}, schema=schema
+        {name: [row[original] for row in rows] for name, original in columns.items()},
+        schema=schema,
     )
 
 
@@ -159,37 +168,37 @@ def _texts(value: Any) -> list[str]:
     return [m["content"] for m in value] if isinstance(value, list) else []
 
 
-def _check_texts(row: dict[str, Any]) -> None:
-    """JSON may hold half of an emoji, as in a text cut in the middle; no tokenizer takes it."""
+def _check_surrogates(row: dict[str, Any]) -> None:
+    """Refuse half of an emoji, which JSON allows and no tokenizer accepts."""
     for name, value in row.items():
         for text in _texts(value):
             if not text.isascii():
                 try:
                     text.encode()
                 except UnicodeEncodeError as error:
-                    half = text[error.start : error.start + 1]
+                    surrogate = text[error.start : error.start + 1]
                     raise RowError(
-                        f"half a character ({half!a}) in {name!r}",
-                        "whole ones; the text was cut inside an emoji",
+                        f"an invalid surrogate {surrogate!a} in {name!r}",
+                        "complete characters; the text was cut inside an emoji",
                     ) from None
 
 
-def _check_style(row: dict[str, Any], example: dict[str, Any], example_place: str) -> None:
+def _check_types(row: dict[str, Any], example: dict[str, Any], example_place: str) -> None:
     for name, value in row.items():
         if isinstance(value, str) != isinstance(example[name], str):
             raise RowError(
-                f"{_style(value)} in {name!r}",
-                f"{_style(example[name])}, as in {example_place}",
+                f"{_type_name(value)} in {name!r}",
+                f"{_type_name(example[name])}, as in {example_place}",
             )
 
 
-def _style(value: Any) -> str:
+def _type_name(value: Any) -> str:
     return "text" if isinstance(value, str) else "messages"
 
 
-def _why_drop(row: dict[str, Any], wanted: RowKind) -> str | None:
+def _drop_reason(row: dict[str, Any], kind: RowKind) -> str | None:
     for name in ("prompt", "chosen", "rejected", "completion", "text"):
-        if name == "rejected" and wanted == "demonstration":
+        if name == "rejected" and kind == "demonstration":
             continue
         if name in row and not any(text.strip() for text in _texts(row[name])):
             return f"empty {name}"
@@ -197,48 +206,53 @@ def _why_drop(row: dict[str, Any], wanted: RowKind) -> str | None:
         turns = [m for m in row["messages"] if m["role"] == "assistant"]
         if any(not m["content"].strip() for m in turns):
             return "empty assistant message"
-    if wanted != "demonstration" and "chosen" in row and row["chosen"] == row["rejected"]:
+    if kind != "demonstration" and "chosen" in row and row["chosen"] == row["rejected"]:
         return "chosen and rejected are identical"
-    if wanted == "demonstration" and row.get("label") is False:
-        return "labelled false, and sft trains on what is labelled true"
+    if kind == "demonstration" and row.get("label") is False:
+        return "label is false (sft uses only rows labelled true)"
     return None
 
 
-def _broken(errors: list[Problem], place: Place) -> DataError:
+def _invalid_rows(errors: list[Problem], place: Place) -> DataError:
     shown = errors[:_SHOWN_ERRORS]
     if len(errors) > len(shown):
         rest = len(errors) - len(shown)
-        shown.append(Problem(f"and {rest} more broken row{'s'[: rest > 1]}", place=place.file))
+        message = f"and {rest} more invalid row{'s'[: rest > 1]}"
+        shown.append(Problem(message, place=place.file, code="DAT010"))
     return DataError(shown)
 
 
-def _another_kind(shape: Format, wanted: RowKind, place: Place) -> DataError:
+def _wrong_kind(row_format: Format, kind: RowKind, place: Place) -> DataError:
     return DataError(
-        f"found {shape.columns}, which is {shape.name}; expected {_shapes(wanted)}",
+        f"found {row_format.columns}, which is {row_format.name}; expected {_columns_for(kind)}",
+        code="DAT012",
         place=place.file,
         hint={
             "labelled": "train on labelled rows with `prefcli kto`",
             "demonstration": "train on demonstrations with `prefcli sft`",
             "pair": "train on pairs with `prefcli dpo`",
-        }[shape.kind],
+        }[row_format.kind],
     )
 
 
-def _no_shape(wanted: RowKind, rows: RawRows, place: Place) -> DataError:
-    hint = f"rename columns with {place.where}.columns, as in {{prompt: question}}"
+def _no_format(kind: RowKind, rows: RawRows, place: Place) -> DataError:
+    hint = f"rename columns with {place.where}.columns, for example {{prompt: question}}"
     names = set(rows.column_names)
     if {"chosen", "rejected"} <= names:
         others = names - {"chosen", "rejected"}
         name = others.pop() if len(others) == 1 else "..."
         hint = (
-            "the prompt is not guessed from what chosen and rejected share; name its column "
-            f"with {place.where}.columns: {{prompt: {name}}}"
+            "the prompt is not derived from the common start of chosen and rejected; name its "
+            f"column with {place.where}.columns: {{prompt: {name}}}"
         )
-    found = ", ".join(rows.column_names) or "none"
+    columns = ", ".join(rows.column_names) or "none"
     return DataError(
-        f"found columns {found}; expected {_shapes(wanted)}", place=place.file, hint=hint
+        f"found columns {columns}; expected {_columns_for(kind)}",
+        code="DAT011",
+        place=place.file,
+        hint=hint,
     )
 
 
-def _shapes(wanted: RowKind) -> str:
-    return "; or ".join(f.columns for f in FORMATS if _adapts(f.kind, wanted))
+def _columns_for(kind: RowKind) -> str:
+    return "; or ".join(f.columns for f in FORMATS if _is_usable(f.kind, kind))

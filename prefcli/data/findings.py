@@ -1,4 +1,4 @@
-"""What is found in a split: counted, judged by the recipe's thresholds, and put into words."""
+"""Findings of the data checks: how many rows they concern, and what the recipe's limits say."""
 
 from __future__ import annotations
 
@@ -26,69 +26,69 @@ DROPS: dict[str, str | None] = {
     "chosen and rejected are identical after the cut at max_length": "identical_after_cut",
     "several of the prompt's last tokens merge with the completion": "prompt_boundary",
     "no assistant token within max_length": None,
-    "labelled false, and sft trains on what is labelled true": None,
+    "label is false (sft uses only rows labelled true)": None,
 }
-"""Why a row is left out: the finding of `data.checks` that it counts for, if any."""
+"""Why a row is dropped: the finding of `data.checks` that it counts for, if any."""
 
 _SHOWN_ROWS = 3
 
 
 @dataclass
 class Tally:
-    """Rows of which the same is to be said."""
+    """The number of rows with one property, and the places of the first ones."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
 
     def add(self, place: Callable[[], str]) -> None:
-        """place: file and row number, asked for only where it will be shown."""
+        """Count a row. place: its file and number, called only if it will be shown."""
         self.count += 1
         if len(self.first) < _SHOWN_ROWS:
             self.first.append(place())
 
     def add_all(self, indices: npt.NDArray[np.int64], place: Callable[[int], str]) -> None:
-        """place: of an index, asked for only where it will be shown."""
+        """Count rows. place: file and number of an index, called only if it will be shown."""
         self.count += len(indices)
         missing = _SHOWN_ROWS - len(self.first)
         self.first += [place(int(at)) for at in indices[: max(missing, 0)]]
 
     @property
     def rows(self) -> str:
-        """The first rows in words."""
-        return in_words(self.first)
+        """The first rows as text."""
+        return join_places(self.first)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """How many rows of a split a field of `data.checks` is true of."""
+    """The rows of a split that one of the `data.checks` is true of."""
 
     name: str
     count: int
     total: int
     first: list[str]
     """Places of the first rows."""
-    kept: int
-    """How many of them are trained on; the others are among the split's dropped rows."""
+    remaining: int
+    """Rows that are trained on; the others are among the split's dropped rows."""
     note: str = ""
-    """What more there is to know, in words."""
+    """Details as text."""
 
     @property
     def share(self) -> float:
         return self.count / self.total
 
     def __str__(self) -> str:
-        return self.told()
+        return self.line()
 
-    def told(self, limit: str = "") -> str:
-        """All there is to know. limit: what the share is measured by, in words."""
+    def line(self, limit: str = "") -> str:
+        """Describe the finding on one line. limit: the exceeded limit as text."""
         share = f"{percent(self.share)}{limit}"
         rows = f"{self.count} of {self.total} rows ({share})"
-        usual = not limit and self.share <= DataChecks.words(self.name).usual
-        places = "" if usual else f"; first: {in_words(self.first)}"
-        return f"{self.name}: {rows}: {self.words}{places}"
+        is_usual = not limit and self.share <= DataChecks.words(self.name).usual
+        places = "" if is_usual else f"; first: {join_places(self.first)}"
+        return f"{self.name}: {rows}: {self.meaning}{places}"
 
     @property
-    def words(self) -> str:
+    def meaning(self) -> str:
         note = f" ({self.note})" if self.note else ""
         return f"{DataChecks.words(self.name).what}{note}"
 
@@ -106,6 +106,7 @@ Level = Literal["note", "warning", "error"]
 
 
 def level(finding: Finding, checks: DataChecks) -> Level:
+    """Compare a finding with the recipe's limits."""
     limits = getattr(checks, finding.name)
     if limits.error is not None and finding.share > limits.error:
         return "error"
@@ -117,49 +118,51 @@ def level(finding: Finding, checks: DataChecks) -> Level:
 def judge(
     splits: Mapping[str, Sequence[Finding]], checks: DataChecks
 ) -> tuple[list[Problem], list[Problem]]:
-    """(warnings, errors) of all splits, by their names.
+    """Return (warnings, errors) for the findings of all splits, by name of the split.
 
-    An error tells all there is to know; what a warning is about stands in the split's lines.
+    An error has all details; the details of a warning are among the lines of the split.
     """
     warnings: list[Problem] = []
     errors: list[Problem] = []
     for split, findings in splits.items():
         for finding in findings:
-            how = level(finding, checks)
-            key = "error" if how == "error" else "warn"
+            severity = level(finding, checks)
+            if severity == "note":
+                continue
+            key = "error" if severity == "error" else "warn"
             path = f"data.checks.{finding.name}.{key}"
-            limit = getattr(getattr(checks, finding.name), key)
-            more = f", more than {percent(limit)}" if limit else ", and none is expected"
+            threshold = getattr(getattr(checks, finding.name), key)
+            limit = f", more than {percent(threshold)}" if threshold else ", and none is expected"
             hint = (
                 f"{DataChecks.words(finding.name).cure}; or allow it with {path}="
                 f"{_above(finding.share)}"
             )
-            if how == "error":
-                told = finding.told(more)
-                errors.append(Problem(f"{split}: {told}", path=path, hint=hint))
-            elif how == "warning":
-                told = f"{finding.name}: {percent(finding.share)} of the rows{more}"
-                warnings.append(Problem(f"{split}: {told}", hint=hint))
+            if severity == "error":
+                message = f"{split}: {finding.line(limit)}"
+                errors.append(Problem(message, path=path, hint=hint, code="DAT014"))
+            else:
+                message = f"{split}: {finding.name}: {percent(finding.share)} of the rows{limit}"
+                warnings.append(Problem(message, hint=hint, code="DAT014"))
     return warnings, errors
 
 
-def in_words(places: Sequence[str]) -> str:
-    """a.jsonl: row 2, row 3, b.jsonl: row 1"""
-    words, last = [], None
+def join_places(places: Sequence[str]) -> str:
+    """Join places and name each file once: a.jsonl: row 2, row 3, b.jsonl: row 1."""
+    parts, last_file = [], None
     for place in places:
         file, _, row = place.rpartition(": ")
-        words.append(row if file == last else place)
-        last = file
-    return ", ".join(words)
+        parts.append(row if file == last_file else place)
+        last_file = file
+    return ", ".join(parts)
 
 
 def percent(share: float) -> str:
-    """Three digits: 12 %, 0.00484 %."""
+    """Format a share with three digits: 12 %, 0.00484 %."""
     return f"{100 * share:.3g} %"
 
 
 def _above(share: float) -> str:
-    """A threshold of few digits that lets the share pass."""
+    """Round a share up to a threshold of few digits."""
     digits = 2
     while (rounded := math.ceil(share * 10**digits) / 10**digits) > 1.5 * share:
         digits += 1

@@ -1,4 +1,4 @@
-"""How long the rows of a split are, in tokens, before anything is cut."""
+"""Lengths of the rows of a split, in tokens, before the cut at max_length."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-_KEPT_WHOLE = 0.99
-_BINS_THAT_FIT = 8
+_UNCUT_SHARE = 0.99
+_BINS_WITHIN = 8
 _BINS_BEYOND = 4
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of the prompt, each completion, and `row`: the prompt with the longer completion."""
+    """Tokens of the prompt, of each completion, and of `row`: prompt and longer completion."""
 
     tokens: Mapping[str, Ints]
     max_length: int
@@ -29,16 +29,17 @@ class Lengths:
 
     @property
     def room(self) -> int:
+        """Tokens of the row that fit into max_length."""
         return self.max_length - self.margin
 
     @property
     def enough(self) -> int:
-        """The smallest max_length that keeps 99 % of the rows whole."""
-        return _quantile(self.tokens["row"], _KEPT_WHOLE) + self.margin
+        """The smallest max_length that cuts at most 1 % of the rows."""
+        return _quantile(self.tokens["row"], _UNCUT_SHARE) + self.margin
 
     @property
     def longest(self) -> int:
-        """Of a row, after the cut."""
+        """Tokens of the longest row after the cut."""
         return min(int(self.tokens["row"].max()), self.room) + self.margin
 
     def packed(self, batch: int, epochs: int) -> int:
@@ -59,17 +60,18 @@ class Lengths:
         return max(int(rows.reshape(count, batch).sum(1).max()) for rows in shuffled)
 
     def line(self) -> str:
+        """Describe the quantiles on one line."""
         parts = [
             f"{name} {'/'.join(str(_quantile(tokens, q)) for q in _QUANTILES.values())}"
             for name, tokens in self.tokens.items()
         ]
         return (
-            f"tokens, {'/'.join(_QUANTILES)}: {', '.join(parts)}; max_length {self.enough} keeps "
-            f"99 % of the rows whole"
+            f"tokens, {'/'.join(_QUANTILES)}: {', '.join(parts)}; max_length {self.enough} cuts at "
+            f"most 1 % of the rows"
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """`histogram`: rows by length, `ends` being the last length of each bin."""
+        """Return quantiles and a histogram; its `ends` are the last length of each bin."""
         ends = _ends(int(self.tokens["row"].max()), self.room)
         return {
             "quantiles": {
@@ -90,18 +92,18 @@ class Lengths:
 
 
 def _quantile(values: Ints, q: float) -> int:
-    """The smallest value that a share q of them does not exceed (nearest rank)."""
+    """Return the smallest value that a share q of the values does not exceed (nearest rank)."""
     ordered = np.sort(values)
-    # 0.99 * 100 is a hair above 99 in floating point.
+    # In floating point, 0.99 * 100 is slightly above 99.
     return int(ordered[max(math.ceil(q * len(ordered) - 1e-9), 1) - 1])
 
 
 def _ends(longest: int, room: int) -> list[int]:
-    """Last lengths of the bins; the room of max_length is one of them where rows exceed it."""
+    """Return the last lengths of the bins; `room` is one of them if rows exceed it."""
     if longest <= room:
-        step = math.ceil(max(longest, 1) / (_BINS_THAT_FIT + _BINS_BEYOND))
+        step = math.ceil(max(longest, 1) / (_BINS_WITHIN + _BINS_BEYOND))
         return [*range(step, longest, step), longest]
-    fitting = {round(room * i / _BINS_THAT_FIT) for i in range(1, _BINS_THAT_FIT + 1)}
-    step = math.ceil(room / _BINS_THAT_FIT)
+    fitting = {round(room * i / _BINS_WITHIN) for i in range(1, _BINS_WITHIN + 1)}
+    step = math.ceil(room / _BINS_WITHIN)
     beyond = [room + step * i for i in range(1, _BINS_BEYOND)]
     return [*sorted(fitting), *(end for end in beyond if end < longest), longest]

@@ -1,8 +1,8 @@
-"""Files -> raw rows, read strictly: the shapes see what stands in the file, and nothing else.
+"""Data files -> raw rows, read strictly: a row has the values of the file and nothing else.
 
-datasets' own JSON and CSV readers guess types over a whole column (a prompt "2024-01-01" becomes a
-date, 5 among texts becomes "5", "None" in a CSV becomes null), fall back to other parsers, and
-name no row when they fail.
+The JSON and CSV readers of datasets guess types over a whole column (a prompt "2024-01-01" becomes
+a date, 5 among texts becomes "5", "None" in a CSV becomes null), fall back to other parsers, and do
+not name the row when they fail.
 """
 
 from __future__ import annotations
@@ -22,56 +22,60 @@ from datasets import Dataset, load_dataset
 from prefcli.errors import DataError, RecipeError
 from prefcli.formats import Raw, RowError
 from prefcli.formats.base import describe
+from prefcli.text import last_line
 
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = 1000
 ROWS_TRIED = 100
+"""Rows that are read to find the columns and the format of a source."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """The rows of one file or dataset. Looking a row up may raise RowError about it alone."""
+class RawFile:
+    """The rows of one file or dataset. Reading a row may raise a RowError about it."""
 
-    file: str
+    name: str
     rows: Sequence[Raw]
     columns: list[str]
     numbers: Sequence[int]
-    """What each row is called in messages: its line in JSON lines, else 1 for the first row."""
+    """The number of each row in messages: its line in JSON lines, else 1 for the first row."""
     fingerprint: str = ""
-    """Of what datasets has read; files have none."""
+    """The fingerprint that datasets gives; empty for files that prefcli reads itself."""
 
 
-def read_file(path: Path, shown: str, label: str) -> Part:
-    """Raises DataError, and RecipeError where the file can't be opened.
+def read_file(path: Path, name: str, label: str) -> RawFile:
+    """Read a file. Raises DataError, and RecipeError if the file can't be opened.
 
-    shown: the file as the user wrote it. label: the column that holds labels, if there is one.
+    name: the file as the user wrote it. label: the column that holds labels, if there is one.
     """
     try:
         if path.stat().st_size == 0:
-            raise DataError("the file is empty", place=shown)
+            raise DataError("the file is empty", code="DAT002", place=name)
         match path.suffix.lower():
             case ".csv":
-                return _csv(path, shown, label)
+                return _csv(path, name, label)
             case ".parquet":
-                return _parquet(path, shown)
+                return _parquet(path, name)
             case _:
-                return _json(path, shown)
+                return _json(path, name)
     except OSError as error:
-        raise RecipeError(f"can't be opened: {error.strerror or error}", place=shown) from None
+        raise RecipeError(
+            f"can't open the file: {error.strerror or error}", code="DAT001", place=name
+        ) from None
 
 
-def part_of(rows: Dataset, file: str) -> Part:
-    """A datasets.Dataset as a part."""
+def from_dataset(rows: Dataset, name: str) -> RawFile:
+    """Wrap a Dataset."""
     columns, numbers = list(rows.column_names), range(1, len(rows) + 1)
-    return Part(file, Blocks(rows), columns, numbers, rows._fingerprint)
+    return RawFile(name, DatasetRows(rows), columns, numbers, rows._fingerprint)
 
 
 class LazyRows(Sequence[Raw]):
-    """Rows that are made when they are asked for."""
+    """Rows that are parsed when they are read."""
 
     @abstractmethod
     def row(self, index: int) -> Raw:
-        """The row at an index."""
+        """Parse the row at an index."""
 
     @overload
     def __getitem__(self, index: int) -> Raw: ...
@@ -83,8 +87,8 @@ class LazyRows(Sequence[Raw]):
         return self.row(index)
 
 
-class Blocks(LazyRows):
-    """A Dataset that is read in order: decoding a thousand rows at once is ten times as fast."""
+class DatasetRows(LazyRows):
+    """The rows of a Dataset, decoded in blocks: ten times as fast as row by row."""
 
     def __init__(self, rows: Dataset) -> None:
         self._rows = rows
@@ -107,7 +111,7 @@ class Blocks(LazyRows):
 
 
 class JsonLines(LazyRows):
-    """One JSON object a line, parsed when it is asked for; blank lines are none."""
+    """One JSON object per line, without blank lines."""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -117,7 +121,7 @@ class JsonLines(LazyRows):
         start = len(_BOM) if self._text[: len(_BOM)] == _BOM else 0
         number = 0
         while start < len(self._text):
-            # Only \n ends a line: U+2028 and its like may stand inside JSON strings.
+            # Only \n ends a line: JSON strings may contain U+2028 and its like.
             end = self._text.find(b"\n", start)
             end = len(self._text) if end < 0 else end
             number += 1
@@ -127,13 +131,13 @@ class JsonLines(LazyRows):
             start = end + 1
 
     def head(self) -> str:
-        """The first character that is no space."""
+        """Return the first character that is not a space."""
         start, end = self._spans[0] if self._spans else (0, 0)
         return self._text[start:end].decode("utf-8", "replace").lstrip()[:1]
 
     @property
     def starts_with_json(self) -> bool:
-        """Is the first line JSON by itself?"""
+        """Check whether the first line is a complete JSON value."""
         try:
             _parse(self._text[slice(*self._spans[0])])
         except RowError:
@@ -148,30 +152,30 @@ class JsonLines(LazyRows):
         return _object(_parse(self._text[start:end]))
 
 
-class Objects(list[Any]):
-    """The elements of a JSON array; one that is no object is an error when it is asked for."""
+class JsonArray(list[Any]):
+    """The elements of a JSON array; reading one that is not an object raises RowError."""
 
     def __getitem__(self, index: Any) -> Any:
         return _object(super().__getitem__(index))
 
 
-def _json(path: Path, shown: str) -> Part:
+def _json(path: Path, name: str) -> RawFile:
     lines = JsonLines(path)
     head = lines.head()
     rows: Sequence[Raw] = lines
     numbers: Sequence[int] = lines.numbers
     if head in ("[", "{") and not (lines.starts_with_json and (head == "{" or len(lines) > 1)):
-        whole = _whole(path, shown, strict=head == "[")
-        if isinstance(whole, list):
-            rows = Objects(whole)
+        value = _one_value(path, name, strict=head == "[")
+        if isinstance(value, list):
+            rows = JsonArray(value)
             numbers = range(1, len(rows) + 1)
-        elif isinstance(whole, dict):
-            raise _one_object(whole, shown)
-    return Part(shown, rows, _columns(rows), numbers)
+        elif isinstance(value, dict):
+            raise _one_object(value, name)
+    return RawFile(name, rows, _columns(rows), numbers)
 
 
 def _columns(rows: Sequence[Raw]) -> list[str]:
-    """Of the first rows, those that can be read; JSON may leave a column out of any row."""
+    """Collect the columns of the first valid rows; in JSON, any row may lack a column."""
     names: dict[str, None] = {}
     for i in range(min(len(rows), ROWS_TRIED)):
         try:
@@ -188,20 +192,20 @@ def _parse(line: bytes) -> Any:
         text = line.decode("utf-8").strip()
         raise RowError(
             f"{describe(text)}, which is not JSON (column {error.colno}: {error.msg})",
-            "one JSON object a line",
+            "one JSON object per line",
         ) from None
     except (ValueError, RecursionError) as error:
-        raise RowError(_unreadable(error), "one JSON object a line, in UTF-8") from None
+        raise RowError(_undecodable(error), "one JSON object per line, in UTF-8") from None
 
 
 def _object(value: Any) -> Raw:
     if not isinstance(value, dict):
-        raise RowError(describe(value), "an object with columns, as in {...}")
+        raise RowError(describe(value), 'an object such as {"prompt": ...}')
     return value
 
 
-def _whole(path: Path, shown: str, *, strict: bool) -> Any:
-    """The file as one JSON value; None where it is none and `strict` is false."""
+def _one_value(path: Path, name: str, *, strict: bool) -> Any:
+    """Parse the file as one JSON value. Unless `strict`, None if it is not one."""
     try:
         return json.loads(path.read_bytes().removeprefix(_BOM).decode("utf-8"))
     except json.JSONDecodeError as error:
@@ -209,67 +213,80 @@ def _whole(path: Path, shown: str, *, strict: bool) -> Any:
             return None
         raise DataError(
             f"not JSON: {error.msg}",
-            place=f"{shown}:{error.lineno}:{error.colno}",
-            hint="an array of objects, or one object a line, is expected",
+            code="DAT001",
+            place=f"{name}:{error.lineno}:{error.colno}",
+            hint="write an array of objects, or one object per line",
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"found {_unreadable(error)}; expected JSON in UTF-8", place=shown
+            f"found {_undecodable(error)}; expected JSON in UTF-8", code="DAT001", place=name
         ) from None
 
 
-def _one_object(value: dict[str, Any], shown: str) -> DataError:
+def _one_object(value: dict[str, Any], name: str) -> DataError:
     lists = [key for key, rows in value.items() if isinstance(rows, list)]
     return DataError(
-        f"found one object with keys {', '.join(map(repr, list(value)[:5]))} over the whole file; "
-        "expected an array of rows, or one row a line",
-        place=shown,
-        hint=f"write the array under {lists[0]!r} to a file of its own" if lists else None,
+        f"the file is one object with keys {', '.join(map(repr, list(value)[:5]))}; "
+        "expected an array of rows, or one row per line",
+        code="DAT001",
+        place=name,
+        hint=f"write the array under {lists[0]!r} to a separate file" if lists else None,
     )
 
 
-def _unreadable(error: ValueError | RecursionError) -> str:
+def _undecodable(error: ValueError | RecursionError) -> str:
     if isinstance(error, UnicodeDecodeError):
         return (
             f"the byte 0x{error.object[error.start]:02x}, which is not UTF-8 "
             "(`iconv -f latin1 -t utf8` converts old western files)"
         )
     if isinstance(error, RecursionError):
-        return "lists or objects nested too deep"
-    return "a number of too many digits"
+        return "lists or objects that are nested too deeply"
+    return "a number with too many digits"
 
 
-def _parquet(path: Path, shown: str) -> Part:
+def _parquet(path: Path, name: str) -> RawFile:
     try:
         rows = load_dataset("parquet", data_files=str(path), split="train")
     except Exception as error:
-        raise DataError(f"no readable parquet: {last_line(error)}", place=shown) from None
-    return part_of(rows, shown)
+        raise DataError(
+            f"can't read the Parquet file: {last_line(error)}", code="DAT001", place=name
+        ) from None
+    return from_dataset(rows, name)
 
 
-def _csv(path: Path, shown: str, label: str) -> Part:
+def _csv(path: Path, name: str, label: str) -> RawFile:
     csv.field_size_limit(sys.maxsize)
     rows: list[Raw] = []
     try:
-        # strict: a quote that never closes would swallow the rest of the file in silence.
+        # strict: otherwise a quote that never closes silently swallows the rest of the file.
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
             for cells in reader:
                 if cells:
-                    rows.append(_cells(header, cells, label, f"{shown}: row {len(rows) + 1}"))
+                    rows.append(_cells(header, cells, label, f"{name}: row {len(rows) + 1}"))
     except UnicodeDecodeError as error:
-        raise DataError(f"found {_unreadable(error)}; expected UTF-8", place=shown) from None
+        raise DataError(
+            f"found {_undecodable(error)}; expected UTF-8", code="DAT001", place=name
+        ) from None
     except csv.Error as error:
         raise DataError(
             f"not CSV: {error}",
-            place=f"{shown}: row {len(rows) + 1}",
-            hint='put text with commas, quotes or line ends in "...", and double the quotes inside',
+            code="DAT001",
+            place=f"{name}: row {len(rows) + 1}",
+            hint='quote text that contains commas, quotes or line ends ("..."), and double the '
+            "quotes inside",
         ) from None
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise DataError(f"the column {twice[0]!r} stands twice in the header", place=shown)
-    return Part(shown, rows, header, range(1, len(rows) + 1))
+    repeated = sorted({column for column in header if header.count(column) > 1})
+    if repeated:
+        raise DataError(
+            f"the header has the column {repeated[0]!r} twice",
+            code="DAT001",
+            place=name,
+            hint="rename or remove one of them",
+        )
+    return RawFile(name, rows, header, range(1, len(rows) + 1))
 
 
 def _cells(header: list[str], cells: list[str], label: str, place: str) -> Raw:
@@ -277,17 +294,12 @@ def _cells(header: list[str], cells: list[str], label: str, place: str) -> Raw:
         raise DataError(
             f"found {len(cells)} cells; expected {len(header)}, as in the header "
             f"({', '.join(header)})",
+            code="DAT001",
             place=place,
-            hint='put text with commas in "..."',
+            hint='quote text that contains commas ("...")',
         )
-    # A cell has no type; true and false are what every writer of CSV makes of a label.
+    # A cell has no type; CSV writers spell a label as true or false.
     return {
-        name: {"true": True, "false": False}.get(cell.lower(), cell) if name == label else cell
-        for name, cell in zip(header, cells, strict=True)
+        column: {"true": True, "false": False}.get(cell.lower(), cell) if column == label else cell
+        for column, cell in zip(header, cells, strict=True)
     }
-
-
-def last_line(error: BaseException) -> str:
-    """The last line of what a library says."""
-    lines = str(error.__cause__ or error).strip().splitlines()
-    return lines[-1].strip()[:300] if lines else type(error).__name__

@@ -1,9 +1,7 @@
-"""Each canonical row is tokenised once, and what is to be known of its tokens is written down."""
+"""Statistics of canonical rows: lengths in tokens, reasons to drop a row, and its faults."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -14,27 +12,28 @@ import numpy.typing as npt
 from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
+from prefcli.data.digests import row_key
 from prefcli.data.lengths import Ints
-from prefcli.data.readers import last_line
 from prefcli.data.tokenization import assistant_masks, sides_of, tokenize, tokenize_batch
 from prefcli.errors import DataError
 from prefcli.methods import RowKind
+from prefcli.text import last_line
 
 _BATCH = 1000
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a trainer can train on; rows beyond it are dropped, and counted."""
+    """The limits of a trainer; rows beyond them are dropped and counted."""
 
     max_length: int
-    """Tokens of prompt and completion; the completion is cut, the prompt must leave room."""
+    """Tokens of prompt and completion. The completion is cut; the prompt must leave room for it."""
     prompt_margin: int = 0
-    """Tokens the trainer may add to a prompt beyond those counted here."""
+    """Tokens that the trainer may add to a prompt."""
     max_merged_tokens: int | None = None
-    """Tokens of a text prompt that may come out differently beside the completion."""
+    """Tokens at the end of a text prompt that may merge with the completion."""
     assistant_only: bool = False
-    """Nothing but what the chat template marks as the assistant's is trained on."""
+    """Train only on what the chat template marks as the assistant's."""
 
     @property
     def room(self) -> int:
@@ -42,7 +41,7 @@ class Limits:
 
 
 class RowCheck(Protocol):
-    """Looks for faults in a tokenised row; a fault's name is a field of `data.checks`."""
+    """A search for faults in a tokenized row; a fault's name is a field of `data.checks`."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -50,35 +49,36 @@ class RowCheck(Protocol):
     def __call__(
         self, ids: Mapping[str, Any], room: int, trained: Sequence[int] | None = None
     ) -> Iterable[str]:
-        """The faults of a row as `tokenise` returns it, of which `room` tokens are trained on.
+        """Return the faults of a row of `tokenize` that is trained on up to `room` tokens.
 
-        trained: a mask over prompt and completion, where only marked tokens of them are trained.
+        trained: a mask over prompt and completion; None if all of the completion is trained.
         """
 
 
 @dataclass(frozen=True)
 class RowStats:
-    """The rows of a source in figures: arrays with an entry a row."""
+    """Statistics of a source's rows: arrays with one entry per row."""
 
     drop: list[str | None]
-    """Why the row can't be trained on; a key of DROPS."""
+    """Why the row can't be trained on: a key of DROPS."""
     tokens: Ints
-    """Of prompt and completions, after the cut."""
+    """Tokens of prompt and completions, after the cut."""
     prompt: Ints
     sides: dict[str, Ints]
     """Tokens of each completion, before the cut."""
     ends: dict[str, Ints]
-    """Tokens of the prompt and each completion together, before the cut."""
+    """Tokens of the prompt with each completion, before the cut."""
     faults: dict[str, npt.NDArray[np.bool_]]
     row_key: Ints
-    """The same for equal rows."""
+    """Equal for equal rows."""
     prompt_key: Ints
-    """The same for equal prompts; of whole texts the text, of messages those before the answer."""
+    """Equal for equal prompts. The prompt of a conversation is what comes before its last answer;
+    of a text, the complete text."""
     opposite_key: Ints
-    """The row_key of the row that says the opposite; of a demonstration, of no row."""
+    """The row_key of the row with the opposite preference."""
 
 
-def measure(
+def compute_row_stats(
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     kind: RowKind,
@@ -86,56 +86,56 @@ def measure(
     num_proc: int | None,
     checks: Sequence[RowCheck] = (),
 ) -> RowStats:
-    """Raises DataError where the chat template refuses a row."""
+    """Tokenize each row once. Raises DataError if the chat template fails on a row."""
     chat = are_chats(rows)
     pairs = "chosen" in rows.column_names
     sides = ("chosen", "rejected") if pairs else ("completion",)
-    seams = "template_boundary" if chat else "prompt_boundary"
-    faults = (seams, *(name for check in checks for name in check.names))
+    boundary = "template_boundary" if chat else "prompt_boundary"
+    faults = (boundary, *(name for check in checks for name in check.names))
     keys = ("row_key", "prompt_key", "opposite_key")
-    figures = ("tokens", "prompt", *sides, *map(_end, sides), *keys)
+    numbers = ("tokens", "prompt", *sides, *map(_end, sides), *keys)
     features = Features(
         {
             "drop": Value("string"),
-            **{name: Value("int64") for name in figures},
+            **{name: Value("int64") for name in numbers},
             **{name: Value("bool") for name in faults},
         }
     )
 
-    def batch_of(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def compute_batch(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         columns = {name: values for name, values in batch.items() if not name.startswith("_")}
         parts = [columns]
         if kind == "labelled" and pairs:
-            # trl will see each side alone, and may divide prompt and completion elsewhere.
+            # trl sees each side alone and may divide prompt and completion at another token.
             parts = [{"prompt": columns["prompt"], "completion": columns[side]} for side in sides]
-        ids = zip(*(_tokenize(part, tokenizer, batch) for part in parts), strict=True)
-        # Text has no assistant turns, and the caller says so.
+        tokenized = zip(*(_tokenize(part, tokenizer, batch) for part in parts), strict=True)
+        # No masks for text, which has no assistant turns: read_run_datasets refuses it.
         masks = assistant_masks(columns, tokenizer) if limits.assistant_only else None
-        found = []
-        for row, whole, mask in zip(ids, _rows(columns), masks or repeat(None), strict=False):
-            said = {seams} if any(part["seam"] for part in row) else set()
+        stats = []
+        for ids, row, mask in zip(tokenized, _rows(columns), masks or repeat(None), strict=False):
+            row_faults = {boundary} if any(part["merged_tokens"] for part in ids) else set()
             for check in checks:
-                said.update(*(check(part, limits.room, mask) for part in row))
-            counted = measure_row(row, limits, chat=chat)
+                row_faults.update(*(check(part, limits.room, mask) for part in ids))
+            counts = measure_row(ids, limits, chat=chat)
             if mask is not None and not any(mask[: limits.room]):
-                # trl drops these without a word.
-                counted["drop"] = counted["drop"] or "no assistant token within max_length"
-            found.append(
+                # trl drops these silently.
+                counts["drop"] = counts["drop"] or "no assistant token within max_length"
+            stats.append(
                 {
-                    **counted,
-                    **{name: name in said for name in faults},
-                    "row_key": _key(whole),
-                    "prompt_key": _key(_asked(whole)),
-                    "opposite_key": _key(_opposite(whole)),
+                    **counts,
+                    **{name: name in row_faults for name in faults},
+                    "row_key": row_key(row),
+                    "prompt_key": row_key(_prompt_of(row)),
+                    "opposite_key": row_key(_opposite_of(row)),
                 }
             )
-        return {name: [row[name] for row in found] for name in features}
+        return {name: [entry[name] for entry in stats] for name in features}
 
     table = features.arrow_schema.empty_table()
     if len(rows):
-        # Figures are few and small: a file in the cache would outlive its use.
+        # Statistics are small; a file in the cache of datasets would never be deleted.
         table = rows.map(
-            batch_of,
+            compute_batch,
             batched=True,
             batch_size=_BATCH,
             remove_columns=rows.column_names,
@@ -144,7 +144,7 @@ def measure(
             load_from_cache_file=False,
             num_proc=num_proc,
         ).data
-    arrays = {name: table.column(name).to_numpy() for name in (*figures, *faults)}
+    arrays = {name: table.column(name).to_numpy() for name in (*numbers, *faults)}
     return RowStats(
         drop=table.column("drop").to_pylist(),
         tokens=arrays["tokens"],
@@ -159,10 +159,13 @@ def measure(
 
 
 def measure_row(parts: Sequence[dict[str, Any]], limits: Limits, *, chat: bool) -> dict[str, Any]:
-    """One row, or the two that a pair becomes."""
+    """Count the tokens of a row, and find a reason to drop it.
+
+    parts: the tokenized row; two of them for a pair that becomes two labelled rows.
+    """
     drop, room = None, limits.room
     max_merged_tokens = None if chat else limits.max_merged_tokens
-    figures = {"tokens": 0, "prompt": 0}
+    counts = {"tokens": 0, "prompt": 0}
     trained = []
     for at, ids in enumerate(parts):
         prompt = len(ids["prompt_ids"])
@@ -173,16 +176,22 @@ def measure_row(parts: Sequence[dict[str, Any]], limits: Limits, *, chat: bool) 
             drop = "the prompt alone fills max_length"
         elif not all(sides.values()):
             drop = drop or "the chat template writes nothing for a completion"
-        elif max_merged_tokens is not None and ids["seam"] > max_merged_tokens:
+        elif max_merged_tokens is not None and ids["merged_tokens"] > max_merged_tokens:
             drop = drop or "several of the prompt's last tokens merge with the completion"
-        figures["prompt"] = max(figures["prompt"], prompt)
+        counts["prompt"] = max(counts["prompt"], prompt)
         for side, tokens in sides.items():
-            figures |= {side: len(tokens), _end(side): prompt + len(tokens)}
-            figures["tokens"] += min(prompt + len(tokens), room)
+            counts |= {side: len(tokens), _end(side): prompt + len(tokens)}
+            counts["tokens"] += min(prompt + len(tokens), room)
             trained.append((ids["prompt_ids"] + tokens)[:room])
     if len(trained) == 2 and trained[0] == trained[1]:
         drop = drop or "chosen and rejected are identical after the cut at max_length"
-    return {**figures, "drop": drop}
+    return {**counts, "drop": drop}
+
+
+def are_chats(rows: Dataset) -> bool:
+    """Check whether rows hold messages, by the types of their columns: there may be no row."""
+    columns = {"prompt", "messages"} & set(rows.column_names)
+    return any(rows.features[name] != Value("string") for name in columns)
 
 
 def _end(side: str) -> str:
@@ -193,8 +202,8 @@ def _rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _asked(row: dict[str, Any]) -> Any:
-    """What the model is asked; all of the row where nothing is."""
+def _prompt_of(row: dict[str, Any]) -> Any:
+    """Return the prompt of a row, or the complete row if it has none."""
     if "prompt" in row:
         return row["prompt"]
     messages = row.get("messages")
@@ -205,16 +214,11 @@ def _asked(row: dict[str, Any]) -> Any:
     return before if any(m["role"] in ("user", "tool") for m in before) else messages
 
 
-def _opposite(row: dict[str, Any]) -> Any:
-    """The pair the other way round, or the other label."""
+def _opposite_of(row: dict[str, Any]) -> Any:
+    """Return the row with the opposite preference or label; None for a demonstration."""
     if "chosen" in row and "rejected" in row:
         return {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
     return {**row, "label": not row["label"]} if "label" in row else None
-
-
-def _key(content: Any) -> int:
-    text = json.dumps(content).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), signed=True)
 
 
 def _tokenize(
@@ -222,7 +226,7 @@ def _tokenize(
 ) -> list[dict[str, Any]]:
     try:
         return tokenize_batch(columns, tokenizer)
-    # A chat template is a program of the user's, and may end in any exception.
+    # A chat template is the user's program and may raise any exception.
     except Exception:
         if all(isinstance(values[0], str) for values in columns.values()):
             raise
@@ -231,14 +235,9 @@ def _tokenize(
                 tokenize({name: values[at] for name, values in columns.items()}, tokenizer)
             except Exception as error:
                 raise DataError(
-                    f"the chat template refuses this row: {last_line(error)}",
+                    f"the chat template fails on this row: {last_line(error)}",
+                    code="DAT017",
                     place=f"{file}: row {number}",
                     hint="change the row, or the template in model.chat_template",
                 ) from None
         raise
-
-
-def are_chats(rows: Dataset) -> bool:
-    """Do the rows hold messages? By their columns' types: there may be no row."""
-    columns = {"prompt", "messages"} & set(rows.column_names)
-    return any(rows.features[name] != Value("string") for name in columns)

@@ -1,4 +1,4 @@
-"""Tokenizer and rows of a run, and what they must have in common with model and method."""
+"""The datasets of a run: train, eval and sft_mix as the method and the model need them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from prefcli.data import Limits, Split, Tally, check_shape, judge, load_split, tokenize
-from prefcli.data.cache_key import Splits, cached_splits
+from prefcli.data.cache_keys import splits_key
 from prefcli.data.special_tokens import SpecialTokenCheck
+from prefcli.data.split_cache import Splits, cached_splits
 from prefcli.data.token_view import RowView, view
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method, Sft
@@ -30,21 +31,23 @@ _EPOCHS_DRAWN = 3
 
 @dataclass(frozen=True)
 class RunDatasets:
+    """The splits of a run, in the method's kind of rows."""
+
     train: Split
     eval: Split | None
     ends: StopTokens
-    """Where the model stops writing."""
+    """Where generation stops."""
     sft_mix: Split | None = None
-    """Demonstrations that are mixed in; None also where their fraction is 0."""
+    """Demonstrations that are mixed in; None if their fraction is 0."""
     warnings: tuple[str, ...] = ()
-    """What was found in the data, above the shares of `data.checks` that warn."""
+    """Findings above the warning limits of `data.checks`."""
     kept: Path | None = None
-    """Where other processes and later runs find these rows."""
+    """The file of these splits in the cache, if there is one."""
     was_cached: bool = False
-    """Were they there already?"""
+    """The splits were in the cache before this run."""
 
     def sequences(self, method: Method, max_length: int) -> tuple[int, bool]:
-        """(sequences an epoch has, is that exact?): rows, or what packing makes of them."""
+        """Return (sequences per epoch, whether that is exact): rows, or packed sequences."""
         if method.packs:
             return math.ceil(self.tokens_an_epoch / max_length), False
         rows = len(self.train.rows)
@@ -52,7 +55,7 @@ class RunDatasets:
 
     @property
     def sampled(self) -> bool:
-        """Was any split looked at in part only?"""
+        """True if any split is a sample."""
         return any(split.is_sample for split in self.splits)
 
     @property
@@ -61,7 +64,7 @@ class RunDatasets:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row that is trained on, after the cut."""
+        """Tokens of the longest trained row, after the cut."""
         trained = [split for split in (self.train, self.sft_mix) if split is not None]
         return max(split.lengths.longest for split in trained)
 
@@ -75,7 +78,7 @@ class RunDatasets:
         return tokens
 
     def resolve_from_data(self, method: Method) -> tuple[Method, list[str]]:
-        """The method with what only the data can tell, and what to say of it."""
+        """Return the method with its defaults that depend on the data, and lines about them."""
         if method.rows != "labelled":
             return method, []
         labels = self.train.rows["label"]
@@ -87,14 +90,14 @@ class RunDatasets:
         return [s for s in (self.train, self.eval, self.sft_mix) if s is not None]
 
     def cache_lines(self) -> list[str]:
-        """Where the rows came from, if not from their sources."""
+        """Describe the cache entry, if the rows came from the cache."""
         if self.kept is None or not self.was_cached:
             return []
         rows = ", ".join(f"{split.name} {len(split.rows)}" for split in self.splits)
         return [f"data: prepared before ({rows} rows; key {self.kept.stem[:12]})"]
 
     def judge(self, checks: DataChecks) -> tuple[list[Problem], list[Problem]]:
-        """(warnings, errors) for what was found in the data."""
+        """Return (warnings, errors) for the findings of all splits."""
         return judge({split.name: split.findings for split in self.splits}, checks)
 
 
@@ -108,7 +111,7 @@ def mixed_rows(recipe: Recipe, method: Method) -> int:
 
 
 def active_sft_mix(recipe: Recipe, method: Method) -> SftMix | None:
-    """What is mixed into this method's rows; None also where the fraction is 0."""
+    """Return the sft_mix section if this method mixes rows in, else None."""
     mix = recipe.sft_mix
     if mix is None or mix.fraction == 0 or method.rows == "demonstration":
         return None
@@ -116,47 +119,48 @@ def active_sft_mix(recipe: Recipe, method: Method) -> SftMix | None:
 
 
 def shape_checks(recipe: Recipe, method: Method) -> list[Callable[[], str]]:
-    """A look at each source without a tokenizer, for what it tells; see `glance`."""
+    """Return a check of each source's row format that needs no tokenizer; see `check_shape`."""
     data, mix = recipe.data, active_sft_mix(recipe, method)
-    looks: list[Callable[[], str]] = [
+    checks: list[Callable[[], str]] = [
         functools.partial(check_shape, data.train, "data.train", method.rows)
     ]
     if data.eval is not None:
-        looks.append(functools.partial(check_shape, data.eval, "data.eval", method.rows))
+        checks.append(functools.partial(check_shape, data.eval, "data.eval", method.rows))
     if mix is not None:
-        looks.append(
+        checks.append(
             functools.partial(
                 check_shape, mix.data, "sft_mix.data", "demonstration", last_turn=True
             )
         )
-    return looks
+    return checks
 
 
 def first_row_view(
     recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase, split: Split
 ) -> RowView:
-    """The first row that is kept, token by token."""
+    """Return the tokens of the split's first row."""
     if method.assistant_only:
-        tokenizer = _with_marks(tokenizer)
+        tokenizer = _with_generation_markers(tokenizer)
     row = split.for_trl()[0]
     return view(row, tokenizer, method, recipe.data.max_length, split.place(0))
 
 
 def check_reference(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
-    """A named reference reads the same tokens as the policy. Raises RecipeError."""
+    """Check that a named reference has the policy's tokenizer. Raises RecipeError."""
     named = reference_model(recipe.reference, recipe.model)
     if named is None:
         return
     where = "reference"
     check_model_fit(recipe, load_base_config(named, where=where), tokenizer, where=where)
-    theirs = load_tokenizer(named.model_copy(update={"chat_template": None}), where=where)
-    if theirs.get_vocab() != tokenizer.get_vocab():
+    own_tokenizer = load_tokenizer(named.model_copy(update={"chat_template": None}), where=where)
+    if own_tokenizer.get_vocab() != tokenizer.get_vocab():
         raise RecipeError(
             Problem(
-                f"the tokenizer of {named.name_or_path} is not the policy's: the same ids would "
-                "mean other words to it",
+                f"the tokenizer of {named.name_or_path} is not the policy's: its token ids map to "
+                "different tokens",
                 path="reference.name_or_path",
-                hint="name a model of the same family and tokenizer",
+                hint="name a model with the same tokenizer",
+                code="MDL022",
             )
         )
 
@@ -168,24 +172,26 @@ def check_model_fit(
     *,
     where: str = "model",
 ) -> None:
-    """Context length and vocabulary: told before any row is tokenised. Raises RecipeError."""
+    """Compare max_length and the tokenizer with the model's config. Raises RecipeError."""
     text = config.get_text_config()
     context = getattr(text, "max_position_embeddings", None)
     problems = []
     if context is not None and recipe.data.max_length > context:
         problems.append(
             Problem(
-                f"{recipe.data.max_length} is more than the {where}'s context of {context} tokens",
+                f"{recipe.data.max_length} exceeds the {where}'s context of {context} tokens",
                 path="data.max_length",
                 hint=f"write {context} or less",
+                code="MDL023",
             )
         )
     if len(tokenizer) > text.vocab_size:
         problems.append(
             Problem(
-                f"the tokenizer has {len(tokenizer)} tokens, the {where} {text.vocab_size}",
+                f"the tokenizer has {len(tokenizer)} tokens, the {where} only {text.vocab_size}",
                 path=f"{where}.name_or_path",
-                hint="the folder mixes files of two models",
+                hint="name a folder whose tokenizer and model belong together",
+                code="MDL022",
             )
         )
     if problems:
@@ -199,10 +205,11 @@ def load_run_datasets(
     *,
     sample: int | None = None,
 ) -> RunDatasets:
-    """All splits in the method's kind of row. Raises RecipeError, and DataError also for what is
-    found in more rows than `data.checks` allows.
+    """Load all splits, from the cache if they are there.
 
-    sample: so many rows of each source.
+    Raises RecipeError, and DataError also if a finding exceeds an error limit of `data.checks`.
+
+    sample: read at most that many rows of each source.
     """
     inputs = (
         _inputs_once(recipe, method, tokenizer)
@@ -216,24 +223,24 @@ def load_run_datasets(
 
 
 def _inputs_once(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase) -> RunDatasets:
-    """`read_inputs`, unless another process has done it."""
+    """Call `read_run_datasets`, unless the splits are in the cache."""
     ends = load_stop_tokens(recipe.model, tokenizer, adapter=recipe.trains_adapter)
 
     def make() -> Splits:
         inputs = read_run_datasets(recipe, method, tokenizer)
-        found = {"train": inputs.train, "eval": inputs.eval, "sft_mix": inputs.sft_mix}
-        return {name: split for name, split in found.items() if split is not None}
+        splits = {"train": inputs.train, "eval": inputs.eval, "sft_mix": inputs.sft_mix}
+        return {name: split for name, split in splits.items() if split is not None}
 
-    splits, path, before = cached_splits(
-        recipe, method, tokenizer, active_sft_mix(recipe, method), sorted(ends.ids), make
-    )
+    mix = active_sft_mix(recipe, method)
+    key = splits_key(recipe, method, tokenizer, mix, sorted(ends.ids))
+    splits, path, was_cached = cached_splits(key, make)
     return RunDatasets(
         splits["train"],
         splits.get("eval"),
         ends,
         splits.get("sft_mix"),
         kept=path,
-        was_cached=before,
+        was_cached=was_cached,
     )
 
 
@@ -244,10 +251,10 @@ def read_run_datasets(
     *,
     sample: int | None = None,
 ) -> RunDatasets:
-    """`load_inputs` without a verdict on what is found."""
+    """Load all splits from their sources without judging the findings."""
     data = recipe.data
     if method.assistant_only:
-        tokenizer = _with_marks(tokenizer)
+        tokenizer = _with_generation_markers(tokenizer)
     ends = load_stop_tokens(recipe.model, tokenizer, adapter=recipe.trains_adapter)
     read = functools.partial(
         load_split,
@@ -262,7 +269,7 @@ def read_run_datasets(
         seed=recipe.seed,
         num_proc=data.num_proc,
         sample=sample,
-        checks=[_marks(ends, method, tokenizer)],
+        checks=[_special_token_check(ends, method, tokenizer)],
     )
     train = read(data.train, "data.train", shuffle=method.trainer.keeps_row_order)
     held_out = None
@@ -273,29 +280,30 @@ def read_run_datasets(
     if method.assistant_only and not inputs.train.conversational:
         raise RecipeError(
             Problem(
-                "only messages have assistant turns, and these rows are text",
+                "the rows are text, which has no assistant turns",
                 path="sft.assistant_only_loss",
-                hint="leave it out",
+                hint="remove assistant_only_loss, or train on messages",
+                code="DAT018",
             )
         )
     if method.pairs_neighbours:
         inputs = dataclasses.replace(
             inputs,
-            train=_without_a_lone_row(inputs.train, recipe, tokenizer),
-            eval=_without_a_lone_row(inputs.eval, recipe, tokenizer) if inputs.eval else None,
+            train=_drop_single_row(inputs.train, recipe, tokenizer),
+            eval=_drop_single_row(inputs.eval, recipe, tokenizer) if inputs.eval else None,
         )
     if method.rows == "labelled":
         _need_both_labels(inputs.train)
     return inputs
 
 
-def _without_a_lone_row(split: Split, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Split:
-    """trl would pair a row that is alone in its device batch with its own completion."""
+def _drop_single_row(split: Split, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Split:
+    """Drop a last row that is alone in its device batch: trl would pair it with itself."""
     size = recipe.training.per_device_train_batch_size
     last = len(split.rows) - 1
     if last == 0 or last % size or split.is_sample:
         return split
-    why = f"alone in the last device batch of {size}, where kto pairs neighbours"
+    reason = f"single row in the last device batch of {size} (kto needs at least two per batch)"
     dropped = Tally()
     dropped.add(lambda: split.place(last))
     ids = tokenize(split.rows[last], tokenizer)
@@ -303,7 +311,7 @@ def _without_a_lone_row(split: Split, recipe: Recipe, tokenizer: PreTrainedToken
     return dataclasses.replace(
         split,
         rows=split.rows.select(range(last)),
-        dropped={**split.dropped, why: dropped},
+        dropped={**split.dropped, reason: dropped},
         tokens=split.tokens - tokens,
     )
 
@@ -328,12 +336,12 @@ def _demonstrations(
         last_turn=True,
         num_proc=recipe.data.num_proc,
         sample=sample,
-        checks=[_marks(ends, Sft(), tokenizer)],
+        checks=[_special_token_check(ends, Sft(), tokenizer)],
     )
     return dataclasses.replace(split, name="sft_mix")
 
 
-def _marks(
+def _special_token_check(
     ends: StopTokens, method: Method, tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[bool], SpecialTokenCheck]:
     return lambda chat: SpecialTokenCheck.of(tokenizer, ends.ids, method, chat=chat)
@@ -344,17 +352,17 @@ def _need_both_labels(split: Split) -> None:
     if len(labels) == 1:
         only = str(labels.pop()).lower()
         raise DataError(
-            f"every label is {only}" + (" in this sample" if split.is_sample else ""),
+            f"all labels are {only}" + (" in this sample" if split.is_sample else ""),
+            code="DAT016",
             place=split.rows[0]["_file"],
             hint="take a larger sample"
             if split.is_sample
-            else "kto learns from both: add rows with the other label, or train on the desirable "
-            "ones with `prefcli sft`",
+            else "add rows with the other label, or train on the desirable rows with `prefcli sft`",
         )
 
 
-def _with_marks(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer with a template that marks assistant turns, as trl will use it."""
+def _with_generation_markers(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return the tokenizer with a chat template that marks assistant turns, as trl will use it."""
     if tokenizer.chat_template is None or has_generation_markers(tokenizer.chat_template):
         return tokenizer
     try:
@@ -364,8 +372,9 @@ def _with_marks(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
             Problem(
                 "the chat template does not mark assistant turns",
                 path="sft.assistant_only_loss",
-                hint="put {% generation %} and {% endgeneration %} around them, in a template of "
-                "your own under model.chat_template",
+                hint="set model.chat_template to a template with {% generation %} and "
+                "{% endgeneration %} around them",
+                code="MDL017",
             )
         ) from None
     marked = copy.copy(tokenizer)

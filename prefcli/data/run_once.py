@@ -1,7 +1,7 @@
-"""One process makes a thing, the others wait for it: by a lock on a file, not by a collective.
+"""Work that one process does while the others wait for its result, with a lock on a file.
 
-So nobody runs into a collective's time-out however long it takes (huggingface/trl issue 7223), and
-it serves processes of one run, of several nodes, and runs that were started at once.
+A collective would time out during long work (huggingface/trl issue 7223), and serves the processes
+of one run only; a file lock also serves several nodes and runs that start at the same time.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from prefcli.errors import DataError, Problem, RecipeError
 
 T = TypeVar("T")
 
-_PATIENCE = 10.0
-"""Seconds of waiting before that is said."""
+_QUIET_SECONDS = 10.0
+"""Wait this long before printing that another process holds the lock."""
 
 
 @contextmanager
 def file_lock(path: Path, what: str) -> Iterator[bool]:
-    """One process at a time is inside; true for one that had to wait.
+    """Admit one process at a time; yields whether this one had to wait.
 
-    Where the file system has no locks, all are inside at once, and each does the work itself.
+    On a file system without locks, all processes enter at once and each does the work.
     """
     lock = FileLock(path)
     try:
@@ -43,56 +43,56 @@ def file_lock(path: Path, what: str) -> Iterator[bool]:
 
 
 def _acquire(lock: FileLock, what: str) -> bool:
-    """Did another process have it?"""
+    """Acquire the lock and return whether another process held it."""
     try:
         lock.acquire(timeout=0)
         return False
     except Timeout:
         pass
     try:
-        lock.acquire(timeout=_PATIENCE)
+        lock.acquire(timeout=_QUIET_SECONDS)
     except Timeout:
-        say(f"{what}: another process is at it; waiting for what it leaves")
+        say(f"{what}: another process is preparing the same rows; waiting for it to finish")
         lock.acquire()
     return True
 
 
-def once(path: Path, what: str, read: Callable[[], T | None], make: Callable[[], T]) -> T:
-    """What `read` finds; where it finds nothing, what `make` makes and leaves for it.
+def run_once(path: Path, what: str, read: Callable[[], T | None], make: Callable[[], T]) -> T:
+    """Return what `read` finds, or else what `make` makes, in one process at a time.
 
-    An error of the one that makes is the error of those that have waited for it, too.
+    A process that waited for another one raises the other's error.
     """
-    if (found := read()) is not None:
-        return found
-    failed = path.with_suffix(".failed")
+    if (result := read()) is not None:
+        return result
+    failure = path.with_suffix(".failed")
     with file_lock(path.with_suffix(".lock"), what) as waited:
-        if (found := read()) is not None:
-            return found
+        if (result := read()) is not None:
+            return result
         if waited:
-            _raise_again(failed)
+            _raise_saved(failure)
         try:
-            failed.unlink(missing_ok=True)
+            failure.unlink(missing_ok=True)
             return make()
         except (DataError, RecipeError) as error:
-            _note(failed, error)
+            _save_error(failure, error)
             raise
 
 
-def _note(path: Path, error: DataError | RecipeError) -> None:
-    told = {
+def _save_error(path: Path, error: DataError | RecipeError) -> None:
+    saved = {
         "data": isinstance(error, DataError),
         "problems": [problem.as_dict() for problem in error.problems],
     }
     try:
-        path.write_text(json.dumps(told), encoding="utf-8")
+        path.write_text(json.dumps(saved), encoding="utf-8")
     except OSError:
-        return  # each of the others finds out by itself
+        return  # the other processes will run into the same error
 
 
-def _raise_again(path: Path) -> None:
+def _raise_saved(path: Path) -> None:
     try:
-        told = json.loads(path.read_text("utf-8"))
+        saved = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return
-    problems = [Problem(**problem) for problem in told["problems"]]
-    raise (DataError if told["data"] else RecipeError)(problems)
+    problems = [Problem(**problem) for problem in saved["problems"]]
+    raise (DataError if saved["data"] else RecipeError)(problems)

@@ -1,9 +1,8 @@
-"""Does a row begin as the model knows texts to begin, and is the model taught to stop?
+"""BOS at the start of a row and EOS at its end: who adds them, and whether they are right.
 
-A row ends well where the last of its trained tokens, whitespace aside, is one at which generation
-stops. Whitespace does no harm there: ChatML's templates write <|im_end|> and a line end, and a
-model that has written <|im_end|> is not asked for more. Of a conversation, the last trained turn
-counts.
+A row ends correctly if its last trained token, apart from whitespace, is a stop token. Whitespace
+after it is harmless: ChatML templates write <|im_end|> and a line end, and generation stops at
+<|im_end|>. In a conversation, the last trained turn counts.
 """
 
 from __future__ import annotations
@@ -15,84 +14,124 @@ from typing import Any, ClassVar, Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
-from prefcli.data.tokenization import Ids, SpecialTokens, sides_of
+from prefcli.data.tokenization import Ids, sides_of
 from prefcli.methods import Method
 
 Fault = Literal["no_bos", "two_bos", "no_end"]
-"""Findings of `data.checks`, which has the words for them."""
+"""Findings of `data.checks`, which explains them."""
 
-
-# As vocabularies spell a space and line ends: as they are, SentencePiece's way, byte-level BPE's.
+# How vocabularies spell a space and line ends: literally, in SentencePiece, in byte-level BPE.
 _SPACES = frozenset(" \t\n\r▁ĠĊĉč")
 _SPACE_BYTES = {"<0x09>", "<0x0A>", "<0x0D>", "<0x20>"}
 
 
 @dataclass(frozen=True)
-class SpecialTokenCheck:
-    """What is looked for in every row; made once for all rows of a split."""
+class SpecialTokens:
+    """The BOS and EOS of a row, and whether tokenizer, chat template or trl adds them."""
 
-    frame: SpecialTokens
-    ends: frozenset[int]
-    """Ids at which the model stops writing."""
+    bos: int | None
+    eos: int
+    prepended: bool
+    """The tokenizer prepends its BOS to text. It does not to rendered messages."""
+    by_trl: bool
+    chat: bool
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, method: Method, *, chat: bool) -> SpecialTokens:
+        bos = tokenizer.bos_token_id
+        bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+        prepended = bos is not None and tokenizer("a")["input_ids"][:1] == [bos] != bare[:1]
+        return cls(bos, tokenizer.eos_token_id, prepended, method.trainer.adds_special_tokens, chat)
+
+    def around(self, ids: dict[str, Any]) -> dict[str, Any]:
+        """Add what trl's trainer adds to a tokenized row.
+
+        If the prompt merges with one side only, trl's ORPO and CPO count the prompt's last token
+        as prompt for the other side; here it is completion for both.
+        """
+        if not self.by_trl:
+            return ids
+        prompt, sides = ids["prompt_ids"], sides_of(ids)
+        if self.bos is not None:
+            # These trainers tokenize without special tokens and look for a BOS in the text.
+            if self.prepended and not self.chat and prompt[:2] == [self.bos, self.bos]:
+                prompt = prompt[1:]
+            if prompt[:1] != [self.bos]:
+                prompt = [self.bos, *prompt]
+        completions = {
+            f"{side}_ids": tokens if tokens[-1:] == [self.eos] else [*tokens, self.eos]
+            for side, tokens in sides.items()
+        }
+        return {**ids, "prompt_ids": prompt, **completions}
+
+
+@dataclass(frozen=True)
+class SpecialTokenCheck:
+    """A RowCheck of BOS and stop tokens, built once for all rows of a split."""
+
+    special: SpecialTokens
+    stop_ids: frozenset[int]
+    """Ids at which generation stops."""
     blanks: frozenset[int]
-    """Ids that are nothing but whitespace."""
+    """Ids of whitespace tokens."""
+    names: ClassVar[tuple[str, ...]] = get_args(Fault)
 
     @classmethod
     def of(
         cls,
         tokenizer: PreTrainedTokenizerBase,
-        ends: frozenset[int],
+        stop_ids: frozenset[int],
         method: Method,
         *,
         chat: bool,
     ) -> SpecialTokenCheck:
-        return cls(SpecialTokens.of(tokenizer, method, chat=chat), ends, _blanks(tokenizer))
-
-    names: ClassVar[tuple[str, ...]] = get_args(Fault)
+        special = SpecialTokens.of(tokenizer, method, chat=chat)
+        return cls(special, stop_ids, _whitespace_ids(tokenizer))
 
     def __call__(
         self, ids: Mapping[str, Any], room: int, trained: Sequence[int] | None = None
     ) -> set[Fault]:
-        """See RowCheck. A completion that is cut may lack its end."""
-        ids = self.frame.around(dict(ids))
+        """Return the faults of a row; see RowCheck. A completion that is cut may lack its end."""
+        ids = self.special.around(dict(ids))
         prompt = ids["prompt_ids"]
-        found: set[Fault] = set()
+        faults: set[Fault] = set()
         for side in sides_of(ids).values():
-            if (fault := self._beginning(prompt, side)) is not None:
-                found.add(fault)
-            if len(prompt) + len(side) <= room and not self._stops(prompt, side, trained):
-                found.add("no_end")
-        return found
+            if (fault := self._bos_fault(prompt, side)) is not None:
+                faults.add(fault)
+            if len(prompt) + len(side) <= room and not self._ends(prompt, side, trained):
+                faults.add("no_end")
+        return faults
 
-    def _beginning(self, prompt: Ids, side: Ids) -> Fault | None:
-        """Where the tokenizer puts no BOS before text, none is as right as one.
+    def _bos_fault(self, prompt: Ids, side: Ids) -> Fault | None:
+        """Count the leading BOS tokens. None is right if the tokenizer does not prepend one.
 
-        Qwen never has one, and SmolLM's, the <|im_start|> of its turns, comes in messages alone.
+        Qwen has no BOS, and SmolLM's, the <|im_start|> of its turns, occurs in messages only.
         """
-        bos = self.frame.bos
+        bos = self.special.bos
         if bos is None:
             return None
-        # Only the head counts: the end token may be the same, and Llama 2 begins each turn anew.
+        # Count only at the start: the EOS may be the same token, and Llama 2 repeats its BOS in
+        # each turn.
         leading = sum(1 for _ in takewhile(bos.__eq__, chain(prompt, side)))
         if leading > 1:
             return "two_bos"
-        return "no_bos" if leading == 0 and self.frame.prepended else None
+        return "no_bos" if leading == 0 and self.special.prepended else None
 
-    def _stops(self, prompt: Ids, side: Ids, trained: Sequence[int] | None) -> bool:
+    def _ends(self, prompt: Ids, side: Ids, trained: Sequence[int] | None) -> bool:
         learned: Sequence[int] = side
         if trained is not None:
             learned = [i for i, on in zip(prompt + side, trained, strict=True) if on]
         for token in reversed(learned):
-            if token in self.ends or token not in self.blanks:
-                return token in self.ends
+            if token in self.stop_ids or token not in self.blanks:
+                return token in self.stop_ids
         return False
 
 
-def _blanks(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    maybe = [
-        number
-        for piece, number in tokenizer.get_vocab().items()
-        if piece in _SPACE_BYTES or _SPACES.issuperset(piece)
+def _whitespace_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    candidates = [
+        token_id
+        for token, token_id in tokenizer.get_vocab().items()
+        if token in _SPACE_BYTES or _SPACES.issuperset(token)
     ]
-    # In a vocabulary that is not byte-level, those letters are letters.
-    return frozenset(i for i in maybe if not tokenizer.decode([i]).strip())
+    # In a vocabulary that is not byte-level, Ġ and its like are letters.
+    return frozenset(i for i in candidates if not tokenizer.decode([i]).strip())

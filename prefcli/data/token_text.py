@@ -1,4 +1,4 @@
-"""The text of one token, as a reader of a log should see it."""
+"""The text of a token, made readable for a log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ESCAPES = {"\n": r"\n", "\t": r"\t", "\r": r"\r", "\\": r"\\"}
 
 
 def _byte_level_letters() -> dict[str, int]:
-    """Byte-level BPE's letter for each byte: printable ones are themselves, others come after."""
+    """Return the byte of each letter of byte-level BPE; printable bytes are their own letters."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
@@ -21,7 +21,7 @@ _LETTERS = _byte_level_letters()
 
 
 class TokenText:
-    """Tokens in a tokenizer's words. A lone token is not decoded: it would lose its space."""
+    """The texts of a tokenizer's tokens. Decoding a single token would lose its leading space."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -34,28 +34,28 @@ class TokenText:
             "ByteLevel" in repr(part) for part in (backend.decoder, backend.pre_tokenizer)
         )
 
-    def raw(self, number: int) -> bytes:
-        """The bytes that the token stands for; several tokens may share one character."""
-        if number in self._added:
-            added: str = self._added[number]
+    def raw(self, token_id: int) -> bytes:
+        """Return the bytes of a token; several tokens may share one character."""
+        if token_id in self._added:
+            added: str = self._added[token_id]
             return added.encode()
-        piece: str | None = self._tokenizer.convert_ids_to_tokens(number)
-        if piece is None:
-            return f"[no token {number}]".encode()
-        if byte := _BYTE.fullmatch(piece):
+        token: str | None = self._tokenizer.convert_ids_to_tokens(token_id)
+        if token is None:
+            return f"[no token {token_id}]".encode()
+        if byte := _BYTE.fullmatch(token):
             return bytes([int(byte[1], 16)])
-        if self._byte_level and all(letter in _LETTERS for letter in piece):
-            return bytes(_LETTERS[letter] for letter in piece)
-        return piece.replace("▁", " ").encode()
+        if self._byte_level and all(letter in _LETTERS for letter in token):
+            return bytes(_LETTERS[letter] for letter in token)
+        return token.replace("▁", " ").encode()
 
-    def text(self, number: int) -> str:
-        """Escaped; bytes that are no whole character as <0x..>, special tokens with their id."""
-        text = escape_text(self.raw(number).decode("utf-8", "surrogateescape"))
-        return f"{text}={number}" if number in self._special else text
+    def text(self, token_id: int) -> str:
+        """Escape the text: incomplete characters become <0x..>, special tokens get their id."""
+        text = escape_text(self.raw(token_id).decode("utf-8", "surrogateescape"))
+        return f"{text}={token_id}" if token_id in self._special else text
 
 
 def escape_text(text: str) -> str:
-    """For a log: control characters, and what else can't be seen, escaped."""
+    """Escape control characters and other invisible ones."""
     return "".join(map(_readable, text))
 
 

@@ -1,4 +1,4 @@
-"""One row as the model is trained on it: its tokens, which of them are trained, where it is cut."""
+"""A row as the model is trained on it: its tokens, the loss mask, and the cut at max_length."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from prefcli.data.special_tokens import SpecialTokens
 from prefcli.data.token_text import TokenText
 from prefcli.data.tokenization import (
     Ids,
-    SpecialTokens,
     assistant_masks,
     is_chat,
     prompt_alone,
@@ -29,15 +29,15 @@ _MOST_SPANS = 6
 @dataclass(frozen=True)
 class Token:
     text: str
-    """Readable, as Pieces has it."""
+    """Escaped text; see TokenText."""
     id: int
     trained: bool
-    """A target of the loss. (The first token of all never is, whatever its label says.)"""
+    """A target of the loss. The first token of a row never is, even if it has a label."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The prompt, or a completion, as far as max_length lets it in."""
+    """The prompt or a completion, up to max_length."""
 
     tokens: Sequence[Token]
     cut: int = 0
@@ -46,45 +46,48 @@ class Part:
 
 @dataclass(frozen=True)
 class PromptBoundary:
-    """Tokens that the prompt ends with alone, and what stands there beside each completion."""
+    """The last tokens of the prompt alone, and the tokens in their place before each completion."""
 
     alone: Sequence[str]
-    beside: Mapping[str, Sequence[str]]
+    with_completion: Mapping[str, Sequence[str]]
 
-    def in_words(self) -> str:
-        alone, beside = _barred(self.alone), {s: _barred(t) for s, t in self.beside.items()}
-        if len(set(beside.values())) == 1:
-            found = f"the completion {next(iter(beside.values()))}"
+    def line(self) -> str:
+        alone = _barred(self.alone)
+        sides = {side: _barred(tokens) for side, tokens in self.with_completion.items()}
+        if len(set(sides.values())) == 1:
+            merged = f"with the completion: {next(iter(sides.values()))}"
         else:
-            found = ", beside ".join(f"{side} {tokens}" for side, tokens in beside.items())
-        return f"the prompt alone ends {alone}, beside {found}"
+            merged = ", ".join(f"with {side}: {tokens}" for side, tokens in sides.items())
+        return f"the prompt alone ends with {alone}, {merged}"
 
 
 @dataclass(frozen=True)
 class RowView:
+    """The tokens of a row, for a log and as JSON."""
+
     place: str
     max_length: int
     parts: Mapping[str, Part]
-    seam: PromptBoundary | None
-    prompt_why: str = ""
-    """What trains the prompt, where only one term of the loss does."""
+    boundary: PromptBoundary | None
+    prompt_note: str = ""
+    """The term of the loss that trains the prompt, if not all of them do."""
 
     def lines(self) -> list[str]:
-        """For a log without colour: |one|token|between|bars|, long ones without their middle."""
-        found = [f"tokens: {self.place}"]
+        """Return lines for a log: |tokens|between|bars|; long runs are shortened in the middle."""
+        lines = [f"tokens: {self.place}"]
         labelled = []
         for name, part in self.parts.items():
             labelled += self._spans(name, part)
         column = max((len(label) for label, _, _ in labelled), default=0)
         for label, items, after in labelled:
-            found += _wrapped(f"  {label:<{column}}  ", items, after)
-        if self.seam is not None:
-            found.append(f"  seam: {self.seam.in_words()}")
-        return found
+            lines += _wrapped(f"  {label:<{column}}  ", items, after)
+        if self.boundary is not None:
+            lines.append(f"  prompt boundary: {self.boundary.line()}")
+        return lines
 
     def as_dict(self) -> dict[str, Any]:
-        """Tokens as [text, id, trained]."""
-        seam = self.seam
+        """Return plain data, each token as [text, id, trained]."""
+        boundary = self.boundary
         return {
             "place": self.place,
             "max_length": self.max_length,
@@ -92,22 +95,24 @@ class RowView:
                 name: {"tokens": [[t.text, t.id, t.trained] for t in part.tokens], "cut": part.cut}
                 for name, part in self.parts.items()
             },
-            "seam": None
-            if seam is None
+            "prompt_boundary": None
+            if boundary is None
             else {
-                "alone": list(seam.alone),
-                "beside": {side: list(tokens) for side, tokens in seam.beside.items()},
+                "alone": list(boundary.alone),
+                "with_completion": {
+                    side: list(tokens) for side, tokens in boundary.with_completion.items()
+                },
             },
         }
 
     def _spans(self, name: str, part: Part) -> list[tuple[str, list[str], str]]:
-        """(label, tokens, what comes after them) of each run of trained or untrained tokens."""
+        """Return (label, tokens, suffix) for each run of trained or untrained tokens."""
         runs = [(on, [t.text for t in run]) for on, run in groupby(part.tokens, _is_trained)]
         spans = []
         for at, (on, texts) in enumerate(runs or [(False, [])]):
-            why = f" {self.prompt_why}" if on and name == "prompt" and self.prompt_why else ""
-            how = f"trained{why}" if on else "not trained"
-            label = f"{name if at == 0 else '':<10} {_count(len(texts))}, {how}:"
+            note = f" {self.prompt_note}" if on and name == "prompt" and self.prompt_note else ""
+            state = f"trained{note}" if on else "not trained"
+            label = f"{name if at == 0 else '':<10} {_count(len(texts))}, {state}:"
             spans.append((label, texts, ""))
         if part.cut:
             label, texts, _ = spans[-1]
@@ -115,7 +120,7 @@ class RowView:
             spans[-1] = (label, texts, after)
         if len(spans) > _MOST_SPANS:
             half = _MOST_SPANS // 2
-            between = f"{'':<10} ({len(spans) - 2 * half} more such parts)"
+            between = f"{'':<10} ({len(spans) - 2 * half} more runs)"
             spans = [*spans[:half], (between, [], ""), *spans[-half:]]
         return spans
 
@@ -127,9 +132,9 @@ def view(
     max_length: int,
     place: str,
 ) -> RowView:
-    """row: a canonical one, without the columns that say where it came from.
+    """Tokenize a canonical row without its columns `_file` and `_row`.
 
-    With assistant_only_loss, the tokenizer is one whose chat template marks assistant turns.
+    For assistant_only_loss, the tokenizer's chat template must mark assistant turns.
     """
     chat = is_chat(row)
     ids = SpecialTokens.of(tokenizer, method, chat=chat).around(tokenize(row, tokenizer))
@@ -138,60 +143,60 @@ def view(
     columns = {name: [value] for name, value in row.items()}
     masks = assistant_masks(columns, tokenizer) if method.assistant_only else None
     marked = masks[0] if masks else None
-    pieces = TokenText(tokenizer)
+    texts = TokenText(tokenizer)
     parts = {}
     if prompt:
         mask = [prompt_trained] * len(prompt)
         if marked is not None:
             mask = [on and bool(m) for on, m in zip(mask, marked, strict=False)]
-        parts["prompt"] = _part(prompt, mask, max_length, pieces)
+        parts["prompt"] = _part(prompt, mask, max_length, texts)
     for side, tokens in sides.items():
         mask = [bool(m) for m in marked[len(prompt) :]] if marked else [True] * len(tokens)
-        name = next((whole for whole in ("messages", "text") if whole in row), side)
-        parts[name] = _part(tokens, mask, max_length - len(prompt), pieces)
+        name = next((column for column in ("messages", "text") if column in row), side)
+        parts[name] = _part(tokens, mask, max_length - len(prompt), texts)
     return RowView(
         place,
         max_length,
         parts,
         prompt_boundary(row, tokenizer),
-        "by the SFT term alone" if method.trainer.sft_term_scope == "text" else "",
+        "by the SFT term only" if method.trainer.sft_term_scope == "text" else "",
     )
 
 
 def prompt_boundary(
     row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
 ) -> PromptBoundary | None:
-    """Where the prompt's last tokens come out differently beside the completion; None where not."""
+    """Compare the prompt's last tokens with and without the completion; None if they are equal."""
     ids = tokenize(row, tokenizer)
-    if not ids["seam"]:
+    if not ids["merged_tokens"]:
         return None
-    pieces = TokenText(tokenizer)
-    alone = prompt_alone(row, tokenizer)[-ids["seam"] :]
-    reach = sum(len(pieces.raw(i)) for i in alone)
+    texts = TokenText(tokenizer)
+    alone = prompt_alone(row, tokenizer)[-ids["merged_tokens"] :]
+    size = sum(len(texts.raw(i)) for i in alone)
     return PromptBoundary(
-        [pieces.text(i) for i in alone],
+        [texts.text(i) for i in alone],
         {
-            side: [pieces.text(i) for i in _covering(tokens, reach, pieces)]
+            side: [texts.text(i) for i in _covering(tokens, size, texts)]
             for side, tokens in sides_of(ids).items()
         },
     )
 
 
-def _covering(tokens: Ids, reach: int, pieces: TokenText) -> Ids:
-    """The first tokens, until they hold as many bytes."""
-    taken: Ids = []
+def _covering(tokens: Ids, size: int, texts: TokenText) -> Ids:
+    """Return the first tokens that have at least `size` bytes."""
+    first: Ids = []
     for token in tokens:
-        if reach <= 0:
+        if size <= 0:
             break
-        taken.append(token)
-        reach -= len(pieces.raw(token))
-    return taken
+        first.append(token)
+        size -= len(texts.raw(token))
+    return first
 
 
-def _part(tokens: Ids, mask: Sequence[bool], room: int, pieces: TokenText) -> Part:
+def _part(tokens: Ids, mask: Sequence[bool], room: int, texts: TokenText) -> Part:
     room = max(room, 0)
-    kept = zip(tokens[:room], mask[:room], strict=True)
-    return Part([Token(pieces.text(i), i, on) for i, on in kept], max(len(tokens) - room, 0))
+    within = zip(tokens[:room], mask[:room], strict=True)
+    return Part([Token(texts.text(i), i, on) for i, on in within], max(len(tokens) - room, 0))
 
 
 def _is_trained(token: Token) -> bool:
@@ -203,11 +208,11 @@ def _count(tokens: int) -> str:
 
 
 def _shortened(texts: Sequence[str]) -> list[str]:
-    """Both ends; the end more of it, as that is where a row goes wrong."""
-    left_out = len(texts) - _FIRST - _LAST
-    if left_out <= 1:
+    """Drop the middle. The end keeps more tokens, as most faults are there."""
+    omitted = len(texts) - _FIRST - _LAST
+    if omitted <= 1:
         return list(texts)
-    return [*texts[:_FIRST], f" ... {left_out} more ... ", *texts[-_LAST:]]
+    return [*texts[:_FIRST], f" ... {omitted} more ... ", *texts[-_LAST:]]
 
 
 def _barred(texts: Sequence[str]) -> str:
@@ -215,7 +220,7 @@ def _barred(texts: Sequence[str]) -> str:
 
 
 def _wrapped(start: str, texts: Sequence[str], after: str) -> list[str]:
-    """Lines of about 100 columns that break between tokens, under their label."""
+    """Wrap tokens at about 100 columns and indent them under their label."""
     if not texts:
         return [f"{start.rstrip()}{after}"]
     lines, line, empty = [], f"{start}|", True

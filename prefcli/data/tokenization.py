@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
-
-from prefcli.methods import Method
 
 Ids = list[int]
 
@@ -17,11 +14,11 @@ SIDES = ("chosen", "rejected", "completion")
 
 
 def tokenize(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """`prompt_ids` and the ids of each completion; whole texts have an empty prompt.
+    """Return `prompt_ids` (empty for texts and conversations) and the ids of each completion.
 
-    Returns the keys of the row's kind: chosen_ids and rejected_ids, or completion_ids. `seam` is
-    the number of prompt tokens that came out differently beside the completion; they count as
-    completion, as trl counts them.
+    The other keys depend on the row's kind: chosen_ids and rejected_ids, or completion_ids.
+    `merged_tokens` is the number of tokens at the end of the prompt that are different once the
+    completion follows; they count as completion, as in trl.
     """
     return tokenize_batch({name: [value] for name, value in row.items()}, tokenizer)[0]
 
@@ -29,14 +26,14 @@ def tokenize(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict
 def tokenize_batch(
     rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
-    """`tokenise` for many rows at once, given by column."""
-    for whole in ("messages", "text"):
-        if whole in rows:
-            ids = _ids([_with_eos(value, tokenizer) for value in rows[whole]], tokenizer)
-            return [{"prompt_ids": [], "completion_ids": each, "seam": 0} for each in ids]
+    """Tokenize rows that are given by column; see `tokenize`."""
+    for column in ("messages", "text"):
+        if column in rows:
+            batch = _ids([_with_eos(value, tokenizer) for value in rows[column]], tokenizer)
+            return [{"prompt_ids": [], "completion_ids": ids, "merged_tokens": 0} for ids in batch]
     prompts = rows["prompt"]
     sides = ("chosen", "rejected") if "chosen" in rows else ("completion",)
-    wholes = {
+    sequences = {
         side: _ids(
             [
                 prompt + _with_eos(completion, tokenizer)
@@ -49,18 +46,18 @@ def tokenize_batch(
     return [
         _divide(prompt, dict(zip(sides, ids, strict=True)))
         for prompt, *ids in zip(
-            _ids(prompts, tokenizer, add_generation_prompt=True), *wholes.values(), strict=True
+            _ids(prompts, tokenizer, add_generation_prompt=True), *sequences.values(), strict=True
         )
     ]
 
 
 def sides_of(ids: Mapping[str, Any]) -> dict[str, Ids]:
-    """The completions of a tokenised row, by column."""
+    """Return the completions of a tokenized row, by column."""
     return {side: ids[f"{side}_ids"] for side in SIDES if f"{side}_ids" in ids}
 
 
 def prompt_alone(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Ids:
-    """The prompt as a model is asked it, with nothing after it; whole texts have none."""
+    """Tokenize the prompt as for generation; empty for texts and conversations."""
     return (
         _ids([row["prompt"]], tokenizer, add_generation_prompt=True)[0] if "prompt" in row else []
     )
@@ -69,9 +66,9 @@ def prompt_alone(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> 
 def assistant_masks(
     rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase
 ) -> list[list[int]] | None:
-    """Which tokens of each row the chat template marks as the assistant's; None for texts.
+    """Return masks over prompt and completion of the assistant's tokens; None for texts.
 
-    rows: by column; each mask is over prompt and completion.
+    The chat template marks these tokens. rows: by column.
     """
     if "messages" in rows:
         chats = rows["messages"]
@@ -86,61 +83,21 @@ def assistant_masks(
 
 
 def is_chat(row: Mapping[str, Any]) -> bool:
-    """Does the row hold messages?"""
+    """Check whether the row holds messages."""
     return "messages" in row or not isinstance(row.get("prompt", ""), str)
 
 
-@dataclass(frozen=True)
-class SpecialTokens:
-    """The marks at both ends of a row: who puts them there, tokenizer, chat template or trl."""
-
-    bos: int | None
-    eos: int
-    prepended: bool
-    """The tokenizer itself puts its BOS before text. Rendered messages get none from it."""
-    by_trl: bool
-    chat: bool
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, method: Method, *, chat: bool) -> SpecialTokens:
-        bos = tokenizer.bos_token_id
-        bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-        prepended = bos is not None and tokenizer("a")["input_ids"][:1] == [bos] != bare[:1]
-        return cls(bos, tokenizer.eos_token_id, prepended, method.trainer.adds_special_tokens, chat)
-
-    def around(self, ids: dict[str, Any]) -> dict[str, Any]:
-        """A tokenised row with what trl's trainer puts around it.
-
-        Where the prompt merges with one side alone, trl's ORPO and CPO count the prompt's last
-        token as prompt beside the other side; here it is completion beside both.
-        """
-        if not self.by_trl:
-            return ids
-        prompt, sides = ids["prompt_ids"], sides_of(ids)
-        if self.bos is not None:
-            # These trainers tokenise without special tokens, and look for a BOS in the text.
-            if self.prepended and not self.chat and prompt[:2] == [self.bos, self.bos]:
-                prompt = prompt[1:]
-            if prompt[:1] != [self.bos]:
-                prompt = [self.bos, *prompt]
-        framed = {
-            f"{side}_ids": tokens if tokens[-1:] == [self.eos] else [*tokens, self.eos]
-            for side, tokens in sides.items()
-        }
-        return {**ids, "prompt_ids": prompt, **framed}
-
-
-def _divide(prompt: Ids, wholes: dict[str, Ids]) -> dict[str, Any]:
-    shared = min(_common_prefix(prompt, ids) for ids in wholes.values())
+def _divide(prompt: Ids, sequences: dict[str, Ids]) -> dict[str, Any]:
+    shared = min(_common_prefix(prompt, ids) for ids in sequences.values())
     return {
         "prompt_ids": prompt[:shared],
-        **{f"{side}_ids": ids[shared:] for side, ids in wholes.items()},
-        "seam": len(prompt) - shared,
+        **{f"{side}_ids": ids[shared:] for side, ids in sequences.items()},
+        "merged_tokens": len(prompt) - shared,
     }
 
 
 def _ids(values: list[Any], tokenizer: PreTrainedTokenizerBase, **chat: Any) -> list[Ids]:
-    """`chat`: options of the chat template, for values that are messages."""
+    """Tokenize texts or conversations. `chat`: options of the chat template."""
     ids: list[Ids]
     if isinstance(values[0], str):
         ids = tokenizer(text=values)["input_ids"]
@@ -151,7 +108,7 @@ def _ids(values: list[Any], tokenizer: PreTrainedTokenizerBase, **chat: Any) -> 
 
 
 def _with_eos(value: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Texts get an end token; messages have theirs from the chat template, or have none."""
+    """Append the EOS token to a text; the end of messages is up to the chat template."""
     eos = tokenizer.eos_token
     return value if isinstance(value, list) or value.endswith(eos) else value + eos
 

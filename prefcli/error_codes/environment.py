@@ -48,6 +48,23 @@ ENVIRONMENT_CODES: tuple[ErrorCode, ...] = (
         "`srun --nodes N --ntasks-per-node 1 prefcli ...`. Outside Slurm set NODE_RANK, "
         "MASTER_ADDR and MASTER_PORT.",
     ),
+    # 008-009: launcher and recipe
+    ErrorCode(
+        "ENV008",
+        "launcher-mismatch",
+        "The launcher started other processes, nodes or another strategy than the recipe says, or "
+        "accelerate replaced the strategy, as it does with sharding on a CPU.",
+        "torchrun --nproc-per-node 2 -m prefcli dpo recipe.yaml with launch: {processes: 4}",
+        "Run `prefcli` without a launcher, so that it starts what the recipe says; or correct or "
+        "remove the launch section.",
+    ),
+    ErrorCode(
+        "ENV009",
+        "several-gpus-one-process",
+        "Several GPUs are visible to a process that no launcher started.",
+        "prefcli dpo recipe.yaml on a machine with 4 GPUs, without a launch section",
+        "Write `launch: {strategy: ddp}` in the recipe, or set CUDA_VISIBLE_DEVICES=0 to use one.",
+    ),
     # 020-039: job files for Slurm
     ErrorCode(
         "ENV020",

@@ -1,7 +1,192 @@
-"""MDL: models, tokenizers, chat templates and adapters."""
+"""MDL: model, adapter, tokenizer and chat template."""
 
 from __future__ import annotations
 
 from prefcli.error_codes.base import ErrorCode
 
-MODEL_CODES: tuple[ErrorCode, ...] = ()
+MODEL_CODES: tuple[ErrorCode, ...] = (
+    ErrorCode(
+        "MDL001",
+        "model-not-found",
+        "The path of a model is not a folder, or the folder has no weights.",
+        "model: {name_or_path: runs/sft/model} before the sft stage has run",
+        "Run the stage that writes the folder, or correct the path. To start from random weights, "
+        "write model.init: random.",
+    ),
+    ErrorCode(
+        "MDL002",
+        "model-load-failed",
+        "The transformers library can't load the config, the weights or the tokenizer. The message "
+        "is its own.",
+        "model: {name_or_path: no-owner/no-model}",
+        "Correct the name or revision; log in with `hf auth login` for a gated or private model.",
+    ),
+    ErrorCode(
+        "MDL003",
+        "model-unreachable",
+        "The hub is unreachable or offline mode is on, and the cache lacks files of the model.",
+        "HF_HUB_OFFLINE=1 prefcli dpo recipe.yaml",
+        "Run `prefcli download RECIPE` on a machine with a network and the same cache folder.",
+    ),
+    ErrorCode(
+        "MDL004",
+        "revision-of-folder",
+        "A local folder has no revisions.",
+        "model: {name_or_path: runs/sft/model, revision: main}",
+        "Remove the revision.",
+    ),
+    ErrorCode(
+        "MDL005",
+        "pickled-weights",
+        "The weights exist only as pickle files. Loading them can run code, so prefcli loads "
+        "safetensors only.",
+        "a model folder with pytorch_model.bin and no .safetensors file",
+        "Convert them with `save_pretrained` of transformers or peft, in an isolated environment.",
+    ),
+    ErrorCode(
+        "MDL006",
+        "adapter-needs-choice",
+        "`name_or_path` is a LoRA adapter, and the recipe does not say what to do with it.",
+        "model: {name_or_path: runs/sft/model} where model/ is an adapter",
+        "Write model.adapter: continue (train it further), stack (train a new adapter on top of "
+        "it) or merge (merge it into its base). The reference is the model with the adapter.",
+    ),
+    ErrorCode(
+        "MDL007",
+        "not-an-adapter",
+        "`model.adapter` is set, but name_or_path is a full model.",
+        "model: {name_or_path: Qwen/Qwen3-0.6B, adapter: continue}",
+        "Remove model.adapter.",
+    ),
+    ErrorCode(
+        "MDL008",
+        "unsupported-adapter",
+        "The adapter is not LoRA, or has a feature that model.adapter can't continue or stack: a "
+        "bias, saved modules, embeddings or the head, DoRA.",
+        "model: {name_or_path: dora-adapter, adapter: stack}",
+        "Write model.adapter: merge, or merge the adapter into its base first.",
+    ),
+    ErrorCode(
+        "MDL009",
+        "adapter-base-missing",
+        "The adapter does not name its base model, or the base model is not at that path.",
+        'adapter_config.json: {"base_model_name_or_path": "/home/me/base"} on another machine',
+        "Restore the base, or correct base_model_name_or_path in adapter_config.json.",
+    ),
+    ErrorCode(
+        "MDL010",
+        "stacked-checkpoint",
+        "The checkpoint is an adapter on another adapter, from a run with model.adapter: stack.",
+        "model: {name_or_path: runs/stacked/checkpoint-100, adapter: continue}",
+        "Start from that run's model/ folder, which has the sum of both adapters; or write "
+        "model.adapter: merge.",
+    ),
+    ErrorCode(
+        "MDL011",
+        "invalid-lora-target",
+        "`lora.target_modules` names a layer that the model does not have, or peft refuses the "
+        "adapter.",
+        "lora: {target_modules: [q_prj]}",
+        "Write layers that the message lists, or all-linear. Adapters on experts need "
+        "lora.dropout: 0.",
+    ),
+    ErrorCode(
+        "MDL012",
+        "no-eos-token",
+        "The tokenizer has no end-of-sequence token, so a trained model would never stop.",
+        'tokenizer_config.json: {"eos_token": null}',
+        "Name one in model.eos_token.",
+    ),
+    ErrorCode(
+        "MDL013",
+        "unknown-eos-token",
+        "`model.eos_token` is not in the vocabulary. A new token would have no trained embedding.",
+        'model: {eos_token: "<|end|>"}',
+        "Name a token of the vocabulary.",
+    ),
+    ErrorCode(
+        "MDL014",
+        "template-file-not-found",
+        "`model.chat_template` is neither a template nor the path of a file.",
+        "model: {chat_template: templates/chatml.jinja}",
+        "Correct the path, which is relative to the working directory, or write the template.",
+    ),
+    ErrorCode(
+        "MDL015",
+        "template-fails",
+        "The chat template fails on a conversation of one user and one assistant message.",
+        "model: {chat_template: '{% for m in messages %}{{ m.text() }}{% endfor %}'}",
+        "Correct the template.",
+    ),
+    ErrorCode(
+        "MDL016",
+        "no-chat-template",
+        "The rows or prompts are messages, but the tokenizer has no chat template.",
+        "a base model with rows of messages",
+        "Name a .jinja file in model.chat_template, or with --chat-template.",
+    ),
+    ErrorCode(
+        "MDL017",
+        "no-generation-markers",
+        "`assistant_only_loss` needs a chat template that marks the assistant's turns.",
+        "sft: {assistant_only_loss: true} with a template without {% generation %}",
+        "Set model.chat_template to a template with {% generation %} and {% endgeneration %} "
+        "around the assistant's turns.",
+    ),
+    ErrorCode(
+        "MDL018",
+        "no-generation-prompt",
+        "A warning: the chat template ignores add_generation_prompt, so the header of an answer is "
+        "trained as part of the answer.",
+        "a template that ends with {% endfor %}",
+        "End the template with {% if add_generation_prompt %}HEADER{% endif %}.",
+    ),
+    ErrorCode(
+        "MDL019",
+        "changed-chat-template",
+        "A warning: model.chat_template renders conversations differently from the template that "
+        "the model was trained with.",
+        "an sft stage with ChatML, then dpo with another template",
+        "Remove model.chat_template, or train the earlier stage with the same template.",
+    ),
+    ErrorCode(
+        "MDL020",
+        "eos-is-not-a-stop-token",
+        "A warning: the tokenizer's EOS token is not among the tokens at which generation stops.",
+        'generation_config.json: {"eos_token_id": 1}, and the tokenizer\'s EOS is 2',
+        "Add the EOS id to eos_token_id in generation_config.json. A full model gets it when it is "
+        "saved; an adapter does not change its base.",
+    ),
+    ErrorCode(
+        "MDL021",
+        "padding-is-a-stop-token",
+        "A warning: the padding token is a stop token, so generation of padded batches may end "
+        "before the first token.",
+        'generation_config.json: {"eos_token_id": [0, 2]}, and the padding token is 0',
+        "Remove the padding token from eos_token_id, or set another pad_token.",
+    ),
+    ErrorCode(
+        "MDL022",
+        "tokenizer-mismatch",
+        "The tokenizer does not belong to the model: it has more tokens than the embedding, or the "
+        "reference has another vocabulary than the policy.",
+        "reference: {name_or_path: OTHER_FAMILY_MODEL}",
+        "Name models with the same tokenizer, and folders whose tokenizer and weights belong "
+        "together.",
+    ),
+    ErrorCode(
+        "MDL023",
+        "max-length-exceeds-context",
+        "`data.max_length` is larger than the context of the model.",
+        "data: {max_length: 8192} with a model of 2048 positions",
+        "Write the context length of the message, or less.",
+    ),
+    ErrorCode(
+        "MDL024",
+        "unpinned-remote-code",
+        "`model.trust_remote_code` would run code that is not pinned to a commit.",
+        "model: {name_or_path: OWNER/NAME, trust_remote_code: true}",
+        "Write model.revision: COMMIT. If the code is in another repository, copy its files next "
+        "to the model and correct auto_map.",
+    ),
+)

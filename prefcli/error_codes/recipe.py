@@ -349,7 +349,7 @@ RECIPE_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "RCP164",
         "rows-not-convertible",
-        "The tool renders these rows with rules of its own, so that prefcli would train on other "
+        "The tool renders these rows with its own rules, so that prefcli would train on other "
         "text.",
         "type: chatml.intel in an axolotl config",
         "Convert the rows to messages, or to prompt, chosen and rejected.",

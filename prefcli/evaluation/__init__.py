@@ -1,1 +1,1 @@
-"""What runs a model without training it: scoring, the SFT gate, sampling."""
+"""Inference without training: log-probabilities, the check-sft gate, generation."""

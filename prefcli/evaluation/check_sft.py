@@ -1,9 +1,8 @@
-"""Is the starting policy fit for preference tuning? Perplexity of the responses it must prefer."""
+"""The check-sft gate: perplexity of the chosen responses under the starting policy."""
 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,11 +11,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.data import Limits, Split, load_split, tokenize
+from prefcli.data.row_sampling import draw_sorted
 from prefcli.errors import DataError
 from prefcli.evaluation.logprobs import Row, Score, score
 from prefcli.methods import Method, RowKind
 from prefcli.model import check_model, detect_device, load_policy, load_tokenizer, to_device
-from prefcli.model.base_model import merged
+from prefcli.model.base_model import with_merged_adapter
 from prefcli.packed_forward.install import FastForward
 from prefcli.recipe import Recipe
 from prefcli.recipe.distributed_env import strategy_here
@@ -27,20 +27,20 @@ _QUANTILES = (0.5, 0.9, 0.99)
 
 @dataclass(frozen=True)
 class SftReport:
-    """Perplexities are per token over all scored tokens; `quantiles` and `worst` are of rows."""
+    """Perplexities of the responses; `quantiles` and `worst` are over rows."""
 
     model: str
     data: str
     rows: int
     tokens: int
     perplexity: float
-    """exp of the mean over all tokens; the gate."""
+    """exp of the mean negative log-prob over all tokens; the gate compares it."""
     row_perplexity: float
-    """exp of the mean over rows of each row's mean: every row counts alike."""
+    """exp of the mean over rows of their means: every row has the same weight."""
     max_perplexity: float
     rejected_perplexity: float | None
-    chosen_likelier: float | None
-    """Share of pairs whose chosen side is likelier per token; None without pairs."""
+    chosen_more_likely: float | None
+    """Share of pairs whose chosen side is more likely per token; None without pairs."""
     quantiles: dict[str, float]
     worst: list[tuple[str, float]]
 
@@ -56,36 +56,36 @@ class SftReport:
             + ", ".join(f"{name} {value:.2f}" for name, value in self.quantiles.items()),
         ]
         if self.rejected_perplexity is not None:
-            lines.append(f"check-sft: perplexity of the rejected {self.rejected_perplexity:.2f}")
-        if self.chosen_likelier is not None:
+            lines.append(f"check-sft: perplexity of rejected {self.rejected_perplexity:.2f}")
+        if self.chosen_more_likely is not None:
             lines.append(
-                f"check-sft: the chosen side is likelier per token in {self.chosen_likelier:.0%} "
-                "of the pairs"
+                f"check-sft: chosen is more likely per token than rejected in "
+                f"{self.chosen_more_likely:.0%} of the pairs"
             )
         lines.append(
             "check-sft: worst rows: "
             + ", ".join(f"{_short(place)} ({value:.1f})" for place, value in self.worst)
         )
         verdict = (
-            "passed: the policy knows this kind of text"
+            "passed: these responses are likely under the policy"
             if self.passed
-            else "FAILED: these responses are foreign to the policy, and preference tuning would "
-            "push on noise; train it on such text first (prefcli sft)"
+            else "FAILED: these responses are unlikely under the policy; train it on such text "
+            "first (prefcli sft)"
         )
         return [*lines, f"check-sft: {verdict}"]
 
     def as_dict(self) -> dict[str, Any]:
-        # JSON has no infinity: a perplexity beyond all bounds is null.
+        # JSON has no infinity: an overflowing perplexity is null.
         finite = {k: None if v == math.inf else v for k, v in asdict(self).items()}
         return {**finite, "passed": self.passed}
 
 
 def check_sft(recipe: Recipe) -> SftReport:
-    """Load the recipe's starting model and its eval rows (or train, without eval), and measure."""
+    """Score the recipe's eval rows (or train, without eval) under its starting model."""
     device = detect_device()
-    # Whatever will be done with an adapter, the policy to measure is the same.
-    recipe = recipe.model_copy(update={"model": merged(recipe.model)})
-    check_model(recipe)
+    # The starting policy does not depend on what model.adapter says.
+    recipe = recipe.model_copy(update={"model": with_merged_adapter(recipe.model)})
+    check_model(recipe.model, recipe.lora)
     tokenizer = load_tokenizer(recipe.model)
     split = load_gate_split(recipe, row_kind(list(recipe.methods.values())), tokenizer)
     dtype = device.dtype(recipe.model, frozen=recipe.trains_adapter)
@@ -94,13 +94,14 @@ def check_sft(recipe: Recipe) -> SftReport:
 
 
 def row_kind(methods: Sequence[Method]) -> RowKind:
-    """Pairs if any method wants them: they tell most."""
+    """Choose the kind of rows for several methods: pairs if any method trains on them."""
     kinds: list[RowKind] = [m.rows for m in methods]
     order: tuple[RowKind, ...] = ("pair", "labelled", "demonstration")
     return next(kind for kind in order if kind in kinds)
 
 
 def load_gate_split(recipe: Recipe, kind: RowKind, tokenizer: PreTrainedTokenizerBase) -> Split:
+    """Load data.eval, or data.train without it."""
     name = "eval" if recipe.data.eval is not None else "train"
     return load_split(
         recipe.data.eval or recipe.data.train,
@@ -117,23 +118,28 @@ def measure_sft(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, split: Split, recipe: Recipe
 ) -> SftReport:
     """Score at most `check_sft.max_rows` rows of the split, drawn with the recipe's seed."""
-    indices = _draw(len(split.rows), recipe.check_sft.max_rows, recipe.seed)
+    indices = draw_sorted(range(len(split.rows)), recipe.check_sft.max_rows, recipe.seed)
     rows = [split.rows[i] for i in indices]
     ids = [tokenize(row, tokenizer) for row in rows]
-    good = "chosen_ids" if "chosen" in split.rows.column_names else "completion_ids"
-    bad = "rejected_ids" if good == "chosen_ids" else good
-    liked = [row.get("label") is not False for row in rows]
-    disliked = [good != bad or row.get("label") is False for row in rows]
-    # Together, since both sides of a pair share a prompt.
-    scores = _score(model, [*_rows(ids, good, liked), *_rows(ids, bad, disliked)], recipe)
+    chosen_key = "chosen_ids" if "chosen" in split.rows.column_names else "completion_ids"
+    rejected_key = "rejected_ids" if chosen_key == "chosen_ids" else chosen_key
+    is_desirable = [row.get("label") is not False for row in rows]
+    is_undesirable = [chosen_key != rejected_key or row.get("label") is False for row in rows]
+    # One call, since both sides of a pair share a prompt.
+    scores = _score(
+        model,
+        [*_rows(ids, chosen_key, is_desirable), *_rows(ids, rejected_key, is_undesirable)],
+        recipe,
+    )
     chosen, rejected = scores[: len(rows)], scores[len(rows) :]
     pairs = [(c, r) for c, r in zip(chosen, rejected, strict=True) if c and r]
     scored = [(c, i) for c, i in zip(chosen, indices, strict=True) if c]
     if not scored:
         raise DataError(
-            "no desirable row is left to measure",
+            "no row has a desirable response",
+            code="TRN001",
             place=split.rows[0]["_file"],
-            hint="check-sft needs responses that the policy should prefer",
+            hint="add rows labelled true",
         )
     by_row = sorted(((_perplexity([c]), i) for c, i in scored), reverse=True)
     return SftReport(
@@ -144,8 +150,8 @@ def measure_sft(
         perplexity=_perplexity([c for c, _ in scored]),
         row_perplexity=math.exp(min(-sum(c.per_token for c, _ in scored) / len(scored), 700)),
         max_perplexity=recipe.check_sft.max_perplexity,
-        rejected_perplexity=_perplexity(kept) if (kept := [r for r in rejected if r]) else None,
-        chosen_likelier=(
+        rejected_perplexity=_perplexity(scores) if (scores := [r for r in rejected if r]) else None,
+        chosen_more_likely=(
             sum(c.per_token > r.per_token for c, r in pairs) / len(pairs) if pairs else None
         ),
         quantiles={
@@ -160,17 +166,11 @@ def _short(place: str) -> str:
     return place.rpartition("/")[2]
 
 
-def _draw(count: int, limit: int, seed: int) -> list[int]:
-    if count <= limit:
-        return list(range(count))
-    return sorted(random.Random(seed).sample(range(count), limit))
-
-
-def _rows(ids: list[dict[str, Any]], side: str, wanted: list[bool]) -> list[Row]:
-    """One for each, with nothing to score where it is not wanted."""
+def _rows(ids: list[dict[str, Any]], side: str, mask: list[bool]) -> list[Row]:
+    """Select a side of each row; masked rows have nothing to score."""
     return [
-        (row["prompt_ids"], row[side] if this else [])
-        for row, this in zip(ids, wanted, strict=True)
+        (row["prompt_ids"], row[side] if is_scored else [])
+        for row, is_scored in zip(ids, mask, strict=True)
     ]
 
 
@@ -186,6 +186,6 @@ def _score(model: PreTrainedModel, rows: list[Row], recipe: Recipe) -> list[Scor
 
 
 def _perplexity(scores: list[Score]) -> float:
-    """exp of the mean negative log-probability per token; infinite where that overflows."""
+    """Return exp of the mean negative log-prob per token; infinite if that overflows."""
     nll = -sum(s.logp for s in scores) / sum(s.tokens for s in scores)
     return math.exp(nll) if nll < 700 else math.inf

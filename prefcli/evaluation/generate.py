@@ -1,4 +1,4 @@
-"""Answers to prompts: what a policy writes, greedily or drawn with a seed."""
+"""Generation: greedy or sampled completions of prompts."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from prefcli.errors import DataError, RecipeError
 from prefcli.formats import RowError
 from prefcli.formats.chat import Message, to_prompt
 from prefcli.model import detect_device, load_policy, load_tokenizer
-from prefcli.model.base_model import merged
+from prefcli.model.base_model import with_merged_adapter
 from prefcli.recipe.sections import Model, Source
 
 Prompt = str | list[Message]
 
 
 class NotANumberError(RecipeError):
-    """The model's scores are not finite, so there is nothing to draw from."""
+    """Logits that are not finite, so that no token can be sampled."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to write: temperature 0 is greedy."""
+    """Generation settings; temperature 0 is greedy."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0
@@ -41,18 +41,21 @@ class Sampling:
     batch_size: int = 32
 
 
-def answers(
+def generate_answers(
     models: Sequence[str], prompts_file: str, chat_template: str | None, options: Sampling
 ) -> list[dict[str, Any]]:
-    """One row a prompt: `prompt`, `shown` (its last words), `completions` by model, and
-    `completion`, the last model's. Raises RecipeError and DataError."""
+    """Generate answers of several models to the same prompts.
+
+    Returns one row per prompt: `prompt`, `shown` (its last message), `completions` by model, and
+    `completion`, the last model's. Raises RecipeError and DataError.
+    """
     prompts = read_prompts(prompts_file)
     columns = {}
     for name in models:
         model, tokenizer = load_for_generation(
             Model(name_or_path=name, chat_template=chat_template)
         )
-        columns[name] = sample(model, tokenizer, prompts, options)
+        columns[name] = generate(model, tokenizer, prompts, options)
     return [
         {
             "prompt": prompt,
@@ -65,11 +68,14 @@ def answers(
 
 
 def read_prompts(path: str) -> list[Prompt]:
-    """The `prompt` column of a data file, as text or messages."""
+    """Read the `prompt` column of a data file, as text or messages."""
     rows = read(Source(path=path), "--prompts")
     if "prompt" not in rows.column_names:
         raise DataError(
-            f"found columns {', '.join(rows.column_names)}; expected prompt", place=path
+            f"found columns {', '.join(rows.column_names)}; expected prompt",
+            code="DAT011",
+            place=path,
+            hint="rename the column of the prompts to prompt",
         )
     prompts = []
     for i in range(len(rows)):
@@ -77,65 +83,68 @@ def read_prompts(path: str) -> list[Prompt]:
             prompts.append(to_prompt(rows.row(i)["prompt"]))
         except RowError as error:
             file, number = rows.place(i)
-            raise DataError(str(error), place=f"{file}: row {number}") from None
+            raise DataError(str(error), code="DAT010", place=f"{file}: row {number}") from None
     return prompts
 
 
 def load_for_generation(options: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A finished run's model/ folder, an adapter with its base, or any hub model."""
+    """Load a run's model/ folder, an adapter with its base, or a hub model."""
     device = detect_device()
     dtype = torch.bfloat16 if device.bfloat16 else torch.float32
-    options = merged(options)
+    options = with_merged_adapter(options)
     model = load_policy(options, dtype, seed=0)
     return model.to(device.kind).eval(), load_tokenizer(options)
 
 
 @torch.no_grad()
-def sample(
+def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     options: Sampling,
     *,
-    ends: Collection[int] | None = None,
+    stop_ids: Collection[int] | None = None,
 ) -> list[str]:
-    """One completion a prompt, in order, without special tokens. Draws from torch's random state.
+    """Generate one completion per prompt, in order, without special tokens.
 
-    ends: ids at which an answer stops; left out, those of the model's generation config.
-    Raises NotANumberError.
+    Seeds torch's random state. Raises NotANumberError.
+
+    stop_ids: ids at which an answer stops; by default those of the model's generation config.
     """
     if any(isinstance(p, list) for p in prompts) and tokenizer.chat_template is None:
         raise RecipeError(
             "the prompts are messages, but the tokenizer has no chat template",
+            code="MDL016",
             hint="pass --chat-template FILE",
         )
     torch.manual_seed(options.seed)
     ids = [prompt_alone({"prompt": prompt}, tokenizer) for prompt in prompts]
-    # By length, so that padding, and with it the draw, depends on the prompts alone.
+    # Sort by length, so that padding, and with it sampling, depends on the prompts only.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     texts = [""] * len(ids)
     for start in range(0, len(order), options.batch_size):
         batch = order[start : start + options.batch_size]
-        written = _write(model, tokenizer, [ids[i] for i in batch], options, ends)
-        for i, text in zip(batch, written, strict=True):
+        completions = _generate_batch(model, tokenizer, [ids[i] for i in batch], options, stop_ids)
+        for i, text in zip(batch, completions, strict=True):
             texts[i] = text
     return texts
 
 
-class _Finite(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
-    """To draw from what is no probability is a crash, on a GPU one that takes the process along."""
+class _CheckFinite(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
+    """Raise before sampling from invalid probabilities, which would end the process on a GPU."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if not bool((scores < torch.inf).all()):  # minus infinity is a token that is ruled out
+        if not bool((scores < torch.inf).all()):  # minus infinity excludes a token
             raise NotANumberError(
-                "the model's scores are not finite",
-                hint="its weights are broken, or its dtype is too narrow for them",
+                "the model's logits are not finite",
+                code="TRN002",
+                hint="check its weights, or load it in a wider dtype",
             )
         return scores
 
 
-class _Interruptible(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
-    """An answer can take longer than a run has left."""
+class _CheckPreemption(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
+    """Interrupt generation after a preemption signal: an answer may take too long."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if preemption.are_deferred() and preemption.received_signal():
@@ -143,31 +152,31 @@ class _Interruptible(LogitsProcessor):  # type: ignore[misc]  # transformers is 
         return scores
 
 
-def _write(
+def _generate_batch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[Ids],
     options: Sampling,
-    ends: Collection[int] | None,
+    stop_ids: Collection[int] | None,
 ) -> list[str]:
     longest = max(map(len, prompts))
     pad = tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-    more: dict[str, Any] = (
+    sampling: dict[str, Any] = (
         {"do_sample": True, "temperature": options.temperature, "top_k": 0, "top_p": 1.0}
         if options.temperature > 0
         else {"do_sample": False}
     )
-    if ends is not None:
-        more["eos_token_id"] = sorted(ends)
+    if stop_ids is not None:
+        sampling["eos_token_id"] = sorted(stop_ids)
     output = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         max_new_tokens=options.max_new_tokens,
         pad_token_id=pad,
-        use_cache=True,  # also where training has it switched off
-        logits_processor=LogitsProcessorList([_Finite(), _Interruptible()]),
-        **more,
+        use_cache=True,  # training disables it
+        logits_processor=LogitsProcessorList([_CheckFinite(), _CheckPreemption()]),
+        **sampling,
     )
     return [tokenizer.decode(row[longest:], skip_special_tokens=True) for row in output.tolist()]

@@ -1,4 +1,4 @@
-"""Log-probabilities of completions: batches by length, and no logits where nothing is scored."""
+"""Log-probs of completions: batches by length, and logits only at scored positions."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from transformers import PreTrainedModel
 from prefcli.model.inference import eval_mode
 from prefcli.packed_forward.install import FastForward
 
-# A batch holds so many padded tokens, and at most so many logits: small enough for a CPU's caches
-# and for the memory left beside a model on a GPU.
+# Padded tokens and logits per batch: small enough for the caches of a CPU, and for the memory next
+# to a model on a GPU.
 _TOKENS = {"cpu": 1024, "cuda": 16384}
 _LOGITS = 2**27
 _ROWS = 64
-"""Of a packed batch: each is compared with each other one."""
+"""Rows of a packed batch; the forward pass compares them pairwise."""
 
 Row = tuple[list[int], list[int]]
-"""Token ids of a prompt and its completion."""
+"""Token ids of a prompt and of its completion."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A completion under a model: `logp` is summed over its `tokens`, in nats."""
+    """The log-prob of a completion, summed over its tokens, in nats."""
 
     logp: float
     tokens: int
@@ -47,88 +47,90 @@ def score(
     tokens_per_batch: int | None = None,
     speed: FastForward | None = None,
 ) -> list[Score | None]:
-    """log p(completion | prompt) of each (prompt ids, completion ids), cut at `max_length`.
+    """Return log p(completion | prompt) of each row, cut at `max_length`, in the order of the rows.
 
-    The first token of a row without a prompt has no context and is not scored. None where nothing
-    is left to score. Results are in the order of the rows. autocast: compute in bfloat16.
-    speed: by its forward, where that is safe; rows of one prompt share it.
+    None for a row without scored tokens. The first token of a row without a prompt has no context
+    and is not scored.
+
+    autocast: compute in bfloat16 on a GPU. speed: use its packed forward pass if it supports the
+    model; rows with the same prompt share it.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     results: list[Score | None] = [None] * len(rows)
     with eval_mode(model), speed.installed(base) if speed is not None else nullcontext():
         fast = speed is not None and speed.reason is None
-        how = _score_packed if fast else _score_batch
-        laid = packed if fast else batches
-        for batch in laid(base, rows, max_length, tokens_per_batch):
-            scores = how(base, [rows[i] for i in batch], max_length, autocast)
+        score_batch = _score_packed if fast else _score_padded
+        make_batches = packed_batches if fast else padded_batches
+        for batch in make_batches(base, rows, max_length, tokens_per_batch):
+            scores = score_batch(base, [rows[i] for i in batch], max_length, autocast)
             for i, result in zip(batch, scores, strict=True):
                 results[i] = result
     return results
 
 
-def batches(
+def padded_batches(
     model: PreTrainedModel,
     rows: Sequence[Row],
     max_length: int,
     tokens_per_batch: int | None = None,
 ) -> list[list[int]]:
-    """Indices of the rows of which something is scored, in batches that fit beside the model."""
+    """Batch the indices of rows with scored tokens, so that a batch fits into memory."""
     if tokens_per_batch is None:
         vocabulary = model.config.get_text_config().vocab_size
-        tokens_per_batch = min(_tokens(model), _LOGITS // vocabulary)
-    order = [i for i, (p, c) in enumerate(rows) if _scored(p, c, max_length)]
-    # Similar prompts side by side keep the scored span of a batch narrow.
+        tokens_per_batch = min(_batch_tokens(model), _LOGITS // vocabulary)
+    order = [i for i, (p, c) in enumerate(rows) if _has_scored_tokens(p, c, max_length)]
+    # Similar prompts in one batch keep its scored span narrow.
     order.sort(key=lambda i: (min(len(rows[i][0]) + len(rows[i][1]), max_length), len(rows[i][0])))
-    found: list[list[int]] = []
+    result: list[list[int]] = []
     batch: list[int] = []
     for i in order:
         length = min(sum(map(len, rows[i])), max_length)
         if batch and length * (len(batch) + 1) > tokens_per_batch:
-            found.append(batch)
+            result.append(batch)
             batch = []
         batch.append(i)
-    return [*found, batch] if batch else found
+    return [*result, batch] if batch else result
 
 
-def packed(
+def packed_batches(
     model: PreTrainedModel,
     rows: Sequence[Row],
     max_length: int,
     tokens_per_batch: int | None = None,
 ) -> list[list[int]]:
-    """The same where rows of one prompt share it and nothing is padded: side by side."""
-    limit = _tokens(model) if tokens_per_batch is None else tokens_per_batch
-    alike: dict[tuple[int, ...], list[int]] = {}
+    """Batch the rows so that rows with the same prompt are together; nothing is padded."""
+    limit = _batch_tokens(model) if tokens_per_batch is None else tokens_per_batch
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
     for i, row in enumerate(rows):
-        if _scored(*row, max_length):
-            alike.setdefault(tuple(row[0]), []).append(i)
-    found: list[list[int]] = [[]]
+        if _has_scored_tokens(*row, max_length):
+            by_prompt.setdefault(tuple(row[0]), []).append(i)
+    result: list[list[int]] = [[]]
     left = limit
-    for shared, members in alike.items():
-        prompt = len(shared)
+    for prompt_ids, members in by_prompt.items():
+        prompt = len(prompt_ids)
         costs = [min(prompt + len(rows[i][1]), max_length) - prompt for i in members]
-        if found[-1] and prompt + sum(costs) > left:
-            found.append([])
+        if result[-1] and prompt + sum(costs) > left:
+            result.append([])
             left = limit
         left -= prompt
         for i, cost in zip(members, costs, strict=True):
-            if len(found[-1]) == _ROWS or (found[-1] and cost > left):
-                found.append([])
+            if len(result[-1]) == _ROWS or (result[-1] and cost > left):
+                result.append([])
                 left = limit - prompt
-            found[-1].append(i)
+            result[-1].append(i)
             left -= cost
-    return [batch for batch in found if batch]
+    return [batch for batch in result if batch]
 
 
-def _tokens(model: PreTrainedModel) -> int:
+def _batch_tokens(model: PreTrainedModel) -> int:
     return _TOKENS.get(model.device.type, 1024)
 
 
-def _scored(prompt: list[int], completion: list[int], max_length: int) -> bool:
+def _has_scored_tokens(prompt: list[int], completion: list[int], max_length: int) -> bool:
     return min(len(prompt) + len(completion), max_length) > max(len(prompt), 1)
 
 
-def _score_batch(
+def _score_padded(
     model: PreTrainedModel, rows: Sequence[Row], max_length: int, autocast: bool
 ) -> list[Score]:
     logits, targets, counts = completion_logits(model, rows, max_length, autocast=autocast)
@@ -146,11 +148,11 @@ def _score_packed(
     with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
         log_probs = model(**batch, fused_lm_head=True).log_probs
     sums = log_probs.double().sum(1).tolist()
-    return [Score(each, count) for each, count in zip(sums, scored.sum(1).tolist(), strict=True)]
+    return [Score(logp, count) for logp, count in zip(sums, scored.sum(1).tolist(), strict=True)]
 
 
 def padded(rows: Sequence[Row], max_length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(rows, length) each, on the CPU: token ids, which of them are there, which are scored."""
+    """Pad rows on the CPU: token ids, attention mask and mask of scored tokens, (rows, length)."""
     sequences = [(p + c)[:max_length] for p, c in rows]
     starts = [max(len(p), 1) for p, _ in rows]
     longest = max(map(len, sequences))
@@ -167,15 +169,17 @@ def padded(rows: Sequence[Row], max_length: int) -> tuple[torch.Tensor, torch.Te
 def completion_logits(
     model: PreTrainedModel, rows: Sequence[Row], max_length: int, *, autocast: bool
 ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """(logits (tokens, vocabulary), the tokens that came, tokens of each row): of all completions,
-    one after the other. Every row must have something to score."""
+    """Return (logits (tokens, vocabulary), their target ids, scored tokens of each row).
+
+    The completions follow one another. Every row must have scored tokens.
+    """
     ids, mask, scored = padded(rows, max_length)
     counts = scored.sum(1).tolist()
     ids, mask, scored = ids.to(model.device), mask.to(model.device), scored.to(model.device)
     # The logits at position t predict token t + 1.
     before = torch.zeros_like(scored)
     before[:, :-1] = scored[:, 1:]
-    # As in training: autocast is what lets flash attention take float32 weights.
+    # As in training: flash attention supports float32 weights only with autocast.
     with (
         _head_only_at(model, before),
         torch.autocast(model.device.type, torch.bfloat16, enabled=autocast),
@@ -188,8 +192,8 @@ def completion_logits(
 def _head_only_at(model: PreTrainedModel, positions: torch.Tensor) -> Iterator[None]:
     """Project only the hidden states at `positions` (rows, length) onto the vocabulary.
 
-    The model's own head and whatever it does to logits (scaling, soft caps) stay in use; the logits
-    come out as (positions, vocabulary).
+    The model's own head, and what it does to logits (scaling, soft caps), stays in use; the logits
+    have shape (positions, vocabulary).
     """
     head = model.get_output_embeddings()
     handle = head.register_forward_pre_hook(lambda module, args: (args[0][positions], *args[1:]))

@@ -1,27 +1,27 @@
-"""Which prompts of the eval rows are answered while a policy is trained."""
+"""The eval prompts whose answers are sampled during training."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.data import Split
+from prefcli.data.row_sampling import spread_order
 from prefcli.data.tokenization import prompt_alone
 from prefcli.evaluation.generate import Prompt
 from prefcli.formats.chat import Message
 from prefcli.recipe.sections import SampleOptions
 
 _SHOWN = 500
-"""Characters of a prompt that are kept beside its answers."""
+"""Characters of a prompt that are saved with its answers."""
 
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """A prompt, and what the data has for an answer."""
+    """A prompt, and the answers in the data."""
 
     place: str
     prompt: Prompt
@@ -31,7 +31,7 @@ class SamplePrompt:
 
     @property
     def shown(self) -> str:
-        """The last words of the prompt."""
+        """The end of the prompt."""
         text = self.prompt if isinstance(self.prompt, str) else self.prompt[-1]["content"]
         return text if len(text) <= _SHOWN else f"... {text[-_SHOWN:].partition(' ')[2]}"
 
@@ -46,73 +46,63 @@ class SamplePrompt:
 
 @dataclass(frozen=True)
 class SamplePrompts:
-    """Distinct prompts from all over the eval rows."""
+    """Distinct prompts, spread over the eval rows."""
 
-    asked: list[SamplePrompt]
+    prompts: list[SamplePrompt]
     max_new_tokens: int
-    """As the recipe has it, or what the longest prompt leaves of the context."""
+    """The recipe's value, or the context that the longest prompt leaves."""
     notes: list[str]
 
 
-def choose(
+def choose_prompts(
     split: Split,
     tokenizer: PreTrainedTokenizerBase,
     options: SampleOptions,
     context: int | None,
 ) -> SamplePrompts:
-    """Short prompts go before those that leave less than max_new_tokens of the context."""
+    """Choose prompts, preferably those that leave max_new_tokens of the context."""
     context = context or 2**31
     seen: set[str] = set()
-    found: list[SamplePrompt] = []
+    fitting: list[SamplePrompt] = []
     tight: list[SamplePrompt] = []
     full = 0
-    for index in _spread(len(split.rows), options.prompts):
-        asked = _asked(split, index, tokenizer, seen)
-        if asked is None:
+    for index in spread_order(len(split.rows), options.prompts):
+        prompt = _sample_prompt(split, index, tokenizer, seen)
+        if prompt is None:
             continue
-        room = context - asked.tokens
+        room = context - prompt.tokens
         full += room < 1
         if room >= options.max_new_tokens:
-            found.append(asked)
+            fitting.append(prompt)
         elif room >= 1:
-            tight.append(asked)
-        if len(found) == options.prompts:
+            tight.append(prompt)
+        if len(fitting) == options.prompts:
             break
-    tight.sort(key=lambda asked: asked.tokens)
-    chosen = found + tight[: options.prompts - len(found)]
-    longest = max((asked.tokens for asked in chosen), default=0)
+    tight.sort(key=lambda prompt: prompt.tokens)
+    chosen = fitting + tight[: options.prompts - len(fitting)]
+    longest = max((prompt.tokens for prompt in chosen), default=0)
     new = min(options.max_new_tokens, context - longest)
     notes = []
     if full:
-        notes.append(f"{full} prompts leave no room for an answer in {context} tokens of context")
+        notes.append(f"{full} prompts fill the context of {context} tokens")
     if new < options.max_new_tokens:
         notes.append(
-            f"answers end at {new} tokens, not {options.max_new_tokens}: the longest of the "
-            f"prompts has {longest}, the context {context}"
+            f"answers have at most {new} tokens, not {options.max_new_tokens}: the longest prompt "
+            f"has {longest}, the context {context}"
         )
     if options.prompts and not chosen:
-        notes.append("data.eval has no prompts to answer, so there are none")
+        notes.append("none, since data.eval has no prompts")
     elif len(chosen) < options.prompts:
-        notes.append(f"data.eval has {len(chosen)} prompts to answer, not {options.prompts}")
+        notes.append(f"{len(chosen)} prompts, not {options.prompts}: data.eval has no more")
     return SamplePrompts(chosen, new, notes)
 
 
-def _spread(rows: int, parts: int) -> Iterator[int]:
-    """All rows: the first of each part of the data, the second of each, and so on."""
-    parts = min(parts, rows)
-    for step in range(math.ceil(rows / parts) if parts else 0):
-        for part in range(parts):
-            index = part * rows // parts + step
-            if index < (part + 1) * rows // parts:
-                yield index
-
-
-def _asked(
+def _sample_prompt(
     split: Split, index: int, tokenizer: PreTrainedTokenizerBase, seen: set[str]
 ) -> SamplePrompt | None:
-    """None for a prompt that was seen, and where there is none."""
+    """Return the prompt of a row; None if it was seen before or is empty."""
     row = split.rows[index]
-    prompt, chosen, rejected = _divided(row)
+    prompt, chosen, rejected = _prompt_and_answers(row)
     if not prompt or repr(prompt) in seen:
         return None
     seen.add(repr(prompt))
@@ -122,14 +112,14 @@ def _asked(
     return SamplePrompt(split.place(index), prompt, len(ids), _text(chosen), _text(rejected))
 
 
-def _divided(row: Mapping[str, Any]) -> tuple[Prompt, Any, Any]:
-    """(prompt, the liked answer, the other) of a row of any kind."""
+def _prompt_and_answers(row: Mapping[str, Any]) -> tuple[Prompt, Any, Any]:
+    """Return (prompt, desirable answer, undesirable answer) of a row of any kind."""
     if "chosen" in row:
         return row["prompt"], row["chosen"], row["rejected"]
     if "completion" in row:
-        liked = row.get("label", True)
+        desirable = row.get("label", True)
         completion = row["completion"]
-        return row["prompt"], completion if liked else None, None if liked else completion
+        return row["prompt"], completion if desirable else None, None if desirable else completion
     messages = row.get("messages") or []
     last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=0)
     return messages[:last], messages[last : last + 1], None

@@ -1,4 +1,4 @@
-"""The shelf of row shapes, most telling first. A new one is a file here and a line here."""
+"""LIGHT: the row formats, most specific first. A new format is a class and a line in `FORMATS`."""
 
 from prefcli.formats.base import Format, Raw, Row, RowError
 from prefcli.formats.demonstrations import Messages, PromptCompletion, Text
@@ -18,7 +18,7 @@ FORMATS: tuple[Format, ...] = (
 
 
 def detect(row: Raw) -> Format | None:
-    """The shape of a source, told by its first row; None where no shape fits."""
+    """Return the format of a source, given its first row; None if no format fits."""
     return next((f for f in FORMATS if f.claims(row)), None)
 
 

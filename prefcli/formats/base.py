@@ -1,4 +1,4 @@
-"""What a row shape is: raw dict in, canonical row out; pure, and torch is never near."""
+"""The interface of a row format: a pure function from a raw row to a canonical row."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ Row = dict[str, Any]
 
 
 class RowError(ValueError):
-    """A row that is not of its shape: what was found and what was expected."""
+    """A row that does not have the format of its source."""
 
-    def __init__(self, found: str, expected: str) -> None:
-        self.found = found
+    def __init__(self, actual: str, expected: str) -> None:
+        self.actual = actual
         self.expected = expected
-        super().__init__(f"found {found}; expected {expected}")
+        super().__init__(f"found {actual}; expected {expected}")
 
 
 class Format(ABC):
-    """One row shape. Canonical rows hold text (str) or messages (list of role and content)."""
+    """One row format. Canonical rows hold text (str) or messages (list of role and content)."""
 
     name: ClassVar[str]
     kind: ClassVar[RowKind]
     columns: ClassVar[str]
-    """The shape in words, for messages to the user."""
+    """The columns as text, for messages to the user."""
 
     @abstractmethod
     def claims(self, row: Raw) -> bool:
-        """Does the first row of a source have this shape? Looks at columns and types only."""
+        """Check whether the first row of a source has this format, by columns and types only."""
 
     @abstractmethod
     def convert(self, row: Raw) -> Row:
-        """The canonical row. Raises RowError where this row is not of the shape."""
+        """Return the canonical row. Raises RowError if the row does not have this format."""
 
 
 def has(row: Raw, *columns: str) -> bool:
-    """All columns are there; a column of nulls counts as there, so that its rows are reported."""
+    """Check that the row has all columns. A null counts, so that such rows are reported."""
     return all(column in row for column in columns)
 
 
 def describe(value: Any) -> str:
-    """A value in few words, for an error about a row."""
+    """Describe a value in a few words, for an error about a row."""
     if value is None:
         return "nothing"
     if isinstance(value, str):
@@ -55,6 +55,6 @@ def describe(value: Any) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, Mapping):
         keys = sorted(map(str, value))
-        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-        return f"an object with keys {', '.join(repr(k[:40]) for k in keys[:5])}{more}"
+        rest = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+        return f"an object with keys {', '.join(repr(k[:40]) for k in keys[:5])}{rest}"
     return f"{type(value).__name__} {value!r}"[:60]

@@ -1,4 +1,4 @@
-"""Messages: role and content, ShareGPT's from and value, and prompts inside conversations."""
+"""Messages (role and content, or ShareGPT's from and value) and prompts inside conversations."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ _UNSUPPORTED = ("tool_calls", "function_call", "images", "image")
 
 
 def is_messages(value: Any) -> bool:
-    """A list of messages, or one message alone, in either spelling."""
+    """Check for a list of messages or a single message, in either spelling."""
     if isinstance(value, Mapping):
         return "role" in value or "from" in value
     return isinstance(value, list) and bool(value) and all(map(is_message, value))
 
 
 def is_message(value: Any) -> bool:
+    """Check for a message in either spelling."""
     return isinstance(value, Mapping) and ("role" in value or "from" in value)
 
 
 def to_messages(value: Any, column: str) -> list[Message]:
-    """`value` as a list of {role, content}; raises RowError naming the column."""
+    """Convert `value` to a list of {role, content}. Raises RowError naming the column."""
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list):
@@ -47,7 +48,9 @@ def _message(value: Any, where: str) -> Message:
         raise RowError(f"{describe(value)} in {where}", "a message with role and content")
     for key in _UNSUPPORTED:
         if value.get(key):
-            raise RowError(f"{key!r} in {where}", "text messages; tools and images are not trained")
+            raise RowError(
+                f"{key!r} in {where}", "text messages (tools and images are not supported)"
+            )
     role = value.get("role", value.get("from"))
     content = value.get("content", value.get("value"))
     if not isinstance(role, str) or role not in _ROLES:
@@ -58,37 +61,37 @@ def _message(value: Any, where: str) -> Message:
 
 
 def split_last_turn(messages: list[Message], column: str) -> tuple[list[Message], list[Message]]:
-    """(everything before the last assistant turn, that turn)."""
+    """Return (the messages before the last assistant turn, that turn)."""
     if not messages or messages[-1]["role"] != "assistant":
         last = messages[-1]["role"] if messages else "no message"
-        raise RowError(f"{column!r} ends with {last}", "an assistant message at the end")
+        raise RowError(f"{column!r} that ends with {last}", "an assistant message at the end")
     return messages[:-1], messages[-1:]
 
 
 def after_prompt(messages: list[Message], prompt: list[Message], column: str) -> list[Message]:
-    """The completion part of `messages`, which may or may not repeat the prompt."""
+    """Return the completion part of `messages`, which may or may not repeat the prompt."""
     rest = messages[len(prompt) :] if messages[: len(prompt)] == prompt else messages
     if not rest:
-        raise RowError(f"{column!r} holds the prompt and nothing after it", "an assistant message")
+        raise RowError(f"{column!r} that ends after the prompt", "an assistant message")
     if rest[0]["role"] != "assistant":
         raise RowError(
-            f"{column!r} starts with a {rest[0]['role']} message that is not the prompt's",
-            "the prompt's own messages followed by the assistant's, or the assistant's alone",
+            f"{column!r} that starts with a {rest[0]['role']} message that is not in the prompt",
+            "the messages of the prompt followed by the assistant's, or only the assistant's",
         )
     split_last_turn(rest, column)
     return rest
 
 
 def check_prompt(prompt: list[Message]) -> list[Message]:
-    """The model must be the next to speak; ORPO's trainer insists on it."""
+    """Check that the assistant writes the next message, which ORPO's trainer requires."""
     if prompt and prompt[-1]["role"] not in ("user", "tool"):
         last = "an assistant" if prompt[-1]["role"] == "assistant" else "a system"
-        raise RowError(f"a prompt that ends with {last} message", "a user message at its end")
+        raise RowError(f"a prompt that ends with {last} message", "a user message at the end")
     return prompt
 
 
 def to_prompt(value: Any) -> str | list[Message]:
-    """A prompt column: text or messages."""
+    """Convert a prompt column: text or messages."""
     if isinstance(value, str):
         return value
     if is_messages(value):
@@ -99,11 +102,11 @@ def to_prompt(value: Any) -> str | list[Message]:
 
 
 def complete(prompt: str | list[Message], value: Any, column: str) -> str | list[Message]:
-    """A completion column that fits `prompt`: text beside text, messages beside messages."""
+    """Convert a completion column to the prompt's type: text for text, messages for messages."""
     if isinstance(prompt, str):
         if isinstance(value, str):
             return value
-        raise RowError(f"{describe(value)} in {column!r} beside a text prompt", "text")
+        raise RowError(f"{describe(value)} in {column!r} with a text prompt", "text")
     if is_messages(value):
         return after_prompt(to_messages(value, column), prompt, column)
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""What SFT trains on: conversations, prompt and completion, or plain text."""
+"""Formats for SFT: conversations, prompt and completion, or plain text."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ class Messages(Format):
         column = "messages" if has(row, "messages") else "conversations"
         messages = to_messages(row[column], column)
         if not any(m["role"] == "assistant" for m in messages):
-            raise RowError(f"{column!r} without an assistant message", "at least one to learn from")
+            raise RowError(
+                f"{column!r} without an assistant message", "at least one assistant message"
+            )
         split_last_turn(messages, column)
         return {"messages": messages}
 
 
 class PromptCompletion(Format):
-    """prompt and completion, as text or messages."""
+    """A prompt and its completion, as text or messages."""
 
     name: ClassVar[str] = "prompt and completion"
     kind: ClassVar[RowKind] = "demonstration"

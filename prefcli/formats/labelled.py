@@ -1,4 +1,4 @@
-"""Single responses with a thumb up or down."""
+"""Single responses labelled good or bad."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prefcli.methods.base import RowKind
 
 
 class Labelled(Format):
-    """prompt, completion and a true/false label."""
+    """A prompt, its completion and a true/false label."""
 
     name: ClassVar[str] = "labelled"
     kind: ClassVar[RowKind] = "labelled"

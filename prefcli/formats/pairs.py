@@ -1,4 +1,4 @@
-"""Preference pairs: prompt, chosen, rejected, and the shapes in which the prompt is implied."""
+"""Preference pairs: prompt, chosen, rejected, and the formats in which the prompt is implied."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
 class Pairs(Format):
-    """prompt, chosen and rejected, as text or messages; either side may repeat the prompt."""
+    """A prompt, chosen and rejected, as text or messages; either side may repeat the prompt."""
 
     name: ClassVar[str] = "pairs"
     kind: ClassVar[RowKind] = "pair"
@@ -41,20 +41,21 @@ class Pairs(Format):
 
     @staticmethod
     def _text_prompt_of_chat(prompt: str, row: Raw) -> list[Message]:
-        """UltraFeedback's shape: the prompt as text, beside conversations that repeat it."""
+        """Convert UltraFeedback's format: a text prompt and conversations that repeat it."""
         before, _ = split_last_turn(to_messages(row["chosen"], "chosen"), "chosen")
         if not before:
             return [{"role": "user", "content": prompt}]
         if before[-1]["content"] != prompt and before[0]["content"] != prompt:
             raise RowError(
-                f"'prompt' {describe(prompt)} that occurs in no message of 'chosen'",
+                f"'prompt' {describe(prompt)} that is not the first or the last user message of "
+                "'chosen'",
                 "the same prompt in both, or no 'prompt' column",
             )
         return check_prompt(before)
 
 
 class ShareGptPairs(Format):
-    """LLaMA-Factory's shape: a conversation, and one answer in chosen and in rejected."""
+    """LLaMA-Factory's format: a conversation, and one answer in chosen and in rejected."""
 
     name: ClassVar[str] = "sharegpt pairs"
     kind: ClassVar[RowKind] = "pair"
@@ -73,11 +74,11 @@ class ShareGptPairs(Format):
 
 
 class ChatPairs(Format):
-    """chosen and rejected are whole conversations that differ in the last assistant turn."""
+    """Two complete conversations that differ in the last assistant turn."""
 
     name: ClassVar[str] = "conversation pairs"
     kind: ClassVar[RowKind] = "pair"
-    columns: ClassVar[str] = "chosen, rejected (whole conversations)"
+    columns: ClassVar[str] = "chosen, rejected (complete conversations)"
 
     def claims(self, row: Raw) -> bool:
         return (
@@ -89,11 +90,13 @@ class ChatPairs(Format):
 
     def convert(self, row: Raw) -> Row:
         prompt, chosen = split_last_turn(to_messages(row["chosen"], "chosen"), "chosen")
-        other, rejected = split_last_turn(to_messages(row["rejected"], "rejected"), "rejected")
-        if prompt != other:
+        prompt_of_rejected, rejected = split_last_turn(
+            to_messages(row["rejected"], "rejected"), "rejected"
+        )
+        if prompt != prompt_of_rejected:
             raise RowError(
                 "conversations that differ before their last turn",
-                "the same messages up to the last assistant turn on both sides",
+                "the same messages up to the last assistant turn in both",
             )
         if not prompt:
             raise RowError("an assistant message without a prompt", "a user message before it")
@@ -101,7 +104,7 @@ class ChatPairs(Format):
 
 
 class HhPairs(Format):
-    """Anthropic's HH text: turns behind Human: and Assistant:, both sides with the same start."""
+    """Anthropic's HH text: turns after Human: and Assistant:, both sides with the same start."""
 
     name: ClassVar[str] = "Human/Assistant text pairs"
     kind: ClassVar[RowKind] = "pair"
@@ -118,11 +121,11 @@ class HhPairs(Format):
 
     def convert(self, row: Raw) -> Row:
         prompt, chosen = self._split(row["chosen"], "chosen")
-        other, rejected = self._split(row["rejected"], "rejected")
-        if prompt != other:
+        prompt_of_rejected, rejected = self._split(row["rejected"], "rejected")
+        if prompt != prompt_of_rejected:
             raise RowError(
                 "texts that differ before their last 'Assistant:'",
-                "the same dialogue up to there on both sides",
+                "the same dialogue up to there in both",
             )
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 

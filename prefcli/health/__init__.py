@@ -5,9 +5,7 @@ A new rule is a file here and a line in `Health`.
 
 from __future__ import annotations
 
-from pydantic import Field
-
-from prefcli.config_base import ConfigBase
+from prefcli.config_base import ConfigBase, section
 from prefcli.health.accuracy import Accuracy
 from prefcli.health.base import LEVEL_NAMES, LEVELS, Advice, HealthRule, Level, upgrade_advice
 from prefcli.health.collapse import Collapse
@@ -31,19 +29,19 @@ class Health(ConfigBase):
     """Rules that check the metrics during training. Each is a section, or its level alone:
     `health: {collapse: warn, gradient: off, displacement: {warn_nats: 1.5}}`."""
 
-    finite: Finite = Field(default_factory=Finite)
-    collapse: Collapse = Field(default_factory=Collapse)
-    displacement: Displacement = Field(default_factory=Displacement)
-    margin: Margin = Field(default_factory=Margin)
-    no_learning: NoLearning = Field(default_factory=NoLearning)
-    accuracy: Accuracy = Field(default_factory=Accuracy)
-    saturation: Saturation = Field(default_factory=Saturation)
-    gradient: Gradient = Field(default_factory=Gradient)
-    length: Length = Field(default_factory=Length)
-    kto_kl: KtoKl = Field(default_factory=KtoKl)
-    orpo_odds: OrpoOdds = Field(default_factory=OrpoOdds)
-    overfitting: Overfitting = Field(default_factory=Overfitting)
-    forgetting: Forgetting = Field(default_factory=Forgetting)
+    finite: Finite = section()
+    collapse: Collapse = section()
+    displacement: Displacement = section()
+    margin: Margin = section()
+    no_learning: NoLearning = section()
+    accuracy: Accuracy = section()
+    saturation: Saturation = section()
+    gradient: Gradient = section()
+    length: Length = section()
+    kto_kl: KtoKl = section()
+    orpo_odds: OrpoOdds = section()
+    overfitting: Overfitting = section()
+    forgetting: Forgetting = section()
 
     @property
     def rules(self) -> list[HealthRule]:

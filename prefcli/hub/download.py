@@ -15,13 +15,13 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-from prefcli.console import amount
 from prefcli.errors import PrefcliError, Problem, RecipeError
 from prefcli.hub.cache import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS, Kind, offline, snapshot
 from prefcli.hub.commits import Repository, base_of
 from prefcli.recipe.paths import is_local
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Source
+from prefcli.text import first_line, format_bytes
 
 _CONFIG_FILES = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja")
 """Configuration and tokenizer, in the root folder."""
@@ -50,7 +50,7 @@ class Downloaded:
     def __str__(self) -> str:
         if self.local:
             return f"{self.path}: {self.name} is local"
-        files = f"{len(self.files)} files, {amount(self.bytes)}"
+        files = f"{len(self.files)} files, {format_bytes(self.bytes)}"
         return f"{self.path}: {self.kind} {self.name}@{self.commit}: {files}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def download_recipes(recipes: Sequence[Recipe]) -> Iterator[Downloaded]:
 def total(downloads: Sequence[Downloaded]) -> str:
     """Describe the number and size of all files, and where they are."""
     files, size = sum(len(d.files) for d in downloads), sum(d.bytes for d in downloads)
-    return f"{files} files, {amount(size)}, in {constants.HF_HUB_CACHE}"
+    return f"{files} files, {format_bytes(size)}, in {constants.HF_HUB_CACHE}"
 
 
 def _tasks(recipe: Recipe) -> Iterator[tuple[object, Callable[[], Iterator[Downloaded]]]]:
@@ -231,9 +231,8 @@ def _problem(error: Exception, repository: Repository) -> Problem:
             code="ENV043",
             hint="correct the name; for a private repository, log in with `hf auth login`",
         )
-    lines = str(error).strip().splitlines() or [type(error).__name__]
     return Problem(
-        f"{start} can't be downloaded: {lines[0].strip()[:300]}",
+        f"{start} can't be downloaded: {first_line(error)}",
         path=path,
         code="ENV041",
         hint=f"check that {constants.ENDPOINT} is reachable, then rerun: finished files are kept",

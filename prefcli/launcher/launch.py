@@ -28,6 +28,7 @@ from prefcli.launcher.rendezvous import Rendezvous, check_srun_tasks, find_rende
 from prefcli.launcher.signal_forwarding import LAUNCHER, SignalForwarder
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Launch, need_deepspeed
+from prefcli.text import first_line
 
 _RENDEZVOUS_TIMEOUT = 900
 """Seconds a node waits for the others of its job."""
@@ -188,7 +189,7 @@ def _describe(launch: Launch, processes: int, rendezvous: Rendezvous | None) -> 
 
 
 def _rendezvous_problem(error: Exception, rendezvous: Rendezvous | None) -> Problem:
-    first = (str(error).splitlines() or [type(error).__name__])[0]
+    first = first_line(error)
     if rendezvous is None:
         return Problem(f"the processes could not be started: {first}", code="ENV004")
     return Problem(

@@ -20,7 +20,7 @@ from prefcli.data.run_datasets import mixed_rows
 from prefcli.memory.optimizer_state_size import BITSANDBYTES, on_device, on_disk
 from prefcli.methods import Method
 from prefcli.model import Device, count_parameters, lora_config
-from prefcli.model.lora import trainable
+from prefcli.model.lora import trainable_config
 from prefcli.model.remote_code import from_config_kwargs
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_compat import LOGPROB_TILE_COLUMNS, modules_moved_by
@@ -106,7 +106,7 @@ def _model(recipe: Recipe, policy: Policy, dtype: torch.dtype) -> Any:
     )
     if recipe.lora is not None:
         return get_peft_model(model, lora_config(recipe.lora))
-    return get_peft_model(model, trainable(policy.adapter)) if policy.adapter else model
+    return get_peft_model(model, trainable_config(policy.adapter)) if policy.adapter else model
 
 
 def to_type(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from prefcli.console import amount
 from prefcli.errors import GateError, Problem, RecipeError
 from prefcli.memory.hardware import Hardware
 from prefcli.memory.prediction import Memory
@@ -14,6 +13,7 @@ from prefcli.methods import Method
 from prefcli.recipe.compatibility import check_combinations
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Lora
+from prefcli.text import format_bytes
 from prefcli.trl_integration.trl_args import accumulate
 
 _WORTH = 0.01
@@ -58,8 +58,8 @@ class Remedy:
     def __str__(self) -> str:
         verdict = ", which fits" if self.fits else ""
         return (
-            f"{self.typed} saves about {amount(self.saved)} ({self.why}): then "
-            f"{amount(self.memory.needed)} needed{verdict}"
+            f"{self.typed} saves about {format_bytes(self.saved)} ({self.why}): then "
+            f"{format_bytes(self.memory.needed)} needed{verdict}"
         )
 
 
@@ -212,8 +212,8 @@ def refuse(memory: Memory, target: Hardware, cure: Sequence[Remedy]) -> None:
     assert target.gpu_memory is not None
     raise GateError(
         Problem(
-            f"a step needs {amount(memory.needed)} on each GPU, and there are "
-            f"{amount(target.gpu_memory)}",
+            f"a step needs {format_bytes(memory.needed)} on each GPU, and there are "
+            f"{format_bytes(target.gpu_memory)}",
             hint=f"this fits: {' '.join(remedy.typed for remedy in cure)}"
             if cure
             else "no change that is known here makes it fit; take more GPUs, or larger ones "

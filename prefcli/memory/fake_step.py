@@ -36,7 +36,7 @@ from prefcli.memory.optimizer_state_size import BITSANDBYTES, on_device
 from prefcli.memory.profiler import Peak, Tracker
 from prefcli.methods import Method
 from prefcli.model import Device, lora_config
-from prefcli.model.lora import train_in_float32, trainable
+from prefcli.model.lora import train_in_float32, trainable_config
 from prefcli.model.remote_code import from_config_kwargs
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
@@ -179,7 +179,7 @@ def _policy(recipe: Recipe, known: Architectures, machine: Device) -> Any:
     if recipe.model.adapter != "continue":
         return model
     assert known.adapter is not None
-    return get_peft_model(model, trainable(known.adapter))
+    return get_peft_model(model, trainable_config(known.adapter))
 
 
 def _reference(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from prefcli.console import amount
 from prefcli.memory.activations import Policy, estimate_activation_memory
 from prefcli.methods import Method
 from prefcli.model import Device
 from prefcli.recipe.compatibility import Strategy
 from prefcli.recipe.schema import Recipe
+from prefcli.text import first_line, format_bytes
 
 _SHARE = {"cuda": 0.85, "cpu": 0.5}
 """Of the memory there is, that a step may take: the figure is an estimate, and a run that stops for
@@ -60,13 +60,13 @@ def choose(
         )
     # A model may do what tensors without memory can't follow; that says nothing about the recipe.
     except Exception as error:
-        why = str(error).strip().partition("\n")[0]
+        why = first_line(error)
         return Choice(True, f"as what it would save can't be told beforehand ({why})")
     limit = _SHARE[machine.kind] * memory
-    said = f"{amount(needed)} of {amount(memory)} predicted without it"
+    said = f"{format_bytes(needed)} of {format_bytes(memory)} predicted without it"
     if needed <= limit:
         return Choice(False, said)
-    return Choice(True, f"{said}, and {amount(limit)} are the most that auto takes")
+    return Choice(True, f"{said}, and {format_bytes(limit)} are the most that auto takes")
 
 
 def memory_here(machine: Device) -> int:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prefcli.console import amount
 from prefcli.memory.fake_step import Architectures, StepPeaks, fake_run
 from prefcli.memory.hardware import Hardware
 from prefcli.memory.profiler import KINDS
 from prefcli.memory.sharding import Sizes, sharded
 from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
+from prefcli.text import format_bytes
 
 _CONTEXT = 2**30
 """The driver's context and the libraries' workspaces, which torch does not count."""
@@ -44,9 +44,11 @@ class Memory:
         return target.gpu_memory is None or self.needed <= target.gpu_memory
 
     def lines(self, target: Hardware) -> list[str]:
-        parts = " + ".join(f"{name} {amount(size)}" for name, size in self.parts.items() if size)
+        parts = " + ".join(
+            f"{name} {format_bytes(size)}" for name, size in self.parts.items() if size
+        )
         lines = [
-            f"memory: {amount(self.allocated)} at the peak, in {self.phase}, on {target}: "
+            f"memory: {format_bytes(self.allocated)} at the peak, in {self.phase}, on {target}: "
             f"{self.batch} rows of {self.length} tokens at once",
             f"memory: {parts}",
         ]
@@ -54,11 +56,13 @@ class Memory:
         if target.gpu_memory is not None:
             spare = target.gpu_memory - self.needed
             verdict = (
-                f": {amount(spare)} to spare" if spare >= 0 else f": {amount(-spare)} too much"
+                f": {format_bytes(spare)} to spare"
+                if spare >= 0
+                else f": {format_bytes(-spare)} too much"
             )
         lines.append(
-            f"memory: {amount(self.needed)} needed, with the driver's share and the allocator's "
-            f"gaps{verdict}"
+            f"memory: {format_bytes(self.needed)} needed, with the driver's share and the "
+            f"allocator's gaps{verdict}"
         )
         return lines
 

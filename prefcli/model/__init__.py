@@ -6,11 +6,11 @@ import os
 
 from prefcli.cuda_allocator import use_expandable_segments
 
-# At its import, which peft does unasked, it tells what a detect_device without a GPU lacks.
+# peft imports it, and its import warns on machines without a GPU.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-# That ORPO and SimPO may move is our matter: see the pin of trl.
+# trl warns that ORPO and CPO are experimental; trl is pinned.
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-# For who calls prefcli as a library: the command line has done so earlier.
+# For callers of prefcli as a library; the command line has called it before.
 use_expandable_segments()
 
 from prefcli.model.base_model import (

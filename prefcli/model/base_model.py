@@ -1,4 +1,4 @@
-"""What a run starts from: a model, or a base with a LoRA adapter on it."""
+"""The model that name_or_path names: a base model, or a base model with a LoRA adapter."""
 
 from __future__ import annotations
 
@@ -17,134 +17,141 @@ from transformers.utils import find_adapter_config_file
 from prefcli.errors import Problem, RecipeError
 from prefcli.hub.cache import ADAPTER_WEIGHTS
 from prefcli.model.loading import load_config, load_model, loading, missing_folder
-from prefcli.recipe.schema import Recipe
-from prefcli.recipe.sections import Model, Reference
+from prefcli.recipe.sections import Lora, Model, Reference
 
-_CHOICES = (
-    "say what to do with it, in model.adapter: continue (train this adapter on), stack (a new one "
-    "over it, from the lora section) or merge (into its base, trained in full); the reference is "
-    "the policy with this adapter in each case"
+_ADAPTER_CHOICES = (
+    "write model.adapter: continue (train this adapter further), stack (train a new adapter on top "
+    "of it, from the lora section) or merge (merge it into its base, which is trained in full); in "
+    "each case, the reference is the model with this adapter"
 )
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """`base` names what the adapter lies on, if there is one, and else the weights themselves."""
+    """The weights under a name_or_path, and the adapter on them if there is one."""
 
     base: Model
     adapter: LoraConfig | None = None
 
 
 def is_adapter(name: str, revision: str | None = None) -> bool:
-    """Is this folder, or this hub repository, a LoRA adapter?"""
+    """Check whether a folder or hub repository is an adapter."""
     path = Path(name).expanduser()
     if path.is_dir():
         return (path / "adapter_config.json").is_file()
-    return _hub_adapter(name, revision)
+    return _is_hub_adapter(name, revision)
 
 
 @lru_cache
-def _hub_adapter(name: str, revision: str | None) -> bool:
+def _is_hub_adapter(name: str, revision: str | None) -> bool:
     try:
         return find_adapter_config_file(name, revision=revision) is not None
     except (OSError, ValueError):
-        return False  # not there at all: whoever loads it says so
+        return False  # not found; loading it reports that
 
 
 def resolve_model(options: Model, *, where: str = "model") -> ModelSource:
-    """Raises RecipeError where it is a guess what the policy, and so the reference, would be.
+    """Find the base model and the adapter. Raises RecipeError if model.adapter is ambiguous.
 
     where: the section of the recipe that names the model.
     """
     path = f"{where}.name_or_path"
-    if not is_adapter(options.name_or_path, options.revision):
+    name = options.name_or_path
+    if not is_adapter(name, options.revision):
         if options.adapter is not None:
             with loading(options, "adapter", where):
-                pass  # not there at all?
+                pass  # reports a missing folder first
             raise RecipeError(
                 Problem(
-                    f"{options.name_or_path} holds no adapter to {options.adapter}",
+                    f"{name} is not an adapter, so there is none to {options.adapter}",
                     path="model.adapter",
-                    hint="leave it out",
+                    hint="remove model.adapter",
+                    code="MDL007",
                 )
             )
         return ModelSource(options)
     if options.adapter is None:
         raise RecipeError(
             Problem(
-                f"{options.name_or_path} holds a LoRA adapter, not a model",
+                f"{name} is a LoRA adapter, not a full model",
                 path=path,
-                hint=_CHOICES,
+                hint=_ADAPTER_CHOICES,
+                code="MDL006",
             )
         )
     with loading(options, "adapter", where):
-        config = PeftConfig.from_pretrained(options.name_or_path, revision=options.revision)
+        config = PeftConfig.from_pretrained(name, revision=options.revision)
     if not isinstance(config, LoraConfig):
         raise RecipeError(
             Problem(
-                f"{options.name_or_path} holds an adapter of type {config.peft_type}",
+                f"{name} is an adapter of type {config.peft_type}; only LoRA is supported",
                 path=path,
-                hint="only LoRA adapters are trained on; merge this one into its base first",
+                hint="merge it into its base model first",
+                code="MDL008",
             )
         )
-    _safe_weights(options, where)
+    _require_safetensors(options, where)
     base = config.base_model_name_or_path
     if not base:
         raise RecipeError(
             Problem(
-                f"the adapter in {options.name_or_path} does not name its base",
+                f"the adapter in {name} does not name its base model",
                 path=path,
                 hint="write base_model_name_or_path into its adapter_config.json",
+                code="MDL009",
             )
         )
     if missing_folder(base):
         raise RecipeError(
             Problem(
-                f"the adapter in {options.name_or_path} lies on {base}, which is not there",
+                f"the adapter in {name} has the base model {base}, which does not exist",
                 path=path,
-                hint="put it back, or correct base_model_name_or_path in the adapter_config.json",
+                hint="restore that folder, or correct base_model_name_or_path in the "
+                "adapter_config.json",
+                code="MDL009",
             )
         )
-    under = "merge" if is_adapter(base, config.revision) else None
-    if under and options.adapter != "merge":
+    base_adapter = "merge" if is_adapter(base, config.revision) else None
+    if base_adapter and options.adapter != "merge":
         raise RecipeError(
             Problem(
-                f"{options.name_or_path} is a checkpoint of a run that was stacked on an adapter, "
-                f"in {base}",
+                f"{name} is a checkpoint of a run with model.adapter: stack, on the adapter {base}",
                 path=path,
-                hint="start from that run's model/, which is the sum of both; or write merge",
+                hint="start from that run's model/ folder, which has the sum of both adapters; or "
+                "write model.adapter: merge",
+                code="MDL010",
             )
         )
     return ModelSource(
         options.model_copy(
-            update={"name_or_path": base, "revision": config.revision, "adapter": under}
+            update={"name_or_path": base, "revision": config.revision, "adapter": base_adapter}
         ),
         config,
     )
 
 
-def _safe_weights(options: Model, where: str) -> None:
-    """peft would fall back to pickled ones."""
+def _require_safetensors(options: Model, where: str) -> None:
+    """Refuse an adapter with pickled weights, which peft would load."""
     name = options.name_or_path
     folder = Path(name).expanduser()
-    there = (folder / ADAPTER_WEIGHTS).is_file()
+    exists = (folder / ADAPTER_WEIGHTS).is_file()
     if not folder.is_dir():
         with loading(options, "adapter", where):
-            there = _on_hub(name, ADAPTER_WEIGHTS, options.revision)
-    if not there:
+            exists = _download(name, ADAPTER_WEIGHTS, options.revision)
+    if not exists:
         raise RecipeError(
             Problem(
-                f"{name} holds no {ADAPTER_WEIGHTS}; pickled weights can run code, and are not "
-                "read",
+                f"{name} has no {ADAPTER_WEIGHTS}; pickled weights can run code and are not loaded",
                 path=f"{where}.name_or_path",
-                hint="convert them with peft's save_pretrained, on a machine you can spare",
+                hint="convert them with peft's save_pretrained in an isolated environment",
+                code="MDL005",
             )
         )
 
 
 @lru_cache
-def _on_hub(name: str, file: str, revision: str | None) -> bool:
-    """Brought into the cache if it is. Raises OSError where nobody can tell."""
+def _download(name: str, file: str, revision: str | None) -> bool:
+    """Download a file and return whether the repository has it. Raises OSError without access."""
     try:
         hf_hub_download(name, file, revision=revision)
     except LocalEntryNotFoundError as error:
@@ -154,19 +161,18 @@ def _on_hub(name: str, file: str, revision: str | None) -> bool:
     return True
 
 
-def check_model(recipe: Recipe) -> ModelSource:
-    """`start_of` the recipe's model, once its adapter is known to suit what is done with it.
+def check_model(options: Model, lora: Lora | None) -> ModelSource:
+    """Resolve the model and check that model.adapter supports the adapter's features.
 
-    One that holds more than pairs of matrices on inner layers does not suit every use.
+    Adapters with more than pairs of matrices on inner layers can't be continued or stacked.
     """
-    options, above = recipe.model, recipe.lora
-    start = resolve_model(options)
-    config = start.adapter
+    source = resolve_model(options)
+    config = source.adapter
     if config is None or options.adapter == "merge":
-        return start
+        return source
     with loading(options, "adapter"):
         weights = load_peft_weights(options.name_or_path, device="cpu", revision=options.revision)
-    odd = sorted({key for key in weights if ".lm_head.lora_" in key or "lora_embedding" in key})
+    tensors = sorted({key for key in weights if ".lm_head.lora_" in key or "lora_embedding" in key})
     settings = {
         "bias": config.bias != "none",
         "lora_bias": config.lora_bias,
@@ -174,42 +180,43 @@ def check_model(recipe: Recipe) -> ModelSource:
     }
     if options.adapter == "stack":
         settings |= {
-            "use_dora": config.use_dora or (above is not None and above.use_dora),
+            "use_dora": config.use_dora or (lora is not None and lora.use_dora),
             "modules_to_save": bool(config.modules_to_save),
             "trainable_token_indices": bool(config.trainable_token_indices),
         }
         matrices = (".lora_A.weight", ".lora_B.weight")
-        odd += [k for k, w in weights.items() if not k.endswith(matrices) or w.dim() != 2]
-    found = [name for name, there in settings.items() if there] or odd[:1]
-    if found:
+        tensors += [k for k, w in weights.items() if not k.endswith(matrices) or w.dim() != 2]
+    unsupported = [name for name, is_set in settings.items() if is_set] or tensors[:1]
+    if unsupported:
         raise RecipeError(
             Problem(
-                f"{options.adapter} can't take an adapter with {', '.join(found)}",
+                f"{options.adapter} does not support an adapter with {', '.join(unsupported)}",
                 path="model.adapter",
-                hint="write merge, or merge it into its base beforehand",
+                hint="write model.adapter: merge, or merge the adapter into its base first",
+                code="MDL008",
             )
         )
-    return start
+    return source
 
 
 def load_base_config(options: Model, *, where: str = "model") -> PretrainedConfig:
-    """The architecture at the bottom, under any adapters. Raises RecipeError."""
-    start = resolve_model(options, where=where)
-    if start.adapter is None:
+    """Load the config of the base model under any adapters. Raises RecipeError."""
+    source = resolve_model(options, where=where)
+    if source.adapter is None:
         return load_config(options, where)
-    return load_base_config(start.base, where=where)
+    return load_base_config(source.base, where=where)
 
 
 def load_policy(
     options: Model, dtype: torch.dtype, seed: int, *, where: str = "model"
 ) -> PreTrainedModel | PeftModel:
-    """The starting policy on the CPU: plain weights, or a PeftModel whose adapter is trained on."""
-    start = resolve_model(options, where=where)
-    if start.adapter is None:
+    """Load the starting policy on the CPU: a full model, or a PeftModel that continues."""
+    source = resolve_model(options, where=where)
+    if source.adapter is None:
         return load_model(options, dtype, seed, where)
-    # Rounded once, after the sum; an adapter's small numbers would not survive more.
-    whole = torch.float32 if options.adapter != "continue" else dtype
-    base = load_policy(start.base, whole, seed, where=where)
+    # Sum in float32 and round once: an adapter's small values would be lost.
+    base_dtype = torch.float32 if options.adapter != "continue" else dtype
+    base = load_policy(source.base, base_dtype, seed, where=where)
     with loading(options, "adapter", where):
         policy = PeftModel.from_pretrained(
             base,
@@ -219,21 +226,21 @@ def load_policy(
         )
     if options.adapter == "continue":
         return policy
-    merged = policy.merge_and_unload().to(dtype)
-    merged.config.dtype = dtype
-    # The adapter had frozen them.
-    return merged.requires_grad_(True)
+    model = policy.merge_and_unload().to(dtype)
+    model.config.dtype = dtype
+    # The adapter has frozen the weights.
+    return model.requires_grad_(True)
 
 
-def merged(options: Model) -> Model:
-    """For use as it is: an adapter that nothing is decided of goes into its base, whole weights."""
+def with_merged_adapter(options: Model) -> Model:
+    """Return the section for inference: an adapter without model.adapter is merged."""
     if options.adapter is not None or not is_adapter(options.name_or_path, options.revision):
         return options
     return options.model_copy(update={"adapter": "merge", "quantization": None})
 
 
 def reference_model(reference: Reference, policy: Model) -> Model | None:
-    """The named reference as a model section, its adapter merged; None for the starting policy."""
+    """Return the named reference as a model section; None for the starting policy."""
     if reference.name_or_path is None:
         return None
     named = {
@@ -242,4 +249,4 @@ def reference_model(reference: Reference, policy: Model) -> Model | None:
         "adapter": None,
         "init": "pretrained",
     }
-    return merged(policy.model_copy(update=named))
+    return with_merged_adapter(policy.model_copy(update=named))

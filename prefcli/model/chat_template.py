@@ -1,4 +1,4 @@
-"""What is odd about a chat template, seen from what it writes for a few short conversations."""
+"""Warnings about a chat template, from what it renders for a few short conversations."""
 
 from __future__ import annotations
 
@@ -15,76 +15,83 @@ _CONVERSATIONS = (
     [*_TURN, *_TURN],
     [{"role": "system", "content": "a rule"}, *_TURN],
 )
-_WINDOW = 40
-"""Characters shown of each, where two templates part."""
+_EXCERPT = 40
+"""Characters shown of each of two templates at their first difference."""
 
 
 def chat_template_warnings(
     tokenizer: PreTrainedTokenizerBase,
-    before: PreTrainedTokenizerBase | None = None,
+    saved: PreTrainedTokenizerBase | None = None,
     *,
     conversational: bool,
     stage: str | None = None,
 ) -> list[Problem]:
-    """For a warning each. That messages need a template at all is said where they are read.
+    """Check the generation prompt, and compare the template with the model's own.
 
-    before: the tokenizer as it lies in the model's folder, where the recipe names a template.
-    stage: the method that trained that model, where its run folder tells.
+    saved: the tokenizer of the model's folder, if the recipe names another template.
+    stage: the method that trained that model, if its run folder says so.
     """
     if not conversational or not tokenizer.chat_template:
         return []
-    return [*_generation_prompt(tokenizer), *_another(tokenizer, before, stage)]
+    return [*_missing_generation_prompt(tokenizer), *_changed_template(tokenizer, saved, stage)]
 
 
-def _generation_prompt(tokenizer: PreTrainedTokenizerBase) -> list[Problem]:
-    whole = _render(tokenizer, _TURN)
-    asked, plain = (_render(tokenizer, _TURN[:1], add_generation_prompt=on) for on in (True, False))
-    if whole is None or plain is None or asked != plain or not whole.startswith(plain):
+def _missing_generation_prompt(tokenizer: PreTrainedTokenizerBase) -> list[Problem]:
+    answered = _render(tokenizer, _TURN)
+    prompt, question = (
+        _render(tokenizer, _TURN[:1], add_generation_prompt=on) for on in (True, False)
+    )
+    if answered is None or question is None:
         return []
-    header, found, _ = whole[len(plain) :].partition(_ANSWER)
-    if not found or not header.strip():
+    if prompt != question or not answered.startswith(question):
+        return []
+    header, answer, _ = answered[len(question) :].partition(_ANSWER)
+    if not answer or not header.strip():
         return []
     return [
         Problem(
             f"the chat template has no generation prompt: {header!r} before an answer is trained "
-            "as part of it, and the model has to write it itself",
+            "as part of the answer, and the model has to generate it",
             path="model.chat_template",
-            hint="let the template end with "
+            hint="end the template with "
             f"{{% if add_generation_prompt %}}{{{{ {header!r} }}}}{{% endif %}}",
+            code="MDL018",
         )
     ]
 
 
-def _another(
-    tokenizer: PreTrainedTokenizerBase, before: PreTrainedTokenizerBase | None, stage: str | None
+def _changed_template(
+    tokenizer: PreTrainedTokenizerBase, saved: PreTrainedTokenizerBase | None, stage: str | None
 ) -> list[Problem]:
-    """Templates that only look different (comments, generation marks) write the same."""
-    if before is None:
+    """Compare what two templates render; comments and generation markers may differ."""
+    if saved is None:
         return []
-    by = f"the {stage} stage" if stage else "the model"
-    if not before.chat_template:
+    origin = f"the {stage} stage" if stage else "the model"
+    if not saved.chat_template:
         if stage is None:
-            return []  # a base model learns its first template now
+            return []  # a base model gets its first template
         return [
             Problem(
-                f"{by} had no chat template, so the model was trained on text; this template is "
-                "new to it",
+                f"{origin} had no chat template, so the model was trained on text without this "
+                "template",
                 path="model.chat_template",
-                hint="train the stage before with the same template first",
+                hint=f"train {origin} with the same template first",
+                code="MDL019",
             )
         ]
     for conversation in _CONVERSATIONS:
-        for messages, asked in ((conversation, False), (conversation[:-1], True)):
-            ours, theirs = (
-                _render(each, messages, add_generation_prompt=asked) for each in (tokenizer, before)
+        for messages, generate in ((conversation, False), (conversation[:-1], True)):
+            rendered, saved_rendered = (
+                _render(t, messages, add_generation_prompt=generate) for t in (tokenizer, saved)
             )
-            if ours != theirs:
+            if rendered != saved_rendered:
                 return [
                     Problem(
-                        f"this template writes {_window(ours, theirs)}, where that of {by} writes "
-                        f"{_window(theirs, ours)}",
+                        f"this template renders {_excerpt(rendered, saved_rendered)}, but the "
+                        f"template of {origin} renders {_excerpt(saved_rendered, rendered)}",
                         path="model.chat_template",
-                        hint="leave it out, to go on with the template that the model knows",
+                        hint="remove model.chat_template to continue with the model's own template",
+                        code="MDL019",
                     )
                 ]
     return []
@@ -93,7 +100,7 @@ def _another(
 def _render(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **chat: Any
 ) -> str | None:
-    """None where the template refuses; a template is a program of the user's, and may raise all."""
+    """Render messages. None if the template fails: it is a program and may raise any exception."""
     try:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False, **chat)
     except Exception:
@@ -101,13 +108,13 @@ def _render(
     return text
 
 
-def _window(text: str | None, other: str | None) -> str:
-    """The place in `text` where it parts from the other."""
+def _excerpt(text: str | None, other: str | None) -> str:
+    """Show `text` around its first difference from the other."""
     if text is None:
-        return "nothing (it refuses a system turn, or two turns)"
-    apart = next(
+        return "nothing (it fails on a system turn or on two turns)"
+    difference = next(
         (i for i, (a, b) in enumerate(zip(text, other or "", strict=False)) if a != b),
         min(len(text), len(other or "")),
     )
-    start = max(0, apart - _WINDOW // 2)
-    return repr(text[start : start + _WINDOW])
+    start = max(0, difference - _EXCERPT // 2)
+    return repr(text[start : start + _EXCERPT])

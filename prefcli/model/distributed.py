@@ -1,4 +1,4 @@
-"""How a model is spread over processes: what was asked for, and what there is."""
+"""The distributed strategy: what the recipe says, and what launcher and accelerate started."""
 
 from __future__ import annotations
 
@@ -12,51 +12,53 @@ from prefcli.recipe.sections import Launch, need_deepspeed
 
 
 def check_launch_section(launch: Launch | None) -> None:
-    """A launcher that does otherwise than the recipe says. Raises RecipeError."""
-    here = strategy_here()
-    if here in ("zero2", "zero3"):
+    """Compare the launch section with what the launcher started. Raises RecipeError."""
+    started = strategy_here()
+    if started in ("zero2", "zero3"):
         need_deepspeed()
     if launch is None:
         return
-    machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
-    asked: list[tuple[str, Any, Any]] = [
-        ("strategy", launch.strategy, "ddp" if here == "single" else here),
+    settings: list[tuple[str, Any, Any]] = [
+        ("strategy", launch.strategy, "ddp" if started == "single" else started),
         ("processes", launch.processes or processes, processes),
-        ("nodes", launch.nodes, machines),
+        ("nodes", launch.nodes, nodes),
     ]
-    wrong = [(name, wanted, got) for name, wanted, got in asked if wanted != got]
+    wrong = [setting for setting in settings if setting[1] != setting[2]]
     if wrong:
         raise RecipeError(
             [
                 Problem(
-                    f"the recipe says {wanted}, and the launcher has started {got}",
+                    f"the recipe says {expected}, but the launcher started {actual}",
                     path=f"launch.{name}",
-                    hint="start `prefcli` without a launcher, and it starts what the recipe says; "
-                    "or write what the launcher does, or no launch section",
+                    hint="run `prefcli` without a launcher, so that it starts what the recipe "
+                    "says; or correct or remove the launch section",
+                    code="ENV008",
                 )
-                for name, wanted, got in wrong
+                for name, expected, actual in wrong
             ]
         )
 
 
 def check_launch_strategy(launch: Launch | None, accelerator: Any) -> None:
-    """On a machine without GPUs, say, accelerate takes FSDP for DDP without a word."""
-    asked, got = strategy_here(), strategy_of(accelerator)
-    if {asked, got} <= {"single", "ddp"} or asked == got:
+    """Check that accelerate did not replace the strategy, as it does with FSDP on a CPU."""
+    expected, actual = strategy_here(), strategy_of(accelerator)
+    if {expected, actual} <= {"single", "ddp"} or expected == actual:
         return
     raise RecipeError(
         Problem(
-            f"{asked} was asked for, and accelerate made it {got} "
+            f"the launcher requested {expected}, but accelerate uses {actual} "
             f"({accelerator.distributed_type.value} on {accelerator.device.type})",
             path="launch.strategy" if launch is not None else None,
-            hint="sharding needs GPUs that are visible to every process; without them, take ddp",
+            hint="make a GPU visible to every process, or use ddp",
+            code="ENV008",
         )
     )
 
 
 def strategy_of(accelerator: Any) -> Strategy:
-    """Of an Accelerator, whatever it was asked for."""
+    """Return the strategy that an Accelerator uses."""
     kind = accelerator.distributed_type.value
     if kind == "DEEPSPEED":
         return "zero3" if accelerator.state.deepspeed_plugin.zero_stage == 3 else "zero2"

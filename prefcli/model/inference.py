@@ -1,4 +1,4 @@
-"""Run a model that is in training without leaving a trace: its modes and random states return."""
+"""Inference with a model in training: its modes and the random states are restored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Each module as it was afterwards: some may be in training while others are not."""
+    """Switch to eval mode, and restore the mode of each module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -24,7 +24,7 @@ def eval_mode(model: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def eval_mode_preserving_rng(model: torch.nn.Module) -> Iterator[None]:
-    """The model is in eval mode inside; after it, the run draws what it would have drawn anyway."""
+    """Switch to eval mode, and restore the random states as well afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:

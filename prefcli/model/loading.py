@@ -1,4 +1,4 @@
-"""The model: its config, its weights, or fresh weights made from the config."""
+"""Config and weights of a full model: loaded, quantized, or initialized from the config."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    BitsAndBytesConfig,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -20,20 +21,23 @@ from transformers import set_seed as seed_everything
 
 from prefcli.errors import Problem, RecipeError, UnreachableError
 from prefcli.hub.cache import TOKENIZER, missing_files, offline
-from prefcli.model.quantization import quantized
 from prefcli.model.remote_code import from_config_kwargs, from_pretrained_kwargs
 from prefcli.recipe.paths import looks_like_path
 from prefcli.recipe.sections import Model
+from prefcli.text import first_line
 
 
 @contextmanager
 def loading(options: Model, what: str, where: str = "model") -> Iterator[None]:
-    """Turn the libraries' ways of saying "not there" into an error about the recipe's `where`."""
+    """Turn the loading errors of the libraries into a RecipeError about the section `where`."""
     path = Path(options.name_or_path).expanduser()
     if path.is_dir() and options.revision is not None:
         raise RecipeError(
             Problem(
-                "a local folder has no revisions", path=f"{where}.revision", hint="leave it out"
+                "a local folder has no revisions",
+                path=f"{where}.revision",
+                hint="remove revision",
+                code="MDL004",
             )
         )
     if missing_folder(options.name_or_path):
@@ -41,75 +45,76 @@ def loading(options: Model, what: str, where: str = "model") -> Iterator[None]:
             Problem(
                 f"no such folder: {options.name_or_path}",
                 path=f"{where}.name_or_path",
-                hint="if an earlier stage writes it, run that first; paths are relative to where "
-                "prefcli is run",
+                hint="if an earlier stage writes it, run that stage first; paths are relative to "
+                "the working directory",
+                code="MDL001",
             )
         )
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError) as error:
         if offline() and not path.exists():
-            lacking = _lacking(options)
-            # Without its files, transformers puts a tokenizer together from nothing, and fails.
-            if isinstance(error, OSError) or (what == "tokenizer" and TOKENIZER in lacking):
-                raise _unreachable(options, where, lacking) from None
-        text = str(error).strip()
-        lines = text.splitlines() or [type(error).__name__]
+            missing = _missing_files(options)
+            # Without its files, transformers fails with an error about the tokenizer that it built.
+            if isinstance(error, OSError) or (what == "tokenizer" and TOKENIZER in missing):
+                raise _unreachable(options, where, missing) from None
         raise RecipeError(
             Problem(
-                f"the {what} of {options.name_or_path} can't be loaded: {lines[0]}",
+                f"can't load the {what} of {options.name_or_path}: {first_line(error)}",
                 path=f"{where}.name_or_path",
-                hint=_hint(text, path),
+                hint=_hint(str(error), path),
+                code="MDL002",
             )
         ) from None
 
 
-def _lacking(options: Model) -> list[str]:
+def _missing_files(options: Model) -> list[str]:
     return missing_files(options.name_or_path, options.revision, weights=options.init != "random")
 
 
-def _unreachable(options: Model, where: str, lacking: list[str]) -> UnreachableError:
+def _unreachable(options: Model, where: str, missing: list[str]) -> UnreachableError:
     return UnreachableError(
         Problem(
-            f"the hub can't be asked for {options.name_or_path}, and the cache lacks "
-            f"{', '.join(lacking) or 'something of it'}",
+            f"the hub is unreachable for {options.name_or_path}, and the cache lacks "
+            f"{', '.join(missing) or 'a part of it'}",
             path=f"{where}.name_or_path",
-            hint="if that is a folder which an earlier stage writes, run that first; else "
-            "`prefcli download RECIPE` fills the cache where there is a network",
+            hint="if an earlier stage writes that folder, run that stage first; otherwise run "
+            "`prefcli download RECIPE` on a machine with a network",
+            code="MDL003",
         )
     )
 
 
 def absolute_name(name: str) -> str:
-    """As an adapter should name its base: a folder by its whole path, a hub id as it is."""
+    """Return the absolute path of a folder, or a hub id unchanged."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.is_dir() else name
 
 
 def missing_folder(name: str) -> bool:
-    """Is this a path that is not there, rather than a hub id?"""
+    """Check for a path (not a hub id) that is not a folder."""
     return looks_like_path(name) and not Path(name).expanduser().is_dir()
 
 
 def _hint(text: str, path: Path) -> str | None:
     if any((path / "model" / f).is_file() for f in ("config.json", "adapter_config.json")):
-        return f"this is a run folder; its model is {path / 'model'}"
+        return f"this is a run folder; name its model: {path / 'model'}"
     if not path.exists() and path.parent != Path() and path.parent.is_dir():
-        return f"if a folder was meant: there is a {path.parent} here, but no {path}"
+        return f"if you meant a folder: {path.parent} exists, but {path} does not"
     if "gated" in text or "401" in text:
-        return "log in with `hf auth login`, and accept the model's terms on the hub"
+        return "log in with `hf auth login` and accept the model's terms on the hub"
     if "connect" in text or "offline" in text or "internet" in text:
-        return "the hub can't be reached; name a local folder, or fill the cache beforehand"
+        return "name a local folder, or fill the cache with `prefcli download RECIPE`"
     if "trust_remote_code" in text:
         return (
-            "it comes with Python code of its own; if you have read it, write "
+            "read the Python code that comes with the model, then write "
             "model.trust_remote_code: true and, for the hub, model.revision: COMMIT"
         )
     return None
 
 
 def load_config(options: Model, where: str = "model") -> PretrainedConfig:
-    """The architecture, without weights. Raises RecipeError. Takes plain models (see start.py)."""
+    """Load the config of a full model (for adapters, see base_model). Raises RecipeError."""
     with loading(options, "config", where):
         return AutoConfig.from_pretrained(options.name_or_path, **from_pretrained_kwargs(options))
 
@@ -117,7 +122,7 @@ def load_config(options: Model, where: str = "model") -> PretrainedConfig:
 def load_model(
     options: Model, dtype: torch.dtype, seed: int, where: str = "model"
 ) -> PreTrainedModel:
-    """The weights on the CPU in `dtype`, or, with init: random, made from the config and `seed`."""
+    """Load weights on the CPU in `dtype`; with init: random, initialize them with `seed`."""
     attention: dict[str, Any] = (
         {}
         if options.attn_implementation == "auto"
@@ -141,63 +146,93 @@ def load_model(
             dtype=dtype,
             use_safetensors=True,
             **attention,
-            **quantized(options, dtype),
+            **_quantization_kwargs(options, dtype),
         )
 
 
-def check_weights(options: Model, where: str = "model") -> None:
-    """Is there a weights file to load, and in safetensors?
+def _quantization_kwargs(options: Model, compute: torch.dtype) -> dict[str, Any]:
+    """Return the arguments of from_pretrained for a base frozen in 4 or 8 bits.
 
-    The hub is not asked; without a network, its cache has to do.
+    4bit is QLoRA's NF4 with double quantization (Dettmers et al. 2023, arXiv:2305.14314).
+    """
+    if options.quantization is None:
+        return {}
+    config = (
+        BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+        )
+        if options.quantization == "4bit"
+        else BitsAndBytesConfig(load_in_8bit=True)
+    )
+    # Weights are quantized on their way to the device and can't move afterwards.
+    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def check_weights(options: Model, where: str = "model") -> None:
+    """Check that there are weights in safetensors. Raises RecipeError.
+
+    For a hub id, only the cache is checked, and only without a network.
     """
     path = Path(options.name_or_path).expanduser()
     if options.init == "random":
         return
     if not path.is_dir():
         if offline() and not missing_folder(options.name_or_path):
-            found = _lacking(options)
-            if any(file.startswith("model") for file in found):
-                raise _unreachable(options, where, found)
+            missing = _missing_files(options)
+            if any(file.startswith("model") for file in missing):
+                raise _unreachable(options, where, missing)
         return
     if any(path.glob("*.safetensors")):
         return
-    pickled = any(path.glob("*.bin"))
+    if any(path.glob("*.bin")):
+        raise RecipeError(
+            Problem(
+                f"{options.name_or_path} has only pickled weights, which can run code, and no "
+                ".safetensors file",
+                path=f"{where}.name_or_path",
+                hint="convert them with transformers' save_pretrained in an isolated environment",
+                code="MDL005",
+            )
+        )
     raise RecipeError(
         Problem(
-            f"{options.name_or_path} holds no .safetensors file"
-            + (", only pickled weights, which can run code" if pickled else ""),
+            f"{options.name_or_path} has no .safetensors file",
             path=f"{where}.name_or_path",
-            hint="convert them with transformers' save_pretrained, on a machine you can spare"
-            if pickled
-            else "to start from fresh weights, write model.init: random"
+            hint="to start from random weights, write model.init: random"
             if where == "model"
-            else "name a folder that holds a model, as a run's model/",
+            else "name a folder with a model, such as a run's model/",
+            code="MDL001",
         )
     )
 
 
 def empty_model(config: PretrainedConfig, options: Model) -> PreTrainedModel:
-    """The modules without memory behind them, for counting and naming."""
+    """Build the model on the meta device, to count and name its modules."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, **from_config_kwargs(config, options))
 
 
 @torch.no_grad()
 def weights_digest(model: torch.nn.Module) -> str:
-    """Of names, shapes and a thousand values of each weight: other weights, another value.
+    """Digest the names, the shapes and a thousand values of each weight.
 
-    The same in float32 and in bfloat16, so that a run may go on on another machine.
+    The digest is the same in float32 and bfloat16, so that a run may resume on another machine.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // 1000)].to(torch.bfloat16).cpu().contiguous()
-        found.update(f"{name} {tuple(tensor.shape)}".encode())
-        found.update(sample.view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(sample.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
-    """(all, trainable) parameters."""
-    every = list(model.parameters())
-    return sum(p.numel() for p in every), sum(p.numel() for p in every if p.requires_grad)
+    """Return (all, trainable) parameters."""
+    parameters = list(model.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return sum(p.numel() for p in parameters), trainable

@@ -1,4 +1,4 @@
-"""LoRA as peft spells it, and proof that its targets exist."""
+"""LoRA: peft's config, the target layers, and adapters on a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefcli.recipe.sections import Lora
 
 
 def lora_config(options: Lora, revision: str | None = None) -> LoraConfig:
-    """revision: of the model that the adapter lies on; whoever loads it needs the same."""
+    """Build peft's config. revision: the base model's, which loading the adapter needs."""
     return LoraConfig(
         revision=revision,
         task_type=TaskType.CAUSAL_LM,
@@ -30,7 +30,7 @@ def lora_config(options: Lora, revision: str | None = None) -> LoraConfig:
 
 
 def check_targets(options: Lora, model: PreTrainedModel) -> list[str]:
-    """Names of the layers that get an adapter. Raises RecipeError listing what there is."""
+    """Return the names of the layers that get an adapter. Raises RecipeError."""
     head = model.get_output_embeddings()
     linear = {
         name: module
@@ -40,56 +40,58 @@ def check_targets(options: Lora, model: PreTrainedModel) -> list[str]:
     }
     if options.target_modules == "all-linear":
         return list(linear)
-    found: list[str] = []
+    targets: list[str] = []
     for target in options.target_modules:
         matched = [n for n in linear if n == target or n.endswith(f".{target}")]
         if not matched:
-            there = sorted({name.rpartition(".")[2] for name in linear})
+            names = sorted({name.rpartition(".")[2] for name in linear})
             raise RecipeError(
                 Problem(
-                    f"no linear layer is called {target!r}",
+                    f"the model has no linear layer named {target!r}",
                     path="lora.target_modules",
-                    hint=f"this model has {', '.join(there)}; or write all-linear",
+                    hint=f"choose from {', '.join(names)}; or write all-linear",
+                    code="MDL011",
                 )
             )
-        found += matched
-    return found
+        targets += matched
+    return targets
 
 
-def trainable(config: LoraConfig) -> LoraConfig:
-    """A saved adapter's, which is frozen until it is trained on."""
+def trainable_config(config: LoraConfig) -> LoraConfig:
+    """Return a copy of a saved adapter's config, which is frozen, for training."""
     config = copy.copy(config)
     config.inference_mode = False
     return config
 
 
 def with_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """An empty model with its adapter, to be counted. Raises RecipeError where peft refuses it."""
+    """Add an adapter to a model on the meta device. Raises RecipeError if peft refuses it."""
     try:
         with torch.device("meta"):
-            return get_peft_model(model, trainable(config), low_cpu_mem_usage=True)
+            return get_peft_model(model, trainable_config(config), low_cpu_mem_usage=True)
     except ValueError as error:
-        experts = "lora_dropout" in str(error)
+        is_dropout = "lora_dropout" in str(error)
         raise RecipeError(
             Problem(
-                f"peft can't adapt this model so: {error}",
-                path="lora.dropout" if experts else "lora.target_modules",
-                hint="experts take an adapter without dropout: write lora.dropout: 0"
-                if experts
+                f"peft refuses this adapter: {error}",
+                path="lora.dropout" if is_dropout else "lora.target_modules",
+                hint="write lora.dropout: 0; adapters on experts do not support dropout"
+                if is_dropout
                 else "name other layers",
+                code="MDL011",
             )
         ) from None
 
 
 def disable_base_dropout(model: torch.nn.Module) -> None:
-    """Switch off every dropout but the adapters' own; trl's switch knows no difference."""
+    """Set every dropout to 0 except the adapters' own, which trl's option would disable as well."""
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Dropout) and ".lora_dropout." not in name:
             module.p = 0.0
 
 
 def freeze_reference_adapter(model: torch.nn.Module) -> None:
-    """trl's frozen copy of an adapter keeps its dropout, which would blur the reference."""
+    """Set the dropout of trl's frozen copy of an adapter to 0, so that the reference is exact."""
     for name, module in model.named_modules():
         if name.endswith(".lora_dropout.ref") and isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -97,10 +99,12 @@ def freeze_reference_adapter(model: torch.nn.Module) -> None:
 
 @torch.no_grad()
 def train_in_float32(model: torch.nn.Module, before: dict[str, torch.Tensor]) -> None:
-    """trl rounds the adapters of a quantised base to bfloat16, where a step of 5e-6 is lost on any
-    weight above 1e-3. `before`: what an adapter that is trained on held until then.
+    """Train adapters of a quantized base in float32.
+
+    trl rounds them to bfloat16, which loses a step of 5e-6 on any weight above 1e-3.
+    before: the unrounded weights of an adapter that is trained further.
     """
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
-            whole = before.get(name, parameter.data)
-            parameter.data = whole.to(parameter.device, torch.float32)
+            exact = before.get(name, parameter.data)
+            parameter.data = exact.to(parameter.device, torch.float32)

@@ -1,4 +1,4 @@
-"""Python that comes with a model: run only where the recipe says so, and of one place alone."""
+"""Python code that comes with a model: run only with the recipe's consent, at a fixed commit."""
 
 from __future__ import annotations
 
@@ -15,55 +15,65 @@ from prefcli.recipe.sections import Model
 
 
 def from_pretrained_kwargs(options: Model) -> dict[str, Any]:
-    """What each from_pretrained is told. Raises RecipeError where the code is of elsewhere.
+    """Return revision and trust_remote_code for from_pretrained. Raises RecipeError.
 
-    Told nothing about code, transformers would ask at the terminal, and a job would wait there.
+    trust_remote_code is always set: unset, transformers would ask at the terminal, and a job would
+    wait for an answer.
     """
     trusted = options.trust_remote_code
     if trusted:
-        _only_its_own(options.name_or_path, options.revision)
+        _check_code_origin(options.name_or_path, options.revision)
     return {"revision": options.revision, "trust_remote_code": trusted}
 
 
 def from_config_kwargs(config: PretrainedConfig, options: Model) -> dict[str, Any]:
-    """The same for from_config, which knows no revision but that of the code."""
+    """Return trust_remote_code and code_revision for from_config."""
     trusted = options.trust_remote_code
     commit = getattr(config, "_commit_hash", None)
-    theirs = trusted and bool(getattr(config, "auto_map", None)) and commit is not None
-    return {"trust_remote_code": trusted} | ({"code_revision": commit} if theirs else {})
+    has_code = trusted and bool(getattr(config, "auto_map", None)) and commit is not None
+    return {"trust_remote_code": trusted} | ({"code_revision": commit} if has_code else {})
 
 
 @lru_cache
-def _only_its_own(name: str, revision: str | None) -> None:
-    """transformers follows OWNER/NAME--file.Class to another repository, whatever its state."""
+def _check_code_origin(name: str, revision: str | None) -> None:
+    """Refuse code without a pinned commit, and code of another repository.
+
+    transformers follows OWNER/NAME--file.Class to the latest commit of that repository.
+    """
     if not is_local(name) and not is_commit(revision):
         raise RecipeError(
             Problem(
-                f"trust_remote_code runs code from the hub, and {name} is not named by its commit",
+                f"trust_remote_code runs code from the hub, and {name} is not pinned to a commit",
                 path="model.trust_remote_code",
-                hint="an adapter names its base's in the revision of its adapter_config.json",
+                hint="write model.revision: COMMIT; an adapter pins its base with the revision in "
+                "adapter_config.json",
+                code="MDL024",
             )
         )
     config, _ = PretrainedConfig.get_config_dict(name, revision=revision)
-    known = [config.get("auto_map"), get_tokenizer_config(name, revision=revision).get("auto_map")]
-    classes = [str(each) for found in known if found for each in _flat(found)]
-    others = sorted({each.partition("--")[0] for each in classes if "--" in each})
+    auto_maps = [
+        config.get("auto_map"),
+        get_tokenizer_config(name, revision=revision).get("auto_map"),
+    ]
+    classes = [str(path) for auto_map in auto_maps if auto_map for path in _class_paths(auto_map)]
+    others = sorted({path.partition("--")[0] for path in classes if "--" in path})
     if others:
         raise RecipeError(
             Problem(
-                f"{name} takes its code from {', '.join(others)}, of which no commit is named",
+                f"{name} loads code from {', '.join(others)} without a pinned commit",
                 path="model.trust_remote_code",
-                hint="copy the files beside the model, and correct auto_map in its config",
+                hint="copy those files next to the model and correct auto_map in its config",
+                code="MDL024",
             )
         )
     if classes:
-        where = f" at {revision}" if revision is not None else ""
-        warn(f"model.trust_remote_code: the Python files of {name}{where} are run")
+        at = f" at {revision}" if revision is not None else ""
+        warn(f"model.trust_remote_code: running the Python files of {name}{at}")
 
 
-def _flat(found: Any) -> list[Any]:
-    """auto_map: {class: place}, in old tokenizers a list of places."""
-    values = list(found.values()) if isinstance(found, dict) else list(found)
+def _class_paths(auto_map: Any) -> list[Any]:
+    """List the class paths of an auto_map: a dict, or a list in old tokenizers."""
+    values = list(auto_map.values()) if isinstance(auto_map, dict) else list(auto_map)
     return [
-        each for value in values for each in (value if isinstance(value, list) else [value]) if each
+        path for value in values for path in (value if isinstance(value, list) else [value]) if path
     ]

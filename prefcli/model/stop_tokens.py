@@ -1,4 +1,4 @@
-"""Where a model stops writing, as its generation config has it."""
+"""The tokens at which generation stops, according to a model's generation config."""
 
 from __future__ import annotations
 
@@ -14,88 +14,92 @@ from prefcli.recipe.sections import Model
 
 @dataclass(frozen=True)
 class StopTokens:
-    """Of a model as it will be once it is trained."""
+    """The stop tokens of a model after training."""
 
     ids: frozenset[int]
     """Ids at which generation stops."""
     before: frozenset[int]
-    """Those of the model that the run starts from."""
+    """The stop tokens of the starting model."""
     named_in: str
+    """The file that names them."""
     adapter: bool
+    """The run saves an adapter, so the base's generation config does not change."""
 
 
 def load_stop_tokens(
     options: Model, tokenizer: PreTrainedTokenizerBase, *, adapter: bool, where: str = "model"
 ) -> StopTokens:
-    """Read from the generation config; where it names none, from the config, or the tokenizer.
+    """Read the stop tokens from the generation config, else the config, else the tokenizer.
 
-    adapter: the run saves an adapter, so the base's generation config stays as it is. A whole model
-    is saved with the tokenizer's end token among its own, by transformers' Trainer.
-    Raises RecipeError.
+    adapter: the run saves an adapter. A full model is saved with the tokenizer's EOS added, by
+    transformers' Trainer. Raises RecipeError.
     """
-    bottom = options
-    while (start := resolve_model(bottom, where=where)).adapter is not None:
-        bottom = start.base
-    own = frozenset([tokenizer.eos_token_id])
-    config = load_config(bottom, where)
-    before, named_in = own, "the tokenizer"
-    found = _listed(GenerationConfig.from_model_config(config).eos_token_id)
-    if found:
-        before, named_in = found, "config.json"
-    with loading(bottom, "generation config", where):
+    base = options
+    while (source := resolve_model(base, where=where)).adapter is not None:
+        base = source.base
+    tokenizer_eos = frozenset([tokenizer.eos_token_id])
+    config = load_config(base, where)
+    before, named_in = tokenizer_eos, "the tokenizer"
+    if ids := _as_set(GenerationConfig.from_model_config(config).eos_token_id):
+        before, named_in = ids, "config.json"
+    with loading(base, "generation config", where):
         try:
-            generation = GenerationConfig.from_pretrained(
-                bottom.name_or_path, revision=bottom.revision
-            )
+            generation = GenerationConfig.from_pretrained(base.name_or_path, revision=base.revision)
         except OSError:
             generation = None  # many models have none
-    if generation is not None and (found := _listed(generation.eos_token_id)):
-        before, named_in = found, "generation_config.json"
-    return StopTokens(before if adapter else before | own, before, named_in, adapter)
+    if generation is not None and (ids := _as_set(generation.eos_token_id)):
+        before, named_in = ids, "generation_config.json"
+    return StopTokens(before if adapter else before | tokenizer_eos, before, named_in, adapter)
 
 
-def stop_token_warnings(ends: StopTokens, tokenizer: PreTrainedTokenizerBase) -> list[Problem]:
-    """What is odd about them, for a warning each."""
-    own, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    found = []
-    if own not in ends.before:
-        theirs = ", ".join(_shown(i, tokenizer) for i in sorted(ends.before))
+def stop_token_warnings(
+    stop_tokens: StopTokens, tokenizer: PreTrainedTokenizerBase
+) -> list[Problem]:
+    """Compare the stop tokens with the tokenizer's EOS and padding tokens."""
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    warnings = []
+    if eos not in stop_tokens.before:
+        names = ", ".join(_name(i, tokenizer) for i in sorted(stop_tokens.before))
         message = (
-            f"the tokenizer ends texts with {_shown(own, tokenizer)}, but by {ends.named_in} the "
-            f"model stops at {theirs} alone"
+            f"the tokenizer ends texts with {_name(eos, tokenizer)}, but generation stops only at "
+            f"{names} ({stop_tokens.named_in})"
         )
-        found.append(
+        warnings.append(
             Problem(
-                f"{message}; an adapter does not change that",
+                f"{message}; training an adapter does not change that",
                 path="model.name_or_path",
-                hint=f"put {own} into eos_token_id of the base's generation_config.json, or no "
-                "answer that ends with it will stop",
+                hint=f"add {eos} to eos_token_id in the base model's generation_config.json, or "
+                "generation will not stop after an answer",
+                code="MDL020",
             )
-            if ends.adapter
+            if stop_tokens.adapter
             else Problem(
-                f"{message}; the trained model will stop at both, as training adds the tokenizer's",
+                f"{message}; the trained model will stop at both, since training adds the "
+                "tokenizer's",
                 path="model.name_or_path",
-                hint="make sure that it is the one that ends an answer",
+                hint="make sure that the tokenizer's EOS token is the one that ends an answer",
+                code="MDL020",
             )
         )
-    if pad != own and pad in ends.before:
-        found.append(
+    if pad != eos and pad in stop_tokens.before:
+        warnings.append(
             Problem(
-                f"the padding token {_shown(pad, tokenizer)} is among the tokens that the model "
-                f"stops at, in {ends.named_in}: generation may end before it begins "
+                f"the padding token {_name(pad, tokenizer)} is a stop token in "
+                f"{stop_tokens.named_in}: generation may stop before the first token "
                 "(huggingface/transformers issue 48016)",
                 path="model.name_or_path",
-                hint=f"take {pad} out of eos_token_id there, or set another pad_token in the "
+                hint=f"remove {pad} from eos_token_id there, or set another pad_token in "
                 "tokenizer_config.json",
+                code="MDL021",
             )
         )
-    return found
+    return warnings
 
 
-def _listed(ids: int | list[int] | None) -> frozenset[int]:
+def _as_set(ids: int | list[int] | None) -> frozenset[int]:
     return frozenset([ids] if isinstance(ids, int) else ids or [])
 
 
-def _shown(number: int, tokenizer: PreTrainedTokenizerBase) -> str:
-    token = tokenizer.convert_ids_to_tokens(number)
-    return f"{token}={number}" if token is not None else f"{number}, which the tokenizer lacks"
+def _name(token_id: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    token = tokenizer.convert_ids_to_tokens(token_id)
+    return f"{token}={token_id}" if token is not None else f"{token_id} (not in the tokenizer)"

@@ -15,9 +15,11 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
 from prefcli.packed_forward.chunked_lm_head import EVERYWHERE, FIGURES, figures
+from prefcli.packed_forward.compiled_layers import CompiledLayers
 from prefcli.packed_forward.onednn_linear import install_onednn
 from prefcli.packed_forward.packed_batch import PackedBatch, layout_of
 from prefcli.packed_forward.prefix_attention import LAYOUT
+from prefcli.packed_forward.varlen import COMPILED, SPANS
 
 _READ = {"input_ids", "attention_mask", "labels", "num_items_in_batch", "use_cache"}
 _FROM_TRL = (
@@ -100,22 +102,27 @@ def install(
         self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any
     ) -> Any:
         if not fused_lm_head:
-            return stock(*args, **kwargs)
+            with compiled.paused():
+                return stock(*args, **kwargs)
         given = {name for name, value in kwargs.items() if value is not None}
         if args or not given <= _READ:
             counts.stock += 1
-            return stock(*args, fused_lm_head=True, **kwargs)
+            with compiled.paused():
+                return stock(*args, fused_lm_head=True, **kwargs)
         labels = kwargs["labels"]
         layout = counts.layout(kwargs["input_ids"], kwargs.get("attention_mask"), labels)
         items = kwargs.get("num_items_in_batch")
+        counts.attention[attention] += len(compiled.layers)
         return score(self, kwargs["input_ids"], labels, layout, items, scale, outputs)
 
+    compiled = CompiledLayers(model if attention == COMPILED else None)
     restore = install_onednn(model)
 
     def uninstall() -> None:
         model.forward = stock
         model.set_attn_implementation(before)
         restore()
+        compiled.remove()
 
     model.set_attn_implementation(attention)
     model.forward = types.MethodType(forward, model)
@@ -171,6 +178,7 @@ def _mean_logits(
 
 def backbone(model: PreTrainedModel, input_ids: torch.Tensor, layout: PackedBatch) -> torch.Tensor:
     """Hidden states (1, tokens, width) of the packed row."""
+    traceable = model.config._attn_implementation == COMPILED
     # A mask of four dimensions passes transformers' own untouched; attention goes by the layout.
     mask = torch.zeros(1, 1, 1, 1, device=input_ids.device)
     result = model.base_model(
@@ -178,7 +186,7 @@ def backbone(model: PreTrainedModel, input_ids: torch.Tensor, layout: PackedBatc
         attention_mask=mask,
         position_ids=layout.positions[None],
         use_cache=False,
-        **{LAYOUT: layout},
+        **({SPANS: layout.spans} if traceable else {LAYOUT: layout}),
     )
     states: torch.Tensor = result.last_hidden_state
     return states

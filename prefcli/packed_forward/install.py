@@ -21,7 +21,7 @@ from prefcli.recipe.compatibility import Strategy
 from prefcli.recipe.sections import Performance
 from prefcli.trl_integration.trl_compat import fused_head_replaced
 
-ATTENTIONS = (varlen.NAME, segments.NAME)
+ATTENTIONS = (varlen.COMPILED, varlen.NAME, segments.NAME)
 """The fastest first."""
 
 
@@ -44,6 +44,7 @@ class FastForward:
         self._max_length = max_length
         self._packs = packs
         self._autocast = autocast
+        self._compiles = options.compile == "on"
         self.counts = Counts()
         self.reason: str | None = None
         """Why some model of the run is scored by trl's own forward."""
@@ -146,7 +147,7 @@ class FastForward:
         if asked is None:
             return "trl asks for figures that it does not give", _nothing
         found = None
-        for attention in attentions(model):
+        for attention in attentions(model, compiled=self._compiles):
             found = self._disagreement(model, *asked, attention)
             if found is None:
                 self.attention = attention
@@ -181,6 +182,8 @@ def _nothing() -> None:
     """To take away."""
 
 
-def attentions(model: PreTrainedModel) -> list[str]:
-    """Those to try."""
-    return [name for name in ATTENTIONS if name != varlen.NAME or varlen.is_given(model)]
+def attentions(model: PreTrainedModel, *, compiled: bool = False) -> list[str]:
+    """Return the attentions to try, the fastest first. compiled: fuse the decoder layers."""
+    if not varlen.is_given(model):
+        return [segments.NAME]
+    return [name for name in ATTENTIONS if compiled or name != varlen.COMPILED]

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefcli.model.inference import eval_mode
+from prefcli.text import first_line
 
 _SEED = 0
 _PROMPT, _ANSWER = 24, 8
@@ -98,7 +99,7 @@ def _gradient(
 
 
 def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _after_others(

@@ -12,10 +12,14 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from prefcli.packed_forward.packed_batch import PackedBatch
+from prefcli.packed_forward.packed_batch import PackedBatch, Spans
 from prefcli.packed_forward.prefix_attention import LAYOUT, as_autocast_does, segment_attention
 
 NAME = "prefcli_varlen"
+COMPILED = "prefcli_varlen_compiled"
+"""The same, traceable: for decoder layers that torch.compile has fused."""
+SPANS = "prefcli_spans"
+"""The keyword by which a model passes the spans down to traceable attention."""
 
 _DTYPES = (torch.bfloat16, torch.float16)
 _WIDEST = 256
@@ -70,11 +74,49 @@ def varlen_attention(
             **kwargs,
         )
     layout.calls[NAME] += 1
-    spans = layout.spans
+    return _flash(query, key, value, layout.spans, scaling, layout.reached(sliding_window)), None
+
+
+def traceable_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Flash attention over spans without side effects, so that torch.compile traces through it.
+
+    Raises ValueError for what flash attention cannot compute; the self-check then falls back.
+    """
+    spans: Spans | None = kwargs.pop(SPANS, None)
+    if spans is None:
+        result: tuple[torch.Tensor, None] = segment_attention(
+            module, query, key, value, attention_mask, dropout, scaling, sliding_window, **kwargs
+        )
+        return result
+    query, key, value = as_autocast_does(query, key, value)
+    if dropout or query.dtype not in _DTYPES or query.size(-1) > _WIDEST or query.size(-1) % 8:
+        raise ValueError("flash attention needs 16 bits, no dropout, and heads of at most 256")
+    window = sliding_window if sliding_window and sliding_window < spans.longest_keys else None
+    return _flash(query, key, value, spans, scaling, window), None
+
+
+def _flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    spans: Spans,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """Run flash attention on (1, heads, tokens, width); returns (1, tokens, heads, width)."""
     more: dict[str, Any] = {}
     if asks_for_groups(varlen_attn):
         more["enable_gqa"] = query.size(1) != key.size(1)
-    window = layout.reached(sliding_window)
 
     def seen(each: torch.Tensor) -> torch.Tensor:
         return each[0].transpose(0, 1)[spans.keys]
@@ -93,8 +135,10 @@ def varlen_attention(
         **more,
     )
     assert isinstance(result, torch.Tensor)
-    return result[None], None
+    return result[None]
 
 
 AttentionInterface.register(NAME, varlen_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(COMPILED, traceable_attention)
+AttentionMaskInterface.register(COMPILED, sdpa_mask)

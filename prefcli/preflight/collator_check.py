@@ -18,7 +18,8 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from prefcli.data import Split
-from prefcli.data.tokenization import Ids, SpecialTokens, sides_of, tokenize
+from prefcli.data.special_tokens import SpecialTokens
+from prefcli.data.tokenization import Ids, sides_of, tokenize
 from prefcli.errors import Problem, RecipeError
 from prefcli.methods import Method
 

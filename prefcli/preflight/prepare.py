@@ -56,7 +56,7 @@ def prepare(recipe: Recipe, method: Method, device: Device, *, allow_unusual: bo
     for warning in check_combinations(recipe, method, strategy_here()):
         warn(warning)
     tokenizer = load_tokenizer(recipe.model)
-    check_model(recipe)
+    check_model(recipe.model, recipe.lora)
     config = load_base_config(recipe.model)
     check_model_fit(recipe, config, tokenizer)
     if method.needs_reference:

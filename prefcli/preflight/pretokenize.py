@@ -9,8 +9,9 @@ from typing import Any
 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from prefcli.data.cache_keys import trl_map_key
 from prefcli.data.run_datasets import RunDatasets, check_model_fit, load_run_datasets
-from prefcli.data.trl_map_cache import CachedMapDataset, serialized, trl_cache_key
+from prefcli.data.trl_map_cache import CachedMapDataset, serialized
 from prefcli.errors import RecipeError
 from prefcli.methods import Method
 from prefcli.model import load_base_config, load_tokenizer
@@ -67,7 +68,7 @@ def _through_trl(
     alone = {"precompute_ref_log_probs": False, "report_to": []}
     options = trl_options(recipe, method, here, world=1)
     options |= {name: value for name, value in alone.items() if name in options}
-    key = trl_cache_key(recipe, method, tokenizer)
+    key = trl_map_key(recipe, method, tokenizer)
     more = {"ref_model": _nobody(tokenizer)} if method.needs_reference else {}
     with tempfile.TemporaryDirectory() as folder, serialized(trl_class, key):
         trl_class(

@@ -17,8 +17,6 @@ RENAMED: dict[str, str] = {
     "push": "push_to_hub",
 }
 """Dotted paths of earlier versions (`*` is any one key): the key's new name."""
-RENAMED_COMMANDS = {"fetch": "download"}
-RENAMED_FLAGS = {"--resume-anyway": "--force-resume"}
 
 ALIASES: dict[str, str] = {
     # model

@@ -7,16 +7,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import (
-    InterpolationToMissingValueError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
-
 from prefcli.errors import Problem
 from prefcli.recipe import secrets
 from prefcli.recipe.source_map import Key, Places, dotted, leaves, put
+from prefcli.text import first_line
 
 # More than a recipe needs. Without limits a few lines could keep a machine busy for hours.
 MAX_VALUES, MAX_CHAIN, MAX_CHARACTERS, MAX_COPIED = 100, 10, 2_000, 2_000
@@ -32,9 +26,19 @@ def resolve(
     data: dict[str, Any], path: Path, places: Places
 ) -> tuple[dict[Key, str], list[Problem]]:
     """Resolve in place. Also returns whole values that came as text, but may be numbers."""
+    waiting, refused, problems = _collect(data, places)
+    if not waiting and not refused:
+        return {}, problems
+    # Most recipes have no interpolation, and OmegaConf takes as long to import as the schema.
+    from omegaconf import OmegaConf
+    from omegaconf.errors import (
+        InterpolationToMissingValueError,
+        MissingMandatoryValue,
+        OmegaConfBaseException,
+    )
+
     folder = str(path.resolve().parent)
     OmegaConf.register_resolver("recipe_dir", lambda: folder, replace=True)
-    waiting, refused, problems = _collect(data, places)
     collected = (*waiting, *refused)
     for at in collected:
         put(data, at, _OPEN)
@@ -108,6 +112,9 @@ def _malformed(at: Key, text: str, places: Places) -> Problem | None:
     for name in _RESOLVER.findall(text):
         if name not in ("oc.env", "recipe_dir"):
             return _problem(at, text, f"there is no ${{{name}:...}}", None, places)
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         OmegaConf.create({"value": text})
     except (OmegaConfBaseException, RecursionError):
@@ -117,6 +124,8 @@ def _malformed(at: Key, text: str, places: Places) -> Problem | None:
 
 def _evaluate(config: Any, at: Key, text: str) -> Any:
     """The value of `text` at the path `at`; afterwards the path is unresolved again."""
+    from omegaconf import OmegaConf
+
     parent = config
     for part in at[:-1]:
         parent = parent[part]
@@ -146,7 +155,7 @@ def _store(data: Any, config: Any, at: Key, value: Any, places: Places) -> list[
 
 def _reason(error: Exception) -> tuple[str, str | None]:
     """OmegaConf's error as a reason, and the cure."""
-    what = str(error).splitlines()[0]
+    what = first_line(error)
     if match := re.search(r"Environment variable '(.*)' not found", what):
         name = match[1]
         return f"the environment variable {name} is not set", (

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from prefcli import methods as shelf
-from prefcli.config_base import ConfigBase, RuleError
+from prefcli.config_base import ConfigBase, RuleError, section
 from prefcli.health import Health
 from prefcli.methods import METHODS, Method
 from prefcli.recipe.paths import PathText, is_local
@@ -41,7 +41,7 @@ class Recipe(ConfigBase):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     model: Model
     lora: Lora | None = None
-    reference: Reference = Field(default_factory=Reference)
+    reference: Reference = section()
     sft: shelf.Sft | None = None
     dpo: shelf.Dpo | None = None
     ipo: shelf.Ipo | None = None
@@ -51,13 +51,13 @@ class Recipe(ConfigBase):
     cpo: shelf.Cpo | None = None
     data: Data
     sft_mix: SftMix | None = None
-    training: Training = Field(default_factory=Training)
-    performance: Performance = Field(default_factory=Performance)
+    training: Training = section()
+    performance: Performance = section()
     launch: Launch | None = None
-    check_sft: CheckSft = Field(default_factory=CheckSft)
-    health: Health = Field(default_factory=Health)
-    samples: SampleOptions = Field(default_factory=SampleOptions)
-    logging: Logging = Field(default_factory=Logging)
+    check_sft: CheckSft = section()
+    health: Health = section()
+    samples: SampleOptions = section()
+    logging: Logging = section()
     expected: ExpectedResults | None = None
     push_to_hub: PushToHub | None = None
 

@@ -7,11 +7,12 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from prefcli.config_base import ConfigBase, did_you_mean
+from prefcli.config_base import ConfigBase
 from prefcli.recipe.aliases import ALIASES, UNSUPPORTED
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Source
 from prefcli.recipe.source_map import Key, dotted
+from prefcli.text import did_you_mean
 
 _EXAMPLES = {
     "output_dir": "runs/my-run",

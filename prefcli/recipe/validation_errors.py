@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from prefcli.config_base import RuleError, did_you_mean
+from prefcli.config_base import RuleError
 from prefcli.errors import Problem
 from prefcli.methods import METHODS
 from prefcli.recipe.aliases import renamed
@@ -18,6 +18,7 @@ from prefcli.recipe.schema import Recipe
 from prefcli.recipe.source_map import Key, Places, dotted
 from prefcli.recipe.suggestions import example, is_source, nearest
 from prefcli.recipe.yaml_reader import scalar
+from prefcli.text import did_you_mean
 
 _TYPES = {
     "int_type": "a whole number",

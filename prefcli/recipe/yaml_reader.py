@@ -51,6 +51,14 @@ for _tag, _pattern, _first in (
     )
 
 
+if yaml.__with_libyaml__:
+
+    class _FastLoader(yaml.CSafeLoader):
+        """Reads the same with libyaml, ten times faster, but with less helpful errors."""
+
+        yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
 RESOLVERS = _Loader.yaml_implicit_resolvers
 """How plain scalars are read; the writer quotes text that would be read as something else."""
 
@@ -122,7 +130,7 @@ def parse(text: str, source: str) -> tuple[dict[str, Any], Places, list[Problem]
     """
     places = Places(source)
     try:
-        node = _compose(text, source)
+        node = compose(text, source)
     except yaml.MarkedYAMLError as error:
         raise RecipeError(syntax_problem(error, source)) from None
     except yaml.reader.ReaderError as error:
@@ -156,7 +164,7 @@ def parse(text: str, source: str) -> tuple[dict[str, Any], Places, list[Problem]
 def scalar(text: str) -> Any:
     """A value as YAML reads it, or the text itself if it is not YAML. Raises RecipeError."""
     try:
-        node = _compose(text, "")
+        node = compose(text, "")
     except yaml.MarkedYAMLError as error:
         if text.lstrip().startswith(("[", "{")):
             raise RecipeError(syntax_problem(error, "")) from None
@@ -179,7 +187,24 @@ def number_or_flag(text: str) -> Any:
     return value if isinstance(value, bool | int | float) else text
 
 
-def _compose(text: str, source: str) -> yaml.Node | None:
+def compose(text: str, source: str) -> yaml.Node | None:
+    """The YAML nodes of a text without features that a recipe must not use."""
+    if yaml.__with_libyaml__:
+        try:
+            check = EventCheck(source)
+            for event in yaml.parse(text, Loader=_FastLoader):
+                check(event)
+                if isinstance(event, yaml.ScalarEvent) and not (event.value or event.style):
+                    # A missing value, whose place libyaml does not know.
+                    return compose_in_python(text, source)
+            return yaml.compose(text, Loader=_FastLoader)
+        except (yaml.YAMLError, RecipeError):
+            pass  # read again, for PyYAML's own errors
+    return compose_in_python(text, source)
+
+
+def compose_in_python(text: str, source: str) -> yaml.Node | None:
+    """The same without libyaml."""
     loader = _Loader(text, source)
     try:
         return loader.get_single_node()
@@ -226,7 +251,7 @@ def _build(node: yaml.Node, path: Key, places: Places, problems: list[Problem]) 
 def _scalar(node: yaml.ScalarNode, path: Key, places: Places, problems: list[Problem]) -> Any:
     build = _SCALARS.get(node.tag)
     try:
-        if path and node.value == "" and node.style is None:
+        if path and node.value == "" and not node.style:
             # Unfinished, or its lines are commented out: `lora:` would silently mean no LoRA.
             raise ValueError("no value")
         if "\0" in node.value:

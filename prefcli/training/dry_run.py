@@ -113,7 +113,7 @@ class _DryRun:
         here = detect_device().kind
         found.try_check(lambda: check_push_offline(recipe))
         found.try_check(lambda: check_packages(recipe, gpu_too=here == "cuda"))
-        self.start = start = found.try_check(lambda: check_model(recipe))
+        self.start = start = found.try_check(lambda: check_model(recipe.model, recipe.lora))
         if start is not None:
             found.try_check(lambda: check_weights(start.base))
         named = (

@@ -11,7 +11,7 @@ from prefcli.checkpoints.atomic import place, writing
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.console import is_main_process, say
 from prefcli.model import Device
-from prefcli.model.adapter_merge import stack
+from prefcli.model.adapter_merge import sum_adapters
 from prefcli.recipe.schema import Recipe
 from prefcli.training.verify_model import log_probabilities, probe_rows, verify_model
 
@@ -36,7 +36,7 @@ def save_model(trainer: Trainer, folder: RunDir, recipe: Recipe, device: Device)
             (partial / "training_args.bin").unlink(missing_ok=True)
             shutil.rmtree(partial / "ref", ignore_errors=True)  # the reference's adapter
             if recipe.model.adapter == "stack":
-                stack(folder.below, partial)
+                sum_adapters(folder.below, partial)
     except Exception:
         shutil.rmtree(partial, ignore_errors=True)  # it gives its room on the disk back
         raise

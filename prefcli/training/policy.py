@@ -16,6 +16,7 @@ from prefcli.model import Device, check_targets, count_parameters, load_policy, 
 from prefcli.model.loading import weights_digest
 from prefcli.preflight.prepare import Prepared
 from prefcli.recipe.compatibility import SHARDED, Strategy
+from prefcli.recipe.defaults import default_learning_rate
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_args import learning_rate, notes
 
@@ -95,6 +96,7 @@ def _unfit(report: SftReport) -> Problem:
         path="check_sft.max_perplexity",
         hint="run `prefcli sft` on this kind of text first; or train anyway with "
         "check_sft.on_fail=warn",
+        code="TRN003",
     )
 
 
@@ -105,7 +107,8 @@ def announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
     if method.needs_reference:
         say(f"reference: {_reference_in_words(recipe)}")
     rate = learning_rate(recipe, method)
-    usual = "" if recipe.training.learning_rate is not None else f" ({method.name}'s usual value)"
+    is_default = rate == default_learning_rate(recipe, method)
+    usual = f" ({method.name}'s default)" if is_default else ""
     say(f"learning rate: {rate:g}{usual}, {recipe.training.lr_scheduler_type}")
     say(*trainer.context.packed_forward.lines())
     say(*trainer.context.checkpointing.lines())

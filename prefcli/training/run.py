@@ -31,6 +31,7 @@ from prefcli.model.device import refuse_many_gpus_without_launcher
 from prefcli.model.distributed import check_launch_section, check_launch_strategy
 from prefcli.preflight.disk_space import warn_if_disk_short
 from prefcli.preflight.prepare import Prepared, prepare
+from prefcli.recipe.defaults import resolve_defaults
 from prefcli.recipe.distributed_env import strategy_here, world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.report.run_data import format_lineage
@@ -79,6 +80,7 @@ def train(
     Raises RecipeError, DataError, GateError, DivergedError and PreemptedError; PushError once
     everything is saved.
     """
+    recipe = resolve_defaults(recipe, method)
     refuse_many_gpus_without_launcher()
     check_launch_section(recipe.launch)
     folder = RunDir(recipe.output_dir)

@@ -19,8 +19,9 @@ from transformers import (
 
 from prefcli.checkpoints.atomic_checkpoints import AtomicCheckpointsMixin
 from prefcli.console import is_main_process
+from prefcli.data.cache_keys import trl_map_key
 from prefcli.data.run_datasets import RunDatasets
-from prefcli.data.trl_map_cache import CachedMapDataset, serialized, trl_cache_key
+from prefcli.data.trl_map_cache import CachedMapDataset, serialized
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.memory.activations import Policy
 from prefcli.memory.gradient_checkpointing import Choice, choose, memory_here
@@ -105,7 +106,7 @@ def make_trainer(
         recipe_overrides_checkpoint=recipe_overrides_checkpoint,
         sft_mix=_sft_mixture(recipe, datasets, tokenizer),
     )
-    key = trl_cache_key(recipe, method, tokenizer)
+    key = trl_map_key(recipe, method, tokenizer)
     evaluated = datasets.eval
     with (
         packed_forward.patched_trainers(),

@@ -16,6 +16,7 @@ from typing import Any
 from prefcli.errors import Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.model import Device
+from prefcli.recipe.defaults import default_learning_rate
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Training
@@ -125,7 +126,7 @@ def learning_rate(recipe: Recipe, method: Method) -> float:
     """The recipe's, or the method's usual one."""
     if recipe.training.learning_rate is not None:
         return recipe.training.learning_rate
-    return method.learning_rates.lora if recipe.trains_adapter else method.learning_rates.full
+    return default_learning_rate(recipe, method)
 
 
 def notes(recipe: Recipe, method: Method) -> list[str]:

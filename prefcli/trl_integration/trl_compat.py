@@ -75,6 +75,7 @@ HOOKS = (
     Hook("transformers.PreTrainedModel._supports_flash_attn"),
     Hook("transformers.PreTrainedModel._supports_flex_attn"),
     Hook("torch.optim.lr_scheduler.LambdaLR._last_lr", set_by="_update_lr"),
+    Hook("torch.nn.Module._compiled_call_impl"),
     Hook("torch.ops.mkldnn._linear_pointwise"),
     Hook("torch.ops.aten._local_scalar_dense"),
     Hook("torch._C._current_graph_task_id"),
@@ -101,6 +102,16 @@ check_hooks(HOOKS)
 
 LOGPROB_TILE_COLUMNS: int = trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE
 """Vocabulary entries of a tile of logits in trl's fused head."""
+
+
+def compiled_call(module: torch.nn.Module) -> Any:
+    """Return what `Module.compile` has set: the compiled call, or None."""
+    return module._compiled_call_impl
+
+
+def set_compiled_call(module: torch.nn.Module, call: Any) -> None:
+    """Switch a module between its compiled call and, with None, the eager one."""
+    module._compiled_call_impl = call
 
 
 def uses_triton(device: torch.device) -> bool:

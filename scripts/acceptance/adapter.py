@@ -28,7 +28,7 @@ prefcli.training.run.write_report_and_card = lambda *args, **kwargs: None
 def run(words: list[str], log: Path) -> dict[str, Any]:
     """`prefcli` with these words, in this process: its exit code, and the seconds it took."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    kept, argv = dict(os.environ), sys.argv
+    environment_before, argv = dict(os.environ), sys.argv
     began = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
         sys.argv = ["prefcli", *words]
@@ -41,7 +41,7 @@ def run(words: list[str], log: Path) -> dict[str, Any]:
         finally:
             sys.argv = argv
             os.environ.clear()
-            os.environ.update(kept)
+            os.environ.update(environment_before)
     seconds = time.monotonic() - began
     release()
     return {"code": code, "seconds": seconds}
@@ -80,16 +80,16 @@ def trainer_of(recipe_file: Path, name: str) -> Any:
 
 
 def release() -> None:
-    """What nothing refers to any more, of the GPU's memory too."""
+    """Free unreferenced objects and the cached memory of the GPU."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def speed_of(trainer: Any) -> dict[str, Any]:
-    """What run.json would say of its forward passes."""
-    found: dict[str, Any] = trainer.context.packed_forward.as_dict()
-    return found
+    """Return the entry of run.json about forward passes."""
+    values: dict[str, Any] = trainer.context.packed_forward.as_dict()
+    return values
 
 
 def checkpointing_of(trainer: Any) -> bool:
@@ -102,21 +102,23 @@ FLASH, SEGMENTS = varlen.NAME, prefix_attention.NAME
 def scores(
     model: PreTrainedModel, batch: dict[str, torch.Tensor], attention: str | None
 ) -> torch.Tensor:
-    """Log-probabilities (rows, length - 1), zero where there is no label; attention: of ours, None
-    for trl's own forward."""
+    """Return log-probabilities (rows, length - 1), zero where there is no label.
+
+    attention: one of prefcli's; None for trl's own forward.
+    """
     if "forward" not in vars(model):
         add_fused_lm_head(model, outputs=("log_probs",))
     uninstall: Callable[[], None] = lambda: None  # noqa: E731
     if attention is not None:
-        asked = forward.settings(model)
-        assert asked is not None
-        uninstall = forward.install(model, *asked, forward.Counts(), attention)
+        head_settings = forward.settings(model)
+        assert head_settings is not None
+        uninstall = forward.install(model, *head_settings, forward.Counts(), attention)
     try:
         output = model(**batch, fused_lm_head=True)
     finally:
         uninstall()
-    found: torch.Tensor = output.log_probs
-    return found
+    values: torch.Tensor = output.log_probs
+    return values
 
 
 def head(
@@ -128,8 +130,8 @@ def head(
         result = chunked_lm_head.Head.apply(hidden, weight, bias, targets, 1.0, ("log_probs",))
     else:
         result = chunked_lm_head.figures(hidden, projection, targets, 1.0, ("log_probs",))
-    found: torch.Tensor = result[0]
-    return found
+    values: torch.Tensor = result[0]
+    return values
 
 
 def exact(model: PreTrainedModel) -> PreTrainedModel:

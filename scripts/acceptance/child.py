@@ -47,7 +47,7 @@ def main() -> int:
             sheet.run("import", _raise, fault)
             continue
         print(f"{name}: imported in {took:.1f} s, {seconds:.0f} s to go", flush=True)
-        sheet.whole(modules[options.part.index(name)].run, sheet, setting)
+        sheet.run_part(modules[options.part.index(name)].run, sheet, setting)
     sys.stdout.flush()
     sys.stderr.flush()
     # A library's clean-up at exit has hung before.

@@ -1,4 +1,4 @@
-"""prefcli as a command of its own, to be stopped and started again."""
+"""prefcli as a separate command that can be stopped and started again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Command:
         )
 
     def wait(self, seconds: float) -> int | str:
-        """Its exit code; in words, where it had to be killed."""
+        """Return the exit code, or a text if the command had to be killed."""
         try:
             return self._process.wait(max(1.0, seconds))
         except subprocess.TimeoutExpired:
@@ -63,10 +63,10 @@ def steps_of(run: Path) -> list[dict[str, Any]]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for file in sorted((run / "model").glob("*.safetensors")):
-        found |= load_file(file)
-    return found
+        tensors |= load_file(file)
+    return tensors
 
 
 def largest_difference(one: Path, other: Path) -> float:

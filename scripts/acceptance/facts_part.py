@@ -1,4 +1,4 @@
-"""What this machine is, and how fast it copies and multiplies."""
+"""Facts of this machine, and how fast it copies and multiplies."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ def run(sheet: Sheet, setting: Setting) -> None:
 
 
 def _versions(sheet: Sheet, setting: Setting) -> None:
-    found = []
+    installed = []
     for name in _PACKAGES.split():
         try:
-            found.append(f"{name} {version(name)}")
+            installed.append(f"{name} {version(name)}")
         except PackageNotFoundError:
-            found.append(f"{name} -")
-    sheet.told("python", f"{platform.python_version()}, {os.cpu_count()} cores")
-    sheet.told("packages", ", ".join(found))
+            installed.append(f"{name} -")
+    sheet.note("python", f"{platform.python_version()}, {os.cpu_count()} cores")
+    sheet.note("packages", ", ".join(installed))
     if not setting.cpu:
         sheet.equal("CUDA is there", torch.cuda.is_available(), True)
-        whole = torch.cuda.get_device_properties(0)
-        sheet.told("GPU", f"{whole.name}, {whole.total_memory / 2**30:.1f} GiB")
+        gpu = torch.cuda.get_device_properties(0)
+        sheet.note("GPU", f"{gpu.name}, {gpu.total_memory / 2**30:.1f} GiB")
 
 
 def _attention(sheet: Sheet) -> None:
     if find_spec("torch.nn.attention.varlen") is None:
-        sheet.told("varlen_attn", "not in this torch")
+        sheet.note("varlen_attn", "not in this torch")
         return
     from torch.nn.attention.varlen import varlen_attn
 
-    sheet.told("varlen_attn", str(inspect.signature(varlen_attn)))
+    sheet.note("varlen_attn", str(inspect.signature(varlen_attn)))
 
 
 def _rates(sheet: Sheet, setting: Setting) -> None:
-    sheet.told("TFLOP/s, bf16 products", matrix_rate(setting) / 1e12)
+    sheet.note("TFLOP/s, bf16 products", matrix_rate(setting) / 1e12)
     size = 2**20 if setting.quick else 2**29
     source = torch.randn(size, device=setting.device)
     target = torch.empty_like(source)
     seconds = _seconds(lambda: target.copy_(source), setting)
-    sheet.told("TB/s, copy, read and written", 2 * source.nbytes / seconds / 1e12)
+    sheet.note("TB/s, copy, read and written", 2 * source.nbytes / seconds / 1e12)
 
 
 def matrix_rate(setting: Setting) -> float:

@@ -24,12 +24,12 @@ _NOISE = 1e-4
 def run(sheet: Sheet, setting: Setting) -> None:
     for heads, key_heads, width in ((8, 8, 64), (8, 2, 64), (8, 1, 64), (4, 2, 128), (2, 2, 256)):
         name = f"llama, {heads}/{key_heads} heads of {width}"
-        more = {
+        overrides = {
             "num_attention_heads": heads,
             "num_key_value_heads": key_heads,
             "head_dim": width // 8 if setting.quick else width,
         }
-        sheet.run(name, _attention, sheet, setting, "llama", more, False)
+        sheet.run(name, _attention, sheet, setting, "llama", overrides, False)
         if setting.quick:
             break
     window = {"sliding_window": 16, "num_attention_heads": 8, "num_key_value_heads": 2}
@@ -46,7 +46,7 @@ def run(sheet: Sheet, setting: Setting) -> None:
         sheet.run(f"calls, {name}", _calls, sheet, setting, name, sections, needs=8)
 
 
-def _model(setting: Setting, family: str, more: dict[str, Any]) -> PreTrainedModel:
+def _model(setting: Setting, family: str, overrides: dict[str, Any]) -> PreTrainedModel:
     width = 64 if setting.quick else 512
     config = CONFIG_MAPPING[family](
         vocab_size=512 if setting.quick else 4096,
@@ -57,7 +57,7 @@ def _model(setting: Setting, family: str, more: dict[str, Any]) -> PreTrainedMod
         bos_token_id=None,
         eos_token_id=1,
         pad_token_id=2,
-        **more,
+        **overrides,
     )
     torch.manual_seed(0)
     with setting.device:
@@ -98,7 +98,7 @@ def _batch(setting: Setting, vocabulary: int) -> dict[str, torch.Tensor]:
 
 
 def _gradients(model: PreTrainedModel, scores: torch.Tensor) -> torch.Tensor:
-    """Of a sum in which each token has a weight of its own; all in one vector of float64."""
+    """Return the gradients of a sum with a random weight per token, as one vector of float64."""
     draw = torch.Generator().manual_seed(7)
     weights = torch.randn(scores.shape, generator=draw).to(scores.device)
     model.zero_grad()
@@ -109,25 +109,25 @@ def _gradients(model: PreTrainedModel, scores: torch.Tensor) -> torch.Tensor:
 
 
 def _truth(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """By whole logits, without any of trl's or prefcli's code."""
+    """Compute log-probabilities from all logits, without code of trl or prefcli."""
     logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     labels = batch["labels"][:, 1:]
     scored = labels != -100
     logs = logits[:, :-1].log_softmax(-1)
-    found = logs.gather(2, labels.clamp(min=0)[..., None]).squeeze(2)
-    return torch.where(scored, found, torch.zeros_like(found))
+    label_logs = logs.gather(2, labels.clamp(min=0)[..., None]).squeeze(2)
+    return torch.where(scored, label_logs, torch.zeros_like(label_logs))
 
 
 def _attention(
-    sheet: Sheet, setting: Setting, family: str, more: dict[str, Any], autocast: bool
+    sheet: Sheet, setting: Setting, family: str, overrides: dict[str, Any], autocast: bool
 ) -> None:
-    model = _model(setting, family, more)
+    model = _model(setting, family, overrides)
     batch = _batch(setting, model.config.vocab_size)
     scored = batch["labels"][:, 1:] != -100
     if not autocast:
         model = model.bfloat16()
     truth = _truth(exact := adapter.exact(model), batch)
-    wanted = _gradients(exact, truth)
+    expected = _gradients(exact, truth)
     truth = truth.detach()[scored]
     names = [adapter.SEGMENTS] if setting.cpu else [adapter.FLASH, adapter.SEGMENTS]
     errors: dict[str | None, tuple[float, float]] = {}
@@ -138,15 +138,15 @@ def _attention(
         off = (got.detach()[scored].double() - truth).pow(2).mean().sqrt()
         errors[attention] = (
             float(off),
-            float((gradients - wanted).norm() / wanted.norm()),
+            float((gradients - expected).norm() / expected.norm()),
         )
-    sheet.told("logits to", float(truth.abs().max()))
-    sheet.told("SDPA's error, nats and share", "{:.2g}, {:.2g}".format(*errors[None]))
+    sheet.note("logits to", float(truth.abs().max()))
+    sheet.note("SDPA's error, nats and share", "{:.2g}, {:.2g}".format(*errors[None]))
     for attention in names:
-        for figure, mine, theirs in zip(
+        for figure, mine, sdpa_error in zip(
             ("forward", "backward"), errors[attention], errors[None], strict=True
         ):
-            sheet.at_most(f"{attention} {figure}, of SDPA's", mine / (theirs + _NOISE), _WORSE)
+            sheet.at_most(f"{attention} {figure}, of SDPA's", mine / (sdpa_error + _NOISE), _WORSE)
 
 
 def _head(sheet: Sheet, setting: Setting, dtype: torch.dtype) -> None:
@@ -163,10 +163,10 @@ def _head(sheet: Sheet, setting: Setting, dtype: torch.dtype) -> None:
     hidden.requires_grad_()
 
     def both(made: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             (made * weights).sum(), (hidden, projection.weight), retain_graph=False
         )
-        return made.detach().double(), torch.cat([f.flatten().double() for f in found])
+        return made.detach().double(), torch.cat([f.flatten().double() for f in gradients])
 
     logits = hidden.double() @ projection.weight.double().T
     right = both(logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1))
@@ -217,17 +217,17 @@ def _calls(sheet: Sheet, setting: Setting, name: str, sections: dict[str, Any]) 
     sheet.equal("exit code", done["code"], 0)
     if done["code"]:
         raise RuntimeError(last_lines(folder / "log.txt"))
-    found = {
+    calls = {
         e.key: e.count
         for e in events.key_averages()
         if re.search("varlen|flash|sdp|scaled_dot", e.key)
     }
     flash = sum(
-        count for key, count in found.items() if "_varlen_attn" in key and "backward" not in key
+        count for key, count in calls.items() if "_varlen_attn" in key and "backward" not in key
     )
     speed = json.loads((folder / "run" / "run.json").read_text("utf-8"))["speed"]
-    sheet.told("run.json", json.dumps(speed))
-    sheet.told("operators", ", ".join(f"{key} {count}" for key, count in sorted(found.items())))
+    sheet.note("run.json", json.dumps(speed))
+    sheet.note("operators", ", ".join(f"{key} {count}" for key, count in sorted(calls.items())))
     in_bf16 = not setting.cpu and name != "float32"
     if in_bf16:
         sheet.equal("attention", speed.get("attention"), adapter.FLASH)

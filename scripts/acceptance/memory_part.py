@@ -1,4 +1,4 @@
-"""The peak that torch counts in three steps of the 1B model, beside what a dry-run predicts."""
+"""The peak that torch counts in three steps of the 1B model, compared with the prediction."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from scripts.acceptance.rows import Sheet
 from scripts.acceptance.setting import Setting
 
 _STOCK = {"performance": {"shared_prefix": "off"}}
-"""What is rehearsed is trl's own forward."""
+"""A dry-run simulates trl's own forward."""
 
 
-def _settings(checkpointing: bool | str, **more: str) -> dict[str, Any]:
-    return {"training": {"gradient_checkpointing": checkpointing, **more}}
+def _settings(checkpointing: bool | str, **overrides: str) -> dict[str, Any]:
+    return {"training": {"gradient_checkpointing": checkpointing, **overrides}}
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -70,7 +70,7 @@ def _case(sheet: Sheet, setting: Setting, name: str) -> None:
     if setting.cpu:
         trainer = adapter.trainer_of(file, "dpo")
         trainer.train()
-        sheet.told("predicted, GiB", _predicted(file.parent))
+        sheet.note("predicted, GiB", _predicted(file.parent))
         sheet.skipped("counted: only CUDA counts its peaks")
         return
     adapter.release()
@@ -82,8 +82,8 @@ def _case(sheet: Sheet, setting: Setting, name: str) -> None:
     reserved = torch.cuda.max_memory_reserved() / 2**30
     del trainer
     adapter.release()
-    sheet.told("counted, GiB", counted)
-    sheet.told("reserved over allocated", reserved / counted)
+    sheet.note("counted, GiB", counted)
+    sheet.note("reserved over allocated", reserved / counted)
     ends = time.monotonic() + min(20.0, sheet.left - 10)
     while not (file.parent / "dry-run.json").is_file() and time.monotonic() < ends:
         time.sleep(0.5)
@@ -92,7 +92,7 @@ def _case(sheet: Sheet, setting: Setting, name: str) -> None:
         sheet.skipped("the dry-run is not done yet")
         return
     packed = "packed" in name
-    sheet.told("predicted, GiB", predicted)
+    sheet.note("predicted, GiB", predicted)
     sheet.at_most("off", abs(predicted / counted - 1), 0.1, must=not packed)
 
 
@@ -101,6 +101,6 @@ def _predicted(folder: Path) -> float | None:
     if not file.is_file():
         return None
     text = file.read_text("utf-8")
-    found, _ = json.JSONDecoder().raw_decode(text[text.index("{") :])
-    memory = found.get("memory") or found.get("facts", {}).get("memory")
+    document, _ = json.JSONDecoder().raw_decode(text[text.index("{") :])
+    memory = document.get("memory") or document.get("facts", {}).get("memory")
     return memory["allocated"] / 2**30 if memory else None

@@ -51,7 +51,7 @@ def _run(sheet: Sheet, setting: Setting, workers: Workers) -> None:
     jobs: dict[tuple[str, str], Job] = {}
     for name, sections in variants.items():
         for place in places if not setting.quick or name == "dpo" else places[:1]:
-            # Of stock, what is told is the error of bf16.
+            # For stock trl, the row shows the error of bf16.
             if place == "stock" and name not in _METHODS:
                 continue
             jobs[name, place] = _job(setting, name, place, sections)
@@ -64,8 +64,13 @@ def _run(sheet: Sheet, setting: Setting, workers: Workers) -> None:
     results = workers.run([*jobs.values(), *seeds.values()], lambda: sheet.left - 6)
     adapter = _folder(setting, "dpo, LoRA", "bf16") / "run" / "model"
     if adapter.is_dir():
-        more = {"model": {"name_or_path": str(adapter), "adapter": "continue"}, "dpo": {}}
-        jobs["dpo, continued", "bf16"] = job = _job(setting, "dpo, continued", "bf16", more)
+        adapter_sections = {
+            "model": {"name_or_path": str(adapter), "adapter": "continue"},
+            "dpo": {},
+        }
+        jobs["dpo, continued", "bf16"] = job = _job(
+            setting, "dpo, continued", "bf16", adapter_sections
+        )
         results |= workers.run([job], lambda: sheet.left - 6)
     for name in dict.fromkeys(name for name, _ in jobs):
         sheet.run(name, _judged, sheet, setting, name, jobs, results)
@@ -76,20 +81,22 @@ def _run(sheet: Sheet, setting: Setting, workers: Workers) -> None:
 
 
 def _variants(setting: Setting) -> dict[str, dict[str, Any]]:
-    found = dict(_METHODS)
+    sections_of = dict(_METHODS)
     if setting.quick:
-        found = {name: found[name] for name in ("sft", "dpo", "kto")}
-    found |= {f"{name}, LoRA": found[name] | {"lora": _LORA} for name in list(found)}
+        sections_of = {name: sections_of[name] for name in ("sft", "dpo", "kto")}
+    sections_of |= {
+        f"{name}, LoRA": sections_of[name] | {"lora": _LORA} for name in list(sections_of)
+    }
     if setting.quick:
-        found = {n: s for n, s in found.items() if "LoRA" not in n or n == "dpo, LoRA"}
+        sections_of = {n: s for n, s in sections_of.items() if "LoRA" not in n or n == "dpo, LoRA"}
     rows = setting.drawn("T", 16, "mix", _PROMPT, _ANSWER)
     mix = setting.written(setting.work / "rows" / "mix.jsonl", rows, "demonstration")
-    found["dpo, sft_mix"] = {"dpo": {}, "sft_mix": {"data": {"path": str(mix)}}}
-    found["dpo, precomputed"] = {"dpo": {}, "reference": {"precompute": True}}
+    sections_of["dpo, sft_mix"] = {"dpo": {}, "sft_mix": {"data": {"path": str(mix)}}}
+    sections_of["dpo, precomputed"] = {"dpo": {}, "reference": {"precompute": True}}
     if not setting.quick:
         other = str(setting.model("T", seed=1))
-        found["dpo, another reference"] = {"dpo": {}, "reference": {"name_or_path": other}}
-    return found
+        sections_of["dpo, another reference"] = {"dpo": {}, "reference": {"name_or_path": other}}
+    return sections_of
 
 
 def _folder(setting: Setting, name: str, place: str) -> Path:
@@ -145,18 +152,18 @@ def _judged(
             continue
         done = results.get(job)
         if done is None:
-            sheet.told(place, "no time was left")
+            sheet.note(place, "no time was left")
             continue
         if done["code"] != 0:
-            said = last_lines(job.log) if job.log.is_file() else ""
-            sheet.equal(f"{place}, exit code", f"{done['code']}: {said}", 0)
+            last_output = last_lines(job.log) if job.log.is_file() else ""
+            sheet.equal(f"{place}, exit code", f"{done['code']}: {last_output}", 0)
             continue
         folder = _folder(setting, name, place) / "run"
         sheet.equal(f"{place}, model/ is there", (folder / "model").is_dir(), True)
         speed = json.loads((folder / "run.json").read_text("utf-8")).get("speed", {})
         if place == "bf16":
-            sheet.told("seconds", done["seconds"])
-            sheet.told("shared_prefix", speed.get("shared_prefix"))
+            sheet.note("seconds", done["seconds"])
+            sheet.note("shared_prefix", speed.get("shared_prefix"))
             sheet.equal("passes that were trl's own", speed.get("stock_calls"), 0)
     pair = "fp32" if not setting.cpu else "bf16"
     here, there = (_metrics(_folder(setting, name, place)) for place in (pair, "cpu"))
@@ -175,7 +182,7 @@ def _judged(
         tokens = sum(_ANSWER) / 2
         worst = max(abs(pair[0][key] - pair[1][key]) for pair, key in logps) / tokens
         sheet.at_most("log-probabilities a token", worst, 1e-4)
-    sheet.told("loss after four steps", _apart(last, "loss"))
+    sheet.note("loss after four steps", _apart(last, "loss"))
 
 
 def _apart(pair: list[dict[str, float]], key: str) -> float:
@@ -194,15 +201,18 @@ def _bf16(sheet: Sheet, setting: Setting, jobs: dict[tuple[str, str], Job]) -> N
     """Root mean square over all methods of what bf16 changes in the first evaluation."""
     errors: dict[str, list[float]] = {"bf16": [], "stock": []}
     for name in dict.fromkeys(name for name, _ in jobs):
-        found = {place: _metrics(_folder(setting, name, place)) for place in _PLACES[:3]}
-        rows = {p: next((r for r in v if "eval_loss" in r), {}) for p, v in found.items()}
+        metrics = {place: _metrics(_folder(setting, name, place)) for place in _PLACES[:3]}
+        rows = {p: next((r for r in v if "eval_loss" in r), {}) for p, v in metrics.items()}
         if not all(rows.values()):
             continue
         keys = [key for key in rows["fp32"] if "logps/" in key or key == "eval_loss"]
-        for place, kept in errors.items():
-            kept += [rows[place][key] - rows["fp32"][key] for key in keys]
-    sizes = {p: math.sqrt(sum(e * e for e in kept) / len(kept)) for p, kept in errors.items()}
-    sheet.told("error of stock", sizes["stock"])
+        for place, differences in errors.items():
+            differences += [rows[place][key] - rows["fp32"][key] for key in keys]
+    sizes = {
+        p: math.sqrt(sum(e * e for e in differences) / len(differences))
+        for p, differences in errors.items()
+    }
+    sheet.note("error of stock", sizes["stock"])
     sheet.at_most("ours over stock's", sizes["bf16"] / sizes["stock"], 1.3, must=False)
 
 
@@ -245,7 +255,7 @@ def _refusals(
     mine = [job for (name, _), job in seeds.items() if name.endswith(f", {kind}")]
     done = [results[job] for job in mine if job in results]
     bad = [job for job in mine if job in results and results[job]["code"] != 0]
-    sheet.told("runs", f"{len(done)} of {len(mine)}")
+    sheet.note("runs", f"{len(done)} of {len(mine)}")
     sheet.equal("that did not end with 0", len(bad), 0)
     for job in bad[:2]:
-        sheet.told("said", f"{results[job]['code']}: {last_lines(job.log)}")
+        sheet.note("last lines", f"{results[job]['code']}: {last_lines(job.log)}")

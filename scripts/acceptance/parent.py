@@ -1,6 +1,6 @@
-"""Starts each part in a session of its own, ends it in time, and keeps what it found.
+"""Start each part in a separate session, end it in time, and write its results.
 
-Imports no torch: a broken driver or package is a row of some part, not the end of all.
+This module does not import torch: a broken driver or package is then a row of one part.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 class Child:
-    """A process that has imported everything, and waits to be told to begin."""
+    """A process that imports everything and then waits for the signal to start."""
 
     def __init__(self, names: list[str], options: argparse.Namespace, work: Path) -> None:
         self.names = names
@@ -52,7 +52,7 @@ class Child:
         )
 
     def go(self, seconds: float, skip: list[str]) -> int | None:
-        """Its exit code; None where its time was over."""
+        """Start the cases; return the exit code, or None if the time was over."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"seconds": seconds, "skip": skip}).encode())
@@ -67,7 +67,7 @@ class Child:
             self.end()
 
     def end(self) -> None:
-        """With all that it started; what has ended already is left alone."""
+        """End the process with all of its children, once."""
         if self._ended:
             return
         self._ended = True
@@ -109,7 +109,7 @@ class Acceptance:
                 following = self._children(groups[at + 1]) if at + 1 < len(groups) else []
                 mine, children = children, following
                 threads = [
-                    threading.Thread(target=self._part, args=(each,), daemon=True) for each in mine
+                    threading.Thread(target=self._part, args=(c,), daemon=True) for c in mine
                 ]
                 for thread in threads:
                     thread.start()
@@ -117,25 +117,25 @@ class Acceptance:
                     thread.join()
                 self._keep(names)
         finally:
-            # Interrupted, this process takes along what is at work and what is ready.
+            # An interrupt also ends the children that run or wait.
             for child in self._started:
                 child.end()
         return self._all()
 
     def _groups(self) -> list[list[str]]:
-        """Of parts that run at the same time."""
-        asked = self._options.parts
+        """Return the groups of parts that run at the same time."""
+        requested = self._options.parts
         if self._options.one_process:
             # Importing the libraries takes longer than a quick part.
-            return [list(asked)]
-        together = [name for name in TOGETHER if name in asked]
-        found: list[list[str]] = []
-        for name in asked:
+            return [list(requested)]
+        together = [name for name in TOGETHER if name in requested]
+        groups: list[list[str]] = []
+        for name in requested:
             if name not in together:
-                found.append([name])
+                groups.append([name])
             elif name == together[0]:
-                found.append(together)
-        return found
+                groups.append(together)
+        return groups
 
     def _children(self, names: list[str]) -> list[Child]:
         groups = [names] if self._options.one_process else [[name] for name in names]
@@ -163,7 +163,7 @@ class Acceptance:
             begun = self._begun(names)
             name, case = begun or (names[0], "")
             how = "its time was over" if code is None else f"the process ended with {code}"
-            if code != POISONED:  # which has left a row of its own
+            if code != POISONED:  # which has written its row
                 self._note(name, case, how, "FAIL")
             if code is None or ends - time.monotonic() < 15:
                 return
@@ -173,13 +173,13 @@ class Acceptance:
     def _lines(self) -> list[Row]:
         if not self._rows.is_file():
             return []
-        found = []
+        lines = []
         for line in self._rows.read_text("utf-8").splitlines():
             try:
-                found.append(json.loads(line))
+                lines.append(json.loads(line))
             except ValueError:  # torn by a kill
                 continue
-        return found
+        return lines
 
     def _begun(self, names: list[str]) -> tuple[str, str] | None:
         """The case that has begun and not ended."""
@@ -200,12 +200,12 @@ class Acceptance:
         self._own.append(row | {"verdict": verdict})
 
     def _all(self) -> list[Row]:
-        found = [row for row in self._lines() if "verdict" in row] + self._own
+        rows = [row for row in self._lines() if "verdict" in row] + self._own
         order = list(PARTS)
-        return sorted(found, key=lambda row: order.index(row["part"]))
+        return sorted(rows, key=lambda row: order.index(row["part"]))
 
     def _keep(self, names: list[str]) -> None:
-        """What is known so far, and what is still running that should not be."""
+        """Write the results so far, with processes that are still on the GPU."""
         if not self._options.cpu and (others := _on_the_gpu()):
             self._note(names[-1], "after it", f"still on the GPU: {others}", "info")
         rows = self._all()
@@ -214,9 +214,9 @@ class Acceptance:
             for line in self._lines()
             if "ended" in line
         }
-        whole = self._out / "results.json.new"
-        whole.write_text(json.dumps({"rows": rows, "seconds": seconds}, indent=1), "utf-8")
-        whole.replace(self._out / "results.json")
+        partial = self._out / "results.json.new"
+        partial.write_text(json.dumps({"rows": rows, "seconds": seconds}, indent=1), "utf-8")
+        partial.replace(self._out / "results.json")
         (self._out / "table.md").write_text(table(rows), "utf-8")
         with (self._out / "log.txt").open("a", encoding="utf-8") as log:
             for path in sorted(self._work.glob("*.log")):

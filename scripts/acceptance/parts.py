@@ -20,9 +20,9 @@ PARTS = {
     "signals": Part(70, 25),
     "sharded": Part(95, 30),
     "qlora": Part(60, 20),
-    "speed": Part(165, 40),
+    "speed": Part(200, 40),
     "memory": Part(70, 25),
-    "profile": Part(45, 20),
+    "profile": Part(80, 25),
 }
 
 TOGETHER = ("methods", "signals", "sharded", "qlora")

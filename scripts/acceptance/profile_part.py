@@ -1,4 +1,4 @@
-"""Where the time of a step goes: kernels, idle time, launches, and where the CPU waits."""
+"""The time of a step: kernels, idle time, launches, and where the CPU waits."""
 
 from __future__ import annotations
 
@@ -54,9 +54,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         if state.global_step == _WARM + 2 * _TIMED and self._caught is not None:
             torch.cuda.set_sync_debug_mode("default")
             self._caught.__exit__(None, None, None)
-            for each in self._noted:
-                if "synchroniz" in str(each.message):
-                    self.waits["/".join(Path(each.filename).parts[-3:]) + f":{each.lineno}"] += 1
+            for warning in self._noted:
+                if "synchroniz" in str(warning.message):
+                    self.waits[
+                        "/".join(Path(warning.filename).parts[-3:]) + f":{warning.lineno}"
+                    ] += 1
 
 
 def run(sheet: Sheet, setting: Setting) -> None:
@@ -89,13 +91,13 @@ def _profiled(sheet: Sheet, setting: Setting) -> None:
     watch = _Watch(setting)
     trainer.add_callback(watch)
     trainer.train()
-    sheet.told("ms a step, profiled", 1000 * watch.seconds / _TIMED)
-    found = watch.events.key_averages()
+    sheet.note("ms a step, profiled", 1000 * watch.seconds / _TIMED)
+    averages = watch.events.key_averages()
     if setting.cpu:
         return
     kernels: Counter[str] = Counter()
     busy = launches = 0.0
-    for event in found:
+    for event in averages:
         if getattr(event, "is_user_annotation", False):
             continue  # spans kernels that are counted themselves
         if str(event.device_type).endswith("CUDA"):
@@ -103,13 +105,17 @@ def _profiled(sheet: Sheet, setting: Setting) -> None:
             busy += event.self_device_time_total
         elif event.key.startswith(("cudaLaunchKernel", "cuLaunchKernel")):
             launches += event.count
-    sheet.told("share of time the GPU is idle", 1 - busy / 1e6 / watch.seconds)
-    sheet.told("launches a step", launches / _TIMED)
+    host = sorted(watch.events.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    for event in host[:_SHOWN]:
+        spent = event.self_cpu_time_total / 1000 / _TIMED
+        sheet.note(f"host: {event.key[:60]}", f"{spent:.1f} ms in {event.count / _TIMED:g} calls")
+    sheet.note("share of time the GPU is idle", 1 - busy / 1e6 / watch.seconds)
+    sheet.note("launches a step", launches / _TIMED)
     for name, spent in kernels.most_common(_SHOWN):
-        sheet.told(_kernel(name), f"{spent / busy:.1%}")
-    sheet.told("waits a step", sum(watch.waits.values()) / _TIMED)
+        sheet.note(_kernel(name), f"{spent / busy:.1%}")
+    sheet.note("waits a step", sum(watch.waits.values()) / _TIMED)
     for place, count in watch.waits.most_common(_SHOWN):
-        sheet.told(place, f"{count / _TIMED:g} a step")
+        sheet.note(place, f"{count / _TIMED:g} a step")
 
 
 def _kernel(name: str) -> str:

@@ -46,9 +46,9 @@ def _case(sheet: Sheet, setting: Setting, name: str, bits: str) -> None:
     done = adapter.run(["dpo", str(file)], folder / "log.txt")
     sheet.equal("exit code", done["code"], 0)
     if done["code"]:
-        sheet.told("said", last_lines(folder / "log.txt"))
+        sheet.note("last lines", last_lines(folder / "log.txt"))
         return
     losses = [row["loss"] for row in steps_of(folder / "run")]
     sheet.equal("losses are finite", all(map(math.isfinite, losses)) and bool(losses), True)
     record = json.loads((folder / "run" / "run.json").read_text("utf-8"))
-    sheet.told("run.json", json.dumps(record.get("speed", {})))
+    sheet.note("run.json", json.dumps(record.get("speed", {})))

@@ -1,4 +1,4 @@
-"""What a part finds, one JSON line each, so that nothing is lost when its process dies."""
+"""Results of a part, one JSON line each, so that they survive the death of its process."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Sheet:
         self._try(body, *args)
         self._write(ended=True, seconds=round(time.monotonic() - began, 2))
 
-    def whole(self, body: Callable[..., None], *args: Any) -> None:
+    def run_part(self, body: Callable[..., None], *args: Any) -> None:
         """Run a part, whose cases are run by `run`."""
         self._try(body, *args)
 
@@ -75,12 +75,12 @@ class Sheet:
         return case in self._skip
 
     def values(self) -> dict[tuple[str, str], Any]:
-        """By case and figure, those of other processes of this part too."""
+        """Return the values by case and figure, including those of other processes of this part."""
         lines = map(json.loads, self._path.read_text("utf-8").splitlines())
         mine = [line for line in lines if line["part"] == self._part and "figure" in line]
         return {(line["case"], line["figure"]): line["value"] for line in mine}
 
-    def told(self, figure: str, value: Any) -> None:
+    def note(self, figure: str, value: Any) -> None:
         self._row(figure, value, None, "info")
 
     def skipped(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What the parts share: models of known shapes, rows of known lengths, recipes over both."""
+"""Models of known shapes, rows of known lengths and recipes over both, shared by the parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Row = tuple[list[int], list[int], list[int]]
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a Llama."""
+    """Sizes of a Llama."""
 
     width: int
     inner: int

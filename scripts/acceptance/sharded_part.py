@@ -82,12 +82,12 @@ def _judged(sheet: Sheet, name: str, file: Path, command: Command, single: Path)
         code = command.wait(sheet.left - 3)
     sheet.equal("exit code", code, 0)
     if code != 0:
-        sheet.told("said", last_lines(command.log))
+        sheet.note("last lines", last_lines(command.log))
     sheet.equal("model/ is there", (run / "model").is_dir(), True)
     steps, others = steps_of(run), steps_of(single)
     if steps and others and name != "single":
         pairs = list(zip(steps, others, strict=False))
-        sheet.told("steps", len(pairs))
+        sheet.note("steps", len(pairs))
         sheet.at_most(
             "loss from single's", max(abs(a["loss"] - b["loss"]) for a, b in pairs), _APART
         )
@@ -98,4 +98,4 @@ def _judged(sheet: Sheet, name: str, file: Path, command: Command, single: Path)
         rounded = bool((exact.bfloat16().double() == exact).all())
         sheet.equal("log-probabilities are rounded to bf16", rounded, False)
     speed = record.get("speed", {})
-    sheet.told("shared_prefix", f"{speed.get('shared_prefix')}, {speed.get('attention')}")
+    sheet.note("shared_prefix", f"{speed.get('shared_prefix')}, {speed.get('attention')}")

@@ -1,4 +1,4 @@
-"""Stopped by SIGTERM and started again: exit codes, and the weights of an undisturbed run."""
+"""Stopped by SIGTERM and started again: exit codes, and the weights of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -47,28 +47,28 @@ def _recipe(setting: Setting, name: str, steps: int) -> Path:
 
 def _in_training(sheet: Sheet, setting: Setting) -> None:
     steps = 60
-    files = [_recipe(setting, name, steps) for name in ("whole", "stopped")]
+    files = [_recipe(setting, name, steps) for name in ("reference_run", "stopped")]
     runs = [file.parent / "run" for file in files]
-    whole = None
+    reference_run = None
     if not setting.quick:
-        whole = Command(["dpo", str(files[0])], files[0].parent / "log.txt")
+        reference_run = Command(["dpo", str(files[0])], files[0].parent / "log.txt")
     stopped = Command(["dpo", str(files[1])], files[1].parent / "log.txt")
     stopped.stop_when(lambda: len(steps_of(runs[1])) >= 10, sheet.left - 8)
     sheet.equal("exit code", stopped.wait(sheet.left - 8), 75)
     again = Command(["dpo", str(files[1])], files[1].parent / "log.txt")
-    if whole is not None:
-        code = whole.wait(sheet.left - 8)
+    if reference_run is not None:
+        code = reference_run.wait(sheet.left - 8)
     else:  # a process less to start
         code = adapter.run(["dpo", str(files[0])], files[0].parent / "log.txt")["code"]
-    sheet.equal("exit code of the undisturbed", code, 0)
+    sheet.equal("exit code of the other run", code, 0)
     sheet.equal("exit code of the second start", again.wait(sheet.left - 8), 0)
     if not (runs[1] / "model").is_dir():
-        sheet.told("said", last_lines(again.log))
+        sheet.note("last lines", last_lines(again.log))
         return
     last = [len(steps_of(run)) for run in runs]
-    sheet.equal("steps told", last[1], last[0])
+    sheet.equal("steps logged", last[1], last[0])
     off = largest_difference(*runs)
-    sheet.told("bit-identical", off == 0.0)
+    sheet.note("bit-identical", off == 0.0)
     sheet.at_most("largest difference of a weight, in steps", off / _RATE, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Whole training steps, prefcli's beside stock trl's, over three profiles of lengths.
+"""Whole training steps, prefcli's compared with stock trl's, over three profiles of lengths.
 
 Each arm trains through `trainer.train()` over the same rows in the same order, loader, clipping and
 optimizer included; the device is waited for at the ends of a profile only.
@@ -40,16 +40,22 @@ _OURS: dict[str, dict[str, Any]] = {
         "reference": {"precompute": True},
         "training": {"gradient_checkpointing": False, "optim": "adamw_torch_fused"},
     },
+    "p3": {
+        "reference": {"precompute": True},
+        "training": {"gradient_checkpointing": False, "optim": "adamw_torch_fused"},
+        "performance": {"compile": "on"},
+    },
 }
-"""With settings as in s0, with the defaults, and at the best."""
+"""With settings as in s0, with the defaults, at the best, and the best with compiled layers."""
 _CASES = (
     ("M full", "p2", 8),
+    ("M full", "p3", 8),
+    ("M full", "s1", 8),
+    ("M LoRA", "p2", 8),
+    ("M LoRA", "s1", 8),
     ("M full", "p1", 8),
     ("M full", "s0", 8),
     ("M full", "p0", 8),
-    ("M full", "s1", 8),
-    ("M LoRA", "s1", 8),
-    ("M LoRA", "p2", 8),
     ("S full", "p2", 8),
     ("S full", "p2", 2),
     ("S full", "s1", 8),
@@ -64,20 +70,22 @@ _AIM = 1.3
 def run(sheet: Sheet, setting: Setting) -> None:
     cases = _CASES
     if setting.quick:
-        cases = tuple(case for case in _CASES[:5] if case[1] in ("p1", "p2", "s1"))
+        cases = tuple(
+            case for case in _CASES[:6] if case[0] == "M full" and case[1] in ("p1", "p2", "s1")
+        )
     rate = matrix_rate(setting)
     patched = False
     for model, arm, pairs in cases:
         name = f"{model} {arm}, {pairs} pairs"
         if patched and arm in _OURS and not sheet.is_done(name):
-            # Liger's kernels replace functions of transformers: ours want a process without.
+            # Liger's kernels replace functions of transformers; prefcli runs without them.
             os._exit(POISONED)
         if not sheet.is_done(name):
             patched |= arm == "s1" and _liger(setting)
         sheet.run(name, _arm, sheet, setting, model, arm, pairs, rate, needs=14)
         adapter.release()
         if not setting.cpu and torch.cuda.memory_allocated() > 2**30:
-            sheet.told("left on the GPU, GiB", torch.cuda.memory_allocated() / 2**30)
+            sheet.note("left on the GPU, GiB", torch.cuda.memory_allocated() / 2**30)
             os._exit(POISONED)
     sheet.run("ratios", _ratios, sheet, cases)
 
@@ -118,9 +126,9 @@ def _arm(sheet: Sheet, setting: Setting, model: str, arm: str, pairs: int, rate:
     warm, timed = (1, 1) if setting.quick else (_WARM, _TIMED)
     pairs = min(pairs, 2) if setting.quick else pairs
     shape = setting.shapes[model[0]]
-    each = (warm + timed) * pairs
+    count = (warm + timed) * pairs
     shrink = 8 if setting.quick else 1
-    rows = {name: drawn(name, shape.vocabulary, each, 0, shrink) for name in PROFILES}
+    rows = {name: drawn(name, shape.vocabulary, count, 0, shrink) for name in PROFILES}
     folder = setting.work / "speed" / f"{model}-{arm}-{pairs}".replace(" ", "-")
     setting.written(folder / "rows.jsonl", [row for part in rows.values() for row in part])
     steps = len(rows) * (warm + timed)
@@ -138,16 +146,16 @@ def _arm(sheet: Sheet, setting: Setting, model: str, arm: str, pairs: int, rate:
     try:
         trainer.train()
     finally:
-        told = zip(rows.items(), laps.seconds, laps.peaks, strict=False)
-        for (profile, its), seconds, peak in told:
+        laps_of_profiles = zip(rows.items(), laps.seconds, laps.peaks, strict=False)
+        for (profile, its), seconds, peak in laps_of_profiles:
             work = flops(its[warm * pairs :], shape, arm, lora, checkpointing, pairs) / timed
-            sheet.told(f"{profile}: ms", 1000 * seconds)
-            sheet.told(f"{profile}: GiB", round(peak, 1))
-            sheet.told(f"{profile}: of the product rate", round(work / seconds / rate, 3))
-            sheet.told(f"{profile}: FLOPs", work)
+            sheet.note(f"{profile}: ms", 1000 * seconds)
+            sheet.note(f"{profile}: GiB", round(peak, 1))
+            sheet.note(f"{profile}: of the product rate", round(work / seconds / rate, 3))
+            sheet.note(f"{profile}: FLOPs", work)
     how = adapter.speed_of(trainer) if arm in _OURS else {"liger": arm == "s1" and _liger(setting)}
     words = {k: v for k, v in how.items() if k not in ("tokens", "tokens_padded")}
-    sheet.told("how", f"checkpointing {checkpointing}, {words}, {ready:.0f} s to make")
+    sheet.note("how", f"checkpointing {checkpointing}, {words}, {ready:.0f} s to make")
     if arm in _OURS:
         sheet.equal("passes that were trl's own", how.get("stock_calls"), 0)
 
@@ -199,15 +207,15 @@ def _ours(
         "logging_steps": 10,
         **sections.get("training", {}),
     }
-    more: dict[str, Any] = {"training": training}
+    overrides: dict[str, Any] = {"training": training}
     if lora:
-        more["lora"] = {"rank": 16, "alpha": 32, "dropout": 0.0}
+        overrides["lora"] = {"rank": 16, "alpha": 32, "dropout": 0.0}
     file = setting.recipe(
         folder,
         setting.model(model),
         folder / "rows.jsonl",
         dpo={},
-        **{**sections, **more},
+        **{**sections, **overrides},
     )
     return adapter.trainer_of(file, "dpo")
 
@@ -246,25 +254,28 @@ def flops(
 
 
 def _ratios(sheet: Sheet, cases: tuple[tuple[str, str, int], ...]) -> None:
-    found = sheet.values()
+    recorded = sheet.values()
     for model, arm, pairs in cases:
         if arm not in _OURS:
             continue
         for other in _STOCK:
             for profile in PROFILES:
-                ours, theirs = (
+                prefcli_values, stock_values = (
                     {
-                        w: found.get((f"{model} {a}, {pairs} pairs", f"{profile}: {w}"))
+                        w: recorded.get((f"{model} {a}, {pairs} pairs", f"{profile}: {w}"))
                         for w in ("ms", "FLOPs")
                     }
                     for a in (arm, other)
                 )
-                if not ours["ms"] or not theirs["ms"]:
+                if not prefcli_values["ms"] or not stock_values["ms"]:
                     continue
                 figure = f"{model}, {pairs} pairs, {profile}: {arm}/{other}"
-                ratio, bound = theirs["ms"] / ours["ms"], theirs["FLOPs"] / ours["FLOPs"]
+                ratio, bound = (
+                    stock_values["ms"] / prefcli_values["ms"],
+                    stock_values["FLOPs"] / prefcli_values["FLOPs"],
+                )
                 if (model, arm, other) == ("M full", "p2", "s1") and not sheet.untimed:
                     sheet.at_least(figure, ratio, _AIM)
                 else:
-                    sheet.told(figure, ratio)
-                sheet.told(f"{figure}, what FLOPs allow", bound)
+                    sheet.note(figure, ratio)
+                sheet.note(f"{figure}, what FLOPs allow", bound)

@@ -30,26 +30,26 @@ def table(rows: list[Row]) -> str:
 
 def speed_table(rows: list[Row]) -> list[str]:
     """Milliseconds of a step by arm, and what came of them."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    values: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
         case, _, pairs = row["case"].partition(", ")
         profile, _, figure = row["figure"].partition(": ")
         if row["part"] == "speed" and figure in _SPEED:
             tuning, _, arm = case.rpartition(" ")
-            found.setdefault((f"{tuning}, {pairs}", profile), {})[f"{arm} {figure}"] = row["value"]
-    if not found:
+            values.setdefault((f"{tuning}, {pairs}", profile), {})[f"{arm} {figure}"] = row["value"]
+    if not values:
         return []
-    arms = ("s0", "s1", "p0", "p1", "p2")
+    arms = ("s0", "s1", "p0", "p1", "p2", "p3")
     lines = [
         "| tuning | profile | " + " | ".join(f"{arm} ms" for arm in arms) + " | p2/s0 | p2/s1 | "
         "FLOPs allow | s1, p2 of the product rate | GiB s1, p1, p2 |",
         "|---" * (len(arms) + 7) + "|",
     ]
-    for (tuning, profile), of in found.items():
+    for (tuning, profile), of in values.items():
 
         def over(other: str, figure: str, of: dict[str, Any] = of) -> str:
-            ours, theirs = of.get(f"p2 {figure}"), of.get(f"{other} {figure}")
-            return f"{theirs / ours:.2f}" if ours and theirs else ""
+            prefcli_value, other_value = of.get(f"p2 {figure}"), of.get(f"{other} {figure}")
+            return f"{other_value / prefcli_value:.2f}" if prefcli_value and other_value else ""
 
         times = [f"{of[f'{arm} ms']:.0f}" if f"{arm} ms" in of else "" for arm in arms]
         shares = [str(of.get(f"{arm} of the product rate", "")) for arm in ("s1", "p2")]
@@ -87,7 +87,7 @@ def printed(rows: list[Row]) -> str:
 
 
 def _tabled(row: Row) -> bool:
-    """Does it stand in the table of speed?"""
+    """Return whether the row is part of the table of speed."""
     return row["part"] == "speed" and (
         row["case"] == "ratios" or row["figure"].rpartition(": ")[2] in _SPEED
     )

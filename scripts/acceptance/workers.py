@@ -34,7 +34,7 @@ class Workers:
         self._processes += [(_started(on_cpu=True), True) for _ in range(cpu)]
 
     def run(self, jobs: list[Job], seconds: Callable[[], float]) -> dict[Job, dict[str, Any]]:
-        """What came of each; a job that found no time or no worker is left out."""
+        """Return the result of each job that found time and a worker."""
         results: dict[Job, dict[str, Any]] = {}
         if not self._processes:
             from scripts.acceptance import adapter
@@ -86,11 +86,11 @@ class Workers:
 
 
 def _started(*, on_cpu: bool) -> subprocess.Popen[str]:
-    more = {"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {}
+    environment = {"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {}
     return subprocess.Popen(
         [sys.executable, str(_SCRIPT), "--worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | more,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
     )

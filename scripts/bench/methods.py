@@ -23,7 +23,7 @@ import torch
 
 from prefcli.console import keep_stdout_for_json
 from prefcli.evaluation.check_sft import SftReport, check_sft
-from prefcli.evaluation.generate import Sampling, answers
+from prefcli.evaluation.generate import Sampling, generate_answers
 from prefcli.library_logging import quiet_libraries
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
@@ -70,7 +70,7 @@ def measure(args: argparse.Namespace, model: str) -> tuple[SftReport, SftReport,
     demonstrations = check_sft(recipe(model, args.demonstrations[1], *alone))
     score = None
     if args.scorer is not None:
-        rows = answers([model], args.pairs[1], None, Sampling(100, 1.0))
+        rows = generate_answers([model], args.pairs[1], None, Sampling(100, 1.0))
         of_text = scorer(args.scorer)
         score = mean(of_text(row["completion"]) for row in rows)
     return pairs, demonstrations, score
@@ -115,7 +115,7 @@ def row(name: str, metrics: dict[str, float], args: argparse.Namespace, model: s
         name,
         "" if accuracy is None else f"{accuracy:.1%}",
         "" if margin is None else f"{margin:.3g}",
-        f"{pairs.chosen_likelier:.1%}",
+        f"{pairs.chosen_more_likely:.1%}",
         f"{pairs.perplexity:.2f}",
         f"{demonstrations.perplexity:.2f}",
         "" if score is None else f"{score:.2f}",

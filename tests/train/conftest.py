@@ -18,8 +18,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from prefcli import cli
 from prefcli.console import keep_stdout_for_json
 from prefcli.library_logging import quiet_libraries
+from prefcli.model import load_tokenizer
 from prefcli.recipe import Loaded, load
-from tests.support.tiny_runs import TEMPLATE, sentence, small_recipe
+from tests.support.tiny_runs import TEMPLATE, sentence, small_recipe, trainer_of, write_jsonl
 
 torch.set_num_threads(1)
 quiet_libraries()
@@ -123,3 +124,20 @@ def dry_run(tmp_path, monkeypatch, capsys):
         return int(stop.value.code or 0), json.loads(out), err
 
     return run
+
+
+@pytest.fixture
+def trl_rows(recipe_data, make_recipe, tmp_path):
+    """Build (canonical rows, the rows that trl prepares from them, tokenizer, recipe)."""
+
+    def build(name, rows, change=lambda tokenizer: None, **section):
+        train = write_jsonl(tmp_path / "rows.jsonl", rows)
+        recipe_data["data"] = {"train": {"path": str(train)}, "max_length": 64}
+        recipe_data[name] = section
+        recipe = make_recipe(recipe_data).recipe
+        tokenizer = load_tokenizer(recipe.model)
+        change(tokenizer)
+        trainer, inputs = trainer_of(recipe, name, tokenizer)
+        return inputs.train.rows.to_list(), trainer.train_dataset.to_list(), tokenizer, recipe
+
+    return build

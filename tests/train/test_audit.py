@@ -1,4 +1,4 @@
-"""Every fault of a crafted file is counted, placed and judged; the counts are made by hand."""
+"""The data checks on crafted files: each fault is counted, located and judged as by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pair(prompt: str, chosen: str, rejected: str) -> dict:
 
 # Each of the letters f, j, q, v, w, x and z is a token; the end token is one more.
 CRAFTED = [
-    *(pair("q" + "x" * i, "z", "zz") for i in range(1, 11)),  # 1-10: nothing wrong
+    *(pair("q" + "x" * i, "z", "zz") for i in range(1, 11)),  # 1-10: no fault
     pair("q", "", "v"),  # 11
     pair("q", "z", " "),  # 12
     pair("", "z", "v"),  # 13
@@ -39,7 +39,7 @@ CRAFTED = [
     pair("w" * 16, "z", "vv"),  # 16: no room for a completion
     pair("w" * 40, "z", "vv"),  # 17
     pair("w" * 15, "z", "vv"),  # 18: both sides are cut
-    pair("j", "z" * 20, "v"),  # 19: chosen is cut, and longer
+    pair("j", "z" * 20, "v"),  # 19: chosen is cut and longer
     pair("jj", "z", "v" * 20),  # 20: rejected is cut
     pair("jjj", "z" * 20, "z" * 21),  # 21: the same in the 13 tokens that fit
     pair("qx", "z", "zz"),  # 22: as 1
@@ -49,13 +49,13 @@ CRAFTED = [
     pair("jjjjj", "zz", "v"),  # 26
     pair("q ", "red", "big"),  # 27: the space joins the words
     pair("qq ", "red", "big"),  # 28
-    pair("f", "z", "zz"),  # 29: stands in eval, too
+    pair("f", "z", "zz"),  # 29: also in eval
     pair("ff", "z", "zz"),  # 30
 ]
-HELD_OUT = [pair("f" * i, "v", "vv") for i in range(1, 5)]  # 1 and 2 stand in train
+HELD_OUT = [pair("f" * i, "v", "vv") for i in range(1, 5)]  # 1 and 2 are in train
 
-# name: (count, of, first rows, how many are kept)
-FOUND = {
+# name: (count, of, first rows, remaining)
+FINDINGS = {
     "long_prompts": (2, 30, [16, 17], 0),
     "cut": (3, 30, [18, 19, 20], 3),
     "identical": (2, 30, [14, 15], 0),
@@ -90,24 +90,24 @@ def audited(recipe, name, **options):
     return read_run_datasets(recipe, recipe.methods[name], load_tokenizer(recipe.model), **options)
 
 
-def in_figures(split):
-    """{name: (count, of, first rows, kept)}"""
+def findings_of(split):
+    """Return {name: (count, of, first rows, remaining)}."""
     return {
-        f.name: (f.count, f.total, [int(p.rpartition(" ")[2]) for p in f.first], f.kept)
+        f.name: (f.count, f.total, [int(p.rpartition(" ")[2]) for p in f.first], f.remaining)
         for f in split.findings
     }
 
 
-def test_each_fault_of_a_pair(crafted, make_recipe):
+def test_audit_pairs_counts_each_fault(crafted, make_recipe):
     inputs = audited(make_recipe(crafted).recipe, "dpo")
     train, held_out = inputs.train, inputs.eval
     assert (train.read, train.available, len(train.rows)) == (30, 30, 22)
-    assert in_figures(train) == FOUND
-    assert in_figures(held_out) == {"shared_prompts": (2, 4, [1, 2], 2)}
+    assert findings_of(train) == FINDINGS
+    assert findings_of(held_out) == {"shared_prompts": (2, 4, [1, 2], 2)}
     notes = {f.name: f.note for f in train.findings if f.note}
     assert notes == {
-        "cut": "chosen in 2, rejected in 2; max_length 43 keeps 99 % whole",
-        # Tokens of the 22 kept pairs: 15 of (2, 3), then rows 18, 19, 20, 25, 26, 27 and 28.
+        "cut": "chosen in 2, rejected in 2; max_length 43 cuts at most 1 %",
+        # Tokens of the 22 remaining pairs: 15 of (2, 3), then rows 18, 19, 20, 25, 26, 27 and 28.
         "chosen_longer": f"on average {(15 * 2 + 2 + 21 + 2 + 3 + 3 + 2 + 2) / 22:.1f} and "
         f"{(15 * 3 + 3 + 2 + 21 + 2 + 2 + 2 + 2) / 22:.1f} tokens",
     }
@@ -120,7 +120,7 @@ def test_each_fault_of_a_pair(crafted, make_recipe):
     ) in lines
 
 
-def test_lengths_are_before_the_cut_and_of_all_tokenised_rows(crafted, make_recipe):
+def test_lengths_are_before_the_cut_and_include_dropped_rows(crafted, make_recipe):
     lengths = audited(make_recipe(crafted).recipe, "dpo").train.lengths.as_dict()
     assert lengths["quantiles"] == {
         "prompt": {"p50": 4, "p90": 15, "p99": 40, "max": 40},
@@ -135,13 +135,13 @@ def test_lengths_are_before_the_cut_and_of_all_tokenised_rows(crafted, make_reci
     assert all(sum(counts) == 25 for counts in histogram["rows"].values())
 
 
-def test_a_room_that_nothing_fills(crafted, make_recipe):
+def test_lengths_without_long_rows_end_the_histogram_at_the_longest(crafted, make_recipe):
     lengths = audited(make_recipe(crafted, "data.max_length=64").recipe, "dpo").train.lengths
     assert lengths.enough == 43
     assert lengths.as_dict()["histogram"]["ends"] == [*range(4, 43, 4), 43]
 
 
-def test_defaults_stop_for_all_reasons_at_once(crafted, make_recipe):
+def test_load_run_datasets_default_limits_report_all_errors_at_once(crafted, make_recipe):
     recipe = make_recipe(crafted).recipe
     with pytest.raises(DataError) as caught:
         load_run_datasets(recipe, recipe.dpo, load_tokenizer(recipe.model))
@@ -160,12 +160,12 @@ def test_defaults_stop_for_all_reasons_at_once(crafted, make_recipe):
     )
 
 
-def test_what_only_warns(crafted, make_recipe):
+def test_load_run_datasets_without_error_limits_warns(crafted, make_recipe):
     errors = [f"data.checks.{name}.error=null" for name in DataChecks.model_fields]
     recipe = make_recipe(crafted, *errors).recipe
     inputs = load_run_datasets(recipe, recipe.dpo, load_tokenizer(recipe.model))
-    said = [warning.partition(" of the rows")[0] for warning in inputs.warnings]
-    assert said == [
+    warnings = [warning.partition(" of the rows")[0] for warning in inputs.warnings]
+    assert warnings == [
         "train: long_prompts: 6.67 %",
         "train: cut: 10 %",
         "train: identical: 6.67 %",
@@ -176,7 +176,7 @@ def test_what_only_warns(crafted, make_recipe):
         "eval: shared_prompts: 50 %",
     ]
     assert inputs.warnings[1] == (
-        "train: cut: 10 % of the rows, more than 1 %\n"
+        "train: cut: 10 % of the rows, more than 1 % [DAT014]\n"
         "    -> raise data.max_length as far as the model's context goes, or leave such rows out; "
         "or allow it with data.checks.cut.warn=0.1"
     )
@@ -194,14 +194,14 @@ def test_what_only_warns(crafted, make_recipe):
         (0.0, None, (0, 1)),
     ],
 )
-def test_thresholds(name, error, warn, expected):
+def test_judge_compares_share_with_limits(name, error, warn, expected):
     checks = DataChecks.model_validate({name: {"error": error, "warn": warn}})
     finding = Finding(name, 3, 30, ["a.jsonl: row 1"], 3)
     warnings, errors = judge({"train": [finding]}, checks)
     assert (len(warnings), len(errors)) == expected
 
 
-def test_a_threshold_stops_a_run_before_weights_are_loaded(crafted, make_recipe, tmp_path):
+def test_train_exceeded_limit_stops_before_loading_weights(crafted, make_recipe, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     for file in Path(crafted["model"]["name_or_path"]).iterdir():
@@ -214,7 +214,7 @@ def test_a_threshold_stops_a_run_before_weights_are_loaded(crafted, make_recipe,
     assert not (Path(recipe.output_dir) / "run.json").exists()
 
 
-def test_a_run_says_its_warnings_once(crafted, make_recipe, capsys):
+def test_train_prints_each_data_warning_once(crafted, make_recipe, capsys):
     errors = [f"data.checks.{name}.error=null" for name in DataChecks.model_fields]
     recipe = make_recipe(crafted, *errors, "training.max_steps=1").recipe
     train(recipe, recipe.dpo)
@@ -227,7 +227,7 @@ def test_a_run_says_its_warnings_once(crafted, make_recipe, capsys):
 # --- samples
 
 
-def test_a_sample_is_drawn_by_the_seed_and_says_so(crafted, make_recipe):
+def test_read_run_datasets_sample_is_drawn_with_the_seed(crafted, make_recipe):
     recipe = make_recipe(crafted).recipe
 
     def places(**changes):
@@ -238,12 +238,12 @@ def test_a_sample_is_drawn_by_the_seed_and_says_so(crafted, make_recipe):
         return split.rows["_row"][:]
 
     assert places() == places() != places(seed=7)
-    whole = audited(recipe, "dpo", sample=30)
-    assert not whole.train.is_sample
-    assert in_figures(whole.train) == FOUND
+    full = audited(recipe, "dpo", sample=30)
+    assert not full.train.is_sample
+    assert findings_of(full.train) == FINDINGS
 
 
-def test_a_sample_is_of_each_source_and_of_its_fraction(crafted, make_recipe):
+def test_read_run_datasets_sample_counts_per_source_and_fraction(crafted, make_recipe):
     crafted["data"]["train"] = [
         {"path": "train.jsonl", "split": "train[:10]", "fraction": 0.5},
         {"path": "train.jsonl", "split": "train[28:]"},
@@ -255,10 +255,10 @@ def test_a_sample_is_of_each_source_and_of_its_fraction(crafted, make_recipe):
 # --- other kinds of rows
 
 
-def test_labelled_rows(crafted, make_recipe, tokenizer):
+def test_audit_labelled_rows_counts_each_fault(crafted, make_recipe, tokenizer):
     rows = [{"prompt": "q" * i, "completion": "z" * i, "label": i % 3 == 0} for i in range(1, 13)]
     rows += [
-        {"prompt": "q", "completion": "z", "label": True},  # 13: not 1, whose label is another
+        {"prompt": "q", "completion": "z", "label": True},  # 13: differs from 1 in its label
         {"prompt": "q", "completion": "z", "label": False},  # 14: as 1
         {"prompt": "j", "completion": "", "label": True},  # 15
         {"prompt": "w" * 16, "completion": "z", "label": True},  # 16
@@ -266,7 +266,7 @@ def test_labelled_rows(crafted, make_recipe, tokenizer):
     write_jsonl(Path("train.jsonl"), rows)
     crafted["data"]["eval"] = {"path": "train.jsonl", "split": "train[:2]"}
     inputs = audited(make_recipe(crafted).recipe, "kto")
-    assert in_figures(inputs.train) == {
+    assert findings_of(inputs.train) == {
         "long_prompts": (1, 16, [16], 0),
         # Prompt, completion and end: 2 * 8 + 1 are more than 16 tokens.
         "cut": (5, 16, [8, 9, 10], 5),
@@ -274,14 +274,14 @@ def test_labelled_rows(crafted, make_recipe, tokenizer):
         "duplicates": (1, 16, [14], 1),
         "contradictions": (2, 16, [13, 14], 2),
     }
-    assert in_figures(inputs.eval) == {"shared_prompts": (2, 2, [1, 2], 2)}
+    assert findings_of(inputs.eval) == {"shared_prompts": (2, 2, [1, 2], 2)}
     assert inputs.train.as_dict()["labels"] == {"true": 5, "false": 9}
     assert list(inputs.train.lengths.tokens) == ["prompt", "completion", "row"]
 
 
-def test_pairs_as_labels_are_judged_as_pairs(crafted, make_recipe):
+def test_audit_pairs_for_kto_counts_pairs(crafted, make_recipe):
     split = audited(make_recipe(crafted).recipe, "kto").train
-    assert in_figures(split) == FOUND
+    assert findings_of(split) == FINDINGS
     assert list(split.lengths.tokens) == ["prompt", "chosen", "rejected", "row"]
     assert split.as_dict()["labels"] == {"true": 22, "false": 22}
 
@@ -291,7 +291,7 @@ def turns(*texts: str) -> dict:
     return {"messages": [{"role": roles[i % 2], "content": t} for i, t in enumerate(texts)]}
 
 
-def test_messages_share_what_stands_before_the_last_answer(crafted, make_recipe):
+def test_audit_conversations_share_the_messages_before_the_last_answer(crafted, make_recipe):
     write_jsonl(
         Path("train.jsonl"),
         [turns("q", "z"), turns("q", "z", "f", "v"), turns("q", "z"), turns("j", "z")],
@@ -302,12 +302,12 @@ def test_messages_share_what_stands_before_the_last_answer(crafted, make_recipe)
     )
     crafted["data"]["max_length"] = 64
     inputs = audited(make_recipe(crafted).recipe, "sft")
-    assert in_figures(inputs.train) == {"duplicates": (1, 4, [3], 1)}
-    assert in_figures(inputs.eval) == {"shared_prompts": (2, 4, [1, 2], 2)}
+    assert findings_of(inputs.train) == {"duplicates": (1, 4, [3], 1)}
+    assert findings_of(inputs.eval) == {"shared_prompts": (2, 4, [1, 2], 2)}
     assert list(inputs.train.lengths.tokens) == ["row"]
 
 
-def test_an_answer_without_a_question_shares_only_itself(crafted, make_recipe):
+def test_audit_conversation_without_question_shares_only_equal_rows(crafted, make_recipe):
     def answer(text):
         return {
             "messages": [
@@ -319,21 +319,21 @@ def test_an_answer_without_a_question_shares_only_itself(crafted, make_recipe):
     write_jsonl(Path("train.jsonl"), [answer("q"), answer("z")])
     write_jsonl(Path("eval.jsonl"), [answer("x"), answer("z")])
     inputs = audited(make_recipe(crafted).recipe, "sft")
-    assert in_figures(inputs.eval) == {"shared_prompts": (1, 2, [2], 1)}
+    assert findings_of(inputs.eval) == {"shared_prompts": (1, 2, [2], 1)}
 
 
-def test_texts_share_themselves(crafted, make_recipe):
+def test_audit_texts_share_only_equal_texts(crafted, make_recipe):
     write_jsonl(Path("train.jsonl"), [{"text": t} for t in ("q", "qq", "q", "z" * 16)])
     write_jsonl(Path("eval.jsonl"), [{"text": t} for t in ("qqq", "qq", "j")])
     inputs = audited(make_recipe(crafted).recipe, "sft")
-    assert in_figures(inputs.train) == {
+    assert findings_of(inputs.train) == {
         "cut": (1, 4, [4], 1),
         "duplicates": (1, 4, [3], 1),
     }
-    assert in_figures(inputs.eval) == {"shared_prompts": (1, 3, [2], 1)}
+    assert findings_of(inputs.eval) == {"shared_prompts": (1, 3, [2], 1)}
 
 
-def test_a_template_that_opens_answers_otherwise_warns(crafted, make_recipe):
+def test_audit_template_with_other_generation_prompt_warns(crafted, make_recipe):
     crafted["model"]["chat_template"] = (
         "{% for m in messages %}{{ m.role[0] }}{{ m.content }}{{ eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}a(f){% endif %}"
@@ -348,16 +348,16 @@ def test_a_template_that_opens_answers_otherwise_warns(crafted, make_recipe):
     assert warning.startswith("train: template_boundary: 100 % of the rows, and none is expected")
 
 
-def test_what_repeats_in_another_source_repeats(crafted, make_recipe):
+def test_audit_duplicates_across_sources_are_counted(crafted, make_recipe):
     crafted["data"]["train"] = [
         {"path": "train.jsonl", "split": "train[:3]"},
         {"path": "train.jsonl", "split": "train[21:24]"},
     ]
     split = audited(make_recipe(crafted).recipe, "dpo").train
-    assert in_figures(split) == {"duplicates": (3, 6, [22, 23, 24], 3)}
+    assert findings_of(split) == {"duplicates": (3, 6, [22, 23, 24], 3)}
 
 
-def test_the_mix_is_judged_too(crafted, make_recipe):
+def test_audit_sft_mix_is_judged(crafted, make_recipe):
     crafted["data"]["train"] = {"path": "train.jsonl", "split": "train[:10]"}
     write_jsonl(Path("mix.jsonl"), [{"text": "q"}] * 3)
     crafted["sft_mix"] = {"data": {"path": "mix.jsonl"}}
@@ -367,8 +367,8 @@ def test_the_mix_is_judged_too(crafted, make_recipe):
         load_run_datasets(recipe, recipe.dpo, load_tokenizer(recipe.model))
 
 
-def test_a_check_of_tokens_needs_a_name_only(crafted, tokenizer):
-    """What another module looks for is counted and placed as all else."""
+def test_load_split_row_check_findings_are_counted(crafted, tokenizer):
+    """The findings of a row check are counted and located."""
 
     @dataclasses.dataclass
     class EvenPrompts:
@@ -388,10 +388,10 @@ def test_a_check_of_tokens_needs_a_name_only(crafted, tokenizer):
         checks=[lambda chat: EvenPrompts()],
     )
     # The prompts have 2, 3, 4 and 5 tokens.
-    assert in_figures(split) == {"template_boundary": (2, 4, [1, 3], 2)}
+    assert findings_of(split) == {"template_boundary": (2, 4, [1, 3], 2)}
 
 
-# --- everywhere
+# --- any rows
 
 quick = settings(
     max_examples=40,
@@ -409,28 +409,28 @@ letters = st.text("qz ", max_size=12)
     kind=st.sampled_from(["pair", "labelled", "demonstration"]),
     sample=st.sampled_from([None, 1, 5]),
 )
-def test_a_row_is_kept_or_dropped(tmp_path_factory, tokenizer, rows, kind, sample):
+def test_load_split_counts_all_rows(tmp_path_factory, tokenizer, rows, kind, sample):
     path = write_jsonl(tmp_path_factory.getbasetemp() / "any-pairs.jsonl", rows)
     try:
         split = load_split(
             [Source(path=str(path))], "data.train", kind, tokenizer,
             limits=Limits(8), seed=0, sample=sample,
         )  # fmt: skip
-    except DataError as nothing_left:
-        told = str(nothing_left)
+    except DataError as error:
+        code = error.problems[0].code
     else:
         check_account(split, len(rows), kind, sample)
         return
-    assert "no rows are left" in told
+    assert code == "DAT015"
 
 
 def check_account(split, rows, kind, sample):
-    kept = len(split.rows) // (2 if kind == "labelled" else 1)
+    remaining = len(split.rows) // (2 if kind == "labelled" else 1)
     assert split.read == min(rows, sample or rows)
-    assert split.read == kept + sum(tally.count for tally in split.dropped.values())
+    assert split.read == remaining + sum(tally.count for tally in split.dropped.values())
     for finding in split.findings:
         assert 0 < finding.count <= finding.total <= split.read
-        assert 0 <= finding.kept <= kept
+        assert 0 <= finding.remaining <= remaining
         assert len(finding.first) == min(finding.count, 3)
 
 
@@ -441,10 +441,10 @@ def check_account(split, rows, kind, sample):
 def prefcli_data(tmp_path, monkeypatch, capsys):
     """Run `prefcli data recipe.yaml ...`: (exit code, standard output, standard error)."""
 
-    def run(data: dict, *more: str):
+    def run(data: dict, *arguments: str):
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-        monkeypatch.setattr(sys, "argv", ["prefcli", "data", str(path), *more])
+        monkeypatch.setattr(sys, "argv", ["prefcli", "data", str(path), *arguments])
         with pytest.raises(SystemExit) as stop:
             cli.main()
         return int(stop.value.code or 0), *capsys.readouterr()
@@ -452,7 +452,7 @@ def prefcli_data(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_the_report_is_whole_before_the_errors(crafted, prefcli_data):
+def test_data_command_prints_the_report_before_the_errors(crafted, prefcli_data):
     code, out, _ = prefcli_data(crafted, "--method", "dpo")
     assert code == 4
     lines = out.splitlines()
@@ -460,14 +460,14 @@ def test_the_report_is_whole_before_the_errors(crafted, prefcli_data):
     assert len(errors) == 5
     assert "recipe.yaml:" in lines[errors[0]]
     assert "train: 30 rows read, 22 kept" in lines[1]
-    said = "\n".join(lines[: errors[0]])
-    assert said.count(" max_length 16 ──") == 2  # a picture of train, one of eval
-    assert "warning: train: cut: 10 % of the rows" in said
+    report = "\n".join(lines[: errors[0]])
+    assert report.count(" max_length 16 ──") == 2  # a histogram of train, one of eval
+    assert "warning: train: cut: 10 % of the rows" in report
     assert not Path(crafted["output_dir"]).exists()
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_good_data_of_every_method(crafted, prefcli_data, method):
+def test_data_command_valid_rows_report_no_problem(crafted, prefcli_data, method):
     crafted["data"]["train"]["split"] = "train[:8]"
     code, out, _ = prefcli_data(crafted, "--method", method)
     assert code == 0
@@ -477,7 +477,7 @@ def test_good_data_of_every_method(crafted, prefcli_data, method):
     assert ("kto: 8 desirable rows with weight 1" in out) == (method == "kto")
 
 
-def test_the_method_that_stands_first_in_the_recipe(crafted, prefcli_data):
+def test_data_command_default_method_is_the_first_of_the_recipe(crafted, prefcli_data):
     crafted["data"]["train"]["split"] = "train[:8]"
     sections = {name: crafted.pop(name) for name in METHODS}
     assert "data of prefcli kto" in prefcli_data({"kto": sections["kto"], **crafted, "dpo": {}})[1]
@@ -487,7 +487,7 @@ def test_the_method_that_stands_first_in_the_recipe(crafted, prefcli_data):
     assert "--method dppo: no such method" in err
 
 
-def test_plain_ascii_where_the_stream_has_no_more(crafted, prefcli_data, monkeypatch):
+def test_data_command_ascii_stream_prints_ascii(crafted, prefcli_data, monkeypatch):
     monkeypatch.setattr("prefcli.cli.data._ascii_only", lambda: True)
     _, out, _ = prefcli_data(crafted, "--method", "dpo")
     assert out.isascii()
@@ -495,8 +495,8 @@ def test_plain_ascii_where_the_stream_has_no_more(crafted, prefcli_data, monkeyp
     assert "     5-6  ### 3             " in out
 
 
-def test_json(crafted, prefcli_data):
-    code, out, said = prefcli_data(crafted, "--method", "dpo", "--json", "--sample", "30")
+def test_data_command_json_is_one_document(crafted, prefcli_data):
+    code, out, err = prefcli_data(crafted, "--method", "dpo", "--json", "--sample", "30")
     document = json.loads(out)
     assert code == document["exit_code"] == 4
     assert document["method"] == "dpo"
@@ -511,7 +511,7 @@ def test_json(crafted, prefcli_data):
         "of": 30,
         "share": 0.1,
         "first": [f"train.jsonl: row {row}" for row in (18, 19, 20)],
-        "note": "chosen in 2, rejected in 2; max_length 43 keeps 99 % whole",
+        "note": "chosen in 2, rejected in 2; max_length 43 cuts at most 1 %",
         "what": "a completion is cut at max_length",
         "where": "train.jsonl: row 18, row 19, row 20",
         "level": "warning",
@@ -526,16 +526,16 @@ def test_json(crafted, prefcli_data):
         "chosen_longer": "note",
         "prompt_boundary": "error",
     }
-    assert "error: " in said
+    assert "error: " in err
 
 
-def test_broken_data_is_one_document(crafted, prefcli_data):
+def test_data_command_json_with_invalid_rows_is_one_document(crafted, prefcli_data):
     write_jsonl(Path("train.jsonl"), [pair("q", "z", "v"), {"prompt": "q", "chosen": 3}])
     code, out, _ = prefcli_data(crafted, "--method", "dpo", "--json")
     assert code == json.loads(out)["exit_code"] == 4
 
 
-def test_a_page_is_written_also_when_the_data_is_wrong(crafted, prefcli_data):
+def test_data_command_html_is_written_despite_errors(crafted, prefcli_data):
     code, out, _ = prefcli_data(crafted, "--method", "dpo", "--html", "pages/data.html")
     assert code == 4
     assert "written to pages/data.html" in out
@@ -550,18 +550,18 @@ def test_a_page_is_written_also_when_the_data_is_wrong(crafted, prefcli_data):
     assert "can't write pages: Is a directory" in err
 
 
-def test_the_opposite_of_a_row_before_it(crafted, make_recipe):
-    """Pairs the other way round, also in another source; labels that were flipped."""
+def test_audit_contradictions_count_rows_with_an_earlier_opposite(crafted, make_recipe):
+    """Swapped pairs, also in another source, and flipped labels."""
     pair = {"prompt": "q", "chosen": " a", "rejected": " b"}
-    other = {"prompt": "q", "chosen": " b", "rejected": " a"}
-    one = write_jsonl(Path("one.jsonl"), [pair, {**pair, "prompt": "z"}, other, pair])
-    two = write_jsonl(Path("two.jsonl"), [other])
+    swapped = {"prompt": "q", "chosen": " b", "rejected": " a"}
+    one = write_jsonl(Path("one.jsonl"), [pair, {**pair, "prompt": "z"}, swapped, pair])
+    two = write_jsonl(Path("two.jsonl"), [swapped])
     crafted["data"] = {"train": [{"path": str(one)}, {"path": str(two)}], "max_length": 64}
     split = audited(make_recipe(crafted).recipe, "dpo").train
-    found = {finding.name: finding for finding in split.findings}
-    # Rows 3 and 4 of the first file, since each has its opposite before it, and the other file's.
-    assert (found["contradictions"].count, found["contradictions"].total) == (3, 5)
-    assert found["contradictions"].first == [
+    findings = {finding.name: finding for finding in split.findings}
+    # Rows 3 and 4 of the first file and the row of the second have an earlier opposite.
+    assert (findings["contradictions"].count, findings["contradictions"].total) == (3, 5)
+    assert findings["contradictions"].first == [
         "one.jsonl: row 3",
         "one.jsonl: row 4",
         "two.jsonl: row 1",

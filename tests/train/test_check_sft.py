@@ -59,7 +59,7 @@ def test_pairs_agree_with_a_plain_loop(recipe_data, make_recipe, plain):
     assert report.rejected_perplexity == pytest.approx(perplexity(rejected), rel=1e-5)
     assert report.row_perplexity == pytest.approx(math.exp(sum(means) / 10), rel=1e-5)
     likelier = [sum(c) / len(c) < sum(r) / len(r) for c, r in zip(chosen, rejected, strict=True)]
-    assert report.chosen_likelier == sum(likelier) / 10
+    assert report.chosen_more_likely == sum(likelier) / 10
     worst = max(range(10), key=means.__getitem__)
     place, value = report.worst[0]
     assert place.endswith(f"eval.jsonl: row {worst + 1}")
@@ -76,7 +76,7 @@ def test_labelled_rows_measure_the_desirable_ones(recipe_data, make_recipe, tmp_
     bad = [plain(r["prompt"], r["completion"]) for r in rows if not r["label"]]
     assert report.perplexity == pytest.approx(perplexity(good), rel=1e-5)
     assert report.rejected_perplexity == pytest.approx(perplexity(bad), rel=1e-5)
-    assert report.chosen_likelier is None
+    assert report.chosen_more_likely is None
 
 
 def test_whole_texts(recipe_data, make_recipe, tmp_path, plain):

@@ -137,7 +137,7 @@ def test_read_dataset_uses_the_given_revision(put):
 def test_read_incomplete_dataset_is_refused(put):
     card = "---\nconfigs: [{config_name: a, data_files: a.jsonl}]\n---\n"
     put("dataset", "org/pairs", "main", OLD, README__md=card)
-    with pytest.raises(UnreachableError, match="only a part of it is in the cache"):
+    with pytest.raises(UnreachableError, match="DAT008"):
         read(Source(path="org/pairs"), "data.train")
 
 

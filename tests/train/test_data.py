@@ -1,5 +1,5 @@
-"""Sources, shapes, counts, and what broken data says: file, row, what was found and expected."""
-# ruff: noqa: E501 - the tables have a case a line
+"""Sources, row formats, counts, and the errors of invalid data: file, row, actual and expected."""
+# ruff: noqa: E501 - one case per line
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tokenizer(tiny_model):
 
 @pytest.fixture
 def read(tokenizer, tmp_path, monkeypatch):
-    """load_split in an empty folder, with the sources as a recipe has them."""
+    """Call load_split in an empty folder with sources as in a recipe."""
     monkeypatch.chdir(tmp_path)
 
     def read(*sources, kind="pair", tokenizer=tokenizer, max_length=64, **options):
@@ -92,7 +92,7 @@ CONTAINERS = {
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_container(read, name):
+def test_load_split_container_returns_rows_and_places(read, name):
     rows = pairs(5)
     CONTAINERS[name](Path(name), rows)
     split = read(name)
@@ -111,14 +111,14 @@ def test_container(read, name):
         ("[2:99]", [3, 4, 5]),
     ],
 )
-def test_slices_keep_row_numbers(read, name, slice_, expected):
+def test_load_split_slice_keeps_row_numbers(read, name, slice_, expected):
     CONTAINERS[name](Path(name), pairs(5))
     split = read({"path": name, "split": f"train{slice_}"})
     assert rows_of(split) == expected
     assert plain(split) == [pairs(5)[n - 1] for n in expected]
 
 
-def test_saved_splits(read):
+def test_load_split_saved_dataset_dict_reads_named_split(read):
     DatasetDict(
         train=Dataset.from_list(pairs(3)), test_prefs=Dataset.from_list(pairs(9)[5:])
     ).save_to_disk("saved")
@@ -128,7 +128,7 @@ def test_saved_splits(read):
     assert rows_of(split) == [2, 3]
 
 
-def test_folder_of_files(read):
+def test_load_split_folder_reads_files_of_split(read):
     Path("folder/more").mkdir(parents=True)
     write_jsonl(Path("folder/train.jsonl"), pairs(2))
     write_jsonl(Path("folder/test.jsonl"), pairs(3)[2:])
@@ -147,7 +147,7 @@ def test_folder_of_files(read):
     ]
 
 
-def test_folder_of_parquet(read):
+def test_load_split_folder_of_parquet_reads_slice(read):
     Path("folder/data").mkdir(parents=True)
     for i in range(2):
         as_parquet(Path(f"folder/data/train-0000{i}-of-00002.parquet"), pairs(6)[i * 3 : i * 3 + 3])
@@ -156,13 +156,13 @@ def test_folder_of_parquet(read):
     assert split.place(2) == "folder/data/train-00001-of-00002.parquet: row 2"
 
 
-def test_home_folder(read, tmp_path, monkeypatch):
+def test_load_split_tilde_expands_home(read, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_jsonl(Path("rows.jsonl"), pairs(2))
     assert read("~/rows.jsonl").place(1) == f"{tmp_path}/rows.jsonl: row 2"
 
 
-def test_fractions_of_several_sources(read):
+def test_load_split_fractions_draw_with_seed(read):
     write_jsonl(Path("a.jsonl"), pairs(40))
     write_jsonl(Path("b.jsonl"), pairs(20))
     sources = [
@@ -185,7 +185,7 @@ def test_fractions_of_several_sources(read):
     assert read({"path": "b.jsonl", "fraction": 0.001}).read == 1
 
 
-def test_columns_are_renamed_and_swapped(read):
+def test_load_split_columns_renames_and_swaps(read):
     write_jsonl(
         Path("rows.jsonl"),
         [{"question": "q", "chosen": " bad", "rejected": " good", "prompt": 7}] * 2,
@@ -194,14 +194,14 @@ def test_columns_are_renamed_and_swapped(read):
     assert plain(read({"path": "rows.jsonl", "columns": columns})) == [PAIR] * 2
 
 
-def test_one_column_may_serve_twice(read):
+def test_load_split_columns_may_repeat_a_column(read):
     write_jsonl(Path("rows.jsonl"), [{"x": "q", "y": " good"}])
     split = read({"path": "rows.jsonl", "columns": {"prompt": "x", "chosen": "y", "rejected": "x"}})
     assert plain(split) == [{"prompt": "q", "chosen": " good", "rejected": "q"}]
 
 
-def test_values_are_as_in_the_file(read):
-    """Dates, numbers and nulls in quotes are text: readers that guess types make them others."""
+def test_load_split_keeps_values_of_the_file(read):
+    """Readers that guess types turn quoted dates, numbers and nulls into other values."""
     rows = [
         {"prompt": p, "chosen": c, "rejected": r}
         for p, c, r in [
@@ -215,7 +215,7 @@ def test_values_are_as_in_the_file(read):
         assert plain(read(name)) == rows
 
 
-def test_a_csv_has_labels_and_lines(read):
+def test_load_split_csv_reads_labels_and_multiline_cells(read):
     Path("rows.csv").write_text(
         'completion,good,prompt\n" a ""b""\n,c",True,q\n d,FALSE,q\n\n,true,q\n', "utf-8"
     )
@@ -234,8 +234,8 @@ NAMES = ("rows.jsonl", "array.json")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["lf", "crlf"])
 @pytest.mark.parametrize("bom", ["", "\ufeff"], ids=["no bom", "bom"])
-def test_line_ends_and_marks(read, name, newline, bom):
-    """Also U+2028 and U+0085, which Python's splitlines takes for line ends, inside strings."""
+def test_load_split_line_ends_and_bom_are_accepted(read, name, newline, bom):
+    """U+2028 and U+0085, where Python's splitlines breaks lines, may be inside strings."""
     rows = [{**PAIR, "prompt": f"a\u2028b\u0085c {i}"} for i in range(3)]
     if name == "array.json":
         text = (
@@ -256,19 +256,19 @@ def test_line_ends_and_marks(read, name, newline, bom):
     assert rows_of(split) == numbers
 
 
-def test_columns_nobody_asks_for_may_hold_anything(read):
+def test_load_split_ignores_other_columns(read):
     junk = [1, "a", None, [1, "b", {"c": []}], {"d": {"e": [{}]}}, 10**40, float("nan"), {}]
     rows = [{**PAIR, "meta": value, f"only {i}": value} for i, value in enumerate(junk)]
-    # Each of these makes one of datasets' readers take the file for something else.
+    # Each of these makes a reader of datasets mistake the file for another format.
     rows[0] |= {"type": "session", "id": "1", "source": "x", "model": "m", "system_prompt": "s"}
     write_jsonl(Path("rows.jsonl"), rows)
     assert plain(read("rows.jsonl")) == [PAIR] * len(junk)
 
 
-# --- shapes
+# --- row formats
 
 MESSAGES = {"messages": [S, U, A]}
-SHAPES = {
+FORMATS = {
     "pairs": ("pair", PAIR, PAIR),
     "messages": ("pair", CHAT_PAIR, CHAT_PAIR),
     "prompt in both": ("pair", {"prompt": [S, U], "chosen": [S, U, A], "rejected": [S, U, B]}, {**CHAT_PAIR, "prompt": [S, U]}),
@@ -289,8 +289,8 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("container", ["rows.jsonl", "rows.parquet", "array.json"])
-@pytest.mark.parametrize(("kind", "row", "canonical"), SHAPES.values(), ids=SHAPES)
-def test_shape(read, container, kind, row, canonical):
+@pytest.mark.parametrize(("kind", "row", "canonical"), FORMATS.values(), ids=FORMATS)
+def test_load_split_format_returns_canonical_rows(read, container, kind, row, canonical):
     CONTAINERS[container](Path(container), [row] * 3)
     split = read(container, kind=kind)
     assert plain(split) == [canonical] * 3
@@ -299,7 +299,7 @@ def test_shape(read, container, kind, row, canonical):
     assert split.dropped == {}
 
 
-def test_pairs_become_labels(read):
+def test_load_split_pairs_become_two_labelled_rows(read):
     rows = [*pairs(4), {**PAIR, "chosen": " ", "prompt": "q"}]
     write_jsonl(Path("rows.jsonl"), rows)
     split = read("rows.jsonl", kind="labelled")
@@ -317,7 +317,7 @@ def test_pairs_become_labels(read):
     assert "train: 4 pairs became two labelled rows each" in lines
 
 
-def test_kinds_may_be_mixed_where_they_come_to_the_same(read):
+def test_load_split_mixes_kinds_with_equal_canonical_rows(read):
     write_jsonl(Path("pairs.jsonl"), [PAIR])
     write_jsonl(Path("labelled.jsonl"), [{**LABELLED, "label": False}, LABELLED])
     labels = read("pairs.jsonl", "labelled.jsonl", kind="labelled")
@@ -325,12 +325,10 @@ def test_kinds_may_be_mixed_where_they_come_to_the_same(read):
     assert labels.notes == ["1 pairs became two labelled rows each"]
     sft = read("pairs.jsonl", "labelled.jsonl", kind="demonstration")
     assert plain(sft) == [{"prompt": "q", "completion": " good"}] * 2
-    assert sft.as_dict()["dropped"] == {
-        "labelled false, and sft trains on what is labelled true": 1
-    }
+    assert sft.as_dict()["dropped"] == {"label is false (sft uses only rows labelled true)": 1}
 
 
-def test_the_shape_is_told_by_the_first_row_that_has_one(read):
+def test_load_split_detects_format_by_first_row_that_has_one(read):
     write_jsonl(
         Path("rows.jsonl"),
         [{"chosen": None, "rejected": None}, {"chosen": [U, A], "rejected": [U, B]}],
@@ -366,11 +364,11 @@ CRAFTED = [
 CRAFTED[11] = (CRAFTED[11][0], "cut")
 
 
-def test_exact_counts(read):
+def test_load_split_counts_every_dropped_row(read):
     write_jsonl(Path("rows.jsonl"), [row for row, _ in CRAFTED])
     split = read("rows.jsonl", max_length=16)
-    kept = [i for i, (_, why) in enumerate(CRAFTED) if why in (None, "cut")]
-    assert rows_of(split) == [i + 1 for i in kept] == [1, 5, 11, 12, 13, 14, 20]
+    remaining = [i for i, (_, why) in enumerate(CRAFTED) if why in (None, "cut")]
+    assert rows_of(split) == [i + 1 for i in remaining] == [1, 5, 11, 12, 13, 14, 20]
     tokens = split.tokens
     document = split.as_dict()
     figures = ("findings", "lengths", "fingerprint")
@@ -397,14 +395,14 @@ def test_exact_counts(read):
         "train: 2 rows dropped: chosen and rejected are identical (first: rows.jsonl: row 8, row 17)",
         "train: 2 rows dropped: the prompt alone fills max_length (first: rows.jsonl: row 9, row 10)",
         "train: 1 rows dropped: chosen and rejected are identical after the cut at max_length (first: rows.jsonl: row 15)",
-        "train: cut: 3 of 20 rows (15 %): a completion is cut at max_length (chosen in 2, rejected in 2; max_length 105 keeps 99 % whole); first: rows.jsonl: row 11, row 12, row 14",
+        "train: cut: 3 of 20 rows (15 %): a completion is cut at max_length (chosen in 2, rejected in 2; max_length 105 cuts at most 1 %); first: rows.jsonl: row 11, row 12, row 14",
     ]
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("chat", [False, True], ids=["text", "messages"])
-def test_trl_keeps_what_we_keep(recipe_data, make_recipe, tmp_path, name, chat):
-    """make_trainer asserts it; here also that counting works in two processes."""
+def test_trainer_keeps_the_rows_of_the_split(recipe_data, make_recipe, tmp_path, name, chat):
+    """make_trainer asserts the equality; this test adds two processes."""
     rows = [row for row, _ in CRAFTED]
     if chat:
         rows = [
@@ -424,9 +422,9 @@ def test_trl_keeps_what_we_keep(recipe_data, make_recipe, tmp_path, name, chat):
     tokenizer = load_tokenizer(recipe.model)
     trainer, inputs = trainer_of(recipe, name, tokenizer)
     split = inputs.train
-    kept = len(split.rows) // (2 if name == "kto" else 1)
+    remaining = len(split.rows) // (2 if name == "kto" else 1)
     assert len(trainer.train_dataset) == len(split.rows)
-    assert split.read == 20 == kept + sum(d.count for d in split.dropped.values())
+    assert split.read == 20 == remaining + sum(d.count for d in split.dropped.values())
     if name == "dpo":
         ids = trainer.train_dataset.to_list()
         sides = [r["prompt_ids"] + r[s] for r in ids for s in ("chosen_ids", "rejected_ids")]
@@ -438,8 +436,8 @@ def test_trl_keeps_what_we_keep(recipe_data, make_recipe, tmp_path, name, chat):
     assert two.as_dict() == split.as_dict()
 
 
-def test_prompt_and_its_side_are_counted_as_trl_divides_them(recipe_data, make_recipe, tmp_path):
-    """The prompt joins with one side's first letters only: kto sees it longer beside the other."""
+def test_split_counts_tokens_as_trl_divides_them(recipe_data, make_recipe, tmp_path):
+    """The prompt merges with one side only, so kto sees a longer prompt with the other."""
     rows = [{"prompt": "x" * 14 + "re", "chosen": "d", "rejected": "x"}, PAIR]
     for length in range(14, 19):
         recipe_data["data"] = {
@@ -450,17 +448,15 @@ def test_prompt_and_its_side_are_counted_as_trl_divides_them(recipe_data, make_r
         trainer_of(make_recipe(recipe_data).recipe, "kto")
 
 
-def test_a_template_that_leaves_the_answer_out(read, tokenizer, tiny_model):
+def test_load_split_template_without_answer_drops_all_rows(read, tokenizer, tiny_model):
     silent = AutoTokenizer.from_pretrained(tiny_model)
     silent.chat_template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
     write_jsonl(Path("rows.jsonl"), [CHAT_PAIR])
-    with pytest.raises(
-        DataError, match="no rows are left; dropped: the chat template writes nothing"
-    ):
+    with pytest.raises(DataError, match="all rows were dropped: the chat template writes nothing"):
         read("rows.jsonl", tokenizer=silent)
 
 
-# --- broken data
+# --- invalid data
 
 
 def lines(*rows):
@@ -468,73 +464,74 @@ def lines(*rows):
 
 
 DEEP = b"[" * 100_000
-BROKEN = {
-    # id: (kind, file's bytes, place, phrases)
-    "malformed line": ("pair", lines(PAIR) + b'{"prompt": "q", \n' + lines(PAIR), "row 2", "not JSON | column 17 | one JSON object a line"),
-    "cut file": ("pair", lines(PAIR, PAIR)[:-4], "row 2", "not JSON | Unterminated string"),
-    "single quotes": ("pair", b"{'prompt': 'q'}\n", "row 1", "not JSON | property name enclosed in double quotes"),
-    "two objects on a line": ("pair", lines(PAIR).strip() + lines(PAIR), "row 1", "Extra data"),
-    "row a list": ("pair", lines(PAIR, [1, 2]), "row 2", "a list of 2 | an object with columns"),
-    "all rows lists": ("pair", lines([1], [2]), "row 1", "a list of 1 | an object"),
-    "row text": ("pair", lines(PAIR, "q"), "row 2", "text 'q' | an object"),
-    "row null": ("pair", lines(None, PAIR), "row 1", "nothing | an object"),
-    "pretty-printed": ("pair", json.dumps(PAIR, indent=1).encode(), "", "one object with keys 'prompt' | over the whole file | one row a line"),
-    "pretty-printed, wrapped": ("pair", json.dumps({"version": 1, "data": [PAIR]}, indent=1).encode(), "", "over the whole file | array under 'data'"),
-    "pretty-printed, many": ("pair", json.dumps(PAIR, indent=1).encode() * 2, "row 1", "text '{', which is not JSON | one JSON object a line"),
-    "broken array": ("pair", b'[\n{"prompt": "q"},\n{"prompt" 1}\n]', ":3:11", "not JSON: Expecting ':'"),
-    "not UTF-8": ("pair", lines(PAIR) + '{"prompt": "é"}\n'.encode("latin-1"), "row 2", "the byte 0xe9, which is not UTF-8"),
-    "UTF-16": ("pair", lines(PAIR).decode().encode("utf-16"), "row 1", "the byte 0xff, which is not UTF-8"),
-    "half an emoji": ("pair", lines(PAIR, {**PAIR, "chosen": "a \ud83d"}), "row 2", "half a character ('\\ud83d') in 'chosen'"),
-    "too deep": ("pair", lines(PAIR) + DEEP + b"\n", "row 2", "nested too deep"),
-    "too deep, whole": ("pair", DEEP, "", "nested too deep"),
-    "5000 digits": ("pair", lines(PAIR) + b'{"prompt": ' + b"9" * 5000 + b"}\n", "row 2", "a number of too many digits"),
-    "binary": ("pair", b"\x00\x01\x02\n\xff\xfe", "row 1", "not JSON"),
-    "after blank lines": ("pair", b"\n\n" + lines(PAIR) + b" \t\n\r\n" + lines({**PAIR, "chosen": 1}), "row 6", "int 1 in 'chosen'"),
-    "after line separators": ("pair", json.dumps({**PAIR, "prompt": "\u2028\u2029\u0085\x0b"}, ensure_ascii=False).encode() + b"\n{\n", "row 2", "not JSON"),
-    "type change": ("pair", lines(*[PAIR] * 1500, {**PAIR, "rejected": 3}), "row 1501", "int 3 in 'rejected' | text"),
-    "text, then messages": ("pair", lines(PAIR, PAIR, CHAT_PAIR), "row 3", "messages in 'prompt' | expected text, as in rows.jsonl: row 1"),
-    "messages, then text": ("pair", lines(CHAT_PAIR, PAIR), "row 2", "text in 'prompt' | expected messages, as in rows.jsonl: row 1"),
-    "mixed in a row": ("pair", lines({**PAIR, "rejected": [B]}), "row 1", "a list of 1 in 'rejected' beside a text prompt"),
-    "chosen null": ("pair", lines(PAIR, {**PAIR, "chosen": None}), "row 2", "nothing in 'chosen'"),
-    "chosen left out": ("pair", lines(PAIR, {"prompt": "q", "rejected": "b"}), "row 2", "nothing in 'chosen'"),
-    "all null": ("pair", lines(*[dict.fromkeys(PAIR)] * 3), "row 1", "nothing in 'prompt'"),
-    "prompt a number": ("pair", lines({**PAIR, "prompt": 3}), "row 1", "int 3 in 'prompt' | text or a list of messages"),
-    "prompt a huge number": ("pair", lines({**PAIR, "prompt": 10**300}), "row 1", "int 1000 | in 'prompt'"),
-    "prompt an object": ("pair", lines({**PAIR, "prompt": {"a": 1}}), "row 1", "an object with keys 'a' in 'prompt'"),
-    "label text": ("labelled", lines(LABELLED, {**LABELLED, "label": "true"}), "row 2", "text 'true' in 'label' | true or false"),
-    "label a number": ("labelled", lines({**LABELLED, "label": 1}), "row 1", "int 1 in 'label' | true or false"),
-    "label null": ("labelled", lines(LABELLED, {**LABELLED, "label": None}), "row 2", "nothing in 'label'"),
-    "pairs differ before": ("pair", lines({"chosen": [U, A], "rejected": [S, U, B]}), "row 1", "conversations that differ before their last turn | the same messages"),
-    "hh differs": ("pair", lines({"chosen": f"{HH} a", "rejected": f"x{HH} b"}), "row 1", "texts that differ before their last"),
-    "last role user": ("pair", lines({"chosen": [U, A, U], "rejected": [U, B]}), "row 1", "'chosen' ends with user | an assistant message at the end"),
-    "sft, last role user": ("demonstration", lines(MESSAGES, {"messages": [U, A, U]}), "row 2", "'messages' ends with user"),
-    "prompt ends with system": ("pair", lines({**CHAT_PAIR, "prompt": [U, S]}), "row 1", "a prompt that ends with a system message | a user message at its end"),
-    "unknown role": ("demonstration", lines({"messages": [{"role": "boss", "content": "q"}, A]}), "row 1", "text 'boss' as role of messages[0] | one of user"),
-    "tool calls": ("demonstration", lines({"messages": [U, {**A, "tool_calls": [{"id": "1"}]}]}), "row 1", "'tool_calls' in messages[1] | not trained"),
-    "content null": ("demonstration", lines({"messages": [U, {"role": "assistant", "content": None}]}), "row 1", "nothing as content of messages[1]"),
-    "content a list": ("demonstration", lines({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, A]}), "row 1", "a list of 1 as content of messages[0] | text"),
-    "messages null": ("demonstration", lines({"messages": None}), "row 1", "nothing in 'messages'"),
-    "a message of null": ("demonstration", lines({"messages": [None, A]}), "row 1", "nothing in messages[0]"),
-    "empty file": ("pair", b"", "", "the file is empty"),
-    "blank file": ("pair", b"\n \n", "", "no rows"),
-    "only a mark": ("pair", b"\xef\xbb\xbf", "", "no rows"),
-    "empty array": ("pair", b"[]", "", "no rows"),
-    "rows without columns": ("pair", b"{}\n{}\n", "", "found columns none | expected prompt, chosen, rejected"),
-    "nothing left": ("pair", lines({**PAIR, "chosen": ""}, {**PAIR, "chosen": " bad"}), "", "no rows are left; dropped: empty chosen (1), chosen and rejected are identical (1)"),
-    "nothing left, messages": ("pair", lines({**CHAT_PAIR, "chosen": [{**A, "content": ""}]}), "", "no rows are left; dropped: empty chosen (1)"),
-    "pairs for sft text": ("demonstration", lines({"question": "q", "answer": "a"}), "", "found columns question, answer | rename columns with data.train.columns"),
-    "labelled for dpo": ("pair", lines(LABELLED), "", "found prompt, completion, label, which is labelled | prefcli kto"),
-    "messages for dpo": ("pair", lines(MESSAGES), "", "found messages (or conversations), which is messages | prefcli sft"),
-    "messages for kto": ("labelled", lines(MESSAGES), "", "which is messages | prefcli sft"),
-    "text for dpo": ("pair", lines({"text": "a"}), "", "found text, which is text | prefcli sft"),
-    "no prompt": ("pair", lines({"question": "q", "chosen": "a", "rejected": "b"}), "", "found columns question, chosen, rejected | the prompt is not guessed | data.train.columns: {prompt: question}"),
+INVALID = {
+    # id: (kind, file's bytes, place, code, phrases)
+    "malformed line": ("pair", lines(PAIR) + b'{"prompt": "q", \n' + lines(PAIR), "row 2", "DAT010", "not JSON | column 17 | one JSON object per line"),
+    "cut file": ("pair", lines(PAIR, PAIR)[:-4], "row 2", "DAT010", "not JSON | Unterminated string"),
+    "single quotes": ("pair", b"{'prompt': 'q'}\n", "row 1", "DAT010", "not JSON | property name enclosed in double quotes"),
+    "two objects on a line": ("pair", lines(PAIR).strip() + lines(PAIR), "row 1", "DAT010", "Extra data"),
+    "row a list": ("pair", lines(PAIR, [1, 2]), "row 2", "DAT010", "a list of 2 | an object such as"),
+    "all rows lists": ("pair", lines([1], [2]), "row 1", "DAT010", "a list of 1 | an object"),
+    "row text": ("pair", lines(PAIR, "q"), "row 2", "DAT010", "text 'q' | an object"),
+    "row null": ("pair", lines(None, PAIR), "row 1", "DAT010", "nothing | an object"),
+    "pretty-printed": ("pair", json.dumps(PAIR, indent=1).encode(), "", "DAT001", "one object with keys 'prompt' | one row per line"),
+    "pretty-printed, wrapped": ("pair", json.dumps({"version": 1, "data": [PAIR]}, indent=1).encode(), "", "DAT001", "the file is one object | array under 'data'"),
+    "pretty-printed, many": ("pair", json.dumps(PAIR, indent=1).encode() * 2, "row 1", "DAT010", "text '{', which is not JSON | one JSON object per line"),
+    "broken array": ("pair", b'[\n{"prompt": "q"},\n{"prompt" 1}\n]', ":3:11", "DAT001", "not JSON: Expecting ':'"),
+    "not UTF-8": ("pair", lines(PAIR) + '{"prompt": "é"}\n'.encode("latin-1"), "row 2", "DAT010", "the byte 0xe9, which is not UTF-8"),
+    "UTF-16": ("pair", lines(PAIR).decode().encode("utf-16"), "row 1", "DAT010", "the byte 0xff, which is not UTF-8"),
+    "half an emoji": ("pair", lines(PAIR, {**PAIR, "chosen": "a \ud83d"}), "row 2", "DAT010", "an invalid surrogate '\\ud83d' in 'chosen' | cut inside an emoji"),
+    "too deep": ("pair", lines(PAIR) + DEEP + b"\n", "row 2", "DAT010", "nested too deeply"),
+    "too deep, whole": ("pair", DEEP, "", "DAT001", "nested too deeply"),
+    "5000 digits": ("pair", lines(PAIR) + b'{"prompt": ' + b"9" * 5000 + b"}\n", "row 2", "DAT010", "a number with too many digits"),
+    "binary": ("pair", b"\x00\x01\x02\n\xff\xfe", "row 1", "DAT010", "not JSON"),
+    "after blank lines": ("pair", b"\n\n" + lines(PAIR) + b" \t\n\r\n" + lines({**PAIR, "chosen": 1}), "row 6", "DAT010", "int 1 in 'chosen'"),
+    "after line separators": ("pair", json.dumps({**PAIR, "prompt": "\u2028\u2029\u0085\x0b"}, ensure_ascii=False).encode() + b"\n{\n", "row 2", "DAT010", "not JSON"),
+    "type change": ("pair", lines(*[PAIR] * 1500, {**PAIR, "rejected": 3}), "row 1501", "DAT010", "int 3 in 'rejected' | text"),
+    "text, then messages": ("pair", lines(PAIR, PAIR, CHAT_PAIR), "row 3", "DAT010", "messages in 'prompt' | expected text, as in rows.jsonl: row 1"),
+    "messages, then text": ("pair", lines(CHAT_PAIR, PAIR), "row 2", "DAT010", "text in 'prompt' | expected messages, as in rows.jsonl: row 1"),
+    "mixed in a row": ("pair", lines({**PAIR, "rejected": [B]}), "row 1", "DAT010", "a list of 1 in 'rejected' with a text prompt"),
+    "chosen null": ("pair", lines(PAIR, {**PAIR, "chosen": None}), "row 2", "DAT010", "nothing in 'chosen'"),
+    "chosen missing": ("pair", lines(PAIR, {"prompt": "q", "rejected": "b"}), "row 2", "DAT010", "nothing in 'chosen'"),
+    "all null": ("pair", lines(*[dict.fromkeys(PAIR)] * 3), "row 1", "DAT010", "nothing in 'prompt'"),
+    "prompt a number": ("pair", lines({**PAIR, "prompt": 3}), "row 1", "DAT010", "int 3 in 'prompt' | text or a list of messages"),
+    "prompt a huge number": ("pair", lines({**PAIR, "prompt": 10**300}), "row 1", "DAT010", "int 1000 | in 'prompt'"),
+    "prompt an object": ("pair", lines({**PAIR, "prompt": {"a": 1}}), "row 1", "DAT010", "an object with keys 'a' in 'prompt'"),
+    "label text": ("labelled", lines(LABELLED, {**LABELLED, "label": "true"}), "row 2", "DAT010", "text 'true' in 'label' | true or false"),
+    "label a number": ("labelled", lines({**LABELLED, "label": 1}), "row 1", "DAT010", "int 1 in 'label' | true or false"),
+    "label null": ("labelled", lines(LABELLED, {**LABELLED, "label": None}), "row 2", "DAT010", "nothing in 'label'"),
+    "pairs differ before": ("pair", lines({"chosen": [U, A], "rejected": [S, U, B]}), "row 1", "DAT010", "conversations that differ before their last turn | the same messages"),
+    "hh differs": ("pair", lines({"chosen": f"{HH} a", "rejected": f"x{HH} b"}), "row 1", "DAT010", "texts that differ before their last"),
+    "last role user": ("pair", lines({"chosen": [U, A, U], "rejected": [U, B]}), "row 1", "DAT010", "'chosen' that ends with user | an assistant message at the end"),
+    "sft, last role user": ("demonstration", lines(MESSAGES, {"messages": [U, A, U]}), "row 2", "DAT010", "'messages' that ends with user"),
+    "prompt ends with system": ("pair", lines({**CHAT_PAIR, "prompt": [U, S]}), "row 1", "DAT010", "a prompt that ends with a system message | a user message at the end"),
+    "unknown role": ("demonstration", lines({"messages": [{"role": "boss", "content": "q"}, A]}), "row 1", "DAT010", "text 'boss' as role of messages[0] | one of user"),
+    "tool calls": ("demonstration", lines({"messages": [U, {**A, "tool_calls": [{"id": "1"}]}]}), "row 1", "DAT010", "'tool_calls' in messages[1] | not supported"),
+    "content null": ("demonstration", lines({"messages": [U, {"role": "assistant", "content": None}]}), "row 1", "DAT010", "nothing as content of messages[1]"),
+    "content a list": ("demonstration", lines({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, A]}), "row 1", "DAT010", "a list of 1 as content of messages[0] | text"),
+    "messages null": ("demonstration", lines({"messages": None}), "row 1", "DAT010", "nothing in 'messages'"),
+    "a message of null": ("demonstration", lines({"messages": [None, A]}), "row 1", "DAT010", "nothing in messages[0]"),
+    "empty file": ("pair", b"", "", "DAT002", "the file is empty"),
+    "blank file": ("pair", b"\n \n", "", "DAT002", "the source has no rows"),
+    "only a mark": ("pair", b"\xef\xbb\xbf", "", "DAT002", "the source has no rows"),
+    "empty array": ("pair", b"[]", "", "DAT002", "the source has no rows"),
+    "rows without columns": ("pair", b"{}\n{}\n", "", "DAT011", "found columns none | expected prompt, chosen, rejected"),
+    "nothing left": ("pair", lines({**PAIR, "chosen": ""}, {**PAIR, "chosen": " bad"}), "", "DAT015", "all rows were dropped: empty chosen (1), chosen and rejected are identical (1)"),
+    "nothing left, messages": ("pair", lines({**CHAT_PAIR, "chosen": [{**A, "content": ""}]}), "", "DAT015", "all rows were dropped: empty chosen (1)"),
+    "pairs for sft text": ("demonstration", lines({"question": "q", "answer": "a"}), "", "DAT011", "found columns question, answer | rename columns with data.train.columns"),
+    "labelled for dpo": ("pair", lines(LABELLED), "", "DAT012", "found prompt, completion, label, which is labelled | prefcli kto"),
+    "messages for dpo": ("pair", lines(MESSAGES), "", "DAT012", "found messages (or conversations), which is messages | prefcli sft"),
+    "messages for kto": ("labelled", lines(MESSAGES), "", "DAT012", "which is messages | prefcli sft"),
+    "text for dpo": ("pair", lines({"text": "a"}), "", "DAT012", "found text, which is text | prefcli sft"),
+    "no prompt": ("pair", lines({"question": "q", "chosen": "a", "rejected": "b"}), "", "DAT011", "found columns question, chosen, rejected | the prompt is not derived | data.train.columns: {prompt: question}"),
 }  # fmt: skip
 
 
-def check(caught, kind, place, phrases):
+def check(caught, kind, place, code, phrases):
     error = caught.value
     assert error.exit_code == {DataError: ExitCode.DATA, RecipeError: ExitCode.RECIPE}[kind]
     first = error.problems[0]
+    assert first.code in code.split(" or ")
     if place is not None:
         assert first.place == place
     text = str(error)
@@ -544,34 +541,36 @@ def check(caught, kind, place, phrases):
     assert "Traceback" not in text
 
 
-@pytest.mark.parametrize(("kind", "content", "place", "phrases"), BROKEN.values(), ids=BROKEN)
-def test_broken(read, kind, content, place, phrases):
+@pytest.mark.parametrize(
+    ("kind", "content", "place", "code", "phrases"), INVALID.values(), ids=INVALID
+)
+def test_load_split_invalid_file_raises_data_error(read, kind, content, place, code, phrases):
     Path("rows.jsonl").write_bytes(content)
     with pytest.raises(PrefcliError) as caught:
         read("rows.jsonl", kind=kind)
     separator = ": " if place and not place.startswith(":") else ""
-    check(caught, DataError, f"rows.jsonl{separator}{place}", phrases)
+    check(caught, DataError, f"rows.jsonl{separator}{place}", code, phrases)
 
 
-def test_many_broken_rows_are_shown_at_once(read):
+def test_load_split_many_invalid_rows_are_shown_at_once(read):
     rows = [PAIR if i % 2 else {**PAIR, "chosen": i} for i in range(50)]
     write_jsonl(Path("rows.jsonl"), rows)
     with pytest.raises(DataError) as caught:
         read("rows.jsonl")
     places = [p.place for p in caught.value.problems]
     assert places == [f"rows.jsonl: row {i * 2 + 1}" for i in range(10)] + ["rows.jsonl"]
-    assert caught.value.problems[-1].message == "and 15 more broken rows"
+    assert caught.value.problems[-1].message == "and 15 more invalid rows"
 
 
-def test_one_label(recipe_data, make_recipe, tmp_path):
+def test_load_run_datasets_kto_with_one_label_raises(recipe_data, make_recipe, tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [LABELLED] * 4)
     recipe_data["data"]["train"] = {"path": str(path)}
     recipe = make_recipe(recipe_data).recipe
-    with pytest.raises(DataError, match="every label is true"):
+    with pytest.raises(DataError, match="all labels are true"):
         load_run_datasets(recipe, recipe.methods["kto"], load_tokenizer(recipe.model))
 
 
-def test_sources_of_two_styles(read):
+def test_load_split_text_and_message_sources_raise(read):
     write_jsonl(Path("text.jsonl"), [PAIR])
     write_jsonl(Path("chat.jsonl"), [CHAT_PAIR])
     with pytest.raises(DataError) as caught:
@@ -580,22 +579,23 @@ def test_sources_of_two_styles(read):
         caught,
         DataError,
         "chat.jsonl",
-        "prompt (messages) | beside prompt (text) | all text or all messages",
+        "DAT013",
+        "prompt (messages) | but prompt (text) | only sources of text",
     )
 
 
-def test_messages_need_a_template(read, tiny_model):
+def test_load_split_messages_without_template_raise(read, tiny_model):
     bare = AutoTokenizer.from_pretrained(tiny_model)
     bare.chat_template = None
     write_jsonl(Path("rows.jsonl"), [CHAT_PAIR])
     with pytest.raises(PrefcliError) as caught:
         read("rows.jsonl", tokenizer=bare)
-    check(caught, RecipeError, None, "rows.jsonl holds messages | name a .jinja file")
+    check(caught, RecipeError, None, "MDL016", "rows.jsonl has messages | name a .jinja file")
     assert caught.value.problems[0].path == "model.chat_template"
 
 
 @pytest.mark.parametrize(
-    ("refusal", "said"),
+    ("failing", "reason"),
     [
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
         ("{{ m.role + 1 }}", "can only concatenate str"),
@@ -605,11 +605,11 @@ def test_messages_need_a_template(read, tiny_model):
     ids=["raises", "type", "undefined", "arithmetic"],
 )
 @pytest.mark.parametrize("num_proc", [None, 2])
-def test_a_template_that_refuses_a_row(read, tiny_model, refusal, said, num_proc):
+def test_load_split_template_failure_names_the_row(read, tiny_model, failing, reason, num_proc):
     strict = AutoTokenizer.from_pretrained(tiny_model)
     strict.chat_template = (
         "{% for m in messages %}{% if m.content == 'no' %}"
-        + refusal
+        + failing
         + "{% endif %}{% endfor %}"
         + TEMPLATE
     )
@@ -621,30 +621,31 @@ def test_a_template_that_refuses_a_row(read, tiny_model, refusal, said, num_proc
         caught,
         DataError,
         "rows.jsonl: row 5",
-        f"the chat template refuses this row: {said} | model.chat_template",
+        "DAT017",
+        f"the chat template fails on this row: {reason} | model.chat_template",
     )
 
 
 CSV = {
-    "too few cells": ("prompt,chosen,rejected\nq,a,b\nq,a\n", "rows.csv: row 2", "found 2 cells; expected 3 | prompt, chosen, rejected"),
-    "too many cells": ("prompt,chosen,rejected\nq,a, b, c\n", "rows.csv: row 1", "found 4 cells; expected 3 | put text with commas in"),
-    "open quote": ('prompt,chosen,rejected\nq,a,b\nq,"a,b\n', "rows.csv: row 2", "not CSV: unexpected end of data"),
-    "only a header": ("prompt,chosen,rejected\n", "rows.csv", "no rows"),
-    "a column twice": ("prompt,prompt,chosen\na,b,c\n", "rows.csv", "'prompt' stands twice"),
-    "semicolons": ("prompt;chosen;rejected\nq;a;b\n", "rows.csv", "found columns prompt;chosen;rejected"),
-    "not UTF-8": ("prompt,chosen,rejected\né,a,b\n", "rows.csv", "the byte 0xe9, which is not UTF-8"),
+    "too few cells": ("prompt,chosen,rejected\nq,a,b\nq,a\n", "rows.csv: row 2", "DAT001", "found 2 cells; expected 3 | prompt, chosen, rejected"),
+    "too many cells": ("prompt,chosen,rejected\nq,a, b, c\n", "rows.csv: row 1", "DAT001", "found 4 cells; expected 3 | quote text that contains commas"),
+    "open quote": ('prompt,chosen,rejected\nq,a,b\nq,"a,b\n', "rows.csv: row 2", "DAT001", "not CSV: unexpected end of data"),
+    "only a header": ("prompt,chosen,rejected\n", "rows.csv", "DAT002", "the source has no rows"),
+    "a column twice": ("prompt,prompt,chosen\na,b,c\n", "rows.csv", "DAT001", "the column 'prompt' twice"),
+    "semicolons": ("prompt;chosen;rejected\nq;a;b\n", "rows.csv", "DAT011", "found columns prompt;chosen;rejected"),
+    "not UTF-8": ("prompt,chosen,rejected\né,a,b\n", "rows.csv", "DAT001", "the byte 0xe9, which is not UTF-8"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("content", "place", "phrases"), CSV.values(), ids=CSV)
-def test_broken_csv(read, content, place, phrases):
+@pytest.mark.parametrize(("content", "place", "code", "phrases"), CSV.values(), ids=CSV)
+def test_load_split_invalid_csv_raises_data_error(read, content, place, code, phrases):
     Path("rows.csv").write_bytes(content.encode("latin-1"))
     with pytest.raises(PrefcliError) as caught:
         read("rows.csv")
-    check(caught, DataError, place, phrases)
+    check(caught, DataError, place, code, phrases)
 
 
-def test_label_of_a_csv(read):
+def test_load_split_csv_label_text_raises(read):
     Path("rows.csv").write_text("prompt,completion,label\nq,a,True\nq,b,yes\n", "utf-8")
     with pytest.raises(
         DataError, match="row 2: found text 'yes' in 'label'; expected true or false"
@@ -655,14 +656,14 @@ def test_label_of_a_csv(read):
 @pytest.mark.parametrize(
     "content", [b"no parquet", b"PAR1" + b"\0" * 64 + b"PAR1"], ids=["text", "zeros"]
 )
-def test_parquet_that_is_none(read, content):
+def test_load_split_invalid_parquet_raises(read, content):
     Path("rows.parquet").write_bytes(content)
     with pytest.raises(PrefcliError) as caught:
         read("rows.parquet")
-    check(caught, DataError, "rows.parquet", "no readable parquet")
+    check(caught, DataError, "rows.parquet", "DAT001", "can't read the Parquet file")
 
 
-def test_types_of_parquet(read):
+def test_load_split_parquet_types_are_checked(read):
     def parquet(**columns):
         pq.write_table(
             pa.table({"prompt": ["q"], "chosen": ["a"], "rejected": ["b"], **columns}),
@@ -681,41 +682,41 @@ def test_types_of_parquet(read):
             read(parquet(rejected=column))
 
 
-def test_a_saved_dataset_that_is_broken(read):
+def test_load_split_damaged_saved_dataset_raises(read):
     Dataset.from_list([PAIR]).save_to_disk("saved")
     next(Path("saved").glob("*.arrow")).write_bytes(b"nothing")
     with pytest.raises(PrefcliError) as caught:
         read("saved")
-    check(caught, DataError, "saved", "the saved dataset can't be read")
+    check(caught, DataError, "saved", "DAT001", "can't read the saved dataset")
 
 
 SOURCES = {
-    # id: (source, path in the recipe, phrases)
-    "missing file": ({"path": "rows.jsno"}, "data.train.path", "rows.jsno | did you mean rows.jsonl?"),
-    "missing file, dot": ({"path": "./row.jsonl"}, "data.train.path", "no such file or folder: ./row.jsonl | did you mean rows.jsonl?"),
-    "missing folder": ({"path": "dta/rows.jsonl"}, "data.train.path", "no such file or folder | there is no folder dta either | relative to where prefcli is run"),
-    "unknown suffix": ({"path": "rows.xlsx"}, "data.train.path", ".xlsx is no data format prefcli reads | .jsonl, .json, .parquet, .csv"),
-    "no suffix": ({"path": "./rows"}, "data.train.path", "a file without suffix | convert it"),
-    "folder without data": ({"path": "empty"}, "data.train.path", "empty holds no data files | .jsonl"),
-    "no such data_files": ({"path": "folder", "data_files": "c.jsonl"}, "data.train.data_files", "no such files in folder: c.jsonl | did you mean b.jsonl?"),
-    "no such data_files, far": ({"path": "folder", "data_files": "*.zip"}, "data.train.data_files", "no such files | it holds a/x.jsonl, b.jsonl"),
-    "split of a file": ({"path": "rows.jsonl", "split": "test"}, "data.train.split", "a single file has no split 'test' | train[:1000]"),
-    "split of a folder": ({"path": "folder", "data_files": "b.jsonl", "split": "trian"}, "data.train.split", "no split 'trian' in folder; it has train | did you mean train?"),
-    "split of a saved dataset": ({"path": "saved", "split": "dev"}, "data.train.split", "no split 'dev' in saved; it has train"),
-    "no slice": ({"path": "rows.jsonl", "split": "train[:abc]"}, "data.train.split", "'train[:abc]' is no split | train[:1000]"),
-    "splits joined": ({"path": "rows.jsonl", "split": "train+test"}, "data.train.split", "'train+test' is no split | list them as sources"),
-    "empty slice": ({"path": "rows.jsonl", "split": "train[2:1]"}, "data.train.split", "train[2:1] takes none of the 3 rows"),
-    "slice past the end": ({"path": "rows.jsonl", "split": "train[7:]"}, "data.train.split", "train[7:] takes none of the 3 rows"),
-    "name of a file": ({"path": "rows.jsonl", "name": "x"}, "data.train.name", "name has no effect on a single file | leave it out"),
-    "revision of a folder": ({"path": "folder", "revision": "x"}, "data.train.revision", "revision has no effect on a folder"),
-    "data_files of a saved dataset": ({"path": "saved", "data_files": "x"}, "data.train.data_files", "no effect on a saved dataset"),
-    "missing column": ({"path": "rows.jsonl", "columns": {"chosen": "chosn"}}, "data.train.columns.chosen", "no column 'chosn' in rows.jsonl; it has prompt, chosen, rejected | did you mean chosen?"),
-    "hub": ({"path": "nobody/nothing"}, "data.train.path", "nobody/nothing"),
+    # id: (source, path in the recipe, code (with or without a network), phrases)
+    "missing file": ({"path": "rows.jsno"}, "data.train.path", "DAT003 or DAT008", "rows.jsno | did you mean rows.jsonl?"),
+    "missing file, dot": ({"path": "./row.jsonl"}, "data.train.path", "DAT003", "no such file or folder: ./row.jsonl | did you mean rows.jsonl?"),
+    "missing folder": ({"path": "dta/rows.jsonl"}, "data.train.path", "DAT003", "no such file or folder | the folder dta does not exist either | relative to the working directory"),
+    "unknown suffix": ({"path": "rows.xlsx"}, "data.train.path", "DAT004", "can't read .xlsx files | .jsonl, .json, .parquet, .csv"),
+    "no suffix": ({"path": "./rows"}, "data.train.path", "DAT004", "a file without a suffix | convert it"),
+    "folder without data": ({"path": "empty"}, "data.train.path", "DAT003", "empty has no data files | .jsonl"),
+    "no such data_files": ({"path": "folder", "data_files": "c.jsonl"}, "data.train.data_files", "DAT003", "no such files in folder: c.jsonl | did you mean b.jsonl?"),
+    "no such data_files, far": ({"path": "folder", "data_files": "*.zip"}, "data.train.data_files", "DAT003", "no such files | it has a/x.jsonl, b.jsonl"),
+    "split of a file": ({"path": "rows.jsonl", "split": "test"}, "data.train.split", "DAT005", "a single file has no split 'test' | train[:1000]"),
+    "split of a folder": ({"path": "folder", "data_files": "b.jsonl", "split": "trian"}, "data.train.split", "DAT005", "no split 'trian' in folder; it has train | did you mean train?"),
+    "split of a saved dataset": ({"path": "saved", "split": "dev"}, "data.train.split", "DAT005", "no split 'dev' in saved; it has train"),
+    "no slice": ({"path": "rows.jsonl", "split": "train[:abc]"}, "data.train.split", "DAT005", "'train[:abc]' is not a valid split | train[:1000]"),
+    "splits joined": ({"path": "rows.jsonl", "split": "train+test"}, "data.train.split", "DAT005", "'train+test' is not a valid split | list them as sources"),
+    "empty slice": ({"path": "rows.jsonl", "split": "train[2:1]"}, "data.train.split", "DAT005", "train[2:1] selects none of the 3 rows"),
+    "slice past the end": ({"path": "rows.jsonl", "split": "train[7:]"}, "data.train.split", "DAT005", "train[7:] selects none of the 3 rows"),
+    "name of a file": ({"path": "rows.jsonl", "name": "x"}, "data.train.name", "DAT006", "name has no effect on a single file | remove it"),
+    "revision of a folder": ({"path": "folder", "revision": "x"}, "data.train.revision", "DAT006", "revision has no effect on a folder"),
+    "data_files of a saved dataset": ({"path": "saved", "data_files": "x"}, "data.train.data_files", "DAT006", "no effect on a saved dataset"),
+    "missing column": ({"path": "rows.jsonl", "columns": {"chosen": "chosn"}}, "data.train.columns.chosen", "DAT009", "no column 'chosn' in rows.jsonl; it has prompt, chosen, rejected | did you mean chosen?"),
+    "hub": ({"path": "no-owner/nothing"}, "data.train.path", "DAT003 or DAT008", "no-owner/nothing"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("source", "path", "phrases"), SOURCES.values(), ids=SOURCES)
-def test_broken_source(read, source, path, phrases):
+@pytest.mark.parametrize(("source", "path", "code", "phrases"), SOURCES.values(), ids=SOURCES)
+def test_load_split_invalid_source_raises_recipe_error(read, source, path, code, phrases):
     write_jsonl(Path("rows.jsonl"), [PAIR] * 3)
     for name in ("rows.xlsx", "rows"):
         Path(name).write_bytes(b"x")
@@ -726,11 +727,11 @@ def test_broken_source(read, source, path, phrases):
     Dataset.from_list([PAIR]).save_to_disk("saved")
     with pytest.raises(PrefcliError) as caught:
         read(source)
-    check(caught, RecipeError, None, phrases)
+    check(caught, RecipeError, None, code, phrases)
     assert caught.value.problems[0].path == path
 
 
-def test_the_source_of_a_list_is_named(read):
+def test_load_split_error_names_the_source_of_a_list(read):
     write_jsonl(Path("rows.jsonl"), [PAIR])
     with pytest.raises(RecipeError) as caught:
         read("rows.jsonl", {"path": "rows.jsonl", "columns": {"prompt": "x", "chosen": "y"}})
@@ -743,8 +744,8 @@ def test_the_source_of_a_list_is_named(read):
 ASSISTANT_ONLY = {"assistant_only_loss": True}
 
 
-def test_rows_without_a_trained_assistant_token_are_counted(recipe_data, make_recipe, tmp_path):
-    """trl drops them without a word when only assistant turns are trained."""
+def test_split_counts_rows_without_trained_assistant_token(recipe_data, make_recipe, tmp_path):
+    """trl drops such rows silently."""
     long = [{"role": "user", "content": "red " * 60}, {"role": "assistant", "content": "yes"}]
     short = [{"role": "user", "content": "red"}, {"role": "assistant", "content": "yes"}]
     data = write_jsonl(tmp_path / "chat.jsonl", [{"messages": m} for m in (short, long, short)])
@@ -755,10 +756,12 @@ def test_rows_without_a_trained_assistant_token_are_counted(recipe_data, make_re
     assert inputs.train.as_dict()["dropped"] == {"no assistant token within max_length": 1}
 
 
-def test_assistant_turns_need_marks_and_messages(recipe_data, make_recipe, tmp_path):
+def test_load_run_datasets_assistant_only_needs_messages_and_markers(
+    recipe_data, make_recipe, tmp_path
+):
     recipe_data["sft"] = ASSISTANT_ONLY
     text = make_recipe(recipe_data).recipe
-    with pytest.raises(RecipeError, match="these rows are text"):
+    with pytest.raises(RecipeError, match="the rows are text"):
         load_run_datasets(text, text.sft, load_tokenizer(text.model))
     data = write_jsonl(tmp_path / "chat.jsonl", pairs(4, chat=True))
     recipe_data["data"] = {"checks": ANYTHING, "train": {"path": str(data)}, "max_length": 32}
@@ -769,20 +772,20 @@ def test_assistant_turns_need_marks_and_messages(recipe_data, make_recipe, tmp_p
 
 
 @pytest.mark.parametrize("name", ["orpo", "simpo"])
-def test_what_its_trainer_can_not_divide_is_dropped(recipe_data, make_recipe, name):
+def test_measure_row_merged_tokens_above_limit_drops_row(recipe_data, make_recipe, name):
     recipe = make_recipe(recipe_data).recipe
     method = recipe.methods[name]
     assert method.trainer.max_merged_tokens == 1
     tokenizer = load_tokenizer(recipe.model)
-    row = {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4], "seam": 2}
+    row = {"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4], "merged_tokens": 2}
     assert "merge" in measure_row([row], Limits(64, max_merged_tokens=1), chat=False)["drop"]
     assert measure_row([row], Limits(64, max_merged_tokens=1), chat=True)["drop"] is None
     assert measure_row([row], Limits(64), chat=False)["drop"] is None
     assert load_run_datasets(recipe, method, tokenizer).train.dropped == {}
 
 
-def test_kto_leaves_no_row_alone_in_its_batch(recipe_data, make_recipe, tmp_path):
-    """Alone, it would be paired with its own completion, which is no estimate of the KL."""
+def test_kto_drops_a_single_last_row(recipe_data, make_recipe, tmp_path):
+    """Such a row would be paired with its own completion, which does not estimate the KL."""
     rows = [{"prompt": f"p{i}", "completion": f" c{i}", "label": i % 2 == 0} for i in range(9)]
     recipe_data["data"] = {
         "checks": ANYTHING,
@@ -796,7 +799,7 @@ def test_kto_leaves_no_row_alone_in_its_batch(recipe_data, make_recipe, tmp_path
     assert (len(inputs.train.rows), len(inputs.eval.rows)) == (8, 4)
     assert sum(d.count for d in inputs.train.dropped.values()) == 1
     assert any(
-        "rows dropped: alone in the last device batch of 4" in x for x in inputs.train.lines()
+        "rows dropped: single row in the last device batch of 4" in x for x in inputs.train.lines()
     )
     trainer, _ = trainer_of(recipe, "kto")
     for start in (0, 4):
@@ -805,21 +808,21 @@ def test_kto_leaves_no_row_alone_in_its_batch(recipe_data, make_recipe, tmp_path
             assert row["KL_completion_ids"] == rows[i - 1]["completion_ids"]
             assert row["KL_completion_ids"] != row["completion_ids"]
     without = make_recipe(recipe_data, "kto.loss_type=apo_zero_unpaired").recipe
-    kept = load_run_datasets(without, without.kto, load_tokenizer(without.model))
-    assert len(kept.train.rows) == 9
+    datasets = load_run_datasets(without, without.kto, load_tokenizer(without.model))
+    assert len(datasets.train.rows) == 9
 
 
-def test_kto_without_the_other_label_after_that_is_refused(recipe_data, make_recipe, tmp_path):
-    """The only undesirable row is the one that is left over."""
+def test_kto_raises_if_the_dropped_row_had_the_other_label(recipe_data, make_recipe, tmp_path):
+    """The only undesirable row is the one that is dropped."""
     rows = [{"prompt": f"p{i}", "completion": f" c{i}", "label": i > 0} for i in range(9)]
     path = str(write_jsonl(tmp_path / "t.jsonl", rows))
     recipe_data["data"] = {"checks": ANYTHING, "train": {"path": path}, "max_length": 64}
-    said = set()
+    outcomes = set()
     for seed in range(12):
         recipe = make_recipe(recipe_data, f"seed={seed}").recipe
         try:
             trainer_of(recipe, "kto")
-            said.add("both labels")
+            outcomes.add("both labels")
         except DataError as error:
-            said.add(str(error).partition(": ")[2].partition("\n")[0])
-    assert said == {"both labels", "every label is true"}
+            outcomes.add(error.problems[0].code)
+    assert outcomes == {"both labels", "DAT016"}

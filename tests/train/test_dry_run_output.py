@@ -13,7 +13,7 @@ import pytest
 
 from prefcli.methods import METHODS
 from tests.support.tiny_runs import pairs, write_jsonl
-from tests.train.test_token_view import WITH_BOS, letters, no_end
+from tests.support.tiny_tokenizers import WITH_BOS, letters, no_end
 
 # The row that is shown, and its marks
 

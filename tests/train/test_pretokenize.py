@@ -1,4 +1,4 @@
-"""Rows are read and tokenised once, for all processes, later starts and `prefcli prepare`."""
+"""Rows are read and tokenized once, for all processes, later starts and `prefcli prepare`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from prefcli import cli
-from prefcli.data.arrow_cache import folder as cache
+from prefcli.data.arrow_cache import cache_folder
 from prefcli.data.run_datasets import load_run_datasets, read_run_datasets
-from prefcli.data.run_once import once
+from prefcli.data.run_once import run_once
 from prefcli.errors import DataError
 from prefcli.model import load_tokenizer
 from prefcli.training.run import train
@@ -30,9 +31,11 @@ ROWS = TRAIN + EVAL
 
 @pytest.fixture
 def counted(tmp_path, monkeypatch):
-    """A function that tells how many rows have been tokenised since it was last asked: (by us, by
-    trl), whatever process did it."""
-    files = [tmp_path / "ours", tmp_path / "theirs"]
+    """Count tokenized rows: a function returns (by prefcli, by trl) since its last call.
+
+    The rows of all processes count.
+    """
+    files = [tmp_path / "prefcli", tmp_path / "trl"]
 
     def counting(file, function, rows):
         def counts(*args, **kwargs):
@@ -42,9 +45,9 @@ def counted(tmp_path, monkeypatch):
 
         return counts
 
-    measures = importlib.import_module("prefcli.data.row_stats")
-    ours = counting(files[0], measures.tokenize_batch, lambda columns, _: len(columns["prompt"]))
-    monkeypatch.setattr(measures, "tokenize_batch", ours)
+    row_stats = importlib.import_module("prefcli.data.row_stats")
+    calls = counting(files[0], row_stats.tokenize_batch, lambda columns, _: len(columns["prompt"]))
+    monkeypatch.setattr(row_stats, "tokenize_batch", calls)
     for name in ("sft", "dpo", "kto"):
         module = importlib.import_module(f"trl.trainer.{name}_trainer")
         calls = counting(files[1], module._tokenize, lambda *args: 1)
@@ -57,17 +60,17 @@ def counted(tmp_path, monkeypatch):
         monkeypatch.setattr(trainer, "tokenize_row", calls)
 
     def since() -> tuple[int, int]:
-        found = [file.stat().st_size if file.exists() else 0 for file in files]
+        counts = [file.stat().st_size if file.exists() else 0 for file in files]
         for file in files:
             file.unlink(missing_ok=True)
-        return found[0], found[1]
+        return counts[0], counts[1]
 
     return since
 
 
 @pytest.fixture
 def fresh(recipe_data, tmp_path):
-    """A recipe over rows that no test has had before."""
+    """A recipe with rows that no other test has cached."""
     rows = pairs(TRAIN + EVAL)
     for row in rows:
         row["prompt"] = f"{tmp_path.name} {row['prompt']}"
@@ -81,12 +84,12 @@ def fresh(recipe_data, tmp_path):
     return recipe_data
 
 
-# Of each row trl tokenises the prompt, and prompt and answer together; of a pair, two answers.
-# ORPO has one function for all of it. kto makes two rows of a pair, and drops the last.
+# trl tokenizes the prompt of each row, and the prompt with each answer. ORPO has one function for
+# all of it. kto makes two rows of a pair and drops the last.
 CALLS = {"sft": 2, "dpo": 3, "kto": 4, "orpo": 1}
 
 
-def test_two_processes_and_the_next_start_tokenise_once(fresh, make_recipe, tmp_path, counted):
+def test_trainer_rows_are_tokenized_once_by_all_processes(fresh, make_recipe, tmp_path, counted):
     recipe = make_recipe(fresh).recipe
     changed = ("output_dir=other", "training.learning_rate=2e-3", "dpo.beta=0.2")
     other = make_recipe(fresh, *changed).recipe
@@ -99,7 +102,7 @@ def test_two_processes_and_the_next_start_tokenise_once(fresh, make_recipe, tmp_
         assert counted() == (0, 0), name
 
 
-def test_what_is_kept_is_what_was_read(fresh, make_recipe):
+def test_load_run_datasets_cached_splits_equal_those_read(fresh, make_recipe):
     recipe = make_recipe(fresh).recipe
     tokenizer = load_tokenizer(recipe.model)
     for name in ("sft", "kto"):
@@ -114,42 +117,42 @@ def test_what_is_kept_is_what_was_read(fresh, make_recipe):
             assert one.rows._fingerprint == two.rows._fingerprint
 
 
-def test_other_rows_or_limits_are_read_anew(fresh, make_recipe, tmp_path, counted):
+def test_load_run_datasets_changed_rows_are_read_again(fresh, make_recipe, tmp_path, counted):
     tokenizer = load_tokenizer(make_recipe(fresh).recipe.model)
 
-    def tokenised(*overrides: str) -> int:
+    def tokenized(*overrides: str) -> int:
         recipe = make_recipe(fresh, *overrides).recipe
         load_run_datasets(recipe, recipe.dpo, tokenizer)
         return counted()[0]
 
-    assert tokenised() == ROWS
-    assert tokenised("data.checks.cut.warn=0.5", "data.num_proc=1") == 0
-    assert tokenised("data.max_length=60") == ROWS
-    assert tokenised("seed=7") == ROWS
+    assert tokenized() == ROWS
+    assert tokenized("data.checks.cut.warn=0.5", "data.num_proc=1") == 0
+    assert tokenized("data.max_length=60") == ROWS
+    assert tokenized("seed=7") == ROWS
     train_file = Path(fresh["data"]["train"]["path"])
     stamp = train_file.stat().st_mtime_ns
-    train_file.write_text(train_file.read_text().replace("say ", "tell "))
+    train_file.write_text(train_file.read_text().replace("say ", "name "))
     os.utime(train_file, ns=(stamp, stamp))
-    assert tokenised() == ROWS
+    assert tokenized() == ROWS
 
 
-def test_a_torn_file_is_made_again(fresh, make_recipe, counted):
+def test_load_run_datasets_damaged_cache_is_rebuilt(fresh, make_recipe, counted):
     recipe = make_recipe(fresh).recipe
     tokenizer = load_tokenizer(recipe.model)
-    kept = load_run_datasets(recipe, recipe.dpo, tokenizer).kept
-    for torn in (
-        kept,
-        kept.with_suffix(".npz"),
-        cache() / json.loads(kept.read_text())["train"]["rows"],
+    entry = load_run_datasets(recipe, recipe.dpo, tokenizer).kept
+    for damaged in (
+        entry,
+        entry.with_suffix(".npz"),
+        cache_folder() / json.loads(entry.read_text())["train"]["rows"],
     ):
         counted()
-        torn.write_bytes(torn.read_bytes()[:-40])
+        damaged.write_bytes(damaged.read_bytes()[:-40])
         assert len(load_run_datasets(recipe, recipe.dpo, tokenizer).train.rows) == TRAIN
-        assert counted()[0] == ROWS, torn
+        assert counted()[0] == ROWS, damaged
         assert load_run_datasets(recipe, recipe.dpo, tokenizer).was_cached
 
 
-def test_prepare_leaves_a_run_nothing_to_tokenise(
+def test_prepare_command_leaves_nothing_to_tokenize(
     fresh, make_recipe, tmp_path, counted, monkeypatch, capsys
 ):
     make_recipe(fresh)
@@ -160,7 +163,7 @@ def test_prepare_leaves_a_run_nothing_to_tokenise(
         cli.main()
     out, err = capsys.readouterr()
     assert json.loads(out)["splits"]["train"]["kept"] == TRAIN
-    assert f"data: kept in {cache()}" in err
+    assert f"data: kept in {cache_folder()}" in err
     assert counted() == (ROWS, CALLS["dpo"] * ROWS)
     recipe = make_recipe(fresh).recipe
     train(recipe, recipe.dpo)
@@ -168,27 +171,41 @@ def test_prepare_leaves_a_run_nothing_to_tokenise(
     assert "data: prepared before (train 10, eval 4 rows; key " in capsys.readouterr().err
 
 
-def test_who_waited_hears_the_error_and_does_not_try_again(tmp_path):
-    """A second process comes while the first is at it, and the first fails."""
-    log = tmp_path / "log"
+def test_run_once_waiting_process_raises_the_error_of_the_first(tmp_path, monkeypatch):
+    """The first process fails while the second waits for its lock."""
+    log, contended = tmp_path / "log", tmp_path / "contended"
+
+    class SignallingLock(FileLock):
+        """Touch a file when another process holds the lock."""
+
+        def acquire(self, *args, **kwargs):
+            try:
+                return super().acquire(*args, **kwargs)
+            except Timeout:
+                contended.touch()
+                raise
+
+    monkeypatch.setattr("prefcli.data.run_once.FileLock", SignallingLock)
 
     def make() -> int:
         with log.open("a") as file:
             file.write("x")
-        time.sleep(1.0)
-        raise DataError("row 3 is broken", place="a.jsonl: row 3")
+        deadline = time.monotonic() + 60
+        while not contended.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        raise DataError("row 3 is invalid", code="DAT010", place="a.jsonl: row 3")
 
     def job() -> None:
         try:
-            once(tmp_path / "key.json", "data", lambda: None, make)
+            run_once(tmp_path / "key.json", "data", lambda: None, make)
         except DataError as error:
             print(error)
             raise SystemExit(error.exit_code) from None
 
     ended = in_processes([job], tmp_path / "logs")
     assert ended.codes == [4, 4]
-    assert ended.said == ["a.jsonl: row 3: row 3 is broken\n"] * 2
+    assert ended.said == ["a.jsonl: row 3: row 3 is invalid [DAT010]\n"] * 2
     assert log.read_text() == "x"
-    with pytest.raises(DataError):  # a later start looks for itself
-        once(tmp_path / "key.json", "data", lambda: None, make)
+    with pytest.raises(DataError):  # a later start tries again
+        run_once(tmp_path / "key.json", "data", lambda: None, make)
     assert log.read_text() == "xx"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prefcli.evaluation.check_sft import check_sft
-from prefcli.evaluation.generate import Sampling, answers
+from prefcli.evaluation.generate import Sampling, generate_answers
 from prefcli.recipe import load
 from prefcli.training.run import train
 
@@ -31,17 +31,17 @@ def test_from_chance_to_nearly_all_held_out_pairs(sft_model, tmp_path):
     dpo = load(str(QUICKSTART / "dpo.yaml"), [f"output_dir={tmp_path / 'dpo'}", start]).recipe
     before = check_sft(dpo)
     assert before.passed
-    assert 0.35 < before.chosen_likelier < 0.65
+    assert 0.35 < before.chosen_more_likely < 0.65
 
     outcome = train(dpo, dpo.dpo)
     assert outcome.metrics["eval_rewards/accuracies"] > 0.9
     aligned = f"model.name_or_path={outcome.model}"
     after = check_sft(load(str(QUICKSTART / "dpo.yaml"), [aligned]).recipe)
     assert after.passed
-    assert after.chosen_likelier > 0.9
+    assert after.chosen_more_likely > 0.9
 
     models = [str(sft_model), outcome.model]
-    rows = answers(models, str(QUICKSTART / "data" / "prompts.jsonl"), None, Sampling(48))
+    rows = generate_answers(models, str(QUICKSTART / "data" / "prompts.jsonl"), None, Sampling(48))
     assert len(rows) == 5
     changed = [row for row in rows if len(set(row["completions"].values())) == 2]
     assert len(changed) >= 3
@@ -61,12 +61,12 @@ def test_simpo_does_so_without_a_reference(sft_model, tmp_path):
     recipe = load(path, [f"output_dir={tmp_path / 'simpo'}", start]).recipe
     before = check_sft(recipe)
     assert before.passed
-    assert 0.35 < before.chosen_likelier < 0.65
+    assert 0.35 < before.chosen_more_likely < 0.65
 
     outcome = train(recipe, recipe.simpo)
     assert outcome.metrics["eval_rewards/accuracies"] > 0.9
     after = check_sft(load(path, [f"model.name_or_path={outcome.model}"]).recipe)
-    assert after.chosen_likelier > 0.9
+    assert after.chosen_more_likely > 0.9
     assert after.perplexity < 1.1 * before.perplexity
     assert after.rejected_perplexity > 1.2 * before.rejected_perplexity
 

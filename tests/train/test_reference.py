@@ -71,7 +71,7 @@ def first_step(recipe) -> tuple[float, dict[str, torch.Tensor]]:
     return float(loss.detach()), grads
 
 
-def test_an_adapter_without_a_choice_is_refused(recipe_data, make_recipe, sft_adapter):
+def test_train_adapter_without_model_adapter_raises(recipe_data, make_recipe, sft_adapter):
     recipe_data["model"]["name_or_path"] = str(sft_adapter)
     recipe = make_recipe(recipe_data).recipe
     with pytest.raises(RecipeError) as caught:
@@ -81,10 +81,10 @@ def test_an_adapter_without_a_choice_is_refused(recipe_data, make_recipe, sft_ad
     assert dry_run(recipe, recipe.dpo).failure.exit_code == ExitCode.RECIPE
 
 
-def test_a_choice_without_an_adapter_is_refused(recipe_data, make_recipe):
+def test_train_model_adapter_without_an_adapter_raises(recipe_data, make_recipe):
     recipe_data["model"]["adapter"] = "merge"
     recipe = make_recipe(recipe_data).recipe
-    with pytest.raises(RecipeError, match="no adapter to merge"):
+    with pytest.raises(RecipeError, match="MDL007"):
         train(recipe, recipe.dpo)
 
 
@@ -104,8 +104,10 @@ def test_choices_and_the_lora_section(recipe_data, make_recipe, adapter, lora, s
         make_recipe(recipe_data)
 
 
-def test_stacked_is_the_same_as_on_the_merged_model(recipe_data, make_recipe, sft_adapter, merged):
-    """Same step-0 loss, same first gradient, with the new adapter initialised alike."""
+def test_train_stack_equals_training_on_the_merged_model(
+    recipe_data, make_recipe, sft_adapter, merged
+):
+    """The step-0 loss and the first gradient are equal for equal initial adapters."""
     recipe_data["lora"] = LORA
     found = []
     for name, adapter in ((sft_adapter, "stack"), (merged, None)):
@@ -121,7 +123,7 @@ def test_stacked_is_the_same_as_on_the_merged_model(recipe_data, make_recipe, sf
 
 @pytest.mark.parametrize("adapter", ["continue", "stack", "merge"])
 @pytest.mark.parametrize("name", ["dpo", "kto"])
-def test_the_reference_is_the_sft_policy_and_not_its_base(
+def test_reference_of_an_adapter_is_the_sft_policy(
     recipe_data, make_recipe, sft_adapter, merged, tiny_model, adapter, name
 ):
     recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": adapter}
@@ -211,7 +213,7 @@ def test_dora_can_not_be_stacked(recipe_data, make_recipe, sft_adapter):
     recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": "stack"}
     recipe_data["lora"] = {**LORA, "use_dora": True}
     recipe = make_recipe(recipe_data).recipe
-    with pytest.raises(RecipeError, match="can't take an adapter with use_dora"):
+    with pytest.raises(RecipeError, match="does not support an adapter with use_dora"):
         train(recipe, recipe.dpo)
     assert dry_run(recipe, recipe.dpo).problems != []
 
@@ -335,7 +337,9 @@ def test_an_adapter_whose_base_is_gone(recipe_data, make_recipe, sft_adapter):
     (sft_adapter / "adapter_config.json").write_text(json.dumps(config))
     recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": "continue"}
     recipe = make_recipe(recipe_data).recipe
-    with pytest.raises(RecipeError, match="lies on /nowhere/base/model, which is not there"):
+    with pytest.raises(
+        RecipeError, match="has the base model /nowhere/base/model, which does not exist"
+    ):
         train(recipe, recipe.dpo)
 
 
@@ -381,7 +385,7 @@ def test_model_options_keep_their_meaning():
 
 
 def adapt(model: Path, folder: Path, **options) -> Path:
-    """An adapter on the model, all of it noise, with what only peft can write."""
+    """Save an adapter of noise with options that only peft has."""
     peft = get_peft_model(
         AutoModelForCausalLM.from_pretrained(model),
         LoraConfig(r=2, task_type="CAUSAL_LM", **options),
@@ -407,8 +411,10 @@ def adapt(model: Path, folder: Path, **options) -> Path:
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else None,
 )
-def test_adapters_of_other_kinds(recipe_data, make_recipe, tiny_model, tmp_path, options, refused):
-    """What a use can't do right is refused, by the dry-run as by the run; the rest is right."""
+def test_train_adapter_features_are_supported_or_refused(
+    recipe_data, make_recipe, tiny_model, tmp_path, options, refused
+):
+    """An unsupported feature stops run and dry-run; the others are trained correctly."""
     folder = adapt(tiny_model, tmp_path / "odd", **options)
     policy = AutoPeftModelForCausalLM.from_pretrained(folder)
     for adapter in ("continue", "stack", "merge"):
@@ -419,7 +425,7 @@ def test_adapters_of_other_kinds(recipe_data, make_recipe, tiny_model, tmp_path,
             data["lora"] = LORA
         recipe = make_recipe(data).recipe
         if adapter in refused:
-            with pytest.raises(RecipeError, match=f"{adapter} can't take an adapter with"):
+            with pytest.raises(RecipeError, match="MDL008"):
                 train(recipe, recipe.dpo)
             assert dry_run(recipe, recipe.dpo).problems
             continue
@@ -431,10 +437,10 @@ def test_adapters_of_other_kinds(recipe_data, make_recipe, tiny_model, tmp_path,
         )
 
 
-def test_a_checkpoint_of_a_stacked_run_lies_on_the_adapter_below(
+def test_load_policy_checkpoint_of_a_stacked_run_includes_the_first_adapter(
     recipe_data, make_recipe, sft_adapter, merged
 ):
-    """Taken for a model of its own, it must not lose the stage before."""
+    """Loading it must include the adapter of the earlier stage."""
     recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": "stack"}
     recipe_data["lora"] = LORA
     recipe_data["training"]["learning_rate"] = 1e-30
@@ -447,14 +453,14 @@ def test_a_checkpoint_of_a_stacked_run_lies_on_the_adapter_below(
     expected = logps(AutoModelForCausalLM.from_pretrained(merged), [5, 6], [7, 8, 9])
     assert logps(loaded, [5, 6], [7, 8, 9]) == pytest.approx(expected, abs=1e-4)
     for adapter in ("continue", "stack"):
-        with pytest.raises(RecipeError, match="checkpoint of a run that was stacked"):
+        with pytest.raises(RecipeError, match="MDL010"):
             resolve_model(Model(name_or_path=str(checkpoint), adapter=adapter))
 
 
-def test_a_folder_that_a_gate_left_is_used_anew(
+def test_train_after_a_failed_gate_copies_the_adapter_again(
     recipe_data, make_recipe, sft_adapter, tiny_model, tmp_path
 ):
-    """The adapter that the first try kept is no part of the second try's sum."""
+    """The adapter copied by the first run is not part of the second run's sum."""
     recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": "stack"}
     recipe_data["lora"] = LORA
     recipe_data["training"]["learning_rate"] = 1e-30
@@ -471,7 +477,7 @@ def test_a_folder_that_a_gate_left_is_used_anew(
     assert logps(after, [5, 6], [7, 8, 9]) == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_sum_does_not_depend_on_what_becomes_of_the_first(
+def test_train_stack_survives_removal_of_the_first_adapter(
     recipe_data, make_recipe, sft_adapter, merged, monkeypatch
 ):
     recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": "stack"}
@@ -491,16 +497,18 @@ def test_the_sum_does_not_depend_on_what_becomes_of_the_first(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ("gone", "reference.name_or_path: no such folder"),
-        ("vocabulary", "the tokenizer has 300 tokens, the reference 200"),
-        ("context", "is more than the reference's context of 32 tokens"),
-        ("tokenizer", "is not the policy's"),
+        ("vocabulary", "the tokenizer has 300 tokens, the reference only 200"),
+        ("context", "exceeds the reference's context of 32 tokens"),
+        ("tokenizer", "MDL022"),
         ("revision", "reference.revision: a local folder has no revisions"),
     ],
 )
-def test_a_named_reference_must_fit(recipe_data, make_recipe, tiny_model, tmp_path, change, said):
+def test_train_named_reference_that_does_not_fit_raises(
+    recipe_data, make_recipe, tiny_model, tmp_path, change, expected
+):
     other = tmp_path / "other"
     if change != "gone":
         shutil.copytree(tiny_model, other)
@@ -523,15 +531,17 @@ def test_a_named_reference_must_fit(recipe_data, make_recipe, tiny_model, tmp_pa
     recipe = make_recipe(recipe_data).recipe
     with pytest.raises(RecipeError) as caught:
         train(recipe, recipe.dpo)
-    assert said in str(caught.value)
-    assert said in "".join(map(str, dry_run(recipe, recipe.dpo).problems))
+    assert expected in str(caught.value)
+    assert expected in "".join(map(str, dry_run(recipe, recipe.dpo).problems))
 
 
-def test_check_sft_asks_for_no_choice(recipe_data, make_recipe, sft_adapter, merged):
+def test_check_sft_adapter_without_model_adapter_is_merged(
+    recipe_data, make_recipe, sft_adapter, merged
+):
     bare = make_recipe({**recipe_data, "model": {"name_or_path": str(sft_adapter)}}).recipe
     plain = make_recipe({**recipe_data, "model": {"name_or_path": str(merged)}}).recipe
     assert check_sft(bare).perplexity == pytest.approx(check_sft(plain).perplexity, rel=1e-5)
 
 
-def test_the_revision_of_the_base_is_in_the_adapter():
+def test_lora_config_has_the_revision_of_the_base():
     assert lora_config(Lora(), "v1").revision == "v1"

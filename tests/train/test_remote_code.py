@@ -1,4 +1,4 @@
-"""Python and pickles that come with a model: run, or read, only where the recipe says so."""
+"""Python code and pickled weights of a model: used only if the recipe allows it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ CLASSES = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"
 
 
 @pytest.fixture(autouse=True)
-def _nobody_answers(monkeypatch):
+def _no_terminal(monkeypatch):
     def ask(*args):
-        raise AssertionError("a job was asked at the terminal")
+        raise AssertionError("transformers prompted at the terminal")
 
     monkeypatch.setattr(builtins, "input", ask)
 
@@ -57,53 +57,52 @@ def problem_of(call):
     return problem
 
 
-def test_code_is_not_run_unasked(with_code):
+def test_load_config_with_code_and_no_consent_raises(with_code):
     options = Model(name_or_path=str(with_code))
     problem = problem_of(lambda: load_config(options))
     assert problem.path == "model.name_or_path"
+    assert problem.code == "MDL002"
     assert "model.trust_remote_code: true" in problem.hint
-    assert "model.revision" in problem.hint
 
 
-def test_code_that_is_asked_for(with_code, capsys):
+def test_load_policy_with_code_and_consent_runs_it(with_code, capsys):
     options = Model(name_or_path=str(with_code), trust_remote_code=True)
     policy = load_policy(options, torch.float32, 0)
     assert type(policy).__name__ == "OwnModel"
     assert type(empty_model(load_config(options), options)).__name__ == "OwnModel"
     load_tokenizer(options)
-    said = capsys.readouterr().out
-    assert said == (f"warning: model.trust_remote_code: the Python files of {with_code} are run\n")
+    assert capsys.readouterr().out == (
+        f"warning: model.trust_remote_code: running the Python files of {with_code}\n"
+    )
 
 
-def test_code_of_elsewhere(with_code):
+def test_load_config_code_of_another_repository_raises(with_code):
     others = {**CLASSES, "AutoConfig": "evil/other--own.OwnConfig"}
     rewrite(with_code / "config.json", auto_map=others)
     options = Model(name_or_path=str(with_code), trust_remote_code=True)
     problem = problem_of(lambda: load_config(options))
-    assert (
-        problem.message
-        == f"{with_code} takes its code from evil/other, of which no commit is named"
-    )
+    assert problem.code == "MDL024"
+    assert problem.message == (f"{with_code} loads code from evil/other without a pinned commit")
 
 
-def test_an_adapters_base_on_the_hub_needs_a_commit_too():
+def test_load_config_hub_code_without_commit_raises():
     base = Model.model_construct(name_or_path="org/base", revision=None, trust_remote_code=True)
-    assert "org/base is not named by its commit" in problem_of(lambda: load_config(base)).message
+    assert problem_of(lambda: load_config(base)).code == "MDL024"
 
 
-def test_a_pickled_adapter_is_not_read(tiny_model, tmp_path):
+def test_resolve_model_pickled_adapter_raises(tiny_model, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     adapter = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
     adapter.save_pretrained(str(tmp_path))
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
     options = Model(name_or_path=str(tmp_path), adapter="merge")
     problem = problem_of(lambda: resolve_model(options))
-    assert "holds no adapter_model.safetensors; pickled weights" in problem.message
+    assert problem.code == "MDL005"
 
 
-def test_a_pickled_model_is_not_read(tiny_model, tmp_path):
+def test_check_weights_pickled_model_raises(tiny_model, tmp_path):
     folder = Path(shutil.copytree(tiny_model, tmp_path / "pickled"))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     options = Model(name_or_path=str(folder))
-    assert "only pickled weights" in problem_of(lambda: check_weights(options)).message
+    assert problem_of(lambda: check_weights(options)).code == "MDL005"
     assert problem_of(lambda: load_policy(options, torch.float32, 0)).path == "model.name_or_path"

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefcli.data.run_datasets import load_run_datasets
 from prefcli.errors import RecipeError
-from prefcli.evaluation.generate import NotANumberError, Sampling, sample
-from prefcli.evaluation.sample_prompts import choose
+from prefcli.evaluation.generate import NotANumberError, Sampling, generate
+from prefcli.evaluation.sample_prompts import choose_prompts
 from prefcli.model import detect_device, load_base_config, load_policy, load_tokenizer
 from prefcli.recipe.sections import Model, SampleOptions
 from prefcli.training.callbacks.sampling_callback import make_samples
@@ -259,7 +259,7 @@ def test_a_broken_policy_is_left_to_those_who_judge(
     options = Model(name_or_path=str(folder))
     model = load_policy(options, torch.float32, 0)
     with pytest.raises(NotANumberError, match="not finite"):
-        sample(model, load_tokenizer(options), ["say red"], Sampling(max_new_tokens=2))
+        generate(model, load_tokenizer(options), ["say red"], Sampling(max_new_tokens=2))
 
     data["model"]["name_or_path"] = str(folder)
     recipe = make_recipe(data).recipe
@@ -274,7 +274,7 @@ def chosen_of(data, make_recipe, rows, options, context):
     recipe = make_recipe({**data, "data": {**data["data"], "eval": {"path": str(path)}}}).recipe
     tokenizer = load_tokenizer(recipe.model)
     inputs = load_run_datasets(recipe, recipe.dpo, tokenizer)
-    return choose(inputs.eval, tokenizer, options, context)
+    return choose_prompts(inputs.eval, tokenizer, options, context)
 
 
 def test_what_the_context_leaves(data, make_recipe):
@@ -283,19 +283,19 @@ def test_what_the_context_leaves(data, make_recipe):
         {"prompt": "Q" * n, "chosen": "yes", "rejected": "no"} for n in (10, 20, 20, 28, 30, 31)
     ]
     asked = chosen_of(data, make_recipe, rows, SampleOptions(prompts=2, max_new_tokens=10), 30)
-    assert [(a.tokens, a.place[-5:]) for a in asked.asked] == [(10, "row 1"), (20, "row 2")]
+    assert [(a.tokens, a.place[-5:]) for a in asked.prompts] == [(10, "row 1"), (20, "row 2")]
     assert (asked.max_new_tokens, asked.notes) == (10, [])
     # With three, one that leaves but two tokens is asked, and all are cut there.
     asked = chosen_of(data, make_recipe, rows, SampleOptions(prompts=3, max_new_tokens=10), 30)
-    assert [a.tokens for a in asked.asked] == [10, 20, 28]
+    assert [a.tokens for a in asked.prompts] == [10, 20, 28]
     assert asked.max_new_tokens == 2
     assert asked.notes == [
-        "2 prompts leave no room for an answer in 30 tokens of context",
-        "answers end at 2 tokens, not 10: the longest of the prompts has 28, the context 30",
+        "2 prompts fill the context of 30 tokens",
+        "answers have at most 2 tokens, not 10: the longest prompt has 28, the context 30",
     ]
     asked = chosen_of(data, make_recipe, rows, SampleOptions(prompts=9, max_new_tokens=1), None)
-    assert [a.tokens for a in asked.asked] == [10, 20, 28, 30, 31]
-    assert asked.notes == ["data.eval has 5 prompts to answer, not 9"]
+    assert [a.tokens for a in asked.prompts] == [10, 20, 28, 30, 31]
+    assert asked.notes == ["5 prompts, not 9: data.eval has no more"]
 
 
 def test_texts_without_a_prompt_are_not_asked(data, make_recipe, tmp_path, capsys):
@@ -303,7 +303,7 @@ def test_texts_without_a_prompt_are_not_asked(data, make_recipe, tmp_path, capsy
     data["data"] |= {"train": {"path": str(path)}, "eval": {"path": str(path)}}
     _, samples = run(make_recipe(data).recipe, "sft")
     assert samples is None
-    assert "samples: data.eval has no prompts to answer" in capsys.readouterr().out
+    assert "samples: none, since data.eval has no prompts" in capsys.readouterr().out
 
 
 def test_under_sharding_nothing_is_asked(data, make_recipe, monkeypatch, capsys):
@@ -337,5 +337,5 @@ def test_a_dry_run_counts_the_room(data, dry_run):
     data["samples"] = {"prompts": 1, "max_new_tokens": 128}
     code, _, said = dry_run(data)
     assert code == 0
-    assert "samples: answers end at 1" in said
+    assert "samples: answers have at most 1" in said
     assert "not 128: the longest of the prompts has" in said

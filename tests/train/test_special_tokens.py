@@ -1,7 +1,4 @@
-"""Our token ids are those that trl's own trainers prepare, whatever tokenizer and template.
-
-Counts, drops and check-sft all rest on this.
-"""
+"""The checks of BOS and stop tokens, on tokenizers with different habits."""
 
 from __future__ import annotations
 
@@ -9,233 +6,162 @@ import pytest
 from tokenizers import processors
 
 from prefcli.data import tokenize
-from prefcli.data.tokenization import tokenize_batch
-from prefcli.model import load_tokenizer
-from tests.support.tiny_runs import ANYTHING, TEMPLATE, labelled, pairs, trainer_of, write_jsonl
-
-CHATML = (
-    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+from prefcli.data.special_tokens import SpecialTokenCheck, SpecialTokens
+from prefcli.data.tokenization import is_chat
+from prefcli.methods import Dpo, Orpo, Sft, Simpo
+from prefcli.recipe.sections import DataChecks
+from tests.support.tiny_runs import pairs
+from tests.support.tiny_tokenizers import (
+    CHAT,
+    ENDED,
+    LLAMA3,
+    NO_END,
+    TEXT,
+    WITH_BOS,
+    chatml,
+    letters,
+    llama3,
+    never_prepended,
+    no_end,
+    story,
 )
-LLAMA3 = (
-    "{% for m in messages %}{{ bos_token | default('') if loop.first else '' }}"
-    "{{ '[' + m.role + ']\n\n' + m.content | trim + eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]\n\n{% endif %}"
-)
-# As in Qwen 3 and Gemma: the generation prompt opens what the rendered turn does not have.
-THINKING = (
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}assistant: <think>\n\n</think>{% endif %}"
-)
-NO_END = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
 
-def plain(tokenizer):
+def faults(row, tokenizer, stop_ids, method=None, max_length=1000, **masked):
+    check = SpecialTokenCheck.of(tokenizer, frozenset(stop_ids), method or Dpo(), chat=is_chat(row))
+    return check(tokenize(row, tokenizer), max_length, **masked)
+
+
+@pytest.mark.parametrize("row", [TEXT, CHAT], ids=["text", "chat"])
+@pytest.mark.parametrize(
+    ("tokenizer", "ends"),
+    [(llama3(), {1, 2}), (chatml(), {1, 2}), (never_prepended(), {0}), (story(), {0})],
+    ids=["llama3", "chatml", "never prepended", "bos is eos"],
+)
+def test_special_token_check_valid_row_has_no_fault(tokenizer, ends, row):
+    assert faults(row, tokenizer, ends) == set()
+
+
+def test_special_token_check_template_without_end_is_no_end():
+    assert faults(CHAT, no_end(), {1}) == {"no_end"}
+    assert faults(TEXT, no_end(), {1}) == set()  # text gets its EOS token
+
+
+def test_special_token_check_end_token_that_is_not_a_stop_token_is_no_end():
+    """A base model tuned on ChatML, with <|endoftext|> in its generation config."""
+    base = chatml(eos="<|eos|>")
+    assert faults(CHAT, base, {2}) == {"no_end"}
+    assert faults(TEXT, base, {2}) == set()
+    assert faults(CHAT, llama3(), {1}) == {"no_end"}
+    assert faults(TEXT, llama3(), {1}) == {"no_end"}
+
+
+def test_special_token_check_one_side_without_end_is_no_end():
+    row = {**CHAT, "rejected": [{"role": "assistant", "content": "no"}] * 2}
+    template = ENDED.replace("m.role == 'assistant'", "m.role == 'assistant' and not loop.last")
+    tokenizer = never_prepended()
+    tokenizer.chat_template = template
+    assert faults(row, tokenizer, {0}) == {"no_end"}
+
+
+def test_special_token_check_bos_in_text_and_tokenizer_is_two_bos():
+    """Text gets the tokenizer's BOS, rendered messages only the template's."""
+    row_with_bos = {**TEXT, "prompt": "<|begin|>say"}
+    assert faults(row_with_bos, llama3(), {2}) == {"two_bos"}
+    assert tokenize(row_with_bos, llama3())["prompt_ids"][:2] == [0, 0]
+    twice = llama3()
+    twice.chat_template = "{{ bos_token }}" + LLAMA3
+    assert faults(CHAT, twice, {2}) == {"two_bos"}
+    assert faults({**TEXT, "prompt": "<s>say"}, story(), {0}) == {"two_bos"}
+    assert faults({"text": "<s>say yes"}, story(), {0}, Sft()) == {"two_bos"}
+
+
+def test_special_token_check_template_without_bos_is_no_bos():
+    assert faults(CHAT, story(ENDED), {0}) == {"no_bos"}
+    assert faults(CHAT, story("\n" + WITH_BOS), {0}) == {"no_bos"}
+    assert faults(CHAT, story("\n" + ENDED), {7}) == {"no_bos", "no_end"}
+
+
+def test_special_token_check_bos_in_later_turns_has_no_fault():
+    tokenizer = story(
+        "{% for m in messages %}{{ bos_token + m.content }}{% endfor %}{{ bos_token }}"
+    )
+    assert faults(CHAT, tokenizer, {0}) == set()
+
+
+@pytest.mark.parametrize("method", [Orpo(), Simpo()], ids=lambda m: m.name)
+def test_special_token_check_orpo_and_simpo_rows_get_bos_and_eos_from_trl(method):
+    """Their trainers add missing BOS and EOS tokens, and no second BOS."""
+    assert faults(CHAT, story(ENDED), {0}, method) == set()
+    assert faults(CHAT, no_end(), {1}, method) == set()
+    assert faults({**TEXT, "prompt": "<|begin|>say"}, llama3(), {2}, method) == set()
+    twice = llama3()
+    twice.chat_template = "{{ bos_token }}" + LLAMA3
+    assert faults(CHAT, twice, {2}, method) == {"two_bos"}
+
+
+def test_special_token_check_cut_completion_has_no_fault():
+    tokenizer = no_end()
+    # "U: say\n" and "A: " are 10 tokens; "yes\n" 4 more.
+    assert faults(CHAT, tokenizer, {1}, max_length=14) == {"no_end"}
+    assert faults(CHAT, tokenizer, {1}, max_length=12) == set()
+    # At 13 the chosen side is cut, but "no\n" still fits, without an end.
+    assert faults(CHAT, tokenizer, {1}, max_length=13) == {"no_end"}
+
+
+def test_special_token_check_end_outside_the_mask_is_no_end():
+    row = {"messages": [*CHAT["prompt"], *CHAT["chosen"]]}
+    tokenizer = letters("<s>", eos_token="<s>")
+    outside = (
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}"
+        "{{ eos_token }}\n{% endfor %}"
+    )
+    inside = outside.replace(
+        "{% endgeneration %}{{ eos_token }}", "{{ eos_token }}{% endgeneration %}"
+    )
+    for template, expected in ((outside, {"no_end"}), (inside, set())):
+        tokenizer.chat_template = template
+        mask = tokenizer.apply_chat_template(
+            row["messages"], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )["assistant_masks"]
+        assert faults(row, tokenizer, {0}, Sft(), trained=mask) == expected
+    assert faults(row, tokenizer, {0}, Sft()) == set()  # every token is trained
+
+
+def test_special_token_check_line_end_may_be_the_stop_token():
+    tokenizer = letters("</s>", template=NO_END, eos_token="</s>")
+    newline = tokenizer.convert_tokens_to_ids("Ċ")
+    assert faults(CHAT, tokenizer, {newline}) == set()
+    assert newline in SpecialTokenCheck.of(tokenizer, frozenset(), Dpo(), chat=True).blanks
+
+
+def test_special_token_check_faults_are_data_checks():
+    assert set(SpecialTokenCheck.names) <= set(DataChecks.model_fields)
+
+
+def prepend_bos(tokenizer):
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+
+
+def unchanged(tokenizer):
     pass
 
 
-def puts_bos(tokenizer):
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", tokenizer.convert_tokens_to_ids("<s>"))]
-    )
-
-
-def puts_eos(tokenizer):
-    """Then even a prompt alone ends with </s>, which it does not beside a completion."""
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        special_tokens=[(t, tokenizer.convert_tokens_to_ids(t)) for t in ("<s>", "</s>")],
-    )
-
-
-def bos_is_eos(tokenizer):
-    puts_bos(tokenizer)
-    tokenizer.eos_token = "<s>"
-
-
-def no_bos(tokenizer):
-    tokenizer.bos_token = None
-
-
-TOKENIZERS = (plain, puts_bos, puts_eos, bos_is_eos, no_bos)
-TEMPLATES = {
-    "ours": TEMPLATE,
-    "chatml": CHATML,
-    "llama3": LLAMA3,
-    "thinking": THINKING,
-    "no end token": NO_END,
-}
-
-# The prompt stops inside a word, and beside a space or line end: tokens merge over the seam.
-SEAMS = [
-    {"prompt": "say re", "chosen": "d blue green thanks", "rejected": " blue no"},
-    {"prompt": "say ", "chosen": "red", "rejected": "blue green"},
-    {"prompt": "say\n", "chosen": "\nred", "rejected": "\n\n blue"},
-    {"prompt": "say red", "chosen": "</s>", "rejected": " blue</s>"},
-    {"prompt": "sm", "chosen": "all", "rejected": "all small"},
-    {"prompt": "r", "chosen": "ed red", "rejected": "udé 😀"},
-]
-
-
-def chat(rows):
-    """Text rows as messages, with a system turn in every second one."""
-    system = {"role": "system", "content": " be kind "}
-    return [
-        {
-            key: value
-            if key == "label"
-            else [*([system] if i % 2 else []), {"role": "user", "content": value}]
-            if key == "prompt"
-            else [{"role": "assistant", "content": value}]
-            for key, value in row.items()
-        }
-        for i, row in enumerate(rows)
-    ]
-
-
-@pytest.fixture
-def built(recipe_data, make_recipe, tmp_path):
-    """Build (our rows, trl's rows, tokenizer) for a method."""
-
-    def build(name, rows, change=plain, template=None, max_length=64):
-        recipe_data["data"] = {
-            "checks": ANYTHING,
-            "train": {"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))},
-            "max_length": max_length,
-        }
-        recipe = make_recipe(recipe_data).recipe
-        tokenizer = load_tokenizer(recipe.model)
-        change(tokenizer)
-        tokenizer.chat_template = template
-        trainer, inputs = trainer_of(recipe, name, tokenizer)
-        return inputs.train.rows.to_list(), trainer.train_dataset.to_list(), tokenizer
-
-    return build
-
-
-def pair_rows():
-    return [*pairs(6), *SEAMS]
-
-
-def label_rows():
-    sides = [
-        {"prompt": r["prompt"], "completion": r[side], "label": side == "chosen"}
-        for r in SEAMS
-        for side in ("chosen", "rejected")
-    ]
-    return [*labelled(5), *sides]
-
-
-def sft_rows():
-    return [{"prompt": r["prompt"], "completion": r["completion"]} for r in label_rows()]
-
-
-# (how the tokenizer is changed, chat template or None for text rows)
-CASES = [(change, None) for change in TOKENIZERS] + [
-    (change, template) for template in TEMPLATES for change in (plain, puts_bos, bos_is_eos)
-]
-
-
-def tokenizers(cases=CASES):
-    ids = [f"{change.__name__}-{template or 'text'}" for change, template in cases]
-    return pytest.mark.parametrize(("change", "template"), cases, ids=ids)
-
-
-def same(ours, theirs, tokenizer):
-    assert len(ours) == len(theirs) > 0
-    for row, prepared in zip(ours, theirs, strict=True):
-        ids = tokenize(row, tokenizer)
-        ids.pop("seam")
-        assert ids == {key: prepared[key] for key in ids}
-
-
-@tokenizers()
-def test_dpo(built, change, template):
-    rows = chat(pair_rows()) if template else pair_rows()
-    same(*built("dpo", rows, change, TEMPLATES.get(template)))
-
-
-@tokenizers()
-def test_kto(built, change, template):
-    rows = chat(label_rows()) if template else label_rows()
-    same(*built("kto", rows, change, TEMPLATES.get(template)))
-
-
-def test_kto_from_pairs(built):
-    """Each side is divided from the prompt by itself, not where both sides agree."""
-    same(*built("kto", pair_rows()))
-
-
-@tokenizers()
-def test_sft(built, change, template):
-    rows = chat(sft_rows()) if template else sft_rows()
-    ours, theirs, tokenizer = built("sft", rows, change, TEMPLATES.get(template))
-    for row, prepared in zip(ours, theirs, strict=True):
-        ids = tokenize(row, tokenizer)
-        assert prepared["input_ids"] == ids["prompt_ids"] + ids["completion_ids"]
-        assert prepared["labels"] == [-100] * len(ids["prompt_ids"]) + ids["completion_ids"]
-
-
-@pytest.mark.parametrize("change", TOKENIZERS, ids=lambda c: c.__name__)
-@pytest.mark.parametrize("kind", ["text", *TEMPLATES])
-def test_sft_on_whole_texts(built, change, kind):
-    texts = [r["prompt"] + r["chosen"] for r in pair_rows()]
-    messages = [[*r["prompt"], *r["chosen"]] for r in chat(pair_rows())]
-    rows = [{"text": t} for t in texts] if kind == "text" else [{"messages": m} for m in messages]
-    ours, theirs, tokenizer = built("sft", rows, change, TEMPLATES.get(kind))
-    for row, prepared in zip(ours, theirs, strict=True):
-        ids = tokenize(row, tokenizer)
-        assert ids["prompt_ids"] == []
-        assert prepared["input_ids"] == prepared["labels"] == ids["completion_ids"]
-
-
-# trl's ORPO and CPO (which trains simpo) tokenise without special tokens, so a tokenizer's own EOS
-# is not there.
 @pytest.mark.parametrize("name", ["orpo", "simpo"])
-@tokenizers([case for case in CASES if case[0] is not puts_eos])
-def test_orpo_and_simpo(built, name, change, template):
-    """The same ids but for its own BOS before and EOS after them."""
-    rows = chat(pair_rows()) if template else pair_rows()
-    ours, theirs, tokenizer = built(name, rows, change, TEMPLATES.get(template))
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    for row, prepared in zip(ours, theirs, strict=True):
-        ids = tokenize(row, tokenizer)
+@pytest.mark.parametrize("change", [prepend_bos, unchanged])
+@pytest.mark.parametrize("chat", [False, True], ids=["text", "chat"])
+def test_special_tokens_around_equals_trl_rows(trl_rows, name, change, chat):
+    rows = pairs(4, chat=chat)
+    if not chat:
+        rows.append({"prompt": "<s>say", "chosen": " red", "rejected": " blue"})
+    canonical, prepared_rows, tokenizer, recipe = trl_rows(name, rows, change)
+    special = SpecialTokens.of(tokenizer, recipe.methods[name], chat=chat)
+    for row, prepared in zip(canonical, prepared_rows, strict=True):
+        ids = special.around(tokenize(row, tokenizer))
         for side in ("chosen", "rejected"):
-            mine = ids["prompt_ids"] + ids[f"{side}_ids"]
-            if bos is not None and mine[0] != bos:
-                mine = [bos, *mine]
-            if mine[-1] != eos:
-                mine = [*mine, eos]
-            assert prepared[f"{side}_input_ids"] == mine
-
-
-@pytest.mark.parametrize("name", ["orpo", "simpo"])
-@tokenizers([case for case in CASES if case[0] is not puts_eos])
-def test_no_completion_is_cut_away(built, name, change, template):
-    """Prompts of every length up to max_length, whether or not trl adds its BOS."""
-    texts = [{"prompt": "x" * n, "chosen": " red", "rejected": " blue"} for n in range(1, 64)]
-    rows = chat(texts) if template else texts
-    _, theirs, _ = built(name, rows, change, TEMPLATES.get(template), max_length=64)
-    assert 0 < len(theirs) < len(rows)
-    assert max(len(row["chosen_input_ids"]) for row in theirs) == 64
-    for row in theirs:
-        for side in ("chosen", "rejected"):
-            assert any(label != -100 for label in row[f"{side}_labels"])
-
-
-@pytest.mark.parametrize("name", ["dpo", "kto", "sft"])
-def test_cut_at_max_length_to_the_token(built, name):
-    """A prompt of max_length - 1 tokens is kept, with one token to learn; one more is dropped."""
-    rows = [{"prompt": "x" * n, "chosen": " red", "rejected": " blue"} for n in range(14, 18)]
-    ours, theirs, tokenizer = built(name, rows, max_length=16)
-    assert {len(tokenize(row, tokenizer)["prompt_ids"]) for row in ours} == {14, 15}
-    assert len(theirs) == len(ours)
-
-
-def test_many_at_once_are_as_one_by_one(tiny_model):
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    for rows in (pair_rows(), label_rows(), sft_rows(), chat(pair_rows()), chat(sft_rows())):
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
-        assert tokenize_batch(columns, tokenizer) == [tokenize(row, tokenizer) for row in rows]
+            sequence = ids["prompt_ids"] + ids[f"{side}_ids"]
+            assert prepared[f"{side}_input_ids"] == sequence
+            masked = [-100] * len(ids["prompt_ids"])
+            assert prepared[f"{side}_labels"] == masked + ids[f"{side}_ids"]

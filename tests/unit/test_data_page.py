@@ -54,7 +54,7 @@ DOCUMENT = {
     "method": "dpo",
     "model": "m",
     "sampled": False,
-    "said": [],
+    "method_notes": [],
     "splits": {"train": SPLIT, "eval": {**SPLIT, "lengths": FITTING, "findings": {}}},
 }
 

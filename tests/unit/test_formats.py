@@ -1,5 +1,5 @@
-"""Row shapes: each documented one with its canonical row, and rows that break it."""
-# ruff: noqa: E501 - the tables have a case a line
+"""Row formats: each documented one with its canonical row, and invalid rows."""
+# ruff: noqa: E501 - one case per line
 
 import pytest
 
@@ -11,9 +11,9 @@ S = {"role": "system", "content": "s"}
 HUMAN, GPT = {"from": "human", "value": "q"}, {"from": "gpt", "value": "good"}
 HH = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:"
 
-GOOD = {
+VALID = {
     "text pairs": ("pairs", {"prompt": "q", "chosen": "good", "rejected": "bad"}, {"prompt": "q", "chosen": "good", "rejected": "bad"}),
-    "other columns are left": ("pairs", {"prompt": "q", "chosen": "a", "rejected": "b", "score": 1}, {"prompt": "q", "chosen": "a", "rejected": "b"}),
+    "other columns are ignored": ("pairs", {"prompt": "q", "chosen": "a", "rejected": "b", "score": 1}, {"prompt": "q", "chosen": "a", "rejected": "b"}),
     "message pairs": ("pairs", {"prompt": [U], "chosen": [A], "rejected": [B]}, {"prompt": [U], "chosen": [A], "rejected": [B]}),
     "sides repeat the prompt": ("pairs", {"prompt": [S, U], "chosen": [S, U, A], "rejected": [S, U, B]}, {"prompt": [S, U], "chosen": [A], "rejected": [B]}),
     "one side repeats it": ("pairs", {"prompt": [U], "chosen": [U, A], "rejected": [B]}, {"prompt": [U], "chosen": [A], "rejected": [B]}),
@@ -38,28 +38,28 @@ GOOD = {
     "text": ("text", {"text": "a b"}, {"text": "a b"}),
 }  # fmt: skip
 
-BROKEN = {
+INVALID = {
     "prompt null": ({"prompt": None, "chosen": "a", "rejected": "b"}, "nothing in 'prompt'", "text or a list of messages"),
-    "chosen null": ({"prompt": "q", "chosen": None, "rejected": "b"}, "nothing in 'chosen' beside a text prompt", "text"),
+    "chosen null": ({"prompt": "q", "chosen": None, "rejected": "b"}, "nothing in 'chosen' with a text prompt", "text"),
     "rejected number": ({"prompt": "q", "chosen": "a", "rejected": 3}, "int 3 in 'rejected'", "text"),
-    "mixed sides": ({"prompt": "q", "chosen": "a", "rejected": [B]}, "a list of 1 in 'rejected' beside a text prompt", "text"),
+    "mixed sides": ({"prompt": "q", "chosen": "a", "rejected": [B]}, "a list of 1 in 'rejected' with a text prompt", "text"),
     "mixed sides, other way": ({"prompt": "q", "chosen": [U, A], "rejected": 1.5}, "float 1.5 in 'rejected'", "an assistant message or its text"),
-    "prompt elsewhere": ({"prompt": "other", "chosen": [U, A], "rejected": [U, B]}, "'prompt' text 'other' that occurs in no message", "the same prompt in both"),
-    "prompt ends with the assistant": ({"prompt": [U, A], "chosen": [A], "rejected": [B]}, "a prompt that ends with an assistant", "a user message at its end"),
-    "only the prompt": ({"prompt": [U], "chosen": [U], "rejected": [U, B]}, "'chosen' holds the prompt and nothing after it", "an assistant message"),
-    "another prompt": ({"prompt": [U], "chosen": [S, A], "rejected": [B]}, "'chosen' starts with a system message", "the prompt's own messages"),
-    "ends with the user": ({"prompt": [U], "chosen": [A, U], "rejected": [B]}, "'chosen' ends with user", "an assistant message at the end"),
+    "prompt elsewhere": ({"prompt": "other", "chosen": [U, A], "rejected": [U, B]}, "'prompt' text 'other' that is not the first or the last user message", "the same prompt in both"),
+    "prompt ends with the assistant": ({"prompt": [U, A], "chosen": [A], "rejected": [B]}, "a prompt that ends with an assistant", "a user message at the end"),
+    "only the prompt": ({"prompt": [U], "chosen": [U], "rejected": [U, B]}, "'chosen' that ends after the prompt", "an assistant message"),
+    "another prompt": ({"prompt": [U], "chosen": [S, A], "rejected": [B]}, "'chosen' that starts with a system message", "the messages of the prompt"),
+    "ends with the user": ({"prompt": [U], "chosen": [A, U], "rejected": [B]}, "'chosen' that ends with user", "an assistant message at the end"),
     "unknown role": ({"prompt": [{"role": "boss", "content": "q"}], "chosen": [A], "rejected": [B]}, "text 'boss' as role of prompt[0]", "one of user, human"),
     "role missing": ({"chosen": [{"role": None, "content": "q"}, A], "rejected": [U, B]}, "nothing as role of chosen[0]", "one of"),
     "role a list": ({"chosen": [{"role": ["user"], "content": "q"}, A], "rejected": [U, B]}, "a list of 1 as role of chosen[0]", "one of"),
     "content null": ({"chosen": [U, {"role": "assistant", "content": None}], "rejected": [U, B]}, "nothing as content of chosen[1]", "text"),
     "content in parts": ({"messages": [{"role": "user", "content": [{"type": "text"}]}, A]}, "a list of 1 as content of messages[0]", "text"),
     "image": ({"messages": [{**U, "images": ["x"]}, A]}, "'images' in messages[0]", "text messages"),
-    "tool call": ({"messages": [U, {**A, "tool_calls": [1]}]}, "'tool_calls' in messages[1]", "not trained"),
+    "tool call": ({"messages": [U, {**A, "tool_calls": [1]}]}, "'tool_calls' in messages[1]", "not supported"),
     "one side no conversation": ({"chosen": [U, A], "rejected": "b"}, "text 'b' in 'rejected'", "a list of messages"),
     "different starts": ({"chosen": [U, A], "rejected": [S, U, B]}, "conversations that differ before", "the same messages up to"),
     "no prompt at all": ({"chosen": [A], "rejected": [B]}, "an assistant message without a prompt", "a user message before it"),
-    "no answer": ({"chosen": [U], "rejected": [U]}, "'chosen' ends with user", "an assistant message"),
+    "no answer": ({"chosen": [U], "rejected": [U]}, "'chosen' that ends with user", "an assistant message"),
     "sharegpt answered": ({"conversations": [HUMAN, GPT], "chosen": GPT, "rejected": GPT}, "a prompt that ends with an assistant", "a user message"),
     "sharegpt null": ({"conversations": None, "chosen": GPT, "rejected": GPT}, "nothing in 'conversations'", "a list of messages"),
     "hh differs": ({"chosen": f"{HH} x", "rejected": "\n\nHuman: z\n\nAssistant: y"}, "texts that differ before", "the same dialogue"),
@@ -70,36 +70,36 @@ BROKEN = {
     "label a word": ({"prompt": "q", "completion": "a", "label": "yes"}, "text 'yes' in 'label'", "true or false"),
     "completion null": ({"prompt": "q", "completion": None}, "nothing in 'completion'", "text"),
     "messages null": ({"messages": None}, "nothing in 'messages'", "a list of messages"),
-    "messages empty": ({"messages": []}, "'messages' without an assistant", "at least one to learn from"),
+    "messages empty": ({"messages": []}, "'messages' without an assistant", "at least one assistant message"),
     "messages of text": ({"messages": ["q"]}, "text 'q' in messages[0]", "role and content"),
     "nothing to learn": ({"messages": [U]}, "'messages' without an assistant message", "at least one"),
-    "open end": ({"messages": [A, U]}, "'messages' ends with user", "an assistant message at the end"),
+    "open end": ({"messages": [A, U]}, "'messages' that ends with user", "an assistant message at the end"),
     "text null": ({"text": None}, "nothing in 'text'", "text"),
     "text a list": ({"text": ["a"]}, "a list of 1 in 'text'", "text"),
     "many keys": ({"text": {str(i): i for i in range(900)}}, "'0', '1', '10', '100', '101' and 895 more in 'text'", "text"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "row", "canonical"), GOOD.values(), ids=GOOD)
-def test_good(name, row, canonical):
-    shape = detect(row)
-    assert shape is not None
-    assert (shape.name, shape.convert(row)) == (name, canonical)
-    assert set(shape.convert(row)) == {
+@pytest.mark.parametrize(("name", "row", "canonical"), VALID.values(), ids=VALID)
+def test_convert_valid_row_returns_canonical_row(name, row, canonical):
+    row_format = detect(row)
+    assert row_format is not None
+    assert (row_format.name, row_format.convert(row)) == (name, canonical)
+    assert set(row_format.convert(row)) == {
         "pair": {"prompt", "chosen", "rejected"},
         "labelled": {"prompt", "completion", "label"},
-    }.get(shape.kind, set(canonical))
+    }.get(row_format.kind, set(canonical))
 
 
-@pytest.mark.parametrize(("row", "found", "expected"), BROKEN.values(), ids=BROKEN)
-def test_broken(row, found, expected):
-    shape = detect(row)
-    assert shape is not None
+@pytest.mark.parametrize(("row", "actual", "expected"), INVALID.values(), ids=INVALID)
+def test_convert_invalid_row_raises_row_error(row, actual, expected):
+    row_format = detect(row)
+    assert row_format is not None
     with pytest.raises(RowError) as caught:
-        shape.convert(row)
-    assert found in caught.value.found
+        row_format.convert(row)
+    assert actual in caught.value.actual
     assert expected in caught.value.expected
-    assert str(caught.value) == f"found {caught.value.found}; expected {caught.value.expected}"
+    assert str(caught.value) == f"found {caught.value.actual}; expected {caught.value.expected}"
 
 
 @pytest.mark.parametrize(
@@ -115,19 +115,19 @@ def test_broken(row, found, expected):
     ],
     ids=str,
 )
-def test_a_prompt_is_never_guessed(row):
+def test_detect_row_without_prompt_column_returns_none(row):
     assert detect(row) is None
 
 
-def test_every_shape_is_in_the_tables():
-    assert {name for name, _, _ in GOOD.values()} == {f.name for f in FORMATS}
+def test_formats_are_all_in_the_tables():
+    assert {name for name, _, _ in VALID.values()} == {f.name for f in FORMATS}
     assert all(f.columns and f.__doc__ for f in FORMATS)
 
 
-def test_a_row_is_not_changed():
+def test_convert_does_not_change_the_row():
     row = {"prompt": "q", "chosen": [U, A], "rejected": [U, B]}
     before = repr(row)
-    shape = detect(row)
-    assert shape is not None
-    shape.convert(row)
+    row_format = detect(row)
+    assert row_format is not None
+    row_format.convert(row)
     assert repr(row) == before

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from prefcli.recipe.early_stopping import EarlyStopping
 
 from prefcli.methods import METHODS
 from prefcli.metrics import METRICS, is_eval, is_tie, metric
+from prefcli.recipe.sections import EarlyStopping
 
 
 def test_metrics_have_distinct_labels_and_short_titles():

@@ -26,7 +26,6 @@ NOT_YET: set[str] = {
     "prefcli/report",
     "prefcli/training",
     "prefcli/trl_integration",
-    "scripts/acceptance",
     "tests",
     "tests/gpu",
     "tests/support",

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import pytest
 
 from prefcli import cli
+from prefcli.cli.main import COMMANDS as PRODUCT_COMMANDS
 from prefcli.cli.main import command_tree
 from prefcli.formats import detect
 from prefcli.methods import METHODS
-from prefcli.recipe import load
+from prefcli.recipe import Recipe, load
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -28,6 +29,7 @@ READER_FILES = {"recipe.yaml", "config.yaml", "SFT.yaml", "DPO.yaml", "sft.yaml"
 """Files of the reader, which the repository does not have."""
 LIGHT = ("validate", "recipes", "schema", "slurm", "launch", "migrate", "explain")
 """Commands that need no torch, no data and no network."""
+SCHEMA = Recipe.model_json_schema(by_alias=True)
 TRL_CONFIG = "model_name_or_path: a/b\ndataset_name: a/c\nloss_type: sigmoid\noutput_dir: run\n"
 
 
@@ -122,6 +124,22 @@ def test_readme_size_is_within_limits():
     assert text.count(b"\n") <= 150
 
 
+def test_readme_has_every_command():
+    table = README.read_text("utf-8").partition("## Commands")[2].partition("## Exit codes")[0]
+    assert set(PRODUCT_COMMANDS) <= set(re.findall(r"`([\w-]+)`", table))
+
+
+def test_pages_have_the_number_of_shipped_recipes():
+    counts = [
+        int(count)
+        for page in PAGES
+        for count in re.findall(r"(\d+) (?:shipped )?recipes", page.read_text("utf-8"))
+    ]
+    # The other count is that of a measurement.
+    assert set(counts) <= {len(RECIPES), 23}
+    assert len(RECIPES) in counts
+
+
 def test_readme_documents_both_scripts():
     text = README.read_text("utf-8")
     assert "bash scripts/quickstart.sh" in text
@@ -186,6 +204,29 @@ def test_yaml_block_completes_the_readme_recipe_to_a_valid_one(block, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(others + block.text, encoding="utf-8")
     load(str(path))
+
+
+def _properties(node, definitions):
+    """The properties of a schema node, through references and unions."""
+    while "$ref" in node:
+        node = definitions[node["$ref"].rpartition("/")[2]]
+    properties = dict(node.get("properties", {}))
+    for choice in [*node.get("anyOf", []), *node.get("allOf", [])]:
+        properties |= _properties(choice, definitions)
+    return properties
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_inline_recipe_key_is_in_the_schema(page):
+    schema = SCHEMA
+    for key in re.findall(r"`([a-z_]+(?:\.[a-z_0-9]+)+)[`=:]", page.read_text("utf-8")):
+        node = schema
+        for part in key.split("."):
+            properties = _properties(node, schema["$defs"])
+            if (node is schema and part not in properties) or part == "jsonl":
+                break  # a file or a module
+            assert part in properties, key
+            node = properties[part]
 
 
 def test_json_rows_have_a_known_format():

@@ -208,7 +208,7 @@ def test_any_row(first, row):
         else:
             assert isinstance(converted, dict)
             continue
-        assert told.found
+        assert told.actual
         assert told.expected
         assert len(str(told)) < 1000
 

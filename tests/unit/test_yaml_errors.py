@@ -2,12 +2,16 @@
 # ruff: noqa: E501 - the tables have a case a line
 
 import os
+from pathlib import Path
 
 import pytest
 
 from prefcli.errors import RecipeError
 from prefcli.recipe import load
+from prefcli.recipe.yaml_reader import compose, compose_in_python
 from tests.support.broken_recipes import GOOD, added, mistakes, swapped, table, write
+
+ROOT = Path(__file__).parents[2]
 
 SYNTAX = table(
     added("tab", "\tseed: 1", "6:1", None, "RCP009 | a tab"),
@@ -151,3 +155,26 @@ def test_an_endless_file_is_not_read_to_its_end():
 )
 def test_a_recipe_all_the_same(content, tmp_path):
     assert load(write(tmp_path, content)).recipe.model.name_or_path == "some/model"
+
+
+SCALARS = (
+    "a: {b: [1, 'ü ${x}', it''s], c: \"\\n\"}\nd:\n- e: |\n    text\n  f:\n- # comment\n  - ~\n"
+)
+
+
+def _nodes(node) -> list:
+    """Tags, values, styles and places of a node and everything in it."""
+    start = (node.start_mark.line, node.start_mark.column)
+    if not isinstance(node.value, list):
+        return [node.tag, node.value, node.style or None, start]
+    pairs = [entry if isinstance(entry, tuple) else (entry,) for entry in node.value]
+    return [node.tag, start, *(_nodes(part) for pair in pairs for part in pair)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [SCALARS, GOOD, *(p.read_text("utf-8") for p in sorted(ROOT.glob("recipes/**/*.yaml")))],
+    ids=lambda text: text[:30],
+)
+def test_compose_with_and_without_libyaml_agree(text):
+    assert _nodes(compose(text, "r.yaml")) == _nodes(compose_in_python(text, "r.yaml"))

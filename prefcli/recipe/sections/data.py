@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from prefcli.config_base import ConfigBase, Count, Fraction, Positive
+from prefcli.config_base import ConfigBase, Count, Fraction, Positive, section
 from prefcli.recipe.paths import PathOrName
 
 
@@ -186,12 +186,17 @@ class DataChecks(ConfigBase):
     """Completions without an end token; the model does not learn to stop (huggingface/trl, issue
     1623)."""
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _missing_shares_keep_defaults(cls, value: Any, info: ValidationInfo) -> Any:
-        if not isinstance(value, dict) or info.field_name is None:
-            return value
-        return {**cls.model_fields[info.field_name].default.model_dump(), **value}
+    def _missing_shares_keep_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: {**cls.model_fields[name].default.model_dump(), **value}
+            if isinstance(value, dict) and name in cls.model_fields
+            else value
+            for name, value in values.items()
+        }
 
     @classmethod
     def words(cls, name: str) -> CheckText:
@@ -209,7 +214,7 @@ class Data(ConfigBase):
     """Tokens of prompt and completion; longer completions are cut at the end."""
     num_proc: Count | None = None
     """Processes that convert and tokenize rows."""
-    checks: DataChecks = Field(default_factory=DataChecks)
+    checks: DataChecks = section()
     """The share of a split's rows above which a data check warns or is an error."""
 
 

@@ -7,8 +7,9 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from prefcli.config_base import ConfigBase, Count, Flag, Positive, RuleError, did_you_mean
+from prefcli.config_base import ConfigBase, Count, Flag, Positive, RuleError
 from prefcli.methods import Method
+from prefcli.text import did_you_mean
 
 
 class SampleOptions(ConfigBase):

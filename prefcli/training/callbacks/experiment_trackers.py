@@ -19,6 +19,7 @@ from prefcli.checkpoints.run_dir import as_data
 from prefcli.console import say, warn
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.schema import Recipe
+from prefcli.text import first_line
 
 PROJECT = "prefcli"
 """The project of runs, unless an environment variable of the tracker names another."""
@@ -70,7 +71,7 @@ class GuardedTracker(TrainerCallback):  # type: ignore[misc]  # transformers is 
         except Exception as error:
             raise RecipeError(
                 Problem(
-                    f"{self._name} cannot start: {_first_line(error)}",
+                    f"{self._name} cannot start: {first_line(error)}",
                     code="TRN101",
                     path="logging.report_to",
                     hint=f"{_HINTS.get(self._name, '')}remove it from the list; metrics.jsonl is "
@@ -120,7 +121,7 @@ class GuardedTracker(TrainerCallback):  # type: ignore[misc]  # transformers is 
         except Exception as error:
             self._disabled = True
             warn(
-                f"{self._name} failed and was disabled: {_first_line(error)}; metrics.jsonl is "
+                f"{self._name} failed and was disabled: {first_line(error)}; metrics.jsonl is "
                 "still written"
             )
 
@@ -171,7 +172,3 @@ def _stdout_as_log(name: str) -> Iterator[None]:
         lines = _ESCAPE.sub("", printed.getvalue()).splitlines()
         plain = [line.removeprefix(f"{name}:").strip(" *") for line in lines]
         say(*(f"tracking: {name}: {line}" for line in plain if line))
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -23,8 +23,8 @@ from prefcli import preemption
 from prefcli.console import say, warn
 from prefcli.data import Split
 from prefcli.data.token_text import escape_text
-from prefcli.evaluation.generate import NotANumberError, Sampling, sample
-from prefcli.evaluation.sample_prompts import SamplePrompts, choose
+from prefcli.evaluation.generate import NotANumberError, Sampling, generate
+from prefcli.evaluation.sample_prompts import SamplePrompts, choose_prompts
 from prefcli.methods import Method
 from prefcli.model.inference import eval_mode_preserving_rng
 from prefcli.model.stop_tokens import load_stop_tokens
@@ -48,7 +48,7 @@ def questions(
     if split is None or not recipe.samples.prompts:
         return None
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return choose(split, tokenizer, recipe.samples, context)
+    return choose_prompts(split, tokenizer, recipe.samples, context)
 
 
 def make_samples(
@@ -71,7 +71,7 @@ def make_samples(
         say(f"samples: left out, as no process holds the whole model under {strategy}")
         return None
     say(*(f"samples: {note}" for note in asked.notes))
-    if not asked.asked:
+    if not asked.prompts:
         return None
     ends = load_stop_tokens(recipe.model, tokenizer, adapter=recipe.trains_adapter).ids
     samples = SamplingCallback(recipe, method, tokenizer, asked, ends, path)
@@ -104,7 +104,7 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             questions.max_new_tokens,
             recipe.samples.temperature,
             recipe.seed,
-            batch_size=len(questions.asked),
+            batch_size=len(questions.prompts),
         )
         self._has_reference = method.needs_reference
         self._other_reference = recipe.reference.name_or_path is not None
@@ -127,7 +127,7 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             else []
         )
         return [
-            f"samples: {len(self._questions.asked)} prompts of data.eval are answered at the "
+            f"samples: {len(self._questions.prompts)} prompts of data.eval are answered at the "
             "start, at each evaluation and at the end, greedily and at temperature "
             f"{self._drawn.temperature:g}, in {self._path} (samples.prompts=0: none)",
             *left_out,
@@ -135,14 +135,14 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
 
     def closing_lines(self) -> list[str]:
         """One prompt, before and after."""
-        place = self._questions.asked[0].place
+        place = self._questions.prompts[0].place
         rows = [row for row in self._rows if row["place"] == place]
         if not rows:
             return []
         lines = [f"sample: {place}: {_end(rows[-1]['prompt'])}"]
         for row in rows[:1] * (len(rows) > 1) + rows[-1:]:
             lines.append(f"sample: step {row['step']}, greedy: {_start(row['policy']['greedy'])}")
-        times = f"{len(self._questions.asked)} prompts a time, {self._seconds:.1f} s in all"
+        times = f"{len(self._questions.prompts)} prompts a time, {self._seconds:.1f} s in all"
         return [*lines, f"samples: more of them in {self._path} ({times})"]
 
     def on_train_begin(
@@ -195,7 +195,7 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             warn(f"samples: none from step {step} on, as the GPU's memory is full")
             return
         rows = []
-        for asked in self._questions.asked:
+        for asked in self._questions.prompts:
             row = {"step": step, **asked.as_dict(), "policy": policy[asked.place]}
             if asked.place in self._reference:
                 row["reference"] = self._reference[asked.place]
@@ -214,13 +214,13 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
 
     def _written(self, model: Any) -> dict[str, Answers]:
         """By place. In one batch each, so that padding is the same at every time."""
-        asked = self._questions.asked
+        asked = self._questions.prompts
         prompts = [each.prompt for each in asked]
         model = self.trainer.accelerator.unwrap_model(model)
         greedy = Sampling(self._drawn.max_new_tokens, batch_size=len(asked))
         with eval_mode_preserving_rng(model):
             answers = [
-                sample(model, self._tokenizer, prompts, how, ends=self._ends)
+                generate(model, self._tokenizer, prompts, how, stop_ids=self._ends)
                 for how in (greedy, self._drawn)
             ]
         return {
@@ -235,7 +235,7 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         self._reference = {
             row["place"]: row["reference"] for row in self._rows if "reference" in row
         }
-        unknown = [a for a in self._questions.asked if a.place not in self._reference]
+        unknown = [a for a in self._questions.prompts if a.place not in self._reference]
         if self._has_reference and unknown and not self._reference_is_out_of_reach:
             say(
                 f"samples: without the reference's answers to {len(unknown)} prompts: they are "

@@ -22,6 +22,7 @@ from datasets.fingerprint import Hasher, is_caching_enabled
 from transformers import Trainer as TransformersTrainer
 
 from prefcli.console import is_main_process, say, warn
+from prefcli.data.row_sampling import spread_indices
 from prefcli.errors import GateError, Problem, RecipeError
 from prefcli.model.inference import eval_mode_preserving_rng
 from prefcli.packed_forward.install import ATTENTIONS
@@ -155,8 +156,7 @@ class ReferenceCacheMixin(TransformersTrainer):  # type: ignore[misc]  # transfo
         if not self._can_check:
             return None
         names = [name for name in _COLUMNS if name in scored.column_names]
-        count = min(_ROWS_CHECKED, len(scored))
-        rows = [scored[i * len(scored) // count] for i in range(count)]
+        rows = [scored[i] for i in spread_indices(len(scored), _ROWS_CHECKED)]
         inputs = self._prepare_inputs(self.data_collator(rows))
         live = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
         tolerance = Tolerance.of_run(self.model, self.args)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from trl.trainer.utils import use_adapter
 
-from prefcli.evaluation.logprobs import Row, batches, completion_logits
+from prefcli.data.row_sampling import spread_indices
+from prefcli.evaluation.logprobs import Row, completion_logits, padded_batches
 from prefcli.model.inference import eval_mode
 
 _MAX_ROWS = 32
@@ -28,7 +29,7 @@ def reference_kl(trainer: Any) -> float | None:
     policy, length = trainer.model, trainer.args.max_length
     nats, tokens = 0.0, 0
     with eval_mode(policy):
-        for batch in batches(policy, rows, length):
+        for batch in padded_batches(policy, rows, length):
             some = [rows[i] for i in batch]
             logits, *_ = completion_logits(policy, some, length, autocast=trainer.args.bf16)
             ours = logits.float().log_softmax(-1)
@@ -51,9 +52,8 @@ def _chosen_rows(trainer: Any) -> list[Row]:
         if "label" in dataset.column_names
         else range(len(dataset))
     )
-    count = min(_MAX_ROWS, len(desired))
-    picked = (dataset[desired[i * len(desired) // count]] for i in range(count))
-    return [(row["prompt_ids"], row[side]) for row in picked]
+    rows = (dataset[desired[i]] for i in spread_indices(len(desired), _MAX_ROWS))
+    return [(row["prompt_ids"], row[side]) for row in rows]
 
 
 @contextmanager

@@ -1,0 +1,72 @@
+"""Defaults that depend on the method or on other settings, resolved once and saved with the run.
+
+A saved recipe then has no open value, so that a default of a later version cannot change a run that
+is resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prefcli.errors import Problem, RecipeError
+from prefcli.methods import Method
+from prefcli.recipe.aliases import renamed
+from prefcli.recipe.load import leaves
+from prefcli.recipe.schema import Recipe
+from prefcli.recipe.source_map import dotted
+
+
+def default_learning_rate(recipe: Recipe, method: Method) -> float:
+    """The method's usual learning rate for what the recipe trains."""
+    return method.learning_rates.lora if recipe.trains_adapter else method.learning_rates.full
+
+
+def resolve_defaults(recipe: Recipe, method: Method) -> Recipe:
+    """The recipe with every default that depends on the method or on other settings filled in."""
+    training = recipe.training
+    values: dict[str, Any] = {}
+    if training.learning_rate is None:
+        values["learning_rate"] = default_learning_rate(recipe, method)
+    if training.warmup_ratio is None and training.warmup_steps is None:
+        values["warmup_ratio"] = training.warmup
+    if not values:
+        return recipe
+    return recipe.model_copy(update={"training": training.model_copy(update=values)})
+
+
+def read_saved_recipe(path: Path, now: Recipe, effective: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's recipe.yaml as plain data, for a comparison with the recipe of now.
+
+    effective: the run's trl arguments. They have the values that an earlier version, which saved
+    recipes with open defaults, used. Raises RecipeError for keys that have a new name.
+    """
+    saved: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    names = {dotted(key): renamed(dotted(key)) for key in _keys(saved)}
+    changed = [f"{old} is now {new}" for old, new in names.items() if new is not None]
+    if changed:
+        raise RecipeError(
+            Problem(
+                f"the run's recipe has names of an earlier version: {', '.join(changed)}",
+                place=str(path),
+                path="output_dir",
+                hint=f"rename them in {path}, or write a new output_dir",
+                code="RCP002",
+            )
+        )
+    training = saved.get("training", {})
+    if training.get("learning_rate") is None:
+        training["learning_rate"] = effective.get("learning_rate", now.training.learning_rate)
+    if training.get("warmup_ratio") is None and training.get("warmup_steps") is None:
+        # Earlier versions had the same rule.
+        training["warmup_ratio"] = now.training.warmup_ratio
+    return saved
+
+
+def _keys(data: Mapping[str, Any]) -> list[tuple[str | int, ...]]:
+    """The paths of all keys, sections first."""
+    paths = [path[:end] for path, _ in leaves(data) for end in range(1, len(path) + 1)]
+    return list(dict.fromkeys(paths))

@@ -1,0 +1,41 @@
+"""LIGHT: small pieces of text that every part of prefcli prints in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_LONGEST = 300
+"""Characters of a library's message that are shown."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its type if the message is empty."""
+    return _line(error, 0)
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an exception's message, or of its cause's message."""
+    return _line(error.__cause__ or error, -1)
+
+
+def _line(error: BaseException, index: int) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[index].strip()[:_LONGEST] if lines else type(error).__name__
+
+
+def format_bytes(size: float) -> str:
+    """Format a number of bytes: 1.5 GiB, 20.0 MiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def closest(word: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the candidate that a mistyped word probably means, if one is close enough."""
+    import difflib  # needed for mistakes only
+
+    return next(iter(difflib.get_close_matches(word, list(candidates), n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(word: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the hint `did you mean X?` for the closest candidate, if one is close enough."""
+    match = closest(word, candidates, cutoff)
+    return f"did you mean {match}?" if match is not None else None
