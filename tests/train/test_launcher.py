@@ -108,7 +108,7 @@ def test_two_machines(tiny_model, tmp_path):
     ]
     second, first = (machine.communicate(timeout=120)[0] for machine in machines)
     assert [machine.returncode for machine in machines] == [0, 0], first + second
-    assert "plan: 2 steps of 8 rows (4 a device x 2 devices x 1 accumulated)" in first
+    assert "plan: 2 steps of 8 rows (4 per device x 2 devices x 1 accumulated)" in first
     assert "on machine 1 of 0 to 1" in second
     assert "step=" not in second
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
