@@ -101,17 +101,10 @@ def test_launch_two_nodes_train_together(tiny_model, tmp_path):
         )
         for node in (1, 0)
     ]
-<<<<<<< HEAD
     second, first = (node.communicate(timeout=120)[0] for node in nodes)
     assert [node.returncode for node in nodes] == [0, 0], first + second
-    assert "plan: 2 steps of 8 rows (4 a device x 2 devices x 1 accumulated)" in first
-    assert "node 1 of 0 to 1" in second
-=======
-    second, first = (machine.communicate(timeout=120)[0] for machine in machines)
-    assert [machine.returncode for machine in machines] == [0, 0], first + second
     assert "plan: 2 steps of 8 rows (4 per device x 2 devices x 1 accumulated)" in first
-    assert "on machine 1 of 0 to 1" in second
->>>>>>> main
+    assert "node 1 of 0 to 1" in second
     assert "step=" not in second
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
     assert [row["step"] for row in metric_rows(tmp_path / "run") if "loss" in row] == [1, 2]
