@@ -198,7 +198,7 @@ class Method(ConfigBase):
 
     @property
     def pairs_neighbours(self) -> bool:
-        """Return whether trl pairs each row with its neighbour in the device batch before training."""
+        """Return whether trl pairs each row with its neighbour in the device batch."""
         return False
 
     def smallest_batch(self) -> tuple[int, str]:
