@@ -1,9 +1,9 @@
 """Batches of an evaluation over several processes, in which each row counts once.
 
 accelerate fills the last batches with rows from the beginning, which then count twice. Skipping
-them is not possible: every process must run the model equally often. So the rows that do not fill a
-whole round form a smaller one. The rows that are left, fewer than there are processes, are scored by
-every process, which does not change a mean over processes.
+them is not possible: every process must run the model equally often. So the rows that do not fill
+a whole round form a smaller one. The rows that are left, fewer than there are processes, are scored
+by every process, which does not change a mean over processes.
 """
 
 from __future__ import annotations
