@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from prefcli.model import Device
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
+from prefcli.training import finish
 from prefcli.training import run as run_module
 from prefcli.training.run import train
 from prefcli.training.trainer import make_trainer
@@ -92,7 +93,7 @@ def units(model: torch.nn.Module | None) -> int:
 @pytest.fixture(scope="module")
 def no_pages():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "write_report_and_card", lambda *args, **kwargs: None)
+        patch.setattr(finish, "write_report_and_card", lambda *args, **kwargs: None)
         yield patch
 
 
