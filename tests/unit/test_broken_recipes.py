@@ -275,6 +275,7 @@ RENAMED_PATHS = {
     "data.checks.template_seams": "data.checks.template_boundary",
     "health.collapse.on": "health.collapse.level",
     "health.displacement.fall": "health.displacement.warn_nats",
+    "health.flat": "health.no_learning",
     "health.gradient.times": "health.gradient.spike_factor",
     "health.margin.nats_a_token": "health.margin.nats_per_token",
     "health.overfitting.far": "health.overfitting.max_ratio",

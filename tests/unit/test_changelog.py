@@ -12,10 +12,10 @@ CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def table(heading: str) -> dict[str, list[str]]:
-    """Old name: new names, of the table below a heading."""
+    """Old name: new names, of the block below a heading."""
     section = CHANGELOG.partition(f"### {heading}\n")[2].partition("\n###")[0]
-    rows = re.findall(r"^\| (`.*`) \| (`.*`) \|$", section, re.M)
-    return {old.strip("`"): re.findall(r"`([^`]+)`", new) for old, new in rows}
+    rows = re.findall(r"^(\S.*?) +-> (.*)$", section, re.M)
+    return {old: new.split(", ") for old, new in rows}
 
 
 def is_module(name: str) -> bool:
