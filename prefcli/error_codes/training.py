@@ -76,7 +76,7 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
         "Before the first step the loss is not the value that its formula gives for equal "
         "policy and reference. The installed trl computes another loss.",
         "a version of trl that prefcli was not tested with",
-        "Install the tested versions: pip install prefcli -c constraints.txt",
+        "Install the tested versions: pip install prefcli -c constraints.txt.",
     ),
     ErrorCode(
         "TRN028",
