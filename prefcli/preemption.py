@@ -19,9 +19,9 @@ from prefcli.first_failure import another_failed
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _SHOW_CURSOR = b"\x1b[?25h"
-_AGAIN = 0.5
+_INTERVAL = 0.5
 """Seconds between attempts to end the command."""
-_TRIES = 20
+_ATTEMPTS = 20
 
 _received: str | None = None
 _deferred = False
@@ -39,15 +39,18 @@ class BreakOff(BaseException):
     """Ends an evaluation or a generation early, so that a checkpoint can be saved."""
 
 
-def install_handlers() -> None:
-    """Start to handle signals. Call it from the main thread."""
+def install_handlers(attempts: int = _ATTEMPTS) -> None:
+    """Start to handle signals. Call it from the main thread.
+
+    attempts: how often the main thread is signalled before the process ends without it.
+    """
     global _received, _deferred, _listener, _done
     _done.set()
     _received, _deferred, _done = None, False, threading.Event()
     for number in _SIGNALS:
         signal.signal(number, _on_signal)
     if _listener != os.getpid():
-        _watch_signals()
+        _watch_signals(attempts)
     _listener = os.getpid()
 
 
@@ -118,7 +121,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         raise Stop
 
 
-def _watch_signals() -> None:
+def _watch_signals(attempts: int) -> None:
     """Notice signals while the main thread is inside a library and runs no Python handler."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -128,18 +131,18 @@ def _watch_signals() -> None:
         while numbers := os.read(reading, 1):
             # A command that starts processes installs its own handlers.
             if signal.getsignal(numbers[0]) is _on_signal:
-                _interrupt_main_thread(numbers[0])
+                _interrupt_main_thread(numbers[0], attempts)
 
     threading.Thread(target=follow, daemon=True, name="prefcli-signals").start()
 
 
-def _interrupt_main_thread(number: int) -> None:
+def _interrupt_main_thread(number: int, attempts: int) -> None:
     """Signal the main thread again: libraries swallow Stop, or wait for a process that is gone."""
     done = _done
     if _received is None and another_failed():
         _end()
-    for _ in range(_TRIES):
-        if _deferred or done.wait(_AGAIN):
+    for _ in range(attempts):
+        if _deferred or done.wait(_INTERVAL):
             return
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     if is_main_process():

@@ -45,6 +45,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import prefcli.training.finish as finish_module
 import prefcli.training.run as run_module
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.cli import main as prefcli
@@ -458,7 +459,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.no_report:
-        run_module.write_report_and_card = lambda *args, **kwargs: None
+        finish_module.write_report_and_card = lambda *args, **kwargs: None
     folder = Path(options.folder or tempfile.mkdtemp(prefix="prefcli-drill-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,1 +1,1 @@
-"""The run folder: what is written, whole, and where a run goes on."""
+"""The run directory: run.json, logs, complete checkpoints, and resuming from them."""

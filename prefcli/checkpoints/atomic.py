@@ -1,4 +1,4 @@
-"""Folders that appear whole and vanish whole, and are on the disk once they are there."""
+"""Folders and files that appear complete or not at all, and survive a power cut."""
 
 from __future__ import annotations
 
@@ -11,27 +11,38 @@ from contextlib import contextmanager
 from pathlib import Path
 
 WORK = ".saving"
-"""In a run folder: what is being written, and what is being deleted."""
+"""In a run directory: what is being written, and what is being deleted."""
 WRITING = "while writing "
-"""Begins the note on an error that tells what was written."""
+"""Beginning of the note that an exception gets while a file is written."""
 _LIST = "files.json"
+
+fsync = os.fsync
+"""Replaced in tests: only a power cut shows the difference, and it is slow on a busy disk."""
 
 
 @contextmanager
-def writing(what: str) -> Iterator[None]:
-    """An error in it will tell what was written: the libraries' own name no file."""
+def writing(target: str) -> Iterator[None]:
+    """Add the target to any exception: the libraries' own messages name no file."""
     try:
         yield
     except Exception as error:
-        error.add_note(f"{WRITING}{what}")
+        error.add_note(f"{WRITING}{target}")
         raise
 
 
-def place(written: Path, final: Path) -> None:
-    """Move a complete folder to its place, and only there once the disk has all of it.
+def write_text(path: Path, text: str) -> None:
+    """Write the file completely or not at all, also if the process is killed."""
+    partial = path.with_name(path.name + ".partial")
+    with writing(path.name):
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
 
-    What is there already gives way. A network file system tells of a lost write or a full quota
-    no sooner than fsync.
+
+def place(written: Path, final: Path) -> None:
+    """Move a complete folder to its final place, once the disk has all of it.
+
+    An existing folder is replaced. A network file system reports a failed write or a full quota
+    only at fsync.
     """
     for path in (*written.rglob("*"), written):
         _sync(path)
@@ -42,7 +53,7 @@ def place(written: Path, final: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Moved away first: a kill in the middle must leave no half of it in its place."""
+    """Rename the folder, then delete it: a kill must not leave half of it in place."""
     aside = folder.parent / WORK / f"removed-{folder.name}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(exist_ok=True)
@@ -51,12 +62,12 @@ def remove(folder: Path) -> None:
 
 
 def list_files(folder: Path) -> None:
-    """Write down, in the folder, which files it has, of how many bytes."""
+    """Write the names and sizes of the folder's files into the folder."""
     (folder / _LIST).write_text(json.dumps(_sizes(folder), indent=1) + "\n", encoding="utf-8")
 
 
 def has_its_files(folder: Path) -> bool | None:
-    """Are all files there, whole, that the folder lists? None where it has no list."""
+    """Return whether all listed files exist in full size; None if the folder has no list."""
     try:
         listed = json.loads((folder / _LIST).read_text("utf-8"))
     except FileNotFoundError:
@@ -81,9 +92,9 @@ def _sizes(folder: Path) -> dict[str, int]:
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        fsync(handle)
     except OSError as error:
-        # Some network file systems know fsync of files alone.
+        # Some network file systems support fsync of files only.
         if error.errno != errno.EINVAL or not path.is_dir():
             raise
     finally:

@@ -1,4 +1,4 @@
-"""Checkpoints that are complete before anyone can see them."""
+"""Checkpoints that are complete before they appear in the run directory."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 class AtomicCheckpointsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
-    """trl's trainer, which writes a checkpoint beside its place, and moves it there when all
-    processes have written their part. Older ones go after that."""
+    """Writes a checkpoint to a hidden folder and moves it once all processes have written theirs.
+
+    Older checkpoints are deleted after that.
+    """
 
     _hidden = False
-    """Is a checkpoint being written?"""
+    """Whether a checkpoint is being written."""
 
     def _get_output_dir(self, trial: Any) -> str:
-        """All that transformers and the sharding engines write of a checkpoint goes below this."""
+        """Return the folder below which transformers and the sharding engines write checkpoints."""
         folder: str = super()._get_output_dir(trial)
         return os.path.join(folder, WORK) if self._hidden else folder
 
@@ -42,18 +44,18 @@ class AtomicCheckpointsMixin(TransformersTrainer):  # type: ignore[misc]  # tran
                 finally:
                     self._hidden = False
                 self.accelerator.wait_for_everyone()
-                self._name_the_best(run)
+                self._rename_best(run)
                 if self.args.should_save:
-                    self._show(run, name)
+                    self._publish(run, name)
         except Exception:
-            if self.args.should_save:  # it gives its room on the disk back
+            if self.args.should_save:  # free the disk
                 shutil.rmtree(run / WORK, ignore_errors=True)
             raise
-        # No process counts on it before it is there.
+        # No process may rely on it before it is in place.
         self.accelerator.wait_for_everyone()
 
-    def _name_the_best(self, run: Path) -> None:
-        """By its final place; transformers looked for it where this one was written."""
+    def _rename_best(self, run: Path) -> None:
+        """Name the best checkpoint by its final place instead of the hidden one."""
         step = self.state.best_global_step
         if not step or self.state.best_model_checkpoint is None:
             return
@@ -61,30 +63,30 @@ class AtomicCheckpointsMixin(TransformersTrainer):  # type: ignore[misc]  # tran
         if step == self.state.global_step or best.is_dir():
             self.state.best_model_checkpoint = str(best)
 
-    def _show(self, run: Path, name: str) -> None:
+    def _publish(self, run: Path, name: str) -> None:
         written = run / WORK / name
         self.state.save_to_json(str(written / TRAINER_STATE_NAME))
         list_files(written)
         place(written, run / name)
-        self._forget_old(run, run / name)
+        self._delete_old(run, run / name)
         with suppress(OSError):
             (run / WORK).rmdir()
 
-    def _forget_old(self, run: Path, newest: Path) -> None:
-        """Down to save_total_limit, without the newest and the best."""
+    def _delete_old(self, run: Path, newest: Path) -> None:
+        """Delete old checkpoints down to save_total_limit, but never the newest or the best."""
         limit = self.args.save_total_limit
         if not limit:
             return
         best = self.state.best_model_checkpoint
-        kept = {newest} | ({Path(best)} if best else set())
+        protected = {newest} | ({Path(best)} if best else set())
         steps = {p: int(m[1]) for p in run.iterdir() if (m := _NAME.fullmatch(p.name))}
-        old = sorted(steps.keys() - kept, key=lambda path: steps[path])
-        for path in old[: max(0, len(steps) - max(limit, len(kept)))]:
+        old = sorted(steps.keys() - protected, key=lambda path: steps[path])
+        for path in old[: max(0, len(steps) - max(limit, len(protected)))]:
             remove(path)
 
 
 def clear_leftovers(folder: RunDir) -> None:
-    """What a kill left half written, or half deleted. For the main process, before it writes."""
+    """Remove what a kill left half written or half deleted. For the main process."""
     work = folder.path / WORK
     for path in sorted(work.glob("checkpoint-*")):
         warn(f"{path.name} was cut short while it was written; it is removed")

@@ -1,4 +1,7 @@
-"""A checkpoint holds pickles (optimizer, random states), and a pickle can run what it likes."""
+"""Refuses checkpoints that other users may have written, since loading a pickle can run code.
+
+The optimizer and the random states of a checkpoint are pickles.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,26 @@ from pathlib import Path
 from prefcli.errors import Problem, RecipeError
 
 
-def refuse_foreign(checkpoint: Path) -> None:
-    """RecipeError unless its folders and files are this user's, and nobody else may write them.
+def refuse_untrusted(checkpoint: Path) -> None:
+    """Raise RecipeError unless this user owns all files and no other user can write them.
 
-    A group may where it is the user's own (its number is the user's, as where each user has one):
-    prefcli's own checkpoints are written for their owner alone, whatever the umask is.
+    A group may write if it is the user's private group, whose number is the user's. prefcli writes
+    its own checkpoints for their owner alone, whatever the umask is.
     """
-    me = os.geteuid()
+    user = os.geteuid()
     for path in _all_of(checkpoint):
-        found = path.stat()
-        if found.st_uid != me:
+        info = path.stat()
+        if info.st_uid != user:
             _refuse(
                 checkpoint,
-                f"{path} belongs to user {found.st_uid}",
-                "a copy that you make of it (cp -r) is yours: only if you trust that user",
+                f"{path} belongs to user {info.st_uid}",
+                "if you trust that user, make a copy (cp -r), which is yours",
             )
-        anyone = found.st_mode & stat.S_IWOTH
-        group = found.st_mode & stat.S_IWGRP and found.st_gid != me
+        anyone = info.st_mode & stat.S_IWOTH
+        group = info.st_mode & stat.S_IWGRP and info.st_gid != user
         if anyone or group:
-            who = "anyone" if anyone else f"group {found.st_gid}"
-            _refuse(checkpoint, f"{who} may write {path}", f"chmod -R go-w {checkpoint}")
+            who = "anyone" if anyone else f"group {info.st_gid}"
+            _refuse(checkpoint, f"{who} can write {path}", f"run `chmod -R go-w {checkpoint}`")
 
 
 def _all_of(folder: Path) -> Iterator[Path]:
@@ -41,9 +44,10 @@ def _all_of(folder: Path) -> Iterator[Path]:
 def _refuse(checkpoint: Path, why: str, cure: str) -> None:
     raise RecipeError(
         Problem(
-            f"{checkpoint} may have been written by others, and to load it is to run what they "
-            f"wrote: {why}",
+            f"other users may have written {checkpoint}, and loading its pickle files could run "
+            f"their code: {why}",
             path="output_dir",
             hint=cure,
+            code="RUN006",
         )
     )

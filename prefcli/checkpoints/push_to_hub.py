@@ -1,4 +1,4 @@
-"""To the hub: after everything is saved, and only what is worth it."""
+"""Pushes the model of a finished run to the Hugging Face Hub, after everything is saved."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from prefcli import __version__
 from prefcli.checkpoints.run_dir import RunDir
-from prefcli.checkpoints.run_metadata import now
-from prefcli.console import is_main_process, say, warn
-from prefcli.errors import Problem, PushError, RecipeError
+from prefcli.checkpoints.run_record import now
+from prefcli.console import is_main_process, say
+from prefcli.errors import Problem, PushError, RecipeError, UnreachableError
 from prefcli.health.overfitting import MAX_RATIO
 from prefcli.hub.cache import offline
 from prefcli.recipe.paths import is_local
@@ -23,59 +23,76 @@ from prefcli.recipe.secrets import hide
 from prefcli.recipe.sections import PushToHub
 
 
-def check_push(recipe: Recipe) -> None:
-    """What can be known before training. Raises RecipeError."""
+def check_push(recipe: Recipe) -> list[str]:
+    """Ask the hub who pushes, and describe the target. Raises RecipeError."""
     options = recipe.push_to_hub
     if options is None:
-        return
+        return []
     if offline():
         raise RecipeError(
             Problem(
-                "there is no hub to push to: this machine is offline",
+                "this machine is offline, so the model cannot be pushed",
                 path="push_to_hub",
-                hint=f"leave it out, and send the model later: {_by_hand(options, recipe)}",
+                hint=f"remove it, and upload the model later: {_upload_command(options, recipe)}",
+                code="ENV056",
             )
         )
     if get_token() is None:
         raise RecipeError(
             Problem(
-                "nobody is logged in to the hub",
+                "no one is logged in to the hub",
                 path="push_to_hub",
-                hint="`hf auth login`, or export HF_TOKEN; or leave push out",
+                hint="run `hf auth login`, or export HF_TOKEN; or remove push_to_hub",
+                code="ENV057",
             )
         )
-    if recipe.trains_adapter and is_local(recipe.model.name_or_path):
-        warn(
-            f"push_to_hub: the adapter will lie on {recipe.model.name_or_path}, a folder here that "
-            "nobody who loads it from the hub has"
-        )
-
-
-def check_push_offline(recipe: Recipe) -> None:
-    """Say where the model would go, and as whom, by asking the hub. Raises RecipeError."""
-    check_push(recipe)
-    options = recipe.push_to_hub
-    if options is None:
-        return
+    if not is_main_process():
+        return []  # one question to the hub is enough
     try:
         name = HfApi().whoami()["name"]
-    except Exception as error:  # the hub's, the network's, or a proxy's
+    except HfHubHTTPError as error:
         raise RecipeError(
             hide(
                 Problem(
-                    f"the hub does not know this user: {_first_line(error)}",
+                    f"the hub rejects this login: {_first_line(error)}",
                     path="push_to_hub",
-                    hint="`hf auth login` with a token that may write, or export HF_TOKEN",
+                    hint="run `hf auth login` with a token that may write, or export HF_TOKEN",
+                    code="ENV057",
                 )
             )
         ) from None
-    say(f"push_to_hub: once it is finished, to {_place(options)}, as {name}")
+    except Exception as error:  # the network's, or a proxy's
+        raise UnreachableError(
+            hide(
+                Problem(
+                    f"cannot ask the hub who pushes: {_first_line(error)}",
+                    path="push_to_hub",
+                    hint="check the network, or remove push_to_hub and upload the model later: "
+                    f"{_upload_command(options, recipe)}",
+                    code="ENV058",
+                )
+            )
+        ) from None
+    return [f"push_to_hub: to {_target(options)} as {name}, when the run is finished"]
+
+
+def push_warnings(recipe: Recipe) -> list[str]:
+    """Warn of an adapter whose base model is only on this machine."""
+    if recipe.push_to_hub is None or not recipe.trains_adapter:
+        return []
+    name = recipe.model.name_or_path
+    if not is_local(name):
+        return []
+    return [
+        f"push_to_hub: the adapter's base model is the local folder {name}, which others "
+        "cannot load from the hub"
+    ]
 
 
 def push(recipe: Recipe, folder: RunDir) -> None:
-    """Send the model of a finished run, unless that is done. Raises PushError.
+    """Push the model of a finished run, unless that is done. Raises PushError.
 
-    For all processes; the main one does it, and keeps in run.json what came of it.
+    Every process may call it; the main one pushes, and records the result in run.json.
     """
     options = recipe.push_to_hub
     if options is None or not is_main_process():
@@ -85,32 +102,32 @@ def push(recipe: Recipe, folder: RunDir) -> None:
     done = run.get("push_to_hub", {})
     if done.get("status") == "done" and done.items() >= target.items():
         return
-    by_hand = _by_hand(options, recipe)
+    command = _upload_command(options, recipe)
     try:
-        why, hint = _unworthy(run), f"if it is right all the same: {by_hand}"
+        why, hint = _reason_not_to_push(run), f"to push it anyway: {command}"
         if why is None:
-            say(f"push_to_hub: {folder.model} to {_place(options)}")
-            url = _send(options, folder)
+            say(f"push_to_hub: {folder.model} to {_target(options)}")
+            url = _upload(options, folder)
     except Exception as error:  # whatever it is, the model is saved
-        why, hint = _first_line(error), f"the same command tries again; or {by_hand}"
+        why, hint = _first_line(error), f"run the same command to try again; or {command}"
     if why is not None:
         problem = hide(
             Problem(
                 f"the model is saved in {folder.model}, but not pushed to {options.repo_id}: {why}",
                 path="push_to_hub",
                 hint=hint,
+                code="RUN005",
             )
         )
-        _keep(folder, run, {**target, "status": "failed", "why": problem.message})
+        _record(folder, run, {**target, "status": "failed", "why": problem.message})
         raise PushError(problem)
-    _keep(folder, run, {**target, "status": "done", "url": url})
+    _record(folder, run, {**target, "status": "done", "url": url})
     say(f"push_to_hub: done: {url}")
 
 
-def _unworthy(run: Mapping[str, Any]) -> str | None:
-    """Why not to push."""
-    figures = run.get("eval", {})
-    first, last = (figures.get(when, {}).get("eval_loss") for when in ("first", "last"))
+def _reason_not_to_push(run: Mapping[str, Any]) -> str | None:
+    evaluations = run.get("eval", {})
+    first, last = (evaluations.get(when, {}).get("eval_loss") for when in ("first", "last"))
     if last is None:
         return None
     if not math.isfinite(last):
@@ -120,15 +137,15 @@ def _unworthy(run: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _send(options: PushToHub, folder: RunDir) -> str:
+def _upload(options: PushToHub, folder: RunDir) -> str:
     hub = HfApi()
-    place = hub.create_repo(options.repo_id, private=options.private, exist_ok=True)
-    if options.private and not hub.repo_info(place.repo_id).private:
-        raise ValueError("the repository is public, and push.private is true")
+    repository = hub.create_repo(options.repo_id, private=options.private, exist_ok=True)
+    if options.private and not hub.repo_info(repository.repo_id).private:
+        raise ValueError("the repository is public, and push_to_hub.private is true")
     if options.revision is not None:
-        hub.create_branch(place.repo_id, branch=options.revision, exist_ok=True)
+        hub.create_branch(repository.repo_id, branch=options.revision, exist_ok=True)
     commit = hub.upload_folder(
-        repo_id=place.repo_id,
+        repo_id=repository.repo_id,
         folder_path=folder.model,
         revision=options.revision,
         commit_message=f"Trained with prefcli {__version__}",
@@ -136,19 +153,19 @@ def _send(options: PushToHub, folder: RunDir) -> str:
     return str(commit.commit_url)
 
 
-def _keep(folder: RunDir, run: dict[str, Any], entry: dict[str, Any]) -> None:
+def _record(folder: RunDir, run: dict[str, Any], entry: dict[str, Any]) -> None:
     run["push_to_hub"] = {**entry, "at": now()}
     with suppress(OSError):  # the folder may have been made read-only since
         folder.write_run(run)
 
 
-def _place(options: PushToHub) -> str:
+def _target(options: PushToHub) -> str:
     branch = f", branch {options.revision}" if options.revision else ""
-    secret = "private" if options.private else "PUBLIC"
-    return f"{constants.ENDPOINT}/{options.repo_id} ({secret}{branch})"
+    visibility = "private" if options.private else "PUBLIC"
+    return f"{constants.ENDPOINT}/{options.repo_id} ({visibility}{branch})"
 
 
-def _by_hand(options: PushToHub, recipe: Recipe) -> str:
+def _upload_command(options: PushToHub, recipe: Recipe) -> str:
     flags = " --private" if options.private else ""
     flags += f" --revision {options.revision}" if options.revision else ""
     return f"`hf upload {options.repo_id} {RunDir(recipe.output_dir).model} .{flags}`"

@@ -1,4 +1,4 @@
-"""Where a run goes on: its folder's state, and the checkpoint to take."""
+"""The state of a run directory, and the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 from prefcli.checkpoints.atomic_checkpoints import clear_leftovers
-from prefcli.checkpoints.metrics_log import MetricsLog
-from prefcli.checkpoints.permissions import refuse_foreign
+from prefcli.checkpoints.completeness import owes_evaluation
+from prefcli.checkpoints.metrics_log import MetricsLog, truncate_logs
+from prefcli.checkpoints.permissions import refuse_untrusted
 from prefcli.checkpoints.resume_compat import ResumeDiff
-from prefcli.checkpoints.run_dir import RunDir, Status, owes_evaluation
-from prefcli.console import is_main_process, say, warn
+from prefcli.checkpoints.run_dir import RunDir, Status
+from prefcli.console import is_main_process, warn
 from prefcli.errors import DivergedError, Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
@@ -23,71 +24,75 @@ def check_run_dir(
     resume: str,
     changes: ResumeDiff | None = None,
 ) -> Status | None:
-    """The state of the run in the folder, None if it is new. Raises what forbids going on."""
+    """Return the state of the run in the folder, None for a new run. Raises if it cannot resume."""
     status = folder.check(recipe, method.name, changes)
-    if status == "finished" and changes is not None and changes.taken:
+    if status == "finished" and changes is not None and changes.accepted:
         raise RecipeError(
             Problem(
-                f"{folder.path} holds a finished run, and what is changed would have no effect",
+                f"{folder.path} holds a finished run, so the changed settings have no effect",
                 path="output_dir",
                 hint=f"name another output_dir, and start from {folder.model}",
+                code="RUN001",
             )
         )
-    if status == "diverged" and not _forgiven(folder, recipe):
+    if status == "diverged" and not _rule_was_relaxed(folder, recipe):
         raise DivergedError(
             Problem(
-                f"{folder.path} holds this very run, and it diverged",
+                f"the run in {folder.path} diverged",
+                path="output_dir",
                 hint="change the recipe and name another output_dir",
+                code="RUN002",
             )
         )
     if status is not None and resume == "never":
         raise RecipeError(
             Problem(
-                f"{folder.path} holds a run already",
+                f"{folder.path} already holds a run, and --resume is never",
                 path="output_dir",
-                hint="name another folder, or leave --resume at auto to go on",
+                hint="name another folder, or use --resume auto to resume the run",
+                code="RUN003",
             )
         )
     if resume not in ("auto", "never"):
         if status == "finished":
             raise RecipeError(
-                f"--resume {resume}: this run is finished, and would be trained again",
-                hint="name another output_dir for another run",
+                f"--resume {resume}: the run in {folder.path} is finished",
+                hint="name another output_dir to train it again",
+                code="RUN004",
             )
         folder.checkpoint_to_resume(resume)
     return status
 
 
-def _forgiven(folder: RunDir, recipe: Recipe) -> bool:
-    """Did a health rule stop it that the recipe, by now, no longer lets stop?"""
-    stops = [advice["rule"] for advice in MetricsLog(folder).advice() if advice["level"] == "stop"]
+def _rule_was_relaxed(folder: RunDir, recipe: Recipe) -> bool:
+    """Return whether the recipe no longer lets the health rule that stopped the run stop it."""
+    stops = [row["rule"] for row in MetricsLog(folder).advice() if row["level"] == "stop"]
     return bool(stops) and all(getattr(recipe.health, name).level != "stop" for name in stops)
 
 
-def find_resume_checkpoint(folder: RunDir, resume: str, *, started: bool) -> Path | None:
-    """The checkpoint to go on from, after clearing away what an interrupted run left half done."""
-    if is_main_process():
-        clear_leftovers(folder)
-    if not started:
-        if is_main_process():
-            folder.clear()
-        return None
-    if resume == "auto":
-        checkpoint, torn = folder.last_checkpoint()
-        for path in torn:
-            warn(f"{path.name} was cut short while it was written; it is removed")
-            if is_main_process():
-                shutil.rmtree(path, ignore_errors=True)
+def find_resume_checkpoint(folder: RunDir, resume: str) -> Path | None:
+    """Return the checkpoint to resume an existing run from, None if it has no complete one."""
+    if resume in ("auto", "never"):
+        checkpoint, _ = folder.last_checkpoint()
     else:
         checkpoint = folder.checkpoint_to_resume(resume)
-    if checkpoint is None:
-        say(f"{folder.path} has no complete checkpoint yet: starting over")
-        if is_main_process():
-            folder.clear()
-        return None
-    refuse_foreign(checkpoint)
-    say(f"resuming from {checkpoint}")
-    if is_main_process():
-        step = int(checkpoint.name.rpartition("-")[2])
-        folder.forget_after(step, evaluation=owes_evaluation(checkpoint))
+    if checkpoint is not None:
+        refuse_untrusted(checkpoint)
     return checkpoint
+
+
+def clean_run_dir(folder: RunDir, checkpoint: Path | None) -> None:
+    """Remove what an interrupted run left beyond the checkpoint that this one resumes from."""
+    _, incomplete = folder.last_checkpoint()
+    for path in incomplete if checkpoint is not None else ():
+        warn(f"{path.name} was cut short while it was written; it is removed")
+    if not is_main_process():
+        return
+    clear_leftovers(folder)
+    if checkpoint is None:
+        folder.clear()
+        return
+    for path in incomplete:
+        shutil.rmtree(path, ignore_errors=True)
+    step = int(checkpoint.name.rpartition("-")[2])
+    truncate_logs(folder, step, evaluation=owes_evaluation(checkpoint))

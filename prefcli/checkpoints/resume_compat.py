@@ -1,8 +1,8 @@
-"""What may differ between the parts of a run: nothing, unless it is asked for, or changes no step.
+"""The settings that may change when a run is resumed, in one table.
 
-One table for all of it. What is not in it is the run's identity: the method and its settings, the
-model, lora, the reference, the seed, the share of sft_mix, the optimizer's kind. With another of
-these, go on from model/ in a new output_dir.
+A setting outside the table is part of the run's identity and must not change: the method and its
+options, the model, lora, the reference, the seed, the fraction of sft_mix, the kind of optimizer.
+To change one of these, start from model/ in a new output_dir.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from prefcli.recipe.load import leaves
 from prefcli.recipe.source_map import dotted
 
 FREE = (
-    "expected",
     "data.checks.",
     "data.num_proc",
+    "expected",
     "health.",
     "launch",
     "logging.",
@@ -29,14 +29,14 @@ FREE = (
     "samples.",
     "training.gradient_checkpointing",
 )
-"""Beginnings of settings that change no step of a run."""
+"""Beginnings of settings that do not change the steps of a run."""
 
-_SCHEDULE = "the schedule is the new recipe's, entered at the step that is gone on from"
-_DIVIDED = "a step's rows are divided otherwise, and random states begin anew"
-_DATA = "the order of the rows is drawn anew, so some come again and some not at all"
-_NEW = "from here on"
+_SCHEDULE = "the new recipe's schedule applies from the resumed step on"
+_DIVIDED = "the rows of a step are divided differently, and random states start again"
+_DATA = "rows are reshuffled: some will repeat and some will be skipped"
+_NEW = "applies from here on"
 
-ANYWAY: dict[str, str] = {
+RESUMABLE: dict[str, str] = {
     "training.learning_rate": _SCHEDULE,
     "training.lr_scheduler_type": _SCHEDULE,
     "training.min_lr_ratio": _SCHEDULE,
@@ -52,18 +52,18 @@ ANYWAY: dict[str, str] = {
     "training.save_steps": _NEW,
     "training.save_total_limit": _NEW,
     "training.per_device_": _DIVIDED,
-    "training.global_batch_size": "steps are counted in the new size: rows come again, or not "
-    "at all",
+    "training.global_batch_size": "steps count in the new size: some rows will repeat or be "
+    "skipped",
     "processes": _DIVIDED,
     "strategy": _DIVIDED,
     "data.": _DATA,
     "sft_mix.data": _DATA,
-    "check_sft.": "that gate stands at the start of a run, and was passed",
+    "check_sft.": "the gate was passed when the run started, and does not run again",
 }
-"""Beginnings of settings that --force-resume takes, and what it means to take them."""
+"""Beginnings of settings that --force-resume accepts, and the effect of changing them."""
 
 _ONE_FORMAT = ("single", "ddp")
-"""Strategies that read each other's checkpoints, and whose optimizer takes new settings."""
+"""Strategies that read each other's checkpoints and whose optimizer accepts new settings."""
 _NOT_SHARDED = (
     "processes",
     "strategy",
@@ -80,52 +80,54 @@ _NOT_SHARDED = (
 
 @dataclass
 class ResumeDiff:
-    """What differs from the run that is gone on with: refused, or taken and told."""
+    """The differences from the run that is resumed: refused, or accepted and reported."""
 
-    anyway: bool = False
-    """Is --force-resume given?"""
+    force: bool = False
+    """Whether --force-resume is given."""
     here: dict[str, Any] = field(default_factory=dict)
-    """What this start brings beside the recipe; nothing in a dry run, often another machine's."""
-    taken: list[str] = field(default_factory=list)
+    """Facts of this start outside the recipe; empty in a dry-run, which may be elsewhere."""
+    accepted: list[str] = field(default_factory=list)
 
     @property
-    def retunes(self) -> bool:
-        """Is the optimizer told otherwise than its checkpoint remembers?"""
-        own = any(difference.startswith("training.") for difference in self.taken)
-        return own and self.here["strategy"] in _ONE_FORMAT
+    def changes_optimizer(self) -> bool:
+        """Whether the recipe's optimizer settings replace those in the checkpoint."""
+        training = any(difference.startswith("training.") for difference in self.accepted)
+        return training and self.here["strategy"] in _ONE_FORMAT
 
     @property
-    def of_rows(self) -> bool:
-        return any(difference.startswith(("data.", "sft_mix.data")) for difference in self.taken)
+    def changes_rows(self) -> bool:
+        return any(difference.startswith(("data.", "sft_mix.data")) for difference in self.accepted)
 
     def judge(self, folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        """Raise RecipeError for what may not differ; what may is kept in `taken`, and said."""
-        found = _differences(before, now)
-        meaning = {key: self._meaning(key, before, now) for key in found}
-        refused = [key for key in found if not (self.anyway and meaning[key])]
+        """Raise RecipeError for a difference that is not allowed; report and keep the others."""
+        differences = _differences(before, now)
+        effects = {key: self._effect(key, before, now) for key in differences}
+        refused = [key for key in differences if not (self.force and effects[key])]
         if refused:
+            listed = "; ".join(differences[key] for key in refused)
             raise RecipeError(
                 Problem(
-                    f"{folder} holds a different run: {'; '.join(found[key] for key in refused)}",
+                    f"{folder} holds a different run: {listed}",
                     path="output_dir",
-                    hint="name another output_dir, or undo the change to go on with that run"
-                    + ("; or take it with --force-resume" if all(meaning.values()) else ""),
+                    hint="name another output_dir, or undo the change to resume that run"
+                    + ("; or accept it with --force-resume" if all(effects.values()) else ""),
+                    code="RUN007",
                 )
             )
-        for key, difference in found.items():
-            self.taken.append(difference)
-            warn(f"--force-resume: {difference}: {meaning[key]}")
+        for key, difference in differences.items():
+            self.accepted.append(difference)
+            warn(f"--force-resume: {difference}: {effects[key]}")
 
-    def _meaning(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-        """Of taking it; None where it can't be taken."""
-        strategies = {each.get("strategy", "single") for each in (before, now, self.here)}
+    def _effect(self, key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+        """Describe the effect of a change; None if it cannot be accepted."""
+        strategies = {facts.get("strategy", "single") for facts in (before, now, self.here)}
         if key.startswith(_NOT_SHARDED) and not strategies <= set(_ONE_FORMAT):
             return None
-        return next((words for start, words in ANYWAY.items() if key.startswith(start)), None)
+        return next((text for start, text in RESUMABLE.items() if key.startswith(start)), None)
 
 
 def row_fingerprints(data: Mapping[str, Any]) -> dict[str, str]:
-    """What `judge` compares of run.json's `data`; a run of an older prefcli has no fingerprint."""
+    """Return what `judge` compares of run.json's `data`; old versions wrote no fingerprint."""
     return {
         "sft_mix.data" if name == "sft_mix" else f"data.{name}": (
             f"{split['kept']} rows with the digest {split['fingerprint']}"

@@ -1,4 +1,4 @@
-"""The run folder: whose it is, what is in it, and where a run goes on."""
+"""The run directory: its files, and the run that it belongs to."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import is_zipfile
 
 import yaml
 from filelock import BaseFileLock, FileLock, Timeout
-from safetensors import SafetensorError, safe_open
 
 from prefcli import __version__
-from prefcli.checkpoints.atomic import has_its_files, writing
+from prefcli.checkpoints.atomic import write_text
+from prefcli.checkpoints.completeness import is_complete
 from prefcli.checkpoints.resume_compat import ResumeDiff
 from prefcli.errors import Problem, RecipeError
-from prefcli.metrics import is_eval
 from prefcli.recipe.defaults import read_saved_recipe
 from prefcli.recipe.schema import Recipe
 from prefcli.report.run_data import (
@@ -33,13 +31,16 @@ from prefcli.secrets import redact
 
 Status = Literal["running", "finished", "diverged", "failed", "preempted"]
 
-# What a run that was killed in its first moments may have left.
-_BEGUN = {".lock", "recipe.yaml", "recipe.yaml.partial", "run.json.partial"}
+# What a run that was killed right after its start may have left.
+_STARTED = {".lock", "recipe.yaml", "recipe.yaml.partial", "run.json.partial"}
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 class RunDir:
-    """One run's folder. Files are found by name: recipe.yaml, run.json, metrics.jsonl, model/."""
+    """The folder of one run. Files have fixed names: recipe.yaml, run.json, metrics.jsonl, model/.
+
+    run.json is described by `RunRecord`.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
@@ -47,40 +48,36 @@ class RunDir:
         self.run = self.path / RECORD_FILE
         self.metrics = self.path / METRICS_FILE
         self.health = self.path / HEALTH_FILE
-        """What the health rules said, an object an advice."""
+        """One line per advice of a health rule."""
         self.samples = self.path / SAMPLES_FILE
-        """What fixed prompts were answered, an object a prompt and time."""
+        """One line per sample prompt and evaluation."""
         self.model = self.path / "model"
         self.below = self.path / "below"
-        """A copy of the adapter that this run's is stacked on."""
+        """A copy of the adapter that this run's adapter is stacked on."""
 
     def check(
         self, recipe: Recipe, method: str, changes: ResumeDiff | None = None
     ) -> Status | None:
-        """None for a new run, else the state of the same run. RecipeError for any other content.
+        """Return the state of the same run, None for a new one. RecipeError for other content.
 
-        changes: what may differ; left out, nothing.
+        changes: which differences are accepted; by default none.
         """
         changes = changes or ResumeDiff()
         if self.path.exists() and not self.path.is_dir():
-            raise RecipeError(
-                Problem(f"{self.path} is a file", path="output_dir", hint="name a folder")
-            )
+            raise _output_dir_error(f"{self.path} is a file", "name a folder", "RUN010")
         _check_writable(self.path)
-        if not self.path.exists() or {p.name for p in self.path.iterdir()} <= _BEGUN:
+        if not self.path.exists() or {p.name for p in self.path.iterdir()} <= _STARTED:
             return None
         if not self.recipe.is_file() or not self.run.is_file():
-            raise RecipeError(
-                Problem(
-                    f"{self.path} holds something that is no prefcli run",
-                    path="output_dir",
-                    hint="name a new or empty folder",
-                )
+            raise _output_dir_error(
+                f"{self.path} holds files that are not a prefcli run",
+                "name a new or empty folder",
+                "RUN011",
             )
         run = self.read_run()
         trained = any(self.path.glob("checkpoint-*")) or self.model.exists()
         if run.get("status") in ("running", "failed", "preempted") and not trained:
-            return None  # a gate said no, or it crashed before there was anything to lose
+            return None  # it ended before there was anything to lose
         changes.judge(
             self.path,
             {
@@ -94,57 +91,54 @@ class RunDir:
         return status
 
     def lock(self) -> BaseFileLock:
-        """Keep other processes out until this one ends, however it ends. RecipeError if one is in.
+        """Lock the folder until this process ends, however it ends. RecipeError if it is locked.
 
-        One lock a run: taken by the main process alone.
+        There is one lock per run; only the main process takes it.
         """
         lock = FileLock(self.path / ".lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
-            raise RecipeError(
-                Problem(
-                    f"another prefcli is writing into {self.path}",
-                    path="output_dir",
-                    hint="wait for it, or name another folder",
-                )
+            raise _output_dir_error(
+                f"another prefcli process is writing into {self.path}",
+                "wait for it to end, or name another folder",
+                "RUN012",
             ) from None
         except OSError as error:
-            raise RecipeError(
-                Problem(
-                    f"{self.path} can't be written: {error.strerror}",
-                    path="output_dir",
-                    hint="name another folder",
-                )
+            raise _output_dir_error(
+                f"{self.path} is not writable: {error.strerror}", "name another folder", "RUN013"
             ) from None
         return lock
 
     def checkpoint_to_resume(self, name: str) -> Path:
-        """The checkpoint that --resume names. RecipeError unless it is a whole one of this run."""
+        """Return the checkpoint that --resume names. RecipeError unless this run can use it."""
         path = Path(name)
         if not path.is_dir() or path.resolve().parent != self.path.resolve():
             raise RecipeError(
-                f"--resume {name}: no checkpoint of the run in {self.path}",
-                hint=f"name one of its folders, as in {self.path}/checkpoint-500",
+                f"--resume {name}: not a checkpoint of the run in {self.path}",
+                hint=f"name one of its folders, e.g. {self.path}/checkpoint-500",
+                code="RUN014",
             )
         if not is_complete(path):
             raise RecipeError(
-                f"--resume {name}: this checkpoint is not complete",
-                hint="leave --resume at auto: it takes the last complete one",
+                f"--resume {name}: the checkpoint is incomplete",
+                hint="use --resume auto, which takes the last complete one",
+                code="RUN015",
             )
         return path
 
     def start(self, recipe: Recipe, method: str) -> None:
-        """Make the folder and write down what will be run, before anything is loaded."""
+        """Create the folder and save the recipe, before anything is loaded."""
         self.path.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(as_data(recipe), sort_keys=False, allow_unicode=True)
-        _write(
+        write_text(
             self.recipe,
             f"# What `prefcli {method}` ran, with every default, by prefcli {__version__}.\n{text}",
         )
 
     def read_run(self) -> dict[str, Any]:
+        """Read run.json; empty if it is unreadable."""
         try:
             run = json.loads(self.run.read_text("utf-8"))
         except ValueError:
@@ -152,39 +146,31 @@ class RunDir:
         return run if isinstance(run, dict) else {}
 
     def write_run(self, run: Mapping[str, Any]) -> None:
-        _write(self.run, redact(json.dumps(run, indent=2, default=str)) + "\n")
+        write_text(self.run, redact(json.dumps(run, indent=2, default=str)) + "\n")
 
     def last_checkpoint(self) -> tuple[Path | None, list[Path]]:
-        """(the newest complete checkpoint, torn ones newer than it)."""
-        found = sorted(
-            (int(m[1]), p)
-            for p in self.path.glob("checkpoint-*")
-            if (m := _CHECKPOINT.fullmatch(p.name))
+        """Return the newest complete checkpoint, and the incomplete ones newer than it."""
+        checkpoints = sorted(
+            (int(match[1]), path)
+            for path in self.path.glob("checkpoint-*")
+            if (match := _CHECKPOINT.fullmatch(path.name))
         )
-        torn: list[Path] = []
-        for _, path in reversed(found):
+        incomplete: list[Path] = []
+        for _, path in reversed(checkpoints):
             if is_complete(path):
-                return path, torn
-            torn.append(path)
-        return None, torn
+                return path, incomplete
+            incomplete.append(path)
+        return None, incomplete
 
     @property
-    def _told_by_step(self) -> tuple[Path, ...]:
-        """Files of one JSON object a line, each with its `step`."""
+    def logs(self) -> tuple[Path, ...]:
+        """Files with one JSON object per line, each with its `step`."""
         return self.metrics, self.health, self.samples
 
-    def forget_after(self, step: int, *, evaluation: bool = False) -> None:
-        """Drop what was told beyond `step`, which will be trained, and told, again; with
-        `evaluation` also that of the step itself."""
-        for path in self._told_by_step:
-            if path.exists():
-                lines = _lines_up_to(step, path, without_evaluation=evaluation)
-                _write(path, "".join(f"{line}\n" for line in lines))
-
     def clear(self) -> None:
-        """Start over: the same run never got as far as a checkpoint."""
+        """Start over: remove what a run left that never reached a checkpoint."""
         folders = (*self.path.glob("checkpoint-*"), *self.path.glob("below*"))
-        for path in (*self._told_by_step, *folders):
+        for path in (*self.logs, *folders):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -192,13 +178,13 @@ class RunDir:
 
 
 def as_data(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as it is saved: sections that are not there are left out."""
+    """Convert the recipe to the plain data that is saved; absent sections are omitted."""
     data = recipe.model_dump(mode="json", by_alias=True)
     return {key: _escaped(value) for key, value in data.items() if value is not None}
 
 
 def _escaped(value: Any) -> Any:
-    """What is resolved stays so when it is read again: a template may hold ${...} of its own."""
+    """Escape ${...}, which a chat template may contain, so that loading does not interpolate it."""
     if isinstance(value, str):
         return value.replace("${", r"\${")
     if isinstance(value, list):
@@ -206,78 +192,15 @@ def _escaped(value: Any) -> Any:
     return {k: _escaped(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def is_complete(checkpoint: Path) -> bool:
-    """Was the checkpoint written to its end? transformers writes trainer_state.json last."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    weights = [*checkpoint.glob("*.safetensors")]
-    if not all(map(_reads, weights)):
-        return False
-    listed = has_its_files(checkpoint)
-    if listed is not None:
-        return listed
-    # Of an earlier prefcli, or copied without its list: by what transformers writes.
-    sharded = [*checkpoint.glob("pytorch_model_fsdp*"), *checkpoint.glob("global_step*")]
-    states = [checkpoint / "scheduler.pt", *checkpoint.glob("rng_state*.pth")]
-    if not sharded:
-        states.append(checkpoint / "optimizer.pt")
-    return (
-        bool(weights or sharded)
-        and any(checkpoint.glob("rng_state*.pth"))
-        # torch saves zip files, whose table stands at their end.
-        and all(map(is_zipfile, states))
-    )
-
-
-def owes_evaluation(checkpoint: str | Path) -> bool:
-    """Was it saved at a step whose evaluation had still to be done?
-
-    transformers writes its control flags into a checkpoint, and evaluates before it saves.
-    """
-    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text("utf-8"))
-    control = state.get("stateful_callbacks", {}).get("TrainerControl", {})
-    return bool(control.get("args", {}).get("should_evaluate"))
-
-
-def _reads(weights: Path) -> bool:
-    try:
-        with safe_open(weights, framework="numpy") as file:
-            return bool(list(file.keys()))
-    except (SafetensorError, OSError):
-        return False
-
-
 def _check_writable(path: Path) -> None:
     existing = path
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir():
-        raise RecipeError(
-            Problem(f"{existing} is a file", path="output_dir", hint="name another folder")
-        )
+        raise _output_dir_error(f"{existing} is a file", "name another folder", "RUN010")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise RecipeError(
-            Problem(f"{existing} is not writable", path="output_dir", hint="name another folder")
-        )
+        raise _output_dir_error(f"{existing} is not writable", "name another folder", "RUN013")
 
 
-def _lines_up_to(step: int, path: Path, *, without_evaluation: bool) -> Iterator[str]:
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # the line a kill cut short
-        of_evaluation = "prompt" in row or is_eval(row)
-        last = step - 1 if without_evaluation and of_evaluation else step
-        if row["step"] <= last:
-            yield line
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all, also when the process is killed."""
-    partial = path.with_name(path.name + ".partial")
-    with writing(path.name):
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+def _output_dir_error(message: str, hint: str, code: str) -> RecipeError:
+    return RecipeError(Problem(message, path="output_dir", hint=hint, code=code))

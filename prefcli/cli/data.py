@@ -55,7 +55,7 @@ def data(
     chosen = choose_method(loaded, method)
     resolve_offline(loaded, offline=offline)
     with heavy_half(loaded):
-        from prefcli.data.audit_report import data_report
+        from prefcli.preflight.pretokenize import data_report
 
         report = data_report(loaded.recipe, chosen, sample)
     say(f"data of prefcli {chosen.name}: tokens of {loaded.recipe.model.name_or_path}")
@@ -104,8 +104,8 @@ def prepare(
         ahead = pretokenize(loaded.recipe, chosen)
     for split in ahead.inputs.splits:
         say(*split.lines())
-    say(*ahead.said)
-    for warning in ahead.inputs.warnings:
+    say(*ahead.resolved)
+    for warning in ahead.warnings:
         say(f"warning: {warning}")
     say(*ahead.lines())
     if as_json:

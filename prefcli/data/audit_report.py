@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefcli.data.findings import join_places, level
-from prefcli.data.run_datasets import RunDatasets, read_run_datasets
+from prefcli.data.run_datasets import RunDatasets
 from prefcli.errors import Problem
-from prefcli.methods import Method
-from prefcli.model import load_tokenizer
-from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import DataChecks
 
 
@@ -44,14 +41,3 @@ class DataReport:
             "method_notes": self.method_notes,
             "warnings": [warning.as_dict() for warning in self.warnings],
         }
-
-
-def data_report(recipe: Recipe, method: Method, sample: int | None = None) -> DataReport:
-    """Audit the rows. Raises RecipeError, and DataError for invalid rows.
-
-    sample: read at most that many rows of each source.
-    """
-    inputs = read_run_datasets(recipe, method, load_tokenizer(recipe.model), sample=sample)
-    _, method_notes = inputs.resolve_from_data(method)
-    warnings, errors = inputs.judge(recipe.data.checks)
-    return DataReport(inputs, recipe.data.checks, method_notes, warnings, errors)

@@ -173,4 +173,90 @@ ENVIRONMENT_CODES: tuple[ErrorCode, ...] = (
         "model: {name_or_path: runs/sft/model} before the sft run",
         "Correct the path. If an earlier run writes it, download that run's recipe instead.",
     ),
+    ErrorCode(
+        "ENV050",
+        "disk-too-small",
+        "The checkpoints and the final model of the run need more space than the disk of "
+        "output_dir has. Old checkpoints of the same run count as free space, since new ones "
+        "replace them.",
+        "save_steps: 50 for a 7B model on a disk with 100 GB",
+        "Free some space, name an output_dir on another disk, raise training.save_steps, or "
+        "set training.save_total_limit.",
+    ),
+    ErrorCode(
+        "ENV051",
+        "disk-write-failed",
+        "Writing to output_dir failed: the disk is full, over its quota, read-only or gone. "
+        "The last complete checkpoint is intact.",
+        "a shared file system that reaches its quota during a run",
+        "Fix what the message names, then rerun the same command: it resumes from the last "
+        "complete checkpoint.",
+    ),
+    ErrorCode(
+        "ENV052",
+        "other-disk-full",
+        "A disk other than that of output_dir is full, usually that of a cache or of temporary "
+        "files.",
+        "HF_HOME on a small home directory",
+        "Free some space, or move the caches: set TMPDIR, HF_HOME and HF_DATASETS_CACHE to a "
+        "larger disk.",
+    ),
+    ErrorCode(
+        "ENV053",
+        "no-gpu-for-quantization",
+        "Quantized weights need a GPU, and this machine has none.",
+        "model.quantization: 4bit on a laptop",
+        "Run on a machine with a GPU. Use --dry-run to check the rest of the recipe here.",
+    ),
+    ErrorCode(
+        "ENV054",
+        "package-missing",
+        "A setting needs a package that is not installed.",
+        "training.optim: adamw_8bit without bitsandbytes",
+        "Install the package with the command in the message, or change the setting.",
+    ),
+    ErrorCode(
+        "ENV055",
+        "cache-not-writable",
+        "`prefcli prepare` stores rows in the cache of datasets, and that folder is not writable.",
+        "HF_DATASETS_CACHE=/read-only/cache",
+        "Set HF_DATASETS_CACHE to a writable folder, for this command and for the run.",
+    ),
+    ErrorCode(
+        "ENV056",
+        "push-while-offline",
+        "push_to_hub is set, but this machine is offline, so the model could not be pushed.",
+        "HF_HUB_OFFLINE=1 with push_to_hub in the recipe",
+        "Remove push_to_hub, and upload the model later with the command in the message.",
+    ),
+    ErrorCode(
+        "ENV057",
+        "not-logged-in",
+        "push_to_hub is set, but there is no login to the hub, or the hub rejects it.",
+        "an expired HF_TOKEN",
+        "Run `hf auth login` with a token that may write, or export HF_TOKEN.",
+    ),
+    ErrorCode(
+        "ENV058",
+        "hub-unreachable-for-push",
+        "push_to_hub is set, but the hub did not answer, so the login could not be checked.",
+        "a node without internet access",
+        "Check the network. Or remove push_to_hub, and upload the model later with the command "
+        "in the message.",
+    ),
+    ErrorCode(
+        "ENV059",
+        "device-count-unknown",
+        "A dry-run needs the number of GPUs. launch.processes defaults to those of the machine "
+        "that trains, and this machine has none.",
+        "launch: {strategy: fsdp2} in a dry-run on a laptop",
+        "Pass the number, e.g. --devices 8, or set launch.processes.",
+    ),
+    ErrorCode(
+        "ENV060",
+        "invalid-hardware-option",
+        "--devices, --strategy or --gpu-memory of a dry-run has a value that cannot be used.",
+        "--gpu-memory 80TiBs",
+        "Write the value as the message shows.",
+    ),
 )

@@ -29,6 +29,111 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
         "prefcli check-sft with a base model and rows of chat answers",
         "Train the model on such text first (prefcli sft), or raise check_sft.max_perplexity.",
     ),
+    # 020-059: preflight, the start of a run, and the saved model.
+    ErrorCode(
+        "TRN021",
+        "warmup-too-long",
+        "The warm-up takes as many steps as the run has, so the full learning rate is never used.",
+        "warmup_steps: 500 with max_steps: 200",
+        "Lower training.warmup_steps, or write training.warmup_ratio instead.",
+    ),
+    ErrorCode(
+        "TRN022",
+        "end-token-not-trained",
+        "The tokenizer uses one token for padding and for the end of a text, and the collator "
+        "hides it from the loss. The model would not learn to stop.",
+        "a pad_token that equals eos_token, with a new version of trl",
+        "Set another pad_token in the model's tokenizer_config.json.",
+    ),
+    ErrorCode(
+        "TRN023",
+        "gpu-out-of-memory",
+        "The GPU ran out of memory during training.",
+        "a micro-batch of 16 rows of 4096 tokens for a 7B model",
+        "Lower training.per_device_train_batch_size; gradient accumulation keeps the global "
+        "batch. Or lower data.max_length, train a LoRA adapter, or set "
+        "training.gradient_checkpointing: true. `--dry-run --gpu-memory 80GiB` shows what fits.",
+    ),
+    ErrorCode(
+        "TRN024",
+        "start-weights-changed",
+        "A resumed run would start from other weights than before: the model's files have changed.",
+        "an sft run that was trained again between the start of dpo and its resume",
+        "Restore the weights, or start a new run in another output_dir.",
+    ),
+    ErrorCode(
+        "TRN026",
+        "reference-is-not-the-policy",
+        "Before the first step, policy and reference give different log-probabilities, though "
+        "the reference should be the starting policy.",
+        "weights that change on disk while the run loads them",
+        "If you meant another reference, name it in reference.name_or_path. If the weights on "
+        "disk did not change, report a bug in prefcli.",
+    ),
+    ErrorCode(
+        "TRN027",
+        "loss-differs-from-formula",
+        "Before the first step the loss is not the value that its formula gives for equal "
+        "policy and reference. The installed trl computes another loss.",
+        "a version of trl that prefcli was not tested with",
+        "Install the tested versions: pip install prefcli -c constraints.txt",
+    ),
+    ErrorCode(
+        "TRN028",
+        "reference-changed",
+        "On a resume the reference gives other log-probabilities than when the run started: "
+        "its weights have changed.",
+        "reference.name_or_path without a revision, after its authors pushed new weights",
+        "Restore the weights, name the old commit in reference.revision, or start a new run in "
+        "another output_dir.",
+    ),
+    ErrorCode(
+        "TRN029",
+        "step-not-simulated",
+        "A dry-run with a known GPU memory could not simulate a step, so it is unknown whether "
+        "the step fits.",
+        "a model that uses operations without a fake version",
+        "Run without a launcher and pass --devices. If the model is the reason, try a short "
+        "run on the GPU.",
+    ),
+    ErrorCode(
+        "TRN030",
+        "attention-not-supported",
+        "The model does not support the requested attention implementation.",
+        "attn_implementation: flash_attention_2 for a model without it",
+        "Write auto, or one of the implementations in the message.",
+    ),
+    ErrorCode(
+        "TRN031",
+        "step-does-not-fit",
+        "The simulated step needs more memory than each GPU has.",
+        "full fine-tuning of a 7B model with --gpu-memory 24GiB",
+        "Apply the changes that the message lists, or use more or larger GPUs.",
+    ),
+    ErrorCode(
+        "TRN032",
+        "saved-model-differs",
+        "The saved model was read back and is not the model that was trained. It stays in "
+        "model.partial; the checkpoints are intact.",
+        "a file system that corrupts large files",
+        "Check the disk and rerun the same command, which saves the model again. Report it if "
+        "it happens again.",
+    ),
+    ErrorCode(
+        "TRN033",
+        "global-batch-out-of-reach",
+        "The global batch is not a multiple of the rows that all devices process at once.",
+        "global_batch_size: 12 with 5 devices",
+        "Use one of the per-device sizes in the message, or change training.global_batch_size.",
+    ),
+    ErrorCode(
+        "TRN034",
+        "half-precision-log-probabilities",
+        "Before the first step the model returns log-probabilities in 16 bits. Their sum over "
+        "a response would be rounded to half a nat or more, and so would every reward.",
+        "a sharding engine that casts the model's outputs to bfloat16",
+        "Train with another launch.strategy, and report the problem.",
+    ),
     # 060-099: trl and its trainers.
     ErrorCode(
         "TRN060",

@@ -19,10 +19,10 @@ from prefcli.first_failure import FailureMarker
 from prefcli.launcher.signal_forwarding import SignalForwarder
 from prefcli.trl_integration.hooks import Hook, check_hooks
 
-_GRACE_AFTER_ERROR = 5.0
+GRACE_AFTER_ERROR = 5.0
 """Seconds the other workers get to end after one has ended with an exit code of prefcli: usually
 all of them stop for the same reason, and the main process still writes its report."""
-_GRACE_AFTER_CRASH = 1.0
+GRACE_AFTER_CRASH = 1.0
 """The same after a crash: the others wait for a process that is gone."""
 _TERM_TO_KILL = 15
 """Seconds between SIGTERM and SIGKILL."""
@@ -61,11 +61,20 @@ def _shutdown_timeout() -> dict[str, Any]:
 class Agent(LocalElasticAgent):
     """Starts the workers once and waits; `failure` is the one that failed first, if any."""
 
-    def __init__(self, spec: WorkerSpec, signals: SignalForwarder) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        signals: SignalForwarder,
+        *,
+        grace_after_error: float = GRACE_AFTER_ERROR,
+        grace_after_crash: float = GRACE_AFTER_CRASH,
+    ) -> None:
         # Workers write to this process's own streams; no log files.
         super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull), **_shutdown_timeout())
         self.failure: WorkerExit | None = None
         self._signals = signals
+        self._grace_after_error = grace_after_error
+        self._grace_after_crash = grace_after_crash
         self._exits: dict[int, int] = {}
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
@@ -102,9 +111,9 @@ class Agent(LocalElasticAgent):
         if first.code < 0:
             marker.create_for(first.rank)  # a killed process could not
         grace = (
-            _GRACE_AFTER_ERROR
+            self._grace_after_error
             if first.code in set(ExitCode) - {ExitCode.BUG}
-            else _GRACE_AFTER_CRASH
+            else self._grace_after_crash
         )
         until = time.monotonic() + grace
         while len(self._exits) < self._workers.nprocs and time.monotonic() < until:

@@ -42,14 +42,14 @@ def launch_processes(
     Raises RecipeError before any process is started, PrefcliError if a process was killed.
     """
     check_srun_tasks(launch.nodes)
-    processes = _processes(launch)
+    processes = count_processes(launch)
     rendezvous = find_rendezvous(launch.nodes) if launch.nodes > 1 else None
-    os.environ |= _environment(recipe, launch, processes)
+    os.environ |= worker_environment(recipe, launch, processes)
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(_shutdown_signals())
     # This process reports what the agent would log.
     logging.disable(logging.CRITICAL)
     say(_describe(launch, processes, rendezvous))
-    agent = Agent(_worker_spec(launch, processes, rendezvous, arguments), signals)
+    agent = Agent(worker_spec(launch, processes, rendezvous, arguments), signals)
     try:
         agent.run()
     except StoppedError:
@@ -61,7 +61,7 @@ def launch_processes(
     return exit_code(agent.failure, signals)
 
 
-def _processes(launch: Launch) -> int:
+def count_processes(launch: Launch) -> int:
     """Return the number of processes on this machine."""
     gpus = torch.cuda.device_count()
     if not gpus and launch.strategy != "ddp":
@@ -97,7 +97,7 @@ def _processes(launch: Launch) -> int:
     return launch.processes or gpus
 
 
-def _environment(recipe: Recipe, launch: Launch, processes: int) -> dict[str, str]:
+def worker_environment(recipe: Recipe, launch: Launch, processes: int) -> dict[str, str]:
     """Return the environment that all workers share."""
     variables = {LAUNCHER: str(os.getpid())}
     if "OMP_NUM_THREADS" not in os.environ:
@@ -143,9 +143,10 @@ def _shutdown_signals() -> list[str]:
     return [number.name for number in candidates if signal.getsignal(number) != signal.SIG_IGN]
 
 
-def _worker_spec(
+def worker_spec(
     launch: Launch, processes: int, rendezvous: Rendezvous | None, arguments: Sequence[str]
 ) -> WorkerSpec:
+    """Return what the agent needs to start `prefcli ARGUMENTS` in each process of this node."""
     if rendezvous is None:
         # The agent listens on a free port and passes it on open, so that no one else can take it.
         parameters = RendezvousParameters(

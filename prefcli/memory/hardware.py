@@ -1,4 +1,4 @@
-"""The machines that a run is meant for, which need not be this one."""
+"""The hardware that a run is meant for, which may be another machine's."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ _UNITS = {"": 2**30, "g": 2**30, "gb": 10**9, "gib": 2**30, "m": 2**20, "mb": 10
 
 @dataclass(frozen=True)
 class Hardware:
+    """The devices of a run: their number, their kind, and how the model is spread over them."""
+
     device: Device
     """One of them."""
     devices: int
     strategy: Strategy
     gpu_memory: int | None
-    """Bytes of each; None where nobody said."""
+    """Bytes of each; None if unknown."""
+    named: bool = False
+    """Whether the command line names it, so that the run may be on another machine."""
 
     def __str__(self) -> str:
         size = f" of {amount(self.gpu_memory)}" if self.gpu_memory else ""
@@ -33,62 +37,71 @@ class Hardware:
         return f"{self.devices} GPUs{size} under {self.strategy}"
 
 
+def this_machine() -> Hardware:
+    """Describe the devices of the run that this process belongs to."""
+    return Hardware(detect_device(), world_size(), strategy_here(), None)
+
+
 def target_of(
     devices: int | None = None,
     strategy: str | None = None,
     gpu_memory: str | None = None,
     launch: Launch | None = None,
 ) -> Hardware:
-    """From the command line; what is left out is the launch section's, or else this machine's.
+    """Read the hardware from the command line, the launch section and this machine, in this order.
 
     Raises RecipeError.
     """
     here = detect_device()
+    named = any(option is not None for option in (devices, strategy, gpu_memory))
     if launch is not None and devices is None:
-        devices = _devices(launch)
+        devices = _launched_devices(launch)
     if launch is not None and strategy is None and (devices != 1 or launch.strategy != "ddp"):
         strategy = launch.strategy
     if strategy is not None and strategy not in STRATEGIES:
-        raise _wrong("--strategy", strategy, f"write one of {', '.join(STRATEGIES)}")
+        raise _option_error("--strategy", strategy, f"write one of {', '.join(STRATEGIES)}")
     if devices is None and strategy not in (None, "single") and world_size() == 1:
-        raise _wrong("--strategy", str(strategy), "say over how many, as in --devices 8")
+        raise _option_error("--strategy", str(strategy), "add the number of GPUs, e.g. --devices 8")
     if (devices or 1) > 1 and strategy == "single":
-        raise _wrong("--strategy", "single", f"{devices} devices need ddp, fsdp2, zero2 or zero3")
+        raise _option_error(
+            "--strategy", "single", f"{devices} devices need ddp, fsdp2, zero2 or zero3"
+        )
     count = devices or world_size()
-    plan = next((s for s in STRATEGIES if s == strategy), strategy_here())
+    spread = next((s for s in STRATEGIES if s == strategy), strategy_here())
     if strategy is None and count == 1:
-        plan = "single"  # whatever launcher this process is under
-    elif strategy is None and plan == "single":
-        plan = "ddp"
+        spread = "single"  # whatever launcher this process has
+    elif strategy is None and spread == "single":
+        spread = "ddp"
     if here.kind == "cuda" and gpu_memory is None:
         size: int | None = torch.cuda.get_device_properties(0).total_memory
     else:
-        size = _bytes(gpu_memory) if gpu_memory is not None else None
+        size = _parse_bytes(gpu_memory) if gpu_memory is not None else None
     if here.kind == "cpu":
-        here = Device("cuda", "a GPU", bfloat16=True)  # what memory is counted for
-    return Hardware(here, count, plan, size)
+        here = Device("cuda", "a GPU", bfloat16=True)  # memory is simulated for a GPU
+    return Hardware(here, count, spread, size, named)
 
 
-def _devices(launch: Launch) -> int:
-    each = launch.processes or torch.cuda.device_count()
-    if not each:
+def _launched_devices(launch: Launch) -> int:
+    per_machine = launch.processes or torch.cuda.device_count()
+    if not per_machine:
         raise RecipeError(
             Problem(
-                "left out, it is the number of GPUs of the machine that trains, and this one has "
-                "none to count",
+                "its default is the number of GPUs of the machine that trains, and this machine "
+                "has none to count",
                 path="launch.processes",
-                hint="say over how many, as in --devices 8",
+                hint="name the number of GPUs, e.g. --devices 8",
+                code="ENV059",
             )
         )
-    return each * launch.nodes
+    return per_machine * launch.nodes
 
 
-def _bytes(text: str) -> int:
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
-    if found is None or found[2] not in _UNITS or not float(found[1]):
-        raise _wrong("--gpu-memory", text, "write it as in --gpu-memory 80GiB")
-    return int(float(found[1]) * _UNITS[found[2]])
+def _parse_bytes(text: str) -> int:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+    if match is None or match[2] not in _UNITS or not float(match[1]):
+        raise _option_error("--gpu-memory", text, "write it as in --gpu-memory 80GiB")
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
-def _wrong(option: str, value: str, hint: str) -> RecipeError:
-    return RecipeError(Problem(f"{option} {value!r} can't be used", hint=hint))
+def _option_error(option: str, value: str, hint: str) -> RecipeError:
+    return RecipeError(Problem(f"invalid value {value!r} for {option}", hint=hint, code="ENV060"))

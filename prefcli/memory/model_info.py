@@ -1,4 +1,4 @@
-"""The model by its config alone: what it is made of, and what of it will be trained."""
+"""The model as its config describes it: its parts, and how much of it will be trained."""
 
 from __future__ import annotations
 
@@ -28,17 +28,21 @@ _SUPPORT = {
     "flash_attention_3": "_supports_flash_attn",
     "flex_attention": "_supports_flex_attn",
 }
+"""transformers' flag for each attention implementation."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    known: Architectures
-    architecture: str
+    """Facts about the policy and its reference that need no weights."""
+
+    architectures: Architectures
+    name: str
+    """Class of the policy."""
     parameters: int
     """Of the model without adapters."""
     trainable: int
     adapted: dict[str, int]
-    """Names of layers under an adapter, by the last part, and how many there are."""
+    """How many layers get an adapter, by the last part of their names."""
     rank: int | None
     tied: bool
     vocabulary: int
@@ -46,15 +50,14 @@ class ModelInfo:
     sizes: Sizes
 
     def lines(self, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-        tied = "tied" if self.tied else "untied"
+        """Describe the model for the log."""
+        embeddings = "tied" if self.tied else "untied"
         context = f", context of {self.context}" if self.context else ""
         tokens = f" for {len(tokenizer)} tokens" if tokenizer is not None else ""
+        trained = f", {self.trainable:,} of them trained" if self.rank is None else ""
         lines = [
-            f"model: {self.architecture}, {self.parameters:,} parameters, {self.trainable:,} of "
-            f"them trained"
-            if self.rank is None
-            else f"model: {self.architecture}, {self.parameters:,} parameters",
-            f"model: {tied} embeddings, vocabulary of {self.vocabulary}{tokens}{context}",
+            f"model: {self.name}, {self.parameters:,} parameters{trained}",
+            f"model: {embeddings} embeddings, vocabulary of {self.vocabulary}{tokens}{context}",
         ]
         if self.rank is not None:
             layers = ", ".join(f"{count} {name}" for name, count in self.adapted.items())
@@ -66,7 +69,7 @@ class ModelInfo:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "architecture": self.architecture,
+            "architecture": self.name,
             "parameters": self.parameters,
             "trainable": self.trainable,
             "lora_layers": sum(self.adapted.values()),
@@ -76,11 +79,15 @@ class ModelInfo:
         }
 
 
-def size(recipe: Recipe, start: ModelSource, config: PretrainedConfig) -> ModelInfo:
-    """Raises RecipeError: no such layers for LoRA, no such attention, an unknown architecture."""
+def describe_model(recipe: Recipe, start: ModelSource, config: PretrainedConfig) -> ModelInfo:
+    """Build the modules without weights and count them.
+
+    Raises RecipeError if LoRA's layers, the attention implementation or the architecture itself
+    do not exist.
+    """
     model = empty_model(config, recipe.model)
     _check_attention(recipe, model)
-    architecture = type(model).__name__
+    class_name = type(model).__name__
     total, _ = count_parameters(model)
     layer, root = blocks(model)
     targets: list[str] = []
@@ -99,17 +106,17 @@ def size(recipe: Recipe, start: ModelSource, config: PretrainedConfig) -> ModelI
         ]
     named = reference_model(recipe.reference, recipe.model)
     reference = load_base_config(named, where="reference") if named is not None else None
-    beside = (
+    reference_size = (
         count_parameters(empty_model(reference, recipe.model))[0]
         if reference is not None
         else total
     )
     text = config.get_text_config()
     return ModelInfo(
-        known=Architectures(
+        architectures=Architectures(
             config, start.adapter if recipe.model.adapter == "continue" else None, reference
         ),
-        architecture=architecture,
+        name=class_name,
         parameters=total,
         trainable=trainable,
         adapted=dict(Counter(name.rpartition(".")[2] for name in targets)),
@@ -120,7 +127,7 @@ def size(recipe: Recipe, start: ModelSource, config: PretrainedConfig) -> ModelI
         sizes=Sizes(
             policy=total + (trainable if adapter is not None else 0),
             trainable=trainable,
-            reference=0 if adapter is not None and reference is None else beside,
+            reference=0 if adapter is not None and reference is None else reference_size,
             layer=layer,
             root=root,
         ),
@@ -128,13 +135,14 @@ def size(recipe: Recipe, start: ModelSource, config: PretrainedConfig) -> ModelI
 
 
 def _check_attention(recipe: Recipe, model: PreTrainedModel) -> None:
-    wanted = recipe.model.attn_implementation
-    if wanted in _SUPPORT and not getattr(model, _SUPPORT[wanted], False):
-        there = [name for name, flag in _SUPPORT.items() if getattr(model, flag, False)]
+    requested = recipe.model.attn_implementation
+    if requested in _SUPPORT and not getattr(model, _SUPPORT[requested], False):
+        supported = [name for name, flag in _SUPPORT.items() if getattr(model, flag, False)]
         raise RecipeError(
             Problem(
-                f"{type(model).__name__} has no {wanted}",
+                f"{type(model).__name__} does not support {requested}",
                 path="model.attn_implementation",
-                hint=f"write auto, eager{''.join(f', {name}' for name in there)}",
+                hint=f"write auto, eager{''.join(f', {name}' for name in supported)}",
+                code="TRN030",
             )
         )

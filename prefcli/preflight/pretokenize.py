@@ -1,4 +1,4 @@
-"""What a run does with its rows before it trains, done ahead of it, without a model's weights."""
+"""The rows of a recipe without its weights: `prefcli data` audits them, `prepare` caches them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,36 @@ from typing import Any
 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from prefcli.data.audit_report import DataReport
 from prefcli.data.cache_keys import trl_map_key
-from prefcli.data.run_datasets import RunDatasets, check_model_fit, load_run_datasets
+from prefcli.data.run_datasets import RunDatasets
 from prefcli.data.trl_map_cache import CachedMapDataset, serialized
 from prefcli.errors import RecipeError
+from prefcli.memory.hardware import Hardware
 from prefcli.methods import Method
-from prefcli.model import load_base_config, load_tokenizer
 from prefcli.model.device import Device
+from prefcli.preflight.checks import Check, checks_for
+from prefcli.preflight.context import PreflightContext
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_args import build, trl_options
 
+_CPU = Device("cpu", "cpu", bfloat16=False)
+_ANY_HARDWARE = Hardware(_CPU, 1, "single", None)
+"""Rows are the same for every device."""
+
 
 @dataclasses.dataclass(frozen=True)
-class Ahead:
+class Pretokenized:
+    """The rows of a run in the cache where the run will find them."""
+
     inputs: RunDatasets
     folder: Path
-    said: list[str]
+    resolved: list[str]
+    """Settings of the method that the rows decide, for the log."""
+    warnings: list[str]
 
     def lines(self) -> list[str]:
-        return [*self.inputs.cache_lines(), f"data: kept in {self.folder}"]
+        return [*self.inputs.cache_lines(), f"data: cached in {self.folder}"]
 
     def as_dict(self) -> dict[str, Any]:
         assert self.inputs.kept is not None
@@ -36,53 +47,80 @@ class Ahead:
             "folder": str(self.folder),
             "before": self.inputs.was_cached,
             "splits": {split.name: split.as_dict() for split in self.inputs.splits},
-            "warnings": list(self.inputs.warnings),
+            "warnings": self.warnings,
         }
 
 
-def pretokenize(recipe: Recipe, method: Method) -> Ahead:
-    """Rows read, measured and tokenised, where a run of the recipe will find them.
+def data_report(recipe: Recipe, method: Method, sample: int | None = None) -> DataReport:
+    """Audit the rows. Raises RecipeError, and DataError for rows that cannot be read.
 
-    Raises RecipeError, also where there is nowhere to keep them, and DataError.
+    sample: read this many rows of each source.
     """
-    tokenizer = load_tokenizer(recipe.model)
-    check_model_fit(recipe, load_base_config(recipe.model), tokenizer)
-    inputs = load_run_datasets(recipe, method, tokenizer)
-    if inputs.kept is None:
+    context = PreflightContext(
+        recipe, method, _ANY_HARDWARE, _CPU, use_row_cache=False, sample=sample
+    )
+    _pass(context, checks_for("rows"))
+    assert context.datasets is not None
+    _, resolved = context.datasets.resolve_from_data(method)
+    warnings, errors = context.datasets.judge(recipe.data.checks)
+    return DataReport(context.datasets, recipe.data.checks, resolved, warnings, errors)
+
+
+def pretokenize(recipe: Recipe, method: Method) -> Pretokenized:
+    """Read, check and tokenize the rows into the cache.
+
+    Raises RecipeError, also if the cache is not writable, and DataError.
+    """
+    context = PreflightContext(recipe, method, _ANY_HARDWARE, _CPU)
+    warnings = _pass(context, checks_for("fit", "data_checks"))
+    datasets, tokenizer = context.datasets, context.tokenizer
+    assert datasets is not None
+    assert tokenizer is not None
+    if datasets.kept is None:
         raise RecipeError(
-            "datasets' cache can't be written, so there is nowhere to keep prepared rows",
-            hint="set HF_DATASETS_CACHE to a folder that can be written",
+            "the cache of datasets is not writable, so the prepared rows cannot be stored",
+            hint="set HF_DATASETS_CACHE to a writable folder",
+            code="ENV055",
         )
-    method, said = inputs.resolve_from_data(method)
-    _through_trl(recipe, method, tokenizer, inputs)
-    return Ahead(inputs, inputs.kept.parent.parent, said)
+    _, resolved = datasets.resolve_from_data(method)
+    _run_trl_maps(recipe, context.method, tokenizer, datasets)
+    return Pretokenized(datasets, datasets.kept.parent.parent, resolved, warnings)
 
 
-def _through_trl(
+def _pass(context: PreflightContext, checks: tuple[Check, ...]) -> list[str]:
+    """Run the checks without printing, and return their warnings."""
+    return [
+        warning
+        for check in checks
+        if (report := check.run(context)) is not None
+        for warning in report.warnings
+    ]
+
+
+def _run_trl_maps(
     recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase, inputs: RunDatasets
 ) -> None:
-    """trl prepares rows where it builds its trainer; what that would train does not matter."""
+    """Build trl's trainer on a tiny model: its constructor prepares the rows and caches them."""
     config_class, trl_class = method.trl_classes()
-    here = Device("cpu", "cpu", bfloat16=False)
-    # The fields that are left are those of the run, as far as its rows depend on them.
-    alone = {"precompute_ref_log_probs": False, "report_to": []}
-    options = trl_options(recipe, method, here, world=1)
-    options |= {name: value for name, value in alone.items() if name in options}
+    # All other options are those of the run, as far as its rows depend on them.
+    changed = {"precompute_ref_log_probs": False, "report_to": []}
+    options = trl_options(recipe, method, _CPU, world=1)
+    options |= {name: value for name, value in changed.items() if name in options}
     key = trl_map_key(recipe, method, tokenizer)
-    more = {"ref_model": _nobody(tokenizer)} if method.needs_reference else {}
+    reference = {"ref_model": _tiny_model(tokenizer)} if method.needs_reference else {}
     with tempfile.TemporaryDirectory() as folder, serialized(trl_class, key):
         trl_class(
-            model=_nobody(tokenizer),
+            model=_tiny_model(tokenizer),
             args=build(options | {"output_dir": folder}, config_class),
             train_dataset=CachedMapDataset.of(inputs.train.for_trl(), key),
             eval_dataset=CachedMapDataset.of(inputs.eval.for_trl(), key) if inputs.eval else None,
             processing_class=tokenizer,
-            **more,
+            **reference,
         )
 
 
-def _nobody(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
-    """The smallest model that knows as many words."""
+def _tiny_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """Make the smallest model that has the tokenizer's vocabulary."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),

@@ -1,4 +1,4 @@
-"""Packages that some settings need beyond prefcli's own: told before anything is loaded."""
+"""Packages that some settings need in addition to prefcli's own."""
 
 from __future__ import annotations
 
@@ -12,34 +12,48 @@ from prefcli.recipe.trackers import tracker_problems
 
 
 def check_packages(recipe: Recipe, *, gpu_too: bool = True) -> None:
-    """Raises RecipeError naming the setting and the command that installs what it needs.
+    """Raise RecipeError naming each setting whose package is missing, and how to install it.
 
-    gpu_too: also what only the machine of the real run must have.
+    gpu_too: also check what only the machine with the GPUs must have.
     """
-    needs: list[tuple[str, str, str, str]] = []
-    if recipe.training.needs_bitsandbytes:
-        needs.append(("training.optim", recipe.training.optim, "bitsandbytes", "prefcli[quant]"))
-    if recipe.model.quantization is not None:
-        bits = recipe.model.quantization
-        needs.append(("model.quantization", bits, "bitsandbytes", "prefcli[quant]"))
-    if recipe.model.attn_implementation == "flash_attention_2":
-        value = recipe.model.attn_implementation
-        needs.append(("model.attn_implementation", value, "flash_attn", "flash-attn"))
-    if not gpu_too:
-        needs = []
-    problems = tracker_problems(recipe.logging)
-    if gpu_too and recipe.model.quantization is not None and not torch.cuda.is_available():
+    problems = list(tracker_problems(recipe.logging))
+    if gpu_too:
+        problems += _gpu_problems(recipe)
+    if problems:
+        raise RecipeError(problems)
+
+
+def _gpu_problems(recipe: Recipe) -> list[Problem]:
+    model, training = recipe.model, recipe.training
+    required: list[tuple[str, str, str, str]] = []
+    if training.needs_bitsandbytes:
+        required.append(("training.optim", training.optim, "bitsandbytes", "prefcli[quant]"))
+    if model.quantization is not None:
+        required.append(
+            ("model.quantization", model.quantization, "bitsandbytes", "prefcli[quant]")
+        )
+    if model.attn_implementation == "flash_attention_2":
+        required.append(
+            ("model.attn_implementation", model.attn_implementation, "flash_attn", "flash-attn")
+        )
+    problems = []
+    if model.quantization is not None and not torch.cuda.is_available():
         problems.append(
             Problem(
-                "there is no GPU here, and quantised weights need one",
+                "quantized weights need a GPU, and this machine has none",
                 path="model.quantization",
-                hint="run it on a GPU; --dry-run proves the rest of the recipe here",
+                hint="run it on a machine with a GPU; --dry-run checks the rest of the recipe here",
+                code="ENV053",
             )
         )
     problems += [
-        Problem(f"{value} needs {package}", path=path, hint=f"pip install '{install}'")
-        for path, value, package, install in needs
+        Problem(
+            f"{value} needs the package {package}, which is not installed",
+            path=path,
+            hint=f"run `pip install '{install}'`",
+            code="ENV054",
+        )
+        for path, value, package, install in required
         if find_spec(package) is None
     ]
-    if problems:
-        raise RecipeError(problems)
+    return problems

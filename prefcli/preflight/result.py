@@ -1,32 +1,49 @@
-"""What a dry-run found, and what it makes of it."""
+"""The result of a dry-run: every problem that its checks found, and the verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from prefcli.console import warn
+from prefcli.console import say, warn
 from prefcli.errors import ExitCode, PrefcliError, Problem, UnreachableError
+from prefcli.preflight.checks import Check, Report
+from prefcli.preflight.context import PreflightContext
 
 T = TypeVar("T")
 
 
 @dataclass
 class DryRunResult:
-    """`failure` holds the first error, which chooses the exit code; `problems` those of all."""
+    """The problems, warnings and facts of a dry-run; its first error chooses the exit code."""
 
     problems: list[Problem] = field(default_factory=list)
     unchecked: list[Problem] = field(default_factory=list)
-    """What could not be looked at, for want of a network, and what of it is missing."""
+    """What could not be checked without a network, and which part is missing."""
     warnings: list[str] = field(default_factory=list)
     failure: PrefcliError | None = None
+    """The first error."""
     facts: dict[str, Any] = field(default_factory=dict)
     needs_gpu: bool = False
-    """Something of the recipe is for a GPU, and there is none here."""
+    """The recipe asks for a GPU, and this machine has none."""
+
+    def run_checks(self, context: PreflightContext, checks: Sequence[Check]) -> None:
+        """Run the checks and print their reports; skip those that need a failed one."""
+        passed: set[str] = set()
+        for check in checks:
+            if not passed.issuperset(check.needs):
+                continue
+            report = self.try_check(functools.partial(_report_of, check, context))
+            context.failed = bool(self.problems)
+            if report is not None:
+                passed.add(check.name)
+                say(*report.lines)
+                self.add_warnings(report.warnings)
 
     def try_check(self, check: Callable[[], T]) -> T | None:
-        """Run a check; a problem is kept, and the checks that do not need it still run."""
+        """Run a check and keep its problems, so that later checks still run."""
         try:
             return check()
         except UnreachableError as error:
@@ -36,35 +53,36 @@ class DryRunResult:
         return None
 
     def fail(self, error: PrefcliError) -> None:
+        """Keep the problems of an error."""
         self.problems += [p for p in error.problems if p not in self.problems]
         self.failure = self.failure or error
 
-    def collect_warnings(self, check: Callable[[], Iterable[object]]) -> None:
-        """Run a check that gives warnings."""
-        for message in map(str, self.try_check(check) or ()):
+    def add_warnings(self, messages: Iterable[str]) -> None:
+        """Print and keep warnings."""
+        for message in messages:
             self.warnings.append(message)
             warn(message)
 
     def locate(self, place: Callable[[Problem], Problem]) -> None:
-        """Give the problems the places that their dotted paths have in the recipe."""
+        """Add to each problem the place that its dotted path has in the recipe."""
         self.problems = [place(problem) for problem in self.problems]
         self.unchecked = [place(problem) for problem in self.unchecked]
 
     def verdict(self, command: str) -> list[str]:
-        """What is wrong and what is unknown, and the one line that says it all."""
+        """List what is wrong or unknown, and end with the verdict in one line."""
         lines = [f"not checked: {problem}" for problem in self.unchecked]
         lines += [f"error: {problem}" for problem in self.problems]
         if self.problems:
             count = len(self.problems)
             return [*lines, f"will not run: {count} problem{'s'[: count != 1]} above"]
         if self.unchecked:
-            return [*lines, "not proven: nothing is wrong, but see above what is not checked"]
+            return [*lines, "inconclusive: no errors, but some checks could not run (see above)"]
         where = " on a GPU" if self.needs_gpu else ""
         return [*lines, f"will run{where}: {command}"]
 
     @property
     def will_run(self) -> bool | None:
-        """None where nothing is wrong, but not everything could be looked at."""
+        """The verdict; None if nothing is wrong but some checks could not run."""
         if self.problems:
             return False
         return None if self.unchecked else True
@@ -85,3 +103,7 @@ class DryRunResult:
             "warnings": self.warnings,
             **self.facts,
         }
+
+
+def _report_of(check: Check, context: PreflightContext) -> Report:
+    return check.run(context) or Report()

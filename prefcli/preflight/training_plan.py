@@ -1,29 +1,110 @@
-"""What a run will do, in lines for the log."""
+"""The training plan of a recipe on a number of devices: steps, evaluations and checkpoints."""
 
 from __future__ import annotations
 
-from prefcli.data import Split
-from prefcli.recipe.schema import Recipe
-from prefcli.trl_integration.trl_args import Plan
+import math
+from dataclasses import dataclass
 
-_MANY_TIMES = 5
+from prefcli.data import Split
+from prefcli.errors import Problem, RecipeError
+from prefcli.recipe.distributed_env import world_size
+from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import Training
+from prefcli.trl_integration.trl_args import accumulate, repeated_rows
+
+_MANY_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run on its devices, and the work at some of them."""
+
+    exact: bool
+    """False if packing decides how many sequences the rows make."""
+    world_size: int
+    accumulation: int
+    steps: int
+    steps_per_epoch: int
+    warmup_steps: int
+    evaluations: int
+    checkpoints: int
+    repeated: int
+    """Rows trained twice per epoch, to fill the last batch of every process."""
+
+    def lines(self, training: Training) -> list[str]:
+        """Describe the plan for the log."""
+        about = "" if self.exact else "about "
+        repeated = (
+            [f"plan: {self.repeated} rows per epoch are trained twice, to fill the last batches"]
+            if self.repeated
+            else []
+        )
+        return [
+            f"plan: {about}{self.steps} steps of {training.global_batch_size} rows "
+            f"({training.per_device_train_batch_size} per device x {self.world_size} devices x "
+            f"{self.accumulation} accumulated), {self.steps_per_epoch} steps per epoch, "
+            f"{self.warmup_steps} warm-up steps, {self.evaluations} evaluations, "
+            f"{self.checkpoints} checkpoints",
+            *repeated,
+        ]
+
+
+def make_plan(
+    training: Training, rows: int, *, exact: bool = True, has_eval: bool, world: int | None = None
+) -> Plan:
+    """Count steps as transformers will. Raises RecipeError for a batch or rate out of reach.
+
+    world: processes of the run; by default those of this process's launcher.
+    """
+    world = world or world_size()
+    accumulation = accumulate(training, world)
+    batches = math.ceil(rows / (training.per_device_train_batch_size * world))
+    per_epoch = max(1, math.ceil(batches / accumulation))
+    steps = training.max_steps or math.ceil(training.num_train_epochs * per_epoch)
+    warmup = training.warmup
+    if warmup >= steps:
+        raise RecipeError(
+            Problem(
+                f"{training.warmup_steps} warm-up steps leave none of {steps} steps at the full "
+                "learning rate",
+                path="training.warmup_steps",
+                hint="lower it, or write training.warmup_ratio instead",
+                code="TRN021",
+            )
+        )
+    evaluations = 0
+    if has_eval:
+        every = training.eval_steps
+        # Before the first step, after the last, and every eval_steps between.
+        evaluations = 2 + ((steps - 1) // every if every else 0)
+    return Plan(
+        exact=exact,
+        world_size=world,
+        accumulation=accumulation,
+        steps=steps,
+        steps_per_epoch=per_epoch,
+        warmup_steps=int(warmup) if warmup >= 1 else math.ceil(steps * warmup),
+        evaluations=evaluations,
+        repeated=repeated_rows(rows, training.per_device_train_batch_size * world, world),
+        checkpoints=steps // training.save_steps + bool(steps % training.save_steps),
+    )
 
 
 def sft_mix_lines(recipe: Recipe, split: Split | None, plan: Plan) -> list[str]:
-    """What will be mixed in, in words."""
+    """Describe how many demonstrations are mixed into the steps."""
     options, training = recipe.sft_mix, recipe.training
     if options is None or split is None:
         return []
-    a_step = training.global_batch_size * options.fraction / (1 - options.fraction)
-    total = a_step * plan.steps
+    per_step = training.global_batch_size * options.fraction / (1 - options.fraction)
+    total = per_step * plan.steps
     lines = [
-        f"sft_mix: {options.fraction:.1%} of the examples are demonstrations, {a_step:.3g} beside "
-        f"the {training.global_batch_size} rows of a step; about {total:.0f} in all, of "
-        f"{len(split.rows)} there are; loss = preference + {options.weight:g} x share x SFT loss"
+        f"sft_mix: {options.fraction:.1%} of the examples are demonstrations: {per_step:.3g} with "
+        f"the {training.global_batch_size} rows of a step, about {total:.0f} in the run, from "
+        f"{len(split.rows)} rows; loss = preference + {options.weight:g} x share x SFT loss"
     ]
     if total < 1:
-        lines.append("warning: sft_mix: not one demonstration comes up in so few steps")
-    elif total > _MANY_TIMES * len(split.rows):
+        lines.append("warning: sft_mix: these steps are too few to include a demonstration")
+    elif total > _MANY_REPEATS * len(split.rows):
         times = total / len(split.rows)
-        lines.append(f"warning: sft_mix: each demonstration is seen about {times:.0f} times")
+        lines.append(f"warning: sft_mix: each demonstration is used about {times:.0f} times")
     return lines

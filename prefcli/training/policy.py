@@ -1,96 +1,98 @@
-"""The policy of a run, loaded, proven to be the one it began with, and fit to be tuned."""
+"""The policy of a run: loaded, compared with the one the run started with, and fit to be tuned."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 
+from prefcli.checkpoints.run_record import RunRecord
 from prefcli.console import say, warn
 from prefcli.errors import GateError, Problem
 from prefcli.evaluation.check_sft import SftReport, measure_sft
 from prefcli.methods import Method
-from prefcli.model import Device, check_targets, count_parameters, load_policy, to_device
+from prefcli.model import Device, check_targets, load_policy, to_device
 from prefcli.model.loading import weights_digest
-from prefcli.preflight.prepare import Prepared
+from prefcli.preflight.context import Prepared
 from prefcli.recipe.compatibility import SHARDED, Strategy
 from prefcli.recipe.defaults import default_learning_rate
 from prefcli.recipe.schema import Recipe
-from prefcli.trl_integration.trl_args import learning_rate, notes
+from prefcli.trl_integration.trl_args import learning_rate
 
 
 def start_policy(
-    recipe: Recipe, prepared: Prepared, run: dict[str, Any], *, resumed: bool
+    recipe: Recipe, prepared: Prepared, record: RunRecord, *, resumed: bool
 ) -> PreTrainedModel | PeftModel:
-    """The weights to train. Notes in `run` what a resume compares.
+    """Load the weights to train, and record their fingerprint for a resume to compare.
 
-    Raises GateError where they have changed since the run began.
+    Raises GateError if they have changed since the run started.
     """
     dtype = prepared.device.dtype(recipe.model, frozen=recipe.trains_adapter)
     policy = load_policy(recipe.model, dtype, recipe.seed)
     if recipe.trains_adapter or prepared.method.needs_reference:
-        _same_start(policy, run, resumed=resumed)
+        _check_start_weights(policy, record, resumed=resumed)
     if recipe.lora is not None:
         targets = check_targets(recipe.lora, policy)
         say(f"lora: rank {recipe.lora.rank} on {len(targets)} layers")
     elif isinstance(policy, PeftModel):
-        own = policy.peft_config["default"]
-        say(
-            f"lora: the adapter goes on, rank {own.r}, with its own dropout of {own.lora_dropout:g}"
-            + (", so the first margins are not quite zero" if own.lora_dropout else "")
+        config = policy.peft_config["default"]
+        dropout = (
+            f", dropout {config.lora_dropout:g}; initial margins will not be exactly 0"
+            if config.lora_dropout
+            else ""
         )
+        say(f"lora: continuing the existing adapter, rank {config.r}{dropout}")
     return policy
 
 
-def _same_start(policy: torch.nn.Module, run: dict[str, Any], *, resumed: bool) -> None:
-    """An adapter on other weights than it began on would be another policy, without a word."""
-    found = weights_digest(policy)
-    if resumed and run.get("start_weights", found) != found:
+def _check_start_weights(policy: torch.nn.Module, record: RunRecord, *, resumed: bool) -> None:
+    """Compare the starting weights: an adapter on other weights would be another policy."""
+    current = weights_digest(policy)
+    if resumed and record.start_weights not in (None, current):
         raise GateError(
             Problem(
-                "the weights that this run started from have changed since then",
+                "the weights that this run started from have changed",
                 path="model.name_or_path",
-                hint="put them back, or start a new run in another output_dir",
+                hint="restore them, or start a new run in another output_dir",
+                code="TRN024",
             )
         )
-    run["start_weights"] = found
+    record.start_weights = current
 
 
 def check_policy(
-    recipe: Recipe, prepared: Prepared, policy: PreTrainedModel | PeftModel, run: dict[str, Any]
+    recipe: Recipe, prepared: Prepared, policy: PreTrainedModel | PeftModel, record: RunRecord
 ) -> None:
-    """check-sft, where the method asks for it; its report goes into `run`. Raises GateError."""
+    """Run check-sft if the method asks for it, and record its report. Raises GateError."""
     if not prepared.method.needs_sft or recipe.check_sft.on_fail == "skip":
         return
-    split = prepared.inputs.eval or prepared.inputs.train
+    split = prepared.datasets.eval or prepared.datasets.train
     report = measure_sft(to_device(policy, prepared.device), prepared.tokenizer, split, recipe)
-    run["check_sft"] = report.as_dict()
+    record.check_sft = report.as_dict()
     say(*report.lines())
     if report.passed:
         return
     if recipe.check_sft.on_fail == "warn":
-        warn("going on, because check_sft.on_fail is warn")
+        warn("check-sft failed; training starts anyway, since check_sft.on_fail is warn")
         return
-    raise GateError(_unfit(report))
+    raise GateError(_sft_problem(report))
 
 
 def placed(
     policy: PreTrainedModel | PeftModel, device: Device, strategy: Strategy
 ) -> PreTrainedModel | PeftModel:
-    """On the device, so that a trainer is built, and the fast forward tried, where it will run.
+    """Move the policy to its device, so that the packed forward is tested where it will run.
 
-    transformers moves it there by itself, but not under DeepSpeed, and after it was tried. What
-    an engine shards, that engine places.
+    transformers moves it too, but only after that test, and not under DeepSpeed. A model that an
+    engine shards is placed by that engine.
     """
-    found: PreTrainedModel | PeftModel = policy
+    moved: PreTrainedModel | PeftModel = policy
     if strategy not in SHARDED:
-        found = to_device(policy, device)
-    return found
+        moved = to_device(policy, device)
+    return moved
 
 
-def _unfit(report: SftReport) -> Problem:
+def _sft_problem(report: SftReport) -> Problem:
     return Problem(
         f"perplexity {report.perplexity:.1f} is above {report.max_perplexity:g}",
         path="check_sft.max_perplexity",
@@ -101,22 +103,18 @@ def _unfit(report: SftReport) -> Problem:
 
 
 def announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
-    """What is about to be trained, in the figures of the built trainer."""
-    total, trainable = count_parameters(trainer.model)
-    say(f"model: {total:,} parameters, {trainable:,} trained ({trainable / total:.1%})")
+    """Print what the trainer is about to do."""
     if method.needs_reference:
-        say(f"reference: {_reference_in_words(recipe)}")
+        say(f"reference: {_describe_reference(recipe)}")
     rate = learning_rate(recipe, method)
     is_default = rate == default_learning_rate(recipe, method)
-    usual = f" ({method.name}'s default)" if is_default else ""
-    say(f"learning rate: {rate:g}{usual}, {recipe.training.lr_scheduler_type}")
+    default = f" ({method.name}'s default)" if is_default else ""
+    say(f"learning rate: {rate:g}{default}, {recipe.training.lr_scheduler_type}")
     say(*trainer.context.packed_forward.lines())
     say(*trainer.context.checkpointing.lines())
-    for note in notes(recipe, method):
-        say(f"note: {note}")
 
 
-def _reference_in_words(recipe: Recipe) -> str:
+def _describe_reference(recipe: Recipe) -> str:
     if recipe.reference.name_or_path is not None:
         return recipe.reference.name_or_path
     how = "a frozen copy"

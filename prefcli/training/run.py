@@ -1,65 +1,46 @@
-"""The story of a run, top to bottom."""
+"""The story of a run, from the preflight to the saved model."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Literal
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from prefcli import preemption
-from prefcli.checkpoints.disk_errors import disk_errors_reported
-from prefcli.checkpoints.push_to_hub import check_push, push
-from prefcli.checkpoints.resume import check_run_dir, find_resume_checkpoint
-from prefcli.checkpoints.resume_compat import ResumeDiff, row_fingerprints
-from prefcli.checkpoints.run_dir import RunDir
-from prefcli.checkpoints.run_metadata import first_entry, now
+from prefcli.checkpoints.disk import disk_errors_reported
+from prefcli.checkpoints.push_to_hub import push
+from prefcli.checkpoints.resume import clean_run_dir
+from prefcli.checkpoints.resume_compat import ResumeDiff
+from prefcli.checkpoints.run_record import RunRecord, now
 from prefcli.console import is_main_process, say
-from prefcli.errors import DivergedError, PreemptedError, PrefcliError, Problem, RecipeError
+from prefcli.errors import Problem, RecipeError
 from prefcli.health import Monitor, RunContext
 from prefcli.hub.commits import record_commits
+from prefcli.memory.hardware import this_machine
 from prefcli.methods import Method
 from prefcli.model import detect_device
 from prefcli.model.adapter_merge import copy_adapter
-from prefcli.model.device import refuse_many_gpus_without_launcher
-from prefcli.model.distributed import check_launch_section, check_launch_strategy
-from prefcli.preflight.disk_space import warn_if_disk_short
-from prefcli.preflight.prepare import Prepared, prepare
+from prefcli.model.distributed import check_launch_strategy
+from prefcli.preflight.checks import CHECKS, checks_for, run_checks
+from prefcli.preflight.context import PreflightContext, Prepared
 from prefcli.recipe.defaults import resolve_defaults
 from prefcli.recipe.distributed_env import strategy_here, world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.report.run_data import format_lineage
 from prefcli.training.callbacks.monitor_callback import MonitorCallback
-from prefcli.training.callbacks.sampling_callback import SamplingCallback, make_samples
+from prefcli.training.callbacks.sampling_callback import make_samples
 from prefcli.training.final_model import save_model
-from prefcli.training.finish import write_report_and_card
+from prefcli.training.finish import Outcome, best_step, failure_recorded, finish_run
 from prefcli.training.policy import announce, check_policy, placed, start_policy
 from prefcli.training.start_check import StartCheckCallback
-from prefcli.training.summary import closing_lines
 from prefcli.training.trainer import make_trainer
 
 Resume = Literal["auto", "never"]
-
-_OF_THE_RUN = ("started", "check_sft", "step_zero", "start_weights")
-"""What a resume keeps of run.json."""
-
-
-@dataclass
-class Outcome:
-    """What a script wants to know of a finished run."""
-
-    output_dir: str
-    model: str
-    already_finished: bool = False
-    metrics: dict[str, float] = field(default_factory=dict)
-    expected: dict[str, dict[str, float | bool]] = field(default_factory=dict)
-    """The recipe's published figures beside this run's: {metric: value, low, high, within}."""
 
 
 def train(
@@ -69,257 +50,165 @@ def train(
     *,
     allow_unusual: bool = False,
     force_resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Outcome:
     """Run the recipe to its end: `model/` exists when this returns.
 
-    allow_unusual: values ten times outside the published bands are no error.
-    resume: auto goes on from the last complete checkpoint of the same run, never refuses a folder
-    that holds one, and a path names the checkpoint.
-    force_resume: go on also where the recipe, the data or the processes have changed, as far as
-    changes.py has it.
+    resume: auto resumes from the last complete checkpoint of the same run, never refuses a folder
+    that holds a run, and a path names the checkpoint.
+    allow_unusual: accept values ten times outside the published ranges.
+    force_resume: resume although the recipe, the data or the processes have changed, as far as
+    checkpoints/resume_compat.py allows it.
+    callbacks: added to the trainer's own.
     Raises RecipeError, DataError, GateError, DivergedError and PreemptedError; PushError once
     everything is saved.
     """
     recipe = resolve_defaults(recipe, method)
-    refuse_many_gpus_without_launcher()
-    check_launch_section(recipe.launch)
-    folder = RunDir(recipe.output_dir)
-    changes = ResumeDiff(force_resume, {"processes": world_size(), "strategy": strategy_here()})
-    status = check_run_dir(folder, recipe, method, resume, changes)
-    if status == "finished":
-        say(f"{folder.path} is finished already; its model is in {folder.model}")
+    context = PreflightContext(
+        recipe,
+        method,
+        target=this_machine(),
+        device=detect_device(),
+        resume=resume,
+        changes=ResumeDiff(force_resume, {"processes": world_size(), "strategy": strategy_here()}),
+        allow_unusual=allow_unusual,
+    )
+    run_checks(context, checks_for("output_dir"))
+    folder = context.folder
+    if context.status == "finished":
+        say(f"{folder.path} is already finished; its model is in {folder.model}")
         push(recipe, folder)
-        run = folder.read_run()
-        return Outcome(
-            str(folder.path),
-            str(folder.model),
-            already_finished=True,
-            metrics=run.get("eval", {}).get("last", {}),
-            expected=run.get("expected", {}),
-        )
-    check_push(recipe)
+        return Outcome.of(RunRecord.load(folder), already_finished=True)
     with (
         folder.lock() if is_main_process() else nullcontext(),
         disk_errors_reported(folder),
     ):
-        checkpoint = find_resume_checkpoint(folder, resume, started=status is not None)
-        outcome = _train(recipe, method, folder, checkpoint, changes, allow_unusual=allow_unusual)
+        outcome = _train(context, callbacks)
         push(recipe, folder)
         return outcome
 
 
-def _train(
-    recipe: Recipe,
-    method: Method,
-    folder: RunDir,
-    checkpoint: Path | None,
-    changes: ResumeDiff,
-    *,
-    allow_unusual: bool,
-) -> Outcome:
-    device = detect_device()
+def _train(context: PreflightContext, callbacks: Sequence[TrainerCallback]) -> Outcome:
+    recipe, folder, resumed = context.recipe, context.folder, context.checkpoint is not None
     say(
-        f"prefcli {method.name}: {recipe.model.name_or_path} on {device.name}",
+        f"prefcli {context.method.name}: {recipe.model.name_or_path} on {context.device.name}",
         f"output: {folder.path} ({now()}, host {platform.node()}, process {os.getpid()})",
     )
-    prepared = prepare(recipe, method, device, allow_unusual=allow_unusual)
-    run = _begin(recipe, prepared, folder, checkpoint, changes)
+    prepared = prepare(context)
+    method, has_eval = prepared.method, prepared.datasets.eval is not None
+    record = _begin(context, prepared)
     with (
-        _record_failure(run, folder),
+        failure_recorded(record),
         disk_errors_reported(folder),
         preemption.preemption_as_error(),
     ):
-        policy = start_policy(recipe, prepared, run, resumed=checkpoint is not None)
-        if checkpoint is None:
-            check_policy(recipe, prepared, policy, run)
+        policy = start_policy(recipe, prepared, record, resumed=resumed)
+        if not resumed:
+            check_policy(recipe, prepared, policy, record)
         policy = placed(policy, prepared.device, strategy_here())
-        watch = MonitorCallback(folder, prepared.method, _monitor(recipe, prepared))
-        samples = make_samples(
+        monitor = MonitorCallback(folder, method, _health_monitor(recipe, prepared))
+        trainer, record.effective = make_trainer(
             recipe,
-            prepared.method,
-            prepared.inputs.eval,
-            prepared.tokenizer,
-            policy.config,
-            folder.samples,
-        )
-        step_zero = _step_zero(recipe, prepared.method, folder, run)
-        eyes = [each for each in (watch, step_zero, samples) if each is not None]
-        trainer, run["effective"] = make_trainer(
-            recipe,
-            prepared.method,
+            method,
             prepared.device,
             policy,
             prepared.tokenizer,
-            prepared.inputs,
-            eval_on_start=checkpoint is None,
-            callbacks=eyes,
-            recipe_overrides_checkpoint=changes.retunes,
+            prepared.datasets,
+            eval_on_start=not resumed,
+            recipe_overrides_checkpoint=context.changes.changes_optimizer,
+            callbacks=[monitor, *callbacks],
         )
         check_launch_strategy(recipe.launch, trainer.accelerator)
-        for each in eyes[1:]:
-            each.trainer = trainer
-        announce(recipe, prepared.method, trainer)
-        warn_if_disk_short(recipe, trainer.model, prepared.plan)
-        if is_main_process():
-            folder.write_run(run)
-        _train_under_watch(trainer, watch, checkpoint, has_eval=prepared.inputs.eval is not None)
+        if method.needs_reference:
+            trainer.add_callback(StartCheckCallback(trainer, recipe, method, record))
+        samples = make_samples(
+            recipe,
+            method,
+            prepared.datasets.eval,
+            prepared.tokenizer,
+            policy.config,
+            folder.samples,
+            trainer,
+        )
+        if samples is not None:
+            trainer.add_callback(samples)
+        announce(recipe, method, trainer)
+        record.save()
+        _train_and_evaluate(trainer, monitor, context, has_eval=has_eval)
         trainer.exit_if_preempted()
-        run["model"] = save_model(trainer, folder, recipe, prepared.device)
-        return _end(recipe, prepared.method, folder, run, trainer, watch, samples)
+        record.model = save_model(trainer, folder, recipe, prepared.device)
+        return finish_run(recipe, method, record, trainer, monitor, samples)
 
 
-def _begin(
-    recipe: Recipe,
-    prepared: Prepared,
-    folder: RunDir,
-    checkpoint: Path | None,
-    changes: ResumeDiff,
-) -> dict[str, Any]:
-    """The folder, from now on this run's, and the first entry of run.json."""
-    run = first_entry(recipe, prepared.method, prepared.device) | changes.here
-    say(f"lineage: {format_lineage(run['lineage'], prepared.method.name)}")
-    run["data"] = {split.name: split.as_dict() for split in prepared.inputs.splits}
-    if checkpoint is not None:
-        before = folder.read_run()
-        # Which splits there are is the recipe's to say.
-        known = row_fingerprints(before.get("data", {}))
-        found = {
-            name: words for name, words in row_fingerprints(run["data"]).items() if name in known
-        }
-        changes.judge(folder.path, {name: known[name] for name in found}, found)
-        # The gate's verdict and the time of the start are the run's, not this process's.
-        run |= {key: before[key] for key in _OF_THE_RUN if key in before}
-        if changes.of_rows:
-            run.pop("step_zero", None)  # figures of rows that are no longer there
-        run["resumed"] = [
-            *before.get("resumed", []),
-            {"at": now(), "checkpoint": checkpoint.name, "anyway": changes.taken},
-        ]
-    run["hub"] = record_commits(recipe, folder.read_run() if checkpoint is not None else {})
-    run["plan"] = {"steps": prepared.plan.steps, "warmup_steps": prepared.plan.warmup_steps}
+def prepare(context: PreflightContext) -> Prepared:
+    """Run the checks that are left, and clean the run directory once all have passed."""
+    done = checks_for("output_dir")
+    run_checks(context, [check for check in CHECKS if check not in done])
+    clean_run_dir(context.folder, context.checkpoint)
+    return Prepared.of(context)
+
+
+def _begin(context: PreflightContext, prepared: Prepared) -> RunRecord:
+    """Start the run directory and its record."""
+    recipe, folder, changes = context.recipe, context.folder, context.changes
+    record = RunRecord.begin(folder, recipe, prepared.method, prepared.device, changes.here)
+    say(f"lineage: {format_lineage(record.lineage, prepared.method.name)}")
+    record.data = {split.name: split.as_dict() for split in prepared.datasets.splits}
+    record.plan = {"steps": prepared.plan.steps, "warmup_steps": prepared.plan.warmup_steps}
+    before = None
+    if context.checkpoint is not None:
+        before = RunRecord.load(folder)
+        record.resume_from(
+            before, context.checkpoint, changes.accepted, same_rows=not changes.changes_rows
+        )
+    record.hub = record_commits(recipe, before.as_dict() if before is not None else {})
     if is_main_process():
         folder.start(recipe, prepared.method.name)
-        folder.write_run(run)
-        begins = checkpoint is None or not folder.below.is_dir()
-        if recipe.model.adapter == "stack" and begins:
+        record.save()
+        copied = context.checkpoint is not None and folder.below.is_dir()
+        if recipe.model.adapter == "stack" and not copied:
             copy_adapter(recipe.model.name_or_path, recipe.model.revision, folder.below)
-    return run
+    return record
 
 
-def _monitor(recipe: Recipe, prepared: Prepared) -> Monitor:
-    context = RunContext.of(
+def _health_monitor(recipe: Recipe, prepared: Prepared) -> Monitor:
+    eval_split = prepared.datasets.eval
+    facts = RunContext.of(
         prepared.method,
         steps=prepared.plan.steps,
         warmup=prepared.plan.warmup_steps,
         batch=recipe.training.global_batch_size,
-        eval_rows=len(prepared.inputs.eval.rows) if prepared.inputs.eval is not None else 0,
+        eval_rows=len(eval_split.rows) if eval_split is not None else 0,
         other_reference=recipe.reference.name_or_path is not None,
-        mixes_sft=prepared.inputs.sft_mix is not None,
+        mixes_sft=prepared.datasets.sft_mix is not None,
         fp16=prepared.device.half(recipe.model),
     )
-    return Monitor(recipe.health.rules, context)
+    return Monitor(recipe.health.rules, facts)
 
 
-def _step_zero(
-    recipe: Recipe, method: Method, folder: RunDir, run: dict[str, Any]
-) -> StartCheckCallback | None:
-    def remember(figures: list[list[float]]) -> None:
-        run["step_zero"] = figures
-        folder.write_run(run)
-
-    if not method.needs_reference:
-        return None
-    return StartCheckCallback(
-        method,
-        other=recipe.reference.name_or_path,
-        known=run.get("step_zero"),
-        on_done=remember,
-    )
-
-
-@contextmanager
-def _record_failure(run: dict[str, Any], folder: RunDir) -> Iterator[None]:
-    """What stopped the run stands in run.json and in its report, too."""
-    try:
-        yield
-    except PreemptedError as error:
-        run |= {"status": "preempted", "finished": now(), "why": str(error)}
-        if is_main_process():
-            folder.write_run(run)
-        raise
-    except PrefcliError as error:
-        status = "diverged" if isinstance(error, DivergedError) else "failed"
-        run |= {"status": status, "finished": now(), "why": str(error)}
-        if is_main_process():
-            with suppress(OSError):  # the disk may be what failed
-                folder.write_run(run)
-            write_report_and_card(folder)
-        raise
-
-
-def _train_under_watch(
-    trainer: Trainer, watch: MonitorCallback, checkpoint: Path | None, *, has_eval: bool
+def _train_and_evaluate(
+    trainer: Trainer, monitor: MonitorCallback, context: PreflightContext, *, has_eval: bool
 ) -> None:
-    """To the last evaluation, or, with early stopping, to the best one."""
+    """Train to the last step and evaluate it; with early stopping, return to the best step."""
+    checkpoint = context.checkpoint
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        best = _best_step(trainer)
+        best = best_step(trainer)
         if best is not None:
-            watch.take_back(best)
-        elif has_eval and watch.last_eval_step != trainer.state.global_step:
+            monitor.take_back(best)
+        elif has_eval and monitor.last_eval_step != trainer.state.global_step:
             trainer.evaluate()
     except torch.OutOfMemoryError as error:
         raise RecipeError(
             Problem(
-                f"the GPU's memory is full at step {trainer.state.global_step}: "
+                f"the GPU is out of memory at step {trainer.state.global_step}: "
                 f"{str(error).splitlines()[0]}",
                 path="training.per_device_train_batch_size",
-                hint="lower it (accumulation keeps the global batch); or data.max_length, or train "
-                "a lora; or write training.gradient_checkpointing: true",
+                hint="lower it (gradient accumulation keeps the global batch), lower "
+                "data.max_length, train a LoRA adapter, or set training.gradient_checkpointing: "
+                "true",
+                code="TRN023",
             )
         ) from None
     finally:
-        watch.close()
-
-
-def _best_step(trainer: Trainer) -> int | None:
-    """Of the checkpoint that early stopping has put back, if it has."""
-    best = trainer.state.best_model_checkpoint
-    return int(best.rpartition("-")[2]) if trainer.args.load_best_model_at_end and best else None
-
-
-def _end(
-    recipe: Recipe,
-    method: Method,
-    folder: RunDir,
-    run: dict[str, Any],
-    trainer: Trainer,
-    watch: MonitorCallback,
-    samples: SamplingCallback | None,
-) -> Outcome:
-    """The run's record, report and last lines; the model is saved by now."""
-    compared, said = (
-        recipe.expected.compare(method.name, watch.last_eval) if recipe.expected else ({}, [])
-    )
-    run |= {
-        "status": "finished",
-        "finished": now(),
-        "steps": trainer.state.global_step,
-        "eval": {"first": watch.first_eval, "last": watch.last_eval},
-        "expected": {name: found.as_dict() for name, found in compared.items()},
-        "speed": trainer.context.packed_forward.as_dict(),
-    }
-    if (best := _best_step(trainer)) is not None:
-        run["best_step"] = best
-    if is_main_process():
-        folder.write_run(run)
-        say(*closing_lines(method, folder, trainer.state.global_step, watch), *said)
-        say(*trainer.context.packed_forward.closing_lines())
-        say(*(samples.closing_lines() if samples is not None else []))
-        write_report_and_card(folder, about=method.__doc__)
-    if world_size() > 1:
-        # A process that leaves early may take the launcher along while another still saves.
-        trainer.accelerator.wait_for_everyone()
-    return Outcome(
-        str(folder.path), str(folder.model), metrics=watch.last_eval, expected=run["expected"]
-    )
+        monitor.close()

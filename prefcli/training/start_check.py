@@ -1,14 +1,14 @@
-"""Before the first step: is the reference the one that was meant, and the loss the one asked for?
+"""A check before the first step: is the reference the intended one, and the loss the right one?
 
-While the policy still equals the reference, every log-ratio is zero and each loss has a value of
-its own (`Method.start_loss`). A wrong reference, a stale file of its log-probabilities or a loss
-that was swapped on the way shows here, and nowhere else: training goes on with either.
+While the policy still equals the reference, every log-ratio is zero and each loss has a known value
+(`Method.start_loss`). A wrong reference, stale precomputed log-probabilities or a different loss
+shows here and nowhere later, since training proceeds with either.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,55 +17,58 @@ import torch
 from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from prefcli.checkpoints.run_record import RunRecord
 from prefcli.console import say
 from prefcli.errors import GateError, Problem
 from prefcli.methods import Method
 from prefcli.model.inference import eval_mode
+from prefcli.recipe.schema import Recipe
 
 _ROWS = 8
-_OF_THE_LOSS = 0.01
+_LOSS_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far two passes over the same weights may be apart, in nats a token."""
+    """How much two passes over the same weights may differ, in nats per token."""
 
     half: bool
-    """Is anything computed in 16 bits? In float32 only the order of additions differs."""
+    """Whether anything is computed in 16 bits. In float32 only the order of additions differs."""
 
     @classmethod
     def of_run(cls, model: torch.nn.Module, args: TrainingArguments) -> Tolerance:
-        whole = all(p.element_size() >= 4 for p in model.parameters() if p.is_floating_point())
-        return cls(not whole or args.bf16 or args.fp16)
+        full = all(p.element_size() >= 4 for p in model.parameters() if p.is_floating_point())
+        return cls(not full or args.bf16 or args.fp16)
 
     @property
     def least(self) -> float:
         return 1e-2 if self.half else 1e-4
 
     def of(self, tokens: int) -> float:
-        """For one response: in 16 bits single tokens are off, and many of them even out."""
+        """Return the tolerance of one response: in 16 bits the errors of its tokens average out."""
         return max(self.least, 0.1 / math.sqrt(max(tokens, 1))) if self.half else self.least
 
-    def allows(self, off: Sequence[float], tokens: Sequence[int]) -> bool:
-        """Of several responses each is judged, and their mean, which is off where all are.
+    def allows(self, differences: Sequence[float], tokens: Sequence[int]) -> bool:
+        """Judge each response, and their mean, which noise moves less than other weights do.
 
-        off: in nats a token; not a number is allowed nowhere.
+        differences: in nats per token; NaN is never allowed.
         """
-        most = [self.of(count) for count in tokens]
-        each = all(a <= b for a, b in zip(off, most, strict=True))
-        return each and sum(off) / len(off) <= max(self.least, sum(most) / len(most) / 2)
+        limits = [self.of(count) for count in tokens]
+        all_allowed = all(a <= b for a, b in zip(differences, limits, strict=True))
+        mean = sum(differences) / len(differences)
+        return all_allowed and mean <= max(self.least, sum(limits) / len(limits) / 2)
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One row, before training."""
+class StartProbe:
+    """The measurements of one row before training."""
 
     loss: float
     expected: float | None
     drifts: list[float]
-    """|policy - reference| of each side, in nats a token."""
+    """|policy - reference| of each side, in nats per token."""
     tokens: list[int]
-    """Of each side."""
+    """Tokens of each side."""
     nats: float
     """Sum over its sides of |policy - reference|."""
     reference: list[float]
@@ -77,28 +80,19 @@ class Figure:
 
 
 class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """Looks at a few rows when training begins; on a resume, whether the reference is the same.
+    """Probes a few rows when training begins; on a resume, compares the reference with before.
 
-    other: the model that the recipe names as reference, if it does.
-    known: what the reference said of these rows when the run began, if it did.
-    on_done: told what it says of them in a new run.
-    trainer: to be set once it is built.
+    A new run records what the reference says of these rows; a resumed run compares with that.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        *,
-        other: str | None,
-        known: Sequence[Sequence[float]] | None,
-        on_done: Callable[[list[list[float]]], None],
-    ) -> None:
+    def __init__(self, trainer: Trainer, recipe: Recipe, method: Method, record: RunRecord) -> None:
+        self._trainer = trainer
         self._method = method
-        self._other = other
-        self._known = known
-        self._on_done = on_done
-        self.trainer: Trainer = None
-        self.figures: list[Figure] = []
+        self._other = recipe.reference.name_or_path
+        """The model that the recipe names as reference."""
+        self._record = record
+        self._known = record.step_zero
+        self.probes: list[StartProbe] = []
 
     def on_train_begin(
         self,
@@ -107,142 +101,152 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        trainer = self.trainer
+        trainer = self._trainer
         tolerance = Tolerance.of_run(trainer.model, args)
-        fault = None
+        error, lines = None, []
         try:
-            self.figures = [self._look(row) for row in _spread(trainer.train_dataset)]
-            said = self._judge(state.global_step, tolerance)
-        except GateError as error:
-            fault = error
-        # The weights of one process may be broken: then none of them goes on, or waits.
-        faults = [each for each in gather_object([fault]) if each is not None]
-        if faults:
-            raise faults[0]
-        say(*said)
+            self.probes = [self._probe(row) for row in _spread(trainer.train_dataset)]
+            lines = self._judge(state.global_step, tolerance)
+        except GateError as failed:
+            error = failed
+        # The weights of one process may be broken: then all processes stop, and none waits.
+        errors = [one for one in gather_object([error]) if one is not None]
+        if errors:
+            raise errors[0]
+        say(*lines)
         if not self._known and state.is_world_process_zero:
-            self._on_done([f.reference for f in self.figures])
+            self._record.step_zero = [probe.reference for probe in self.probes]
+            self._record.save()
 
     def _judge(self, step: int, tolerance: Tolerance) -> list[str]:
-        """What there is to say. Raises GateError."""
-        said = []
+        """Return lines for the log. Raises GateError."""
+        lines = []
         if step == 0 and self._other is None:
-            said.append(self._prove_start(tolerance))
+            lines.append(self._check_start(tolerance))
         elif step == 0:
-            mean = sum(f.drift for f in self.figures) / len(self.figures)
-            alike = mean < tolerance.least
-            same = " (the same model: leave reference.name_or_path out)" if alike else ""
-            said.append(
-                f"step 0: the policy is {mean:.3g} nats a token from its reference, "
+            mean = sum(probe.drift for probe in self.probes) / len(self.probes)
+            equal = mean < tolerance.least
+            same = " (the same model: remove reference.name_or_path)" if equal else ""
+            lines.append(
+                f"step 0: the policy is {mean:.3g} nats per token from its reference, "
                 f"{self._other}{same}"
             )
         if self._known:
-            said.append(self._prove_same(self._known, tolerance))
-        return said
+            lines.append(self._check_same_reference(self._known, tolerance))
+        return lines
 
-    def _look(self, row: dict[str, Any]) -> Figure:
-        """Through the very code that trains, one row at a time, so that nothing averages out."""
-        trainer, method = self.trainer, self._method
-        inputs = trainer.data_collator([row])
+    def _probe(self, row: dict[str, Any]) -> StartProbe:
+        """Run one row through the code that trains; a batch would average differences out."""
+        trainer, method = self._trainer, self._method
         logged = method.trainer.logged_metrics(trainer)
-        with eval_mode(trainer.model), _in_float32(self._models):
+        inputs = trainer.data_collator([row])
+        with eval_mode(trainer.model), _float32_logprobs_required(self._models):
             loss, _, _ = trainer.prediction_step(trainer.model_wrapped, inputs, True)
-        told = {name: values[-1] for name, values in logged["eval"].items()}
+        metrics = {name: values[-1] for name, values in logged["eval"].items()}
         logged["eval"].clear()
         tokens = inputs["completion_mask"].sum(1).tolist()
-        sides = [s for s in ("chosen", "rejected") if f"logps/{s}" in told]
-        ratios = [told[f"rewards/{s}"] / self._method.reward_scale for s in sides]
+        sides = [s for s in ("chosen", "rejected") if f"logps/{s}" in metrics]
+        ratios = [metrics[f"rewards/{s}"] / method.reward_scale for s in sides]
         labels = [bool(row["label"])] if "label" in row else []
-        chosen_nll = -told["logps/chosen"] / tokens[0] if "logps/chosen" in told else None
-        return Figure(
+        chosen_nll = -metrics["logps/chosen"] / tokens[0] if "logps/chosen" in metrics else None
+        return StartProbe(
             loss=float(loss),
             expected=method.start_loss(labels, chosen_nll),
             drifts=[abs(r) / n for r, n in zip(ratios, tokens, strict=True)],
             tokens=tokens,
             nats=sum(map(abs, ratios)),
-            reference=[told[f"logps/{s}"] - r for s, r in zip(sides, ratios, strict=True)],
+            reference=[metrics[f"logps/{s}"] - r for s, r in zip(sides, ratios, strict=True)],
         )
 
     @property
     def _models(self) -> list[torch.nn.Module]:
-        every = (self.trainer.model, getattr(self.trainer, "ref_model", None))
-        return [model for model in every if model is not None]
+        models = (self._trainer.model, getattr(self._trainer, "ref_model", None))
+        return [model for model in models if model is not None]
 
-    def _prove_start(self, tolerance: Tolerance) -> str:
-        drift = max(f.drift for f in self.figures)
-        drifts = [each for f in self.figures for each in f.drifts]
-        if not tolerance.allows(drifts, [count for f in self.figures for count in f.tokens]):
+    def _check_start(self, tolerance: Tolerance) -> str:
+        drift = max(probe.drift for probe in self.probes)
+        drifts = [value for probe in self.probes for value in probe.drifts]
+        if not tolerance.allows(drifts, [n for probe in self.probes for n in probe.tokens]):
             raise GateError(
                 Problem(
-                    f"step 0: the reference is not the starting policy: they differ by {drift:.3g} "
-                    f"nats a token on {len(self.figures)} rows, where 0 is due",
+                    "step 0: the reference is not the starting policy: their log-probabilities "
+                    f"differ by {drift:.3g} nats per token on {len(self.probes)} rows; expected 0",
                     path="reference",
-                    hint="if another model was meant, name it in reference.name_or_path; else the "
-                    "weights on disk changed while the run was loading, or this is a bug of ours",
+                    hint="if you meant another model, name it in reference.name_or_path; if not, "
+                    "check whether the weights changed on disk while they were loaded, and report "
+                    "a bug in prefcli if they did not",
+                    code="TRN026",
                 )
             )
-        for figure in self.figures:
-            if figure.expected is None:
+        for probe in self.probes:
+            if probe.expected is None:
                 continue
-            if not abs(figure.loss - figure.expected) <= self._room(figure):
+            if not abs(probe.loss - probe.expected) <= self._loss_tolerance(probe):
                 raise GateError(
                     Problem(
-                        f"step 0: the loss is {figure.loss:.5g} where policy and reference agree; "
-                        f"by its formula it is {figure.expected:.5g}",
+                        f"step 0: the loss is {probe.loss:.5g} while policy and reference agree; "
+                        f"its formula gives {probe.expected:.5g}",
                         path=self._method.name,
-                        hint="the trainer computes another loss than the recipe asks for: this "
-                        "version of trl is not the one that prefcli was tested with",
+                        hint="install the version of trl that prefcli was tested with: this one "
+                        "computes another loss than the recipe asks for",
+                        code="TRN027",
                     )
                 )
-        loss = self.figures[0]
-        formula = f", loss {loss.loss:.4f} as by its formula" if loss.expected is not None else ""
+        first = self.probes[0]
+        formula = (
+            f", loss {first.loss:.4f} matches its formula" if first.expected is not None else ""
+        )
         return (
-            f"step 0: policy and reference agree on {len(self.figures)} rows "
-            f"(within {drift:.1g} nats a token){formula}"
+            f"step 0: policy and reference agree on {len(self.probes)} rows "
+            f"(within {drift:.1g} nats per token){formula}"
         )
 
-    def _room(self, figure: Figure) -> float:
-        """How far the loss may be off its formula: what rounding moved the log-ratios by, times
-        the slope of the loss at 0."""
-        slack = self._method.start_loss_slack(figure.nats, figure.drift)
-        return _OF_THE_LOSS * (figure.expected or 0.0) + slack
+    def _loss_tolerance(self, probe: StartProbe) -> float:
+        """Bound the loss's distance from its formula: rounded log-ratios times its slope at 0."""
+        slack = self._method.start_loss_slack(probe.nats, probe.drift)
+        return _LOSS_TOLERANCE * (probe.expected or 0.0) + slack
 
-    def _prove_same(self, known: Sequence[Sequence[float]], tolerance: Tolerance) -> str:
-        for before, figure in zip(known, self.figures, strict=True):
-            for old, new, tokens in zip(before, figure.reference, figure.tokens, strict=True):
+    def _check_same_reference(self, known: Sequence[Sequence[float]], tolerance: Tolerance) -> str:
+        for before, probe in zip(known, self.probes, strict=True):
+            for old, new, tokens in zip(before, probe.reference, probe.tokens, strict=True):
                 if not abs(old - new) <= tolerance.of(tokens) * max(abs(old), 1.0):
                     raise GateError(
                         Problem(
-                            "the reference is not the one this run began with: it gives a response "
-                            f"{new:.5g} nats where it gave {old:.5g}",
+                            "the reference is not the one this run started with: it scores a "
+                            f"response {new:.5g} nats, which was {old:.5g} before",
                             path="reference.name_or_path" if self._other else "model.name_or_path",
-                            hint="its weights have changed on disk since then; put "
-                            "them back, or start a new run in another output_dir",
+                            hint="restore its weights, which have changed on disk, or start a new "
+                            "run in another output_dir",
+                            code="TRN028",
                         )
                     )
-        return f"resume: the reference is the one this run began with, on {len(known)} rows"
+        return f"resume: the reference is the one this run started with, on {len(known)} rows"
 
 
 @contextmanager
-def _in_float32(models: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """Refuse log-probabilities in 16 bits: the sum over a response would be rounded to whole nats
-    from 256 on, alike in policy and reference, so that nothing else shows it. Raises GateError."""
+def _float32_logprobs_required(models: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Raise GateError if a model returns log-probabilities in 16 bits.
 
-    def look(module: torch.nn.Module, args: Any, output: Any) -> None:
-        found = getattr(output, "log_probs", None)
-        if found is not None and found.dtype != torch.float32:
-            name = str(found.dtype).removeprefix("torch.")
+    The sum over a response would be rounded to whole nats from 256 on, equally in policy and
+    reference, so that no other check notices it.
+    """
+
+    def check(module: torch.nn.Module, args: Any, output: Any) -> None:
+        log_probs = getattr(output, "log_probs", None)
+        if log_probs is not None and log_probs.dtype != torch.float32:
+            name = str(log_probs.dtype).removeprefix("torch.")
             raise GateError(
                 Problem(
                     f"step 0: log-probabilities are in {name}, in which their sum over a response "
                     "is rounded to half a nat or more",
                     path="launch.strategy",
-                    hint="train under another strategy, and please report this: an engine casts "
-                    "what the model returns",
+                    hint="train with another strategy, and report this: an engine casts what the "
+                    "model returns",
+                    code="TRN034",
                 )
             )
 
-    handles = [model.register_forward_hook(look) for model in models]
+    handles = [model.register_forward_hook(check) for model in models]
     try:
         yield
     finally:
@@ -251,6 +255,6 @@ def _in_float32(models: Sequence[torch.nn.Module]) -> Iterator[None]:
 
 
 def _spread(dataset: Any) -> list[dict[str, Any]]:
-    """A few rows from all over the data."""
+    """Take a few rows from all over the data."""
     count = min(_ROWS, len(dataset))
     return [dataset[i * len(dataset) // count] for i in range(count)]

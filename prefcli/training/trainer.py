@@ -22,7 +22,7 @@ from prefcli.console import is_main_process
 from prefcli.data.cache_keys import trl_map_key
 from prefcli.data.run_datasets import RunDatasets
 from prefcli.data.trl_map_cache import CachedMapDataset, serialized
-from prefcli.errors import DataError, Problem, RecipeError
+from prefcli.errors import DataError
 from prefcli.memory.activations import Policy
 from prefcli.memory.gradient_checkpointing import Choice, choose, memory_here
 from prefcli.methods import Method
@@ -120,7 +120,7 @@ def make_trainer(
             train_dataset=CachedMapDataset.of(datasets.train.for_trl(), key),
             eval_dataset=CachedMapDataset.of(evaluated.for_trl(), key) if evaluated else None,
             processing_class=tokenizer,
-            callbacks=[*callbacks, *_early_stopping(recipe, method)],
+            callbacks=[*callbacks, *_early_stopping(recipe)],
             **arguments,
         )
     if recipe.model.adapter == "continue":
@@ -139,20 +139,9 @@ def make_trainer(
     return trainer, effective
 
 
-def _early_stopping(recipe: Recipe, method: Method) -> list[TrainerCallback]:
+def _early_stopping(recipe: Recipe) -> list[TrainerCallback]:
     options = recipe.training.early_stopping
-    if options is None:
-        return []
-    if options.metric not in method.eval_metrics:
-        raise RecipeError(
-            Problem(
-                f"{method.name} does not measure {options.metric} in evaluations",
-                path="training.early_stopping.metric",
-                hint=f"choose one of {', '.join(method.eval_metrics)}",
-                code="TRN061",
-            )
-        )
-    return [EarlyStoppingCallback(options.patience, options.threshold)]
+    return [EarlyStoppingCallback(options.patience, options.threshold)] if options else []
 
 
 def trainer_class_of(recipe: Recipe, context: TrainerContext) -> type[Any]:

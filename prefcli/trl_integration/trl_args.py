@@ -7,9 +7,7 @@ arrived in the trainer.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,79 +23,6 @@ from prefcli.recipe.sections import Training
 def repeated_rows(rows: int, micro_batch: int, world: int) -> int:
     """Rows that accelerate trains twice an epoch, so that every process has as many batches."""
     return -rows % micro_batch if world > 1 else 0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a recipe means on this many devices."""
-
-    exact: bool
-    """False where packing decides how many sequences the rows make."""
-    world_size: int
-    accumulation: int
-    steps: int
-    steps_per_epoch: int
-    warmup_steps: int
-    evaluations: int
-    checkpoints: int
-    repeated: int
-    """Rows trained twice an epoch, to fill the last batch of every process."""
-
-    def lines(self, training: Training) -> list[str]:
-        about = "" if self.exact else "about "
-        repeated = (
-            [f"plan: {self.repeated} rows an epoch are trained twice, to fill the last batches"]
-            if self.repeated
-            else []
-        )
-        return [
-            f"plan: {about}{self.steps} steps of {training.global_batch_size} rows "
-            f"({training.per_device_train_batch_size} a device x {self.world_size} devices x "
-            f"{self.accumulation} accumulated), {self.steps_per_epoch} steps an epoch, "
-            f"{self.warmup_steps} warm-up steps, {self.evaluations} evaluations, "
-            f"{self.checkpoints} checkpoints",
-            *repeated,
-        ]
-
-
-def plan(
-    training: Training, rows: int, *, exact: bool = True, has_eval: bool, world: int | None = None
-) -> Plan:
-    """Steps as transformers will count them. Raises RecipeError for an unreachable batch.
-
-    world: processes of the run; left out, of this one.
-    """
-    world = world or world_size()
-    accumulation = accumulate(training, world)
-    batches = math.ceil(rows / (training.per_device_train_batch_size * world))
-    per_epoch = max(1, math.ceil(batches / accumulation))
-    steps = training.max_steps or math.ceil(training.num_train_epochs * per_epoch)
-    warmup = training.warmup
-    if warmup >= steps:
-        raise RecipeError(
-            Problem(
-                f"{training.warmup_steps} warm-up steps of {steps} steps in all: the learning rate "
-                "would never be reached",
-                path="training.warmup_steps",
-                hint="write fewer, or training.warmup_ratio",
-            )
-        )
-    evaluations = 0
-    if has_eval:
-        every = training.eval_steps
-        # Before the first step, after the last, and every so many steps between.
-        evaluations = 2 + ((steps - 1) // every if every else 0)
-    return Plan(
-        exact=exact,
-        world_size=world,
-        accumulation=accumulation,
-        steps=steps,
-        steps_per_epoch=per_epoch,
-        warmup_steps=int(warmup) if warmup >= 1 else math.ceil(steps * warmup),
-        evaluations=evaluations,
-        repeated=repeated_rows(rows, training.per_device_train_batch_size * world, world),
-        checkpoints=steps // training.save_steps + bool(steps % training.save_steps),
-    )
 
 
 def accumulate(training: Training, world: int) -> int:

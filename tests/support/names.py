@@ -57,8 +57,8 @@ WORDS = {
 }
 LOCALS = {"found", "told", "said", "each", "more", "theirs", "ours", "asked", "somebody", "whole"}
 """Complete variable names that hold nothing but grammar."""
-ALLOWED = {"allow_unusual"}
-"""Parameters that a flag names."""
+ALLOWED = {"allow_unusual", "siblings"}
+"""A parameter that a flag names, and an attribute of huggingface_hub."""
 
 
 def words_of(identifier: str) -> list[str]:

@@ -16,10 +16,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefcli import cli
+from prefcli.checkpoints import atomic
 from prefcli.console import keep_stdout_for_json
 from prefcli.library_logging import quiet_libraries
 from prefcli.model import load_tokenizer
 from prefcli.recipe import Loaded, load
+from prefcli.training import finish
 from tests.support.tiny_runs import TEMPLATE, sentence, small_recipe, trainer_of, write_jsonl
 
 torch.set_num_threads(1)
@@ -40,19 +42,24 @@ def _own_environment():
         yield
 
 
+def pytest_report_header() -> str:
+    return (
+        "prefcli, tests/train: fsync is replaced by nothing; reports and model cards are written "
+        "only in tests marked `report`"
+    )
+
+
 @pytest.fixture(autouse=True)
-def _no_pages(request, monkeypatch):
-    """A page takes longer than a run of a tiny model: only tests marked `report` have theirs."""
+def _without_reports(request, monkeypatch):
+    """Skip report and model card, which take longer than a run of a tiny model."""
     if request.node.get_closest_marker("report") is None:
-        monkeypatch.setattr(
-            "prefcli.training.run.write_report_and_card", lambda *args, **kwargs: None
-        )
+        monkeypatch.setattr(finish, "write_report_and_card", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(autouse=True)
-def _no_fsync(monkeypatch):
-    """Only a power cut could tell the difference, and on a busy disk each takes long."""
-    monkeypatch.setattr("prefcli.checkpoints.atomic.os.fsync", lambda handle: None)
+def _without_fsync(monkeypatch):
+    """Skip fsync: only a power cut shows the difference, and it is slow on a busy disk."""
+    monkeypatch.setattr(atomic, "fsync", lambda handle: None)
 
 
 @pytest.fixture(scope="session")

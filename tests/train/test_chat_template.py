@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefcli.model import load_tokenizer
 from prefcli.model.chat_template import chat_template_warnings
-from prefcli.preflight.tokenizer_warnings import tokenizer_warnings
+from prefcli.preflight.stop_token_check import tokenizer_warnings
 from tests.support.tiny_tokenizers import CHATML, ENDED, NO_END, chatml, no_end, story
 
 

@@ -12,7 +12,8 @@ import yaml
 from safetensors.torch import load_file
 
 from prefcli.checkpoints import atomic, atomic_checkpoints
-from prefcli.checkpoints.run_dir import RunDir, is_complete
+from prefcli.checkpoints.completeness import is_complete
+from prefcli.checkpoints.run_dir import RunDir
 from prefcli.recipe import load
 from prefcli.training.run import train
 from tests.support.tiny_runs import pairs, small_recipe, write_jsonl

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import resource
+import shutil
 import subprocess
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,13 +13,14 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
-import prefcli.training.run as story
 from prefcli.checkpoints.atomic import writing
-from prefcli.checkpoints.disk_errors import disk_errors_reported
-from prefcli.checkpoints.run_dir import RunDir, is_complete
-from prefcli.errors import RecipeError
+from prefcli.checkpoints.completeness import is_complete
+from prefcli.checkpoints.disk import disk_errors_reported
+from prefcli.checkpoints.run_dir import RunDir
 from prefcli.training.run import train
+from tests.support.problems import stops_with
 
 
 def mount(folder: Path, options: str) -> bool:
@@ -40,19 +42,15 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.fixture
-def at_step_5(monkeypatch):
-    """Have something happen after the fifth step of runs."""
-    happens = []
+class AtStep(TrainerCallback):
+    """Calls a function after a step."""
 
-    class MonitorCallback(story.MonitorCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            super().on_step_end(args, state, control, **kwargs)
-            if state.global_step == 5:
-                [each() for each in happens]
+    def __init__(self, step, function):
+        self.step, self.function = step, function
 
-    monkeypatch.setattr(story, "Watch", MonitorCallback)
-    return happens
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.function()
 
 
 @pytest.fixture
@@ -62,31 +60,35 @@ def long(recipe_data):
     return recipe_data
 
 
-def stopped(recipe) -> str:
-    with pytest.raises(RecipeError) as error:
-        train(recipe, recipe.dpo)
+def stopped(recipe, *callbacks) -> str:
+    with stops_with("ENV051") as error:
+        train(recipe, recipe.dpo, callbacks=callbacks)
     assert error.value.exit_code == 2
     assert recipe.output_dir in str(error.value)
     return str(error.value)
 
 
-def test_a_full_disk(long, make_recipe, disk, tmp_path, capsys):
+def fill(disk: Path) -> None:
+    """Leave 300 kB of a disk: less than a checkpoint."""
+    (disk / "other").write_bytes(bytes(shutil.disk_usage(disk).free - 300_000))
+
+
+def test_run_whose_disk_fills_up_stops_and_resumes(long, make_recipe, disk, tmp_path, capsys):
+    long["training"]["save_total_limit"] = 1
     recipe = make_recipe(long, f"output_dir={disk / 'run'}").recipe
-    said = stopped(recipe)
+    message = stopped(recipe, AtStep(5, lambda: fill(disk)))
     run = RunDir(recipe.output_dir)
-    last, torn = run.last_checkpoint()
-    assert last is not None
-    assert not torn
-    lost = f"checkpoint-{int(last.name.rpartition('-')[2]) + 2}"
-    assert f"can't be written to while writing {lost}: the disk is full" in said
-    assert f"free some space; {last.name} is whole, and the same command goes on from it" in said
-    assert "warning: output_dir: this run writes up to" in capsys.readouterr().out
+    last, incomplete = run.last_checkpoint()
+    assert last == run.path / "checkpoint-4"
+    assert not incomplete
+    assert "while writing checkpoint-6: the disk is full" in message
+    assert "checkpoint-4 is complete: the same command resumes from it" in message
     assert run.read_run()["status"] == "failed"
 
-    assert subprocess.run(["mount", "-o", "remount,size=9m", str(disk)]).returncode == 0
+    (disk / "other").unlink()
     train(recipe, recipe.dpo)
     assert f"resuming from {last}" in capsys.readouterr().out
-    other = make_recipe(long, f"output_dir={tmp_path / 'undisturbed'}").recipe
+    other = make_recipe(long, f"output_dir={tmp_path / 'uninterrupted'}").recipe
     train(other, other.dpo)
     one, two = (
         load_file(Path(r.output_dir) / "model" / "model.safetensors") for r in (recipe, other)
@@ -94,45 +96,48 @@ def test_a_full_disk(long, make_recipe, disk, tmp_path, capsys):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_disk_that_becomes_read_only(long, make_recipe, disk, at_step_5, monkeypatch):
-    # A file that is open for writing keeps mount, though no kernel, from making it so.
+def test_run_on_disk_that_becomes_read_only_stops(long, make_recipe, disk, monkeypatch):
+    # mount refuses while a file is open for writing, as the lock is.
     monkeypatch.setattr(RunDir, "lock", lambda self: nullcontext())
+    long["training"]["save_total_limit"] = 1
     recipe = make_recipe(long, f"output_dir={disk / 'run'}").recipe
     run = RunDir(recipe.output_dir)
-    at_step_5.append(lambda: subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True))
-    # The first thing to be written after it is a line of metrics, and none is ever dropped.
-    said = stopped(recipe)
-    assert "can't be written to while writing metrics.jsonl: the file system is read-only" in said
-    assert "checkpoint-4 is whole" in said
+    remount = ["mount", "-o", "remount,ro", str(disk)]
+    # The first write after it is a line of metrics, which is never dropped.
+    message = stopped(recipe, AtStep(5, lambda: subprocess.run(remount, check=True)))
+    assert "while writing metrics.jsonl: the file system is read-only" in message
+    assert "checkpoint-4 is complete" in message
     assert run.read_run()["status"] == "running"
     assert is_complete(run.path / "checkpoint-4")
 
 
-def test_files_of_limited_size(long, make_recipe, at_step_5):
-    """What stands in for a full disk where nothing may be mounted."""
+def test_run_with_limited_file_size_stops(long, make_recipe):
+    """A full disk, for machines that do not allow mounting."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    at_step_5.append(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard)))
+    limit = AtStep(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard)))
     recipe = make_recipe(long).recipe
     try:
-        said = stopped(recipe)
+        message = stopped(recipe, limit)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     run = RunDir(recipe.output_dir)
-    assert "while writing checkpoint-6: a file grew larger than is allowed" in said
-    assert "checkpoint-4 is whole, and the same command goes on from it" in said
+    assert "while writing checkpoint-6: a file exceeds the allowed size" in message
+    assert "checkpoint-4 is complete: the same command resumes from it" in message
     assert sorted(path.name for path in run.path.glob("*-*")) == ["checkpoint-2", "checkpoint-4"]
     assert not (run.path / ".saving").exists()
 
 
-def fail(tmp_path: Path, error: Exception, what: str | None) -> None:
-    with disk_errors_reported(RunDir(str(tmp_path))), writing(what) if what else nullcontext():
+def fail(tmp_path: Path, error: Exception, target: str | None) -> None:
+    with disk_errors_reported(RunDir(str(tmp_path))), writing(target) if target else nullcontext():
         raise error
 
 
-def told(tmp_path: Path, error: Exception, what: str | None = "checkpoint-2") -> str:
-    with pytest.raises(RecipeError) as found:
-        fail(tmp_path, error, what)
-    return str(found.value)
+def message_of(
+    tmp_path: Path, error: Exception, code: str, target: str | None = "checkpoint-2"
+) -> str:
+    with stops_with(code) as caught:
+        fail(tmp_path, error, target)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -146,27 +151,30 @@ def told(tmp_path: Path, error: Exception, what: str | None = "checkpoint-2") ->
         (errno.EACCES, "permission denied"),
     ],
 )
-def test_every_failure_has_a_name(tmp_path, number, cause):
-    said = told(tmp_path, OSError(number, "as the kernel has it"))
-    assert f"{tmp_path} can't be written to while writing checkpoint-2: {cause}" in said
-    assert "no checkpoint was complete yet" in said
+def test_disk_error_names_its_cause(tmp_path, number, cause):
+    message = message_of(tmp_path, OSError(number, "as the kernel says"), "ENV051")
+    assert f"cannot write to {tmp_path} while writing checkpoint-2: {cause}" in message
+    assert "there is no complete checkpoint yet" in message
 
 
-def test_libraries_hide_the_number(tmp_path):
-    inside = SafetensorError("I/O error: Stale file handle (os error 116)")
-    assert "the network file system is lost" in told(tmp_path, inside)
-    torch_s = RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/3")
-    assert "PytorchStreamWriter failed writing file data/3" in told(tmp_path, torch_s)
-    of_tokenizers = Exception("No space left on device (os error 28)")
-    assert "the disk is full" in told(tmp_path, of_tokenizers)
-    elsewhere = told(tmp_path, OSError(errno.ENOSPC, "No space left on device"), None)
-    assert f"a disk is full, other than that of {tmp_path}" in elsewhere
+def test_disk_error_inside_a_library_names_its_cause(tmp_path):
+    safetensors = SafetensorError("I/O error: Stale file handle (os error 116)")
+    assert "network file system is lost" in message_of(tmp_path, safetensors, "ENV051")
+    torch_error = RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/3")
+    assert "failed writing file data/3" in message_of(tmp_path, torch_error, "ENV051")
+    tokenizers = Exception("No space left on device (os error 28)")
+    assert "the disk is full" in message_of(tmp_path, tokenizers, "ENV051")
+
+
+def test_full_disk_of_another_folder_is_reported_as_such(tmp_path):
+    error = OSError(errno.ENOSPC, "No space left on device")
+    assert "HF_HOME" in message_of(tmp_path, error, "ENV052", None)
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("shapes differ"), OSError(errno.ETIMEDOUT, "a tracker's"), OSError("?")]
 )
-def test_what_is_no_failure_of_the_disk_stays_what_it_is(tmp_path, error):
-    with pytest.raises(type(error)) as found:
+def test_error_that_is_not_the_disks_is_raised_unchanged(tmp_path, error):
+    with pytest.raises(type(error)) as caught:
         fail(tmp_path, error, None)
-    assert found.value is error
+    assert caught.value is error

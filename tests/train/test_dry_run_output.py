@@ -94,15 +94,19 @@ def test_the_first_row_is_shown(with_tokenizer, dry_run):
 # The disk
 
 
-def test_a_disk_that_a_run_would_fill(recipe_data, dry_run, tmp_path, monkeypatch):
+@pytest.fixture
+def full_disk(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9 - 1000, 1000))
-    # Another run's, in the folder above: it gives way to nothing.
+    # Checkpoints of another run, in the folder above, are not replaced by this one's.
     (tmp_path / "checkpoint-1").mkdir()
     write_jsonl(tmp_path / "checkpoint-1" / "weights", [1])
+
+
+def test_dry_run_on_short_disk_fails(recipe_data, dry_run, full_disk):
     code, document, _ = dry_run(recipe_data)
-    assert (code, document["will_run"]) == (0, True)
-    # One checkpoint, at the end: 4 bytes of weights and 8 of states a parameter; and model/.
+    assert (code, document["will_run"]) == (2, False)
+    # One checkpoint, at the end: 4 bytes of weights and 8 of states per parameter; and model/.
     parameters = document["parameters"]
     assert document["disk"] == {
         "checkpoint": 12 * parameters,
@@ -111,8 +115,14 @@ def test_a_disk_that_a_run_would_fill(recipe_data, dry_run, tmp_path, monkeypatc
         "needed": 16 * parameters,
         "free": 1000,
     }
-    (warning,) = [each for each in document["warnings"] if "disk" in each]
-    assert "0.0 MiB left, which matters if it is the disk of the run" in warning
+    assert [(p["code"], p["path"]) for p in document["problems"]] == [("ENV050", "output_dir")]
+
+
+def test_dry_run_for_another_machine_warns_of_short_disk(recipe_data, dry_run, full_disk):
+    code, document, _ = dry_run(recipe_data, "dpo", "--devices", "1")
+    assert (code, document["will_run"]) == (0, True)
+    (warning,) = [line for line in document["warnings"] if "disk" in line]
+    assert "its disk has 0.0 MiB free, if the run uses this machine's disk" in warning
 
 
 # What it leaves behind

@@ -24,7 +24,7 @@ def test_accumulation_on_other_devices(recipe_data, dry_run):
     for devices, accumulation in ((1, 6), (2, 3), (6, 1)):
         code, document, said = dry_run(recipe_data, "dpo", "--devices", str(devices))
         assert (code, document["accumulation"], document["steps"]) == (0, accumulation, 1)
-        assert f"(4 a device x {devices} devices x {accumulation} accumulated)" in said
+        assert f"(4 per device x {devices} devices x {accumulation} accumulated)" in said
         memory = document["memory"]
         assert (memory["devices"], memory["rows"]) == (devices, 4)
         assert memory["strategy"] == ("single" if devices == 1 else "ddp")
@@ -140,7 +140,7 @@ def test_a_part_of_the_data_is_enough_while_something_else_is_wrong(
     code, document, said = dry_run(recipe_data)
     assert code == 2
     assert (document["train"]["read"], document["train"]["available"]) == (1000, 1200)
-    assert "1000 rows at most, until the rest of the recipe is right" in said
+    assert "reading at most 1000 rows of each source, as a check failed" in said
     assert "memory" not in document
     assert "memory:" not in said
     _, document, _ = dry_run(recipe_data, "dpo", "--sample", "7")
@@ -159,11 +159,11 @@ def test_problems_of_every_level_at_once(recipe_data, dry_run, tmp_path):
     assert (code, document["will_run"]) == (2, False)
     assert [problem["path"] for problem in document["problems"]] == [
         "logging.report_to",
+        "training.global_batch_size",
         "data.max_length",
         "lora.target_modules",
         None,
-        "training.global_batch_size",
     ]
-    assert document["problems"][3]["place"].endswith("bad.jsonl: row 4")
+    assert document["problems"][4]["place"].endswith("bad.jsonl: row 4")
     assert said.splitlines()[-1] == "will not run: 5 problems above"
     assert "memory" not in document

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
@@ -19,24 +18,23 @@ from tests.support.tiny_runs import metric_rows, small_recipe
 RANK = "${oc.env:RANK,0}"
 
 
-def command(folder: Path, data: dict, *more: str) -> list[str]:
+def command(folder: Path, data: dict, *options: str) -> list[str]:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-    return [sys.executable, "-m", "prefcli", "dpo", str(path), *more]
+    return [sys.executable, "-m", "prefcli", "dpo", str(path), *options]
 
 
-def environment(**more: str) -> dict[str, str]:
+def environment(**variables: str) -> dict[str, str]:
     path = os.pathsep.join(sys.path)
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
 
 
-def left_behind(before: set[Path]) -> set[Path]:
-    return {*Path(tempfile.gettempdir()).glob("prefcli-*.failed")} - before
+def marker_files() -> set[Path]:
+    return {*Path(tempfile.gettempdir()).glob("prefcli-*.failed")}
 
 
-def test_a_rank_that_dies(tiny_model, tmp_path):
-    """In the middle of a run that would take hours."""
-    before = left_behind(set())
+def test_launch_killed_rank_ends_the_run_and_is_named(tiny_model, tmp_path):
+    before = marker_files()
     data = small_recipe(tiny_model, tmp_path)
     del data["data"]["eval"]
     data["launch"] = {"processes": 2}
@@ -54,23 +52,20 @@ def test_a_rank_that_dies(tiny_model, tmp_path):
                 break
         workers = {p.environ()["RANK"]: p for p in psutil.Process(started.pid).children()}
         assert sorted(workers) == ["0", "1"]
-        begun = time.monotonic()
         workers["1"].kill()
-        _, err = started.communicate(timeout=60)
-        assert time.monotonic() - begun < 10
+        _, err = started.communicate(timeout=30)
     finally:
-        started.kill()  # the workers go with it
+        started.kill()  # its workers end with it
     assert started.returncode == 1
-    said = [line for line in err.splitlines() if "reducer.cpp" not in line]
-    assert said[0] == "error: rank 1 was killed by signal 9 (Killed) [ENV001]"
-    assert said[1].startswith("    -> out of memory?")
-    assert len(said) == 2
+    lines = [line for line in err.splitlines() if "reducer.cpp" not in line]
+    assert lines[0] == "error: rank 1 was killed by signal 9 (Killed) [ENV001]"
+    assert len(lines) == 2
+    assert lines[1].startswith("    -> ")
     assert not workers["0"].is_running()
-    assert not left_behind(before)
+    assert marker_files() <= before
 
 
-def test_a_rank_that_raises(tiny_model, tmp_path):
-    """Its code and its words come through, also for a script."""
+def test_launch_failed_rank_sets_exit_code_and_error(tiny_model, tmp_path):
     data = small_recipe(tiny_model, tmp_path)
     data["data"]["train"] = {"path": f"{tmp_path}/train-{RANK}.jsonl"}
     data["launch"] = {"processes": 2}
@@ -90,26 +85,26 @@ def test_a_rank_that_raises(tiny_model, tmp_path):
     assert json.loads(done.stdout)["exit_code"] == 4
 
 
-def test_two_machines(tiny_model, tmp_path):
-    """Here one, twice: each starts a process, and they meet."""
+def test_launch_two_nodes_train_together(tiny_model, tmp_path):
+    """Both nodes are this machine, with one process each."""
     data = small_recipe(tiny_model, tmp_path)
     del data["data"]["eval"]
     data["launch"] = {"processes": 1, "nodes": 2}
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    machines = [
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    nodes = [
         subprocess.Popen(
             command(tmp_path, data),
-            env=environment(NODE_RANK=str(rank), **where),
+            env=environment(NODE_RANK=str(node), **rendezvous),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in (1, 0)
+        for node in (1, 0)
     ]
-    second, first = (machine.communicate(timeout=120)[0] for machine in machines)
-    assert [machine.returncode for machine in machines] == [0, 0], first + second
-    assert "plan: 2 steps of 8 rows (4 a device x 2 devices x 1 accumulated)" in first
-    assert "on machine 1 of 0 to 1" in second
+    second, first = (node.communicate(timeout=120)[0] for node in nodes)
+    assert [node.returncode for node in nodes] == [0, 0], first + second
+    assert "plan: 2 steps of 8 rows (4 per device x 2 devices x 1 accumulated)" in first
+    assert "node 1 of 0 to 1" in second
     assert "step=" not in second
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
     assert [row["step"] for row in metric_rows(tmp_path / "run") if "loss" in row] == [1, 2]

@@ -1,15 +1,16 @@
-"""torchrun's agent as we start it, over workers of a few lines: who failed, and with what code."""
+"""torchelastic's agent with small workers: which worker failed first, and the exit code."""
 
 from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -17,51 +18,61 @@ import pytest
 import torch
 
 from prefcli.errors import PrefcliError
-from prefcli.launcher import launch as starting
 from prefcli.launcher.agent import Agent, WorkerExit, exit_code
+from prefcli.launcher.launch import count_processes, worker_environment, worker_spec
 from prefcli.launcher.signal_forwarding import SignalForwarder
 from prefcli.recipe.sections import Launch
 
-BEGIN = """
+WORKER = """
 import os, signal, subprocess, sys, time
 from prefcli import first_failure
 rank = int(os.environ["RANK"])
+pipe = os.environ["PIPE"]
 def wait():
     time.sleep(60)
 """
 
 
-class Started:
-    """The end of a launch: `failure`, the exit code (or what is said instead), the seconds."""
+class Result:
+    """The end of a launch: the first failure, and the exit code or the error's code."""
 
-    def __init__(self, agent: Agent, signals: SignalForwarder, seconds: float) -> None:
-        self.failure, self.seconds = agent.failure, seconds
+    def __init__(self, agent: Agent, signals: SignalForwarder) -> None:
+        self.failure = agent.failure
+        self.exit_code: int | None = None
+        self.error_code: str | None = None
         try:
-            self.code: int | None = int(exit_code(agent.failure, signals))
-            self.said = ""
+            self.exit_code = int(exit_code(agent.failure, signals))
         except PrefcliError as error:
-            self.code, self.said = None, str(error)
+            self.error_code = error.problems[0].code
 
 
 @pytest.fixture
-def launched(monkeypatch):
-    """Two workers of some lines; meanwhile: what happens to this process, the launcher."""
+def pipe(monkeypatch, tmp_path) -> Path:
+    """A named pipe, which workers know as `pipe`."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    monkeypatch.setenv("PIPE", str(path))
+    return path
+
+
+@pytest.fixture
+def launched(monkeypatch, pipe) -> Iterator[Callable[..., Result]]:
+    """Runs two workers with the given code, and a function of the launcher at the same time."""
     monkeypatch.setenv("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGQUIT")
     logging.disable(logging.CRITICAL)
     quit_handler = signal.getsignal(signal.SIGQUIT)
-    # A shell's background jobs, as a test run may be one, are born deaf to it.
+    # Background jobs of a shell ignore SIGINT, and this test run may be one.
     interrupt_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     signals = SignalForwarder()
 
-    def run(lines: str, meanwhile=None) -> Started:
-        spec = starting._worker_spec(Launch(), 2, None, [])
-        spec.args = ("-c", BEGIN + lines)
-        agent = Agent(spec, signals)
-        begun = time.monotonic()
+    def run(code: str, meanwhile: Callable[[], None] | None = None, **grace: float) -> Result:
+        spec = worker_spec(Launch(), 2, None, [])
+        spec.args = ("-c", WORKER + code)
+        agent = Agent(spec, signals, **grace)
         if meanwhile is not None:
             threading.Thread(target=meanwhile).start()
         agent.run()
-        return Started(agent, signals, time.monotonic() - begun)
+        return Result(agent, signals)
 
     yield run
     signals.restore()
@@ -71,162 +82,164 @@ def launched(monkeypatch):
     assert not list(Path(tempfile.gettempdir()).glob(f"prefcli-*-{os.getpid()}-*"))
 
 
-def test_all_went_well(launched):
-    done = launched("sys.exit(0)")
-    assert (done.failure, done.code) == (None, 0)
+def test_agent_success_has_no_failure(launched):
+    result = launched("sys.exit(0)")
+    assert (result.failure, result.exit_code) == (None, 0)
 
 
-def test_a_code_of_ours_is_everybodys(launched, monkeypatch):
-    """The other one, which waits for ever, is ended."""
-    monkeypatch.setattr("prefcli.launcher.agent._GRACE_AFTER_ERROR", 0.5)
-    done = launched("""
+def test_agent_exit_code_of_one_worker_ends_the_other(launched):
+    result = launched(
+        """
 if rank == 1:
     first_failure.first_to_fail()
     sys.exit(4)
 wait()
-""")
-    assert (done.failure, done.code) == (WorkerExit(1, 4), 4)
-    assert done.seconds < 5
+""",
+        grace_after_error=0.5,
+    )
+    assert (result.failure, result.exit_code) == (WorkerExit(1, 4), 4)
 
 
-def test_who_claimed_the_word_failed_first(launched):
-    """Whoever the agent finds first."""
-    done = launched("""
+def test_agent_worker_with_the_marker_failed_first(launched):
+    """Rank 0 exits before rank 1, but because of it."""
+    result = launched("""
 if rank == 1:
     first_failure.first_to_fail()
-    time.sleep(0.5)
+    open(pipe).read()  # until rank 0 has ended
     sys.exit(5)
-while not first_failure.another_failed():
-    time.sleep(0.01)
+held_until_exit = open(pipe, "w")
 sys.exit(1)
 """)
-    assert done.code == 5
+    assert result.exit_code == 5
 
 
-def test_a_verdict_of_all_leaves_time_to_write_it_down(launched, tmp_path):
-    done = launched(f"""
+def test_agent_exit_code_of_prefcli_leaves_time_to_write(launched, tmp_path):
+    report = tmp_path / "report"
+    result = launched(
+        f"""
 if rank == 1:
     first_failure.first_to_fail()
+    held_until_exit = open(pipe, "w")
     sys.exit(75)
-time.sleep(1.5)
-open({str(tmp_path / "report")!r}, "w").close()
+open(pipe).read()  # until rank 1 has ended
+open({str(report)!r}, "w").close()
 sys.exit(75)
-""")
-    assert done.code == 75
-    assert (tmp_path / "report").exists()
+""",
+        grace_after_error=60,
+        grace_after_crash=0,
+    )
+    assert result.exit_code == 75
+    assert report.exists()
 
 
-def test_a_killed_worker_is_the_cause_of_what_follows(launched, tmp_path):
-    """Its fellow learns that it is gone, and so says nothing of its own."""
-    done = launched(f"""
+def test_agent_killed_worker_is_the_first_failure(launched, tmp_path):
+    noticed = tmp_path / "noticed"
+    result = launched(
+        f"""
 if rank == 0:
     os.kill(os.getpid(), signal.SIGKILL)
 while not first_failure.another_failed():
-    time.sleep(0.01)
-open({str(tmp_path / "heard")!r}, "w").close()
+    os.sched_yield()
+open({str(noticed)!r}, "w").close()
 sys.exit(1)
-""")
-    assert done.failure == WorkerExit(0, -9)
-    assert done.said.startswith("rank 0 was killed by signal 9 (Killed) [ENV001]")
-    assert (tmp_path / "heard").exists()
+""",
+        grace_after_crash=60,
+    )
+    assert result.failure == WorkerExit(0, -9)
+    assert result.error_code == "ENV001"
+    assert noticed.exists()
 
 
-def test_what_workers_have_started_ends_with_them(launched, tmp_path):
-    child = tmp_path / "child"
-    launched(f"""
+def test_agent_failure_ends_the_children_of_workers(launched, pipe):
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    launched("""
 if rank == 0:
-    child = subprocess.Popen(["sleep", "60"])
-    open({str(child)!r}, "w").write(str(child.pid))
+    subprocess.Popen(["sleep", "60"], stdout=open(pipe, "w"))
     sys.exit(2)
 """)
-    pid = int(child.read_text())
-    until = time.monotonic() + 10
-    while not gone(pid) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert gone(pid)
+    assert select.select([reader], [], [], 30)[0]  # the end of file: no process writes to it
+    assert os.read(reader, 1) == b""
+    os.close(reader)
 
 
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+READY = """
+with open(pipe, "w") as ready:
+    ready.write("r")
+wait()
+"""
 
 
-def to_this_process(number: int, when: Path):
-    def send():
-        while len(list(when.glob("ready-*"))) < 2:
-            time.sleep(0.02)
+def send_when_ready(number: int, pipe: Path) -> Callable[[], None]:
+    """Return a function that signals this process once both workers have written to the pipe."""
+
+    def send() -> None:
+        reader = os.open(pipe, os.O_RDWR)  # open for writing too, so that it has no end
+        for _ in range(2):
+            os.read(reader, 1)
+        os.close(reader)
         os.kill(os.getpid(), number)
 
     return send
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_reaches_every_worker(launched, tmp_path, number):
-    done = launched(
+def test_agent_signal_reaches_every_worker(launched, tmp_path, pipe, number):
+    result = launched(
         f"""
 def save(number, frame):
     open(os.path.join({str(tmp_path)!r}, f"saved-{{rank}}-{{number}}"), "w").close()
     sys.exit(75)
 signal.signal({int(number)}, save)
-open(os.path.join({str(tmp_path)!r}, f"ready-{{rank}}"), "w").close()
-wait()
+{READY}
 """,
-        to_this_process(number, tmp_path),
+        send_when_ready(number, pipe),
     )
-    assert done.code == 75
+    assert result.exit_code == 75
     saved = {path.name for path in tmp_path.glob("saved-*")}
     assert saved == {f"saved-{rank}-{int(number)}" for rank in (0, 1)}
 
 
-def test_a_signal_to_workers_that_do_not_listen_yet(launched, tmp_path):
-    ready = f'open(os.path.join({str(tmp_path)!r}, f"ready-{{rank}}"), "w").close()\nwait()'
-    done = launched(ready, to_this_process(signal.SIGTERM, tmp_path))
-    assert done.code == 75
+def test_agent_signal_before_workers_handle_it_requeues(launched, pipe):
+    assert launched(READY, send_when_ready(signal.SIGTERM, pipe)).exit_code == 75
 
 
-def test_interrupted(launched, tmp_path):
-    ready = f'open(os.path.join({str(tmp_path)!r}, f"ready-{{rank}}"), "w").close()\nwait()'
-    done = launched(ready, to_this_process(signal.SIGINT, tmp_path))
-    assert done.code == 130
+def test_agent_interrupt_exits_with_130(launched, pipe):
+    assert launched(READY, send_when_ready(signal.SIGINT, pipe)).exit_code == 130
 
 
-# What the accelerate that is installed makes of a configuration is in test_launch_config.py.
-
-
-def test_cores_are_shared_out(monkeypatch):
+def test_worker_environment_shares_the_cores(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
-    assert starting._environment(None, Launch(), 4)["OMP_NUM_THREADS"] == "4"
-    assert starting._environment(None, Launch(), 32)["OMP_NUM_THREADS"] == "1"
+    assert worker_environment(None, Launch(), 4)["OMP_NUM_THREADS"] == "4"
+    assert worker_environment(None, Launch(), 32)["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert "OMP_NUM_THREADS" not in starting._environment(None, Launch(), 4)
+    assert "OMP_NUM_THREADS" not in worker_environment(None, Launch(), 4)
 
 
 @pytest.mark.parametrize(
-    ("launch", "gpus", "message"),
+    ("launch", "gpus", "path", "code"),
     [
-        ({}, 0, "launch.processes: the default is the number of GPUs"),
-        ({"strategy": "fsdp2", "processes": 2}, 0, "fsdp2 shards a model over GPUs"),
-        ({"processes": 4}, 2, "4 processes need one GPU each, and 2 are visible here"),
-        ({"strategy": "zero3"}, 2, r"pip install 'prefcli\[deepspeed\]'"),
+        ({}, 0, "launch.processes", "ENV003"),
+        ({"strategy": "fsdp2", "processes": 2}, 0, "launch.strategy", "ENV003"),
+        ({"processes": 4}, 2, "launch.processes", "ENV003"),
+        ({"strategy": "zero3"}, 2, "launch.strategy", "RCP029"),
     ],
 )
-def test_what_this_machine_can_not_do(monkeypatch, launch, gpus, message):
+def test_count_processes_that_do_not_fit_are_refused(monkeypatch, launch, gpus, path, code):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr("prefcli.recipe.sections.training.find_spec", lambda name: None)
-    with pytest.raises(PrefcliError, match=message) as stop:
-        starting._processes(Launch.model_validate(launch))
-    assert stop.value.exit_code == 2
+    with pytest.raises(PrefcliError) as stop:
+        count_processes(Launch.model_validate(launch))
+    (problem,) = stop.value.problems
+    assert (problem.path, problem.code, stop.value.exit_code) == (path, code, 2)
 
 
-def test_left_out_it_is_the_gpus(monkeypatch):
+def test_count_processes_default_is_one_per_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    assert starting._processes(Launch(strategy="fsdp2")) == 8
+    assert count_processes(Launch(strategy="fsdp2")) == 8
 
 
-def test_a_worker_whose_launcher_is_gone_does_not_begin():
+def test_worker_without_its_launcher_does_not_start():
     environment = {**os.environ, "PREFCLI_LAUNCHER": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "prefcli", "--version"], env=environment, capture_output=True
@@ -234,7 +247,7 @@ def test_a_worker_whose_launcher_is_gone_does_not_begin():
     assert (done.returncode, done.stdout) == (1, b"")
 
 
-def test_a_launcher_that_dies_takes_its_workers_along():
+def test_worker_of_a_killed_launcher_ends():
     worker = (
         "import time; from prefcli.launcher import signal_forwarding; "
         "signal_forwarding.end_with_launcher(); "
@@ -246,9 +259,9 @@ def test_a_launcher_that_dies_takes_its_workers_along():
         "print(worker.pid, flush=True); worker.wait()"
     )
     started = subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True)
-    found = psutil.Process(int(started.stdout.readline()))
+    process = psutil.Process(int(started.stdout.readline()))
     assert started.stdout.readline() == "tied\n"
     started.kill()
     started.wait()
-    _, alive = psutil.wait_procs([found], timeout=10)
+    _, alive = psutil.wait_procs([process], timeout=10)
     assert not alive

@@ -16,7 +16,7 @@ from transformers import MistralConfig
 
 from prefcli.memory.fake_quantized import PackedLinear, pack
 from prefcli.memory.fake_step import Architectures, fake_run
-from prefcli.memory.model_info import size
+from prefcli.memory.model_info import describe_model
 from prefcli.model import Device, check_model, load_base_config
 from prefcli.recipe import load
 from tests.support.tiny_runs import ANYTHING, pairs, write_jsonl
@@ -120,7 +120,9 @@ def test_an_adapter_on_7b(mistral, tmp_path):
     data = mistral(32) | {"lora": {"rank": 16}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(data))
     recipe = load(str(tmp_path / "recipe.yaml")).recipe
-    found = size(recipe, check_model(recipe.model, recipe.lora), load_base_config(recipe.model))
+    found = describe_model(
+        recipe, check_model(recipe.model, recipe.lora), load_base_config(recipe.model)
+    )
     assert (found.parameters, found.trainable) == (PARAMETERS, 32 * ADAPTER)
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     assert found.adapted == dict.fromkeys(names, 32)

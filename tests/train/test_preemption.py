@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from prefcli import preemption
-from prefcli.checkpoints.run_dir import RunDir, owes_evaluation
+from prefcli.checkpoints.completeness import owes_evaluation
+from prefcli.checkpoints.run_dir import RunDir
 from prefcli.errors import ExitCode, PreemptedError
 from prefcli.report.run_data import read_run
 from prefcli.report.verdict import verdict

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+from transformers import TrainerCallback
 
 from prefcli.checkpoints.push_to_hub import check_push
 from prefcli.checkpoints.run_dir import RunDir
-from prefcli.errors import PushError, RecipeError
+from prefcli.errors import PushError
 from prefcli.training.run import train
+from tests.support.problems import stops_with
 
 TOKEN = "hf_" + "x" * 34
+
+
+class AtTheEnd(TrainerCallback):
+    """Calls a function when training ends."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.function()
 
 
 class Hub(BaseHTTPRequestHandler):
     """Takes every file within the commit itself; keeps what it was sent in `server.files`."""
 
     def do_GET(self):
+        if self.server.rejects:
+            return self._answer({"error": "Invalid user token."}, status=401)
         if self.path.endswith("/whoami-v2"):
             return self._answer({"name": "me", "type": "user", "orgs": []})
         return self._answer({"id": "me/tiny", "private": self.server.private, "siblings": []})
@@ -45,9 +59,9 @@ class Hub(BaseHTTPRequestHandler):
             return self._answer({"success": True, "commitOid": "abc", "commitUrl": url})
         return self._answer({})
 
-    def _answer(self, content):
+    def _answer(self, content, status=200):
         body = json.dumps(content).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -61,6 +75,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.files, server.asked, server.private, server.created = {}, [], True, None
+    server.rejects = False
     server.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
@@ -76,14 +91,14 @@ def recipe(recipe_data, make_recipe):
     return make_recipe(recipe_data | {"push_to_hub": {"repo_id": "me/tiny"}}).recipe
 
 
-def test_a_failed_push_costs_nothing_and_is_tried_again(recipe, hub, monkeypatch):
+def test_push_failure_leaves_saved_model_and_is_tried_again(recipe, hub, monkeypatch):
     run = RunDir(recipe.output_dir)
-    with monkeypatch.context() as without:
-        without.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-        with pytest.raises(
-            PushError, match=r"is saved in .*model, but not pushed to me/tiny"
-        ) as no:
-            train(recipe, recipe.dpo)
+    unreachable = functools.partial(
+        monkeypatch.setattr, "huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9"
+    )
+    with stops_with("RUN005", PushError) as no:
+        train(recipe, recipe.dpo, callbacks=[AtTheEnd(unreachable)])
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
     assert no.value.exit_code == 6
     assert f"`hf upload me/tiny {run.model} . --private`" in str(no.value)
     said = run.read_run()
@@ -106,7 +121,7 @@ def test_a_failed_push_costs_nothing_and_is_tried_again(recipe, hub, monkeypatch
     assert not hub.asked
 
 
-def test_what_got_worse_is_not_pushed(recipe, hub):
+def test_push_of_worse_model_is_refused(recipe, hub):
     run = RunDir(recipe.output_dir)
     train(recipe, recipe.dpo)
     hub.asked.clear()
@@ -118,34 +133,42 @@ def test_what_got_worse_is_not_pushed(recipe, hub):
     assert not hub.asked
 
 
-def test_a_repository_that_is_public_is_no_private_one(recipe, hub):
+def test_push_of_private_model_to_public_repository_is_refused(recipe, hub):
     hub.private = False
     with pytest.raises(PushError, match="is public"):
         train(recipe, recipe.sft)
     assert not hub.files
 
 
-def test_what_can_be_known_before_training_is(recipe, monkeypatch, tmp_path):
+def test_run_without_login_does_not_start(recipe, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with pytest.raises(RecipeError, match="nobody is logged in"):
+    with stops_with("ENV057"):
         train(recipe, recipe.dpo)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(RecipeError, match="this machine is offline"):
+    with stops_with("ENV056"):
         check_push(recipe)
-    assert not Path(recipe.output_dir).exists()
+    assert not RunDir(recipe.output_dir).run.exists()
 
 
-def test_a_dry_run_tells_where_it_goes(recipe_data, dry_run, hub, monkeypatch):
+def test_run_with_rejected_login_does_not_start(recipe, hub):
+    hub.rejects = True
+    with stops_with("ENV057"):
+        train(recipe, recipe.dpo)
+    assert not RunDir(recipe.output_dir).run.exists()
+
+
+def test_dry_run_shows_target_and_user(recipe_data, dry_run, hub, monkeypatch):
     recipe_data["push_to_hub"] = {"repo_id": "me/tiny", "revision": "dpo", "private": False}
     code, _, said = dry_run(recipe_data, "dpo", "--sample", "8")
     assert code == 0, said
-    assert (
-        f"push_to_hub: once it is finished, to {hub.url}/me/tiny (PUBLIC, branch dpo), as me"
-        in said
-    )
+    assert f"push_to_hub: to {hub.url}/me/tiny (PUBLIC, branch dpo) as me, when" in said
+
+
+def test_dry_run_without_network_is_inconclusive(recipe_data, dry_run, hub, monkeypatch):
+    recipe_data["push_to_hub"] = {"repo_id": "me/tiny"}
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    code, found, _ = dry_run(recipe_data, "dpo", "--sample", "8")
-    assert code == 2
-    assert "the hub does not know this user" in json.dumps(found)
+    code, document, _ = dry_run(recipe_data, "dpo", "--sample", "8")
+    assert (code, document["will_run"]) == (2, None)
+    assert [problem["code"] for problem in document["unchecked"]] == ["ENV058"]

@@ -362,7 +362,7 @@ def test_load_policy_quantized_base_trains_float32_adapters(
     assert f"not tried: model.quantization: {quantization}" in capsys.readouterr().out
     with pytest.raises(RecipeError, match="no GPU here"):
         train(recipe, recipe.dpo)
-    monkeypatch.setattr("prefcli.preflight.prepare.check_packages", lambda recipe: None)
+    monkeypatch.setattr("prefcli.preflight.checks.check_packages", lambda *args, **kwargs: None)
     outcome = train(recipe, recipe.dpo)
     assert "policy and reference agree" in capsys.readouterr().out
     assert (Path(outcome.model) / "adapter_model.safetensors").is_file()

@@ -47,7 +47,6 @@ def run(recipe, name: str, checkpoint: Path | None = None):
     folder = Path(recipe.output_dir)
     folder.mkdir(exist_ok=True)
     config = load_base_config(recipe.model)
-    samples = make_samples(recipe, method, inputs.eval, tokenizer, config, folder)
     policy = load_policy(recipe.model, torch.float32, recipe.seed)
     trainer, _ = make_trainer(
         recipe,
@@ -57,10 +56,12 @@ def run(recipe, name: str, checkpoint: Path | None = None):
         tokenizer,
         inputs,
         eval_on_start=checkpoint is None,
-        callbacks=[samples] if samples is not None else [],
+    )
+    samples = make_samples(
+        recipe, method, inputs.eval, tokenizer, config, folder / "samples.jsonl", trainer
     )
     if samples is not None:
-        samples.trainer = trainer
+        trainer.add_callback(samples)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer, samples
 
@@ -312,7 +313,10 @@ def test_under_sharding_nothing_is_asked(data, make_recipe, monkeypatch, capsys)
     inputs = load_run_datasets(recipe, recipe.dpo, tokenizer)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     config = load_base_config(recipe.model)
-    assert make_samples(recipe, recipe.dpo, inputs.eval, tokenizer, config, Path(".")) is None
+    samples = make_samples(
+        recipe, recipe.dpo, inputs.eval, tokenizer, config, Path("."), trainer=None
+    )
+    assert samples is None
     assert "left out, as no process holds the whole model under fsdp1" in capsys.readouterr().out
 
 

@@ -91,7 +91,7 @@ def both(tiny_model, tmp_path_factory) -> Both:
         return lambda: train(recipe, recipe.methods[case.split()[0]])
 
     patch = pytest.MonkeyPatch()
-    patch.setattr("prefcli.training.run.write_report_and_card", lambda *args, **kwargs: None)
+    patch.setattr("prefcli.training.finish.write_report_and_card", lambda *args, **kwargs: None)
     ended = in_processes([job(case) for case in CASES], folder / "logs")
     assert ended.codes == [0, 0], ended.said
     for case, recipe in alone.items():

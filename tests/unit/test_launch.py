@@ -96,12 +96,12 @@ def test_command_lines_on_several_nodes_read_variables():
 
 @pytest.fixture
 def launch(tmp_path, monkeypatch, capsys):
-    """`prefcli launch r.yaml`; (exit code, stdout, stderr)."""
+    """Runs `prefcli launch r.yaml`; returns exit code, stdout and stderr."""
 
-    def run(section: dict | None, *more: str):
+    def run(section: dict | None, *arguments: str):
         path = tmp_path / "r.yaml"
         path.write_text(yaml.safe_dump(RECIPE | ({"launch": section} if section else {})))
-        monkeypatch.setattr(sys, "argv", ["prefcli", "launch", str(path), *more])
+        monkeypatch.setattr(sys, "argv", ["prefcli", "launch", str(path), *arguments])
         with pytest.raises(SystemExit) as stop:
             cli.main()
         return int(stop.value.code or 0), *capsys.readouterr()
@@ -126,13 +126,14 @@ def test_launch_override_changes_the_config(launch):
 def test_launch_without_processes_is_an_error(launch):
     code, _, err = launch({"strategy": "zero2"})
     assert code == 2
-    assert "launch.processes: left out, it is the number of GPUs" in err
+    assert "launch.processes: is not set" in err
+    assert "[ENV021]" in err
 
 
 def test_launch_without_a_section_is_an_error(launch):
     code, _, err = launch(None)
     assert code == 2
-    assert "no launch section" in err
+    assert "[RCP030]" in err
 
 
 # Rendezvous.

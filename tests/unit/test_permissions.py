@@ -1,4 +1,4 @@
-"""A checkpoint that others could have written is not loaded."""
+"""A checkpoint that other users could have written is not loaded."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from prefcli.checkpoints.permissions import refuse_foreign
-from prefcli.errors import RecipeError
+from prefcli.checkpoints.permissions import refuse_untrusted
+from tests.support.problems import stops_with
 
 
 @pytest.fixture
@@ -20,33 +20,34 @@ def checkpoint(tmp_path):
     return folder
 
 
-def test_ones_own_is_taken(checkpoint):
-    refuse_foreign(checkpoint)
+def test_checkpoint_of_this_user_is_accepted(checkpoint):
+    refuse_untrusted(checkpoint)
 
 
 @pytest.mark.parametrize("which", [".", "optimizer.pt", "inner", "inner/states.pt"])
-def test_what_anyone_may_write_is_refused(checkpoint, which):
+def test_checkpoint_that_anyone_can_write_is_refused(checkpoint, which):
     path = checkpoint / which
     path.chmod(path.stat().st_mode | 0o002)
-    with pytest.raises(RecipeError, match="anyone may write") as error:
-        refuse_foreign(checkpoint)
+    with stops_with("RUN006") as error:
+        refuse_untrusted(checkpoint)
+    assert f"anyone can write {path}" in str(error.value)
     assert f"chmod -R go-w {checkpoint}" in str(error.value)
     assert error.value.exit_code == 2
 
 
-def test_a_group_may_write_where_it_is_the_users_own(checkpoint, monkeypatch):
+def test_checkpoint_of_the_users_private_group_is_accepted_and_of_another_refused(checkpoint):
     path = checkpoint / "optimizer.pt"
     path.chmod(0o664)
     uid, gid = path.stat().st_uid, path.stat().st_gid
     if uid == gid:
-        refuse_foreign(checkpoint)
+        refuse_untrusted(checkpoint)
     if os.geteuid() == 0:
         os.chown(path, uid, 12345)
-        with pytest.raises(RecipeError, match="group 12345 may write"):
-            refuse_foreign(checkpoint)
+        with stops_with("RUN006"):
+            refuse_untrusted(checkpoint)
 
 
-def test_another_users_is_refused(checkpoint, monkeypatch):
+def test_checkpoint_of_another_user_is_refused(checkpoint, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: checkpoint.stat().st_uid + 1)
-    with pytest.raises(RecipeError, match="belongs to user"):
-        refuse_foreign(checkpoint)
+    with stops_with("RUN006"):
+        refuse_untrusted(checkpoint)

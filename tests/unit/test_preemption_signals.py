@@ -1,4 +1,4 @@
-"""What a signal does to a command, before and after it has something to lose."""
+"""The effect of a signal on a command, before and after training starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 
 import pytest
 
@@ -15,7 +15,7 @@ from prefcli.errors import DataError, ExitCode, PreemptedError
 
 
 @pytest.fixture(autouse=True)
-def _listening():
+def handlers():
     preemption.install_handlers()
     yield
     preemption.ignore_signals()
@@ -26,97 +26,114 @@ def send(number: int = signal.SIGTERM) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_before_anything_is_half_done_it_ends_the_command(number):
+def test_signal_before_training_ends_the_command(number):
     name = signal.Signals(number).name
-    with (
-        pytest.raises(PreemptedError, match=rf"preempted \({name}\)") as e,
-        preemption.preemption_as_error(),
-    ):
+    with pytest.raises(PreemptedError) as e, preemption.preemption_as_error():
         send(number)
     assert e.value.exit_code == ExitCode.REQUEUE == 75
-    assert "the same command" in str(e.value)
-    send()  # a second one changes nothing
+    (problem,) = e.value.problems
+    assert problem.code == "RUN001"
+    assert name in problem.message
+    send()  # a second signal has no effect
     assert preemption.received_signal() == name
 
 
-def test_nor_does_one_at_the_very_start_of_a_command(monkeypatch, capsys):
+def test_signal_at_the_start_of_a_command_exits_with_75(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["prefcli", "recipes"])
     with pytest.raises(SystemExit) as stop:
         cli.main(send)
     assert stop.value.code == ExitCode.REQUEUE
-    assert "the same command" in capsys.readouterr().err
+    assert "Rerun the same command" in capsys.readouterr().err
 
 
-def test_no_library_takes_it_for_an_error_of_its_own():
+def test_stop_is_not_an_exception_that_libraries_catch():
     assert not issubclass(preemption.Stop, Exception)
     assert not issubclass(preemption.BreakOff, Exception)
 
 
-def test_what_a_library_makes_of_it_is_still_it():
+def test_preemption_as_error_after_a_signal_replaces_a_librarys_error():
     def library():
         try:
             send()
         except preemption.Stop:
-            raise ImportError("half a library") from None
+            raise ImportError("partially initialized module") from None
 
     with pytest.raises(PreemptedError), preemption.preemption_as_error():
         library()
+
+
+def test_preemption_as_error_after_a_signal_keeps_prefclis_error():
+    with pytest.raises(preemption.Stop):
+        send()
     with pytest.raises(DataError), preemption.preemption_as_error():
-        raise DataError("a row is wrong")  # but what we say ourselves stands
+        raise DataError("a row is wrong")
 
 
-def test_later_it_is_remembered():
+def test_deferred_signal_is_only_recorded():
     preemption.defer_signals()
     assert preemption.received_signal() is None
     send(signal.SIGUSR1)
     send(signal.SIGTERM)
     assert preemption.received_signal() == "SIGUSR1"
     with pytest.raises(OSError, match="disk"), preemption.preemption_as_error():
-        raise OSError("the disk is full")  # not the signal's doing
+        raise OSError("the disk is full")
 
 
-def test_one_that_was_swallowed_comes_again_and_is_found_where_training_begins():
+def test_swallowed_signal_is_sent_again():
     with pytest.raises(preemption.Stop):
         send()
     with pytest.raises(preemption.Stop):
-        time.sleep(5)
+        threading.Event().wait(timeout=30)
+
+
+def test_defer_signals_after_a_swallowed_signal_raises_stop():
+    with pytest.raises(preemption.Stop):
+        send()
     with pytest.raises(preemption.Stop):
         preemption.defer_signals()
     assert not preemption.are_deferred()
 
 
-def test_the_workers_of_a_pool_die_of_sigterm():
-    reading, writing = os.pipe()
+def test_forked_process_dies_of_sigterm():
+    reader, writer = os.pipe()
     if not (child := os.fork()):
-        os.write(writing, b"!")
-        time.sleep(20)
+        os.write(writer, b"!")
+        signal.pause()
         os._exit(0)
-    assert os.read(reading, 1)
+    assert os.read(reader, 1)
     os.kill(child, signal.SIGTERM)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
-WAITING = """
+DEADLOCK = """
 import ctypes, os, sys, threading
-from prefcli import preemption
-from prefcli import first_failure
+from prefcli import first_failure, preemption
 
-preemption.install_handlers()
-preemption._TRIES = 1
+preemption.install_handlers(attempts=1)
 if "failed" in sys.argv:
-    assert first_failure.first_to_fail()  # as the one that this process waits for would say
-threading.Timer(0.2, lambda: os.kill(os.getpid(), 15)).start()
-lock = ctypes.create_string_buffer(64)
-libc = ctypes.CDLL(None)
-libc.pthread_mutex_lock(lock)
-libc.pthread_mutex_lock(lock)  # for ever, and no Python is run here
+    assert first_failure.first_to_fail()  # the process that this one waits for
+start = threading.Lock()
+start.acquire()
+
+def send():
+    start.acquire()
+    os.kill(os.getpid(), 15)
+
+threading.Thread(target=send, daemon=True).start()
+mutex = ctypes.create_string_buffer(64)
+# The other thread runs once the last line releases the interpreter lock, not before.
+sys.setswitchinterval(60)
+ctypes.PyDLL(None).pthread_mutex_lock(mutex)
+library = ctypes.CDLL(None)
+start.release()
+library.pthread_mutex_lock(mutex)
 """
 
 
-@pytest.mark.parametrize(("sibling", "code"), [("failed", 143), ("well", 75)])
-def test_who_waits_inside_a_library_ends_nevertheless(tmp_path, sibling, code):
+@pytest.mark.parametrize(("other", "code"), [("failed", 143), ("running", 75)])
+def test_signal_in_a_library_that_never_returns_ends_the_process(tmp_path, other, code):
     environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_PORT": "1", "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-c", WAITING, sibling]
-    ended = subprocess.run(command, env=environment, timeout=20, capture_output=True, text=True)
-    assert ended.returncode == code
-    assert ended.stderr.startswith("preempted") == (code == 75)
+    command = [sys.executable, "-c", DEADLOCK, other]
+    done = subprocess.run(command, env=environment, timeout=60, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr.startswith("preempted") == (code == 75)

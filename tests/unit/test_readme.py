@@ -262,10 +262,12 @@ def test_light_command_succeeds(argv, monkeypatch, capsys, tmp_path):
     assert stop.value.code in (0, None), capsys.readouterr().err
 
 
-def test_architecture_page_names_every_folder_of_the_package():
+def test_architecture_page_names_every_folder_and_top_level_module():
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     folders = {path.parent.name for path in (ROOT / "prefcli").glob("*/__init__.py")}
     assert folders == {name for name in folders if f"`{name}/`" in text}
+    modules = {path.name for path in (ROOT / "prefcli").glob("[a-z]*.py")}
+    assert modules == {name for name in modules if f"`{name}`" in text}
 
 
 def test_architecture_page_has_the_layers_of_the_import_contract():

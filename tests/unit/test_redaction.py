@@ -1,4 +1,4 @@
-"""Text that is printed or written as it comes: what is hidden of it, and what is not."""
+"""Redaction of secrets in printed and saved text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_X
 
 
 @pytest.mark.parametrize(
-    ("text", "left"),
+    ("text", "redacted"),
     [
         ("hf_" + "aB3" * 11, HIDDEN),
         ("sk-ant-" + "aB3" * 11, HIDDEN),
@@ -40,9 +40,9 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_X
         ("two: hf_" + "a" * 30 + " and hf_" + "b" * 30, f"two: {HIDDEN} and {HIDDEN}"),
     ],
 )
-def test_hidden_by_its_form(text, left):
+def test_redact_token_by_its_form(text, redacted):
     assert is_secret(text)
-    assert redact(text) == left
+    assert redact(text) == redacted
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ def test_hidden_by_its_form(text, left):
         "eos_token: <|im_end|>",
     ],
 )
-def test_ordinary_text_stays(text):
+def test_redact_keeps_ordinary_text(text):
     assert not is_secret(text)
     assert redact(text) == text
 
 
 @pytest.mark.parametrize(
-    ("name", "is_one"),
+    ("name", "expected"),
     [
         ("HF_TOKEN", True),
         ("WANDB_API_KEY", True),
@@ -78,8 +78,8 @@ def test_ordinary_text_stays(text):
         ("HOME", False),
     ],
 )
-def test_variables_that_hold_one(name, is_one):
-    assert holds_secret(name) is is_one
+def test_holds_secret_by_the_name_of_a_variable(name, expected):
+    assert holds_secret(name) is expected
 
 
 @pytest.fixture
@@ -88,21 +88,21 @@ def password(monkeypatch):
     return "correct-horse"
 
 
-def test_a_value_of_the_environment_is_hidden(password, monkeypatch):
+def test_redact_value_of_a_secret_variable(password, monkeypatch):
     assert redact(f"refused: {password}!") == f"refused: {HIDDEN}!"
     assert is_secret(f"x{password}x")
     monkeypatch.setenv("DB_PASSWORD", "short")
     assert redact("short") == "short"
-    monkeypatch.setenv("DB_PASSWORD", "bfloat16")  # a word of recipes, too: hidden, not refused
+    monkeypatch.setenv("DB_PASSWORD", "bfloat16")  # also a word of recipes: hidden, but not refused
     assert (is_secret("bfloat16"), redact("bfloat16")) == (False, HIDDEN)
 
 
-def test_plain_data(password):
+def test_clean_redacts_nested_data(password):
     value = {"a": [password, 1, None], "b": ({"c": f"x {password}"},)}
     assert clean(value) == {"a": [HIDDEN, 1, None], "b": [{"c": f"x {HIDDEN}"}]}
 
 
-def test_what_is_said_and_printed(password, capsys):
+def test_say_and_document_redact(password, capsys):
     say(f"a {password}")
     document(json.dumps({"b": password}))
     out = capsys.readouterr().out.splitlines()
@@ -120,7 +120,7 @@ def exit_code_of(program, *arguments) -> int:
     return int(stop.value.code or 0)
 
 
-def test_the_traceback_of_a_bug(password, monkeypatch, capsys):
+def test_traceback_of_a_bug_is_redacted(password, monkeypatch, capsys):
     def fails() -> None:
         raise RuntimeError(f"https://me:{password}@host: 500")
 
@@ -131,7 +131,7 @@ def test_the_traceback_of_a_bug(password, monkeypatch, capsys):
     assert err.splitlines()[-1] == f"RuntimeError: https://{HIDDEN}@host: 500"
 
 
-def test_an_error_that_quotes_one(password, monkeypatch, capsys):
+def test_error_that_quotes_a_secret_is_redacted(password, monkeypatch, capsys):
     def fails() -> None:
         raise RecipeError(f"the hub said {password}")
 
@@ -153,7 +153,7 @@ def test_an_error_that_quotes_one(password, monkeypatch, capsys):
         (["dpo", "hf_" + "a" * 30 + "=1"], 2, None),
     ],
 )
-def test_on_the_command_line(arguments, place, path):
+def test_refuse_secrets_names_the_argument(arguments, place, path):
     with pytest.raises(RecipeError) as caught:
         refuse_secrets(arguments)
     (problem,) = caught.value.problems
@@ -163,9 +163,10 @@ def test_on_the_command_line(arguments, place, path):
     assert "hf_a" not in str(problem)
 
 
-def test_the_command_line_is_looked_at_first(monkeypatch, capsys):
+def test_command_line_with_a_token_is_refused_before_the_recipe(monkeypatch, capsys):
     token = "hf_" + "a" * 30
     assert run(monkeypatch, "dpo", "no.yaml", "--output-dir", token) == 2
     out, err = capsys.readouterr()
-    assert "argument 4 of the command line: this looks like an access token" in err
+    assert "argument 4 of the command line: " in err
+    assert "[RCP015]" in err
     assert token not in out + err

@@ -83,7 +83,7 @@ def _dtype(draft: Draft) -> None:
 
 
 def _loss(draft: Draft) -> None:
-    """Translate loss_type: a loss of DPO, KTO, SFT and CPO; simpo is a method of its own."""
+    """Translate loss_type: a loss of DPO, KTO, SFT and CPO, or the method simpo."""
     given = draft.given("loss_type")
     loss = given[0] if isinstance(given, list) and len(given) == 1 else given
     if given is None and draft.method == "simpo" and "gamma_beta_ratio" not in draft.data:

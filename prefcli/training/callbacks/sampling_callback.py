@@ -58,6 +58,7 @@ def make_samples(
     tokenizer: PreTrainedTokenizerBase,
     config: PretrainedConfig,
     path: Path,
+    trainer: Trainer,
 ) -> SamplingCallback | None:
     """None where nothing is asked. Says what will be done, or why nothing is.
 
@@ -74,7 +75,7 @@ def make_samples(
     if not asked.prompts:
         return None
     ends = load_stop_tokens(recipe.model, tokenizer, adapter=recipe.trains_adapter).ids
-    samples = SamplingCallback(recipe, method, tokenizer, asked, ends, path)
+    samples = SamplingCallback(trainer, recipe, method, tokenizer, asked, ends, path)
     say(*samples.lines())
     return samples
 
@@ -82,11 +83,12 @@ def make_samples(
 class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Answers before the first step and after each evaluation, on the main process.
 
-    The others wait for it at their next exchange. trainer: to be set once it is built.
+    The other processes wait for it at their next exchange.
     """
 
     def __init__(
         self,
+        trainer: Trainer,
         recipe: Recipe,
         method: Method,
         tokenizer: PreTrainedTokenizerBase,
@@ -95,7 +97,7 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         path: Path,
     ) -> None:
         """ends: ids at which an answer stops, the reference's as well as the policy's."""
-        self.trainer: Trainer = None
+        self.trainer = trainer
         self._tokenizer = tokenizer
         self._questions = questions
         self._ends = ends

@@ -17,7 +17,7 @@ from transformers import EarlyStoppingCallback
 from transformers import Trainer as TransformersTrainer
 
 from prefcli import preemption
-from prefcli.checkpoints.run_dir import owes_evaluation
+from prefcli.checkpoints.completeness import owes_evaluation
 from prefcli.console import say
 from prefcli.errors import PreemptedError
 from prefcli.model.inference import eval_mode_preserving_rng

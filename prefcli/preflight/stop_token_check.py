@@ -1,8 +1,8 @@
-"""What trl's collators make of completions: is the end of each trained, and the padding not?
+"""Checks that a model learns to stop: its stop tokens are trained, and its padding is not.
 
-Where the padding token is the end token, a collator that masks by token, not by place, hides every
-end from the loss, and the model never learns to stop (as transformers' own language-modeling
-collator does). trl's mask by place; this holds a new version of trl to it.
+If the padding token is also the end token, a collator that masks by token instead of by position
+hides every end from the loss, and the model never learns to stop; transformers' own collator for
+language modelling does this. trl's collators mask by position.
 """
 
 from __future__ import annotations
@@ -17,31 +17,60 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from prefcli.checkpoints.run_record import lineage
 from prefcli.data import Split
 from prefcli.data.special_tokens import SpecialTokens
 from prefcli.data.tokenization import Ids, sides_of, tokenize
 from prefcli.errors import Problem, RecipeError
 from prefcli.methods import Method
+from prefcli.model import load_tokenizer
+from prefcli.model.chat_template import chat_template_warnings
+from prefcli.model.stop_tokens import StopTokens, load_stop_tokens, stop_token_warnings
+from prefcli.recipe.schema import Recipe
 
 _IGNORED = -100
-_FEW = 3
+_ROWS = 3
 
 Row = Mapping[str, Any]
 
 
+def tokenizer_warnings(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    conversational: bool,
+    ends: StopTokens | None = None,
+) -> list[Problem]:
+    """Compare tokenizer, chat template and generation config; the differences are warnings.
+
+    ends: as `RunDatasets` has them; by default they are looked up.
+    """
+    model = recipe.model
+    before = stage = None
+    if conversational and model.chat_template is not None:
+        before = load_tokenizer(model.model_copy(update={"chat_template": None}))
+        last = lineage(recipe)[-1]["stage"]
+        stage = None if last in ("start", "adapter") else last
+    ends = ends or load_stop_tokens(model, tokenizer, adapter=recipe.trains_adapter)
+    return [
+        *stop_token_warnings(ends, tokenizer),
+        *chat_template_warnings(tokenizer, before, conversational=conversational, stage=stage),
+    ]
+
+
 def check_eos_trained(method: Method, tokenizer: PreTrainedTokenizerBase, split: Split) -> None:
-    """`ends_are_trained` for the first rows of a split. Raises RecipeError."""
-    frame = SpecialTokens.of(tokenizer, method, chat=split.conversational)
-    rows = split.for_trl().select(range(min(_FEW, len(split.rows))))
-    if not ends_are_trained(
-        method, tokenizer, [frame.around(tokenize(r, tokenizer)) for r in rows]
-    ):
+    """Raise RecipeError if the collator hides the end of the first rows from the loss."""
+    special = SpecialTokens.of(tokenizer, method, chat=split.conversational)
+    rows = split.for_trl().select(range(min(_ROWS, len(split.rows))))
+    framed = [special.around(tokenize(row, tokenizer)) for row in rows]
+    if not ends_are_trained(method, tokenizer, framed):
         raise RecipeError(
             Problem(
                 f"{tokenizer.pad_token!r} is both the padding and the end token, and trl hides it "
                 "from the loss: the model would not learn to stop",
                 path="model.name_or_path",
                 hint="set another pad_token in its tokenizer_config.json",
+                code="TRN022",
             )
         )
 
@@ -49,9 +78,9 @@ def check_eos_trained(method: Method, tokenizer: PreTrainedTokenizerBase, split:
 def ends_are_trained(
     method: Method, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]
 ) -> bool:
-    """One batch through the collator of the method's trainer, with its own columns.
+    """Collate one batch as the method's trainer does, and look for each row's end in the labels.
 
-    rows: two or three as `tokenise` makes them, of different length, so that some are padded.
+    rows: two or three rows from `tokenize`, of different length, so that some are padded.
     """
     _, trainer = method.trl_classes()
     labels = _LABELS[trainer.__name__](rows, tokenizer.pad_token_id, trainer)
@@ -60,7 +89,10 @@ def ends_are_trained(
 
 
 def ends_in(sequences: Sequence[Ids], labels: torch.Tensor) -> bool:
-    """labels: (sequences, longest), padded on the right."""
+    """Return whether each sequence's last token is a label, and no padding is.
+
+    labels: (sequences, longest), padded on the right.
+    """
     return all(
         int(row[len(ids) - 1]) == ids[-1] and bool((row[len(ids) :] == _IGNORED).all())
         for ids, row in zip(sequences, labels, strict=True)
@@ -77,12 +109,12 @@ def _labelled(rows: Sequence[Row], pad: int, trainer: Any) -> torch.Tensor:
 
 
 def _unmasked(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The labels, as DPO's and KTO's losses make them of a batch."""
+    """Mask the prompt and the padding, as DPO's and KTO's losses do."""
     return batch["input_ids"].masked_fill(batch["completion_mask"] == 0, _IGNORED)
 
 
 def _demonstrations(rows: Sequence[Row], pad: int, trainer: Any) -> torch.Tensor:
-    # Packed rows have no padding to be taken for an end.
+    # Packed rows have no padding.
     examples = [_sequence(row["prompt_ids"], row["completion_ids"]) for row in rows]
     labels: torch.Tensor = DataCollatorForLanguageModeling(pad_token_id=pad)(examples)["labels"]
     return labels
@@ -98,9 +130,8 @@ def _framed_pairs(rows: Sequence[Row], pad: int, trainer: Any) -> torch.Tensor:
         for row in rows
     ]
     batch = DPODataCollatorWithPadding(pad_token_id=pad)(examples)
-    # Both sides in one tensor, padded once more to the longer.
-    both = trainer.concatenated_inputs(batch, padding_value=pad)
-    labels: torch.Tensor = both["concatenated_labels"]
+    concatenated = trainer.concatenated_inputs(batch, padding_value=pad)
+    labels: torch.Tensor = concatenated["concatenated_labels"]
     return labels
 
 

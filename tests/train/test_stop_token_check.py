@@ -10,7 +10,7 @@ from prefcli.data import tokenize
 from prefcli.data.run_datasets import load_run_datasets
 from prefcli.data.special_tokens import SpecialTokens
 from prefcli.model import load_tokenizer
-from prefcli.preflight.collator_check import ends_are_trained, ends_in
+from prefcli.preflight.stop_token_check import ends_are_trained, ends_in
 from tests.support.tiny_runs import labelled, pairs, trainer_of, write_jsonl
 from tests.support.tiny_tokenizers import letters
 
