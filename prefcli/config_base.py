@@ -82,7 +82,7 @@ def _docstrings(section: type) -> dict[str, str]:
 def section() -> Any:
     """The default of a section: one with the defaults of its keys.
 
-    `{}` is validated together with the recipe, which is faster than a section of its own.
+    `{}` is validated together with the recipe, which is faster than validating it separately.
     """
     return Field(default_factory=dict, validate_default=True)
 

@@ -18,6 +18,7 @@ from prefcli.checkpoints.run_dir import RunDir
 from prefcli.console import amount
 from prefcli.errors import PrefcliError, Problem, RecipeError
 from prefcli.recipe.schema import Recipe
+from prefcli.slurm import DEFAULT_GRACE
 
 _FREE_SPACE = "free some space"
 _RECONNECT = "check that it is mounted, e.g. with `ls`, or name another folder"
@@ -41,6 +42,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TORCH_WRITER = "PytorchStreamWriter"
 _RUST_ERRNO = re.compile(r"os error (\d+)")
 _PROBE_BYTES = 2**20
+_SLOW_CHECKPOINT = 10 * 2**30
+"""Bytes above which the time to save a checkpoint matters at a preemption."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,17 @@ class DiskSpace:
 
     def lines(self) -> list[str]:
         """Describe the space for the log."""
-        return [
+        lines = [
             f"disk: needs at most {amount(self.needed)} ({self.checkpoints_kept} checkpoints of "
             f"{amount(self.checkpoint)}, model/ of {amount(self.model)}); "
             f"{amount(self.free)} are free"
         ]
+        if self.checkpoint >= _SLOW_CHECKPOINT:
+            lines.append(
+                f"disk: {amount(self.checkpoint / DEFAULT_GRACE)} per second save a checkpoint "
+                f"within {DEFAULT_GRACE} s, the default --grace of prefcli slurm"
+            )
+        return lines
 
     def as_dict(self) -> dict[str, int]:
         return {

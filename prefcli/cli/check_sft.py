@@ -1,4 +1,4 @@
-"""The gate before preference tuning, as a command of its own."""
+"""The gate before preference tuning as a separate command."""
 
 from __future__ import annotations
 

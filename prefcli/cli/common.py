@@ -1,4 +1,4 @@
-"""What commands share: arguments, opening a recipe, and output.
+"""Helpers of all commands: arguments, opening a recipe, and output.
 
 The heavy half (torch and its relatives) is imported inside commands, within `heavy_half`.
 """
@@ -17,7 +17,7 @@ from prefcli.console import document, is_main_process, keep_stdout_for_json, say
 from prefcli.errors import PrefcliError, Problem, RecipeError
 from prefcli.methods import METHODS, Method
 from prefcli.recipe import Loaded, load
-from prefcli.recipe.offline import go_offline, settle_offline
+from prefcli.recipe.offline import go_offline, go_offline_if_unreachable
 from prefcli.recipe.trackers import keep_trackers_here
 from prefcli.recipe.validation_errors import missing_method
 
@@ -136,7 +136,7 @@ def resolve_offline(loaded: Loaded, *, offline: bool) -> None:
         go_offline()
         with located(loaded):
             say(*keep_trackers_here(loaded.recipe.logging))
-    elif settle_offline(loaded.recipe):
+    elif go_offline_if_unreachable(loaded.recipe):
         say("Hugging Face Hub is unreachable; using the local cache")
 
 

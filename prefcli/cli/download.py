@@ -1,4 +1,4 @@
-"""What needs a network, for runs that have none."""
+"""Downloads for runs without a network."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from prefcli.cli.common import (
 )
 from prefcli.console import document
 from prefcli.methods import METHODS
+from prefcli.slurm import DEFAULT_GRACE
 
 app = command_app()
 
@@ -67,7 +68,7 @@ def slurm(
             help="Seconds before the time limit at which the run saves and requeues.",
             metavar="N",
         ),
-    ] = 300,
+    ] = DEFAULT_GRACE,
     max_requeues: Annotated[
         int,
         typer.Option(min=0, help="Maximum number of requeues; 0 disables requeueing."),

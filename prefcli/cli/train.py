@@ -32,7 +32,7 @@ app = command_app()
 
 
 class DryRunOptions(NamedTuple):
-    """What a dry-run assumes about the run."""
+    """Assumptions of a dry-run about the run."""
 
     devices: int | None
     strategy: str | None

@@ -76,7 +76,7 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
         "Before the first step the loss is not the value that its formula gives for equal "
         "policy and reference. The installed trl computes another loss.",
         "a version of trl that prefcli was not tested with",
-        "Install the tested versions: pip install prefcli -c constraints.txt",
+        "Install the tested versions: pip install prefcli -c constraints.txt.",
     ),
     ErrorCode(
         "TRN028",
@@ -178,7 +178,7 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "TRN065",
         "reference-cache-not-writable",
-        "With reference.precompute, the processes of a run share reference log-probabilities "
+        "With `reference.precompute`, the processes of a run share reference log-probabilities "
         "through the cache of datasets, which is not writable.",
         "reference: {precompute: true}  # HF_DATASETS_CACHE on a read-only disk, two GPUs",
         "Set HF_DATASETS_CACHE to a folder that all processes can write.",
@@ -190,6 +190,23 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
         "precomputed ones, so these cannot be relied on.",
         "reference: {precompute: true}  # with a model whose forward pass is not deterministic",
         "Set reference.precompute: false.",
+    ),
+    ErrorCode(
+        "TRN067",
+        "packed-forward-unavailable",
+        "The packed forward, which `performance.shared_prefix: on` requires, does not support this "
+        "model, its attention or how it is sharded; the message has the reason.",
+        "{performance: {shared_prefix: on}, model: {attn_implementation: eager}}",
+        "Set performance.shared_prefix: auto, which falls back to trl's own forward.",
+    ),
+    ErrorCode(
+        "TRN068",
+        "global-batch-size-unreachable",
+        "The global batch size is not a multiple of the rows that all devices process at "
+        "once, so no number of accumulated micro-batches gives it.",
+        "training: {global_batch_size: 16, per_device_train_batch_size: 4}  # on 8 devices",
+        "Set training.per_device_train_batch_size to one of the sizes in the message, or change "
+        "training.global_batch_size.",
     ),
     # 100-119: health rules and trackers.
     ErrorCode(

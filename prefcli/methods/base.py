@@ -132,7 +132,7 @@ class Method(ConfigBase):
 
     @property
     def has_sft_term(self) -> bool:
-        """Whether the loss contains a mean over the tokens of a device batch."""
+        """Return whether the loss contains a mean over the tokens of a device batch."""
         return False
 
     @property
@@ -142,7 +142,7 @@ class Method(ConfigBase):
 
     @property
     def reward_is_sum(self) -> bool:
-        """Whether rewards come from sums over a response's tokens instead of means."""
+        """Return whether rewards come from sums over a response's tokens instead of means."""
         return False
 
     @property
@@ -152,7 +152,7 @@ class Method(ConfigBase):
 
     @property
     def loss_saturates(self) -> bool:
-        """Whether a large reward margin leaves no gradient."""
+        """Return whether a large reward margin leaves no gradient."""
         return False
 
     def transform_scores(self, scores: Any) -> Any:
@@ -183,22 +183,22 @@ class Method(ConfigBase):
 
     @property
     def trains_prompt(self) -> bool:
-        """Whether the loss covers the tokens of prompts."""
+        """Return whether the loss covers the tokens of prompts."""
         return False
 
     @property
     def assistant_only(self) -> bool:
-        """Whether only assistant turns are trained on."""
+        """Return whether only assistant turns are trained on."""
         return False
 
     @property
     def packs(self) -> bool:
-        """Whether rows are joined to sequences of max_length."""
+        """Return whether rows are joined to sequences of max_length."""
         return False
 
     @property
     def pairs_neighbours(self) -> bool:
-        """Whether trl pairs each row with its neighbour in the device batch before training."""
+        """Return whether trl pairs each row with its neighbour in the device batch."""
         return False
 
     def smallest_batch(self) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Where trl prepares a model for scoring, and prefcli may do more."""
+"""Installation of the packed forward on the models that trl prepares for scoring."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from prefcli.recipe.compatibility import Strategy
 from prefcli.recipe.sections import Performance
 from prefcli.trl_integration.trl_compat import fused_head_replaced
 
+_IN_USE = "in use"
+
 ATTENTIONS = (varlen.COMPILED, varlen.NAME, segments.NAME)
-"""The fastest first."""
+"""Names of attention functions, the fastest first."""
 
 
 class FastForward:
-    """The fast forward of one run: its models, what it did, or why it does not."""
+    """The packed forward of a run: whether its models use it, why not, and what it saved."""
 
     def __init__(
         self,
@@ -37,8 +39,7 @@ class FastForward:
         packs: bool = False,
         autocast: torch.dtype | None = None,
     ) -> None:
-        """packs: sft, in rows that are full anyway. autocast: what a GPU will compute in, where
-        weights are in float32."""
+        """packs: rows are joined to full sequences. autocast: dtype of autocast on a GPU."""
         self._options = options
         self._strategy = strategy
         self._max_length = max_length
@@ -47,20 +48,20 @@ class FastForward:
         self._compiles = options.compile == "on"
         self.counts = Counts()
         self.reason: str | None = None
-        """Why some model of the run is scored by trl's own forward."""
+        """Why a model of the run is scored by trl's own forward."""
         self.attention: str | None = None
-        """Of the models that are not."""
+        """Name of the attention function that is used."""
         self.refused: dict[str, str] = {}
-        """Attentions that were tried in vain, and why."""
+        """Attention functions that were rejected, and why."""
         if options.shared_prefix == "off":
             self.reason = "performance.shared_prefix is off"
 
     def lines(self) -> list[str]:
-        """What to expect, for the log."""
-        if self.reason is not None:
-            return [f"speed: rows are scored by trl's own forward: {self.reason}"]
+        """Describe the forward for the log."""
+        if self._status != _IN_USE:
+            return [f"speed: rows are scored by trl's own forward: {self._status}"]
         return [
-            "speed: rows are scored without padding, and a prompt that several share once",
+            "speed: rows are scored without padding, and a shared prompt only once",
             *(
                 f"speed: attention is {self.attention}; {name} is not used: {why}"
                 for name, why in self.refused.items()
@@ -68,13 +69,13 @@ class FastForward:
         ]
 
     def closing_lines(self) -> list[str]:
-        """What came of it."""
+        """Describe what the packed forward saved, for the end of the log."""
         counts = self.counts
         lines = []
         if counts.stock:
             lines.append(
-                f"speed: {counts.stock} forward passes were trl's own after all: their batches "
-                "hold more than tokens and labels"
+                f"speed: {counts.stock} forward passes fell back to trl's implementation: "
+                "unsupported batch fields"
             )
         if not counts.fast:
             return lines
@@ -86,11 +87,17 @@ class FastForward:
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """For run.json."""
+        """Return the entry of run.json."""
         how: dict[str, Any] = {"attention": self.attention} if self.attention else {}
         if self.refused:
             how["refused"] = self.refused
-        return {"shared_prefix": self.reason or "in use", **how, **self.counts.as_dict()}
+        return {"shared_prefix": self._status, **how, **self.counts.as_dict()}
+
+    @property
+    def _status(self) -> str:
+        if self.reason is not None:
+            return self.reason
+        return _IN_USE if self.attention is not None else "this trl trainer has its own forward"
 
     def patched_trainers(self) -> AbstractContextManager[None]:
         """Prepare every model that trl prepares while a trainer is built."""
@@ -98,7 +105,7 @@ class FastForward:
 
     @contextmanager
     def installed(self, model: PreTrainedModel) -> Iterator[None]:
-        """As a trainer would prepare it, until the block ends."""
+        """Prepare a model as a trainer does, until the block ends."""
         own = vars(model).get("forward")
         uninstall = self.prepare(model)
         try:
@@ -110,16 +117,16 @@ class FastForward:
                 model.forward = own
 
     def is_usable(self, model: PreTrainedModel | PeftModel) -> bool:
-        """Does the fast forward score this model?"""
+        """Return whether the packed forward can score this model."""
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         with self.installed(base):
             return self.reason is None
 
     def prepare(self, model: PreTrainedModel, **options: Any) -> Callable[[], None]:
-        """trl's head on the model, and where that is safe the fast forward before it, which what
-        comes back takes away again.
+        """Add trl's fused head and, if the model supports it, the packed forward.
 
-        RecipeError where the recipe insists on it in vain.
+        Returns a function that removes the packed forward. Raises RecipeError if the recipe
+        requires it and the model does not support it.
         """
         add_fused_lm_head(model, **options)
         if self._options.shared_prefix == "off":
@@ -133,9 +140,10 @@ class FastForward:
         if self._options.shared_prefix == "on":
             raise RecipeError(
                 Problem(
-                    f"this model can't be scored that way: {reason}",
+                    f"the packed forward does not support this model: {reason}",
                     path="performance.shared_prefix",
-                    hint="auto takes trl's own forward instead, and says so",
+                    hint="set auto to fall back to trl's own forward",
+                    code="TRN067",
                 )
             )
         self.reason = reason
@@ -179,7 +187,7 @@ class FastForward:
 
 
 def _nothing() -> None:
-    """To take away."""
+    """Remove nothing."""
 
 
 def attentions(model: PreTrainedModel, *, compiled: bool = False) -> list[str]:

@@ -34,7 +34,7 @@ from prefcli.preflight.requirements import check_packages
 from prefcli.preflight.stop_token_check import check_eos_trained, tokenizer_warnings
 from prefcli.preflight.training_plan import make_plan, sft_mix_lines
 from prefcli.recipe.compatibility import check_combinations
-from prefcli.recipe.published_ranges import check_unusual
+from prefcli.recipe.published_ranges import check_published_ranges
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_args import accumulate, notes
 
@@ -177,7 +177,7 @@ def _check_architecture(context: PreflightContext) -> Report:
 def _check_published_ranges(context: PreflightContext) -> Report:
     parameters = _known(context.model_info).parameters
     return Report(
-        warnings=check_unusual(
+        warnings=check_published_ranges(
             context.recipe, context.method, parameters, allowed=context.allow_unusual
         )
     )

@@ -10,6 +10,7 @@ RENAMED: dict[str, str] = {
     "data.checks.template_seams": "template_boundary",
     "health.*.on": "level",
     "health.displacement.fall": "warn_nats",
+    "health.flat": "no_learning",
     "health.gradient.times": "spike_factor",
     "health.margin.nats_a_token": "nats_per_token",
     "health.overfitting.far": "max_ratio",

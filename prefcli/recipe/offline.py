@@ -1,4 +1,4 @@
-"""What a recipe needs from the hub, and whether the hub is reachable."""
+"""Use of the hub: the names of a recipe that are on it, and whether it is reachable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def hub_names(recipe: Recipe) -> list[str]:
     return [name for name in dict.fromkeys(names) if name is not None and not is_local(name)]
 
 
-def settle_offline(recipe: Recipe) -> bool:
+def go_offline_if_unreachable(recipe: Recipe) -> bool:
     """Set HF_HUB_OFFLINE=1 if the hub is unreachable; true if this call set it.
 
     Must be called before the libraries are imported. They would try five times per file, for half
@@ -54,7 +54,7 @@ def _is_reachable() -> bool:
         os.environ.get(f"{name}_proxy") or os.environ.get(f"{name.upper()}_PROXY")
         for name in ("https", "all")
     ):
-        return True  # only the proxy can tell
+        return True  # only the proxy knows
     hub = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     port = hub.port or (80 if hub.scheme == "http" else 443)
     try:

@@ -14,7 +14,7 @@ _FEWEST_PARAMETERS = 100e6
 """The smallest models with published values have 135 million."""
 
 
-def check_unusual(
+def check_published_ranges(
     recipe: Recipe, method: Method, parameters: int, *, allowed: bool = False
 ) -> list[str]:
     """Return warnings as lines; raise RecipeError for values ten times outside unless `allowed`."""

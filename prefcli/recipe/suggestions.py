@@ -39,20 +39,20 @@ def example(path: Key) -> str | None:
 
 
 def nearest(path: Key) -> str:
-    """What to write for an unknown key: by other tools' names, then siblings, then all keys."""
+    """Suggest a key for an unknown one: another tool's name, a key of the section, any key."""
     name, here = str(path[-1]), dotted(path)
     alias = name.lower().replace("-", "_")
     if alias in UNSUPPORTED:
         return UNSUPPORTED[alias]
     if key := ALIASES.get(alias):
         return f"prefcli's name is {key}"
-    siblings = keys_of(path[:-1])
+    neighbours = keys_of(path[:-1])
     if ":" in name or "=" in name:
         return "write `key: value`, with a space after the colon"
     if "." in name and here in all_paths():
         parent, _, key = here.rpartition(".")
         return f"dots are for the command line; write `{key}:` inside the section `{parent}:`"
-    if suggestion := did_you_mean(name.lower(), siblings, cutoff=0.7):
+    if suggestion := did_you_mean(name.lower(), neighbours, cutoff=0.7):
         return suggestion
     elsewhere = [p for p in all_paths() if p.rpartition(".")[2] == name]
     if elsewhere == [name]:
@@ -63,7 +63,7 @@ def nearest(path: Key) -> str:
     if suggestion := did_you_mean(name.lower(), by_name, cutoff=0.75):
         close = suggestion.removeprefix("did you mean ").removesuffix("?")
         return f"did you mean {by_name[close]}?"
-    return f"keys here: {', '.join(siblings)}" if siblings else "remove it"
+    return f"keys here: {', '.join(neighbours)}" if neighbours else "remove it"
 
 
 def is_source(path: Key) -> bool:

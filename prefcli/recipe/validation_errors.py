@@ -193,7 +193,7 @@ def _show(value: Any) -> str:
 
 
 def _cure(kind: str, value: Any, path: Key) -> str | None:
-    """What to write instead, if the value shows what was meant."""
+    """Suggest a value, if the wrong one shows what was meant."""
     if kind == "list_type" and is_source(path):
         return f"write {{path: {value if isinstance(value, str) else 'FILE_OR_HUB_ID'}}}"
     if kind == "list_type" and isinstance(value, str | int | float):

@@ -1,9 +1,9 @@
-"""The batches of an evaluation over several processes: each row counts once, on any number of them.
+"""Batches of an evaluation over several processes, in which each row counts once.
 
-accelerate fills the last batches up with rows from the beginning, which then count twice. Leaving
-them out is no way either: every process must run the model equally often. So what does not fill a
-whole round goes in a smaller one, and the rows that are then still left, fewer than there are
-processes, are scored by every process alike, which leaves each mean over processes what it is.
+accelerate fills the last batches with rows from the beginning, which then count twice. Skipping
+them is not possible: every process must run the model equally often. So the rows that do not fill
+a whole round form a smaller one. The rows that are left, fewer than there are processes, are scored
+by every process, which does not change a mean over processes.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch.utils.data import Sampler
 
 @dataclass(frozen=True)
 class Batch:
-    """Of one process."""
+    """A batch of one process."""
 
     indices: list[int]
     rows: int
-    """Of all processes together, each counted once."""
+    """Rows of all processes together, each counted once."""
     shared: bool
-    """Do all processes score the same rows?"""
+    """All processes score the same rows."""
 
 
 class EvalBatches(Sampler[list[int]]):
-    """Indices for one process, in order; as many batches on each."""
+    """Indices for one process, in order; the same number of batches on each process."""
 
     def __init__(self, rows: int, size: int, process: int = 0, processes: int = 1) -> None:
         """size: rows of a batch on one process."""
@@ -41,10 +41,11 @@ class EvalBatches(Sampler[list[int]]):
 
 def _batches(rows: int, size: int, process: int, processes: int) -> Iterator[Batch]:
     at = 0
-    while each := min(size, (rows - at) // processes):
-        start = at + process * each
-        yield Batch(list(range(start, start + each)), each * processes, shared=False)
-        at += each * processes
+    while per_process := min(size, (rows - at) // processes):
+        start = at + process * per_process
+        indices = list(range(start, start + per_process))
+        yield Batch(indices, per_process * processes, shared=False)
+        at += per_process * processes
     while at < rows:
         end = min(at + size, rows)
         yield Batch(list(range(at, end)), end - at, shared=True)

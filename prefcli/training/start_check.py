@@ -34,19 +34,29 @@ class Tolerance:
 
     half: bool
     """Whether anything is computed in 16 bits. In float32 only the order of additions differs."""
+    dora: bool = False
+    """Whether weights pass through DoRA's magnitude and norm, which rounds each of them again."""
 
     @classmethod
     def of_run(cls, model: torch.nn.Module, args: TrainingArguments) -> Tolerance:
         full = all(p.element_size() >= 4 for p in model.parameters() if p.is_floating_point())
-        return cls(not full or args.bf16 or args.fp16)
+        dora = any("lora_magnitude_vector" in name for name, _ in model.named_parameters())
+        return cls(not full or args.bf16 or args.fp16, dora)
 
     @property
     def least(self) -> float:
-        return 1e-2 if self.half else 1e-4
+        return (1e-2 if self.half else 1e-4) * self._factor
 
     def of(self, tokens: int) -> float:
         """Return the tolerance of one response: in 16 bits the errors of its tokens average out."""
-        return max(self.least, 0.1 / math.sqrt(max(tokens, 1))) if self.half else self.least
+        if not self.half:
+            return self.least
+        return max(self.least, self._factor * 0.1 / math.sqrt(max(tokens, 1)))
+
+    @property
+    def _factor(self) -> float:
+        # Measured on an H100 in bfloat16: DoRA's start is up to 0.1 nats per token off.
+        return 5.0 if self.dora and self.half else 1.0
 
     def allows(self, differences: Sequence[float], tokens: Sequence[int]) -> bool:
         """Judge each response, and their mean, which noise moves less than other weights do.

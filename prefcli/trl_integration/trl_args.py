@@ -1,7 +1,7 @@
-"""The recipe in transformers' and trl's names: the one place where they are spelled.
+"""Translation of a recipe into trl's training arguments.
 
-What a method owns is spelled in `methods/`; this file owns the rest, and proves that every value
-arrived in the trainer.
+Methods translate their own sections. `assert_args_applied` checks that no value is lost on the way
+to the trainer.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from prefcli.recipe.sections import Training
 
 
 def repeated_rows(rows: int, micro_batch: int, world: int) -> int:
-    """Rows that accelerate trains twice an epoch, so that every process has as many batches."""
+    """Count the rows that accelerate repeats per epoch so that all processes have equal batches."""
     return -rows % micro_batch if world > 1 else 0
 
 
 def accumulate(training: Training, world: int) -> int:
-    """Micro-batches per optimizer step, so that the global batch is exactly what was asked."""
+    """Return the micro-batches per optimizer step that give exactly the global batch size."""
     micro = training.per_device_train_batch_size * world
     if training.global_batch_size % micro:
         sizes = [
@@ -36,50 +36,51 @@ def accumulate(training: Training, world: int) -> int:
         ]
         raise RecipeError(
             Problem(
-                f"{training.global_batch_size} can't be reached with "
-                f"{training.per_device_train_batch_size} rows a device on {world} devices",
+                f"{training.global_batch_size} is not a multiple of "
+                f"{training.per_device_train_batch_size} rows per device on {world} devices",
                 path="training.global_batch_size",
-                hint=f"per-device sizes that reach it: {', '.join(sizes)}"
+                hint=f"set training.per_device_train_batch_size to {', '.join(sizes)}"
                 if sizes
-                else f"take a multiple of {world}",
+                else f"set a multiple of {world}",
+                code="TRN068",
             )
         )
     return training.global_batch_size // micro
 
 
 def learning_rate(recipe: Recipe, method: Method) -> float:
-    """The recipe's, or the method's usual one."""
+    """Return the learning rate of the recipe, or the method's default."""
     if recipe.training.learning_rate is not None:
         return recipe.training.learning_rate
     return default_learning_rate(recipe, method)
 
 
 def notes(recipe: Recipe, method: Method) -> list[str]:
-    """What a user should know of this recipe before it runs."""
-    found = list(method.notes())
+    """Return remarks for the user about settings that are valid but have a cost."""
+    lines = list(method.notes())
     if recipe.model.dtype == "bfloat16" and not recipe.trains_adapter:
-        found.append(
-            "model.dtype bfloat16 keeps the trained weights themselves in bfloat16: an update "
-            "smaller than about 1/256 of a weight is lost, which most are at "
+        lines.append(
+            "model.dtype bfloat16 stores trained weights in bfloat16: updates smaller than about "
+            "1/256 of a weight are lost, which is most of them at "
             f"{learning_rate(recipe, method):g}. auto trains float32 weights with bfloat16 autocast"
         )
     training = recipe.training
-    again = training.num_train_epochs > 1 and training.max_steps is None
-    if again and method.needs_reference and not recipe.reference.precompute:
-        found.append(
+    several_epochs = training.num_train_epochs > 1 and training.max_steps is None
+    if several_epochs and method.needs_reference and not recipe.reference.precompute:
+        lines.append(
             f"the reference scores its rows in each of {training.num_train_epochs:g} epochs: "
-            "reference.precompute: true scores them once, for other runs of these rows as well"
-            + ("" if recipe.trains_adapter else " (but measures no KL to the reference)")
+            "reference.precompute: true scores them once, also for other runs on these rows"
+            + ("" if recipe.trains_adapter else ", but then reference_kl is not measured")
         )
-    return found
+    return lines
 
 
 def trl_options(
-    recipe: Recipe, method: Method, machine: Device, world: int | None = None
+    recipe: Recipe, method: Method, device: Device, world: int | None = None
 ) -> dict[str, Any]:
-    """Every value that trl's config is given and must still have when training starts.
+    """Return every option that trl's config is given and must still have when training starts.
 
-    world: as in `plan`.
+    world: number of processes; by default that of this run.
     """
     training = recipe.training
     options: dict[str, Any] = {
@@ -87,7 +88,7 @@ def trl_options(
         "seed": recipe.seed,
         "data_seed": recipe.seed,
         "max_length": recipe.data.max_length,
-        # Several processes would cut the rows elsewhere than the device batches do.
+        # Several processes would split the rows at other places than device batches.
         "dataset_num_proc": None if method.pairs_neighbours else recipe.data.num_proc,
         "num_train_epochs": training.num_train_epochs,
         "max_steps": training.max_steps or -1,
@@ -97,13 +98,13 @@ def trl_options(
         "learning_rate": learning_rate(recipe, method),
         "lr_scheduler_type": training.lr_scheduler_type,
         "warmup_steps": training.warmup,
-        "optim": training.optimizer_on(machine.kind),
+        "optim": training.optimizer_on(device.kind),
         "weight_decay": training.weight_decay,
         "adam_beta1": training.adam_beta1,
         "adam_beta2": training.adam_beta2,
         "adam_epsilon": training.adam_epsilon,
         "max_grad_norm": training.max_grad_norm,
-        # auto: unless it is known better (checkpointing.py).
+        # For auto, make_trainer may turn it off.
         "gradient_checkpointing": training.gradient_checkpointing is not False,
         "logging_steps": training.logging_steps,
         "logging_first_step": True,
@@ -114,15 +115,15 @@ def trl_options(
         "save_steps": training.save_steps,
         "save_total_limit": training.save_total_limit,
         "report_to": list(recipe.logging.report_to),
-        "bf16": machine.autocast(recipe.model),
-        "fp16": machine.half(recipe.model),
-        "use_cpu": machine.kind == "cpu",
+        "bf16": device.autocast(recipe.model),
+        "fp16": device.half(recipe.model),
+        "use_cpu": device.kind == "cpu",
         "disable_tqdm": True,
-        # Rows are prepared by one process while the others wait; transformers gives up after half
-        # an hour (huggingface/trl issue 7223).
+        # Other processes wait while one prepares the rows; the default timeout is half an hour
+        # (huggingface/trl issue 7223).
         "ddp_timeout": 7200,
-        # Every weight that is trained is in every pass; looking for others costs time, and torch
-        # says on each process that there are none.
+        # Every trained weight is used in every pass. Searching for unused ones takes time and warns
+        # on each process.
         "ddp_find_unused_parameters": False,
         "push_to_hub": False,
     }
@@ -135,39 +136,39 @@ def trl_options(
             "load_best_model_at_end": True,
             "metric_for_best_model": training.early_stopping.metric,
             "greater_is_better": training.early_stopping.greater_is_better,
-            # Its count of evaluations that were no better outlives a resume.
+            # Keeps the count of evaluations without improvement across a resume.
             "restore_callback_states_from_checkpoint": True,
         }
     if recipe.logging.report_to:
         options["run_name"] = recipe.logging.run_name or Path(recipe.output_dir).absolute().name
     if recipe.trains_adapter and not method.keeps_dropout:
-        # trl would switch off every dropout, the adapters' too; the base model's is off already
-        # (see trainer.py), so that lora.dropout is the only one left.
+        # trl would disable all dropout, including lora.dropout. make_trainer disables the base
+        # model's.
         options["disable_dropout"] = False
     if recipe.reference.precompute and method.needs_reference:
         options["precompute_ref_log_probs"] = True
     own = {**method.trainer.options, **method.trl_options()}
-    assert not own.keys() & options.keys(), "a method spells what training/arguments.py owns"
+    assert not own.keys() & options.keys(), "a method sets an option that trl_args.py sets"
     return {**options, **own}
 
 
-def build(options: Mapping[str, Any], config_class: type[Any], **more: Any) -> Any:
-    """trl's config. Unknown names are our bug: trl has changed under us."""
+def build(options: Mapping[str, Any], config_class: type[Any], **others: Any) -> Any:
+    """Build trl's config. AssertionError for an option that this version of trl lacks."""
     fields = {field.name for field in dataclasses.fields(config_class)}
     unknown = set(options) - fields
     assert not unknown, f"{config_class.__name__} has no {sorted(unknown)}"
-    return config_class(**options, **more)
+    return config_class(**options, **others)
 
 
 def assert_args_applied(options: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """What the trainer will really use, name by name. AssertionError where a value got lost."""
+    """Return the values that the trainer uses. AssertionError if one differs from the options."""
     effective = {name: _plain(getattr(config, name)) for name in options}
-    lost = {
+    changed = {
         name: (_plain(value), effective[name])
         for name, value in options.items()
         if _plain(value) != effective[name]
     }
-    assert not lost, f"recipe values that did not arrive in the trainer (ours, trl's): {lost}"
+    assert not changed, f"the trainer has other values (recipe, trainer): {changed}"
     return effective
 
 

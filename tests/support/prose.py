@@ -111,6 +111,8 @@ def _text(path: Path) -> Iterator[tuple[int, str, str]]:
             text = line.partition("#")[2]
         elif fenced:
             continue
+        elif path.suffix == ".md":
+            text = re.sub(r"`[^`]*`", "", line)  # names in code are those of the code
         for phrase, hint in problems_in(text):
             yield number, phrase, hint
 

@@ -1,4 +1,4 @@
-"""A hub of a few files on this machine, which speaks what huggingface_hub's client asks for."""
+"""A local server with the part of the hub's API that huggingface_hub uses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FILE = re.compile(r"(?P<kind>/datasets)?/(?P<name>[^/]+/[^/]+)/resolve/[^/]+/(?
 
 
 class TinyHub:
-    """folder/models/OWNER/NAME and folder/datasets/OWNER/NAME hold the files of one commit each."""
+    """Serves folder/models/OWNER/NAME and folder/datasets/OWNER/NAME, each with one commit."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -31,11 +31,11 @@ class TinyHub:
         return hashlib.sha1(f"{kind}/{name}".encode()).hexdigest()
 
     def entries(self, kind: str, name: str, under: str = "") -> list[dict] | None:
-        """Of all files, or of one folder with its folders; None for no such repository."""
+        """Describe the files and folders of a repository; None if it does not exist."""
         root = self.folder / kind / name
         if not root.is_dir():
             return None
-        found = sorted((root / under).rglob("*"))
+        paths = sorted((root / under).rglob("*"))
         return [
             {"type": "directory", "path": str(p.relative_to(root)), "oid": "0" * 40, "size": 0}
             if p.is_dir()
@@ -45,13 +45,13 @@ class TinyHub:
                 "oid": hashlib.sha1(p.read_bytes()).hexdigest(),
                 "size": p.stat().st_size,
             }
-            for p in found
+            for p in paths
         ]
 
 
 @contextmanager
 def serve(folder: Path) -> Iterator[tuple[TinyHub, str]]:
-    """(the hub, its address)"""
+    """Yield the hub and its address."""
     hub = TinyHub(folder)
 
     class Handler(BaseHTTPRequestHandler):
@@ -72,8 +72,8 @@ def serve(folder: Path) -> Iterator[tuple[TinyHub, str]]:
         def say(self, content: object) -> None:
             self.answer(200, json.dumps(content).encode(), Content_Type="application/json")
 
-        def repository(self, found: re.Match, under: str = "") -> list[dict] | None:
-            entries = hub.entries(found["kind"], found["name"], under)
+        def repository(self, match: re.Match, under: str = "") -> list[dict] | None:
+            entries = hub.entries(match["kind"], match["name"], under)
             if entries is None:
                 self.answer(404, X_Error_Code="RepoNotFound")
             return entries
@@ -84,23 +84,23 @@ def serve(folder: Path) -> Iterator[tuple[TinyHub, str]]:
         def do_GET(self) -> None:
             hub.requests.append(f"{self.command} {self.path}")
             path = unquote(urlsplit(self.path).path)
-            if found := _TREE.fullmatch(path):
-                under = found["under"] or ""
-                entries = self.repository(found, under)
+            if match := _TREE.fullmatch(path):
+                under = match["under"] or ""
+                entries = self.repository(match, under)
                 deep = "recursive" in parse_qs(urlsplit(self.path).query)
                 if entries is not None:
                     depth = len(Path(under).parts) + 1
                     self.say([e for e in entries if deep or len(Path(e["path"]).parts) == depth])
-            elif found := _INFO.fullmatch(path):
-                entries = self.repository(found)
+            elif match := _INFO.fullmatch(path):
+                entries = self.repository(match)
                 if entries is not None:
                     files = [{"rfilename": e["path"]} for e in entries if e["type"] == "file"]
-                    commit = hub.commit(found["kind"], found["name"])
-                    self.say({"id": found["name"], "sha": commit, "siblings": files})
-            elif found := _FILE.fullmatch(path):
-                kind = "datasets" if found["kind"] else "models"
-                commit = hub.commit(kind, found["name"])
-                file = hub.folder / kind / found["name"] / found["file"]
+                    commit = hub.commit(match["kind"], match["name"])
+                    self.say({"id": match["name"], "sha": commit, "siblings": files})
+            elif match := _FILE.fullmatch(path):
+                kind = "datasets" if match["kind"] else "models"
+                commit = hub.commit(kind, match["name"])
+                file = hub.folder / kind / match["name"] / match["file"]
                 if file.is_file():
                     body = file.read_bytes()
                     tag = f'"{hashlib.sha1(body).hexdigest()}"'
@@ -113,11 +113,11 @@ def serve(folder: Path) -> Iterator[tuple[TinyHub, str]]:
         def do_POST(self) -> None:
             hub.requests.append(f"POST {self.path}")
             body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
-            if found := _PATHS.fullmatch(unquote(urlsplit(self.path).path)):
-                asked = json.loads(body)["paths"] if body[:1] == "{" else parse_qs(body)["paths"]
-                entries = self.repository(found)
+            if match := _PATHS.fullmatch(unquote(urlsplit(self.path).path)):
+                paths = json.loads(body)["paths"] if body[:1] == "{" else parse_qs(body)["paths"]
+                entries = self.repository(match)
                 if entries is not None:
-                    self.say([e for e in entries if e["path"] in asked])
+                    self.say([e for e in entries if e["path"] in paths])
             else:
                 self.answer(404)
 

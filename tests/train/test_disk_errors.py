@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from prefcli.checkpoints.atomic import writing
 from prefcli.checkpoints.completeness import is_complete
-from prefcli.checkpoints.disk import disk_errors_reported
+from prefcli.checkpoints.disk import DiskSpace, disk_errors_reported
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.training.run import train
 from tests.support.problems import stops_with
@@ -178,3 +178,10 @@ def test_error_that_is_not_the_disks_is_raised_unchanged(tmp_path, error):
     with pytest.raises(type(error)) as caught:
         fail(tmp_path, error, None)
     assert caught.value is error
+
+
+@pytest.mark.parametrize(("checkpoint", "lines"), [(87 * 10**9, 2), (10**9, 1)])
+def test_disk_space_of_a_large_checkpoint_names_the_rate_for_a_preemption(checkpoint, lines):
+    space = DiskSpace(checkpoint, checkpoints_kept=1, model=0, free=0)
+    assert len(space.lines()) == lines
+    assert ("276.6 MiB per second" in space.lines()[-1]) == (lines == 2)

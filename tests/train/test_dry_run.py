@@ -124,7 +124,7 @@ def test_an_impossible_global_batch_lists_the_possible(recipe_data, dry_run, mon
     (problem,) = document["problems"]
     assert problem["path"] == "training.global_batch_size"
     wanted = "1 (accumulating 4), 2 (accumulating 2), 4 (accumulating 1)"
-    assert (wanted if world == 3 else "take a multiple of 5") in problem["hint"]
+    assert (wanted if world == 3 else "set a multiple of 5") in problem["hint"]
     assert "memory" not in document  # a launcher's processes would wait for each other
 
 

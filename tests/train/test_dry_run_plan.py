@@ -36,8 +36,8 @@ def test_eight_devices_that_do_not_reach_the_batch(recipe_data, dry_run):
     assert code == 2
     (problem,) = document["problems"]
     assert problem["path"] == "training.global_batch_size"
-    assert problem["message"] == "16 can't be reached with 4 rows a device on 8 devices"
-    assert problem["hint"].endswith("reach it: 1 (accumulating 2), 2 (accumulating 1)")
+    assert problem["message"] == "16 is not a multiple of 4 rows per device on 8 devices"
+    assert problem["hint"].endswith("to 1 (accumulating 2), 2 (accumulating 1)")
     assert document["memory"]["rows"] == 4  # the rest is looked at all the same
 
 

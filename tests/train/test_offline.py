@@ -16,7 +16,7 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from prefcli.console import amount
+from prefcli.text import format_bytes
 from tests.support.tiny_hub import serve
 from tests.support.tiny_runs import pairs, small_recipe, write_jsonl
 
@@ -135,7 +135,7 @@ def test_download_lists_the_files_of_each_repository(downloaded, place):
     # other/ is needed: datasets infers the format from the first configuration.
     data = {"README.md", "main/test.jsonl", "main/train.jsonl", "other/train.jsonl"}
     assert set(items[2]["files"]) == data
-    total = amount(sum(item["bytes"] for item in items))
+    total = format_bytes(sum(item["bytes"] for item in items))
     assert f"files, {total}, in {place}/home/hub" in done.stderr
 
 

@@ -16,7 +16,7 @@ from tests.support.scored_rows import distance, tiny
 from tests.support.tiny_runs import interrupt, labelled, metric_rows, write_jsonl
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
-SAID = "speed: rows are scored without padding, and a prompt that several share once\n"
+SAID = "speed: rows are scored without padding, and a shared prompt only once\n"
 
 
 @pytest.mark.parametrize(

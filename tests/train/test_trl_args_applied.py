@@ -15,7 +15,7 @@ from prefcli.model.lora import lora_config
 from prefcli.recipe.sections import DataChecks
 from prefcli.training.run import train
 from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_options
-from tests.support.tiny_runs import ANYTHING, labelled, metric_rows, write_jsonl
+from tests.support.tiny_runs import ANYTHING, labelled, metric_rows, pairs, trainer_of, write_jsonl
 
 # Every leaf that ends in a trainer argument: recipe path -> (changed value, trl's name).
 CHANGES = {
@@ -257,12 +257,22 @@ def test_every_lora_key_reaches_peft(recipe_data, make_recipe):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_lora_dropout_is_kept_by_trl(recipe_data, make_recipe, name):
-    """trl's disable_dropout would set it to zero; make_trainer asserts that it is there."""
+    """trl's disable_dropout would set it to zero."""
     recipe_data["lora"] = {"rank": 2, "dropout": 0.25}
-    recipe = make_recipe(recipe_data).recipe
-    train(recipe, recipe.methods[name])
-    run = json.loads((Path(recipe.output_dir) / "run.json").read_text())
-    assert run["effective"]["lora"]["lora_dropout"] == 0.25
+    trainer, _ = trainer_of(make_recipe(recipe_data).recipe, name)
+    layers = [layer for layer in trainer.model.modules() if hasattr(layer, "lora_dropout")]
+    assert {layer.lora_dropout["default"].p for layer in layers} == {0.25}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_trainer_keeps_every_row_of_the_split(recipe_data, make_recipe, tmp_path, name):
+    """trl drops rows silently; prefcli drops and counts those before trl sees them."""
+    too_long = {"prompt": "say " * 100, "chosen": " yes", "rejected": " no"}
+    path = write_jsonl(tmp_path / "rows.jsonl", [*pairs(24), too_long])
+    recipe_data["data"]["train"] = {"path": str(path)}
+    trainer, inputs = trainer_of(make_recipe(recipe_data).recipe, name)
+    assert sum(tally.count for tally in inputs.train.dropped.values()) > 0
+    assert len(trainer.train_dataset) == len(inputs.train.rows) > 0
 
 
 def test_assert_args_applied_rejects_a_lost_value(recipe_data, make_recipe):

@@ -229,7 +229,7 @@ def test_probe_records_the_attention_it_refuses(there, why, trained, on_a_cpu, m
     assert speed.attention == SEGMENTS
     assert speed.as_dict()["refused"] == {varlen.NAME: why}
     assert speed.lines() == [
-        "speed: rows are scored without padding, and a prompt that several share once",
+        "speed: rows are scored without padding, and a shared prompt only once",
         f"speed: attention is {SEGMENTS}; {varlen.NAME} is not used: {why}",
     ]
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -171,36 +171,36 @@ RULES = table(
 
 
 @UNKNOWN
-def test_unknown_keys(case, tmp_path):
+def test_load_unknown_key_is_located_with_a_suggestion(case, tmp_path):
     case.check(tmp_path)
 
 
 @KEYS
-def test_keys(case, tmp_path):
+def test_load_missing_or_empty_key_is_located(case, tmp_path):
     case.check(tmp_path)
 
 
 @TYPES
-def test_types(case, tmp_path):
+def test_load_value_of_wrong_type_is_located(case, tmp_path):
     case.check(tmp_path)
 
 
 @RANGES
-def test_ranges(case, tmp_path):
+def test_load_value_out_of_range_is_located(case, tmp_path):
     case.check(tmp_path)
 
 
 @CHOICES
-def test_choices(case, tmp_path):
+def test_load_unknown_choice_is_located(case, tmp_path):
     case.check(tmp_path)
 
 
 @RULES
-def test_rules(case, tmp_path):
+def test_load_conflicting_settings_are_located(case, tmp_path):
     case.check(tmp_path)
 
 
-def test_all_at_once_in_the_order_of_the_file(tmp_path):
+def test_load_reports_every_mistake_in_file_order(tmp_path):
     text = """\
 output_dir: 3
 modle: {name_or_path: m}
@@ -233,12 +233,12 @@ lora:
 
 
 @pytest.mark.parametrize("word", ["5e-7", "5E-7", "5.e-7", "+5e-7", ".5e-6", "0.0000005", "5e-07"])
-def test_a_small_number_is_a_number(word, tmp_path):
+def test_load_scientific_notation_is_a_number(word, tmp_path):
     text = f"{GOOD}training: {{learning_rate: {word}}}\n"
     assert load(write(tmp_path, text)).recipe.training.learning_rate == 5e-7
 
 
-def test_an_int_may_stand_for_a_float(tmp_path):
+def test_load_int_for_a_float_is_converted(tmp_path):
     assert load(write(tmp_path, f"{GOOD}lora: {{alpha: 32}}\n")).recipe.lora.alpha == 32.0
 
 
@@ -246,16 +246,16 @@ def test_an_int_may_stand_for_a_float(tmp_path):
     ("word", "flag"),
     [("yes", True), ("on", True), ("no", False), ("off", False), ("NO", False), ("True", True)],
 )
-def test_words_for_flags(word, flag, tmp_path):
+def test_load_yaml_1_1_flag_is_a_bool(word, flag, tmp_path):
     text = f"{GOOD}lora: {{use_dora: {word}}}\n"
     assert load(write(tmp_path, text)).recipe.lora.use_dora is flag
 
 
-def test_no_is_text_where_text_is_wanted(tmp_path):
+def test_load_no_for_a_text_stays_text(tmp_path):
     assert load(write(tmp_path, GOOD.replace("runs/x", "no"))).recipe.output_dir == "no"
 
 
-def test_every_foreign_name_leads_to_a_key(tmp_path):
+def test_alias_suggests_a_key_of_the_schema(tmp_path):
     for name, ours in ALIASES.items():
         assert name == name.lower().replace("-", "_")
         *_, problem = mistakes(tmp_path, GOOD, f"{ours}=[[]]")
@@ -275,6 +275,7 @@ RENAMED_PATHS = {
     "data.checks.template_seams": "data.checks.template_boundary",
     "health.collapse.on": "health.collapse.level",
     "health.displacement.fall": "health.displacement.warn_nats",
+    "health.flat": "health.no_learning",
     "health.gradient.times": "health.gradient.spike_factor",
     "health.margin.nats_a_token": "health.margin.nats_per_token",
     "health.overfitting.far": "health.overfitting.max_ratio",

@@ -9,7 +9,7 @@ import pytest
 from prefcli.methods import METHODS
 from prefcli.recipe import Recipe, load
 from prefcli.recipe.catalog import Shipped, shipped
-from prefcli.recipe.published_ranges import check_unusual
+from prefcli.recipe.published_ranges import check_published_ranges
 from tests.unit.test_cli import run
 
 LIBRARY = shipped()
@@ -45,14 +45,14 @@ def parameters(name: str) -> int:
     return int(next(count for start, count in PARAMETERS.items() if name.startswith(start)))
 
 
-def test_every_shipped_recipe_is_valid_and_none_is_forgotten(monkeypatch, capsys):
+def test_shipped_recipes_are_valid_and_complete(monkeypatch, capsys):
     assert len(LIBRARY) == 30
     assert {r.name.rpartition("/")[2] for r in LIBRARY if "/" in r.name} == {*METHODS}
     assert run(monkeypatch, "validate", *(str(r.path) for r in LIBRARY)) == 0
     assert capsys.readouterr().out.count(": valid (") == len(LIBRARY)
 
 
-def test_the_list_fits_a_terminal_and_starts_with_what_runs_anywhere(monkeypatch, capsys):
+def test_list_fits_a_terminal_and_starts_with_quickstart(monkeypatch, capsys):
     assert run(monkeypatch, "recipes", "list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
@@ -64,7 +64,7 @@ def test_the_list_fits_a_terminal_and_starts_with_what_runs_anywhere(monkeypatch
 
 
 @every
-def test_a_header_says_what_it_is_where_it_comes_from_and_what_it_takes(shipped):
+def test_header_has_purpose_source_and_hardware(shipped):
     first, blank, *rest = header(shipped)
     assert re.fullmatch(r"# [A-Z].*[.]", first)
     assert blank == "#"
@@ -74,7 +74,7 @@ def test_a_header_says_what_it_is_where_it_comes_from_and_what_it_takes(shipped)
 
 
 @every
-def test_an_anchor_stands_where_figures_are_published(shipped):
+def test_expected_is_present_where_results_are_published(shipped):
     expected = load(str(shipped.path)).recipe.expected
     text = " ".join(line.lstrip("# ") for line in header(shipped))
     own = shipped.name.startswith(("quickstart/", "stories", "llama-dpo", "qwen-dpo"))
@@ -87,10 +87,10 @@ def test_an_anchor_stands_where_figures_are_published(shipped):
 
 
 @every
-def test_no_value_is_unusual_without_a_word(shipped):
+def test_values_outside_published_ranges_are_explained(shipped):
     loaded = load(str(shipped.path)).recipe
     for method in loaded.methods.values():
-        said = check_unusual(loaded, method, parameters(shipped.name))
+        said = check_published_ranges(loaded, method, parameters(shipped.name))
         if shipped.name == "zephyr-sft-qlora":
             assert [line.split()[:2] for line in said] == [["training.global_batch_size", "8"]]
             assert "prefcli warns that 8" in " ".join(x.lstrip("# ") for x in header(shipped))
@@ -99,14 +99,14 @@ def test_no_value_is_unusual_without_a_word(shipped):
 
 
 @every
-def test_no_recipe_trains_on_what_it_is_measured_by(shipped):
+def test_train_and_eval_data_differ(shipped):
     data = load(str(shipped.path)).recipe.data
     train = {(s.path, s.name, s.split) for s in data.train}
     assert not train & {(s.path, s.name, s.split) for s in data.eval or []}
     assert not any("test" in (s.split or "") for s in data.train)
 
 
-def test_stages_meet():
+def test_stages_use_the_output_of_the_stage_before():
     """A recipe that starts from a run starts from one that a recipe makes, or says how."""
     made = {f"{load(str(r.path)).recipe.output_dir}/model" for r in LIBRARY}
     starts = {load(str(r.path)).recipe.model.name_or_path for r in LIBRARY}
@@ -139,7 +139,7 @@ def test_stages_meet():
         ("smollm3-apo", "dpo", {"loss_type": "apo_zero"}, 1e-6, "cosine_with_min_lr", 0.1, 32, 1),
     ],
 )  # fmt: skip
-def test_trained_as_published(name, method, options, rate, schedule, warmup, batch, epochs):
+def test_recipe_is_as_published(name, method, options, rate, schedule, warmup, batch, epochs):
     found = recipe(name)
     assert [*found.methods] == [method]
     section, training = found.methods[method], found.training
@@ -151,7 +151,7 @@ def test_trained_as_published(name, method, options, rate, schedule, warmup, bat
     assert training.num_train_epochs == epochs
 
 
-def test_one_format_has_one_template():
+def test_recipes_of_a_format_share_a_chat_template():
     """Recipes are readable alone, so they repeat it; a repaired copy must not stay alone."""
     templates = [recipe(r.name).model.chat_template for r in LIBRARY]
     assert len({t for t in templates if t and "<|user|>" in t}) == 1

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from prefcli import __version__, cli
+from prefcli.cli.main import COMMANDS, command_tree
 from prefcli.errors import ExitCode
 from prefcli.methods import METHODS
 from prefcli.recipe import load
 
 ROOT = Path(__file__).parents[2]
+RECIPE = "output_dir: r\nmodel: {name_or_path: m}\ndpo: {}\ndata: {train: {path: d.jsonl}}\n"
 HEAVY = ("torch", "transformers", "trl", "datasets", "peft", "accelerate")
 
 
@@ -65,7 +67,7 @@ def test_help_lists_every_exit_code_and_method(monkeypatch, capsys):
         assert f"\n  {name} " in text
 
 
-def test_version(monkeypatch, capsys):
+def test_version_is_printed(monkeypatch, capsys):
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.strip() == f"prefcli {__version__}"
 
@@ -88,7 +90,7 @@ def test_validate_reports_all_files(monkeypatch, capsys, tmp_path):
     assert len(document[1]["problems"]) == 2
 
 
-def test_a_missing_section_names_those_there_are(monkeypatch, capsys, tmp_path):
+def test_method_without_section_names_the_sections_of_the_recipe(monkeypatch, capsys, tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(
         "output_dir: r\nmodel: {name_or_path: m}\ndpo: {}\ndata: {train: {path: d.jsonl}}\n"
@@ -99,7 +101,7 @@ def test_a_missing_section_names_those_there_are(monkeypatch, capsys, tmp_path):
     assert "kto: {}" in err
 
 
-def test_an_error_is_json_too(monkeypatch, capsys):
+def test_error_with_json_is_a_document(monkeypatch, capsys):
     assert run(monkeypatch, "dpo", "nowhere.yaml", "--json") == 2
     document = json.loads(capsys.readouterr().out)
     assert document["exit_code"] == 2
@@ -107,11 +109,11 @@ def test_an_error_is_json_too(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("argv", [["dpo"], ["dppo", "r.yaml"], ["dpo", "r.yaml", "--dryrun"]])
-def test_a_wrong_command_line_is_exit_2(monkeypatch, argv):
+def test_invalid_command_line_exits_with_2(monkeypatch, argv):
     assert run(monkeypatch, *argv) == 2
 
 
-def test_recipes_are_copied_with_their_data(monkeypatch, capsys, tmp_path):
+def test_recipes_copy_includes_data(monkeypatch, capsys, tmp_path):
     assert run(monkeypatch, "recipes", "copy", "quickstart", str(tmp_path)) == 0
     assert {p.stem for p in (tmp_path / "quickstart").glob("*.yaml")} == {*METHODS}
     assert (tmp_path / "quickstart" / "data" / "prompts.jsonl").is_file()
@@ -125,8 +127,48 @@ def test_recipes_are_copied_with_their_data(monkeypatch, capsys, tmp_path):
     assert "zephyr" in capsys.readouterr().err
 
 
-def test_the_schema_is_json_schema(monkeypatch, capsys):
+def test_schema_prints_json_schema(monkeypatch, capsys):
     assert run(monkeypatch, "schema") == 0
     schema = json.loads(capsys.readouterr().out)
     assert schema["properties"].keys() >= {"model", "data", "dpo", "training"}
     assert "lambda" in schema["$defs"]["Orpo"]["properties"]
+
+
+def test_command_summaries_are_the_first_lines_of_their_help():
+    tree = command_tree()
+    for name, (_, summary) in COMMANDS.items():
+        assert (tree.commands[name].help or "").splitlines()[0] == summary.splitlines()[0], name
+
+
+@pytest.mark.parametrize("command", ["data", "prepare", "launch"])
+def test_command_without_method_on_a_recipe_of_several_is_an_error(
+    command, monkeypatch, capsys, tmp_path
+):
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE + "kto: {}\n")
+    assert run(monkeypatch, command, str(path), "--json") == 2
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert (problem["code"], problem["hint"]) == ("RCP019", "add --method dpo|kto")
+
+
+@pytest.mark.parametrize("command", ["data", "prepare", "launch", "slurm"])
+def test_method_before_the_recipe_is_an_error_that_shows_the_order(command, monkeypatch, capsys):
+    options = ["--time", "90"] if command == "slurm" else []
+    assert run(monkeypatch, command, "dpo", "r.yaml", *options) == 2
+    assert "RECIPE --method dpo" in capsys.readouterr().err
+
+
+def test_validate_applies_overrides_to_every_recipe(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE)
+    assert run(monkeypatch, "validate", str(path), str(path), "seed=-1", "--json") == 2
+    document = json.loads(capsys.readouterr().out)
+    assert [entry["problems"][0]["code"] for entry in document] == ["RCP005", "RCP005"]
+
+
+def test_validate_method_without_section_is_an_error(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE)
+    assert run(monkeypatch, "validate", str(path), "--method", "dpo") == 0
+    assert run(monkeypatch, "validate", str(path), "--method", "kto") == 2
+    assert "RCP018" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Each known-bad combination is told for a recipe made for it, and for no other."""
+"""Each combination is reported for a recipe that has it, and for no other."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def fired(found: Recipe, strategy: str, method: str = "dpo") -> list[int]:
     return [number for number, each in enumerate(COMBINATIONS) if each.when(case)]
 
 
-def test_the_table_is_tested_row_by_row():
+def test_every_combination_has_a_test():
     assert len(COMBINATIONS) == len(FIRES) == 7
     assert [each.path for each in COMBINATIONS] == [path for path, _, _ in FIRES]
     assert [each.level for each in COMBINATIONS] == ["error"] * 4 + ["warning"] * 3
@@ -56,7 +56,7 @@ def test_the_table_is_tested_row_by_row():
 
 
 @pytest.mark.parametrize("number", range(len(FIRES)), ids=[path for path, _, _ in FIRES])
-def test_each_fires_alone(number):
+def test_combination_is_reported_alone(number):
     path, changes, strategy = FIRES[number]
     bad = recipe(changes)
     method = "simpo" if strategy == "zero3" else "dpo"
@@ -75,7 +75,7 @@ def test_each_fires_alone(number):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_plain_recipe_goes_anywhere(method, strategy):
+def test_plain_recipe_has_no_combination(method, strategy):
     assert fired(recipe(), strategy, method) == []
 
 
@@ -98,21 +98,21 @@ def test_a_plain_recipe_goes_anywhere(method, strategy):
         ({}, "fsdp1"),
     ],
 )
-def test_the_neighbours_of_what_is_bad_are_good(changes, strategy):
+def test_similar_valid_settings_have_no_combination(changes, strategy):
     assert fired(recipe(changes), strategy) == []
 
 
 @pytest.mark.parametrize("method", ["orpo", "simpo"])
-def test_without_checkpointing_an_adapter_goes_under_zero3(method):
+def test_zero3_adapter_without_checkpointing_is_valid(method):
     plain = recipe({"lora": LORA, "training.gradient_checkpointing": False})
     assert fired(plain, "zero3", method) == []
 
 
-def test_demonstrations_do_not_overflow_in_float16():
+def test_float16_for_sft_has_no_warning():
     assert fired(recipe({"model.dtype": "float16"}), "single", "sft") == []
 
 
-def test_all_errors_at_once():
+def test_check_combinations_reports_all_errors():
     bad = recipe({"lora": LORA, "model.quantization": "4bit", "training.optim": "adamw_8bit"})
     with pytest.raises(RecipeError) as caught:
         check_combinations(bad, bad.orpo, "zero3")

@@ -1,4 +1,4 @@
-"""The thresholds of a recipe: a part of one leaves the rest as it is."""
+"""Thresholds of data checks: defaults, partial sections and mistakes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def checks(folder, *overrides):
     return load(write(folder, GOOD), overrides).recipe.data.checks
 
 
-def test_defaults():
+def test_data_checks_defaults():
     found = {name: (s.warn, s.error) for name, s in DataChecks()}
     assert found == {
         "long_prompts": (0.0, 0.01),
@@ -34,7 +34,7 @@ def test_defaults():
     }
 
 
-def test_half_a_pair_keeps_the_other_half(tmp_path):
+def test_data_checks_missing_share_keeps_its_default(tmp_path):
     found = checks(tmp_path, "data.checks.cut.error=0.3", "data.checks.empty={warn: null}")
     assert found.cut == Shares(warn=0.01, error=0.3)
     assert found.empty == Shares(warn=None, error=0.01)
@@ -42,7 +42,7 @@ def test_half_a_pair_keeps_the_other_half(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "text"),
     [
         ("data.checks.cut.error=1.5", "data.checks.cut.error: 1.5 is out of range"),
         ("data.checks.cut.warn=-1", "data.checks.cut.warn: -1 is out of range"),
@@ -51,14 +51,14 @@ def test_half_a_pair_keeps_the_other_half(tmp_path):
         ("data.checks.cut=0.3", "data.checks.cut: 0.3 is not a section with keys"),
     ],
 )
-def test_mistakes(tmp_path, override, told):
+def test_data_checks_mistake_is_an_error(tmp_path, override, text):
     with pytest.raises(RecipeError) as caught:
         checks(tmp_path, override)
-    assert told in str(caught.value)
+    assert text in str(caught.value)
 
 
 @pytest.mark.parametrize("name", DataChecks.model_fields)
-def test_every_finding_has_words_and_a_cure(name):
+def test_data_check_has_text_and_cure(name):
     words = DataChecks.words(name)
     assert words.what
     assert words.cure

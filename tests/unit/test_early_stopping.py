@@ -42,11 +42,11 @@ def loaded(tmp_path):
         ("eval_mean_token_accuracy", True),
     ],
 )
-def test_the_direction_of_each_figure(metric, greater):
+def test_greater_is_better_follows_the_metric(metric, greater):
     assert EarlyStopping(metric=metric).greater_is_better is greater
 
 
-def test_it_takes_a_figure_of_the_methods(loaded):
+def test_metric_of_no_method_is_an_error(loaded):
     assert loaded(early_stopping={"metric": "eval_rewards/accuracies"})
     with pytest.raises(RecipeError, match="did you mean eval_rewards/margins"):
         loaded(early_stopping={"metric": "eval_rewards/margin"})
@@ -54,7 +54,7 @@ def test_it_takes_a_figure_of_the_methods(loaded):
         loaded(early_stopping={"metric": "eval_mean_token_accuracy"})
 
 
-def test_every_evaluation_must_be_a_checkpoint(loaded):
+def test_eval_steps_unlike_save_steps_is_an_error(loaded):
     with pytest.raises(RecipeError, match="write the same number for eval_steps and save_steps"):
         loaded(save_steps=100, early_stopping={})
     with pytest.raises(RecipeError, match="write the same number for eval_steps and save_steps"):

@@ -1,4 +1,4 @@
-"""expected: what may be written there, and how a run's figures stand beside a published run's."""
+"""expected: valid and invalid sections, and the comparison with a run."""
 # ruff: noqa: E501 - the table has a case a line
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def test_expected_without_data_eval_is_an_error(case, tmp_path):
     case.check(tmp_path)
 
 
-def test_of_several_methods_one_is_named(tmp_path):
+def test_expected_with_several_methods_needs_one(tmp_path):
     several = text("{source: s, metrics: {eval_loss: [0, 1]}}").replace(
         "dpo: {}", "dpo: {}\nkto: {}"
     )
@@ -67,14 +67,14 @@ def test_of_several_methods_one_is_named(tmp_path):
     assert load(write(tmp_path, several), ["expected.method=kto"]).recipe.expected.method == "kto"
 
 
-def test_a_band_can_be_given_on_the_command_line(tmp_path):
+def test_expected_interval_can_be_overridden(tmp_path):
     path = write(tmp_path, text("{source: s, metrics: {eval_loss: [0, 1]}}"))
     recipe = load(path, ["expected.metrics.eval_rewards/accuracies=[0.7, 0.8]"]).recipe
     assert recipe.expected.metrics == {"eval_loss": [0, 1], "eval_rewards/accuracies": [0.7, 0.8]}
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_metric_of_a_method_is_taken(name, tmp_path):
+def test_expected_accepts_every_metric_of_a_method(name, tmp_path):
     metrics = ", ".join(f"eval_{m}: [-1, 1]" for m in ("loss", *METHODS[name]().metrics))
     expected = f"{{source: s, method: {name}, metrics: {{{metrics}}}}}"
     load(write(tmp_path, text(expected).replace("dpo: {}", f"{name}: {{}}")))
@@ -87,7 +87,7 @@ ANCHOR = ExpectedResults(
 )
 
 
-def test_within_and_out_of_the_band():
+def test_compare_reports_values_inside_and_outside():
     found, said = ANCHOR.compare(
         "dpo", {"eval_loss": 0.497, "eval_rewards/accuracies": 0.7, "eval_runtime": 3.0}
     )
@@ -102,7 +102,7 @@ def test_within_and_out_of_the_band():
     ]
 
 
-def test_the_ends_are_within():
+def test_compare_bounds_are_inclusive():
     for end in (0.4868, 0.5083):
         found, _ = ANCHOR.compare("dpo", {"eval_loss": end})
         assert found["eval_loss"].within
@@ -110,14 +110,14 @@ def test_the_ends_are_within():
     assert not found["eval_loss"].within
 
 
-def test_a_run_of_another_method_is_not_compared():
+def test_compare_run_of_another_method_is_skipped():
     assert ANCHOR.compare("ipo", {"eval_loss": 0.497}) == (
         {},
         ["expected: not compared, since the metrics are for dpo"],
     )
 
 
-def test_what_was_not_measured_is_said():
+def test_compare_missing_metric_is_reported():
     found, said = ANCHOR.compare("dpo", {"eval_loss": 0.497})
     assert [*found] == ["eval_loss"]
     assert said[1] == "expected: eval_rewards/accuracies was not measured"

@@ -46,17 +46,17 @@ CODE = table(
 
 
 @PATHS
-def test_paths(case, tmp_path):
+def test_load_path_with_control_characters_or_too_long_is_an_error(case, tmp_path):
     case.check(tmp_path)
 
 
 @NAMES
-def test_names(case, tmp_path):
+def test_load_invalid_hub_id_is_an_error(case, tmp_path):
     case.check(tmp_path)
 
 
 @CODE
-def test_code(case, tmp_path):
+def test_load_unpinned_remote_code_is_an_error(case, tmp_path):
     case.check(tmp_path)
 
 
@@ -72,28 +72,28 @@ def test_code(case, tmp_path):
         "Foo-BAR_foo.bar123",
     ],
 )
-def test_what_is_a_path_or_a_name_after_all(name, tmp_path):
+def test_load_valid_paths_and_hub_ids(name, tmp_path):
     load(write(tmp_path, GOOD.replace("some/model", f"'{name}'")))
 
 
 @pytest.mark.parametrize("folder", ["../runs", "/tmp/x y", "runs/ü", "--x", "~/runs"])
-def test_folders_that_people_have(folder, tmp_path):
+def test_load_folders_with_unusual_names(folder, tmp_path):
     load(write(tmp_path, GOOD.replace("runs/x", f"'{folder}'")))
 
 
-def test_a_folder_that_is_there_may_have_any_name(tmp_path, monkeypatch):
+def test_load_existing_folder_may_have_any_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mistakes(tmp_path, GOOD.replace("some/model", "my model"))
     (tmp_path / "my model").mkdir()
     load(write(tmp_path, GOOD.replace("some/model", "my model")))
 
 
-def test_code_of_one_commit(tmp_path):
+def test_load_remote_code_of_a_commit(tmp_path):
     text = GOOD.replace("some/model", f"some/model, trust_remote_code: true, revision: {COMMIT}")
     assert load(write(tmp_path, text)).recipe.model.trust_remote_code
 
 
-def test_code_of_a_folder_needs_no_commit(tmp_path):
+def test_load_remote_code_of_a_folder_needs_no_commit(tmp_path):
     load(write(tmp_path, GOOD.replace("some/model", "./model, trust_remote_code: true")))
 
 
@@ -119,7 +119,7 @@ def test_code_of_a_folder_needs_no_commit(tmp_path):
         ("föö", False),
     ],
 )
-def test_the_hubs_own_rule(name, right):
+def test_is_hub_id_agrees_with_the_hub(name, right):
     assert is_hub_id(name) is right
     # huggingface_hub is none of the heavy libraries, and so may say what it thinks itself.
     from huggingface_hub.errors import HFValidationError
@@ -133,6 +133,6 @@ def test_the_hubs_own_rule(name, right):
         assert right
 
 
-def test_what_is_a_commit():
+def test_is_commit_accepts_full_hashes_only():
     assert is_commit(COMMIT)
     assert not any(map(is_commit, [None, "main", COMMIT[:39], COMMIT + "0", COMMIT.upper()]))

@@ -85,19 +85,19 @@ def test_is_local_existing_folder_is_local(tmp_path, monkeypatch):
 
 def test_hub_that_answers_stays_online(monkeypatch, port):
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
-    assert offline.settle_offline(recipe("org/model")) is False
+    assert offline.go_offline_if_unreachable(recipe("org/model")) is False
     assert os.environ["HF_HUB_OFFLINE"] == ""
 
 
 def test_hub_that_does_not_answer_goes_offline(monkeypatch, closed_port):
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port}")
-    assert offline.settle_offline(recipe("org/model")) is True
+    assert offline.go_offline_if_unreachable(recipe("org/model")) is True
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
 def test_hub_that_does_not_answer_goes_offline_for_a_dataset(monkeypatch, closed_port):
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port}")
-    assert offline.settle_offline(recipe("./model", "org/pairs")) is True
+    assert offline.go_offline_if_unreachable(recipe("./model", "org/pairs")) is True
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def no_probe(monkeypatch):
 
 
 def test_local_paths_do_not_ask_the_hub(no_probe):
-    assert offline.settle_offline(recipe("./model")) is False
+    assert offline.go_offline_if_unreachable(recipe("./model")) is False
     assert os.environ["HF_HUB_OFFLINE"] == ""
 
 
@@ -117,11 +117,11 @@ def test_local_paths_do_not_ask_the_hub(no_probe):
 @pytest.mark.parametrize("value", ["1", "TRUE", "yes", "on"])
 def test_offline_variable_does_not_ask_the_hub(monkeypatch, no_probe, name, value):
     monkeypatch.setenv(name, value)
-    assert offline.settle_offline(recipe("org/model")) is False
+    assert offline.go_offline_if_unreachable(recipe("org/model")) is False
 
 
 @pytest.mark.parametrize("name", ["https_proxy", "HTTPS_PROXY", "ALL_PROXY"])
 def test_proxy_variable_stays_online_without_asking(monkeypatch, no_probe, name):
     monkeypatch.setenv(name, "http://127.0.0.1:1")
-    assert offline.settle_offline(recipe("org/model")) is False
+    assert offline.go_offline_if_unreachable(recipe("org/model")) is False
     assert os.environ["HF_HUB_OFFLINE"] == ""

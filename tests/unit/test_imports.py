@@ -11,7 +11,7 @@ from tests.unit.conftest import HEAVY
 LIGHT = ("prefcli.recipe", "prefcli.methods", "prefcli.formats")
 
 
-def test_light_imports():
+def test_light_half_imports_no_heavy_library():
     script = f"import sys, {', '.join(LIGHT)}; print(*{{m.partition('.')[0] for m in sys.modules}})"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -22,12 +22,12 @@ def test_light_imports():
 
 
 @pytest.mark.parametrize("name", HEAVY)
-def test_the_blocker_blocks(name):
+def test_blocker_refuses_heavy_libraries(name):
     with pytest.raises(ImportError, match="tests/unit is the light half"):
         importlib.import_module(name)
 
 
-def test_the_command_line_draws_nothing_before_it_must():
+def test_command_line_imports_no_drawing_library():
     script = "import sys, prefcli.cli; print(*{m.partition('.')[0] for m in sys.modules})"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

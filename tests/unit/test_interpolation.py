@@ -34,7 +34,7 @@ WRONG = table(
 
 
 @WRONG
-def test_wrong(case, tmp_path):
+def test_resolve_invalid_interpolation_is_located(case, tmp_path):
     case.check(tmp_path)
 
 
@@ -55,7 +55,7 @@ def chain(length: int, link: str) -> str:
     return f"{GOOD}lora: {{target_modules: [{', '.join(words)}, q]}}\n"
 
 
-def test_a_chain(tmp_path):
+def test_resolve_chain_of_references(tmp_path):
     text = chain(8, "${lora.target_modules.NEXT}")
     assert read(tmp_path, text).lora.target_modules == ["q"] * 9
 
@@ -65,24 +65,24 @@ def test_resolve_long_chain_is_an_error(tmp_path):
     assert {p.code for p in problems} == {"RCP012"}
 
 
-def test_more_than_a_hundred_are_refused(tmp_path):
+def test_resolve_more_than_a_hundred_is_an_error(tmp_path):
     problems = mistakes(tmp_path, chain(1500, "${lora.target_modules.NEXT}"))
     assert any("at most 100" in p.message for p in problems)
 
 
 @pytest.mark.parametrize("times", [2, 40])
-def test_doubling_is_refused_soon(times, tmp_path):
+def test_resolve_doubling_text_is_refused_quickly(times, tmp_path):
     problems = mistakes(tmp_path, chain(40, "${lora.target_modules.NEXT}" * times))
     assert problems
 
 
-def test_doubled_sections_are_refused_soon(tmp_path):
+def test_resolve_doubling_sections_is_refused_quickly(tmp_path):
     lines = [f'k{i}: ["${{k{i + 1}}}", "${{k{i + 1}}}", "${{k{i + 1}}}"]' for i in range(25)]
     problems = mistakes(tmp_path, GOOD + "\n".join(reversed(lines)) + "\nk25: [x, x, x]\n")
     assert any("too large" in p.message or "more than ten" in p.message for p in problems)
 
 
-def test_what_depends_on_a_mistake_is_told_so(tmp_path):
+def test_resolve_value_that_depends_on_a_mistake_says_so(tmp_path):
     text = GOOD.replace("runs/x", "${oc.env:NOPE}") + "logging: {run_name: '${output_dir}'}\n"
     first, second = mistakes(tmp_path, text)
     assert "NOPE is not set" in first.message
@@ -90,7 +90,7 @@ def test_what_depends_on_a_mistake_is_told_so(tmp_path):
     assert "a value that it refers to can't be resolved" in second.message
 
 
-def test_keys_and_sections(tmp_path):
+def test_resolve_keys_and_sections(tmp_path):
     text = GOOD.replace("runs/x", "runs/${model.name_or_path}/${.data.max_length}")
     text = text.replace("data:", "data:\n  max_length: 512\n  eval: ${data.train}")
     recipe = read(tmp_path, text)
@@ -98,28 +98,28 @@ def test_keys_and_sections(tmp_path):
     assert recipe.data.eval == recipe.data.train
 
 
-def test_keys_with_dots_are_no_paths(tmp_path):
+def test_resolve_key_with_dots_is_not_a_path(tmp_path):
     text = GOOD.replace("a.jsonl", "a, columns: {a.b: '${model.name_or_path}'}")
     assert read(tmp_path, text).data.train[0].columns == {"a.b": "some/model"}
 
 
-def test_recipe_dir(tmp_path):
+def test_resolve_recipe_dir_is_the_folder_of_the_file(tmp_path):
     text = GOOD.replace("a.jsonl", "'${recipe_dir:}/a.jsonl'")
     assert read(tmp_path, text).data.train[0].path == f"{tmp_path}/a.jsonl"
 
 
-def test_an_empty_default(tmp_path):
+def test_resolve_empty_default_is_empty_text(tmp_path):
     text = GOOD.replace("runs/x", "'a${oc.env:NOPE,}'")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read(tmp_path, text).output_dir == "a"
 
 
-def test_escaped(tmp_path):
+def test_resolve_escaped_interpolation_stays_text(tmp_path):
     assert read(tmp_path, GOOD.replace("runs/x", r"a\${b}")).output_dir == "a${b}"
 
 
-def test_an_environment_variable_becomes_what_is_wanted(tmp_path, monkeypatch):
+def test_resolve_environment_variable_takes_the_type_of_the_key(tmp_path, monkeypatch):
     monkeypatch.setenv("JOB", "42")
     monkeypatch.setenv("RATE", "5e-7")
     monkeypatch.setenv("DORA", "true")
@@ -133,13 +133,13 @@ def test_an_environment_variable_becomes_what_is_wanted(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["a: b: c", "[" * 250, "*x", "${oc.env:HOME}", "!x y", "# c"])
-def test_an_environment_variable_stays_text(value, tmp_path, monkeypatch):
+def test_resolve_environment_variable_for_text_stays_text(value, tmp_path, monkeypatch):
     monkeypatch.setenv("OUT", value)
     assert read(tmp_path, GOOD.replace("runs/x", "${oc.env:OUT}")).output_dir == value
 
 
 @pytest.mark.parametrize("value", ["x", "{a: 1}", "", "9" * 5000, "[" * 250, ".nan"])
-def test_an_environment_variable_of_the_wrong_type(value, tmp_path, monkeypatch):
+def test_resolve_environment_variable_of_wrong_type_is_an_error(value, tmp_path, monkeypatch):
     monkeypatch.setenv("SEED", value)
     (problem,) = mistakes(tmp_path, f"{GOOD}seed: ${{oc.env:SEED}}\n")
     assert problem.path == "seed"

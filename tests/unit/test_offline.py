@@ -23,7 +23,7 @@ def _own_environment(monkeypatch):
         monkeypatch.delenv(name)
 
 
-def test_every_library_is_told():
+def test_go_offline_sets_the_variable_of_every_library():
     go_offline()
     assert [os.environ[name] for name in VARIABLES] == ["1", "1", "1"]
 
@@ -32,13 +32,13 @@ def kept(*trackers: str) -> list[str]:
     return keep_trackers_here(Logging(report_to=list(trackers)))
 
 
-def test_wandb_writes_files_and_says_so():
+def test_keep_trackers_here_makes_wandb_write_files():
     (said,) = kept("wandb", "tensorboard", "mlflow", "trackio")
     assert "wandb sync" in said
     assert os.environ["WANDB_MODE"] == "offline"
 
 
-def test_without_wandb_nothing_is_set():
+def test_keep_trackers_here_without_wandb_sets_nothing():
     assert kept("tensorboard") == []
     assert "WANDB_MODE" not in os.environ
 
@@ -53,7 +53,7 @@ def test_without_wandb_nothing_is_set():
         ("trackio", "TRACKIO_SERVER_URL", "http://host:7860"),
     ],
 )
-def test_a_tracker_that_can_only_send(tracker, variable, value, monkeypatch):
+def test_keep_trackers_here_tracker_that_sends_is_an_error(tracker, variable, value, monkeypatch):
     monkeypatch.setenv(variable, value)
     with pytest.raises(RecipeError) as caught:
         kept(tracker)
@@ -64,12 +64,12 @@ def test_a_tracker_that_can_only_send(tracker, variable, value, monkeypatch):
 
 
 @pytest.mark.parametrize("uri", ["", "runs/mlflow", "file:///runs", "sqlite:///runs.db"])
-def test_mlflow_on_this_machine(uri, monkeypatch):
+def test_keep_trackers_here_local_mlflow_is_valid(uri, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert kept("mlflow") == []
 
 
-def test_telemetry_is_off_unless_it_is_turned_on(monkeypatch):
+def test_telemetry_is_off_by_default(monkeypatch):
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "0")
     no_telemetry()
     assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "0"

@@ -78,7 +78,7 @@ WRONG = table(
 
 
 @WRONG
-def test_wrong(case, tmp_path):
+def test_override_with_a_mistake_is_located(case, tmp_path):
     case.check(tmp_path)
 
 
@@ -86,16 +86,16 @@ def read(tmp_path, *overrides, text=GOOD):
     return load(write(tmp_path, text), overrides).recipe
 
 
-def test_a_new_section(tmp_path):
+def test_override_creates_a_section(tmp_path):
     assert read(tmp_path, "lora.rank=8").lora.rank == 8
     assert read(tmp_path, "ipo={}").ipo is not None
 
 
-def test_a_section_switched_off(tmp_path):
+def test_override_null_removes_a_section(tmp_path):
     assert read(tmp_path, "lora=null", text=f"{GOOD}lora: {{rank: 8}}\n").lora is None
 
 
-def test_one_source(tmp_path):
+def test_override_changes_a_single_source(tmp_path):
     assert read(tmp_path, "data.train.path=b").data.train[0].path == "b"
     assert read(tmp_path, "data.train={path: b}").data.train[0].path == "b"
     assert [s.path for s in read(tmp_path, "data.train=[{path: b}, {path: c}]").data.train] == [
@@ -105,26 +105,26 @@ def test_one_source(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["data.train[1].path", "data.train.1.path"])
-def test_one_of_a_list(key, tmp_path):
+def test_override_changes_an_entry_of_a_list(key, tmp_path):
     assert [s.path for s in read(tmp_path, f"{key}=z", text=TWO).data.train] == ["a", "z"]
 
 
-def test_columns_may_have_any_name(tmp_path):
+def test_override_accepts_any_column_name(tmp_path):
     recipe = read(tmp_path, "data.train.columns.prompt=q", "data.train.columns.2=r")
     assert recipe.data.train[0].columns == {"prompt": "q", "2": "r"}
 
 
-def test_spaces_equals_and_text(tmp_path):
+def test_override_value_may_contain_spaces_and_equals(tmp_path):
     assert read(tmp_path, "output_dir = a=b").output_dir == "a=b"
     assert read(tmp_path, "output_dir=a b").output_dir == "a b"
 
 
-def test_it_cures_the_file(tmp_path):
+def test_override_replaces_an_invalid_value(tmp_path):
     assert read(tmp_path, "output_dir=x", text=GOOD.replace("runs/x", "3")).output_dir == "x"
     assert read(tmp_path, "output_dir=x", text=GOOD.replace("runs/x", "???")).output_dir == "x"
 
 
-def test_the_last_one_counts(tmp_path):
+def test_override_last_one_wins(tmp_path):
     assert read(tmp_path, "seed=1", "seed=2").seed == 2
     (problem,) = mistakes(tmp_path, GOOD, "lora.rank=8", "lora={rank: x}")
     assert problem.place == "override 'lora={rank: x}'"

@@ -7,7 +7,7 @@ import pytest
 
 from prefcli.errors import RecipeError
 from prefcli.methods import METHODS
-from prefcli.recipe.published_ranges import check_unusual
+from prefcli.recipe.published_ranges import check_published_ranges
 from prefcli.recipe.schema import Recipe
 
 
@@ -26,12 +26,12 @@ def recipe(lora: bool = False, training: dict | None = None, **sections) -> Reci
 
 
 def told(recipe: Recipe, name: str, parameters: float = 7e9, **options) -> list[str]:
-    return check_unusual(recipe, recipe.methods[name], int(parameters), **options)
+    return check_published_ranges(recipe, recipe.methods[name], int(parameters), **options)
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("name", METHODS)
-def test_defaults_are_usual(name, lora):
+def test_defaults_are_in_the_published_ranges(name, lora):
     rates = METHODS[name].learning_rates
     rate = rates.lora if lora else rates.full
     assert told(recipe(lora, {"learning_rate": rate}), name) == []
@@ -54,14 +54,14 @@ def test_defaults_are_usual(name, lora):
         ("sft", False, {"training": {"learning_rate": 1e-4}}, "training.learning_rate", "1e-05 to 5e-05"),
     ],
 )  # fmt: skip
-def test_outside_is_a_warning_with_band_and_source(name, lora, changes, path, said):
+def test_value_outside_is_a_warning_with_range_and_source(name, lora, changes, path, said):
     (line,) = told(recipe(lora, **changes), name)
     assert line.startswith(f"{path} ")
     assert said in line
     assert f"the published range for {name}" in line
 
 
-def test_ten_times_outside_is_an_error_that_can_be_allowed():
+def test_value_ten_times_outside_is_an_error_unless_allowed():
     far = recipe(training={"learning_rate": 1e-4, "global_batch_size": 8}, dpo={"beta": 50.0})
     with pytest.raises(RecipeError) as caught:
         told(far, "dpo")
@@ -71,18 +71,18 @@ def test_ten_times_outside_is_an_error_that_can_be_allowed():
     assert len(told(far, "dpo", allowed=True)) == 3
 
 
-def test_exactly_ten_times_is_a_warning():
+def test_value_exactly_ten_times_outside_is_a_warning():
     assert len(told(recipe(training={"learning_rate": 1e-5}), "dpo")) == 1
     with pytest.raises(RecipeError):
         told(recipe(training={"learning_rate": 1.01e-5}), "dpo")
 
 
-def test_nothing_is_published_for_tiny_models():
+def test_tiny_model_is_not_checked():
     far = recipe(training={"learning_rate": 0.1}, dpo={"beta": 50.0})
     assert told(far, "dpo", parameters=260_032) == []
 
 
-def test_small_models_take_larger_sft_rates():
+def test_small_model_has_larger_sft_rates():
     assert told(recipe(training={"learning_rate": 1e-3}), "sft", parameters=3.6e8) == []
     assert told(recipe(training={"learning_rate": 3e-4}), "sft", parameters=1.7e9) == []
     (line,) = told(recipe(training={"learning_rate": 3e-4}), "sft", parameters=3e9)
@@ -91,11 +91,11 @@ def test_small_models_take_larger_sft_rates():
         told(recipe(training={"learning_rate": 1e-3}), "sft", parameters=7e9)
 
 
-def test_losses_with_a_beta_of_their_own():
+def test_loss_with_another_beta_has_its_own_range():
     assert told(recipe(dpo={"loss_type": "sppo_hard", "beta": 0.001}), "dpo") == []
     assert told(recipe(dpo={"loss_type": "sigmoid_norm", "beta": 10.0}), "dpo") == []
 
 
-def test_zero_is_far_below_any_band():
+def test_zero_is_far_below_the_range():
     with pytest.raises(RecipeError, match="0 is far below"):
         told(recipe(simpo={"gamma": 0.0}), "simpo")

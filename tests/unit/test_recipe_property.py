@@ -96,19 +96,19 @@ def survives(folder, text, *overrides):
         assert problem.path is None or problem.path.isprintable()
 
 
-def test_the_full_recipe_is_right(tmp_path):
+def test_full_recipe_is_valid(tmp_path):
     assert load(write(tmp_path, yaml.safe_dump(FULL))).recipe.output_dir == "runs/some/model"
 
 
 @quick
 @given(recipe=mutated())
-def test_mutated(tmp_path, recipe):
+def test_load_mutated_recipe_is_valid_or_a_recipe_error(tmp_path, recipe):
     survives(tmp_path, yaml.safe_dump(recipe, allow_unicode=True))
 
 
 @quick
 @given(st.lists(st.tuples(st.integers(0, 40), st.text(max_size=30)), min_size=1, max_size=4))
-def test_lines_injected(tmp_path, lines):
+def test_load_injected_lines_are_valid_or_a_recipe_error(tmp_path, lines):
     text = yaml.safe_dump(FULL).splitlines()
     for at, line in lines:
         text.insert(at, line)
@@ -117,7 +117,7 @@ def test_lines_injected(tmp_path, lines):
 
 @quick
 @given(st.lists(st.tuples(st.integers(0, 500), st.binary(min_size=1, max_size=8)), min_size=1))
-def test_bytes_injected(tmp_path, pieces):
+def test_load_injected_bytes_are_valid_or_a_recipe_error(tmp_path, pieces):
     data = bytearray(yaml.safe_dump(FULL).encode())
     for at, piece in pieces:
         data[at : at + len(piece)] = piece
@@ -126,13 +126,13 @@ def test_bytes_injected(tmp_path, pieces):
 
 @quick
 @given(st.one_of(st.text(), st.text("{}[]:,-?*&!|>'\"%@`# \n\tab$0.", max_size=80)))
-def test_any_text(tmp_path, text):
+def test_load_any_text_is_valid_or_a_recipe_error(tmp_path, text):
     survives(tmp_path, text)
 
 
 @quick
 @given(st.lists(st.text("${}.:,[]'\\ seoc.nvdata", max_size=40), min_size=1, max_size=4))
-def test_any_interpolation(tmp_path, words):
+def test_load_any_interpolation_is_valid_or_a_recipe_error(tmp_path, words):
     lines = [f"k{i}: {yaml.safe_dump('${' + word)}" for i, word in enumerate(words)]
     survives(tmp_path, GOOD + "\n".join(lines))
 
@@ -154,7 +154,7 @@ def test_any_interpolation(tmp_path, words):
         max_size=3,
     )
 )
-def test_any_override(tmp_path, overrides):
+def test_load_any_override_is_valid_or_a_recipe_error(tmp_path, overrides):
     survives(tmp_path, yaml.safe_dump(FULL), *overrides)
 
 
@@ -195,7 +195,7 @@ rows = st.one_of(
 
 @settings(quick, max_examples=500)
 @given(first=rows, row=rows)
-def test_any_row(first, row):
+def test_format_any_row_is_read_or_a_row_error(first, row):
     shape = detect(first)
     if shape is None:
         return
@@ -214,5 +214,5 @@ def test_any_row(first, row):
 
 
 @pytest.mark.parametrize("shape", FORMATS, ids=lambda f: f.name)
-def test_a_shape_claims_no_empty_row(shape):
+def test_format_does_not_claim_an_empty_row(shape):
     assert not shape.claims({})

@@ -1,4 +1,4 @@
-"""What is no recipe file at all, or no YAML that a recipe may hold."""
+"""Files that are not recipes, and YAML that a recipe must not use."""
 # ruff: noqa: E501 - the tables have a case a line
 
 import os
@@ -68,12 +68,12 @@ REFUSED = table(
 
 
 @SYNTAX
-def test_syntax(case, tmp_path):
+def test_parse_syntax_error_is_located(case, tmp_path):
     case.check(tmp_path)
 
 
 @REFUSED
-def test_yaml_that_a_recipe_does_not_hold(case, tmp_path, monkeypatch):
+def test_parse_unsupported_feature_is_located(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     case.check(tmp_path)
     assert os.listdir() == ["recipe.yaml"]
@@ -117,7 +117,7 @@ def test_read_text_that_is_not_a_recipe_is_an_error(content, at, report, tmp_pat
         ("a\n\x1b[31m.yaml", "no such file"),
     ],
 )
-def test_path(path, said, tmp_path, monkeypatch):
+def test_read_text_of_invalid_path_is_an_error(path, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, GOOD)
     with pytest.raises(RecipeError) as caught:
@@ -130,14 +130,14 @@ def test_path(path, said, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_unreadable(tmp_path):
+def test_read_text_of_unreadable_file_is_an_error(tmp_path):
     file = write(tmp_path, GOOD)
     os.chmod(file, 0)
     with pytest.raises(RecipeError, match="Permission denied"):
         load(file)
 
 
-def test_an_endless_file_is_not_read_to_its_end():
+def test_read_text_of_endless_file_stops():
     with pytest.raises(RecipeError, match="more than 100 kB"):
         load("/dev/zero")
 
@@ -153,7 +153,7 @@ def test_an_endless_file_is_not_read_to_its_end():
         pytest.param(GOOD + "#" * 99_000, id="99 kB"),
     ],
 )
-def test_a_recipe_all_the_same(content, tmp_path):
+def test_load_unusual_encodings_and_line_ends(content, tmp_path):
     assert load(write(tmp_path, content)).recipe.model.name_or_path == "some/model"
 
 

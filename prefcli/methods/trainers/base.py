@@ -1,4 +1,4 @@
-"""What every adapter of a trl trainer answers: its classes, its rows and its batches.
+"""The base of all adapters: the classes, rows and batches of a trl trainer.
 
 Adapters call methods of tensors, but import neither torch nor trl until `classes` is called.
 """
@@ -57,7 +57,7 @@ class TrainerAdapter(ABC):
     def ids_and_mask(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return (input_ids, attention_mask) of the rows, of their chosen sides if there are two.
 
-        None where rows cannot be told apart, as in a packed batch.
+        None if a batch has no separate rows, as with packing.
         """
         if "attention_mask" not in batch:
             return None

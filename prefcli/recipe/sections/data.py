@@ -205,7 +205,7 @@ class DataChecks(ConfigBase):
 
 
 class Data(ConfigBase):
-    """What is trained and evaluated on."""
+    """The rows that are trained and evaluated on."""
 
     train: Sources
     """One source or a list of sources."""

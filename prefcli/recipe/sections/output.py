@@ -35,12 +35,12 @@ class SampleOptions(ConfigBase):
 
 
 class Logging(ConfigBase):
-    """Where metrics go in addition to metrics.jsonl, which is always written."""
+    """Experiment trackers, in addition to metrics.jsonl, which is always written."""
 
     report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(
         default_factory=list
     )
-    """Experiment trackers; their packages are installed with prefcli[trackers]."""
+    """Tracker names; their packages are installed with prefcli[trackers]."""
     run_name: str | None = None
     """Default: the last part of output_dir."""
 
@@ -94,7 +94,7 @@ class ExpectedResults(ConfigBase):
     """Metrics of a published run of this recipe, to compare with; never an error."""
 
     source: Annotated[str, Field(min_length=1)]
-    """Where the metrics were published."""
+    """The publication: a URL, or a repository and file."""
     method: str | None = None
     """The method section they belong to; required if the recipe has several."""
     metrics: Annotated[

@@ -25,7 +25,7 @@ OUTPUTS = ("log_probs", EVERYWHERE)
 
 Results = tuple[torch.Tensor, ...]
 """Log-probabilities of chosen and of rejected responses, each (pairs,), sums or means over tokens;
-logits of both, of which trl takes the mean; the NLL of the chosen responses; for a mixture of
+logits of both, which trl averages; the NLL of the chosen responses; for a mixture of
 experts, the balancing loss."""
 
 
@@ -47,7 +47,7 @@ class ConcatenatedForwardMixin(TransformersTrainer):  # type: ignore[misc]  # tr
 
     @property
     def _sft_term_covers_prompt(self) -> bool:
-        """As in ORPO, whose logits also lack the last column."""
+        """True for ORPO, whose logits also lack the last column."""
         return self.context.method.trainer.sft_term_scope == "text"
 
     def concatenated_forward(self, model: Any, batch: Mapping[str, Any]) -> Results:

@@ -1,4 +1,4 @@
-"""What the mixins around a trl trainer know of the run they train in."""
+"""The run that a trl trainer and its mixins work in."""
 
 from __future__ import annotations
 

@@ -40,14 +40,14 @@ class _Evaluation:
     at: int = -1
 
     def is_counted_elsewhere(self, process: int) -> bool:
-        """Whether the main process counts the rows of the current batch."""
+        """Return whether the main process counts the rows of the current batch."""
         return self.batches[self.at].shared and process != 0
 
 
 class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
     """A trl trainer that sums its rows on the device and reads the sums when it logs.
 
-    An evaluation has sums of its own.
+    The sums of an evaluation are separate.
     """
 
     context: TrainerContext

@@ -30,7 +30,7 @@ class PreemptionMixin(TransformersTrainer):  # type: ignore[misc]  # transformer
     """A trl trainer that can stop after any step and resume bit for bit.
 
     All processes stop at the same step, whichever of them received the signal. An interrupted
-    evaluation is made up on resume: the trainer state in the checkpoint records that it was due.
+    evaluation is made up on resume: the trainer state in the checkpoint records it.
 
     Not a callback: a callback cannot leave the loop without transformers' final evaluation, nor
     interrupt an evaluation, nor act before the first step of a resumed epoch.
@@ -65,7 +65,7 @@ class PreemptionMixin(TransformersTrainer):  # type: ignore[misc]  # transformer
         return super()._finalize_training(*args, **kwargs)
 
     def _defer_signals(self) -> None:
-        """Handle signals between steps from here on, after any evaluation that is due."""
+        """Handle signals between steps from here on, after an interrupted evaluation."""
         if preemption.are_deferred():
             return
         # On all processes: one that trains would wait for one that has exited.
@@ -85,7 +85,7 @@ class PreemptionMixin(TransformersTrainer):  # type: ignore[misc]  # transformer
 
     @property
     def _is_over(self) -> bool:
-        """Whether the last step was trained before this process started."""
+        """Return whether the last step was trained before this process started."""
         stopped = any(
             callback.early_stopping_patience_counter >= callback.early_stopping_patience
             for callback in self.callback_handler.callbacks
@@ -153,7 +153,7 @@ class PreemptionMixin(TransformersTrainer):  # type: ignore[misc]  # transformer
             self._save_and_exit()
 
     def _any_received(self) -> bool:
-        """Whether any process received a signal."""
+        """Return whether any process received a signal."""
         received = preemption.received_signal() is not None
         if self.args.world_size > 1:
             # One number; each step exchanges far more.

@@ -32,12 +32,14 @@ def reference_kl(trainer: Any) -> float | None:
         for batch in padded_batches(policy, rows, length):
             some = [rows[i] for i in batch]
             logits, *_ = completion_logits(policy, some, length, autocast=trainer.args.bf16)
-            ours = logits.float().log_softmax(-1)
+            policy_logp = logits.float().log_softmax(-1)
             with _reference(trainer) as reference:
                 logits, *_ = completion_logits(reference, some, length, autocast=trainer.args.bf16)
-            theirs = logits.float().log_softmax(-1)
-            nats += (ours.exp() * (ours - theirs)).sum(dtype=torch.float64).item()
-            tokens += len(ours)
+            reference_logp = logits.float().log_softmax(-1)
+            nats += (
+                (policy_logp.exp() * (policy_logp - reference_logp)).sum(dtype=torch.float64).item()
+            )
+            tokens += len(policy_logp)
     return nats / tokens if tokens else None
 
 
@@ -58,7 +60,7 @@ def _chosen_rows(trainer: Any) -> list[Row]:
 
 @contextmanager
 def _reference(trainer: Any) -> Iterator[torch.nn.Module]:
-    """Yield the reference: a model of its own, or the policy with another adapter or none."""
+    """Yield the reference: a separate model, or the policy with another adapter or none."""
     if not trainer.context.reference_is_policy:
         yield trainer.ref_model
         return
