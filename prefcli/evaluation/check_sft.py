@@ -19,7 +19,6 @@ from prefcli.model import check_model, detect_device, load_policy, load_tokenize
 from prefcli.model.base_model import with_merged_adapter
 from prefcli.packed_forward.install import FastForward
 from prefcli.recipe import Recipe
-from prefcli.recipe.distributed_env import strategy_here
 
 _WORST = 5
 _QUANTILES = (0.5, 0.9, 0.99)
@@ -178,7 +177,7 @@ def _score(model: PreTrainedModel, rows: list[Row], recipe: Recipe) -> list[Scor
     length, autocast = recipe.data.max_length, detect_device().autocast(recipe.model)
     speed = FastForward(
         recipe.performance,
-        strategy_here(),
+        "single",  # as yet no engine has sharded it
         length,
         autocast=torch.bfloat16 if autocast else None,
     )

@@ -6,7 +6,6 @@ quantised weights (packed.py) and of the optimizers that torch does not have.
 
 from __future__ import annotations
 
-import copy
 import logging
 import tempfile
 import warnings
@@ -38,6 +37,7 @@ from prefcli.methods import Method
 from prefcli.model import Device, lora_config
 from prefcli.model.lora import train_in_float32, trainable_config
 from prefcli.model.remote_code import from_config_kwargs
+from prefcli.packed_forward.stand_in import of_depth
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Logging
@@ -70,19 +70,8 @@ class Architectures:
 
     def of_depth(self, layers: int) -> Architectures:
         """The same with so many layers."""
-        other = _of_depth(self.reference, layers) if self.reference is not None else None
-        return Architectures(_of_depth(self.policy, layers), self.adapter, other)
-
-
-def _of_depth(config: PretrainedConfig, layers: int) -> PretrainedConfig:
-    config = copy.deepcopy(config)
-    text = config.get_text_config()
-    full = text.num_hidden_layers
-    for name, value in vars(text).items():
-        if isinstance(value, list) and len(value) == full:  # what each layer is
-            setattr(text, name, value[:layers])
-    text.num_hidden_layers = layers
-    return config
+        other = of_depth(self.reference, layers) if self.reference is not None else None
+        return Architectures(of_depth(self.policy, layers), self.adapter, other)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor, Partial
 from trl.kernels import ChunkedLogProbFunction
 from trl.kernels.chunked_logprob import OPTIONAL_OUTPUTS, _use_triton
 from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as _TRITON_TILE
@@ -30,20 +31,30 @@ FIGURES = frozenset({"log_probs", "entropy", "mean_logits", "is_top1", EVERYWHER
 Figures = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
+def gathered(parameter: torch.Tensor | None) -> Any:
+    """Of the head, also where FSDP2 has sharded it in a unit of its own: such a unit is gathered
+    for its module's forward, which is not called here."""
+    if not isinstance(parameter, DTensor):
+        return parameter
+    # Of all processes, as FSDP has it.
+    return parameter.full_tensor(grad_placements=[Partial("avg")] * parameter.device_mesh.ndim)
+
+
 def figures(
     hidden: torch.Tensor,
-    head: torch.nn.Module,
+    head: Any,
     targets: torch.Tensor,
     scale: float,
     outputs: tuple[str, ...],
 ) -> Figures:
     """Of each label, as `Head` gives them; by trl's Triton kernels where there are any."""
+    weight, bias = gathered(head.weight), gathered(head.bias)
     if not _use_triton(hidden.device):
-        result: Figures = Head.apply(hidden, head.weight, head.bias, targets, scale, outputs)  # type: ignore[no-untyped-call]
+        result: Figures = Head.apply(hidden, weight, bias, targets, scale, outputs)  # type: ignore[no-untyped-call]
         return result
     asked = tuple(name for name in outputs if name in OPTIONAL_OUTPUTS)
     log_probs, entropy, _, mean_logits, is_top1 = ChunkedLogProbFunction.apply(
-        hidden, head.weight, head.bias, targets, 1.0, _TRITON_TILE, None, scale, asked
+        hidden, weight, bias, targets, 1.0, _TRITON_TILE, None, scale, asked
     )
     return log_probs, entropy, mean_logits, is_top1
 

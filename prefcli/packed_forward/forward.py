@@ -14,11 +14,11 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
-from prefcli.packed_forward.chunked_lm_head import EVERYWHERE, FIGURES, figures
+from prefcli.packed_forward.chunked_lm_head import EVERYWHERE, FIGURES, figures, gathered
 from prefcli.packed_forward.compiled_layers import CompiledLayers
 from prefcli.packed_forward.onednn_linear import install_onednn
 from prefcli.packed_forward.packed_batch import PackedBatch, layout_of
-from prefcli.packed_forward.prefix_attention import LAYOUT
+from prefcli.packed_forward.prefix_attention import LAYOUT, Carrier
 from prefcli.packed_forward.varlen import COMPILED, SPANS
 
 _READ = {"input_ids", "attention_mask", "labels", "num_items_in_batch", "use_cache"}
@@ -150,7 +150,8 @@ def score(
     def spread(values: torch.Tensor | None) -> torch.Tensor | None:
         if values is None:
             return None
-        return values.new_zeros(shape.numel()).index_copy(0, layout.scored, values).view(shape)
+        flat = values.new_zeros(shape.numel()).index_copy(0, layout.scored, values)
+        return flat.view(shape).clone()  # FSDP hooks outputs, and torch warns of hooked views
 
     count = max(len(layout.scored), 1) if num_items_in_batch is None else num_items_in_batch
     return FusedCausalLMOutput(
@@ -168,9 +169,11 @@ def _mean_logits(
     states: torch.Tensor, head: Any, scale: float, layout: PackedBatch
 ) -> torch.Tensor:
     """(rows, length - 1), zero at padding: a mean of projections is one projection."""
-    means = states.float() @ head.weight.mean(0, dtype=torch.float32)
-    if head.bias is not None:
-        means += head.bias.mean(dtype=torch.float32)
+    weight, bias = gathered(head.weight), gathered(head.bias)
+    with torch.autocast(states.device.type, enabled=False):
+        means = states.float() @ weight.mean(0, dtype=torch.float32)
+    if bias is not None:
+        means += bias.mean(dtype=torch.float32)
     place = layout.place[:, :-1]
     found: torch.Tensor = (scale * means[place]).where(place >= 0, 0.0)
     return found
@@ -186,7 +189,7 @@ def backbone(model: PreTrainedModel, input_ids: torch.Tensor, layout: PackedBatc
         attention_mask=mask,
         position_ids=layout.positions[None],
         use_cache=False,
-        **({SPANS: layout.spans} if traceable else {LAYOUT: layout}),
+        **({SPANS: layout.spans} if traceable else {LAYOUT: Carrier(layout)}),
     )
     states: torch.Tensor = result.last_hidden_state
     return states

@@ -16,6 +16,7 @@ from prefcli.packed_forward import prefix_attention as segments
 from prefcli.packed_forward import varlen
 from prefcli.packed_forward.forward import Counts, install, settings
 from prefcli.packed_forward.self_check import disagreement
+from prefcli.packed_forward.stand_in import stand_in
 from prefcli.packed_forward.supported_models import reason_against
 from prefcli.recipe.compatibility import Strategy
 from prefcli.recipe.sections import Performance
@@ -155,13 +156,28 @@ class FastForward:
         if asked is None:
             return "trl asks for figures that it does not give", _nothing
         found = None
-        for attention in attentions(model, compiled=self._compiles):
-            found = self._disagreement(model, *asked, attention)
+        tried = self._tried(model, asked[1])
+        compiles = self._compiles
+        if compiles and self._strategy == "fsdp2":
+            self.refused[varlen.COMPILED] = "under fsdp2 layers are sharded and not compiled"
+            compiles = False
+        for attention in attentions(tried, compiled=compiles):
+            found = self._disagreement(tried, *asked, attention)
             if found is None:
                 self.attention = attention
                 return None, install(model, *asked, self.counts, attention)
             self.refused[attention] = found
         return found, _nothing
+
+    def _tried(self, model: PreTrainedModel, outputs: tuple[str, ...]) -> PreTrainedModel:
+        """What is compared with trl's own forward: the model, or a part of one to be sharded."""
+        if self._strategy != "fsdp2":
+            return model
+        # Before it is sharded it may lie on the CPU, and after that no process runs it alone.
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        found = stand_in(model, torch.device(kind), self._autocast or model.dtype)
+        add_fused_lm_head(found, outputs=outputs)
+        return found
 
     def _disagreement(
         self, model: PreTrainedModel, scale: float, outputs: tuple[str, ...], attention: str
@@ -177,7 +193,8 @@ class FastForward:
         # Quantised weights are multiplied in a dtype of their own.
         own = self._autocast is not None or getattr(model, "is_quantized", False)
         kind = model.device.type
-        with torch.autocast(kind, self._autocast, enabled=self._autocast is not None):
+        cast = self._autocast is not None and model.dtype == torch.float32
+        with torch.autocast(kind, self._autocast, enabled=cast):
             return disagreement(
                 model,
                 fast,
@@ -192,6 +209,7 @@ def _nothing() -> None:
 
 def attentions(model: PreTrainedModel, *, compiled: bool = False) -> list[str]:
     """Return the attentions to try, the fastest first. compiled: fuse the decoder layers."""
+    left_out = set() if compiled else {varlen.COMPILED}
     if not varlen.is_given(model):
-        return [segments.NAME]
-    return [name for name in ATTENTIONS if compiled or name != varlen.COMPILED]
+        left_out = {varlen.COMPILED, varlen.NAME}
+    return [name for name in ATTENTIONS if name not in left_out]

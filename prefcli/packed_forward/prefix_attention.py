@@ -18,6 +18,13 @@ LAYOUT = "prefcli_layout"
 """The keyword by which a model hands the layout down to its attention."""
 
 
+class Carrier:
+    """Takes a packed batch through a model: FSDP copies each dataclass that a layer is given."""
+
+    def __init__(self, batch: PackedBatch) -> None:
+        self.batch = batch
+
+
 def as_autocast_does(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """In the dtype that autocast gives to the attention of torch.
 
@@ -45,13 +52,14 @@ def segment_attention(
 
     Without a layout it is sdpa's: generation, and whatever else calls the model, stays as it is.
     """
-    layout: PackedBatch | None = kwargs.pop(LAYOUT, None)
-    if layout is None:
+    carrier: Carrier | None = kwargs.pop(LAYOUT, None)
+    if carrier is None:
         # sdpa reads the window from the mask.
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return result
+    layout = carrier.batch
     layout.calls[NAME] += 1
     query, key, value = as_autocast_does(query, key, value)
     times = query.size(1) // key.size(1)

@@ -75,7 +75,7 @@ def reason_against_config(
         return f"{whole.model_type} reads more than text"
     if attention != "sdpa":
         return f"model.attn_implementation is {attention}, and only sdpa knows about it"
-    if strategy in SHARDED:
+    if strategy in SHARDED and strategy != "fsdp2":
         return f"{strategy} shards the output projection"
     if getattr(config, "output_router_logits", False):
         return "the experts' balancing loss counts every token of the padded batch"

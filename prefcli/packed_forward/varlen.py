@@ -12,8 +12,13 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from prefcli.packed_forward.packed_batch import PackedBatch, Spans
-from prefcli.packed_forward.prefix_attention import LAYOUT, as_autocast_does, segment_attention
+from prefcli.packed_forward.packed_batch import Spans
+from prefcli.packed_forward.prefix_attention import (
+    LAYOUT,
+    Carrier,
+    as_autocast_does,
+    segment_attention,
+)
 
 NAME = "prefcli_varlen"
 COMPILED = "prefcli_varlen_compiled"
@@ -51,8 +56,8 @@ def varlen_attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """As `segment_attention`, which also takes what flash attention can't."""
-    layout: PackedBatch | None = kwargs.get(LAYOUT)
-    if layout is not None:
+    carrier: Carrier | None = kwargs.get(LAYOUT)
+    if carrier is not None:
         query, key, value = as_autocast_does(query, key, value)
     width = query.size(-1)
     fits = (
@@ -61,7 +66,7 @@ def varlen_attention(
         and width == value.size(-1) <= _WIDEST
         and width % 8 == 0
     )
-    if layout is None or dropout or not fits:
+    if carrier is None or dropout or not fits:
         return segment_attention(
             module,
             query,
@@ -73,6 +78,7 @@ def varlen_attention(
             sliding_window,
             **kwargs,
         )
+    layout = carrier.batch
     layout.calls[NAME] += 1
     return _flash(query, key, value, layout.spans, scaling, layout.reached(sliding_window)), None
 

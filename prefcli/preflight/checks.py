@@ -31,7 +31,7 @@ from prefcli.model.distributed import check_launch_section
 from prefcli.model.loading import check_weights
 from prefcli.preflight.context import PreflightContext
 from prefcli.preflight.requirements import check_packages
-from prefcli.preflight.stop_token_check import check_eos_trained, tokenizer_warnings
+from prefcli.preflight.stop_token_check import tokenizer_warnings
 from prefcli.preflight.training_plan import make_plan, sft_mix_lines
 from prefcli.recipe.compatibility import check_combinations
 from prefcli.recipe.published_ranges import check_published_ranges
@@ -225,8 +225,6 @@ def _check_resumed_rows(context: PreflightContext) -> None:
 
 def _check_stop_tokens(context: PreflightContext) -> Report:
     tokenizer, datasets = _known(context.tokenizer), _known(context.datasets)
-    if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        check_eos_trained(context.method, tokenizer, datasets.train)
     warnings = tokenizer_warnings(
         context.recipe,
         tokenizer,

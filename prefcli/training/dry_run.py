@@ -10,6 +10,7 @@ from prefcli import first_failure
 from prefcli.console import say
 from prefcli.data.run_datasets import first_row_view, shape_checks
 from prefcli.errors import Problem
+from prefcli.evaluation.sample_prompts import sample_prompts
 from prefcli.memory.activations import Policy
 from prefcli.memory.advice import Candidate, Remedy, fewest, refuse, remedies
 from prefcli.memory.fake_step import StepPeaks, estimated_run, fake_run
@@ -25,7 +26,6 @@ from prefcli.preflight.context import PreflightContext
 from prefcli.preflight.result import DryRunResult
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
-from prefcli.training.callbacks.sampling_callback import questions
 from prefcli.trl_integration.trl_args import (
     assert_args_applied,
     build,
@@ -107,8 +107,11 @@ class _DryRun:
         for split in datasets.splits:
             self.facts[split.name] = split.as_dict()
         if info is not None:
-            prompts = questions(
-                context.recipe, datasets.eval, context.tokenizer, info.architectures.policy
+            prompts = sample_prompts(
+                context.recipe.samples,
+                datasets.eval,
+                context.tokenizer,
+                info.architectures.policy,
             )
             say(*(f"samples: {note}" for note in (prompts.notes if prompts is not None else [])))
         row = first_row_view(context.recipe, context.method, context.tokenizer, datasets.train)

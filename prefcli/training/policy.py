@@ -83,12 +83,14 @@ def placed(
 ) -> PreTrainedModel | PeftModel:
     """Move the policy to its device, so that the packed forward is tested where it will run.
 
-    transformers moves it too, but only after that test, and not under DeepSpeed. A model that an
-    engine shards is placed by that engine.
+    transformers moves it too, but only after that test, and not under DeepSpeed. A policy that an
+    engine shards goes to the CPU: the engine moves it layer by layer where it can, so that no
+    device holds all of it beside the reference.
     """
-    moved: PreTrainedModel | PeftModel = policy
-    if strategy not in SHARDED:
-        moved = to_device(policy, device)
+    sharded = strategy in SHARDED
+    moved: PreTrainedModel | PeftModel = policy.to("cpu") if sharded else to_device(policy, device)
+    if sharded and device.kind == "cuda":
+        torch.cuda.empty_cache()
     return moved
 
 

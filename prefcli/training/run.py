@@ -195,7 +195,7 @@ def _train_and_evaluate(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         best = best_step(trainer)
         if best is not None:
-            monitor.take_back(best)
+            monitor.restore_eval(best)
         elif has_eval and monitor.last_eval_step != trainer.state.global_step:
             trainer.evaluate()
     except torch.OutOfMemoryError as error:

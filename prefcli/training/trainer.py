@@ -35,12 +35,13 @@ from prefcli.model.lora import (
     train_in_float32,
 )
 from prefcli.packed_forward.install import FastForward
+from prefcli.recipe.compatibility import SHARDED
 from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.training.callbacks.experiment_trackers import guard_trackers
 from prefcli.training.mixins.concatenated_forward import ConcatenatedForwardMixin
 from prefcli.training.mixins.context import ContextMixin, TrainerContext
-from prefcli.training.mixins.fsdp2 import Fsdp2Mixin
+from prefcli.training.mixins.fsdp2 import Fsdp2Mixin, shard_reference
 from prefcli.training.mixins.metrics_mixin import MetricsMixin
 from prefcli.training.mixins.nonfinite import NonfiniteMixin
 from prefcli.training.mixins.preemption_mixin import PreemptionMixin
@@ -48,6 +49,7 @@ from prefcli.training.mixins.reference_cache import ReferenceCacheMixin, full_we
 from prefcli.training.mixins.sft_mix import Demonstrations, SftMixMixin, SftMixture
 from prefcli.training.mixins.token_weighted_sft import TokenWeightedSftMixin
 from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_options
+from prefcli.trl_integration.trl_compat import references_sharded_by
 
 
 def make_trainer(
@@ -110,6 +112,7 @@ def make_trainer(
     evaluated = datasets.eval
     with (
         packed_forward.patched_trainers(),
+        references_sharded_by(shard_reference),
         _merged_tokens_reported(datasets),
         serialized(trl_class, key),
     ):
@@ -186,7 +189,9 @@ def _reference(recipe: Recipe, device: Device) -> dict[str, Any]:
     options = named or recipe.model
     dtype = device.dtype(options, frozen=recipe.trains_adapter)
     model = load_policy(options, dtype, recipe.seed, where="reference" if named else "model")
-    return {"ref_model": to_device(model, device)}
+    # An engine that shards it moves it there itself, layer by layer where it can.
+    whole = strategy_here() not in SHARDED
+    return {"ref_model": to_device(model, device) if whole else model}
 
 
 def _gradient_checkpointing(

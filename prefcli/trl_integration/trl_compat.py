@@ -87,6 +87,8 @@ HOOKS = (
     Hook("trl.trainer.dpo_trainer.add_fused_lm_head", ("model",)),
     Hook("trl.trainer.kto_trainer.add_fused_lm_head", ("model",)),
     Hook("trl.trainer.sft_trainer.add_fused_lm_head", ("model",)),
+    Hook("trl.trainer.dpo_trainer.prepare_fsdp", ("model", "accelerator")),
+    Hook("trl.trainer.kto_trainer.prepare_fsdp", ("model", "accelerator")),
     Hook("trl.trainer.dpo_trainer.global_then_local_main_first", ()),
     Hook("trl.trainer.kto_trainer.global_then_local_main_first", ()),
     Hook("trl.trainer.sft_trainer.global_then_local_main_first", ()),
@@ -125,6 +127,15 @@ def fused_head_replaced(add_fused_lm_head: Callable[..., Any]) -> Iterator[None]
     with ExitStack() as stack:
         for module in (dpo_trainer, kto_trainer, sft_trainer):
             stack.enter_context(patched(module, "add_fused_lm_head", add_fused_lm_head))
+        yield
+
+
+@contextmanager
+def references_sharded_by(prepare: Callable[[Any, Any], Any]) -> Iterator[None]:
+    """Have trl's trainers shard their references under FSDP by this function, not their own."""
+    with ExitStack() as stack:
+        for module in (dpo_trainer, kto_trainer):
+            stack.enter_context(patched(module, "prepare_fsdp", prepare))
         yield
 
 

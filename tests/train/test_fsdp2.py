@@ -6,15 +6,20 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch.distributed.fsdp import FSDPModule
 
 from prefcli.model import Device
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
+from prefcli.training import finish
 from prefcli.training import run as run_module
 from prefcli.training.run import train
+from prefcli.training.trainer import make_trainer
 from tests.support.fsdp2 import fsdp2_on_cpus
 from tests.support.processes import in_processes
 from tests.support.tiny_runs import metric_rows, small_recipe
@@ -67,14 +72,28 @@ def run(case: str, recipe: Recipe) -> None:
 
 
 def run_sharded(case: str, recipe: Recipe) -> None:
-    with fsdp2_on_cpus():
+    trainers = []
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        trainers.append(make_trainer(*args, **kwargs))
+        return trainers[0]
+
+    with fsdp2_on_cpus(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "make_trainer", make)
         run(case, recipe)
+    models = (trainers[0][0].model, getattr(trainers[0][0], "ref_model", None))
+    (Path(recipe.output_dir) / "units.json").write_text(json.dumps([units(m) for m in models]))
+
+
+def units(model: torch.nn.Module | None) -> int:
+    """Modules that are gathered for themselves."""
+    return sum(isinstance(module, FSDPModule) for module in model.modules()) if model else 0
 
 
 @pytest.fixture(scope="module")
 def no_pages():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "write_report_and_card", lambda *args, **kwargs: None)
+        patch.setattr(finish, "write_report_and_card", lambda *args, **kwargs: None)
         yield patch
 
 
@@ -109,6 +128,21 @@ def test_fsdp2_run_has_the_losses_of_one_process(alone, sharded, case):
 @pytest.mark.parametrize("case", CASES)
 def test_fsdp2_run_verifies_its_model(sharded, case):
     assert sharded.record(case)["model"]["max_difference"] <= (1e-4 if case in WHOLE else 0.05)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fsdp2_run_scores_every_batch_packed(sharded, case):
+    speed = sharded.record(case)["speed"]
+    assert speed["shared_prefix"] == "in use"
+    assert speed["fast_calls"] > 0
+    assert speed["stock_calls"] == 0
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "full" in case])
+def test_fsdp2_run_shards_the_reference_layer_by_layer(sharded, case):
+    """Two layers, the embeddings, the norm and the head, and what is left: trl would shard it as
+    one, and gather all of it at once."""
+    assert json.loads((sharded.folder / case / "units.json").read_text()) == [6, 6]
 
 
 @pytest.mark.parametrize("case", HALF)

@@ -28,6 +28,17 @@ def test_a_family_scores_as_trl_does(family):
     assert (counts.packed, counts.padded) == (106, 256)
 
 
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_family_to_be_sharded_is_tried_on_a_few_layers(family):
+    name = "n_layer" if family in ("gpt2", "gpt_bigcode") else "num_hidden_layers"
+    model = tiny(family, **({} if "layer_types" in OWN.get(family, {}) else {name: 3}))
+    state = torch.get_rng_state()
+    speed = FastForward(Performance(), "fsdp2", max_length=64)
+    speed.prepare(model, outputs=("log_probs",))
+    assert (speed.reason, speed.refused) == (None, {})
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 UNSAFE = {
     "nemotron": {},
     "qwen3_next": {"num_experts": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 16},

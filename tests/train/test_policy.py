@@ -18,3 +18,12 @@ ELSEWHERE = Device("meta", "no GPU", bfloat16=False)
 )
 def test_placed_policy_is_on_its_device_unless_an_engine_shards_it(strategy, where):
     assert placed(tiny("llama"), ELSEWHERE, strategy).device.type == where
+
+
+def test_placed_policy_to_be_sharded_leaves_the_device():
+    """check-sft has had it there whole."""
+    whole = tiny("llama")
+    moved = []
+    whole.to = lambda *args: moved.append(args) or whole
+    placed(whole, ELSEWHERE, "fsdp2")
+    assert moved == [("cpu",)]

@@ -11,13 +11,18 @@ NOT_YET: set[str] = {
     "prefcli",
     "prefcli/checkpoints",
     "prefcli/cli",
+<<<<<<< HEAD
     "prefcli/health",
+=======
+    "prefcli/data",
+    "prefcli/evaluation",
+    "prefcli/formats",
+>>>>>>> main
     "prefcli/memory",
     "prefcli/methods",
     "prefcli/packed_forward",
     "prefcli/preflight",
     "prefcli/recipe",
-    "prefcli/report",
     "prefcli/training",
     "prefcli/trl_integration",
     "tests",

@@ -1,0 +1,45 @@
+"""A model of a few layers in place of one that is about to be sharded."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+_BASE = ".base_layer."
+"""In names of weights below an adapter of peft."""
+
+
+def of_depth(config: PretrainedConfig, layers: int) -> PretrainedConfig:
+    """Return a copy of the configuration with so many layers."""
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    full = text.num_hidden_layers
+    for name, value in vars(text).items():
+        if isinstance(value, list) and len(value) == full:  # what each layer is
+            setattr(text, name, value[:layers])
+    text.num_hidden_layers = layers
+    return config
+
+
+def stand_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the model's first layers, embeddings and head on a device, one layer of each kind.
+
+    No process holds more of the model there, and none needs the others to run it.
+    """
+    config = of_depth(model.config, _depth(model.config))
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.device(device):
+        found: PreTrainedModel = type(model)(config)
+    weights = {name.replace(_BASE, "."): value for name, value in model.state_dict().items()}
+    found.load_state_dict({name: weights[name] for name in found.state_dict()})
+    return found.to(dtype).train(model.training)
+
+
+def _depth(config: PretrainedConfig) -> int:
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None) or []
+    first = (list(kinds).index(kind) + 1 for kind in set(kinds))
+    depth: int = min(max([2, *first]), text.num_hidden_layers)
+    return depth
