@@ -11,13 +11,6 @@ NOT_YET: set[str] = {
     "prefcli",
     "prefcli/checkpoints",
     "prefcli/cli",
-<<<<<<< HEAD
-    "prefcli/health",
-=======
-    "prefcli/data",
-    "prefcli/evaluation",
-    "prefcli/formats",
->>>>>>> main
     "prefcli/memory",
     "prefcli/methods",
     "prefcli/packed_forward",
