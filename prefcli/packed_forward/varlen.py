@@ -40,7 +40,7 @@ def is_given(model: PreTrainedModel) -> bool:
 
 @cache
 def asks_for_groups(kernel: Callable[..., Any]) -> bool:
-    """Return whether the kernel has a flag for heads that share keys; that of torch 2.11 has none."""
+    """Return whether the kernel has a flag for heads that share keys; torch 2.11 has none."""
     return "enable_gqa" in inspect.signature(kernel).parameters
 
 
