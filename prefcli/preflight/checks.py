@@ -15,9 +15,8 @@ from prefcli.checkpoints.push_to_hub import check_push, push_warnings
 from prefcli.checkpoints.resume import check_run_dir, find_resume_checkpoint
 from prefcli.checkpoints.resume_compat import row_fingerprints
 from prefcli.console import say, warn
+from prefcli.data.model_fit import check_model_fit, check_reference
 from prefcli.data.run_datasets import (
-    check_model_fit,
-    check_reference,
     load_run_datasets,
     read_run_datasets,
 )
@@ -211,7 +210,7 @@ def _check_data_checks(context: PreflightContext) -> Report:
 
 def _check_resumed_rows(context: PreflightContext) -> None:
     datasets = _known(context.datasets)
-    if context.checkpoint is None or datasets.sampled:
+    if context.checkpoint is None or datasets.is_sample:
         return
     before = row_fingerprints(context.folder.read_run().get("data", {}))
     now = row_fingerprints({split.name: split.as_dict() for split in datasets.splits})
@@ -230,14 +229,14 @@ def _check_stop_tokens(context: PreflightContext) -> Report:
         context.recipe,
         tokenizer,
         conversational=datasets.train.conversational,
-        ends=datasets.ends,
+        ends=datasets.stop_tokens,
     )
     return Report(warnings=list(map(str, warnings)))
 
 
 def _check_plan(context: PreflightContext) -> Report:
     recipe, datasets = context.recipe, _known(context.datasets)
-    rows, exact = datasets.sequences(context.method, recipe.data.max_length)
+    rows, exact = datasets.sequences_per_epoch(context.method, recipe.data.max_length)
     plan = make_plan(
         recipe.training,
         rows,

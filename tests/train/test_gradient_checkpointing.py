@@ -175,7 +175,7 @@ def test_choice_of_a_run_is_by_packed_rows_where_they_are_used(auto, capsys, sha
         recipe.dpo,
         CPU,
         Policy(trainer.model.config),
-        length=inputs.longest,
+        length=inputs.longest_row,
         reference=count_parameters(trainer.ref_model)[0],
         packed=tokens if shared_prefix == "auto" else None,
     )
