@@ -26,6 +26,7 @@ from prefcli.preflight.context import PreflightContext
 from prefcli.preflight.result import DryRunResult
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
+from prefcli.text import first_line
 from prefcli.trl_integration.trl_args import (
     assert_args_applied,
     build,
@@ -236,7 +237,7 @@ class _DryRun:
             memory = memory_of(planned)
         # A model may use operations without a fake version; the recipe is not at fault.
         except Exception as error:
-            self._not_simulated(str(error).strip().partition("\n")[0])
+            self._not_simulated(first_line(error))
             return
         say(*memory.lines(target))
         self.facts["memory"] = memory.as_dict(target)
