@@ -1,7 +1,8 @@
-"""What a step holds at once without gradient checkpointing, on tensors that hold nothing.
+"""The cheap estimate of a step's memory without gradient checkpointing: an upper bound.
 
-A bound, for the choice that it is made for: rows count as long as the longest of them, padded and
-with their prompts repeated. A dry-run rehearses the whole step (rehearsal/fake_run.py).
+`training.gradient_checkpointing: auto` needs it before a trainer exists: every row counts as long
+as the longest. A dry-run measures the step itself (fake_step.py), with the same bytes per quantized
+weight and per optimizer state.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from trl.kernels import chunked_logprob
 
 from prefcli.data.run_datasets import mixed_rows
+from prefcli.memory.fake_quantized import BITS_PER_WEIGHT
 from prefcli.memory.optimizer_state_size import BITSANDBYTES, on_device, on_disk
 from prefcli.methods import Method
 from prefcli.model import Device, count_parameters, lora_config
@@ -25,8 +27,6 @@ from prefcli.model.remote_code import from_config_kwargs
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_compat import LOGPROB_TILE_COLUMNS, modules_moved_by
 
-_PACKED = {"4bit": 0.6, "8bit": 1.1}
-"""Bytes of a quantised weight, with its scale."""
 _WHOLE = 16
 """Bytes of a logit where a loss is made of all of them."""
 _TILED = {"cuda": 1, "cpu": 8}
@@ -70,7 +70,7 @@ def estimate_activation_memory(
         model = _model(recipe, policy, dtype)
         every, trained = count_parameters(model)
         kept = _kept(model, rows, length, half=half, padded=packed is None)
-    frozen = _PACKED.get(recipe.model.quantization or "", dtype.itemsize)
+    frozen = _bytes_of_frozen(recipe, dtype)
     # As the recipe has it, an adapter is trained in float32 on whatever lies below it.
     own = 4 if recipe.trains_adapter and recipe.model.dtype != "bfloat16" else dtype.itemsize
     optim = recipe.training.optim
@@ -88,6 +88,11 @@ def estimate_activation_memory(
         logits = _TILED[machine.kind] * tile
     total: int = weights + own * trained + states + int(frozen * reference) + kept + logits
     return total
+
+
+def _bytes_of_frozen(recipe: Recipe, dtype: torch.dtype) -> float:
+    quantization = recipe.model.quantization
+    return dtype.itemsize if quantization is None else BITS_PER_WEIGHT[quantization] / 8
 
 
 def _rows(recipe: Recipe, method: Method) -> int:
