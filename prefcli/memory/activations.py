@@ -28,18 +28,18 @@ from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_compat import LOGPROB_TILE_COLUMNS, modules_moved_by
 
 _WHOLE = 16
-"""Bytes of a logit where a loss is made of all of them."""
+"""Bytes per logit if the loss needs all of them at once."""
 _TILED = {"cuda": 1, "cpu": 8}
-"""How many of its tiles trl's head holds at once; ours, where it can be used, needs less."""
+"""Tiles that trl's head holds at once; prefcli's own head needs less."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is trained, without its weights."""
+    """The policy without its weights."""
 
     config: PretrainedConfig
     adapter: LoraConfig | None = None
-    """That is trained on, where model.adapter says continue."""
+    """The adapter to continue, if model.adapter is continue."""
 
 
 def estimate_activation_memory(
@@ -54,7 +54,7 @@ def estimate_activation_memory(
 ) -> int:
     """Bytes at the peak of the backward pass.
 
-    length: tokens of the longest row. reference: parameters of the model beside the policy.
+    length: tokens of the longest row. reference: parameters of a separate reference model.
     packed: tokens of the largest micro-batch where it is one row without padding.
     """
     rows = _rows(recipe, method)
@@ -68,8 +68,8 @@ def estimate_activation_memory(
         modules_moved_by(to_type),
     ):
         model = _model(recipe, policy, dtype)
-        every, trained = count_parameters(model)
-        kept = _kept(model, rows, length, half=half, padded=packed is None)
+        parameters, trained = count_parameters(model)
+        saved = _saved_bytes(model, rows, length, half=half, padded=packed is None)
     frozen = _bytes_of_frozen(recipe, dtype)
     # As the recipe has it, an adapter is trained in float32 on whatever lies below it.
     own = 4 if recipe.trains_adapter and recipe.model.dtype != "bfloat16" else dtype.itemsize
@@ -79,14 +79,14 @@ def estimate_activation_memory(
         if optim in BITSANDBYTES
         else on_disk(optim, trained) * own // 4
     )
-    weights = int(frozen * (every - trained)) + own * trained
+    weights = int(frozen * (parameters - trained)) + own * trained
     if method.trainer.concatenates_forward and packed is None:
         logits: int = _WHOLE * rows * length * policy.config.get_text_config().vocab_size
     else:
         tokens: int = min(rows * length, chunked_logprob.TOKEN_CHUNK_SIZE)
         tile: int = tokens * LOGPROB_TILE_COLUMNS * (2 if half else 4)
         logits = _TILED[machine.kind] * tile
-    total: int = weights + own * trained + states + int(frozen * reference) + kept + logits
+    total: int = weights + own * trained + states + int(frozen * reference) + saved + logits
     return total
 
 
@@ -96,7 +96,7 @@ def _bytes_of_frozen(recipe: Recipe, dtype: torch.dtype) -> float:
 
 
 def _rows(recipe: Recipe, method: Method) -> int:
-    """In a forward pass with a gradient."""
+    """Count the rows of a forward pass with gradients."""
     batch = recipe.training.per_device_train_batch_size
     return (2 if method.rows == "pair" else 1) * batch + mixed_rows(recipe, method)
 
@@ -123,10 +123,10 @@ def to_type(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Modu
     return module
 
 
-def _kept(model: Any, rows: int, length: int, *, half: bool, padded: bool) -> int:
-    """Bytes that the layers keep for their backward pass, the weights themselves left out.
+def _saved_bytes(model: Any, rows: int, length: int, *, half: bool, padded: bool) -> int:
+    """Count the bytes that the layers save for their backward pass, without the weights.
 
-    padded: with a mask of all pairs of tokens.
+    padded: use a mask of all pairs of tokens.
     """
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     sizes: dict[int, int] = {}

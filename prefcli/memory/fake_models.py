@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from prefcli.methods import Method
 from prefcli.model import Device
 from prefcli.model.lora import trainable_config
 from prefcli.model.remote_code import from_config_kwargs
+from prefcli.packed_forward.stand_in import of_depth
 from prefcli.recipe.schema import Recipe
 
 
@@ -29,19 +29,8 @@ class Architectures:
 
     def of_depth(self, layers: int) -> Architectures:
         """Return the same architectures with another number of layers."""
-        other = _of_depth(self.reference, layers) if self.reference is not None else None
-        return Architectures(_of_depth(self.policy, layers), self.adapter, other)
-
-
-def _of_depth(config: PretrainedConfig, layers: int) -> PretrainedConfig:
-    config = copy.deepcopy(config)
-    text = config.get_text_config()
-    full = text.num_hidden_layers
-    for name, value in vars(text).items():
-        if isinstance(value, list) and len(value) == full:  # one entry per layer
-            setattr(text, name, value[:layers])
-    text.num_hidden_layers = layers
-    return config
+        other = of_depth(self.reference, layers) if self.reference is not None else None
+        return Architectures(of_depth(self.policy, layers), self.adapter, other)
 
 
 def make_policy(recipe: Recipe, architectures: Architectures, device: Device) -> Any:

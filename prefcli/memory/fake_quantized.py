@@ -20,13 +20,13 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, packed: torch.Tensor, out: int) -> torch.Tensor:
         ctx.save_for_backward(packed)
         ctx.size = (out, x.shape[-1])
-        whole = torch.empty(ctx.size, dtype=x.dtype)
-        return x @ whole.t()
+        unpacked = torch.empty(ctx.size, dtype=x.dtype)
+        return x @ unpacked.t()
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        whole = torch.empty(ctx.size, dtype=gradient.dtype)
-        return gradient @ whole, None, None
+        unpacked = torch.empty(ctx.size, dtype=gradient.dtype)
+        return gradient @ unpacked, None, None
 
 
 class PackedLinear(torch.nn.Linear):
