@@ -178,7 +178,7 @@ def test_choice_of_a_run_is_by_packed_rows_where_they_are_used(auto, capsys, sha
         reference=count_parameters(trainer.ref_model)[0],
         packed=tokens if shared_prefix == "auto" else None,
     )
-    assert trainer.context.checkpointing.why.startswith(f"{amount(needed)} of ")
+    assert trainer.context.checkpointing.why.startswith(f"{format_bytes(needed)} of ")
 
 
 def test_a_dry_run_shows_it(recipe_data, dry_run):
