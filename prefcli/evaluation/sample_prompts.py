@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from prefcli.data import Split
 from prefcli.data.row_sampling import spread_order
@@ -52,6 +52,19 @@ class SamplePrompts:
     max_new_tokens: int
     """The recipe's value, or the context that the longest prompt leaves."""
     notes: list[str]
+
+
+def sample_prompts(
+    options: SampleOptions,
+    split: Split | None,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+) -> SamplePrompts | None:
+    """Choose prompts for a model with this config; None if the recipe wants none."""
+    if split is None or not options.prompts:
+        return None
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return choose_prompts(split, tokenizer, options, context)
 
 
 def choose_prompts(

@@ -97,5 +97,5 @@ def test_a_figure_that_is_not_measured_is_told_before_the_first_step(stopping, m
         train(recipe, recipe.dpo)
     stopping["training"]["early_stopping"] = {"metric": "eval_rewards/margins"}
     recipe = make_recipe(stopping).recipe
-    with pytest.raises(RecipeError, match="not measured by an evaluation of sft"):
+    with pytest.raises(RecipeError, match="TRN061"):
         train(recipe, recipe.sft)

@@ -1,4 +1,4 @@
-"""Answers while training goes on: whose they are, where they stand, and that nothing else moves."""
+"""Samples during training: which model answers, where they are saved, no effect on training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.tiny_runs import UNTIMED, pairs, write_jsonl
 NEW = 6
 
 _SIDES = {"sft": [["chosen"]] * 3, "kto": [["chosen"], ["chosen"], ["rejected"]]}
-"""What the data has beside each of the three prompts; pairs have both sides."""
+"""The answers in the data for each of the three prompts; pairs have both."""
 
 
 @pytest.fixture
@@ -34,13 +34,13 @@ def data(recipe_data) -> dict:
     recipe_data["training"] |= {
         "eval_steps": 1,
         "gradient_checkpointing": True,
-        "learning_rate": 0.03,  # two steps change what is likeliest
+        "learning_rate": 0.03,  # so that two steps change the greedy answers
     }
     return recipe_data
 
 
 def run(recipe, name: str, checkpoint: Path | None = None):
-    """(trainer, samples) after training, as a run puts them together."""
+    """(trainer, samples) after training, built as in a run."""
     tokenizer = load_tokenizer(recipe.model)
     inputs = load_run_datasets(recipe, recipe.methods[name], tokenizer)
     method, _ = inputs.resolve_from_data(recipe.methods[name])
@@ -73,7 +73,7 @@ def rows_of(recipe) -> list[dict]:
 
 @torch.no_grad()
 def by_hand(model, tokenizer, prompt, ends=(1,)) -> str:
-    """The likeliest token, time and again: no batch, no padding, no cache."""
+    """Greedy decoding without a batch, padding or a cache."""
     if isinstance(prompt, str):
         ids = tokenizer(prompt)["input_ids"]
     else:
@@ -101,17 +101,18 @@ def by_hand(model, tokenizer, prompt, ends=(1,)) -> str:
     ],
     ids=["dpo", "dpo-lora", "kto", "sft", "orpo", "simpo"],
 )
-def test_nothing_of_the_training_moves(data, make_recipe, tiny_model, tmp_path, name, sections):
-    """And the answers are the ones that the weights of that moment give."""
+def test_samples_use_current_weights_without_effect_on_training(
+    data, make_recipe, tiny_model, tmp_path, name, sections
+):
     loaded = make_recipe({**data, **sections})
     with_samples, _ = run(loaded.recipe, name)
-    without, none = run(
+    without, no_samples = run(
         make_recipe(
             {**data, **sections, "samples": {"prompts": 0}}, f"output_dir={tmp_path}/no"
         ).recipe,
         name,
     )
-    assert none is None
+    assert no_samples is None
     one, other = with_samples.model.state_dict(), without.model.state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
@@ -127,20 +128,22 @@ def test_nothing_of_the_training_moves(data, make_recipe, tiny_model, tmp_path, 
     rows = rows_of(loaded.recipe)
     assert [row["step"] for row in rows] == [0] * 3 + [1] * 3 + [2] * 3
     held_out = pairs(40)[30:]
-    # Ten rows in thirds; for kto twenty, of which the second ten are the rejected sides.
-    asked = [0, 6, 3] if name == "kto" else [0, 3, 6]
-    places = [f"eval.jsonl: row {i + 1}" for i in asked]
+    # Spread over ten rows; kto has twenty, and the last ten are the rejected sides.
+    chosen_rows = [0, 6, 3] if name == "kto" else [0, 3, 6]
+    places = [f"eval.jsonl: row {i + 1}" for i in chosen_rows]
     assert [row["place"].rpartition("/")[2] for row in rows] == places * 3
-    asked_rows = [held_out[i] for i in asked]
+    expected_rows = [held_out[i] for i in chosen_rows]
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     start = AutoModelForCausalLM.from_pretrained(tiny_model)
-    for row, expected in zip(rows[:3], asked_rows, strict=True):
+    for row, expected in zip(rows[:3], expected_rows, strict=True):
         assert row["prompt"] == expected["prompt"]
         sides = [side for side in ("chosen", "rejected") if side in row]
         assert all(row[side] == expected[side] for side in sides)
-        assert sides == _SIDES.get(name, [["chosen", "rejected"]] * 3)[asked_rows.index(expected)]
+        assert (
+            sides == _SIDES.get(name, [["chosen", "rejected"]] * 3)[expected_rows.index(expected)]
+        )
         assert row["policy"]["greedy"] == by_hand(start, tokenizer, expected["prompt"])
-    for row, expected in zip(rows[6:], asked_rows, strict=True):
+    for row, expected in zip(rows[6:], expected_rows, strict=True):
         assert row["policy"]["greedy"] == by_hand(with_samples.model, tokenizer, expected["prompt"])
     for row in rows:
         if loaded.recipe.methods[name].needs_reference:
@@ -151,16 +154,16 @@ def test_nothing_of_the_training_moves(data, make_recipe, tiny_model, tmp_path, 
     assert {tuple(row["policy"]) for row in rows} == {("greedy", "sampled")}
 
 
-def test_an_adapter_that_goes_on_and_one_on_another(data, make_recipe, tmp_path):
-    """The reference is the base with the adapter it began with, not the base."""
+def test_samples_of_the_reference_include_the_starting_adapter(data, make_recipe, tmp_path):
+    """The reference is the base with the starting adapter, not the base alone."""
     first = make_recipe({**data, "lora": {"rank": 2, "dropout": 0.0}}).recipe
     trainer, _ = run(first, "sft")
     adapter = tmp_path / "adapter"
     trainer.save_model(str(adapter))
     ends = rows_of(first)[6:]
-    for how, more in (("continue", {}), ("stack", {"lora": {"rank": 2, "dropout": 0.0}})):
-        model = {"name_or_path": str(adapter), "adapter": how}
-        recipe = make_recipe({**data, **more, "model": model, "output_dir": str(tmp_path / how)})
+    for mode, lora in (("continue", {}), ("stack", {"lora": {"rank": 2, "dropout": 0.0}})):
+        model = {"name_or_path": str(adapter), "adapter": mode}
+        recipe = make_recipe({**data, **lora, "model": model, "output_dir": str(tmp_path / mode)})
         run(recipe.recipe, "dpo")
         rows = rows_of(recipe.recipe)
         for row, end in zip(rows[:3], ends, strict=True):
@@ -171,7 +174,7 @@ def test_an_adapter_that_goes_on_and_one_on_another(data, make_recipe, tmp_path)
 
 @pytest.fixture
 def other_model(tiny_model, tmp_path) -> Path:
-    """The same with its layers' outputs turned round."""
+    """The tiny model with the sign of its outputs reversed."""
     folder = tmp_path / "other"
     shutil.copytree(tiny_model, folder)
     weights = load_file(folder / "model.safetensors")
@@ -180,7 +183,7 @@ def other_model(tiny_model, tmp_path) -> Path:
     return folder
 
 
-def test_a_named_reference_answers_for_itself(data, make_recipe, other_model, tiny_model):
+def test_samples_of_a_named_reference_are_its_own(data, make_recipe, other_model, tiny_model):
     data["reference"] = {"name_or_path": str(other_model)}
     recipe = make_recipe(data).recipe
     run(recipe, "dpo")
@@ -191,7 +194,9 @@ def test_a_named_reference_answers_for_itself(data, make_recipe, other_model, ti
     assert rows[0]["policy"]["greedy"] != rows[0]["reference"]["greedy"]
 
 
-def test_a_reference_that_is_not_in_memory(data, make_recipe, other_model, tmp_path, capsys):
+def test_samples_omit_a_precomputed_named_reference(
+    data, make_recipe, other_model, tmp_path, capsys
+):
     data["reference"] = {"precompute": True}
     recipe = make_recipe(data).recipe
     run(recipe, "dpo")
@@ -199,16 +204,16 @@ def test_a_reference_that_is_not_in_memory(data, make_recipe, other_model, tmp_p
     assert all(
         row["reference"] == first["policy"] for row, first in zip(rows, rows[:3] * 3, strict=True)
     )
-    assert "without the reference" not in capsys.readouterr().out
+    assert "without answers of the reference" not in capsys.readouterr().out
 
     data["reference"]["name_or_path"] = str(other_model)
     recipe = make_recipe(data, f"output_dir={tmp_path}/named").recipe
     run(recipe, "dpo")
     assert not any("reference" in row for row in rows_of(recipe))
-    assert "samples: without the reference's answers: it is another" in capsys.readouterr().out
+    assert "samples: without answers of the reference" in capsys.readouterr().out
 
 
-def test_a_resume_goes_on_where_the_answers_stood(data, make_recipe, capsys):
+def test_samples_of_a_resumed_run_continue_the_file(data, make_recipe, capsys):
     recipe = make_recipe(data, "training.save_steps=1").recipe
     run(recipe, "dpo")
     before = rows_of(recipe)
@@ -218,15 +223,20 @@ def test_a_resume_goes_on_where_the_answers_stood(data, make_recipe, capsys):
     assert rows_of(recipe) == before
     assert len(samples.closing_lines()) == 4
 
-    # Other prompts than the run began with: what the reference says to them, nobody knows.
-    more = make_recipe(data, "training.save_steps=1", "samples.prompts=4").recipe
+    # The reference answered only the prompts at the start of the run.
+    other_prompts = make_recipe(data, "training.save_steps=1", "samples.prompts=4").recipe
     capsys.readouterr()
-    run(more, "dpo", Path(recipe.output_dir) / "checkpoint-1")
-    assert [("reference" in row) for row in rows_of(more)[9:]] == [True, False, False, False]
-    assert "without the reference's answers to 3 prompts" in capsys.readouterr().out
+    run(other_prompts, "dpo", Path(recipe.output_dir) / "checkpoint-1")
+    assert [("reference" in row) for row in rows_of(other_prompts)[9:]] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert "without answers of the reference to 3 prompts" in capsys.readouterr().out
 
 
-def test_chats_are_asked_with_their_template(data, make_recipe, tmp_path, tiny_model):
+def test_samples_of_chats_use_the_chat_template(data, make_recipe, tmp_path, tiny_model):
     turns = [
         {"role": "user", "content": "red?"},
         {"role": "assistant", "content": "no"},
@@ -243,13 +253,13 @@ def test_chats_are_asked_with_their_template(data, make_recipe, tmp_path, tiny_m
         ("say green", "green\nthanks"),
         ("big?", "yes"),
     ]
-    assert len(rows) == 6  # there are but two prompts
+    assert len(rows) == 6  # there are two prompts
     for row, prompt in zip(rows[4:], (turns[:3], single[:1]), strict=True):
         assert row["policy"]["greedy"] == by_hand(trainer.model, tokenizer, prompt)
     assert not any("\n" in line or "\x1b" in line for line in samples.closing_lines())
 
 
-def test_a_broken_policy_is_left_to_those_who_judge(
+def test_samples_of_a_policy_with_nan_are_skipped_with_a_warning(
     data, make_recipe, tiny_model, tmp_path, capsys
 ):
     folder = tmp_path / "broken"
@@ -278,28 +288,28 @@ def chosen_of(data, make_recipe, rows, options, context):
     return choose_prompts(inputs.eval, tokenizer, options, context)
 
 
-def test_what_the_context_leaves(data, make_recipe):
-    """A letter that is in no word is a token."""
+def test_choose_prompts_prefers_prompts_that_leave_room(data, make_recipe):
+    """A letter that occurs in no word is one token."""
     rows = [
         {"prompt": "Q" * n, "chosen": "yes", "rejected": "no"} for n in (10, 20, 20, 28, 30, 31)
     ]
-    asked = chosen_of(data, make_recipe, rows, SampleOptions(prompts=2, max_new_tokens=10), 30)
-    assert [(a.tokens, a.place[-5:]) for a in asked.prompts] == [(10, "row 1"), (20, "row 2")]
-    assert (asked.max_new_tokens, asked.notes) == (10, [])
-    # With three, one that leaves but two tokens is asked, and all are cut there.
-    asked = chosen_of(data, make_recipe, rows, SampleOptions(prompts=3, max_new_tokens=10), 30)
-    assert [a.tokens for a in asked.prompts] == [10, 20, 28]
-    assert asked.max_new_tokens == 2
-    assert asked.notes == [
+    chosen = chosen_of(data, make_recipe, rows, SampleOptions(prompts=2, max_new_tokens=10), 30)
+    assert [(a.tokens, a.place[-5:]) for a in chosen.prompts] == [(10, "row 1"), (20, "row 2")]
+    assert (chosen.max_new_tokens, chosen.notes) == (10, [])
+    # With three prompts, one leaves two tokens, which limits all answers.
+    chosen = chosen_of(data, make_recipe, rows, SampleOptions(prompts=3, max_new_tokens=10), 30)
+    assert [a.tokens for a in chosen.prompts] == [10, 20, 28]
+    assert chosen.max_new_tokens == 2
+    assert chosen.notes == [
         "2 prompts fill the context of 30 tokens",
         "answers have at most 2 tokens, not 10: the longest prompt has 28, the context 30",
     ]
-    asked = chosen_of(data, make_recipe, rows, SampleOptions(prompts=9, max_new_tokens=1), None)
-    assert [a.tokens for a in asked.prompts] == [10, 20, 28, 30, 31]
-    assert asked.notes == ["5 prompts, not 9: data.eval has no more"]
+    chosen = chosen_of(data, make_recipe, rows, SampleOptions(prompts=9, max_new_tokens=1), None)
+    assert [a.tokens for a in chosen.prompts] == [10, 20, 28, 30, 31]
+    assert chosen.notes == ["5 prompts, not 9: data.eval has no more"]
 
 
-def test_texts_without_a_prompt_are_not_asked(data, make_recipe, tmp_path, capsys):
+def test_make_samples_of_texts_without_prompts_is_none(data, make_recipe, tmp_path, capsys):
     path = write_jsonl(tmp_path / "texts.jsonl", [{"text": "red green"}, {"text": "blue"}] * 8)
     data["data"] |= {"train": {"path": str(path)}, "eval": {"path": str(path)}}
     _, samples = run(make_recipe(data).recipe, "sft")
@@ -307,7 +317,7 @@ def test_texts_without_a_prompt_are_not_asked(data, make_recipe, tmp_path, capsy
     assert "samples: none, since data.eval has no prompts" in capsys.readouterr().out
 
 
-def test_under_sharding_nothing_is_asked(data, make_recipe, monkeypatch, capsys):
+def test_make_samples_under_sharding_is_none(data, make_recipe, monkeypatch, capsys):
     recipe = make_recipe(data).recipe
     tokenizer = load_tokenizer(recipe.model)
     inputs = load_run_datasets(recipe, recipe.dpo, tokenizer)
@@ -317,7 +327,7 @@ def test_under_sharding_nothing_is_asked(data, make_recipe, monkeypatch, capsys)
         recipe, recipe.dpo, inputs.eval, tokenizer, config, Path("."), trainer=None
     )
     assert samples is None
-    assert "left out, as no process holds the whole model under fsdp1" in capsys.readouterr().out
+    assert "no process has the complete model under fsdp1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -328,7 +338,7 @@ def test_under_sharding_nothing_is_asked(data, make_recipe, monkeypatch, capsys)
         ({"temperature": 0.0}, False, "samples.temperature"),
     ],
 )
-def test_settings_without_effect(data, make_recipe, samples, without_eval, message):
+def test_samples_settings_without_effect_fail(data, make_recipe, samples, without_eval, message):
     data["samples"] = samples
     if without_eval:
         del data["data"]["eval"], data["training"]["eval_steps"]
@@ -336,10 +346,10 @@ def test_settings_without_effect(data, make_recipe, samples, without_eval, messa
         make_recipe(data)
 
 
-def test_a_dry_run_counts_the_room(data, dry_run):
+def test_dry_run_reports_the_length_of_answers(data, dry_run):
     """The context of the tiny model is 128 tokens."""
     data["samples"] = {"prompts": 1, "max_new_tokens": 128}
-    code, _, said = dry_run(data)
+    code, _, log = dry_run(data)
     assert code == 0
-    assert "samples: answers have at most 1" in said
-    assert "not 128: the longest of the prompts has" in said
+    assert "samples: answers have at most 1" in log
+    assert "not 128: the longest prompt has" in log

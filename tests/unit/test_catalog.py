@@ -37,8 +37,8 @@ def header(shipped: Shipped) -> list[str]:
 
 
 def recipe(name: str) -> Recipe:
-    (found,) = (r for r in LIBRARY if r.name == name)
-    return load(str(found.path)).recipe
+    (loaded_recipe,) = (r for r in LIBRARY if r.name == name)
+    return load(str(loaded_recipe.path)).recipe
 
 
 def parameters(name: str) -> int:
@@ -90,12 +90,12 @@ def test_expected_is_present_where_results_are_published(shipped):
 def test_values_outside_published_ranges_are_explained(shipped):
     loaded = load(str(shipped.path)).recipe
     for method in loaded.methods.values():
-        said = check_published_ranges(loaded, method, parameters(shipped.name))
+        warnings = check_published_ranges(loaded, method, parameters(shipped.name))
         if shipped.name == "zephyr-sft-qlora":
-            assert [line.split()[:2] for line in said] == [["training.global_batch_size", "8"]]
+            assert [line.split()[:2] for line in warnings] == [["training.global_batch_size", "8"]]
             assert "prefcli warns that 8" in " ".join(x.lstrip("# ") for x in header(shipped))
         else:
-            assert said == []
+            assert warnings == []
 
 
 @every
@@ -140,9 +140,9 @@ def test_stages_use_the_output_of_the_stage_before():
     ],
 )  # fmt: skip
 def test_recipe_is_as_published(name, method, options, rate, schedule, warmup, batch, epochs):
-    found = recipe(name)
-    assert [*found.methods] == [method]
-    section, training = found.methods[method], found.training
+    loaded_recipe = recipe(name)
+    assert [*loaded_recipe.methods] == [method]
+    section, training = loaded_recipe.methods[method], loaded_recipe.training
     assert {key: getattr(section, key) for key in options} == options
     assert training.learning_rate == rate
     assert training.lr_scheduler_type == schedule

@@ -43,16 +43,16 @@ def recipe(changes: dict | None = None) -> Recipe:
     return Recipe.model_validate(data)
 
 
-def fired(found: Recipe, strategy: str, method: str = "dpo") -> list[int]:
-    case = Case(found, found.methods[method], strategy)
-    return [number for number, each in enumerate(COMBINATIONS) if each.when(case)]
+def fired(recipe: Recipe, strategy: str, method: str = "dpo") -> list[int]:
+    case = Case(recipe, recipe.methods[method], strategy)
+    return [number for number, combination in enumerate(COMBINATIONS) if combination.when(case)]
 
 
 def test_every_combination_has_a_test():
     assert len(COMBINATIONS) == len(FIRES) == 7
-    assert [each.path for each in COMBINATIONS] == [path for path, _, _ in FIRES]
-    assert [each.level for each in COMBINATIONS] == ["error"] * 4 + ["warning"] * 3
-    assert all(each.source and each.instead for each in COMBINATIONS)
+    assert [combination.path for combination in COMBINATIONS] == [path for path, _, _ in FIRES]
+    assert [combination.level for combination in COMBINATIONS] == ["error"] * 4 + ["warning"] * 3
+    assert all(combination.source and combination.instead for combination in COMBINATIONS)
 
 
 @pytest.mark.parametrize("number", range(len(FIRES)), ids=[path for path, _, _ in FIRES])

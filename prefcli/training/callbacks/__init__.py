@@ -1,1 +1,1 @@
-"""What is seen of a run while it goes on."""
+"""Callbacks of the trainer: monitoring, samples and experiment trackers."""

@@ -116,7 +116,7 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         advice = self._record(row) if state.is_world_process_zero else []
         self._stop_on(advice, args)
 
-    def take_back(self, step: int) -> None:
+    def restore_eval(self, step: int) -> None:
         """Use the evaluation of this step as the last, since its weights were restored."""
         self.last_eval = self._evals.get(step, {})
 

@@ -1,4 +1,4 @@
-"""What the policy answers as it learns, beside its reference, in samples.jsonl."""
+"""Answers of the policy and its reference during training, in samples.jsonl."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
@@ -24,7 +23,7 @@ from prefcli.console import say, warn
 from prefcli.data import Split
 from prefcli.data.token_text import escape_text
 from prefcli.evaluation.generate import NotANumberError, Sampling, generate
-from prefcli.evaluation.sample_prompts import SamplePrompts, choose_prompts
+from prefcli.evaluation.sample_prompts import SamplePrompts, sample_prompts
 from prefcli.methods import Method
 from prefcli.model.inference import eval_mode_preserving_rng
 from prefcli.model.stop_tokens import load_stop_tokens
@@ -32,23 +31,10 @@ from prefcli.recipe.compatibility import SHARDED
 from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
 
-_WIDTH = 90
+_LINE_WIDTH = 90
 
 Answers = dict[str, str]
 """greedy and sampled."""
-
-
-def questions(
-    recipe: Recipe,
-    split: Split | None,
-    tokenizer: PreTrainedTokenizerBase,
-    config: PretrainedConfig,
-) -> SamplePrompts | None:
-    """What is to be asked; None where the recipe asks nothing. config: the policy's."""
-    if split is None or not recipe.samples.prompts:
-        return None
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return choose_prompts(split, tokenizer, recipe.samples, context)
 
 
 def make_samples(
@@ -60,30 +46,30 @@ def make_samples(
     path: Path,
     trainer: Trainer,
 ) -> SamplingCallback | None:
-    """None where nothing is asked. Says what will be done, or why nothing is.
+    """Return the callback, or None if there is nothing to sample; print which and why.
 
     config: the policy's; path: of samples.jsonl.
     """
-    asked = questions(recipe, split, tokenizer, config)
-    if asked is None:
+    prompts = sample_prompts(recipe.samples, split, tokenizer, config)
+    if prompts is None:
         return None
     strategy = strategy_here()
     if strategy in SHARDED:
-        say(f"samples: left out, as no process holds the whole model under {strategy}")
+        say(f"samples: none, since no process has the complete model under {strategy}")
         return None
-    say(*(f"samples: {note}" for note in asked.notes))
-    if not asked.prompts:
+    say(*(f"samples: {note}" for note in prompts.notes))
+    if not prompts.prompts:
         return None
-    ends = load_stop_tokens(recipe.model, tokenizer, adapter=recipe.trains_adapter).ids
-    samples = SamplingCallback(trainer, recipe, method, tokenizer, asked, ends, path)
-    say(*samples.lines())
+    stop_ids = load_stop_tokens(recipe.model, tokenizer, adapter=recipe.trains_adapter).ids
+    samples = SamplingCallback(trainer, recipe, method, tokenizer, prompts, stop_ids, path)
+    say(*samples.opening_lines())
     return samples
 
 
 class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """Answers before the first step and after each evaluation, on the main process.
+    """Generates answers before the first step and after each evaluation, on the main process.
 
-    The other processes wait for it at their next exchange.
+    The other processes wait for it at their next collective operation.
     """
 
     def __init__(
@@ -92,164 +78,154 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         recipe: Recipe,
         method: Method,
         tokenizer: PreTrainedTokenizerBase,
-        questions: SamplePrompts,
-        ends: Collection[int],
+        prompts: SamplePrompts,
+        stop_ids: Collection[int],
         path: Path,
     ) -> None:
-        """ends: ids at which an answer stops, the reference's as well as the policy's."""
-        self.trainer = trainer
+        """stop_ids: ids at which an answer stops, for the policy and the reference."""
+        self._trainer = trainer
         self._tokenizer = tokenizer
-        self._questions = questions
-        self._ends = ends
+        self._prompts = prompts
+        self._stop_ids = stop_ids
         self._path = path
-        self._drawn = Sampling(
-            questions.max_new_tokens,
+        self._sampling = Sampling(
+            prompts.max_new_tokens,
             recipe.samples.temperature,
             recipe.seed,
-            batch_size=len(questions.prompts),
+            batch_size=len(prompts.prompts),
         )
         self._has_reference = method.needs_reference
         self._other_reference = recipe.reference.name_or_path is not None
-        self._reference_is_out_of_reach = self._other_reference and recipe.reference.precompute
+        self._reference_not_loaded = self._other_reference and recipe.reference.precompute
         self._reference: dict[str, Answers] = {}
-        """By place, where it is known."""
+        """The reference's answers by place."""
         self._rows: list[dict[str, Any]] = []
         self._last_step = -1
         self._seconds = 0.0
-        self._off = False
+        self._disabled = False
 
-    def lines(self) -> list[str]:
-        """What will be done, before it is."""
-        left_out = (
+    def opening_lines(self) -> list[str]:
+        """Return log lines about what will be sampled."""
+        no_reference = (
             [
-                "samples: without the reference's answers: it is another model than the starting "
-                "policy, and reference.precompute keeps it out of memory"
+                "samples: without answers of the reference, which is not the starting policy and, "
+                "with reference.precompute, not in memory"
             ]
-            if self._has_reference and self._reference_is_out_of_reach
+            if self._has_reference and self._reference_not_loaded
             else []
         )
         return [
-            f"samples: {len(self._questions.prompts)} prompts of data.eval are answered at the "
+            f"samples: {len(self._prompts.prompts)} prompts of data.eval are answered at the "
             "start, at each evaluation and at the end, greedily and at temperature "
-            f"{self._drawn.temperature:g}, in {self._path} (samples.prompts=0: none)",
-            *left_out,
+            f"{self._sampling.temperature:g}, in {self._path} (samples.prompts=0 disables it)",
+            *no_reference,
         ]
 
     def closing_lines(self) -> list[str]:
-        """One prompt, before and after."""
-        place = self._questions.prompts[0].place
+        """Return log lines with one prompt and its answers before and after."""
+        place = self._prompts.prompts[0].place
         rows = [row for row in self._rows if row["place"] == place]
         if not rows:
             return []
         lines = [f"sample: {place}: {_end(rows[-1]['prompt'])}"]
         for row in rows[:1] * (len(rows) > 1) + rows[-1:]:
             lines.append(f"sample: step {row['step']}, greedy: {_start(row['policy']['greedy'])}")
-        times = f"{len(self._questions.prompts)} prompts a time, {self._seconds:.1f} s in all"
-        return [*lines, f"samples: more of them in {self._path} ({times})"]
+        count = f"{len(self._prompts.prompts)} prompts each time, {self._seconds:.1f} s in total"
+        return [*lines, f"samples: all answers are in {self._path} ({count})"]
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
     ) -> None:
         if not state.is_world_process_zero:
             return
         if state.global_step == 0:
-            self._answer(0)
+            self._sample(0)
             return
         self._recall()
         last = state.global_step >= state.max_steps
-        due = last or (args.eval_steps and state.global_step % args.eval_steps == 0)
-        if due and state.global_step not in {row["step"] for row in self._rows}:
-            # The last process was kept from it.
-            self._answer(state.global_step)
+        scheduled = last or (args.eval_steps and state.global_step % args.eval_steps == 0)
+        if scheduled and state.global_step not in {row["step"] for row in self._rows}:
+            # The last process was interrupted before it.
+            self._sample(state.global_step)
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         if state.is_world_process_zero and state.global_step != self._last_step:
-            self._answer(state.global_step)
+            self._sample(state.global_step)
 
-    def _answer(self, step: int) -> None:
-        """All prompts, once; what keeps them from being answered is said, and stops nothing."""
+    def _sample(self, step: int) -> None:
+        """Answer all prompts once. A failure is a warning and does not stop the run."""
         self._last_step = step
-        if self._off:
+        if self._disabled:
             return
         started = time.monotonic()
         try:
-            policy = self._written(self.trainer.model)
+            policy = self._answers(self._trainer.model)
             if step == 0 and self._has_reference:
-                self._reference = self._of_reference(policy)
+                self._reference = self._reference_answers(policy)
         except preemption.BreakOff:
             return
         except NotANumberError:
-            # What that means for the run is for the evaluation or the next step to say.
-            warn(f"samples: none at step {step}, as the policy's scores are not finite")
+            # The evaluation or the next step reports what this means for the run.
+            warn(f"samples: none at step {step}, since the policy's logits are not finite")
             return
         except torch.OutOfMemoryError:
-            self._off = True
-            warn(f"samples: none from step {step} on, as the GPU's memory is full")
+            self._disabled = True
+            warn(f"samples: none from step {step} on, since the GPU is out of memory")
             return
         rows = []
-        for asked in self._questions.prompts:
-            row = {"step": step, **asked.as_dict(), "policy": policy[asked.place]}
-            if asked.place in self._reference:
-                row["reference"] = self._reference[asked.place]
+        for prompt in self._prompts.prompts:
+            row = {"step": step, **prompt.as_dict(), "policy": policy[prompt.place]}
+            if prompt.place in self._reference:
+                row["reference"] = self._reference[prompt.place]
             rows.append(row)
         self._rows += rows
-        # What a run left that never came to a checkpoint is not this one's.
+        # At step 0, replace the file of a run that was killed before its first checkpoint.
         with self._path.open("a" if step else "w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         self._seconds += time.monotonic() - started
 
-    def _of_reference(self, policy: dict[str, Answers]) -> dict[str, Answers]:
-        """Before the first step the policy is the reference, unless the recipe names another."""
+    def _reference_answers(self, policy: dict[str, Answers]) -> dict[str, Answers]:
+        """Return the reference's answers before the first step, when most policies equal it."""
         if not self._other_reference:
             return policy
-        return {} if self._reference_is_out_of_reach else self._written(self.trainer.ref_model)
+        return {} if self._reference_not_loaded else self._answers(self._trainer.ref_model)
 
-    def _written(self, model: Any) -> dict[str, Answers]:
-        """By place. In one batch each, so that padding is the same at every time."""
-        asked = self._questions.prompts
-        prompts = [each.prompt for each in asked]
-        model = self.trainer.accelerator.unwrap_model(model)
-        greedy = Sampling(self._drawn.max_new_tokens, batch_size=len(asked))
+    def _answers(self, model: Any) -> dict[str, Answers]:
+        """Return answers by place. One batch for all, so that padding is always the same."""
+        prompts = self._prompts.prompts
+        texts = [prompt.prompt for prompt in prompts]
+        model = self._trainer.accelerator.unwrap_model(model)
+        greedy = Sampling(self._sampling.max_new_tokens, batch_size=len(prompts))
         with eval_mode_preserving_rng(model):
             answers = [
-                generate(model, self._tokenizer, prompts, how, stop_ids=self._ends)
-                for how in (greedy, self._drawn)
+                generate(model, self._tokenizer, texts, options, stop_ids=self._stop_ids)
+                for options in (greedy, self._sampling)
             ]
         return {
-            each.place: {"greedy": greedy, "sampled": drawn}
-            for each, greedy, drawn in zip(asked, *answers, strict=True)
+            prompt.place: {"greedy": greedy_text, "sampled": sampled_text}
+            for prompt, greedy_text, sampled_text in zip(prompts, *answers, strict=True)
         }
 
     def _recall(self) -> None:
-        """What was answered before a resume: the start of the run, and its reference."""
+        """Restore the rows before a resume, with the reference's answers at the start."""
         lines = self._path.read_text("utf-8").splitlines() if self._path.exists() else []
         self._rows = [json.loads(line) for line in lines]
         self._reference = {
             row["place"]: row["reference"] for row in self._rows if "reference" in row
         }
-        unknown = [a for a in self._questions.prompts if a.place not in self._reference]
-        if self._has_reference and unknown and not self._reference_is_out_of_reach:
+        missing = [p for p in self._prompts.prompts if p.place not in self._reference]
+        if self._has_reference and missing and not self._reference_not_loaded:
             say(
-                f"samples: without the reference's answers to {len(unknown)} prompts: they are "
-                "not among those that the run began with"
+                f"samples: without answers of the reference to {len(missing)} prompts, which were "
+                "not among those at the start of the run"
             )
 
 
 def _start(text: str) -> str:
-    line = escape_text(text.strip()) or "(nothing)"
-    return line if len(line) <= _WIDTH else f"{line[:_WIDTH]} ..."
+    line = escape_text(text.strip()) or "(empty)"
+    return line if len(line) <= _LINE_WIDTH else f"{line[:_LINE_WIDTH]} ..."
 
 
 def _end(text: str) -> str:
     line = escape_text(text.strip())
-    return line if len(line) <= _WIDTH else f"... {line[-_WIDTH:]}"
+    return line if len(line) <= _LINE_WIDTH else f"... {line[-_LINE_WIDTH:]}"
