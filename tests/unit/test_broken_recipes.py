@@ -256,12 +256,12 @@ def test_load_no_for_a_text_stays_text(tmp_path):
 
 
 def test_alias_suggests_a_key_of_the_schema(tmp_path):
-    for name, ours in ALIASES.items():
+    for name, key in ALIASES.items():
         assert name == name.lower().replace("-", "_")
-        *_, problem = mistakes(tmp_path, GOOD, f"{ours}=[[]]")
-        assert problem.message != "no such key", ours
+        *_, problem = mistakes(tmp_path, GOOD, f"{key}=[[]]")
+        assert problem.message != "no such key", key
         (problem,) = mistakes(tmp_path, f"{GOOD}{name}: 1\n")
-        assert UNSUPPORTED.get(name, ours) in (problem.hint or "")
+        assert UNSUPPORTED.get(name, key) in (problem.hint or "")
 
 
 def test_no_key_of_the_schema_is_refused_as_unsupported():

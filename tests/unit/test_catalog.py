@@ -10,7 +10,7 @@ from prefcli.methods import METHODS
 from prefcli.recipe import Recipe, load
 from prefcli.recipe.catalog import Shipped, shipped
 from prefcli.recipe.published_ranges import check_published_ranges
-from tests.unit.test_cli import run
+from tests.support.light_half import run
 
 LIBRARY = shipped()
 HEADER = ("Source:", "Differs:", "Expected:", "Needs:")
@@ -37,8 +37,8 @@ def header(shipped: Shipped) -> list[str]:
 
 
 def recipe(name: str) -> Recipe:
-    (found,) = (r for r in LIBRARY if r.name == name)
-    return load(str(found.path)).recipe
+    (match,) = (r for r in LIBRARY if r.name == name)
+    return load(str(match.path)).recipe
 
 
 def parameters(name: str) -> int:
@@ -90,12 +90,12 @@ def test_expected_is_present_where_results_are_published(shipped):
 def test_values_outside_published_ranges_are_explained(shipped):
     loaded = load(str(shipped.path)).recipe
     for method in loaded.methods.values():
-        said = check_published_ranges(loaded, method, parameters(shipped.name))
+        warnings = check_published_ranges(loaded, method, parameters(shipped.name))
         if shipped.name == "zephyr-sft-qlora":
-            assert [line.split()[:2] for line in said] == [["training.global_batch_size", "8"]]
+            assert [line.split()[:2] for line in warnings] == [["training.global_batch_size", "8"]]
             assert "prefcli warns that 8" in " ".join(x.lstrip("# ") for x in header(shipped))
         else:
-            assert said == []
+            assert warnings == []
 
 
 @every
@@ -140,9 +140,9 @@ def test_stages_use_the_output_of_the_stage_before():
     ],
 )  # fmt: skip
 def test_recipe_is_as_published(name, method, options, rate, schedule, warmup, batch, epochs):
-    found = recipe(name)
-    assert [*found.methods] == [method]
-    section, training = found.methods[method], found.training
+    match = recipe(name)
+    assert [*match.methods] == [method]
+    section, training = match.methods[method], match.training
     assert {key: getattr(section, key) for key in options} == options
     assert training.learning_rate == rate
     assert training.lr_scheduler_type == schedule

@@ -43,16 +43,16 @@ def recipe(changes: dict | None = None) -> Recipe:
     return Recipe.model_validate(data)
 
 
-def fired(found: Recipe, strategy: str, method: str = "dpo") -> list[int]:
-    case = Case(found, found.methods[method], strategy)
-    return [number for number, each in enumerate(COMBINATIONS) if each.when(case)]
+def fired(recipe: Recipe, strategy: str, method: str = "dpo") -> list[int]:
+    case = Case(recipe, recipe.methods[method], strategy)
+    return [number for number, rule in enumerate(COMBINATIONS) if rule.when(case)]
 
 
 def test_every_combination_has_a_test():
     assert len(COMBINATIONS) == len(FIRES) == 7
-    assert [each.path for each in COMBINATIONS] == [path for path, _, _ in FIRES]
-    assert [each.level for each in COMBINATIONS] == ["error"] * 4 + ["warning"] * 3
-    assert all(each.source and each.instead for each in COMBINATIONS)
+    assert [rule.path for rule in COMBINATIONS] == [path for path, _, _ in FIRES]
+    assert [rule.level for rule in COMBINATIONS] == ["error"] * 4 + ["warning"] * 3
+    assert all(rule.source and rule.instead for rule in COMBINATIONS)
 
 
 @pytest.mark.parametrize("number", range(len(FIRES)), ids=[path for path, _, _ in FIRES])

@@ -15,8 +15,8 @@ def checks(folder, *overrides):
 
 
 def test_data_checks_defaults():
-    found = {name: (s.warn, s.error) for name, s in DataChecks()}
-    assert found == {
+    defaults = {name: (s.warn, s.error) for name, s in DataChecks()}
+    assert defaults == {
         "long_prompts": (0.0, 0.01),
         "cut": (0.01, 0.1),
         "identical": (0.0, 0.05),
@@ -35,10 +35,10 @@ def test_data_checks_defaults():
 
 
 def test_data_checks_missing_share_keeps_its_default(tmp_path):
-    found = checks(tmp_path, "data.checks.cut.error=0.3", "data.checks.empty={warn: null}")
-    assert found.cut == Shares(warn=0.01, error=0.3)
-    assert found.empty == Shares(warn=None, error=0.01)
-    assert found.prompt_boundary == Shares(warn=0.0, error=0.01)
+    defaults = checks(tmp_path, "data.checks.cut.error=0.3", "data.checks.empty={warn: null}")
+    assert defaults.cut == Shares(warn=0.01, error=0.3)
+    assert defaults.empty == Shares(warn=None, error=0.01)
+    assert defaults.prompt_boundary == Shares(warn=0.0, error=0.01)
 
 
 @pytest.mark.parametrize(

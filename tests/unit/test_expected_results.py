@@ -17,9 +17,9 @@ def text(expected: str) -> str:
     return f"{EVAL}expected: {expected}\n"
 
 
-def wrong(id: str, expected: str, column: int, path: str, said: str) -> Case:
+def wrong(id: str, expected: str, column: int, path: str, report: str) -> Case:
     """The expected section is line 7 of the recipe."""
-    return Case(id, text(expected), f"7:{column}", path, said)
+    return Case(id, text(expected), f"7:{column}", path, report)
 
 
 WRONG = table(
@@ -80,7 +80,7 @@ def test_expected_accepts_every_metric_of_a_method(name, tmp_path):
     load(write(tmp_path, text(expected).replace("dpo: {}", f"{name}: {{}}")))
 
 
-ANCHOR = ExpectedResults(
+EXPECTED = ExpectedResults(
     source="some/repository,\n  results.json",
     method="dpo",
     metrics={"eval_loss": [0.4868, 0.5083], "eval_rewards/accuracies": [0.747, 0.785]},
@@ -88,14 +88,14 @@ ANCHOR = ExpectedResults(
 
 
 def test_compare_reports_values_inside_and_outside():
-    found, said = ANCHOR.compare(
+    compared, report = EXPECTED.compare(
         "dpo", {"eval_loss": 0.497, "eval_rewards/accuracies": 0.7, "eval_runtime": 3.0}
     )
-    assert {name: compared.as_dict() for name, compared in found.items()} == {
+    assert {name: value.as_dict() for name, value in compared.items()} == {
         "eval_loss": {"value": 0.497, "low": 0.4868, "high": 0.5083, "within": True},
         "eval_rewards/accuracies": {"value": 0.7, "low": 0.747, "high": 0.785, "within": False},
     }
-    assert said == [
+    assert report == [
         "expected: eval_loss 0.497 within 0.4868 to 0.5083",
         "expected: eval_rewards/accuracies 0.7 is outside 0.747 to 0.785 "
         "(some/repository, results.json)",
@@ -104,20 +104,20 @@ def test_compare_reports_values_inside_and_outside():
 
 def test_compare_bounds_are_inclusive():
     for end in (0.4868, 0.5083):
-        found, _ = ANCHOR.compare("dpo", {"eval_loss": end})
-        assert found["eval_loss"].within
-    found, _ = ANCHOR.compare("dpo", {"eval_loss": 0.50831})
-    assert not found["eval_loss"].within
+        compared, _ = EXPECTED.compare("dpo", {"eval_loss": end})
+        assert compared["eval_loss"].within
+    compared, _ = EXPECTED.compare("dpo", {"eval_loss": 0.50831})
+    assert not compared["eval_loss"].within
 
 
 def test_compare_run_of_another_method_is_skipped():
-    assert ANCHOR.compare("ipo", {"eval_loss": 0.497}) == (
+    assert EXPECTED.compare("ipo", {"eval_loss": 0.497}) == (
         {},
         ["expected: not compared, since the metrics are for dpo"],
     )
 
 
 def test_compare_missing_metric_is_reported():
-    found, said = ANCHOR.compare("dpo", {"eval_loss": 0.497})
-    assert [*found] == ["eval_loss"]
-    assert said[1] == "expected: eval_rewards/accuracies was not measured"
+    compared, report = EXPECTED.compare("dpo", {"eval_loss": 0.497})
+    assert [*compared] == ["eval_loss"]
+    assert report[1] == "expected: eval_rewards/accuracies was not measured"

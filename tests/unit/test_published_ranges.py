@@ -25,7 +25,7 @@ def recipe(lora: bool = False, training: dict | None = None, **sections) -> Reci
     )
 
 
-def told(recipe: Recipe, name: str, parameters: float = 7e9, **options) -> list[str]:
+def warnings_of(recipe: Recipe, name: str, parameters: float = 7e9, **options) -> list[str]:
     return check_published_ranges(recipe, recipe.methods[name], int(parameters), **options)
 
 
@@ -34,12 +34,12 @@ def told(recipe: Recipe, name: str, parameters: float = 7e9, **options) -> list[
 def test_defaults_are_in_the_published_ranges(name, lora):
     rates = METHODS[name].learning_rates
     rate = rates.lora if lora else rates.full
-    assert told(recipe(lora, {"learning_rate": rate}), name) == []
-    assert told(recipe(lora), name) == []
+    assert warnings_of(recipe(lora, {"learning_rate": rate}), name) == []
+    assert warnings_of(recipe(lora), name) == []
 
 
 @pytest.mark.parametrize(
-    ("name", "lora", "changes", "path", "said"),
+    ("name", "lora", "changes", "path", "report"),
     [
         ("dpo", False, {"training": {"learning_rate": 5e-6}}, "training.learning_rate", "2e-07 to 1e-06 (alignment-handbook"),
         ("dpo", True, {"training": {"learning_rate": 5e-5}}, "training.learning_rate", "1e-06 to 1e-05"),
@@ -54,48 +54,48 @@ def test_defaults_are_in_the_published_ranges(name, lora):
         ("sft", False, {"training": {"learning_rate": 1e-4}}, "training.learning_rate", "1e-05 to 5e-05"),
     ],
 )  # fmt: skip
-def test_value_outside_is_a_warning_with_range_and_source(name, lora, changes, path, said):
-    (line,) = told(recipe(lora, **changes), name)
+def test_value_outside_is_a_warning_with_range_and_source(name, lora, changes, path, report):
+    (line,) = warnings_of(recipe(lora, **changes), name)
     assert line.startswith(f"{path} ")
-    assert said in line
+    assert report in line
     assert f"the published range for {name}" in line
 
 
 def test_value_ten_times_outside_is_an_error_unless_allowed():
     far = recipe(training={"learning_rate": 1e-4, "global_batch_size": 8}, dpo={"beta": 50.0})
     with pytest.raises(RecipeError) as caught:
-        told(far, "dpo")
+        warnings_of(far, "dpo")
     assert [p.path for p in caught.value.problems] == ["training.learning_rate", "dpo.beta"]
     assert "100 times above" in str(caught.value)
     assert "--allow-unusual" in str(caught.value)
-    assert len(told(far, "dpo", allowed=True)) == 3
+    assert len(warnings_of(far, "dpo", allowed=True)) == 3
 
 
 def test_value_exactly_ten_times_outside_is_a_warning():
-    assert len(told(recipe(training={"learning_rate": 1e-5}), "dpo")) == 1
+    assert len(warnings_of(recipe(training={"learning_rate": 1e-5}), "dpo")) == 1
     with pytest.raises(RecipeError):
-        told(recipe(training={"learning_rate": 1.01e-5}), "dpo")
+        warnings_of(recipe(training={"learning_rate": 1.01e-5}), "dpo")
 
 
 def test_tiny_model_is_not_checked():
     far = recipe(training={"learning_rate": 0.1}, dpo={"beta": 50.0})
-    assert told(far, "dpo", parameters=260_032) == []
+    assert warnings_of(far, "dpo", parameters=260_032) == []
 
 
 def test_small_model_has_larger_sft_rates():
-    assert told(recipe(training={"learning_rate": 1e-3}), "sft", parameters=3.6e8) == []
-    assert told(recipe(training={"learning_rate": 3e-4}), "sft", parameters=1.7e9) == []
-    (line,) = told(recipe(training={"learning_rate": 3e-4}), "sft", parameters=3e9)
+    assert warnings_of(recipe(training={"learning_rate": 1e-3}), "sft", parameters=3.6e8) == []
+    assert warnings_of(recipe(training={"learning_rate": 3e-4}), "sft", parameters=1.7e9) == []
+    (line,) = warnings_of(recipe(training={"learning_rate": 3e-4}), "sft", parameters=3e9)
     assert "1e-05 to 5e-05" in line
     with pytest.raises(RecipeError):
-        told(recipe(training={"learning_rate": 1e-3}), "sft", parameters=7e9)
+        warnings_of(recipe(training={"learning_rate": 1e-3}), "sft", parameters=7e9)
 
 
 def test_loss_with_another_beta_has_its_own_range():
-    assert told(recipe(dpo={"loss_type": "sppo_hard", "beta": 0.001}), "dpo") == []
-    assert told(recipe(dpo={"loss_type": "sigmoid_norm", "beta": 10.0}), "dpo") == []
+    assert warnings_of(recipe(dpo={"loss_type": "sppo_hard", "beta": 0.001}), "dpo") == []
+    assert warnings_of(recipe(dpo={"loss_type": "sigmoid_norm", "beta": 10.0}), "dpo") == []
 
 
 def test_zero_is_far_below_the_range():
     with pytest.raises(RecipeError, match="0 is far below"):
-        told(recipe(simpo={"gamma": 0.0}), "simpo")
+        warnings_of(recipe(simpo={"gamma": 0.0}), "simpo")

@@ -105,7 +105,7 @@ def test_read_text_that_is_not_a_recipe_is_an_error(content, at, report, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "report"),
     [
         (".", "a folder"),
         ("nope.yaml", "no such file"),
@@ -117,13 +117,13 @@ def test_read_text_that_is_not_a_recipe_is_an_error(content, at, report, tmp_pat
         ("a\n\x1b[31m.yaml", "no such file"),
     ],
 )
-def test_read_text_of_invalid_path_is_an_error(path, said, tmp_path, monkeypatch):
+def test_read_text_of_invalid_path_is_an_error(path, report, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, GOOD)
     with pytest.raises(RecipeError) as caught:
         load(path)
     (problem,) = caught.value.problems
-    assert said in problem.message
+    assert report in problem.message
     assert problem.place
     assert problem.place.isprintable()
     assert "prefcli recipes list" in (problem.hint or "")
@@ -153,7 +153,7 @@ def test_read_text_of_endless_file_stops():
         pytest.param(GOOD + "#" * 99_000, id="99 kB"),
     ],
 )
-def test_load_unusual_encodings_and_line_ends(content, tmp_path):
+def test_load_bom_crlf_and_unicode_are_accepted(content, tmp_path):
     assert load(write(tmp_path, content)).recipe.model.name_or_path == "some/model"
 
 
