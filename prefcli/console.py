@@ -68,8 +68,3 @@ def document(text: str) -> None:
 def warn(message: str) -> None:
     """Print one line that starts with `warning:`."""
     say(f"warning: {message}")
-
-
-def amount(size: float) -> str:
-    """Format a number of bytes as GiB or MiB."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 
 from prefcli.checkpoints.atomic import WRITING
 from prefcli.checkpoints.run_dir import RunDir
-from prefcli.console import amount
 from prefcli.errors import PrefcliError, Problem, RecipeError
 from prefcli.recipe.schema import Recipe
 from prefcli.slurm import DEFAULT_GRACE
+from prefcli.text import first_line, format_bytes
 
 _FREE_SPACE = "free some space"
 _RECONNECT = "check that it is mounted, e.g. with `ls`, or name another folder"
@@ -65,14 +65,14 @@ class DiskSpace:
     def lines(self) -> list[str]:
         """Describe the space for the log."""
         lines = [
-            f"disk: needs at most {amount(self.needed)} ({self.checkpoints_kept} checkpoints of "
-            f"{amount(self.checkpoint)}, model/ of {amount(self.model)}); "
-            f"{amount(self.free)} are free"
+            f"disk: needs at most {format_bytes(self.needed)} ({self.checkpoints_kept} checkpoints "
+            f"of {format_bytes(self.checkpoint)}, model/ of {format_bytes(self.model)}); "
+            f"{format_bytes(self.free)} are free"
         ]
         if self.checkpoint >= _SLOW_CHECKPOINT:
             lines.append(
-                f"disk: {amount(self.checkpoint / DEFAULT_GRACE)} per second save a checkpoint "
-                f"within {DEFAULT_GRACE} s, the default --grace of prefcli slurm"
+                f"disk: {format_bytes(self.checkpoint / DEFAULT_GRACE)} per second save a "
+                f"checkpoint within {DEFAULT_GRACE} s, the default --grace of prefcli slurm"
             )
         return lines
 
@@ -116,7 +116,8 @@ def check_disk_space(space: DiskSpace, *, elsewhere: bool) -> list[str]:
     if space.needed <= space.free:
         return []
     problem = Problem(
-        f"the run writes up to {amount(space.needed)}, and its disk has {amount(space.free)} free",
+        f"the run writes up to {format_bytes(space.needed)}, and its disk has "
+        f"{format_bytes(space.free)} free",
         path="output_dir",
         hint="free some space, name a folder on another disk, or keep fewer checkpoints with "
         "training.save_total_limit",
@@ -154,7 +155,7 @@ def _disk_problem(error: Exception, folder: RunDir) -> Problem | None:
     probed = _probe(folder.path)
     # The disk may have recovered since the error, and torch gives no error number.
     if probed or (target and (number in _FAILURES or _TORCH_WRITER in str(error))):
-        unknown = (str(error).partition("\n")[0], _FREE_SPACE)
+        unknown = (first_line(error), _FREE_SPACE)
         cause, cure = _FAILURES.get(probed or number or 0, unknown)
         return Problem(
             f"cannot write to {folder.path}{f' {target}' if target else ''}: {cause}",

@@ -21,6 +21,7 @@ from prefcli.recipe.paths import is_local
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.secrets import hide
 from prefcli.recipe.sections import PushToHub
+from prefcli.text import first_line
 
 
 def check_push(recipe: Recipe) -> list[str]:
@@ -54,7 +55,7 @@ def check_push(recipe: Recipe) -> list[str]:
         raise RecipeError(
             hide(
                 Problem(
-                    f"the hub rejects this login: {_first_line(error)}",
+                    f"the hub rejects this login: {_hub_message(error)}",
                     path="push_to_hub",
                     hint="run `hf auth login` with a token that may write, or export HF_TOKEN",
                     code="ENV057",
@@ -65,7 +66,7 @@ def check_push(recipe: Recipe) -> list[str]:
         raise UnreachableError(
             hide(
                 Problem(
-                    f"cannot ask the hub who pushes: {_first_line(error)}",
+                    f"cannot ask the hub who pushes: {_hub_message(error)}",
                     path="push_to_hub",
                     hint="check the network, or remove push_to_hub and upload the model later: "
                     f"{_upload_command(options, recipe)}",
@@ -109,7 +110,7 @@ def push(recipe: Recipe, folder: RunDir) -> None:
             say(f"push_to_hub: {folder.model} to {_target(options)}")
             url = _upload(options, folder)
     except Exception as error:  # whatever it is, the model is saved
-        why, hint = _first_line(error), f"run the same command to try again; or {command}"
+        why, hint = _hub_message(error), f"run the same command to try again; or {command}"
     if why is not None:
         problem = hide(
             Problem(
@@ -171,7 +172,7 @@ def _upload_command(options: PushToHub, recipe: Recipe) -> str:
     return f"`hf upload {options.repo_id} {RunDir(recipe.output_dir).model} .{flags}`"
 
 
-def _first_line(error: Exception) -> str:
+def _hub_message(error: Exception) -> str:
     if isinstance(error, HfHubHTTPError) and error.server_message:
         return str(error.server_message)
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return first_line(error)

@@ -68,7 +68,7 @@ def data(
         "recipe": recipe,
         "method": chosen.name,
         "model": loaded.recipe.model.name_or_path,
-        "sampled": report.sampled,
+        "sampled": report.is_sample,
         **report.as_dict(),
     }
     if html is not None:
@@ -115,11 +115,11 @@ def prepare(
 def _print(report: DataReport) -> None:
     from prefcli.report.data_page import text_histograms
 
-    for split in report.inputs.splits:
+    for split in report.datasets.splits:
         histograms = text_histograms(split.lengths.as_dict(), ascii_only=_ascii_only())
         say(*split.lines(), "", *(f"  {line}" for line in histograms), "")
     say(*report.method_notes)
-    if report.sampled:
+    if report.is_sample:
         say("note: a sample shows few of the repeated rows and shared prompts")
     for warning in report.warnings:
         say(f"warning: {warning}")

@@ -15,7 +15,7 @@ from prefcli.recipe.sections import DataChecks
 class DataReport:
     """The audit of all splits, and the errors that would stop a run."""
 
-    inputs: RunDatasets
+    datasets: RunDatasets
     checks: DataChecks
     method_notes: list[str]
     """Lines about the method's defaults that depend on the data."""
@@ -23,13 +23,13 @@ class DataReport:
     errors: list[Problem]
 
     @property
-    def sampled(self) -> bool:
-        return any(split.is_sample for split in self.inputs.splits)
+    def is_sample(self) -> bool:
+        return self.datasets.is_sample
 
     def as_dict(self) -> dict[str, Any]:
         """Return the splits by name, each finding with its meaning and level."""
-        splits = {split.name: split.as_dict() for split in self.inputs.splits}
-        for split in self.inputs.splits:
+        splits = {split.name: split.as_dict() for split in self.datasets.splits}
+        for split in self.datasets.splits:
             for finding in split.findings:
                 splits[split.name]["findings"][finding.name] |= {
                     "what": DataChecks.words(finding.name).what,

@@ -43,20 +43,20 @@ class Lengths:
         return min(int(self.tokens["row"].max()), self.room) + self.margin
 
     def packed(self, batch: int, epochs: int) -> int:
-        """Tokens of the largest batch of so many rows in `epochs` shuffled epochs, without padding,
-        and the prompt of a row once.
+        """Estimate the tokens of the largest packed batch of `batch` rows in `epochs` epochs.
 
-        The rows are shuffled here and not as training will shuffle them, so it is an estimate.
+        A packed batch has no padding, and the prompt of a row once. It is an estimate, since
+        training shuffles the rows differently.
         """
         prompts = np.minimum(self.tokens["prompt"], self.room)
-        each = prompts + self.margin
+        row_tokens = prompts + self.margin
         for name, completions in self.tokens.items():
             if name not in ("prompt", "row"):
-                each = each + np.minimum(completions, self.room - prompts)
-        count, draw = len(each) // batch, np.random.default_rng(0)
+                row_tokens = row_tokens + np.minimum(completions, self.room - prompts)
+        count, rng = len(row_tokens) // batch, np.random.default_rng(0)
         if not count:
-            return int(each.sum())
-        shuffled = (draw.permutation(each)[: count * batch] for _ in range(epochs))
+            return int(row_tokens.sum())
+        shuffled = (rng.permutation(row_tokens)[: count * batch] for _ in range(epochs))
         return max(int(rows.reshape(count, batch).sum(1).max()) for rows in shuffled)
 
     def line(self) -> str:

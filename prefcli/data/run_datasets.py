@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from prefcli.data import Limits, Split, Tally, check_shape, judge, load_split, tokenize
@@ -20,13 +20,12 @@ from prefcli.data.split_cache import Splits, cached_splits
 from prefcli.data.token_view import RowView, view
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method, Sft
-from prefcli.model import load_base_config, load_tokenizer, reference_model
 from prefcli.model.stop_tokens import StopTokens, load_stop_tokens
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import DataChecks, SftMix
 
-_EPOCHS_DRAWN = 3
-"""Of which the largest batch is looked for: more add little, and take long on many rows."""
+_SAMPLED_EPOCHS = 3
+"""Epochs whose shuffles are searched for the largest batch; more change little and take long."""
 
 
 @dataclass(frozen=True)
@@ -35,43 +34,42 @@ class RunDatasets:
 
     train: Split
     eval: Split | None
-    ends: StopTokens
-    """Where generation stops."""
+    stop_tokens: StopTokens
     sft_mix: Split | None = None
     """Demonstrations that are mixed in; None if their fraction is 0."""
     warnings: tuple[str, ...] = ()
     """Findings above the warning limits of `data.checks`."""
-    kept: Path | None = None
+    cache_path: Path | None = None
     """The file of these splits in the cache, if there is one."""
     was_cached: bool = False
     """The splits were in the cache before this run."""
 
-    def sequences(self, method: Method, max_length: int) -> tuple[int, bool]:
+    def sequences_per_epoch(self, method: Method, max_length: int) -> tuple[int, bool]:
         """Return (sequences per epoch, whether that is exact): rows, or packed sequences."""
         if method.packs:
-            return math.ceil(self.tokens_an_epoch / max_length), False
+            return math.ceil(self.tokens_per_epoch / max_length), False
         rows = len(self.train.rows)
         return round(rows * self.train.scale), not self.train.is_sample
 
     @property
-    def sampled(self) -> bool:
+    def is_sample(self) -> bool:
         """True if any split is a sample."""
         return any(split.is_sample for split in self.splits)
 
     @property
-    def tokens_an_epoch(self) -> int:
+    def tokens_per_epoch(self) -> int:
         return round(self.train.tokens * self.train.scale)
 
     @property
-    def longest(self) -> int:
+    def longest_row(self) -> int:
         """Tokens of the longest trained row, after the cut."""
         trained = [split for split in (self.train, self.sft_mix) if split is not None]
         return max(split.lengths.longest for split in trained)
 
     def packed(self, recipe: Recipe, method: Method) -> int:
-        """Tokens of the largest micro-batch without padding, demonstrations of sft_mix included."""
+        """Return the tokens of the largest packed micro-batch, with those of sft_mix."""
         training = recipe.training
-        epochs = min(_EPOCHS_DRAWN, math.ceil(training.num_train_epochs))
+        epochs = min(_SAMPLED_EPOCHS, math.ceil(training.num_train_epochs))
         tokens = self.train.lengths.packed(training.per_device_train_batch_size, epochs)
         if self.sft_mix is not None:
             tokens += self.sft_mix.lengths.packed(mixed_rows(recipe, method), epochs)
@@ -91,10 +89,10 @@ class RunDatasets:
 
     def cache_lines(self) -> list[str]:
         """Describe the cache entry, if the rows came from the cache."""
-        if self.kept is None or not self.was_cached:
+        if self.cache_path is None or not self.was_cached:
             return []
         rows = ", ".join(f"{split.name} {len(split.rows)}" for split in self.splits)
-        return [f"data: prepared before ({rows} rows; key {self.kept.stem[:12]})"]
+        return [f"data: prepared before ({rows} rows; key {self.cache_path.stem[:12]})"]
 
     def judge(self, checks: DataChecks) -> tuple[list[Problem], list[Problem]]:
         """Return (warnings, errors) for the findings of all splits."""
@@ -102,7 +100,7 @@ class RunDatasets:
 
 
 def mixed_rows(recipe: Recipe, method: Method) -> int:
-    """Demonstrations beside the rows of a micro-batch, at most."""
+    """Return the largest number of demonstrations that are added to a micro-batch."""
     mix = active_sft_mix(recipe, method)
     if mix is None:
         return 0
@@ -143,59 +141,6 @@ def first_row_view(
         tokenizer = _with_generation_markers(tokenizer)
     row = split.for_trl()[0]
     return view(row, tokenizer, method, recipe.data.max_length, split.place(0))
-
-
-def check_reference(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that a named reference has the policy's tokenizer. Raises RecipeError."""
-    named = reference_model(recipe.reference, recipe.model)
-    if named is None:
-        return
-    where = "reference"
-    check_model_fit(recipe, load_base_config(named, where=where), tokenizer, where=where)
-    own_tokenizer = load_tokenizer(named.model_copy(update={"chat_template": None}), where=where)
-    if own_tokenizer.get_vocab() != tokenizer.get_vocab():
-        raise RecipeError(
-            Problem(
-                f"the tokenizer of {named.name_or_path} is not the policy's: its token ids map to "
-                "different tokens",
-                path="reference.name_or_path",
-                hint="name a model with the same tokenizer",
-                code="MDL022",
-            )
-        )
-
-
-def check_model_fit(
-    recipe: Recipe,
-    config: PretrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    where: str = "model",
-) -> None:
-    """Compare max_length and the tokenizer with the model's config. Raises RecipeError."""
-    text = config.get_text_config()
-    context = getattr(text, "max_position_embeddings", None)
-    problems = []
-    if context is not None and recipe.data.max_length > context:
-        problems.append(
-            Problem(
-                f"{recipe.data.max_length} exceeds the {where}'s context of {context} tokens",
-                path="data.max_length",
-                hint=f"write {context} or less",
-                code="MDL023",
-            )
-        )
-    if len(tokenizer) > text.vocab_size:
-        problems.append(
-            Problem(
-                f"the tokenizer has {len(tokenizer)} tokens, the {where} only {text.vocab_size}",
-                path=f"{where}.name_or_path",
-                hint="name a folder whose tokenizer and model belong together",
-                code="MDL022",
-            )
-        )
-    if problems:
-        raise RecipeError(problems)
 
 
 def load_run_datasets(
@@ -239,7 +184,7 @@ def _inputs_once(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerB
         splits.get("eval"),
         ends,
         splits.get("sft_mix"),
-        kept=path,
+        cache_path=path,
         was_cached=was_cached,
     )
 

@@ -38,14 +38,6 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
         "Lower training.warmup_steps, or write training.warmup_ratio instead.",
     ),
     ErrorCode(
-        "TRN022",
-        "end-token-not-trained",
-        "The tokenizer uses one token for padding and for the end of a text, and the collator "
-        "hides it from the loss. The model would not learn to stop.",
-        "a pad_token that equals eos_token, with a new version of trl",
-        "Set another pad_token in the model's tokenizer_config.json.",
-    ),
-    ErrorCode(
         "TRN023",
         "gpu-out-of-memory",
         "The GPU ran out of memory during training.",

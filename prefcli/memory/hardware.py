@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from prefcli.console import amount
 from prefcli.errors import Problem, RecipeError
 from prefcli.model import Device, detect_device
 from prefcli.recipe.compatibility import STRATEGIES, Strategy
 from prefcli.recipe.distributed_env import strategy_here, world_size
 from prefcli.recipe.sections import Launch
+from prefcli.text import format_bytes
 
 _UNITS = {"": 2**30, "g": 2**30, "gb": 10**9, "gib": 2**30, "m": 2**20, "mb": 10**6, "mib": 2**20}
 
@@ -31,7 +31,7 @@ class Hardware:
     """Whether the command line names it, so that the run may be on another machine."""
 
     def __str__(self) -> str:
-        size = f" of {amount(self.gpu_memory)}" if self.gpu_memory else ""
+        size = f" of {format_bytes(self.gpu_memory)}" if self.gpu_memory else ""
         if self.devices == 1:
             return f"one GPU{size}"
         return f"{self.devices} GPUs{size} under {self.strategy}"

@@ -18,11 +18,11 @@ class StopTokens:
 
     ids: frozenset[int]
     """Ids at which generation stops."""
-    before: frozenset[int]
+    initial_ids: frozenset[int]
     """The stop tokens of the starting model."""
-    named_in: str
-    """The file that names them."""
-    adapter: bool
+    source: str
+    """The file that has them, or the tokenizer."""
+    saves_adapter: bool
     """The run saves an adapter, so the base's generation config does not change."""
 
 
@@ -35,21 +35,22 @@ def load_stop_tokens(
     transformers' Trainer. Raises RecipeError.
     """
     base = options
-    while (source := resolve_model(base, where=where)).adapter is not None:
-        base = source.base
+    while (resolved := resolve_model(base, where=where)).adapter is not None:
+        base = resolved.base
     tokenizer_eos = frozenset([tokenizer.eos_token_id])
     config = load_config(base, where)
-    before, named_in = tokenizer_eos, "the tokenizer"
+    initial_ids, source = tokenizer_eos, "the tokenizer"
     if ids := _as_set(GenerationConfig.from_model_config(config).eos_token_id):
-        before, named_in = ids, "config.json"
+        initial_ids, source = ids, "config.json"
     with loading(base, "generation config", where):
         try:
             generation = GenerationConfig.from_pretrained(base.name_or_path, revision=base.revision)
         except OSError:
             generation = None  # many models have none
     if generation is not None and (ids := _as_set(generation.eos_token_id)):
-        before, named_in = ids, "generation_config.json"
-    return StopTokens(before if adapter else before | tokenizer_eos, before, named_in, adapter)
+        initial_ids, source = ids, "generation_config.json"
+    ids = initial_ids if adapter else initial_ids | tokenizer_eos
+    return StopTokens(ids, initial_ids, source, adapter)
 
 
 def stop_token_warnings(
@@ -58,11 +59,11 @@ def stop_token_warnings(
     """Compare the stop tokens with the tokenizer's EOS and padding tokens."""
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     warnings = []
-    if eos not in stop_tokens.before:
-        names = ", ".join(_name(i, tokenizer) for i in sorted(stop_tokens.before))
+    if eos not in stop_tokens.initial_ids:
+        names = ", ".join(_name(i, tokenizer) for i in sorted(stop_tokens.initial_ids))
         message = (
             f"the tokenizer ends texts with {_name(eos, tokenizer)}, but generation stops only at "
-            f"{names} ({stop_tokens.named_in})"
+            f"{names} ({stop_tokens.source})"
         )
         warnings.append(
             Problem(
@@ -72,7 +73,7 @@ def stop_token_warnings(
                 "generation will not stop after an answer",
                 code="MDL020",
             )
-            if stop_tokens.adapter
+            if stop_tokens.saves_adapter
             else Problem(
                 f"{message}; the trained model will stop at both, since training adds the "
                 "tokenizer's",
@@ -81,11 +82,11 @@ def stop_token_warnings(
                 code="MDL020",
             )
         )
-    if pad != eos and pad in stop_tokens.before:
+    if pad != eos and pad in stop_tokens.initial_ids:
         warnings.append(
             Problem(
                 f"the padding token {_name(pad, tokenizer)} is a stop token in "
-                f"{stop_tokens.named_in}: generation may stop before the first token "
+                f"{stop_tokens.source}: generation may stop before the first token "
                 "(huggingface/transformers issue 48016)",
                 path="model.name_or_path",
                 hint=f"remove {pad} from eos_token_id there, or set another pad_token in "

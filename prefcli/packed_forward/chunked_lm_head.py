@@ -1,4 +1,4 @@
-"""The output projection, where a label is and nowhere else, a tile of tokens at a time."""
+"""The output projection of labelled tokens only, one tile of tokens at a time."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as _TRITON_TILE
 from prefcli.packed_forward.onednn_linear import times
 
 _TILE = 2**22
-"""Logits that are made at once: enough for a fast product, and memory that malloc hands out again
+"""Logits per tile: enough for a fast product, and few enough for malloc to reuse their memory
 (from 32 MiB on it asks the system each time, which clears every page)."""
 _BLOCK = 2**20
-"""Of a tile, those that are worked on at once: few enough to stay in a processor's cache."""
+"""Logits of a tile that are processed at once: few enough for a processor's cache."""
 _ROWS = 2048
-"""Of the head's gradient, those that are made at once."""
+"""Rows of the head's gradient that are computed at once."""
 _KEEP = 2**26
-"""Exponentials that a trained head keeps for its gradient, 256 MiB; the rest is made again."""
+"""Exponentials that a trained head keeps for its gradient, 256 MiB; others are recomputed."""
 
 EVERYWHERE = "mean_logits_everywhere"
-"""mean_logits of every token, which takes no logits: see forward.py. trl knows no such name."""
+"""Output with the mean logit of every token, which forward.py computes without logits."""
 
 FIGURES = frozenset({"log_probs", "entropy", "mean_logits", "is_top1", EVERYWHERE})
 
@@ -32,11 +32,11 @@ Figures = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Te
 
 
 def gathered(parameter: torch.Tensor | None) -> Any:
-    """Of the head, also where FSDP2 has sharded it in a unit of its own: such a unit is gathered
-    for its module's forward, which is not called here."""
+    """Gather a parameter of the head that FSDP2 shards in a separate unit. FSDP gathers such a unit
+    in its module's forward, which is not called here."""
     if not isinstance(parameter, DTensor):
         return parameter
-    # Of all processes, as FSDP has it.
+    # Averaged over processes, as FSDP does.
     return parameter.full_tensor(grad_placements=[Partial("avg")] * parameter.device_mesh.ndim)
 
 
@@ -47,7 +47,7 @@ def figures(
     scale: float,
     outputs: tuple[str, ...],
 ) -> Figures:
-    """Of each label, as `Head` gives them; by trl's Triton kernels where there are any."""
+    """Compute the outputs of `Head` for each label, with trl's Triton kernels if available."""
     weight, bias = gathered(head.weight), gathered(head.bias)
     if not _use_triton(hidden.device):
         result: Figures = Head.apply(hidden, weight, bias, targets, scale, outputs)  # type: ignore[no-untyped-call]
@@ -60,7 +60,7 @@ def figures(
 
 
 class Head(torch.autograd.Function):
-    """log softmax(hidden W' + b)[target], and what is asked for beside it.
+    """log softmax(hidden W' + b)[target], and the other requested outputs.
 
     hidden (labels, width), weight (vocabulary, width), targets (labels,) -> log-probabilities,
     entropy, mean logit and whether the target is the likeliest token, each (labels,) in float32.

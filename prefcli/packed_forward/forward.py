@@ -33,16 +33,16 @@ _FROM_TRL = (
 
 @dataclass
 class Counts:
-    """What was answered how, so that nobody believes in a speed-up that did not happen."""
+    """How often each forward was called, so that a missing speed-up is visible."""
 
     fast: int = 0
     stock: int = 0
     packed: int = 0
     """Tokens that went through the model."""
     padded: int = 0
-    """Tokens of the same batches with their padding, each prompt as often as it stands there."""
+    """Tokens of the same batches with padding and repeated prompts."""
     attention: Counter[str] = field(default_factory=Counter)
-    """Calls of each attention, a layer at a time; a recomputed layer calls it again."""
+    """Calls of each attention function by a layer; a recomputed layer calls it again."""
     _last: tuple[tuple[torch.Tensor | None, ...], PackedBatch] | None = field(
         default=None, repr=False
     )
@@ -50,7 +50,7 @@ class Counts:
     def layout(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, labels: torch.Tensor
     ) -> PackedBatch:
-        """The reference reads the batch that the policy just did."""
+        """Return the layout of a batch; the reference reads the batch of the policy."""
         batch = input_ids, attention_mask, labels
         if self._last is None or any(a is not b for a, b in zip(self._last[0], batch, strict=True)):
             self._last = batch, layout_of(*batch, self.attention)
@@ -89,11 +89,10 @@ def install(
     counts: Counts,
     attention: str,
 ) -> Callable[[], None]:
-    """Put the fast forward before trl's. Returns what takes it away again.
+    """Call the packed forward instead of trl's. Returns a function that removes it.
 
-    model: without peft's wrapper; attention: a name of ours. Where it drops out, rows drop out
-    alike in the tokens they share: each token's chance is the same, but it is drawn once, and in
-    another order than trl's.
+    model: without peft's wrapper. attention: one of `ATTENTIONS`. With dropout, rows drop the same
+    shared tokens: the probability is trl's, but it is drawn once, and in another order.
     """
     stock, before = model.forward, model.config._attn_implementation
 

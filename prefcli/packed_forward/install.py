@@ -170,10 +170,10 @@ class FastForward:
         return found, _nothing
 
     def _tried(self, model: PreTrainedModel, outputs: tuple[str, ...]) -> PreTrainedModel:
-        """What is compared with trl's own forward: the model, or a part of one to be sharded."""
+        """Return the model to compare with trl's forward; a part of it if it will be sharded."""
         if self._strategy != "fsdp2":
             return model
-        # Before it is sharded it may lie on the CPU, and after that no process runs it alone.
+        # Before sharding it may be on the CPU; after that no process can run it alone.
         kind = "cuda" if torch.cuda.is_available() else "cpu"
         found = stand_in(model, torch.device(kind), self._autocast or model.dtype)
         add_fused_lm_head(found, outputs=outputs)

@@ -1,4 +1,4 @@
-"""Products of float32 matrices on a CPU that torch's own library uses only by half.
+"""Products of float32 matrices on CPUs where torch's default library is slow.
 
 torch multiplies float32 matrices by MKL, which keeps to AVX2 on processors that are not Intel's;
 oneDNN, which torch has for convolutions and bfloat16, takes AVX-512 there and is twice as fast.
@@ -16,12 +16,12 @@ from torch.autograd.function import once_differentiable
 
 _PROCESSOR = Path("/proc/cpuinfo")
 _FEW = 16
-"""Rows under which arranging the operands takes longer than multiplying them."""
+"""With fewer rows, arranging the operands takes longer than multiplying them."""
 
 
 @cache
 def better_by_onednn() -> bool:
-    """By what the processor is, and not by a trial: a run that goes on rounds as it began."""
+    """Decide by the processor, not by a trial, so that a resumed run rounds in the same way."""
     mkl, onednn = torch.backends.mkl, torch.backends.mkldnn
     if not mkl.is_available() or not onednn.is_available():  # type: ignore[no-untyped-call]
         return False
@@ -77,14 +77,14 @@ class _Linear(torch.autograd.Function):
 
 
 def _to_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """grad' x; the narrower of the two, an adapter's, is the one that is arranged anew."""
+    """Return grad' x. The narrower operand, that of an adapter, is the one that is rearranged."""
     if grad.size(1) <= x.size(1):
         return times(grad.T, x.T)
     return times(x.T, grad.T).T.contiguous()
 
 
 class Linear(torch.nn.Linear):
-    """Where it pays; elsewhere it is torch's."""
+    """A linear layer that uses oneDNN where that is faster, and torch's forward elsewhere."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         rows = input.reshape(-1, self.in_features)

@@ -1,4 +1,4 @@
-"""A padded batch as one row without padding; rows that begin alike share their beginning."""
+"""A padded batch as one row without padding, in which rows share a common prefix."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from functools import cached_property
 import torch
 
 _ALIKE = 0.9
-"""Rows join the row they share most with if they share at least so much of that."""
+"""Share of the longest common prefix that a row must have to join a group."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of the batch that begin alike. Numbers count tokens of the packed row."""
+    """Rows of the batch with a common prefix. Numbers count tokens of the packed row."""
 
     start: int
     prefix: int
-    """Tokens that all of its rows begin with."""
+    """Length of the common prefix."""
     branches: tuple[int, ...]
-    """What each row adds to them."""
+    """Tokens of each row after the prefix."""
 
     @property
     def end(self) -> int:
@@ -29,26 +29,26 @@ class Group:
 
 @dataclass(frozen=True)
 class Spans:
-    """Runs of queries, and the keys that each run sees up to its own end."""
+    """Runs of queries, and the keys that each run attends to."""
 
     query_ends: torch.Tensor
     """(runs + 1,) in int32, from 0: where each run ends among the packed row's tokens."""
     key_ends: torch.Tensor
     """(runs + 1,) in int32, from 0: among `keys`."""
     keys: torch.Tensor
-    """Packed tokens, run by run: a shared beginning as often as it is seen."""
+    """Packed tokens by run; a shared prefix is repeated for each run that attends to it."""
     longest_queries: int
     longest_keys: int
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Where the tokens of a (rows, length) batch are in one packed row of `size` tokens."""
+    """The map between a (rows, length) batch and one packed row of `size` tokens."""
 
     taken: torch.Tensor
     """(size,) flat index into the batch of each packed token."""
     positions: torch.Tensor
-    """(size,) of each in its own row."""
+    """(size,) position of each packed token in its own row."""
     sources: torch.Tensor
     """(labels,) packed token whose hidden state scores the label."""
     scored: torch.Tensor
@@ -57,7 +57,7 @@ class PackedBatch:
     place: torch.Tensor
     """(rows, length) packed token of each; -1 for padding."""
     calls: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
-    """How often each attention was given this row, or others of the same run."""
+    """Calls of each attention function in the same run."""
     _masks: dict[tuple[int, int, int | None, torch.dtype], torch.Tensor] = field(
         default_factory=dict, repr=False
     )
@@ -72,7 +72,7 @@ class PackedBatch:
         return max(g.prefix + max(g.branches, default=0) for g in self.groups)
 
     def reached(self, window: int | None) -> int | None:
-        """The window, where some row is longer than it."""
+        """Return the window if a row is longer than it."""
         return window if window and window < self.longest else None
 
     @cached_property
@@ -118,7 +118,9 @@ def layout_of(
     labels: torch.Tensor,
     calls: Counter[str] | None = None,
 ) -> PackedBatch:
-    """All three of shape (rows, length); -100 marks what is no label. calls: to be counted in.
+    """Pack a batch of three (rows, length) tensors; -100 marks tokens without a label.
+
+    calls: counter of the run.
 
     A label is scored by the hidden state before it, which for the first of a branch is the last of
     the shared beginning.

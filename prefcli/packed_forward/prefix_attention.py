@@ -1,4 +1,4 @@
-"""Attention over a packed row: each branch sees the beginning it shares, itself, and no other."""
+"""Attention over a packed row: each branch attends to its shared prefix and to itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefcli.packed_forward.packed_batch import PackedBatch
 
 NAME = "prefcli_segments"
 LAYOUT = "prefcli_layout"
-"""The keyword by which a model hands the layout down to its attention."""
+"""Keyword by which a model passes the layout to its attention."""
 
 
 class Carrier:
@@ -48,7 +48,7 @@ def segment_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """As transformers calls it: (1, heads, tokens, width) -> (1, tokens, heads, width).
+    """Attend by segments: (1, heads, tokens, width) -> (1, tokens, heads, width).
 
     Without a layout it is sdpa's: generation, and whatever else calls the model, stays as it is.
     """

@@ -1,4 +1,4 @@
-"""Before a run relies on it: does the fast forward say what trl's says, on this very model?"""
+"""A comparison of the packed forward with trl's on the model of the run, before it starts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from prefcli.text import first_line
 _SEED = 0
 _PROMPT, _ANSWER = 24, 8
 _NATS = {"whole": 1e-4, "half": 0.01}
-"""A token, on average: orders of addition differ."""
+"""Nats per token, on average: the order of additions differs."""
 _SHARE = {"whole": 1e-3, "half": 0.1}
-"""Or so much of what other tokens before the labels would change, which is how far off a wrong
-layout is: in half precision large logits lie far apart."""
+"""Or this share of the change that other tokens before the labels cause, which is the size of the
+error of a wrong layout: in half precision large logits have a wide spacing."""
 
 
 def disagreement(
@@ -29,7 +29,7 @@ def disagreement(
     max_length: int,
     precise: bool,
 ) -> str | None:
-    """In words; None where they agree and the last layer has a gradient.
+    """Describe a disagreement; None if both agree and the last layer has a finite gradient.
 
     Two answers to one prompt and one without a prompt are scored, longer than any window of the
     model that rows of `max_length` tokens would reach. fast: while it is entered, the model scores
@@ -62,7 +62,7 @@ def disagreement(
     kind = "whole" if precise else "half"
     if off <= max(_NATS[kind], _SHARE[kind] * matters):
         return None
-    return f"{off:.2g} nats a token off trl's own on a few made-up rows"
+    return f"{off:.2g} nats per token off trl's own on a few made-up rows"
 
 
 _Call = tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]
@@ -70,7 +70,7 @@ _Call = tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]
 
 @contextmanager
 def _last_layer(model: PreTrainedModel) -> Iterator[list[_Call]]:
-    """What the model's last layer is called with inside."""
+    """Record the calls of the model's last layer until the block ends."""
     calls: list[_Call] = []
 
     def keep(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -88,8 +88,8 @@ def _last_layer(model: PreTrainedModel) -> Iterator[list[_Call]]:
 def _gradient(
     layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> torch.Tensor:
-    """Of the layer's input: the layer alone runs backwards, and its weights are left out, so that
-    no model is too large for it."""
+    """Return the gradient of the layer's input. Only this layer runs backwards, and not for its
+    weights, so that it fits in memory for any model."""
     states = args[0].detach().requires_grad_()
     with torch.enable_grad():
         output = layer(states, *args[1:], **kwargs)

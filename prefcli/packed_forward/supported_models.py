@@ -1,4 +1,4 @@
-"""What the fast forward is known to be exact for: a list, because a wrong guess is silent.
+"""Architectures for which the packed forward is exact: a list, because a wrong guess is silent.
 
 A model outside it may compute something else from a packed row without a word: recurrent layers run
 on from one row into the next, chunked attention counts from the packed row's start, some ignore the

@@ -1,4 +1,4 @@
-"""The same attention on a GPU: one call of torch's flash attention for all segments of a row."""
+"""Segment attention on a GPU: one call of torch's flash attention for all segments of a row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAME = "prefcli_varlen"
 COMPILED = "prefcli_varlen_compiled"
 """The same, traceable: for decoder layers that torch.compile has fused."""
 SPANS = "prefcli_spans"
-"""The keyword by which a model passes the spans down to traceable attention."""
+"""Keyword by which a model passes the spans to traceable attention."""
 
 _DTYPES = (torch.bfloat16, torch.float16)
 _WIDEST = 256
@@ -32,7 +32,7 @@ _WIDEST = 256
 
 
 def is_given(model: PreTrainedModel) -> bool:
-    """Flash attention takes an Ampere or what came after it."""
+    """Return whether flash attention runs here: on an Ampere GPU or a later one."""
     if model.device.type != "cuda" or not torch.backends.cuda.is_flash_attention_available():
         return False
     return torch.version.hip is None and torch.cuda.get_device_capability(model.device) >= (8, 0)
@@ -40,7 +40,7 @@ def is_given(model: PreTrainedModel) -> bool:
 
 @cache
 def asks_for_groups(kernel: Callable[..., Any]) -> bool:
-    """Does the kernel take a flag for heads that share keys? That of torch 2.11 does not."""
+    """Return whether the kernel has a flag for heads that share keys; torch 2.11 has none."""
     return "enable_gqa" in inspect.signature(kernel).parameters
 
 
@@ -55,7 +55,7 @@ def varlen_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """As `segment_attention`, which also takes what flash attention can't."""
+    """Attend like `segment_attention`, and fall back to it where flash attention cannot run."""
     carrier: Carrier | None = kwargs.get(LAYOUT)
     if carrier is not None:
         query, key, value = as_autocast_does(query, key, value)

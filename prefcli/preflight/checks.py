@@ -15,9 +15,8 @@ from prefcli.checkpoints.push_to_hub import check_push, push_warnings
 from prefcli.checkpoints.resume import check_run_dir, find_resume_checkpoint
 from prefcli.checkpoints.resume_compat import row_fingerprints
 from prefcli.console import say, warn
+from prefcli.data.model_fit import check_model_fit, check_reference
 from prefcli.data.run_datasets import (
-    check_model_fit,
-    check_reference,
     load_run_datasets,
     read_run_datasets,
 )
@@ -32,7 +31,7 @@ from prefcli.model.distributed import check_launch_section
 from prefcli.model.loading import check_weights
 from prefcli.preflight.context import PreflightContext
 from prefcli.preflight.requirements import check_packages
-from prefcli.preflight.stop_token_check import check_eos_trained, tokenizer_warnings
+from prefcli.preflight.stop_token_check import tokenizer_warnings
 from prefcli.preflight.training_plan import make_plan, sft_mix_lines
 from prefcli.recipe.compatibility import check_combinations
 from prefcli.recipe.published_ranges import check_published_ranges
@@ -211,7 +210,7 @@ def _check_data_checks(context: PreflightContext) -> Report:
 
 def _check_resumed_rows(context: PreflightContext) -> None:
     datasets = _known(context.datasets)
-    if context.checkpoint is None or datasets.sampled:
+    if context.checkpoint is None or datasets.is_sample:
         return
     before = row_fingerprints(context.folder.read_run().get("data", {}))
     now = row_fingerprints({split.name: split.as_dict() for split in datasets.splits})
@@ -226,20 +225,18 @@ def _check_resumed_rows(context: PreflightContext) -> None:
 
 def _check_stop_tokens(context: PreflightContext) -> Report:
     tokenizer, datasets = _known(context.tokenizer), _known(context.datasets)
-    if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        check_eos_trained(context.method, tokenizer, datasets.train)
     warnings = tokenizer_warnings(
         context.recipe,
         tokenizer,
         conversational=datasets.train.conversational,
-        ends=datasets.ends,
+        ends=datasets.stop_tokens,
     )
     return Report(warnings=list(map(str, warnings)))
 
 
 def _check_plan(context: PreflightContext) -> Report:
     recipe, datasets = context.recipe, _known(context.datasets)
-    rows, exact = datasets.sequences(context.method, recipe.data.max_length)
+    rows, exact = datasets.sequences_per_epoch(context.method, recipe.data.max_length)
     plan = make_plan(
         recipe.training,
         rows,

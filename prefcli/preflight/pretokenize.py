@@ -41,9 +41,9 @@ class Pretokenized:
         return [*self.inputs.cache_lines(), f"data: cached in {self.folder}"]
 
     def as_dict(self) -> dict[str, Any]:
-        assert self.inputs.kept is not None
+        assert self.inputs.cache_path is not None
         return {
-            "key": self.inputs.kept.stem,
+            "key": self.inputs.cache_path.stem,
             "folder": str(self.folder),
             "before": self.inputs.was_cached,
             "splits": {split.name: split.as_dict() for split in self.inputs.splits},
@@ -76,7 +76,7 @@ def pretokenize(recipe: Recipe, method: Method) -> Pretokenized:
     datasets, tokenizer = context.datasets, context.tokenizer
     assert datasets is not None
     assert tokenizer is not None
-    if datasets.kept is None:
+    if datasets.cache_path is None:
         raise RecipeError(
             "the cache of datasets is not writable, so the prepared rows cannot be stored",
             hint="set HF_DATASETS_CACHE to a writable folder",
@@ -84,7 +84,7 @@ def pretokenize(recipe: Recipe, method: Method) -> Pretokenized:
         )
     _, resolved = datasets.resolve_from_data(method)
     _run_trl_maps(recipe, context.method, tokenizer, datasets)
-    return Pretokenized(datasets, datasets.kept.parent.parent, resolved, warnings)
+    return Pretokenized(datasets, datasets.cache_path.parent.parent, resolved, warnings)
 
 
 def _pass(context: PreflightContext, checks: tuple[Check, ...]) -> list[str]:

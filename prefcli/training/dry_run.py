@@ -26,6 +26,7 @@ from prefcli.preflight.context import PreflightContext
 from prefcli.preflight.result import DryRunResult
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
+from prefcli.text import first_line
 from prefcli.trl_integration.trl_args import (
     assert_args_applied,
     build,
@@ -124,7 +125,7 @@ class _DryRun:
         recipe, plan, datasets = context.recipe, context.plan, context.datasets
         if plan is None or datasets is None:
             return
-        tokens = datasets.tokens_an_epoch / plan.steps_per_epoch
+        tokens = datasets.tokens_per_epoch / plan.steps_per_epoch
         say(f"plan: {tokens:,.0f} tokens per step on average, {tokens * plan.steps:,.0f} in total")
         self.facts |= {
             "steps": plan.steps,
@@ -179,8 +180,8 @@ class _DryRun:
     def _longest(self) -> int:
         """Tokens of the longest row, or its limit if not all rows are read."""
         datasets = self.context.datasets
-        if datasets is not None and not datasets.sampled and not self.context.method.packs:
-            return datasets.longest
+        if datasets is not None and not datasets.is_sample and not self.context.method.packs:
+            return datasets.longest_row
         return self.context.recipe.data.max_length
 
     @property
@@ -188,7 +189,7 @@ class _DryRun:
         """Tokens of the largest micro-batch, if its rows will be scored without padding."""
         context = self.context
         recipe, datasets, info = context.recipe, context.datasets, context.model_info
-        if info is None or datasets is None or datasets.sampled or context.method.packs:
+        if info is None or datasets is None or datasets.is_sample or context.method.packs:
             return None
         attention = recipe.model.attn_implementation
         reason = reason_against_config(
@@ -236,7 +237,7 @@ class _DryRun:
             memory = memory_of(planned)
         # A model may use operations without a fake version; the recipe is not at fault.
         except Exception as error:
-            self._not_simulated(str(error).strip().partition("\n")[0])
+            self._not_simulated(first_line(error))
             return
         say(*memory.lines(target))
         self.facts["memory"] = memory.as_dict(target)

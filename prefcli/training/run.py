@@ -32,6 +32,7 @@ from prefcli.recipe.defaults import resolve_defaults
 from prefcli.recipe.distributed_env import strategy_here, world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.report.run_data import format_lineage
+from prefcli.text import first_line
 from prefcli.training.callbacks.monitor_callback import MonitorCallback
 from prefcli.training.callbacks.sampling_callback import make_samples
 from prefcli.training.final_model import save_model
@@ -202,7 +203,7 @@ def _train_and_evaluate(
         raise RecipeError(
             Problem(
                 f"the GPU is out of memory at step {trainer.state.global_step}: "
-                f"{str(error).splitlines()[0]}",
+                f"{first_line(error)}",
                 path="training.per_device_train_batch_size",
                 hint="lower it (gradient accumulation keeps the global batch), lower "
                 "data.max_length, train a LoRA adapter, or set training.gradient_checkpointing: "

@@ -19,6 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from prefcli.checkpoints.run_record import RunRecord
 from prefcli.console import say
+from prefcli.data.row_sampling import spread_indices
 from prefcli.errors import GateError, Problem
 from prefcli.methods import Method
 from prefcli.model.inference import eval_mode
@@ -115,7 +116,8 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         tolerance = Tolerance.of_run(trainer.model, args)
         error, lines = None, []
         try:
-            self.probes = [self._probe(row) for row in _spread(trainer.train_dataset)]
+            rows = trainer.train_dataset
+            self.probes = [self._probe(rows[i]) for i in spread_indices(len(rows), _ROWS)]
             lines = self._judge(state.global_step, tolerance)
         except GateError as failed:
             error = failed
@@ -262,9 +264,3 @@ def _float32_logprobs_required(models: Sequence[torch.nn.Module]) -> Iterator[No
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _spread(dataset: Any) -> list[dict[str, Any]]:
-    """Take a few rows from all over the data."""
-    count = min(_ROWS, len(dataset))
-    return [dataset[i * len(dataset) // count] for i in range(count)]

@@ -215,7 +215,7 @@ def _gradient_checkpointing(
         device,
         strategy_here(),
         Policy(policy.config, getattr(policy, "peft_config", {}).get("default")),
-        length=recipe.data.max_length if method.packs else datasets.longest,
+        length=recipe.data.max_length if method.packs else datasets.longest_row,
         reference=count_parameters(reference)[0] if reference is not None else 0,
         memory=memory_here(device),
         packed=packed,

@@ -56,7 +56,7 @@ def learning_rate(recipe: Recipe, method: Method) -> float:
 
 
 def notes(recipe: Recipe, method: Method) -> list[str]:
-    """Return remarks for the user about settings that are valid but have a cost."""
+    """Return notes for the user about settings that are valid but have a cost."""
     lines = list(method.notes())
     if recipe.model.dtype == "bfloat16" and not recipe.trains_adapter:
         lines.append(

@@ -150,14 +150,12 @@ def test_load_run_datasets_default_limits_report_all_errors_at_once(crafted, mak
         f"data.checks.{name}.error"
         for name in ("long_prompts", "identical", "empty", "prompt_boundary", "shared_prompts")
     ]
-    assert problems["data.checks.shared_prompts.error"].message == (
-        "eval: shared_prompts: 2 of 4 rows (50 %, more than 1 %): the prompt is also in "
-        "data.train; first: eval.jsonl: row 1, row 2"
-    )
-    assert "move" not in problems["data.checks.empty.error"].hint
-    assert problems["data.checks.empty.error"].hint == (
-        "fill in or remove such rows; or allow it with data.checks.empty.error=0.1"
-    )
+    message = problems["data.checks.shared_prompts.error"].message
+    assert message.startswith("eval: shared_prompts: 2 of 4 rows (50 %, more than 1 %): ")
+    assert message.endswith("; first: eval.jsonl: row 1, row 2")
+    hint = problems["data.checks.empty.error"].hint
+    assert hint.endswith("; or allow it with data.checks.empty.error=0.1")
+    assert {problem.code for problem in problems.values()} == {"DAT014"}
 
 
 def test_load_run_datasets_without_error_limits_warns(crafted, make_recipe):
@@ -175,11 +173,9 @@ def test_load_run_datasets_without_error_limits_warns(crafted, make_recipe):
         "train: prompt_boundary: 6.67 %",
         "eval: shared_prompts: 50 %",
     ]
-    assert inputs.warnings[1] == (
-        "train: cut: 10 % of the rows, more than 1 % [DAT014]\n"
-        "    -> raise data.max_length as far as the model's context goes, or leave such rows out; "
-        "or allow it with data.checks.cut.warn=0.1"
-    )
+    cut = inputs.warnings[1]
+    assert cut.startswith("train: cut: 10 % of the rows, more than 1 % [DAT014]\n    -> ")
+    assert cut.endswith("; or allow it with data.checks.cut.warn=0.1")
 
 
 @pytest.mark.parametrize("name", DataChecks.model_fields)
@@ -205,11 +201,11 @@ def test_train_exceeded_limit_stops_before_loading_weights(crafted, make_recipe,
     bare = tmp_path / "bare"
     bare.mkdir()
     for file in Path(crafted["model"]["name_or_path"]).iterdir():
-        if file.suffix != ".safetensors":
-            (bare / file.name).write_bytes(file.read_bytes())
+        content = b"not weights" if file.suffix == ".safetensors" else file.read_bytes()
+        (bare / file.name).write_bytes(content)
     crafted["model"]["name_or_path"] = str(bare)
     recipe = make_recipe(crafted).recipe
-    with pytest.raises(DataError, match="prompt_boundary: 2 of 30 rows"):
+    with pytest.raises(DataError, match="DAT014"):
         train(recipe, recipe.dpo)
     assert not (Path(recipe.output_dir) / "run.json").exists()
 
@@ -477,14 +473,16 @@ def test_data_command_valid_rows_report_no_problem(crafted, prefcli_data, method
     assert ("kto: 8 desirable rows with weight 1" in out) == (method == "kto")
 
 
-def test_data_command_default_method_is_the_first_of_the_recipe(crafted, prefcli_data):
+def test_data_command_needs_the_method_of_a_recipe_with_several(crafted, prefcli_data):
     crafted["data"]["train"]["split"] = "train[:8]"
-    sections = {name: crafted.pop(name) for name in METHODS}
-    assert "data of prefcli kto" in prefcli_data({"kto": sections["kto"], **crafted, "dpo": {}})[1]
-    assert prefcli_data({"dpo": {}, **crafted}, "--method", "kto")[0] == 2
-    code, _, err = prefcli_data({"dpo": {}, **crafted}, "--method", "dppo")
+    for method in METHODS:
+        del crafted[method]
+    assert "data of prefcli kto" in prefcli_data({**crafted, "kto": {}})[1]
+    assert prefcli_data({**crafted, "kto": {}, "dpo": {}})[0] == 2
+    assert prefcli_data({**crafted, "dpo": {}}, "--method", "kto")[0] == 2
+    code, _, err = prefcli_data({**crafted, "dpo": {}}, "--method", "dppo")
     assert code == 2
-    assert "--method dppo: no such method" in err
+    assert "RCP019" in err
 
 
 def test_data_command_ascii_stream_prints_ascii(crafted, prefcli_data, monkeypatch):

@@ -1,4 +1,4 @@
-"""check-sft against a plain loop over one row at a time, and its verdicts."""
+"""check-sft: perplexities against a loop over single rows, and the gate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.tiny_runs import labelled, pairs, write_jsonl
 
 
 def plain_nll(model, tokenizer, prompt: str, completion: str, max_length: int = 64) -> list[float]:
-    """Negative log-probability of each completion token, from the model's own loss."""
+    """Return the negative log-prob of each completion token."""
     start = len(tokenizer(prompt)["input_ids"])
     ids = tokenizer(prompt + completion + tokenizer.eos_token)["input_ids"][:max_length]
     with torch.no_grad():
@@ -47,7 +47,7 @@ def plain(tiny_model):
     return lambda prompt, completion: plain_nll(model, tokenizer, prompt, completion)
 
 
-def test_pairs_agree_with_a_plain_loop(recipe_data, make_recipe, plain):
+def test_check_sft_pairs_equals_a_plain_loop(recipe_data, make_recipe, plain):
     report = check_sft(make_recipe(recipe_data).recipe)
     rows = pairs(40)[30:]
     chosen = [plain(r["prompt"], r["chosen"]) for r in rows]
@@ -58,28 +58,30 @@ def test_pairs_agree_with_a_plain_loop(recipe_data, make_recipe, plain):
     assert report.perplexity == pytest.approx(perplexity(chosen), rel=1e-5)
     assert report.rejected_perplexity == pytest.approx(perplexity(rejected), rel=1e-5)
     assert report.row_perplexity == pytest.approx(math.exp(sum(means) / 10), rel=1e-5)
-    likelier = [sum(c) / len(c) < sum(r) / len(r) for c, r in zip(chosen, rejected, strict=True)]
-    assert report.chosen_more_likely == sum(likelier) / 10
+    more_likely = [sum(c) / len(c) < sum(r) / len(r) for c, r in zip(chosen, rejected, strict=True)]
+    assert report.chosen_more_likely == sum(more_likely) / 10
     worst = max(range(10), key=means.__getitem__)
     place, value = report.worst[0]
     assert place.endswith(f"eval.jsonl: row {worst + 1}")
     assert value == pytest.approx(math.exp(means[worst]), rel=1e-5)
 
 
-def test_labelled_rows_measure_the_desirable_ones(recipe_data, make_recipe, tmp_path, plain):
+def test_check_sft_labelled_rows_scores_the_desirable_ones(
+    recipe_data, make_recipe, tmp_path, plain
+):
     rows = labelled(12)
     recipe_data["data"]["eval"] = {"path": str(write_jsonl(tmp_path / "l.jsonl", rows))}
     for name in METHODS.keys() - {"kto"}:
         del recipe_data[name]
     report = check_sft(make_recipe(recipe_data).recipe)
-    good = [plain(r["prompt"], r["completion"]) for r in rows if r["label"]]
-    bad = [plain(r["prompt"], r["completion"]) for r in rows if not r["label"]]
-    assert report.perplexity == pytest.approx(perplexity(good), rel=1e-5)
-    assert report.rejected_perplexity == pytest.approx(perplexity(bad), rel=1e-5)
+    desirable = [plain(r["prompt"], r["completion"]) for r in rows if r["label"]]
+    undesirable = [plain(r["prompt"], r["completion"]) for r in rows if not r["label"]]
+    assert report.perplexity == pytest.approx(perplexity(desirable), rel=1e-5)
+    assert report.rejected_perplexity == pytest.approx(perplexity(undesirable), rel=1e-5)
     assert report.chosen_more_likely is None
 
 
-def test_whole_texts(recipe_data, make_recipe, tmp_path, plain):
+def test_check_sft_texts_scores_every_token(recipe_data, make_recipe, tmp_path, plain):
     rows = [{"text": r["prompt"] + r["chosen"]} for r in pairs(6)]
     recipe_data["data"]["eval"] = {"path": str(write_jsonl(tmp_path / "t.jsonl", rows))}
     for name in METHODS.keys() - {"sft"}:
@@ -99,23 +101,23 @@ def test_score_with_autocast_computes_in_bfloat16_on_a_cpu(tiny_model, how):
     def scores(*, autocast):
         fast = torch.bfloat16 if autocast else None
         speed = FastForward(Performance(), "single", 48, autocast=fast) if how == "fast" else None
-        found = score(model, rows, max_length=48, autocast=autocast, speed=speed)
+        results = score(model, rows, max_length=48, autocast=autocast, speed=speed)
         assert speed is None or speed.reason is None
-        return [each.per_token for each in found]
+        return [result.per_token for result in results]
 
-    whole, half = scores(autocast=False), scores(autocast=True)
-    assert whole != half
-    assert half == pytest.approx(whole, abs=0.05)
+    single, half = scores(autocast=False), scores(autocast=True)
+    assert single != half
+    assert half == pytest.approx(single, abs=0.05)
 
 
 @pytest.mark.parametrize("how", ["stock", "fast", "under an adapter", "another family"])
-def test_batches_and_cuts_change_nothing(tiny_model, how):
+def test_score_is_independent_of_batches(tiny_model, how):
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     if how == "under an adapter":
         config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
         model = get_peft_model(model, config)
     if how == "another family":
-        model.config.model_type = "never_heard_of"
+        model.config.model_type = "unknown_family"
     speed = None if how == "stock" else FastForward(Performance(), "single", max_length=48)
     generator = torch.Generator().manual_seed(3)
 
@@ -124,7 +126,7 @@ def test_batches_and_cuts_change_nothing(tiny_model, how):
         return torch.randint(3, 200, (length,), generator=generator).tolist()
 
     rows = [(ids(0, 30), ids(1, 40)) for _ in range(50)]
-    # Other answers to the first prompts, one of them the same, and more than fit a batch.
+    # Other answers to the first prompts, one duplicate, and more rows than fit into a batch.
     rows += [(prompt, ids(1, 40)) for prompt, _ in rows[:20]] + rows[:1]
     rows += [(rows[1][0], ids(1, 4)) for _ in range(70)]
     rows += [([], [5]), ([5], []), ([1] * 60, [2, 3])]
@@ -133,13 +135,13 @@ def test_batches_and_cuts_change_nothing(tiny_model, how):
     if speed is not None:
         assert (speed.counts.fast > 0) == (how != "another family")
         assert (speed.reason is None) == (how != "another family")
-        # Nothing of it stays.
+        # The packed forward pass is uninstalled.
         base = model.get_base_model() if how == "under an adapter" else model
         assert "forward" not in vars(base)
         assert base.config._attn_implementation == "sdpa"
         assert not any(isinstance(module, Linear) for module in base.modules())
-    # A lone first token has no context; an empty completion and a prompt that fills the window
-    # leave nothing to score.
+    # A single first token has no context; an empty completion and a prompt of max_length tokens
+    # have no scored tokens.
     assert one_by_one[-3:] == together[-3:] == [None, None, None]
     for a, b in zip(one_by_one[:-3], together[:-3], strict=True):
         assert (a is None) == (b is None)
@@ -155,7 +157,9 @@ def run_cli(monkeypatch, *argv: str) -> int:
     return int(stop.value.code or 0)
 
 
-def test_exit_codes_and_json(recipe_data, make_recipe, monkeypatch, capsys, tmp_path):
+def test_check_sft_command_exit_codes_and_json(
+    recipe_data, make_recipe, monkeypatch, capsys, tmp_path
+):
     recipe_data["check_sft"] = {"max_perplexity": 1000}
     make_recipe(recipe_data)
     path = str(tmp_path / "recipe.yaml")
@@ -173,22 +177,22 @@ def test_exit_codes_and_json(recipe_data, make_recipe, monkeypatch, capsys, tmp_
 
 
 @pytest.mark.parametrize("name", [name for name, m in METHODS.items() if m.needs_sft])
-def test_the_gate_stops_a_run(recipe_data, make_recipe, name):
+def test_train_failed_gate_stops_the_run(recipe_data, make_recipe, name):
     recipe_data["check_sft"] = {"max_perplexity": 2, "on_fail": "stop"}
     recipe = make_recipe(recipe_data).recipe
-    with pytest.raises(GateError, match="above 2"):
+    with pytest.raises(GateError, match="TRN003"):
         train(recipe, recipe.methods[name])
     run = RunDir(recipe.output_dir)
     assert run.read_run()["status"] == "failed"
     assert not run.model.exists()
-    # Nothing was trained, so the cure the message names works in the same folder.
+    # No step was trained, so the hint of the message works in the same folder.
     again = make_recipe(recipe_data, "check_sft.on_fail=warn").recipe
     train(again, again.methods[name])
     assert run.read_run()["status"] == "finished"
 
 
 @pytest.mark.parametrize(("name", "on_fail"), [("dpo", "warn"), ("sft", "stop"), ("orpo", "stop")])
-def test_the_gate_lets_through(recipe_data, make_recipe, name, on_fail, capsys):
+def test_train_without_gate_continues(recipe_data, make_recipe, name, on_fail, capsys):
     """`warn` trains; sft and orpo start from base models, so they are not gated."""
     recipe_data["check_sft"] = {"max_perplexity": 2, "on_fail": on_fail}
     recipe = make_recipe(recipe_data).recipe

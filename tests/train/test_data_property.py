@@ -1,4 +1,4 @@
-"""Whatever a file holds, it loads or an error says what is wrong with it."""
+"""Any file loads, or an error says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def tokenizer(tiny_model):
 
 
 def load(path, kind, tokenizer):
-    """Loads or raises PrefcliError, with a place and a message of a readable length."""
+    """Check that a file loads, or raises PrefcliError with a place and a readable message."""
     try:
         split = load_split(
             [Source(path=str(path))], "data.train", kind, tokenizer, limits=Limits(16), seed=0
@@ -96,7 +96,7 @@ def load(path, kind, tokenizer):
 
 @settings(quick, max_examples=1000)
 @given(rows=st.one_of(files, pairs), kind=kinds, ascii_=st.booleans(), array=st.booleans())
-def test_any_rows(tmp_path_factory, tokenizer, rows, kind, ascii_, array):
+def test_load_split_any_rows_load_or_raise(tmp_path_factory, tokenizer, rows, kind, ascii_, array):
     path = tmp_path_factory.getbasetemp() / ("any.json" if array else "any.jsonl")
     text = (
         json.dumps(rows, ensure_ascii=ascii_)
@@ -126,7 +126,7 @@ def test_any_rows(tmp_path_factory, tokenizer, rows, kind, ascii_, array):
     suffix=st.sampled_from([".jsonl", ".json", ".csv", ".parquet"]),
     kind=kinds,
 )
-def test_any_bytes(tmp_path_factory, tokenizer, content, suffix, kind):
+def test_load_split_any_bytes_load_or_raise(tmp_path_factory, tokenizer, content, suffix, kind):
     path = tmp_path_factory.getbasetemp() / f"bytes{suffix}"
     path.write_bytes(content)
     load(path, kind, tokenizer)

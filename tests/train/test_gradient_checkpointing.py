@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from prefcli.console import amount
 from prefcli.memory import gradient_checkpointing
 from prefcli.memory.activations import Policy, estimate_activation_memory
 from prefcli.memory.fake_step import Architectures, fake_run
 from prefcli.memory.gradient_checkpointing import choose
 from prefcli.model import Device, count_parameters
+from prefcli.text import format_bytes
 from prefcli.training.run import train
 from tests.support.tiny_runs import trainer_of
 
@@ -175,11 +175,11 @@ def test_choice_of_a_run_is_by_packed_rows_where_they_are_used(auto, capsys, sha
         recipe.dpo,
         CPU,
         Policy(trainer.model.config),
-        length=inputs.longest,
+        length=inputs.longest_row,
         reference=count_parameters(trainer.ref_model)[0],
         packed=tokens if shared_prefix == "auto" else None,
     )
-    assert trainer.checkpointing.why.startswith(f"{amount(needed)} of ")
+    assert trainer.checkpointing.why.startswith(f"{format_bytes(needed)} of ")
 
 
 def test_a_dry_run_shows_it(recipe_data, dry_run):

@@ -65,10 +65,10 @@ def test_what_is_not_known_is_not_tried_and_what_is_tried_is_probed(family, monk
     forward = model.forward
     monkeypatch.setattr("prefcli.packed_forward.supported_models.FAMILIES", FAMILIES | {family})
     found = prepared(model)
-    assert "nats a token off trl's own" in found.reason or "it fails: " in found.reason
+    assert "nats per token off trl's own" in found.reason or "it fails: " in found.reason
     assert model.config._attn_implementation == "sdpa"
     assert model.forward.__func__.__qualname__ == forward.__func__.__qualname__  # trl's
-    with pytest.raises(RecipeError, match=r"nats a token off|it fails") as caught:
+    with pytest.raises(RecipeError, match=r"nats per token off|it fails") as caught:
         prepared(model, "on")
     assert caught.value.problems[0].path == "performance.shared_prefix"
 
@@ -77,8 +77,8 @@ def test_a_wrong_layout_shows_in_fresh_weights_too(monkeypatch):
     """Whose tokens are all but equally likely, whatever is seen."""
     monkeypatch.setattr("prefcli.packed_forward.supported_models.FAMILIES", FAMILIES | {"stablelm"})
     model = AutoModelForCausalLM.from_config(tiny("stablelm").config)
-    assert "nats a token off" in prepared(model).reason
-    assert "nats a token off" in prepared(model.bfloat16()).reason
+    assert "nats per token off" in prepared(model).reason
+    assert "nats per token off" in prepared(model.bfloat16()).reason
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_the_probe_leaves_no_trace():
 def test_the_probe_is_longer_than_a_window_that_rows_reach(window, monkeypatch):
     """An attention that forgets the window is found out."""
     monkeypatch.setattr("prefcli.packed_forward.install.ATTENTIONS", (without_window(),))
-    assert "nats a token off" in prepared(tiny("mistral", sliding_window=window)).reason
+    assert "nats per token off" in prepared(tiny("mistral", sliding_window=window)).reason
     # No row of 64 tokens reaches this one.
     assert prepared(tiny("mistral", sliding_window=64)).reason is None
 

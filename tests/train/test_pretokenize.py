@@ -139,7 +139,7 @@ def test_load_run_datasets_changed_rows_are_read_again(fresh, make_recipe, tmp_p
 def test_load_run_datasets_damaged_cache_is_rebuilt(fresh, make_recipe, counted):
     recipe = make_recipe(fresh).recipe
     tokenizer = load_tokenizer(recipe.model)
-    entry = load_run_datasets(recipe, recipe.dpo, tokenizer).kept
+    entry = load_run_datasets(recipe, recipe.dpo, tokenizer).cache_path
     for damaged in (
         entry,
         entry.with_suffix(".npz"),
@@ -163,7 +163,7 @@ def test_prepare_command_leaves_nothing_to_tokenize(
         cli.main()
     out, err = capsys.readouterr()
     assert json.loads(out)["splits"]["train"]["kept"] == TRAIN
-    assert f"data: kept in {cache_folder()}" in err
+    assert f"data: cached in {cache_folder()}" in err
     assert counted() == (ROWS, CALLS["dpo"] * ROWS)
     recipe = make_recipe(fresh).recipe
     train(recipe, recipe.dpo)

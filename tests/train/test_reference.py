@@ -1,4 +1,4 @@
-"""The reference is the policy that training starts from, whatever it is made of."""
+"""The reference is the starting policy, for models and adapters of all kinds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LORA = {"rank": 3, "alpha": 6, "dropout": 0.0}
 
 @pytest.fixture
 def merged(sft_adapter, tmp_path) -> Path:
-    """The same policy as a plain model."""
+    """Merge the adapter into a full model."""
     folder = tmp_path / "merged"
     AutoPeftModelForCausalLM.from_pretrained(sft_adapter).merge_and_unload().save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
@@ -50,7 +50,7 @@ def build(recipe, name: str = "dpo"):
 
 
 def first_step(recipe) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss and gradients of the first batch."""
+    """Return loss and gradients of the first batch."""
     trainer, _, _ = build(recipe)
     rows = [trainer.train_dataset[i] for i in range(4)]
     trainer.model.train()
@@ -78,18 +78,20 @@ def test_train_model_adapter_without_an_adapter_raises(recipe_data, make_recipe)
 
 
 @pytest.mark.parametrize(
-    ("adapter", "lora", "said"),
+    ("adapter", "lora", "expected"),
     [
         ("stack", None, "needs a lora section"),
         ("continue", LORA, "remove the lora section"),
         ("merge", LORA, "write stack"),
     ],
 )
-def test_choices_and_the_lora_section(recipe_data, make_recipe, adapter, lora, said):
+def test_recipe_model_adapter_and_lora_must_agree(
+    recipe_data, make_recipe, adapter, lora, expected
+):
     recipe_data["model"]["adapter"] = adapter
     if lora:
         recipe_data["lora"] = lora
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=expected):
         make_recipe(recipe_data)
 
 
@@ -98,11 +100,11 @@ def test_train_stack_equals_training_on_the_merged_model(
 ):
     """The step-0 loss and the first gradient are equal for equal initial adapters."""
     recipe_data["lora"] = LORA
-    found = []
+    steps = []
     for name, adapter in ((sft_adapter, "stack"), (merged, None)):
         recipe_data["model"] = {"name_or_path": str(name), "adapter": adapter}
-        found.append(first_step(make_recipe(recipe_data).recipe))
-    (loss, grads), (expected, expected_grads) = found
+        steps.append(first_step(make_recipe(recipe_data).recipe))
+    (loss, grads), (expected, expected_grads) = steps
     assert loss == pytest.approx(expected, rel=1e-6) == pytest.approx(0.693147, abs=1e-5)
     assert grads.keys() == expected_grads.keys()
     assert any(g.abs().max() > 1e-4 for g in grads.values())
@@ -129,19 +131,19 @@ def test_reference_of_an_adapter_is_the_sft_policy(
     inputs_ = trainer._prepare_inputs(trainer.data_collator([row]))
     with torch.no_grad():
         trainer.compute_loss(trainer.model, inputs_)
-    told = {key: values[-1] for key, values in trainer._metrics["train"].items()}
+    logged = {key: values[-1] for key, values in trainer._metrics["train"].items()}
     side = "chosen" if name == "dpo" or row["label"] else "rejected"
-    said = told[f"logps/{side}"] - told[f"rewards/{side}"] / trainer.beta
+    reference_logp = logged[f"logps/{side}"] - logged[f"rewards/{side}"] / trainer.beta
     ids = tokenize(inputs.train.rows[1], tokenizer)
     completion = ids["chosen_ids" if name == "dpo" else "completion_ids"]
     sft = AutoModelForCausalLM.from_pretrained(merged)
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
-    assert said == pytest.approx(logps(sft, ids["prompt_ids"], completion), abs=1e-3)
-    assert abs(said - logps(base, ids["prompt_ids"], completion)) > 0.5
+    assert reference_logp == pytest.approx(logps(sft, ids["prompt_ids"], completion), abs=1e-3)
+    assert abs(reference_logp - logps(base, ids["prompt_ids"], completion)) > 0.5
 
 
 @pytest.mark.parametrize("adapter", ["continue", "stack", "merge"])
-def test_a_run_on_an_adapter_leaves_one_that_loads_anywhere(
+def test_train_on_an_adapter_saves_a_model_that_loads_elsewhere(
     recipe_data, make_recipe, sft_adapter, merged, tiny_model, adapter, capsys
 ):
     recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": adapter}
@@ -181,8 +183,10 @@ def test_a_run_on_an_adapter_leaves_one_that_loads_anywhere(
     assert lineage[-1]["adapter"] == adapter
 
 
-def test_a_different_scaling_of_each_adapter_is_kept(recipe_data, make_recipe, sft_adapter, merged):
-    """rsLoRA over LoRA: the sum has one scaling, and must still be the policy that was trained."""
+def test_train_stack_rslora_on_lora_equals_the_trained_policy(
+    recipe_data, make_recipe, sft_adapter, merged
+):
+    """rsLoRA on LoRA: the sum has a single scaling and equals the trained policy."""
     recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": "stack"}
     recipe_data["lora"] = {"rank": 4, "alpha": 3, "dropout": 0.0, "use_rslora": True}
     recipe_data["training"]["learning_rate"] = 0.05
@@ -198,7 +202,7 @@ def test_a_different_scaling_of_each_adapter_is_kept(recipe_data, make_recipe, s
         assert metrics[key] == pytest.approx(outcome.metrics[key], rel=1e-4), key
 
 
-def test_dora_can_not_be_stacked(recipe_data, make_recipe, sft_adapter):
+def test_train_stack_dora_raises(recipe_data, make_recipe, sft_adapter):
     recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": "stack"}
     recipe_data["lora"] = {**LORA, "use_dora": True}
     recipe = make_recipe(recipe_data).recipe
@@ -207,9 +211,7 @@ def test_dora_can_not_be_stacked(recipe_data, make_recipe, sft_adapter):
     assert dry_run(recipe, recipe.dpo).problems != []
 
 
-def test_check_sft_measures_the_policy_and_not_the_base(
-    recipe_data, make_recipe, sft_adapter, merged
-):
+def test_check_sft_adapter_scores_the_policy(recipe_data, make_recipe, sft_adapter, merged):
     found = []
     for model in (
         {"name_or_path": str(sft_adapter), "adapter": "continue"},
@@ -220,7 +222,7 @@ def test_check_sft_measures_the_policy_and_not_the_base(
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
-def test_a_wrong_reference_stops_the_run(
+def test_train_wrong_reference_stops_at_step_0(
     recipe_data, make_recipe, sft_adapter, merged, monkeypatch, lora
 ):
     if lora:
@@ -237,8 +239,8 @@ def test_a_wrong_reference_stops_the_run(
 
 
 @pytest.mark.parametrize("name", ["dpo", "ipo", "kto"])
-def test_another_loss_than_asked_for_stops_the_run(recipe_data, make_recipe, monkeypatch, name):
-    """A peer once trained every loss as sigmoid: it starts at ln 2, whatever the name says."""
+def test_train_wrong_loss_stops_at_step_0(recipe_data, make_recipe, monkeypatch, name):
+    """Another tool trained every loss as sigmoid, whose loss starts at ln 2."""
     recipe_data["dpo"] = {"loss_type": "hinge"}
     recipe = make_recipe(recipe_data).recipe
     method = recipe.methods[name]
@@ -249,7 +251,7 @@ def test_another_loss_than_asked_for_stops_the_run(recipe_data, make_recipe, mon
         train(recipe, method)
 
 
-def test_a_named_reference_is_used_as_it_is(recipe_data, make_recipe, sft_adapter, merged, capsys):
+def test_train_named_reference_is_used(recipe_data, make_recipe, sft_adapter, merged, capsys):
     recipe_data["reference"] = {"name_or_path": str(sft_adapter)}
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.dpo)
@@ -266,7 +268,7 @@ def test_a_named_reference_is_used_as_it_is(recipe_data, make_recipe, sft_adapte
     assert abs(before["eval_rewards/margins"]) > 1e-3
 
 
-def test_reference_without_a_method_that_has_one(recipe_data, make_recipe):
+def test_recipe_reference_without_such_a_method_raises(recipe_data, make_recipe):
     for name in ("sft", "dpo", "ipo", "kto", "simpo"):
         del recipe_data[name]
     recipe_data["reference"] = {"precompute": True}
@@ -275,8 +277,8 @@ def test_reference_without_a_method_that_has_one(recipe_data, make_recipe):
 
 
 @pytest.mark.parametrize("kind", ["full", "lora", "continue", "stack"])
-def test_resume_finds_the_reference_of_the_start(recipe_data, make_recipe, sft_adapter, kind):
-    """Weights and losses of 2 + 2 steps are those of 4; the reference does not move on resume."""
+def test_resume_uses_the_reference_of_the_start(recipe_data, make_recipe, sft_adapter, kind):
+    """Weights and losses of 2 + 2 steps equal those of 4; the reference stays the same."""
     if kind in ("continue", "stack"):
         recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": kind}
     if kind in ("lora", "stack"):
@@ -285,17 +287,17 @@ def test_resume_finds_the_reference_of_the_start(recipe_data, make_recipe, sft_a
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.dpo)
     folder = Path(recipe.output_dir)
-    whole = load_file(next((folder / "model").glob("*.safetensors")))
+    uninterrupted = load_file(next((folder / "model").glob("*.safetensors")))
     losses = [row["loss"] for row in metric_rows(folder) if "loss" in row]
     interrupt(folder, "checkpoint-4")
     train(recipe, recipe.dpo)
     again = load_file(next((folder / "model").glob("*.safetensors")))
     assert [row["loss"] for row in metric_rows(folder) if "loss" in row] == losses
-    for name, value in whole.items():
+    for name, value in uninterrupted.items():
         assert torch.equal(value, again[name]), name
 
 
-def test_resume_on_other_starting_weights_is_refused(
+def test_resume_with_changed_starting_weights_raises(
     recipe_data, make_recipe, tiny_model, tmp_path, monkeypatch
 ):
     start = tmp_path / "start"
@@ -320,7 +322,7 @@ def test_resume_on_other_starting_weights_is_refused(
         train(recipe, recipe.dpo)
 
 
-def test_an_adapter_whose_base_is_gone(recipe_data, make_recipe, sft_adapter):
+def test_train_adapter_with_missing_base_raises(recipe_data, make_recipe, sft_adapter):
     config = json.loads((sft_adapter / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = "/nowhere/base/model"
     (sft_adapter / "adapter_config.json").write_text(json.dumps(config))
@@ -333,12 +335,12 @@ def test_an_adapter_whose_base_is_gone(recipe_data, make_recipe, sft_adapter):
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
-def test_a_quantised_base(
+def test_load_policy_quantized_base_trains_float32_adapters(
     recipe_data, make_recipe, tiny_model, tmp_path, quantization, capsys, monkeypatch
 ):
-    """A run wants a GPU; bitsandbytes works on a CPU, too, well enough to prove the path."""
+    """A run needs a GPU; bitsandbytes on a CPU suffices to test the loading."""
     pytest.importorskip("bitsandbytes")
-    config = LlamaConfig.from_pretrained(tiny_model)  # its kernels want blocks of 64
+    config = LlamaConfig.from_pretrained(tiny_model)  # the kernels need blocks of 64
     config.hidden_size, config.intermediate_size, config.head_dim = 64, 128, 16
     shutil.copytree(tiny_model, tmp_path / "wider")
     LlamaForCausalLM(config).save_pretrained(tmp_path / "wider")
@@ -353,7 +355,7 @@ def test_a_quantised_base(
     outcome = train(recipe, recipe.dpo)
     assert "policy and reference agree" in capsys.readouterr().out
     assert (Path(outcome.model) / "adapter_model.safetensors").is_file()
-    # trl rounds them to bfloat16, where usual learning rates are lost.
+    # trl rounds them to bfloat16, which would lose usual updates.
     trainer, _, _ = build(recipe)
     assert {p.dtype for p in trainer.model.parameters() if p.requires_grad} == {torch.float32}
     recipe_data["model"] = {
@@ -368,7 +370,7 @@ def test_a_quantised_base(
     assert "policy and reference agree" in capsys.readouterr().out
 
 
-def test_model_options_keep_their_meaning():
+def test_recipe_stack_on_a_quantized_base_raises():
     with pytest.raises(ValueError, match="no weights to merge into"):
         Model(name_or_path="x", quantization="4bit", adapter="stack")
 

@@ -35,14 +35,14 @@ def folder(tmp_path):
 
 def test_load_stop_tokens_reads_the_generation_config(folder):
     stop_tokens = load_stop_tokens(folder(1, [1, 2]), llama3(), adapter=False)
-    assert (stop_tokens.ids, stop_tokens.named_in) == ({1, 2}, "generation_config.json")
+    assert (stop_tokens.ids, stop_tokens.source) == ({1, 2}, "generation_config.json")
 
 
 def test_load_stop_tokens_falls_back_to_config_and_tokenizer(folder):
     stop_tokens = load_stop_tokens(folder([2, 3]), llama3(), adapter=False)
-    assert (stop_tokens.ids, stop_tokens.named_in) == ({2, 3}, "config.json")
+    assert (stop_tokens.ids, stop_tokens.source) == ({2, 3}, "config.json")
     stop_tokens = load_stop_tokens(folder(None), llama3(), adapter=False)
-    assert (stop_tokens.ids, stop_tokens.named_in) == ({2}, "the tokenizer")
+    assert (stop_tokens.ids, stop_tokens.source) == ({2}, "the tokenizer")
 
 
 def test_load_stop_tokens_adds_the_eos_to_a_full_model_only(folder):

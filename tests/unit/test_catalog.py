@@ -37,8 +37,8 @@ def header(shipped: Shipped) -> list[str]:
 
 
 def recipe(name: str) -> Recipe:
-    (match,) = (r for r in LIBRARY if r.name == name)
-    return load(str(match.path)).recipe
+    (loaded_recipe,) = (r for r in LIBRARY if r.name == name)
+    return load(str(loaded_recipe.path)).recipe
 
 
 def parameters(name: str) -> int:
@@ -140,9 +140,9 @@ def test_stages_use_the_output_of_the_stage_before():
     ],
 )  # fmt: skip
 def test_recipe_is_as_published(name, method, options, rate, schedule, warmup, batch, epochs):
-    match = recipe(name)
-    assert [*match.methods] == [method]
-    section, training = match.methods[method], match.training
+    loaded_recipe = recipe(name)
+    assert [*loaded_recipe.methods] == [method]
+    section, training = loaded_recipe.methods[method], loaded_recipe.training
     assert {key: getattr(section, key) for key in options} == options
     assert training.learning_rate == rate
     assert training.lr_scheduler_type == schedule

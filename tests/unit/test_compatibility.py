@@ -45,14 +45,14 @@ def recipe(changes: dict | None = None) -> Recipe:
 
 def fired(recipe: Recipe, strategy: str, method: str = "dpo") -> list[int]:
     case = Case(recipe, recipe.methods[method], strategy)
-    return [number for number, rule in enumerate(COMBINATIONS) if rule.when(case)]
+    return [number for number, combination in enumerate(COMBINATIONS) if combination.when(case)]
 
 
 def test_every_combination_has_a_test():
     assert len(COMBINATIONS) == len(FIRES) == 7
-    assert [rule.path for rule in COMBINATIONS] == [path for path, _, _ in FIRES]
-    assert [rule.level for rule in COMBINATIONS] == ["error"] * 4 + ["warning"] * 3
-    assert all(rule.source and rule.instead for rule in COMBINATIONS)
+    assert [combination.path for combination in COMBINATIONS] == [path for path, _, _ in FIRES]
+    assert [combination.level for combination in COMBINATIONS] == ["error"] * 4 + ["warning"] * 3
+    assert all(combination.source and combination.instead for combination in COMBINATIONS)
 
 
 @pytest.mark.parametrize("number", range(len(FIRES)), ids=[path for path, _, _ in FIRES])

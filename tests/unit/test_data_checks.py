@@ -15,8 +15,8 @@ def checks(folder, *overrides):
 
 
 def test_data_checks_defaults():
-    defaults = {name: (s.warn, s.error) for name, s in DataChecks()}
-    assert defaults == {
+    shares = {name: (s.warn, s.error) for name, s in DataChecks()}
+    assert shares == {
         "long_prompts": (0.0, 0.01),
         "cut": (0.01, 0.1),
         "identical": (0.0, 0.05),
@@ -35,10 +35,10 @@ def test_data_checks_defaults():
 
 
 def test_data_checks_missing_share_keeps_its_default(tmp_path):
-    defaults = checks(tmp_path, "data.checks.cut.error=0.3", "data.checks.empty={warn: null}")
-    assert defaults.cut == Shares(warn=0.01, error=0.3)
-    assert defaults.empty == Shares(warn=None, error=0.01)
-    assert defaults.prompt_boundary == Shares(warn=0.0, error=0.01)
+    shares = checks(tmp_path, "data.checks.cut.error=0.3", "data.checks.empty={warn: null}")
+    assert shares.cut == Shares(warn=0.01, error=0.3)
+    assert shares.empty == Shares(warn=None, error=0.01)
+    assert shares.prompt_boundary == Shares(warn=0.0, error=0.01)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,15 @@ SPLIT = {
 }
 DOCUMENT = {
     "exit_code": 4,
-    "problems": [{"message": "train: <empty>", "place": None, "path": None, "hint": "fill it"}],
+    "problems": [
+        {
+            "code": "DAT001",
+            "message": "train: <empty>",
+            "place": None,
+            "path": None,
+            "hint": "fill it",
+        }
+    ],
     "warnings": [],
     "recipe": "r.yaml",
     "method": "dpo",

@@ -73,7 +73,6 @@ def test_entry_is_complete(entry):
     assert entry.cure.endswith(".")
 
 
-@pytest.mark.xfail(reason="until every folder has its entries")
 def test_every_code_in_the_product_has_an_entry():
     unknown = {code: at for code, at in codes_in_product().items() if code not in ERROR_CODES}
     assert not unknown, unknown

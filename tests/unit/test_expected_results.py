@@ -91,7 +91,7 @@ def test_compare_reports_values_inside_and_outside():
     compared, report = EXPECTED.compare(
         "dpo", {"eval_loss": 0.497, "eval_rewards/accuracies": 0.7, "eval_runtime": 3.0}
     )
-    assert {name: value.as_dict() for name, value in compared.items()} == {
+    assert {name: compared.as_dict() for name, compared in compared.items()} == {
         "eval_loss": {"value": 0.497, "low": 0.4868, "high": 0.5083, "within": True},
         "eval_rewards/accuracies": {"value": 0.7, "low": 0.747, "high": 0.785, "within": False},
     }

@@ -77,7 +77,7 @@ def test_load_valid_paths_and_hub_ids(name, tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["../runs", "/tmp/x y", "runs/ü", "--x", "~/runs"])
-def test_load_folder_with_special_characters_is_valid(folder, tmp_path):
+def test_load_folders_with_uncommon_names(folder, tmp_path):
     load(write(tmp_path, GOOD.replace("runs/x", f"'{folder}'")))
 
 

@@ -28,18 +28,18 @@ def test_go_offline_sets_the_variable_of_every_library():
     assert [os.environ[name] for name in VARIABLES] == ["1", "1", "1"]
 
 
-def notes_of(*trackers: str) -> list[str]:
+def keep_trackers(*trackers: str) -> list[str]:
     return keep_trackers_here(Logging(report_to=list(trackers)))
 
 
 def test_keep_trackers_here_makes_wandb_write_files():
-    (note,) = notes_of("wandb", "tensorboard", "mlflow", "trackio")
-    assert "wandb sync" in note
+    (lines,) = keep_trackers("wandb", "tensorboard", "mlflow", "trackio")
+    assert "wandb sync" in lines
     assert os.environ["WANDB_MODE"] == "offline"
 
 
 def test_keep_trackers_here_without_wandb_sets_nothing():
-    assert notes_of("tensorboard") == []
+    assert keep_trackers("tensorboard") == []
     assert "WANDB_MODE" not in os.environ
 
 
@@ -56,7 +56,7 @@ def test_keep_trackers_here_without_wandb_sets_nothing():
 def test_keep_trackers_here_tracker_that_sends_is_an_error(tracker, variable, value, monkeypatch):
     monkeypatch.setenv(variable, value)
     with pytest.raises(RecipeError) as caught:
-        notes_of(tracker)
+        keep_trackers(tracker)
     (problem,) = caught.value.problems
     assert problem.path == "logging.report_to"
     assert variable in problem.message
@@ -66,7 +66,7 @@ def test_keep_trackers_here_tracker_that_sends_is_an_error(tracker, variable, va
 @pytest.mark.parametrize("uri", ["", "runs/mlflow", "file:///runs", "sqlite:///runs.db"])
 def test_keep_trackers_here_local_mlflow_is_valid(uri, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert notes_of("mlflow") == []
+    assert keep_trackers("mlflow") == []
 
 
 def test_telemetry_is_off_by_default(monkeypatch):

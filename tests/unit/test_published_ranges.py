@@ -39,7 +39,7 @@ def test_defaults_are_in_the_published_ranges(name, lora):
 
 
 @pytest.mark.parametrize(
-    ("name", "lora", "changes", "path", "report"),
+    ("name", "lora", "changes", "path", "text"),
     [
         ("dpo", False, {"training": {"learning_rate": 5e-6}}, "training.learning_rate", "2e-07 to 1e-06 (alignment-handbook"),
         ("dpo", True, {"training": {"learning_rate": 5e-5}}, "training.learning_rate", "1e-06 to 1e-05"),
@@ -54,10 +54,10 @@ def test_defaults_are_in_the_published_ranges(name, lora):
         ("sft", False, {"training": {"learning_rate": 1e-4}}, "training.learning_rate", "1e-05 to 5e-05"),
     ],
 )  # fmt: skip
-def test_value_outside_is_a_warning_with_range_and_source(name, lora, changes, path, report):
+def test_value_outside_is_a_warning_with_range_and_source(name, lora, changes, path, text):
     (line,) = warnings_of(recipe(lora, **changes), name)
     assert line.startswith(f"{path} ")
-    assert report in line
+    assert text in line
     assert f"the published range for {name}" in line
 
 

@@ -117,9 +117,9 @@ def test_load_injected_lines_are_valid_or_a_recipe_error(tmp_path, lines):
 
 @quick
 @given(st.lists(st.tuples(st.integers(0, 500), st.binary(min_size=1, max_size=8)), min_size=1))
-def test_load_injected_bytes_are_valid_or_a_recipe_error(tmp_path, insertions):
+def test_load_injected_bytes_are_valid_or_a_recipe_error(tmp_path, fragments):
     data = bytearray(yaml.safe_dump(FULL).encode())
-    for at, piece in insertions:
+    for at, piece in fragments:
         data[at : at + len(piece)] = piece
     survives(tmp_path, bytes(data))
 
@@ -200,17 +200,17 @@ def test_format_any_row_is_read_or_a_row_error(first, row):
     if shape is None:
         return
     # All rows of a source have the columns of the first; what lacks one reads as null.
-    for row_read in (first, {column: row.get(column) for column in first}):
+    for sample in (first, {column: row.get(column) for column in first}):
         try:
-            converted = shape.convert(row_read)
+            converted = shape.convert(sample)
         except RowError as error:
-            failure = error
+            row_error = error
         else:
             assert isinstance(converted, dict)
             continue
-        assert failure.actual
-        assert failure.expected
-        assert len(str(failure)) < 1000
+        assert row_error.actual
+        assert row_error.expected
+        assert len(str(row_error)) < 1000
 
 
 @pytest.mark.parametrize("shape", FORMATS, ids=lambda f: f.name)

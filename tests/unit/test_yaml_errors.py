@@ -153,7 +153,7 @@ def test_read_text_of_endless_file_stops():
         pytest.param(GOOD + "#" * 99_000, id="99 kB"),
     ],
 )
-def test_load_bom_crlf_and_unicode_are_accepted(content, tmp_path):
+def test_load_other_encodings_and_line_ends(content, tmp_path):
     assert load(write(tmp_path, content)).recipe.model.name_or_path == "some/model"
 
 
