@@ -90,7 +90,7 @@ class ResumeDiff:
 
     @property
     def changes_optimizer(self) -> bool:
-        """Whether the recipe's optimizer settings replace those in the checkpoint."""
+        """Return whether the recipe's optimizer settings replace those in the checkpoint."""
         training = any(difference.startswith("training.") for difference in self.accepted)
         return training and self.here["strategy"] in _ONE_FORMAT
 

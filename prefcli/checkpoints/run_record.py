@@ -18,7 +18,7 @@ from prefcli.model import Device, resolve_model
 from prefcli.recipe.schema import Recipe
 
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
-_KEPT_ON_RESUME = ("started", "check_sft", "step_zero", "start_weights")
+_FACTS_OF_THE_START = ("started", "check_sft", "step_zero", "start_weights")
 """Facts about the run's start, which a resume does not measure again."""
 
 _OLD_KEYS = {"anchor": "expected", "push": "push_to_hub"}
@@ -113,7 +113,7 @@ class RunRecord:
 
         accepted: differences from that part. same_rows: whether the rows are still the same.
         """
-        for key in _KEPT_ON_RESUME:
+        for key in _FACTS_OF_THE_START:
             value = getattr(before, key)
             if value is not None:
                 setattr(self, key, value)

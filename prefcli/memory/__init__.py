@@ -1,1 +1,1 @@
-"""What proves a recipe before it runs: counted, sized, and rehearsed on tensors without memory."""
+"""The memory of a training step: measured on fake tensors, for one device or a sharded run."""

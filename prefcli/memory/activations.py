@@ -1,7 +1,8 @@
-"""What a step holds at once without gradient checkpointing, on tensors that hold nothing.
+"""The cheap estimate of a step's memory without gradient checkpointing: an upper bound.
 
-A bound, for the choice that it is made for: rows count as long as the longest of them, padded and
-with their prompts repeated. A dry-run rehearses the whole step (rehearsal/fake_run.py).
+`training.gradient_checkpointing: auto` needs it before a trainer exists: every row counts as long
+as the longest. A dry-run measures the step itself (fake_step.py), with the same bytes per quantized
+weight and per optimizer state.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from trl.kernels import chunked_logprob
 
 from prefcli.data.run_datasets import mixed_rows
+from prefcli.memory.fake_quantized import BITS_PER_WEIGHT
 from prefcli.memory.optimizer_state_size import BITSANDBYTES, on_device, on_disk
 from prefcli.methods import Method
 from prefcli.model import Device, count_parameters, lora_config
@@ -25,21 +27,19 @@ from prefcli.model.remote_code import from_config_kwargs
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_compat import LOGPROB_TILE_COLUMNS, modules_moved_by
 
-_PACKED = {"4bit": 0.6, "8bit": 1.1}
-"""Bytes of a quantised weight, with its scale."""
 _WHOLE = 16
-"""Bytes of a logit where a loss is made of all of them."""
+"""Bytes per logit if the loss needs all of them at once."""
 _TILED = {"cuda": 1, "cpu": 8}
-"""How many of its tiles trl's head holds at once; ours, where it can be used, needs less."""
+"""Tiles that trl's head holds at once; prefcli's own head needs less."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is trained, without its weights."""
+    """The policy without its weights."""
 
     config: PretrainedConfig
     adapter: LoraConfig | None = None
-    """That is trained on, where model.adapter says continue."""
+    """The adapter to continue, if model.adapter is continue."""
 
 
 def estimate_activation_memory(
@@ -54,7 +54,7 @@ def estimate_activation_memory(
 ) -> int:
     """Bytes at the peak of the backward pass.
 
-    length: tokens of the longest row. reference: parameters of the model beside the policy.
+    length: tokens of the longest row. reference: parameters of a separate reference model.
     packed: tokens of the largest micro-batch where it is one row without padding.
     """
     rows = _rows(recipe, method)
@@ -68,9 +68,9 @@ def estimate_activation_memory(
         modules_moved_by(to_type),
     ):
         model = _model(recipe, policy, dtype)
-        every, trained = count_parameters(model)
-        kept = _kept(model, rows, length, half=half, padded=packed is None)
-    frozen = _PACKED.get(recipe.model.quantization or "", dtype.itemsize)
+        parameters, trained = count_parameters(model)
+        saved = _saved_bytes(model, rows, length, half=half, padded=packed is None)
+    frozen = _bytes_of_frozen(recipe, dtype)
     # As the recipe has it, an adapter is trained in float32 on whatever lies below it.
     own = 4 if recipe.trains_adapter and recipe.model.dtype != "bfloat16" else dtype.itemsize
     optim = recipe.training.optim
@@ -79,19 +79,24 @@ def estimate_activation_memory(
         if optim in BITSANDBYTES
         else on_disk(optim, trained) * own // 4
     )
-    weights = int(frozen * (every - trained)) + own * trained
+    weights = int(frozen * (parameters - trained)) + own * trained
     if method.trainer.concatenates_forward and packed is None:
         logits: int = _WHOLE * rows * length * policy.config.get_text_config().vocab_size
     else:
         tokens: int = min(rows * length, chunked_logprob.TOKEN_CHUNK_SIZE)
         tile: int = tokens * LOGPROB_TILE_COLUMNS * (2 if half else 4)
         logits = _TILED[machine.kind] * tile
-    total: int = weights + own * trained + states + int(frozen * reference) + kept + logits
+    total: int = weights + own * trained + states + int(frozen * reference) + saved + logits
     return total
 
 
+def _bytes_of_frozen(recipe: Recipe, dtype: torch.dtype) -> float:
+    quantization = recipe.model.quantization
+    return dtype.itemsize if quantization is None else BITS_PER_WEIGHT[quantization] / 8
+
+
 def _rows(recipe: Recipe, method: Method) -> int:
-    """In a forward pass with a gradient."""
+    """Count the rows of a forward pass with gradients."""
     batch = recipe.training.per_device_train_batch_size
     return (2 if method.rows == "pair" else 1) * batch + mixed_rows(recipe, method)
 
@@ -118,10 +123,10 @@ def to_type(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Modu
     return module
 
 
-def _kept(model: Any, rows: int, length: int, *, half: bool, padded: bool) -> int:
-    """Bytes that the layers keep for their backward pass, the weights themselves left out.
+def _saved_bytes(model: Any, rows: int, length: int, *, half: bool, padded: bool) -> int:
+    """Count the bytes that the layers save for their backward pass, without the weights.
 
-    padded: with a mask of all pairs of tokens.
+    padded: use a mask of all pairs of tokens.
     """
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     sizes: dict[int, int] = {}

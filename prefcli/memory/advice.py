@@ -1,4 +1,4 @@
-"""What to change in a recipe that needs too much memory: what costs least comes first."""
+"""Changes to a recipe that needs too much memory, the least costly first."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from prefcli.text import format_bytes
 from prefcli.trl_integration.trl_args import accumulate
 
 _WORTH = 0.01
-"""Of what is needed; what saves less is not proposed."""
+"""Smallest saving to propose, as a share of the memory needed."""
 
 
 class Candidate(NamedTuple):
-    """What is changed step by step."""
+    """A recipe, method and hardware, changed step by step."""
 
     recipe: Recipe
     method: Method
@@ -29,18 +29,18 @@ class Candidate(NamedTuple):
 
 
 class Override(NamedTuple):
-    """What is typed on the command line, and what that makes of it."""
+    """An override on the command line, and the candidate with it."""
 
     text: str
-    setup: Candidate
+    candidate: Candidate
 
 
 @dataclass(frozen=True)
-class Remedy:
-    """One more change, on top of those before it."""
+class MemoryAdvice:
+    """One change in addition to those before it."""
 
     propose: Callable[[Candidate], Override | None]
-    typed: str
+    change: str
     why: str
     saved: int
     memory: Memory
@@ -48,7 +48,7 @@ class Remedy:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "change": self.typed,
+            "change": self.change,
             "why": self.why,
             "saved": self.saved,
             "needed": self.memory.needed,
@@ -58,7 +58,7 @@ class Remedy:
     def __str__(self) -> str:
         verdict = ", which fits" if self.fits else ""
         return (
-            f"{self.typed} saves about {format_bytes(self.saved)} ({self.why}): then "
+            f"{self.change} saves about {format_bytes(self.saved)} ({self.why}): then "
             f"{format_bytes(self.memory.needed)} needed{verdict}"
         )
 
@@ -66,157 +66,160 @@ class Remedy:
 Predict = Callable[[Candidate], Memory]
 
 
-def remedies(setup: Candidate, before: Memory, estimate: Predict) -> Iterator[Remedy]:
-    """Down the ladder, each on top of those before it, until it fits or the ladder ends."""
+def advise(candidate: Candidate, before: Memory, estimate: Predict) -> Iterator[MemoryAdvice]:
+    """Propose changes, each in addition to those before it, until the step fits."""
     for propose, why in _LADDER:
-        change = propose(setup)
-        if change is None or not _is_allowed(change.setup):
+        change = propose(candidate)
+        if change is None or not _is_allowed(change.candidate):
             continue
-        after = estimate(change.setup)
+        after = estimate(change.candidate)
         saved = before.needed - after.needed
         if saved < _WORTH * before.needed:
             continue
-        fits = after.fits(change.setup.target)
-        yield Remedy(propose, change.text, why, saved, after, fits)
+        fits = after.fits(change.candidate.target)
+        yield MemoryAdvice(propose, change.text, why, saved, after, fits)
         if fits:
             return
-        setup, before = change.setup, after
+        candidate, before = change.candidate, after
 
 
-def fewest(
-    setup: Candidate, found: Sequence[Remedy], estimate: Predict, predict: Predict
-) -> list[Remedy]:
-    """Those that are needed for it to fit; none where all of them do not do it.
+def fewest_changes(
+    candidate: Candidate, advices: Sequence[MemoryAdvice], estimate: Predict, predict: Predict
+) -> list[MemoryAdvice]:
+    """Choose the fewest changes with which the step fits; empty if all of them do not suffice.
 
-    estimate: quick, for the choice. predict: what the choice is held to.
+    estimate: quick, for the choice. predict: exact, to confirm it.
     """
-    if not found or not found[-1].fits:
+    if not advices or not advices[-1].fits:
         return []
-    chosen = list(found)
-    for remedy in reversed(found[:-1]):
-        fewer = [each for each in chosen if each is not remedy]
-        without = _apply(setup, fewer)
+    chosen = list(advices)
+    for advice in reversed(advices[:-1]):
+        fewer = [other for other in chosen if other is not advice]
+        without = _apply(candidate, fewer)
         if estimate(without).fits(without.target):
             chosen = fewer
-    for choice in (chosen, list(found)):
-        whole = _apply(setup, choice)
-        if predict(whole).fits(whole.target):
+    for choice in (chosen, list(advices)):
+        changed = _apply(candidate, choice)
+        if predict(changed).fits(changed.target):
             return choice
     return []
 
 
-def _is_allowed(setup: Candidate) -> bool:
-    """Would prefcli take such a recipe, on such devices?"""
+def _is_allowed(candidate: Candidate) -> bool:
+    """Return whether prefcli accepts the recipe on its devices."""
     try:
-        Recipe.model_validate(setup.recipe.model_dump(by_alias=True))
-        accumulate(setup.recipe.training, setup.target.devices)
-        check_combinations(setup.recipe, setup.method, setup.target.strategy)
+        Recipe.model_validate(candidate.recipe.model_dump(by_alias=True))
+        accumulate(candidate.recipe.training, candidate.target.devices)
+        check_combinations(candidate.recipe, candidate.method, candidate.target.strategy)
     except (ValueError, RecipeError):
         return False
     return True
 
 
-def _apply(setup: Candidate, steps: Sequence[Remedy]) -> Candidate:
+def _apply(candidate: Candidate, steps: Sequence[MemoryAdvice]) -> Candidate:
     for step in steps:
-        change = step.propose(setup)
-        setup = change.setup if change is not None else setup
-    return setup
+        change = step.propose(candidate)
+        candidate = change.candidate if change is not None else candidate
+    return candidate
 
 
-def _set(setup: Candidate, section: str, key: str, value: Any) -> Override:
-    changed = getattr(setup.recipe, section).model_copy(update={key: value})
-    recipe = setup.recipe.model_copy(update={section: changed})
-    return Override(f"{section}.{key}={str(value).lower()}", setup._replace(recipe=recipe))
+def _set(candidate: Candidate, section: str, key: str, value: Any) -> Override:
+    changed = getattr(candidate.recipe, section).model_copy(update={key: value})
+    recipe = candidate.recipe.model_copy(update={section: changed})
+    return Override(f"{section}.{key}={str(value).lower()}", candidate._replace(recipe=recipe))
 
 
-def _fused(setup: Candidate) -> Override | None:
-    if setup.recipe.training.optim != "adamw_torch":
+def _fused(candidate: Candidate) -> Override | None:
+    if candidate.recipe.training.optim != "adamw_torch":
         return None
-    return _set(setup, "training", "optim", "adamw_torch_fused")
+    return _set(candidate, "training", "optim", "adamw_torch_fused")
 
 
-def _checkpointing(setup: Candidate) -> Override | None:
-    if setup.recipe.training.gradient_checkpointing:
+def _checkpointing(candidate: Candidate) -> Override | None:
+    if candidate.recipe.training.gradient_checkpointing:
         return None
-    return _set(setup, "training", "gradient_checkpointing", True)
+    return _set(candidate, "training", "gradient_checkpointing", True)
 
 
-def _precompute(setup: Candidate) -> Override | None:
-    if not setup.method.needs_reference or setup.recipe.reference.precompute:
+def _precompute(candidate: Candidate) -> Override | None:
+    if not candidate.method.needs_reference or candidate.recipe.reference.precompute:
         return None
-    return _set(setup, "reference", "precompute", True)
+    return _set(candidate, "reference", "precompute", True)
 
 
-def _smaller_batch(setup: Candidate) -> Override | None:
-    smallest, _ = setup.method.smallest_batch()
-    if setup.recipe.training.per_device_train_batch_size <= smallest:
+def _smaller_batch(candidate: Candidate) -> Override | None:
+    smallest, _ = candidate.method.smallest_batch()
+    if candidate.recipe.training.per_device_train_batch_size <= smallest:
         return None
-    return _set(setup, "training", "per_device_train_batch_size", smallest)
+    return _set(candidate, "training", "per_device_train_batch_size", smallest)
 
 
-def _shard(setup: Candidate) -> Override | None:
-    target = setup.target
-    if target.devices == 1 or target.strategy != "ddp" or setup.recipe.model.quantization:
+def _shard(candidate: Candidate) -> Override | None:
+    target = candidate.target
+    if target.devices == 1 or target.strategy != "ddp" or candidate.recipe.model.quantization:
         return None
-    return Override("--strategy fsdp2", setup._replace(target=replace(target, strategy="fsdp2")))
+    return Override(
+        "--strategy fsdp2", candidate._replace(target=replace(target, strategy="fsdp2"))
+    )
 
 
-def _eight_bits(setup: Candidate) -> Override | None:
-    if "adamw_torch" not in setup.recipe.training.optim or setup.target.strategy not in (
+def _eight_bits(candidate: Candidate) -> Override | None:
+    if "adamw_torch" not in candidate.recipe.training.optim or candidate.target.strategy not in (
         "single",
         "ddp",
     ):
         return None
-    return _set(setup, "training", "optim", "adamw_8bit")
+    return _set(candidate, "training", "optim", "adamw_8bit")
 
 
-def _lora(setup: Candidate) -> Override | None:
-    if setup.recipe.trains_adapter or setup.recipe.model.adapter is not None:
+def _lora(candidate: Candidate) -> Override | None:
+    if candidate.recipe.trains_adapter or candidate.recipe.model.adapter is not None:
         return None
-    recipe = setup.recipe.model_copy(update={"lora": Lora()})
-    return Override("lora.rank=16", setup._replace(recipe=recipe))
+    recipe = candidate.recipe.model_copy(update={"lora": Lora()})
+    return Override("lora.rank=16", candidate._replace(recipe=recipe))
 
 
-def _four_bits(setup: Candidate) -> Override | None:
-    model = setup.recipe.model
+def _four_bits(candidate: Candidate) -> Override | None:
+    model = candidate.recipe.model
     if (
-        not setup.recipe.trains_adapter
+        not candidate.recipe.trains_adapter
         or model.quantization is not None
         or model.adapter == "stack"
-        or setup.target.strategy not in ("single", "ddp")
+        or candidate.target.strategy not in ("single", "ddp")
     ):
         return None
-    return _set(setup, "model", "quantization", "4bit")
+    return _set(candidate, "model", "quantization", "4bit")
 
 
-def _shorter(setup: Candidate) -> Override | None:
-    length = setup.recipe.data.max_length // 2
-    return _set(setup, "data", "max_length", length) if length >= 256 else None
+def _shorter(candidate: Candidate) -> Override | None:
+    length = candidate.recipe.data.max_length // 2
+    return _set(candidate, "data", "max_length", length) if length >= 256 else None
 
 
 _LADDER: tuple[tuple[Callable[[Candidate], Override | None], str], ...] = (
-    (_fused, "the same update, without copies in passing"),
+    (_fused, "the same update without temporary copies"),
     (_checkpointing, "about a third slower"),
-    (_precompute, "one pass before training"),
+    (_precompute, "one pass over the data before training"),
     (_smaller_batch, "more accumulation, the same global batch, slower"),
     (_shard, "more traffic between the devices"),
     (_eight_bits, "optimizer states in 8 bits; needs bitsandbytes"),
     (_lora, "an adapter instead of all weights; about ten times the learning rate"),
     (_four_bits, "QLoRA: frozen weights in NF4, slower; needs bitsandbytes"),
-    (_shorter, "more completions are cut, or lost"),
+    (_shorter, "more completions are cut or dropped"),
 )
 
 
-def refuse(memory: Memory, target: Hardware, cure: Sequence[Remedy]) -> None:
-    """Raises GateError: the step does not fit. cure: what would make it fit, if anything would."""
+def refuse(memory: Memory, target: Hardware, cure: Sequence[MemoryAdvice]) -> None:
+    """Raise GateError since the step does not fit. cure: changes with which it does."""
     assert target.gpu_memory is not None
     raise GateError(
         Problem(
-            f"a step needs {format_bytes(memory.needed)} on each GPU, and there are "
+            f"a step needs {format_bytes(memory.needed)} on each GPU, which has "
             f"{format_bytes(target.gpu_memory)}",
-            hint=f"this fits: {' '.join(remedy.typed for remedy in cure)}"
+            hint=f"this fits: {' '.join(advice.change for advice in cure)}"
             if cure
-            else "no change that is known here makes it fit; take more GPUs, or larger ones "
-            "(--devices 8 --strategy fsdp2 shows what sharding would do)",
+            else "no known change makes it fit; use more or larger GPUs (--devices 8 --strategy "
+            "fsdp2 shows the effect of sharding)",
+            code="TRN031",
         )
     )

@@ -1,4 +1,4 @@
-"""Tokenizer and rows of a rehearsal: of the right length, and without a meaning."""
+"""Tokenizer and rows of a simulated step: they have the right length and no meaning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefcli.methods import Method
 
 
 def one_token_a_word() -> PreTrainedTokenizerFast:
-    """The ids mean nothing to a model without values."""
+    """Make a tokenizer with one token per word; a model without values needs no real ids."""
     words = Tokenizer(models.WordLevel({"a": 0, "</s>": 1, "<pad>": 2}, unk_token="a"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -24,12 +24,12 @@ def one_token_a_word() -> PreTrainedTokenizerFast:
 
 
 def rows_of(method: Method, count: int, length: int) -> list[dict[str, Any]]:
-    """Rows of `length` tokens, the end token included; a side of each pair is shorter by one."""
-    whole, shorter = _text(length - 2), _text(length - 3)
+    """Make rows of `length` tokens with the end token; one side of each pair is one shorter."""
+    longer, shorter = _text(length - 2), _text(length - 3)
     if method.rows == "pair":
-        return [{"prompt": "a", "chosen": " " + whole, "rejected": " " + shorter}] * count
+        return [{"prompt": "a", "chosen": " " + longer, "rejected": " " + shorter}] * count
     rows = [
-        {"prompt": "a", "completion": f" {whole if i % 2 else shorter}", "label": bool(i % 2)}
+        {"prompt": "a", "completion": f" {longer if i % 2 else shorter}", "label": bool(i % 2)}
         for i in range(count)
     ]
     if method.rows == "demonstration":
@@ -38,7 +38,7 @@ def rows_of(method: Method, count: int, length: int) -> list[dict[str, Any]]:
 
 
 def demonstrations(most: int, length: int) -> Split:
-    """As many as a step may mix in, and more."""
+    """Make more demonstrations than a step can mix in."""
     rows = [{"text": _text(length), "_file": "", "_row": 1}] * (most + 1)
     return Split(
         name="sft_mix",

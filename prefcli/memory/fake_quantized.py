@@ -1,4 +1,4 @@
-"""A quantised linear layer for memory's sake: bytes as bitsandbytes keeps them, no values."""
+"""A quantized linear layer without values: it has the bytes that bitsandbytes would keep."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-_BITS = {
+BITS_PER_WEIGHT = {
     # NF4, one 8-bit scale for 64 weights, one 32-bit scale for 256 of those.
     "4bit": 4 + 8 / 64 + 32 / (64 * 256),
     "8bit": 8.0,
@@ -14,30 +14,30 @@ _BITS = {
 
 
 class _Product(torch.autograd.Function):
-    """Both passes unpack the weights, and neither keeps them unpacked."""
+    """A product whose passes unpack the weights and do not keep them unpacked."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, packed: torch.Tensor, out: int) -> torch.Tensor:
         ctx.save_for_backward(packed)
         ctx.size = (out, x.shape[-1])
-        whole = torch.empty(ctx.size, dtype=x.dtype)
-        return x @ whole.t()
+        unpacked = torch.empty(ctx.size, dtype=x.dtype)
+        return x @ unpacked.t()
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        whole = torch.empty(ctx.size, dtype=gradient.dtype)
-        return gradient @ whole, None, None
+        unpacked = torch.empty(ctx.size, dtype=gradient.dtype)
+        return gradient @ unpacked, None, None
 
 
 class PackedLinear(torch.nn.Linear):
-    """Takes the place of a frozen layer, so that peft finds a linear layer where it looks."""
+    """Replaces a frozen linear layer; peft accepts it as one."""
 
     def __init__(self, like: torch.nn.Linear, bits: Literal["4bit", "8bit"]) -> None:
         super().__init__(1, 1, bias=like.bias is not None)
         self.in_features, self.out_features = like.in_features, like.out_features
         if like.bias is not None:
             self.bias = like.bias
-        size = int(like.weight.numel() * _BITS[bits] / 8)
+        size = int(like.weight.numel() * BITS_PER_WEIGHT[bits] / 8)
         if bits == "8bit":
             size += 4 * like.out_features  # one scale a row
         self.weight = torch.nn.Parameter(torch.empty(size, dtype=torch.uint8), requires_grad=False)
@@ -50,7 +50,7 @@ class PackedLinear(torch.nn.Linear):
 
 
 def pack(model: torch.nn.Module, bits: Literal["4bit", "8bit"]) -> None:
-    """Every linear layer but the output head, as bitsandbytes would."""
+    """Replace every linear layer but the output head, as bitsandbytes does."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear) and module is not head:

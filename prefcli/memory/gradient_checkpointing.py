@@ -1,4 +1,4 @@
-"""training.gradient_checkpointing: auto: recompute in the backward pass only where memory asks."""
+"""training.gradient_checkpointing: auto, which recomputes activations only if memory is short."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ segments expand."""
 class Choice:
     on: bool
     why: str | None = None
-    """None where the recipe has chosen."""
+    """None if the recipe decides."""
 
     def lines(self) -> list[str]:
         if self.why is None:
@@ -46,31 +46,31 @@ def choose(
     packed: int | None = None,
 ) -> Choice:
     """length, reference, packed: as in `estimate_activation_memory`. memory: bytes of one device;
-    None where nobody knows."""
-    asked = recipe.training.gradient_checkpointing
-    if asked != "auto":
-        return Choice(asked)
+    None if unknown."""
+    setting = recipe.training.gradient_checkpointing
+    if setting != "auto":
+        return Choice(setting)
     if strategy not in ("single", "ddp"):
         return Choice(True, f"as always under {strategy}")
     if memory is None:
-        return Choice(True, "as the memory of the device is not known here")
+        return Choice(True, "as the memory of the device is unknown")
     try:
         needed = estimate_activation_memory(
             recipe, method, machine, policy, length=length, reference=reference, packed=packed
         )
-    # A model may do what tensors without memory can't follow; that says nothing about the recipe.
+    # A model may use operations without a fake version; the recipe is not at fault.
     except Exception as error:
         why = first_line(error)
-        return Choice(True, f"as what it would save can't be told beforehand ({why})")
+        return Choice(True, f"as its savings cannot be estimated ({why})")
     limit = _SHARE[machine.kind] * memory
-    said = f"{format_bytes(needed)} of {format_bytes(memory)} predicted without it"
+    prediction = f"{format_bytes(needed)} of {format_bytes(memory)} predicted without it"
     if needed <= limit:
-        return Choice(False, said)
-    return Choice(True, f"{said}, and {format_bytes(limit)} are the most that auto takes")
+        return Choice(False, prediction)
+    return Choice(True, f"{prediction}; auto uses at most {format_bytes(limit)}")
 
 
 def memory_here(machine: Device) -> int:
-    """Bytes that this process has, or may have."""
+    """Return the bytes that this process holds or can allocate."""
     if machine.kind == "cuda":
         free, _ = torch.cuda.mem_get_info()
         return free + torch.cuda.memory_reserved()

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.memory.fake_step import Architectures
+from prefcli.memory.fake_models import Architectures
 from prefcli.memory.sharding import Sizes, blocks
 from prefcli.model import (
     check_targets,

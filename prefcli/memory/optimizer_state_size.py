@@ -1,4 +1,4 @@
-"""What the optimizers keep that torch does not have, in bytes a parameter."""
+"""The size of optimizer states, in bytes per parameter."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 _WHOLE = 8.0
 """Two moments in float32."""
 _EIGHT_BITS = 2.03
-"""Two moments of a byte, and for each a scale of 4 bytes a block of 256."""
+"""Two moments of a byte, and for size a scale of 4 bytes a block of 256."""
 
 
 class States(NamedTuple):
-    """device: on the GPU; paged states give way to the host's memory. disk: in a checkpoint."""
+    """device: on the GPU; paged states move to the host's memory. disk: in a checkpoint."""
 
     device: float
     disk: float
@@ -26,13 +26,15 @@ _TORCH = {"sgd": 0.0, "adafactor": 0.1, "rmsprop": 4.0}
 
 
 def on_device(optim: str, parameters: int, embedded: int) -> int:
-    """Bytes of bitsandbytes' states. embedded: of the parameters, those of embeddings, which
-    transformers has it keep in 32 bits."""
-    each = BITSANDBYTES[optim].device
-    return int(each * (parameters - embedded) + (_WHOLE * embedded if each else 0.0))
+    """Return the bytes of bitsandbytes' states.
+
+    embedded: parameters of embeddings, whose states transformers keeps in 32 bits.
+    """
+    size = BITSANDBYTES[optim].device
+    return int(size * (parameters - embedded) + (_WHOLE * embedded if size else 0.0))
 
 
 def on_disk(optim: str, parameters: int) -> int:
-    """Bytes of a checkpoint's optimizer states."""
-    each = BITSANDBYTES[optim].disk if optim in BITSANDBYTES else _TORCH.get(optim, _WHOLE)
-    return int(each * parameters)
+    """Return the bytes of the optimizer states in a checkpoint."""
+    size = BITSANDBYTES[optim].disk if optim in BITSANDBYTES else _TORCH.get(optim, _WHOLE)
+    return int(size * parameters)

@@ -1,4 +1,4 @@
-"""The GPU memory that a run will need at its peak, what it is for, and how to need less."""
+"""The GPU memory that a run needs at its peak, and what it is used for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prefcli.memory.fake_step import Architectures, StepPeaks, fake_run
+from prefcli.memory.fake_models import Architectures
+from prefcli.memory.fake_step import StepPeaks
 from prefcli.memory.hardware import Hardware
 from prefcli.memory.profiler import KINDS
 from prefcli.memory.sharding import Sizes, sharded
@@ -32,7 +33,7 @@ class Memory:
 
     @property
     def allocated(self) -> int:
-        """Bytes, as torch.cuda.max_memory_allocated would tell them."""
+        """Bytes, as torch.cuda.max_memory_allocated reports them."""
         return sum(self.parts.values())
 
     @property
@@ -84,43 +85,47 @@ class Memory:
 def predict(
     recipe: Recipe,
     method: Method,
-    known: Architectures,
+    architectures: Architectures,
     sizes: Sizes,
     target: Hardware,
     *,
     length: int,
-    run_of: Callable[..., StepPeaks] = fake_run,
+    simulate: Callable[..., StepPeaks],
 ) -> Memory:
-    """Rehearse a step of the run without memory. method: settled. length: of the longest row."""
-    spread = target.strategy not in ("single", "ddp")
-    # What a single one of the processes accumulates is its share of the global batch.
+    """Simulate a step of the run and return the memory of one device.
+
+    method: resolved by the rows. length: tokens of the longest row. simulate: `simulate_step` or
+    `extrapolate_step`, with the trainer of the run.
+    """
+    is_sharded = target.strategy not in ("single", "ddp")
+    # Each process accumulates its share of the global batch.
     share = recipe.training.global_batch_size // target.devices
-    alone = {"training": recipe.training.model_copy(update={"global_batch_size": share})}
-    rehearsed = recipe.model_copy(update=alone)
-    if spread:
+    training = recipe.training.model_copy(update={"global_batch_size": share})
+    simulated = recipe.model_copy(update={"training": training})
+    if is_sharded:
         bfloat16 = recipe.model.model_copy(update={"dtype": "bfloat16"})
-        rehearsed = rehearsed.model_copy(update={"model": bfloat16})
-    run = run_of(rehearsed, method, known, target.device, length=length)
-    if spread:
+        simulated = simulated.model_copy(update={"model": bfloat16})
+    peaks = simulate(simulated, method, architectures, target.device, length=length)
+    if is_sharded:
         if not method.needs_reference or recipe.reference.precompute:
             sizes = replace(sizes, reference=0)
         parts, phase = sharded(
             sizes,
-            run,
+            peaks,
             target,
             adapter=recipe.trains_adapter,
             accumulates=share > recipe.training.per_device_train_batch_size,
         )
     else:
-        parts, phase = _whole(run)
+        parts, phase = _unsharded(peaks)
         if target.strategy == "ddp":
-            whole = recipe.model.dtype == "bfloat16" and not recipe.trains_adapter
-            parts["buckets"] = (2 if whole else 4) * sizes.trainable
+            half = recipe.model.dtype == "bfloat16" and not recipe.trains_adapter
+            parts["buckets"] = (2 if half else 4) * sizes.trainable
     return Memory(parts, phase, length, recipe.training.per_device_train_batch_size)
 
 
-def _whole(run: StepPeaks) -> tuple[dict[str, int], str]:
-    if run.highest is run.passes:
-        return {name: run.passes.parts[name] for name in KINDS}, "the backward pass"
-    parts = {name: run.update.parts[name] for name in KINDS[:4]}
-    return parts | {"temporary": run.update.total - sum(parts.values())}, "the optimizer's step"
+def _unsharded(peaks: StepPeaks) -> tuple[dict[str, int], str]:
+    if peaks.highest is peaks.passes:
+        return {name: peaks.passes.parts[name] for name in KINDS}, "the backward pass"
+    parts = {name: peaks.update.parts[name] for name in KINDS[:4]}
+    return parts | {"temporary": peaks.update.total - sum(parts.values())}, "the optimizer's step"

@@ -1,4 +1,4 @@
-"""Bytes that a piece of torch code holds at once, by what they are for."""
+"""The peak memory of a piece of torch code, by purpose."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _ops = torch.ops.aten
 
 @dataclass
 class Peak:
-    """The moment at which most was held."""
+    """The moment with the highest memory."""
 
     total: int = 0
     parts: Counter[Kind] = field(default_factory=Counter)
     passing: Counter[Kind] = field(default_factory=Counter)
-    """Activations and logits when they came to most, which may be another moment."""
+    """Activations and logits at their own peak, which may be another moment."""
 
     def towards(self, other: Peak, times: float) -> Peak:
-        """On the line from this through the other, `times` as far."""
+        """Extrapolate linearly from this peak through the other, `times` as far."""
 
         def line(a: Counter[Kind], b: Counter[Kind]) -> Counter[Kind]:
             return Counter({kind: int(a[kind] + times * (b[kind] - a[kind])) for kind in KINDS})
@@ -48,17 +48,17 @@ class Peak:
 
 
 class Tracker(TorchDispatchMode):
-    """Follows every storage from its first use to its end, for real and for fake tensors.
+    """Tracks every storage from its first use to its end, for real and for fake tensors.
 
-    MemTracker of torch follows modules too, and so refuses a step that runs a model twice, as
-    every step with a reference does.
+    torch's MemTracker also tracks modules, and therefore refuses a step that runs a model twice,
+    as every step with a reference does.
 
-    On fake tensors, which hold no values, what the code asks of values is answered as for rows
-    without padding: every mask is true, every number is 1.
+    Fake tensors have no values: where the code reads one, every mask is true and every number is 1,
+    as for rows without padding.
     """
 
     def __init__(self, logits: Iterable[int]) -> None:
-        """logits: sizes of a last dimension that tell a tensor of logits."""
+        """logits: sizes of a last dimension by which tensors of logits are recognized."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._logits = frozenset(logits)
         self._live: dict[int, tuple[Kind, int]] = {}
@@ -71,7 +71,7 @@ class Tracker(TorchDispatchMode):
         self.peak = Peak(self._total, Counter(self._now), self._passing())
 
     def holds(self, tensors: Iterable[torch.Tensor], kind: Kind) -> None:
-        """These, seen before or not, are of this kind."""
+        """Assign a kind to these tensors, whether they are tracked already or not."""
         for tensor in tensors:
             self._see(tensor, kind)
 
@@ -109,23 +109,23 @@ class Tracker(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         answer = _ANSWERS.get(func)
-        found = answer(*args) if answer and _is_fake(args[0]) else NotImplemented
+        result = answer(*args) if answer and _is_fake(args[0]) else NotImplemented
         if _is_fake(args[0] if args else None) and _in_place_elsewhere(func):
-            found = args[0]
-        if found is NotImplemented:
-            found = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(found):
+            result = args[0]
+        if result is NotImplemented:
+            result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self._see(leaf)
-        return found
+        return result
 
 
 def _in_place_elsewhere(func: Any) -> bool:
-    """Autograd writes into these sums, but makes new ones while a mode like this looks on."""
+    """Recognize sums that autograd writes in place unless a dispatch mode is active."""
     if torch._C._current_graph_task_id() == -1:
         return False  # no backward pass
     if func is _ops.add.Tensor:
-        # Between two nodes: what reaches the next one on two ways is summed up.
+        # Between two nodes, autograd sums up gradients that arrive on two paths.
         return torch._C._current_autograd_node() is None
     return func is _ops.scatter_add.default
 
@@ -153,4 +153,4 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
     _ops.masked_select.default: lambda t, mask: torch.empty(t.numel(), dtype=t.dtype),
     _ops.index.Tensor: _indexed,
 }
-"""Ops whose result depends on values: what they give where everything is true."""
+"""Results of operations that depend on values, if everything is true."""

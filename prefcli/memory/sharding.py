@@ -1,7 +1,7 @@
-"""What a device holds of a model that is spread over several.
+"""The memory of one device that holds a shard of a model.
 
-Activations are rehearsed; the shares of weights, gradients and states are divisions; what is
-gathered for the moment is what accelerate and trl have the engines do.
+Activations are measured in a simulated step. Weights, gradients and states are divided by the
+number of devices. What is gathered temporarily follows the settings of accelerate and trl.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ class Sizes:
     """Numbers of parameters."""
 
     policy: int
-    """With its adapter, if it has one."""
+    """Including its adapter, if it has one."""
     trainable: int
     reference: int
     layer: int
-    """Of the largest repeated block."""
+    """Parameters of the largest repeated block."""
     root: int
-    """Of what lies outside the blocks: embeddings and head."""
+    """Parameters outside the blocks: embeddings and head."""
 
 
 def blocks(model: torch.nn.Module) -> tuple[int, int]:
-    """(parameters of the largest block, parameters outside all blocks)."""
+    """Return the parameters of the largest block, and those outside all blocks."""
     lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
-    sizes = [[_count(block) for block in each] for each in lists]
+    sizes = [[_count(block) for block in blocks_of] for blocks_of in lists]
     inside = max(sizes, key=sum, default=[0])
     return max(inside), _count(model) - sum(inside)
 
@@ -44,17 +44,17 @@ def blocks(model: torch.nn.Module) -> tuple[int, int]:
 def sharded(
     sizes: Sizes, run: StepPeaks, target: Hardware, *, adapter: bool, accumulates: bool
 ) -> tuple[dict[str, int], str]:
-    """Parts of a device's peak, and the phase it comes in.
+    """Return the parts of a device's peak, and its phase.
 
-    run: rehearsed with bfloat16 weights, as both engines compute with such.
-    adapter: are the policy's own weights frozen, and so kept in bfloat16 alone?
-    accumulates: is more than one micro-batch trained before an update?
+    run: simulated with bfloat16 weights, which both engines compute with.
+    adapter: whether the policy's own weights are frozen, and therefore kept in bfloat16 only.
+    accumulates: whether an update has more than one micro-batch.
     """
     n, trained = target.devices, sizes.trainable
     frozen = sizes.policy - trained
     states = run.passes.parts["optimizer"] / n
     if not adapter and run.states_follow_weights:
-        states *= 2  # in float32 here
+        states *= 2  # they are in float32
     if target.strategy in ("fsdp1", "fsdp2"):
         parts = {
             "weights": (4 * trained + 2 * frozen) / n,

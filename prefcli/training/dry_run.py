@@ -6,14 +6,17 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from prefcli import first_failure
 from prefcli.console import say
+from prefcli.data import Split
 from prefcli.data.run_datasets import first_row_view, shape_checks
 from prefcli.errors import Problem
 from prefcli.evaluation.sample_prompts import sample_prompts
 from prefcli.memory.activations import Policy
-from prefcli.memory.advice import Candidate, Remedy, fewest, refuse, remedies
-from prefcli.memory.fake_step import StepPeaks, estimated_run, fake_run
+from prefcli.memory.advice import Candidate, MemoryAdvice, advise, fewest_changes, refuse
+from prefcli.memory.fake_step import StepPeaks, extrapolate_step, simulate_step
 from prefcli.memory.gradient_checkpointing import choose
 from prefcli.memory.hardware import Hardware, target_of
 from prefcli.memory.model_info import describe_model
@@ -26,7 +29,9 @@ from prefcli.preflight.context import PreflightContext
 from prefcli.preflight.result import DryRunResult
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
-from prefcli.text import first_line
+from prefcli.training.mixins.context import TrainerContext
+from prefcli.training.mixins.sft_mix import Demonstrations, SftMixture
+from prefcli.training.trainer import trainer_class_of
 from prefcli.trl_integration.trl_args import (
     assert_args_applied,
     build,
@@ -80,7 +85,7 @@ def dry_run(
 
 
 class _DryRun:
-    """What a dry-run reports in addition to the checks of a run."""
+    """The reports of a dry-run beyond the checks of a run."""
 
     def __init__(self, context: PreflightContext, result: DryRunResult) -> None:
         self.context = context
@@ -90,10 +95,13 @@ class _DryRun:
     def report(self) -> None:
         """Report all facts that the checks have made available."""
         self._report_rows()
-        self._report_plan()
-        if self.context.model_info is not None:
-            self.facts |= self.context.model_info.as_dict()
-            self._simulate_step(self._with_automatic_settings())
+        recipe, info = self.context.recipe, self.context.model_info
+        if info is not None:
+            self.facts |= info.as_dict()
+            recipe = self._with_automatic_settings()
+        self._report_plan(recipe)
+        if info is not None:
+            self._simulate_step(recipe)
 
     def _report_rows(self) -> None:
         """Report the splits and show a row; without a tokenizer, check the shape of the rows."""
@@ -119,10 +127,10 @@ class _DryRun:
         say(*row.lines())
         self.facts["row"] = row.as_dict()
 
-    def _report_plan(self) -> None:
+    def _report_plan(self, recipe: Recipe) -> None:
         """Report steps and tokens, and trl's configuration."""
         context = self.context
-        recipe, plan, datasets = context.recipe, context.plan, context.datasets
+        plan, datasets = context.plan, context.datasets
         if plan is None or datasets is None:
             return
         tokens = datasets.tokens_per_epoch / plan.steps_per_epoch
@@ -215,7 +223,9 @@ class _DryRun:
         if context.datasets is None:
             method, _ = method.for_labels(1, 1)
 
-        def memory_of(candidate: Candidate, run_of: Callable[..., StepPeaks] = fake_run) -> Memory:
+        def memory_of(
+            candidate: Candidate, simulate: Callable[..., StepPeaks] = simulate_run_step
+        ) -> Memory:
             unchanged = candidate.recipe is recipe
             model = (
                 info
@@ -229,7 +239,7 @@ class _DryRun:
                 model.sizes,
                 candidate.target,
                 length=min(self._longest, candidate.recipe.data.max_length),
-                run_of=run_of,
+                simulate=simulate,
             )
 
         planned = Candidate(recipe, method, target)
@@ -237,22 +247,22 @@ class _DryRun:
             memory = memory_of(planned)
         # A model may use operations without a fake version; the recipe is not at fault.
         except Exception as error:
-            self._not_simulated(first_line(error))
+            self._not_simulated(str(error).strip().partition("\n")[0])
             return
         say(*memory.lines(target))
         self.facts["memory"] = memory.as_dict(target)
         if memory.fits(target):
             return
-        steps: list[Remedy] = []
-        cure: list[Remedy] = []
+        steps: list[MemoryAdvice] = []
+        cure: list[MemoryAdvice] = []
         if not result.problems:  # other errors come first
-            quick = functools.partial(memory_of, run_of=estimated_run)
-            for step in remedies(planned, memory, quick):
+            quick = functools.partial(memory_of, simulate=extrapolate_run_step)
+            for step in advise(planned, memory, quick):
                 say(f"advice: {step}")
                 steps.append(step)
-            cure = fewest(planned, steps, quick, memory_of)
+            cure = fewest_changes(planned, steps, quick, memory_of)
         self.facts["remedies"] = [step.as_dict() for step in steps]
-        self.facts["cure"] = [step.typed for step in cure]
+        self.facts["cure"] = [step.change for step in cure]
         result.try_check(lambda: refuse(memory, target, cure))
 
     def _not_simulated(self, why: str) -> None:
@@ -260,6 +270,28 @@ class _DryRun:
         if self.context.target.gpu_memory is not None:
             self.result.unchecked.append(Problem(message, code="TRN029"))
         say(f"note: {message}")
+
+
+def _make_trainer(
+    recipe: Recipe,
+    method: Method,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Split | None,
+    **arguments: Any,
+) -> Any:
+    """Build the trainer of a run for a simulated step: its class, with its mixins."""
+    mixture = None
+    if demonstrations is not None and recipe.sft_mix is not None:
+        mix = recipe.sft_mix
+        stream = Demonstrations(demonstrations, tokenizer, recipe.data.max_length, recipe.seed)
+        mixture = SftMixture(stream, mix.fraction, mix.weight)
+    context = TrainerContext(method, sft_mix=mixture)
+    return trainer_class_of(recipe, context)(context=context, **arguments)
+
+
+simulate_run_step = functools.partial(simulate_step, make_trainer=_make_trainer)
+"""`simulate_step` with the trainer of a run."""
+extrapolate_run_step = functools.partial(extrapolate_step, make_trainer=_make_trainer)
 
 
 def _effective_options(recipe: Recipe, method: Method, world: int) -> dict[str, Any]:

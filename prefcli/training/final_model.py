@@ -1,4 +1,4 @@
-"""The final weights: model/ appears whole, and read back."""
+"""The final model: model/ appears once it is complete and verified."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from prefcli.training.verify_model import log_probabilities, probe_rows, verify_
 
 
 def save_model(trainer: Trainer, folder: RunDir, recipe: Recipe, device: Device) -> dict[str, Any]:
-    """Written beside its place, read back, and moved there; gives what run.json says of it.
+    """Write the model next to its final place, verify it and move it; return its entry of run.json.
 
-    An adapter in it lies on plain weights: one stacked on another becomes the sum of both.
-    Raises PrefcliError where what was written is not what was trained; it stays in model.partial.
+    A stacked adapter is saved as the sum with the one below it, for the plain base model.
+    Raises PrefcliError if the files are not the trained model; they stay in model.partial.
     """
     partial = folder.path / "model.partial"
     rows = probe_rows(trainer)
-    # Each process takes part, as none may hold the whole model.
+    # Every process takes part, since none may hold the whole model.
     trained = log_probabilities(trainer.model, rows, autocast=device.autocast(recipe.model))
     if is_main_process():
         shutil.rmtree(partial, ignore_errors=True)
@@ -34,22 +34,22 @@ def save_model(trainer: Trainer, folder: RunDir, recipe: Recipe, device: Device)
             if not is_main_process():
                 return {}
             (partial / "training_args.bin").unlink(missing_ok=True)
-            shutil.rmtree(partial / "ref", ignore_errors=True)  # the reference's adapter
+            shutil.rmtree(partial / "ref", ignore_errors=True)  # the adapter of the reference
             if recipe.model.adapter == "stack":
                 sum_adapters(folder.below, partial)
     except Exception:
-        shutil.rmtree(partial, ignore_errors=True)  # it gives its room on the disk back
+        shutil.rmtree(partial, ignore_errors=True)  # free the disk
         raise
-    found = verify_model(partial, trainer, recipe, device, rows, trained)
-    say(found.line())
+    verification = verify_model(partial, trainer, recipe, device, rows, trained)
+    say(verification.line())
     with writing("model/"):
         place(partial, folder.model)
-    return found.as_dict()
+    return verification.as_dict()
 
 
 def _write(trainer: Trainer, place: str) -> None:
     fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if fsdp is not None:
-        # Checkpoints are best saved in shards, of which save_model would write nothing at all.
+        # Checkpoints are saved in shards; save_model would write nothing in that mode.
         fsdp.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(place)

@@ -1,4 +1,4 @@
-"""Proof that a folder of weights is the model that was trained, before anyone relies on it."""
+"""The verification of model/: it is read back and compared with the trained policy."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from prefcli.recipe.schema import Recipe
 
 _ROWS = 4
 _TOKENS = 64
-"""Of each row: wrong weights show in a few, and a large model may be read back on a CPU."""
+"""Tokens per row: a few show wrong weights, and a large model may be read back on a CPU."""
 _EXACT, _HALF = 1e-4, 0.05
-"""Nats a token, averaged over a row: what float32 and 16 bits may differ by between devices."""
+"""Nats per token, averaged over a row, by which float32 and 16 bits may differ on two devices."""
 _SHARE = 0.1
-"""Or, in 16 bits, so much of what the tokens of a row differ by among themselves, which is what
-those of other weights would be off by: large logits are coarse."""
-_SPARE = 2**30
-"""Bytes beside the weights, for the rows' activations and logits."""
+"""The same in 16 bits, as a share of the spread of a row's log-probabilities: large logits are
+coarse, and other weights would be off by the whole spread."""
+SPARE_BYTES = 2**30
+"""Bytes in addition to the weights, for the rows' activations and logits."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ReadBack:
     tensors: int
     parameters: int
     difference: float | None
-    """Nats a token, of the row where it is largest; None where the model was not loaded."""
+    """Nats per token, of the row where it is largest; None if the model was not loaded."""
     rows: int
     why_not: str = ""
 
@@ -61,7 +61,7 @@ class ReadBack:
 
 
 def probe_rows(trainer: Trainer) -> list[list[int]]:
-    """Token ids of a few rows of the training data, as the trainer reads them."""
+    """Return the token ids of a few training rows, as the trainer reads them."""
     count = min(_ROWS, len(trainer.train_dataset))
     row_ids = trainer.context.method.trainer.row_ids
     rows = [row_ids(trainer.train_dataset[i])[:_TOKENS] for i in range(count)]
@@ -72,13 +72,13 @@ def probe_rows(trainer: Trainer) -> list[list[int]]:
 def log_probabilities(
     model: torch.nn.Module, rows: Sequence[list[int]], *, autocast: bool
 ) -> list[torch.Tensor]:
-    """Of each token of a row but its first, on the CPU; a tensor a row."""
-    found = []
+    """Score each token of a row but its first; return one tensor per row, on the CPU."""
+    scores = []
     with eval_mode_preserving_rng(model):
         for row in rows:
             logits, targets, _ = completion_logits(model, [([], row)], len(row), autocast=autocast)
-            found.append(-cross_entropy(logits.float(), targets, reduction="none").cpu())
-    return found
+            scores.append(-cross_entropy(logits.float(), targets, reduction="none").cpu())
+    return scores
 
 
 def verify_model(
@@ -89,7 +89,7 @@ def verify_model(
     rows: Sequence[list[int]],
     trained: Sequence[torch.Tensor],
 ) -> ReadBack:
-    """Of the folder, for the main process alone. Raises PrefcliError with what is wrong in it.
+    """Verify the folder, on the main process. Raises PrefcliError with the first fault.
 
     rows, trained: as `probe_rows` and `log_probabilities` of the trained policy gave them.
     """
@@ -100,28 +100,29 @@ def verify_model(
     least = sum(math.prod(shape) for shape in expected.values())
     # Weights that share memory are written once, and an architecture may save more than it trains.
     if parameters < least:
-        raise _broken(folder, f"it holds {parameters:,} parameters, and {least:,} were trained")
-    _texts(folder, trainer, adapter=recipe.trains_adapter)
-    where, why_not = _room(recipe, device, policy)
+        raise _fault(folder, f"it holds {parameters:,} parameters, and {least:,} were trained")
+    _check_config_and_tokenizer(folder, trainer, adapter=recipe.trains_adapter)
+    where, why_not = _device_with_room(recipe, device, policy)
     if where is None:
         return ReadBack(tensors, parameters, None, 0, why_not)
-    model = _loaded(folder, recipe, device, where)
-    found = _parameters(model, trained_only=recipe.trains_adapter)
-    if not stacked and found != expected:
-        odd = sorted(dict(found.items() ^ expected.items()))
-        raise _broken(folder, f"other parameters were trained than it holds, such as {odd[0]}")
+    model = _load_saved(folder, recipe, device, where)
+    loaded = _parameters(model, trained_only=recipe.trains_adapter)
+    if not stacked and loaded != expected:
+        odd = sorted(dict(loaded.items() ^ expected.items()))
+        raise _fault(folder, f"its parameters are not those that were trained, e.g. {odd[0]}")
     if not stacked and strategy_here() not in SHARDED:
-        _same_values(folder, policy, model)
+        check_values(folder, policy, model)
     autocast = where == "cuda" and device.autocast(recipe.model)
     again = log_probabilities(model, rows, autocast=autocast)
     differences = [(a - b).abs().mean().item() for a, b in zip(trained, again, strict=True)]
     difference = max(differences, default=0.0)
     computed = {p.dtype for m in (policy, model) for p in m.parameters()}
     half |= device.autocast(recipe.model) or computed != {torch.float32}
-    for each, row in zip(differences, trained, strict=True):
-        if not each <= (max(_HALF, _SHARE * _spread(row)) if half else _EXACT):
-            raise _broken(
-                folder, f"loaded, its log-probabilities are {each:.2g} a token off the policy's"
+    for value, row in zip(differences, trained, strict=True):
+        if not value <= (max(_HALF, _SHARE * _spread(row)) if half else _EXACT):
+            raise _fault(
+                folder,
+                f"its log-probabilities differ from the policy's by {value:.2g} nats per token",
             )
     return ReadBack(tensors, parameters, difference, len(rows))
 
@@ -131,7 +132,7 @@ def _spread(values: torch.Tensor) -> float:
 
 
 def _weights(folder: Path) -> tuple[int, int, bool]:
-    """(tensors, parameters, is any of 16 bits?) in all files; none of them empty or not finite."""
+    """Count tensors and parameters, and find 16-bit ones; refuse empty and non-finite tensors."""
     tensors = parameters = 0
     half = False
     files = sorted(folder.glob("*.safetensors"))
@@ -141,37 +142,37 @@ def _weights(folder: Path) -> tuple[int, int, bool]:
                 for name in file.keys():  # noqa: SIM118  # no mapping
                     tensor = file.get_tensor(name)
                     if not tensor.numel():
-                        raise _broken(folder, f"{name} is empty in {path.name}")
+                        raise _fault(folder, f"{name} is empty in {path.name}")
                     if tensor.is_floating_point() and not tensor.isfinite().all():
-                        raise _broken(folder, f"{name} has values that are not finite")
+                        raise _fault(folder, f"{name} has values that are not finite")
                     tensors += 1
                     parameters += tensor.numel()
                     half |= tensor.dtype != torch.float32
         except SafetensorError as error:
-            raise _broken(folder, f"{path.name} can't be read: {error}") from None
+            raise _fault(folder, f"{path.name} can't be read: {error}") from None
     if not tensors:
-        raise _broken(folder, "it holds no weights")
+        raise _fault(folder, "it holds no weights")
     return tensors, parameters, half
 
 
-def _texts(folder: Path, trainer: Trainer, *, adapter: bool) -> None:
-    """The config, and the tokenizer with its chat template."""
+def _check_config_and_tokenizer(folder: Path, trainer: Trainer, *, adapter: bool) -> None:
+    """Check the config, and the tokenizer with its chat template."""
     config = "adapter_config.json" if adapter else "config.json"
     if not (folder / config).is_file():
-        raise _broken(folder, f"it lacks {config}")
-    ours = trainer.processing_class
+        raise _fault(folder, f"it lacks {config}")
+    tokenizer = trainer.processing_class
     try:
-        theirs = AutoTokenizer.from_pretrained(folder)
+        saved = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise _broken(folder, f"its tokenizer can't be loaded: {error}") from None
-    if theirs.chat_template != ours.chat_template:
-        raise _broken(folder, "its chat template is not the one that was trained with")
-    if len(theirs) != len(ours):
-        raise _broken(folder, f"its tokenizer has {len(theirs)} tokens and not {len(ours)}")
+        raise _fault(folder, f"its tokenizer can't be loaded: {error}") from None
+    if saved.chat_template != tokenizer.chat_template:
+        raise _fault(folder, "its chat template is not the one that was trained with")
+    if len(saved) != len(tokenizer):
+        raise _fault(folder, f"its tokenizer has {len(saved)} tokens instead of {len(tokenizer)}")
 
 
 def _parameters(model: torch.nn.Module, *, trained_only: bool) -> dict[str, tuple[int, ...]]:
-    """Names and shapes, also of what a sharding engine has taken apart."""
+    """Return names and shapes, also of parameters that a sharding engine has partitioned."""
     return {
         name: tuple(getattr(parameter, "ds_shape", parameter.shape))
         for name, parameter in model.named_parameters()
@@ -179,30 +180,35 @@ def _parameters(model: torch.nn.Module, *, trained_only: bool) -> dict[str, tupl
     }
 
 
-def _room(recipe: Recipe, device: Device, policy: torch.nn.Module) -> tuple[str | None, str]:
-    """Where the model can be loaded beside the policy: cuda, cpu, or nowhere, and why."""
+def _device_with_room(
+    recipe: Recipe, device: Device, policy: torch.nn.Module
+) -> tuple[str | None, str]:
+    """Choose the device that has room for a second model: cuda, cpu, or None with the reason."""
     if recipe.model.init == "random" and recipe.trains_adapter:
-        return None, "its adapter lies on fresh weights, which nobody can load"
-    needed = _SPARE + sum(
+        return (
+            None,
+            "the base model was randomly initialised, so the adapter cannot be loaded on its own",
+        )
+    needed = SPARE_BYTES + sum(
         getattr(p, "ds_numel", p.numel()) * p.element_size() for p in policy.parameters()
     )
-    whole = strategy_here() not in SHARDED
+    unsharded = strategy_here() not in SHARDED
     if device.kind == "cuda":
         torch.cuda.empty_cache()  # after training it holds nearly all of the GPU
-    if device.kind == "cuda" and whole and torch.cuda.mem_get_info()[0] > needed:
+    if device.kind == "cuda" and unsharded and torch.cuda.mem_get_info()[0] > needed:
         return "cuda", ""
     if recipe.model.quantization is not None and device.kind == "cuda":
-        return None, "the GPU's memory is short of a second quantised model"
+        return None, "the GPU has no room for a second quantized model"
     free = psutil.virtual_memory().available
     if free < needed:
-        return None, f"it takes {needed / 1e9:.0f} GB and the machine has {free / 1e9:.0f}"
+        return None, f"it needs {needed / 1e9:.0f} GB and the machine has {free / 1e9:.0f}"
     return "cpu", ""
 
 
-def _loaded(
+def _load_saved(
     folder: Path, recipe: Recipe, device: Device, where: str
 ) -> PreTrainedModel | PeftModel:
-    """As the next stage of a pipeline would start from it."""
+    """Load the saved model as the next stage of a pipeline would."""
     change: dict[str, Any] = {
         "name_or_path": str(folder),
         "revision": None,
@@ -210,21 +216,23 @@ def _loaded(
         "adapter": "continue" if recipe.trains_adapter else None,
     }
     if where == "cpu":
-        change["attn_implementation"] = "auto"  # flash attention is a GPU's
+        change["attn_implementation"] = "auto"  # flash attention needs a GPU
     options = recipe.model.model_copy(update=change)
     dtype = device.dtype(recipe.model, frozen=recipe.trains_adapter)
     try:
         with _unpartitioned():
             model = load_policy(options, dtype, recipe.seed)
     except PrefcliError as error:
-        raise _broken(folder, error.problems[0].message) from None
+        raise _fault(folder, error.problems[0].message) from None
     return to_device(model, device) if where == "cuda" else model
 
 
 @contextmanager
 def _unpartitioned() -> Iterator[None]:
-    """While a trainer under ZeRO-3 lives, transformers loads any model in parts, over all processes
-    together; inside, this process loads one for itself."""
+    """Let this process load a whole model, although a trainer under ZeRO-3 exists.
+
+    transformers would partition it over all processes.
+    """
     reference = deepspeed._hf_deepspeed_config_weak_ref
     config = reference() if reference is not None else None
     deepspeed.unset_hf_deepspeed_config()
@@ -235,22 +243,23 @@ def _unpartitioned() -> Iterator[None]:
             deepspeed.set_hf_deepspeed_config(config)
 
 
-def _same_values(folder: Path, policy: torch.nn.Module, model: torch.nn.Module) -> None:
-    """What was trained, bit for bit: a small step is lost in any difference of outputs."""
+def check_values(folder: Path, policy: torch.nn.Module, model: torch.nn.Module) -> None:
+    """Compare the trained weights bit for bit: outputs would hide a small step."""
     trained = dict(policy.named_parameters())
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            theirs = trained[name].detach()
-            if not torch.equal(theirs, parameter.to(theirs.device, theirs.dtype)):
-                raise _broken(folder, f"its {name} is not what was trained")
+            expected = trained[name].detach()
+            if not torch.equal(expected, parameter.to(expected.device, expected.dtype)):
+                raise _fault(folder, f"its {name} is not what was trained")
 
 
-def _broken(folder: Path, what: str) -> PrefcliError:
+def _fault(folder: Path, what: str) -> PrefcliError:
     return PrefcliError(
         f"the saved model is not what was trained: {what}",
         place=str(folder),
-        hint="it is kept there to be looked at, and is not the run's model/; the checkpoints are "
-        "as they were, so please report this",
+        hint="check the disk and rerun the same command, which saves the model again from the last "
+        "checkpoint; report this if it happens again. The faulty files are kept for inspection",
+        code="TRN032",
     )
 
 

@@ -26,10 +26,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from prefcli.data.run_datasets import load_run_datasets
 from prefcli.library_logging import quiet_libraries
 from prefcli.memory.dummy_data import one_token_a_word
-from prefcli.memory.fake_step import Architectures, fake_run
+from prefcli.memory.fake_models import Architectures
 from prefcli.methods import Method
 from prefcli.model import detect_device, load_policy, load_tokenizer, to_device
 from prefcli.recipe import Recipe, load
+from prefcli.training.dry_run import simulate_run_step
 from prefcli.training.trainer import make_trainer
 
 WHOLE = {"training.gradient_checkpointing": False}
@@ -160,7 +161,9 @@ def main() -> None:
             if recipe.model.quantization is not None and device.kind == "cpu":
                 continue
             resolved, _ = method.for_labels(1, 1)
-            run = fake_run(recipe, resolved, Architectures(config), device, length=options.length)
+            run = simulate_run_step(
+                recipe, resolved, Architectures(config), device, length=options.length
+            )
             real = counted(recipe, method)
             guess = run.highest.total
             print(f"| {case} | {guess / 2**20:.1f} | {real / 2**20:.1f} | {guess / real:.3f} |")

@@ -1,4 +1,4 @@
-"""The memory that a dry-run predicts, beside torch.cuda.max_memory_allocated."""
+"""The memory that a dry-run predicts, compared with torch.cuda.max_memory_allocated."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prefcli.memory.dummy_data import one_token_a_word
-from prefcli.memory.fake_step import Architectures, fake_run
+from prefcli.memory.fake_models import Architectures
 from prefcli.model import detect_device
 from prefcli.recipe import load
+from prefcli.training.dry_run import simulate_run_step
 from scripts.bench.memory import counted
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
@@ -53,7 +54,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_predicted_is_allocated(folder, tmp_path, name):
+def test_predicted_memory_equals_allocated_memory(folder, tmp_path, name):
     if name == "qlora":
         pytest.importorskip("bitsandbytes")
     data = {
@@ -72,12 +73,14 @@ def test_predicted_is_allocated(folder, tmp_path, name):
             "warmup_steps": 0,
             "gradient_checkpointing": True,
         },
-        "performance": {"shared_prefix": "off"},  # what is rehearsed is trl's own
+        "performance": {"shared_prefix": "off"},  # the prediction is for trl's own forward
     }
     for section, changes in CASES[name].items():
         data[section] = {**data.get(section, {}), **changes}
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(data), encoding="utf-8")
     recipe = load(str(file)).recipe
-    predicted = fake_run(recipe, recipe.dpo, Architectures(CONFIG), detect_device(), length=LENGTH)
+    predicted = simulate_run_step(
+        recipe, recipe.dpo, Architectures(CONFIG), detect_device(), length=LENGTH
+    )
     assert predicted.highest.total == pytest.approx(counted(recipe, recipe.dpo), rel=0.1)

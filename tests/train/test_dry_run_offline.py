@@ -52,7 +52,7 @@ def test_nothing_is_known_of_a_model_on_the_hub(recipe_data, dry_run, cache):
     assert f"lacks config.json, tokenizer.json, {WEIGHTS}" in unchecked["message"]
     assert "prefcli download" in unchecked["hint"]
     assert "recipe.yaml:" in unchecked["place"]
-    assert said.splitlines()[-1].startswith("not proven: ")
+    assert said.splitlines()[-1].startswith("inconclusive: ")
     assert "memory" not in document
 
 

@@ -112,8 +112,8 @@ def test_too_small_for_the_driver_alone(recipe_data, dry_run):
     code, document, _ = dry_run(recipe_data, "sft", "--gpu-memory", "1GiB")
     assert (code, document["memory"]["fits"], document["remedies"]) == (3, False, [])
     (problem,) = document["problems"]
-    assert "there are 1.0 GiB" in problem["message"]
-    assert problem["hint"].startswith("no change that is known here makes it fit")
+    assert "which has 1.0 GiB" in problem["message"]
+    assert problem["hint"].startswith("no known change makes it fit")
 
 
 # Of the data

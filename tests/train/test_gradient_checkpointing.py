@@ -11,10 +11,11 @@ from transformers import LlamaConfig
 
 from prefcli.memory import gradient_checkpointing
 from prefcli.memory.activations import Policy, estimate_activation_memory
-from prefcli.memory.fake_step import Architectures, fake_run
+from prefcli.memory.fake_models import Architectures
 from prefcli.memory.gradient_checkpointing import choose
 from prefcli.model import Device, count_parameters
 from prefcli.text import format_bytes
+from prefcli.training.dry_run import simulate_run_step
 from prefcli.training.run import train
 from tests.support.tiny_runs import trainer_of
 
@@ -69,9 +70,7 @@ def test_memory_decides(auto):
     assert line.startswith("gradient checkpointing: off, ")
     assert line.endswith(" MiB of 80.0 GiB predicted without it")
     (line,) = tight.lines()
-    assert line.endswith(
-        " MiB of 16.0 MiB predicted without it, and 13.6 MiB are the most that auto takes"
-    )
+    assert line.endswith(" MiB of 16.0 MiB predicted without it; auto uses at most 13.6 MiB")
 
 
 def test_half_of_a_cpus_memory_is_left(auto, monkeypatch):
@@ -122,8 +121,7 @@ def test_on_where_a_model_can_not_be_followed(auto, monkeypatch):
     monkeypatch.setattr(gradient_checkpointing, "estimate_activation_memory", fails)
     (line,) = chosen(auto(), memory=80 * GIB).lines()
     assert line == (
-        "gradient checkpointing: on, as what it would save can't be told beforehand "
-        "(no such operator)"
+        "gradient checkpointing: on, as its savings cannot be estimated (no such operator)"
     )
 
 
@@ -142,7 +140,9 @@ def test_the_bound_lies_close_above_the_rehearsal(make_recipe, recipe_data, name
     """Which runs trl's own step, and is itself held to what is counted in real ones."""
     recipe = make_recipe(recipe_data, *overrides).recipe
     method, _ = recipe.methods[name].for_labels(1, 1)
-    rehearsed = fake_run(recipe, method, Architectures(CONFIG), GPU, length=64).passes.total
+    rehearsed = simulate_run_step(
+        recipe, method, Architectures(CONFIG), GPU, length=64
+    ).passes.total
     beside = 0 if recipe.lora or not method.needs_reference else PARAMETERS
     before = torch.get_rng_state()
     bound = estimate_activation_memory(
@@ -179,7 +179,7 @@ def test_choice_of_a_run_is_by_packed_rows_where_they_are_used(auto, capsys, sha
         reference=count_parameters(trainer.ref_model)[0],
         packed=tokens if shared_prefix == "auto" else None,
     )
-    assert trainer.checkpointing.why.startswith(f"{format_bytes(needed)} of ")
+    assert trainer.context.checkpointing.why.startswith(f"{format_bytes(needed)} of ")
 
 
 def test_a_dry_run_shows_it(recipe_data, dry_run):

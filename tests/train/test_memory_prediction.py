@@ -7,10 +7,11 @@ import torch
 import yaml
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
-from prefcli.memory.fake_step import Architectures, fake_run
+from prefcli.memory.fake_models import Architectures
 from prefcli.model import detect_device, load_tokenizer
 from prefcli.recipe import load
 from prefcli.recipe.sections import Model
+from prefcli.training.dry_run import simulate_run_step
 from scripts.bench.memory import counted
 from tests.support.tiny_runs import ANYTHING, write_jsonl
 
@@ -120,5 +121,7 @@ def test_a_rehearsed_step_holds_what_a_real_one_holds(recipe_of, name):
     recipe, method = recipe_of(name)
     settled, _ = method.for_labels(8, 8)
     config = AutoConfig.from_pretrained(recipe.model.name_or_path)
-    rehearsed = fake_run(recipe, settled, Architectures(config), detect_device(), length=LENGTH)
+    rehearsed = simulate_run_step(
+        recipe, settled, Architectures(config), detect_device(), length=LENGTH
+    )
     assert rehearsed.highest.total == pytest.approx(counted(recipe, method), rel=0.05)

@@ -19,10 +19,12 @@ from transformers import (
 )
 
 from prefcli.memory.activations import to_type
-from prefcli.memory.fake_step import Architectures, _Phases, _quiet, fake_run
+from prefcli.memory.fake_models import Architectures
+from prefcli.memory.fake_step import _Phases, _quiet
 from prefcli.memory.profiler import Tracker
 from prefcli.model import Device
 from prefcli.recipe.schema import Recipe
+from prefcli.training.dry_run import simulate_run_step
 
 MIB = 2**20
 
@@ -163,7 +165,9 @@ def depths(method: str, *, checkpointing: bool) -> list[tuple[int, int]]:
             num_key_value_heads=2,
         )
         here = Device("cpu", "a processor", bfloat16=False)
-        run = fake_run(recipe, recipe.methods[method], Architectures(config), here, length=64)
+        run = simulate_run_step(
+            recipe, recipe.methods[method], Architectures(config), here, length=64
+        )
         found.append((run.passes.total, run.update.total))
     return found
 

@@ -14,11 +14,12 @@ import torch
 import yaml
 from transformers import MistralConfig
 
+from prefcli.memory.fake_models import Architectures
 from prefcli.memory.fake_quantized import PackedLinear, pack
-from prefcli.memory.fake_step import Architectures, fake_run
 from prefcli.memory.model_info import describe_model
 from prefcli.model import Device, check_model, load_base_config
 from prefcli.recipe import load
+from prefcli.training.dry_run import simulate_run_step
 from tests.support.tiny_runs import ANYTHING, pairs, write_jsonl
 
 LINEAR = 4096 * (4096 + 1024 + 1024 + 4096) + 3 * 4096 * 14336
@@ -153,7 +154,7 @@ def test_a_base_in_4_bits(mistral, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(data))
     recipe = load(str(tmp_path / "recipe.yaml")).recipe
     config = MistralConfig.from_pretrained(recipe.model.name_or_path)
-    found = fake_run(recipe, recipe.sft, Architectures(config), GPU, length=64)
+    found = simulate_run_step(recipe, recipe.sft, Architectures(config), GPU, length=64)
     # 4 bits a weight, 8 for 64 of them, 32 for 256 of those; all else stays in bfloat16.
     packed = 2 * (LINEAR // 2 + LINEAR // 64 + 4 * LINEAR // (64 * 256))
     rest = 2 * (EMBEDDINGS + 4096 + 2 * 2 * 4096)

@@ -24,6 +24,7 @@ from prefcli.report.verdict import verdict
 from prefcli.training.callbacks import sampling_callback as samples_module
 from prefcli.training.mixins.preemption_mixin import PreemptionMixin
 from prefcli.training.run import train
+from tests.support.problems import stops_with
 from tests.support.tiny_runs import interrupt, metric_rows
 
 DRILL = Path(__file__).parents[2] / "scripts" / "fault_drill.py"
@@ -187,7 +188,7 @@ def test_checkpoints_are_for_their_owner_alone(recipe_data, make_recipe):
     (checkpoint / "optimizer.pt").chmod(0o646)
     folder = RunDir(recipe.output_dir)
     folder.write_run({**folder.read_run(), "status": "running"})
-    with pytest.raises(Exception, match="anyone may write") as error:
+    with stops_with("RUN006") as error:
         train(recipe, recipe.dpo)
     assert error.value.exit_code == ExitCode.RECIPE
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefcli.checkpoints.resume_compat import ANYWAY, FREE
+from prefcli.checkpoints.resume_compat import FREE, RESUMABLE
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.data.digests import rows_digest
 from prefcli.errors import ExitCode, RecipeError
@@ -38,7 +38,7 @@ def test_settings(half_done, make_recipe, capsys):
     said = refused(recipe)
     assert "training.learning_rate was 0.001 there and is 0.0005 now" in said
     assert "training.save_steps was 2 there and is 1 now" in said
-    assert "or take it with --force-resume" in said
+    assert "or accept it with --force-resume" in said
 
     other = make_recipe(half_done, *changes, "dpo.beta=0.2", "seed=1").recipe
     said = refused(other, force_resume=True)
@@ -86,7 +86,7 @@ def test_processes(half_done, make_recipe):
     folder.write_run({**run, "processes": 2, "strategy": "ddp"})
     said = refused(recipe)
     assert "processes was 2 there and is 1 now; strategy was 'ddp' there and is 'single'" in said
-    assert "or take it with --force-resume" in said
+    assert "or accept it with --force-resume" in said
     folder.write_run({**run, "processes": 2, "strategy": "zero3"})
     assert "strategy was 'zero3' there" in refused(recipe, force_resume=True)
 
@@ -99,7 +99,7 @@ def test_processes(half_done, make_recipe):
 
 def test_the_table_names_settings_that_there_are(recipe_data, make_recipe):
     schema = json.dumps(make_recipe(recipe_data).recipe.model_json_schema(by_alias=True))
-    for start in (*FREE, *ANYWAY):
+    for start in (*FREE, *RESUMABLE):
         for part in start.strip(".").split("."):
             assert f'"{part}' in schema or part in ("processes", "strategy"), start
 

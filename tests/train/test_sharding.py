@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 from transformers import LlamaConfig
 
-from prefcli.memory.fake_step import Architectures, StepPeaks
+from prefcli.memory.fake_models import Architectures
+from prefcli.memory.fake_step import StepPeaks
 from prefcli.memory.hardware import Hardware
 from prefcli.memory.prediction import predict
 from prefcli.memory.profiler import Peak
@@ -17,6 +18,7 @@ from prefcli.model.loading import empty_model
 from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Model
+from prefcli.training.dry_run import simulate_run_step
 
 GPU = Device("cuda", "a GPU", bfloat16=True)
 
@@ -175,7 +177,13 @@ def predicted(devices: int, strategy: str, **changes):
     )
     sizes = Sizes(policy=WHOLE, trainable=WHOLE, reference=WHOLE, layer=LAYER, root=ROOT)
     return predict(
-        recipe, recipe.dpo, Architectures(CONFIG), sizes, on(devices, strategy), length=32
+        recipe,
+        recipe.dpo,
+        Architectures(CONFIG),
+        sizes,
+        on(devices, strategy),
+        length=32,
+        simulate=simulate_run_step,
     ).parts
 
 

@@ -122,7 +122,7 @@ def test_verify_model_in_bfloat16_goes_by_how_tokens_differ(
         train(recipe, recipe.dpo)
         assert RunDir(recipe.output_dir).read_run()["model"]["max_difference"] > 0.05
     else:
-        with pytest.raises(PrefcliError, match="a token off the policy's"):
+        with pytest.raises(PrefcliError, match="differ from the policy's"):
             train(recipe, recipe.dpo)
 
 
@@ -198,15 +198,15 @@ def test_a_broken_model_ends_no_run(recipe_data, make_recipe, monkeypatch, chang
 def test_outputs_are_looked_at_too(recipe_data, make_recipe, monkeypatch):
     """Where no value can be compared, as of shards, a wrong output still tells."""
     recipe = make_recipe(recipe_data).recipe
-    monkeypatch.setattr("prefcli.training.verify_model._same_values", lambda *args: None)
+    monkeypatch.setattr("prefcli.training.verify_model.check_values", lambda *args: None)
     harm(monkeypatch, lambda folder: rewrite(folder, lambda w: w["model.norm.weight"].mul_(1.01)))
-    with pytest.raises(PrefcliError, match="a token off the policy's"):
+    with pytest.raises(PrefcliError, match="differ from the policy's"):
         train(recipe, recipe.dpo)
 
 
 def test_too_large_to_load_is_said(recipe_data, make_recipe, monkeypatch, capsys):
     recipe = make_recipe(recipe_data).recipe
-    monkeypatch.setattr("prefcli.training.verify_model._SPARE", 10**15)
+    monkeypatch.setattr("prefcli.training.verify_model.SPARE_BYTES", 10**15)
     train(recipe, recipe.dpo)
-    assert "not loaded for a trial: it takes 1000000 GB" in capsys.readouterr().out
+    assert "not loaded for a trial: it needs 1000000 GB" in capsys.readouterr().out
     assert RunDir(recipe.output_dir).read_run()["model"]["max_difference"] is None

@@ -1,0 +1,68 @@
+"""Models that have shapes but no weights, built from their configs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from prefcli.memory.fake_quantized import pack
+from prefcli.methods import Method
+from prefcli.model import Device
+from prefcli.model.lora import trainable_config
+from prefcli.model.remote_code import from_config_kwargs
+from prefcli.packed_forward.stand_in import of_depth
+from prefcli.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Architectures:
+    """The configs of policy and reference."""
+
+    policy: PretrainedConfig
+    adapter: LoraConfig | None = None
+    """The adapter to continue, if model.adapter is continue."""
+    reference: PretrainedConfig | None = None
+    """A reference that is not the starting policy."""
+
+    def of_depth(self, layers: int) -> Architectures:
+        """Return the same architectures with another number of layers."""
+        other = of_depth(self.reference, layers) if self.reference is not None else None
+        return Architectures(of_depth(self.policy, layers), self.adapter, other)
+
+
+def make_policy(recipe: Recipe, architectures: Architectures, device: Device) -> Any:
+    """Build the policy, with the adapter that it continues."""
+    model = _model(recipe, architectures.policy, device)
+    if recipe.model.quantization is not None:
+        pack(model, recipe.model.quantization)
+        model.is_loaded_in_4bit = recipe.model.quantization == "4bit"
+        model.is_loaded_in_8bit = recipe.model.quantization == "8bit"
+    if recipe.model.adapter != "continue":
+        return model
+    assert architectures.adapter is not None
+    return get_peft_model(model, trainable_config(architectures.adapter))
+
+
+def make_reference(
+    recipe: Recipe, method: Method, architectures: Architectures, device: Device
+) -> PreTrainedModel | None:
+    """Build the separate reference model, if `_reference` in training/trainer.py loads one."""
+    if not method.needs_reference:
+        return None
+    if architectures.reference is None and recipe.trains_adapter:
+        return None
+    return _model(recipe, architectures.reference or architectures.policy, device)
+
+
+def _model(recipe: Recipe, config: PretrainedConfig, device: Device) -> PreTrainedModel:
+    # Attention that needs a GPU takes about as much memory as sdpa.
+    eager = recipe.model.attn_implementation == "eager"
+    return AutoModelForCausalLM.from_config(
+        config,
+        dtype=device.dtype(recipe.model, frozen=recipe.trains_adapter),
+        **from_config_kwargs(config, recipe.model),
+        **({"attn_implementation": "eager"} if eager else {}),
+    )
