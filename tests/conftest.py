@@ -1,6 +1,8 @@
-"""No test asks the hub, or uses a cache that is not its own.
+"""Environment of every test: no access to the hub, a cache folder per session.
 
-To be settled before any library is imported, which looks once.
+The variables are set before any library is imported, since the libraries read them only once.
+The fixtures of tests/train and tests/gpu import the heavy libraries inside, since tests/unit runs
+without them.
 """
 
 from __future__ import annotations
@@ -8,20 +10,51 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from pathlib import Path
 
 import pytest
+import yaml
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# datasets looks through the whole folder at each of its steps: slow where many runs have left rows.
+# datasets lists the cache folder in each step, which is slow where many runs have left rows.
 _cache = tempfile.TemporaryDirectory(prefix="prefcli-tests-")
 os.environ["HF_DATASETS_CACHE"] = _cache.name
 
 
 @pytest.fixture(autouse=True)
-def _own_signals():
-    """A command that has run to its end leaves its process deaf to them; this one goes on."""
+def _restored_signal_handlers():
+    """Restore the handlers: a command that ends ignores signals, but the test process continues."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    from tests.support.tiny_runs import save_tiny_model
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    save_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe_data(tiny_model, tmp_path) -> dict:
+    from tests.support.tiny_runs import small_recipe
+
+    return small_recipe(tiny_model, tmp_path)
+
+
+@pytest.fixture
+def make_recipe(tmp_path):
+    """Write plain data to a file and load it as a recipe."""
+    from prefcli.recipe import Loaded, load
+
+    def make(data: dict, *overrides: str) -> Loaded:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(data), encoding="utf-8")
+        return load(str(path), overrides)
+
+    return make

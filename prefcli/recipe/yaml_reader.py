@@ -198,7 +198,7 @@ def compose(text: str, source: str) -> yaml.Node | None:
                     # A missing value, whose place libyaml does not know.
                     return compose_in_python(text, source)
             return yaml.compose(text, Loader=_FastLoader)
-        except (yaml.YAMLError, RecipeError):
+        except (yaml.YAMLError, RecipeError, UnicodeEncodeError):  # lone surrogates
             pass  # read again, for PyYAML's own errors
     return compose_in_python(text, source)
 

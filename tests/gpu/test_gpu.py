@@ -1,4 +1,4 @@
-"""What only a GPU can show. Skipped, and said so, where there is none."""
+"""Runs on a GPU: mixed precision and quantized models."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ import torch
 from prefcli.model import detect_device
 from prefcli.training.run import train
 from tests.support.tiny_runs import metric_rows
-from tests.train.conftest import (  # noqa: F401
-    make_recipe,
-    recipe_data,
-    tiny_model,
-)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["full", "lora"])
-def test_the_cpu_recipe_runs_in_mixed_precision(recipe_data, make_recipe, lora):  # noqa: F811
+def test_train_on_a_gpu_uses_bfloat16_autocast(recipe_data, make_recipe, lora):
     if lora:
         recipe_data["lora"] = lora
     recipe = make_recipe(recipe_data).recipe
@@ -31,7 +26,9 @@ def test_the_cpu_recipe_runs_in_mixed_precision(recipe_data, make_recipe, lora):
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
-def test_a_quantised_base_with_a_mix(recipe_data, make_recipe, quantization, tmp_path):  # noqa: F811
+def test_train_quantized_model_with_sft_mix_starts_at_log_2(
+    recipe_data, make_recipe, quantization, tmp_path
+):
     pytest.importorskip("bitsandbytes")
     recipe_data["model"]["quantization"] = quantization
     recipe_data["lora"] = {"rank": 4}

@@ -1,4 +1,4 @@
-"""The memory that a dry-run predicts, beside torch.cuda.max_memory_allocated."""
+"""The memory that a dry-run predicts, compared with torch.cuda.max_memory_allocated."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_predicted_is_allocated(folder, tmp_path, name):
+def test_predicted_memory_equals_allocated_memory(folder, tmp_path, name):
     if name == "qlora":
         pytest.importorskip("bitsandbytes")
     data = {
@@ -73,7 +73,7 @@ def test_predicted_is_allocated(folder, tmp_path, name):
             "warmup_steps": 0,
             "gradient_checkpointing": True,
         },
-        "performance": {"shared_prefix": "off"},  # what is rehearsed is trl's own
+        "performance": {"shared_prefix": "off"},  # the prediction is for trl's own forward
     }
     for section, changes in CASES[name].items():
         data[section] = {**data.get(section, {}), **changes}

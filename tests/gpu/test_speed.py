@@ -1,4 +1,4 @@
-"""The fast forward where a GPU computes it: flash attention, trl's Triton head, bfloat16."""
+"""The packed forward on a GPU: flash attention, trl's Triton head, bfloat16."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on
 FAMILIES = ("llama", "mistral", "qwen2", "gemma3_text")
 
 
-def _there(batch):
+def _on_gpu(batch):
     return {name: values.cuda() for name, values in batch.items()}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_in_float32_by_segments(family):
+def test_packed_forward_in_float32_equals_trl(family):
     torch.backends.cuda.matmul.allow_tf32 = False
     model = tiny(family).cuda()
-    assert_alike(*both(model, _there(batch_of(pairs())), attention=SEGMENTS)[:2], share=1e-4)
+    assert_alike(*both(model, _on_gpu(batch_of(pairs())), attention=SEGMENTS)[:2], share=1e-4)
 
 
 @pytest.mark.parametrize("attention", [SEGMENTS, varlen.NAME])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_in_bfloat16_it_is_as_precise_as_trl(family, attention):
-    """No farther from float32."""
-    model, batch = tiny(family).cuda(), _there(batch_of(pairs()))
+def test_packed_forward_in_bfloat16_is_as_precise_as_trl(family, attention):
+    model, batch = tiny(family).cuda(), _on_gpu(batch_of(pairs()))
     if attention == varlen.NAME and not varlen.is_given(model):
         pytest.skip("no flash attention on this GPU")
     exact = both(model, batch)[0].output.log_probs
     stock, fast, counts = both(model.bfloat16(), batch, attention=attention)
     assert counts.as_dict()["attention_calls"] == {attention: model.config.num_hidden_layers}
-    theirs, ours = ((each.output.log_probs.float() - exact).abs().mean() for each in (stock, fast))
-    assert ours <= 1.3 * theirs + 1e-4
+    stock_error, fast_error = (
+        (scored.output.log_probs.float() - exact).abs().mean() for scored in (stock, fast)
+    )
+    assert fast_error <= 1.3 * stock_error + 1e-4
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -50,7 +51,7 @@ def test_flash_attention_passes_the_probe(family):
     speed.prepare(model)
     assert (speed.reason, speed.attention, speed.refused) == (None, varlen.NAME, {})
     with torch.autocast("cuda", torch.bfloat16):
-        output = model(**_there(batch_of(pairs())), fused_lm_head=True)
+        output = model(**_on_gpu(batch_of(pairs())), fused_lm_head=True)
     output.log_probs.sum().backward()
     layers = model.config.num_hidden_layers
     assert speed.as_dict()["attention_calls"] == {varlen.NAME: layers}

@@ -1,4 +1,4 @@
-"""FSDP2 over processes of a CPU, set up as accelerate sets it up on GPUs."""
+"""FSDP2 over CPU processes, set up as accelerate does on GPUs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _VARIABLES = {
 
 @contextmanager
 def fsdp2_on_cpus() -> Iterator[None]:
-    """Let accelerate, which keeps FSDP to accelerators, shard over processes of a CPU inside."""
+    """Let accelerate, which restricts FSDP to accelerators, shard over CPU processes."""
     real, gathered = AcceleratorState.__init__, Accelerator.get_state_dict
 
     def init(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
@@ -40,17 +40,17 @@ def fsdp2_on_cpus() -> Iterator[None]:
                 fsdp_plugin.set_mixed_precision(self._mixed_precision)
             self.fsdp_plugin = fsdp_plugin
 
-    def on_hand(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
-        # Copied off a GPU they are plain tensors; on a CPU they are those that still come.
-        found = gathered(self, model, *args, **kwargs)
+    def get_state_dict(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        # The copy from a GPU waits for the collective; on a CPU the tensors are still pending.
+        state = gathered(self, model, *args, **kwargs)
         return {
-            name: each.wait() if isinstance(each, AsyncCollectiveTensor) else each
-            for name, each in found.items()
+            name: value.wait() if isinstance(value, AsyncCollectiveTensor) else value
+            for name, value in state.items()
         }
 
     with (
         mock.patch.dict(os.environ, _VARIABLES),
         mock.patch.object(AcceleratorState, "__init__", init),
-        mock.patch.object(Accelerator, "get_state_dict", on_hand),
+        mock.patch.object(Accelerator, "get_state_dict", get_state_dict),
     ):
         yield

@@ -1,6 +1,6 @@
-"""The tests' own arithmetic: double precision, a row at a time, unpadded, no prefcli and no trl.
+"""Independent float64 arithmetic, one unpadded row at a time, without prefcli and trl.
 
-A trainer's loss and gradient are float32 sums over a padded batch; these are what they stand for.
+A trainer's loss and gradient are float32 sums over a padded batch; these are the exact values.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 class Oracle:
-    """The weights of a trained model as float64 leaves, and those it started from."""
+    """The weights of a trained model as float64 leaves, and its initial weights."""
 
     def __init__(self, folder, model, *, lora_scale=None):
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -41,20 +41,20 @@ class Oracle:
         return weights
 
     def ids(self, prompt, completion, *, max_length, bos=False):
-        """(prompt, completion) as token ids: an end token behind, cut at max_length."""
+        """Return (prompt, completion) as token ids, with an EOS at the end, cut at max_length."""
         start = [self.tokenizer.bos_token_id] if bos else []
         before = start + self.tokenizer(prompt)["input_ids"]
-        whole = self.tokenizer(prompt + completion + self.tokenizer.eos_token)["input_ids"]
-        whole = (start + whole)[:max_length]
-        assert whole[: len(before)] == before
-        return before, whole[len(before) :]
+        sequence = self.tokenizer(prompt + completion + self.tokenizer.eos_token)["input_ids"]
+        sequence = (start + sequence)[:max_length]
+        assert sequence[: len(before)] == before
+        return before, sequence[len(before) :]
 
     def policy(self, prompt, completion):
-        """log p of each completion token, with its graph."""
+        """Return log p of each completion token, with its graph."""
         return self._score(self.weights, prompt, completion)
 
     def reference(self, prompt, completion):
-        """The same under the weights that training started from."""
+        """Return the same under the weights that training started from."""
         return self._score({}, prompt, completion)
 
     def _score(self, weights, prompt, completion):
@@ -73,7 +73,7 @@ class Oracle:
 
 
 def _norm(module):
-    """transformers computes this one in float32, whatever it is given."""
+    """Return an RMSNorm in float64; the one of transformers always computes in float32."""
 
     def forward(hidden):
         mean = hidden.pow(2).mean(-1, keepdim=True)
@@ -86,12 +86,14 @@ def log_sigmoid(x):
     return -torch.log1p(torch.exp(-x))
 
 
-def deviation(theirs, ours):
-    """(of a scalar, or of gradients by name) relative to the size of ours."""
-    if not isinstance(ours, dict):
-        return abs(float(theirs) - float(ours)) / abs(float(ours))
-    assert theirs.keys() == ours.keys()
-    apart = sum(float((theirs[name].double() - ours[name]).pow(2).sum()) for name in ours)
-    size = sum(float(each.pow(2).sum()) for each in ours.values())
-    assert size > 0, "a gradient of zero shows nothing"
-    return (apart / size) ** 0.5
+def deviation(actual, expected):
+    """Return the difference relative to the expected scalar or to the norm of the gradients."""
+    if not isinstance(expected, dict):
+        return abs(float(actual) - float(expected)) / abs(float(expected))
+    assert actual.keys() == expected.keys()
+    difference = sum(
+        float((actual[name].double() - expected[name]).pow(2).sum()) for name in expected
+    )
+    size = sum(float(gradient.pow(2).sum()) for gradient in expected.values())
+    assert size > 0, "the expected gradient is zero"
+    return (difference / size) ** 0.5

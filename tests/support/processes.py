@@ -1,4 +1,4 @@
-"""Two processes on this machine, as a launcher starts them, without the seconds of fresh ones."""
+"""Two forked processes on this machine, in the environment that a launcher sets."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import random
 import signal
 import socket
 import sys
-import time
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-_PATIENCE = 120
+_TIMEOUT = 120
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Ended:
     """How the processes ended, by rank."""
 
     codes: list[int]
-    said: list[str]
-    """Standard output and error of each."""
+    logs: list[str]
+    """Standard output and error of each rank."""
 
 
 def in_processes(jobs: Sequence[Callable[[], object]], logs: Path, count: int = 2) -> Ended:
-    """The jobs one after the other, each in a process group of its own, in forked processes.
+    """Run the jobs one after the other in forked processes, each in a new process group.
 
-    A job that exits, or raises, ends its process.
+    A job that exits or raises ends its process.
     """
     ports = [free_port() for _ in jobs]
     logs.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def in_processes(jobs: Sequence[Callable[[], object]], logs: Path, count: int = 
     sys.stdout.flush()
     sys.stderr.flush()
     children = {_fork(rank, count, jobs, ports, files[rank]): rank for rank in range(count)}
-    codes = _wait(dict(children))
+    codes = _wait(children)
     return Ended(codes, [file.read_text("utf-8") for file in files])
 
 
@@ -55,7 +55,7 @@ def _fork(
         handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
-        # pytest has put its own in their place.
+        # pytest has replaced them.
         sys.stdout = open(1, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -99,23 +99,26 @@ def _forget() -> None:
 
 
 def _wait(children: dict[int, int]) -> list[int]:
-    codes = [0] * len(children)
-    deadline = time.monotonic() + _PATIENCE
-    while children:
-        child, status = os.waitpid(-1, os.WNOHANG)
-        if child in children:
-            codes[children.pop(child)] = os.waitstatus_to_exitcode(status)
-        elif time.monotonic() > deadline:
-            for each in children:
-                os.kill(each, signal.SIGKILL)
-            deadline += 10
-        else:
-            time.sleep(0.02)
+    """Return the exit codes by rank; kill the processes that are alive after `_TIMEOUT`."""
+    alarm = threading.Timer(_TIMEOUT, _kill, [children])
+    alarm.start()
+    try:
+        codes = [0] * len(children)
+        for child, rank in children.items():
+            codes[rank] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    finally:
+        alarm.cancel()
     return codes
 
 
+def _kill(children: Iterable[int]) -> None:
+    for child in children:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
 def free_port() -> int:
-    """Below those that the kernel gives to whoever asks in the meantime."""
+    """Return a free port below the range from which the kernel assigns ephemeral ports."""
     while True:
         port = random.SystemRandom().randrange(15_000, 32_000)
         with socket.socket() as probe, suppress(OSError):

@@ -80,13 +80,13 @@ OWN: dict[str, dict[str, Any]] = {
         "attention_dropout": 0.0,
     },
 }
-"""Where a family needs other settings than sizes, or has others that matter here."""
+"""Settings that a family needs besides sizes, or that matter for these tests."""
 
 
-def tiny(family: str, **more: Any) -> PreTrainedModel:
-    """In training mode, with weights so large that a token seen or unseen shows."""
+def tiny(family: str, **options: Any) -> PreTrainedModel:
+    """Return a tiny model in training mode, with weights large enough that every token matters."""
     sizes = _GPT2 if family in ("gpt2", "gpt_bigcode") else _SIZES
-    config = CONFIG_MAPPING[family](**{**sizes, **OWN.get(family, {}), **more})
+    config = CONFIG_MAPPING[family](**{**sizes, **OWN.get(family, {}), **options})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     with torch.no_grad():
@@ -99,7 +99,7 @@ def tiny(family: str, **more: Any) -> PreTrainedModel:
 
 
 def batch_of(rows: list[tuple[list[int], list[int]]], *, left: bool = False) -> dict[str, Any]:
-    """(tokens without a label, tokens with one) of each row, padded on the right or left."""
+    """Pad rows of (tokens without labels, tokens with labels) on the right or left."""
     length = max(len(before) + len(after) for before, after in rows)
 
     def padded(values: list[int], fill: int) -> torch.Tensor:
@@ -119,8 +119,11 @@ def tokens(count: int, seed: int) -> list[int]:
 
 
 def pairs() -> list[tuple[list[int], list[int]]]:
-    """Four pairs as trl lays them, the chosen first: longer than the window, with one token for an
-    answer, with other prompts, and the same twice."""
+    """Return four pairs in the order of trl, all chosen rows first.
+
+    One is longer than the sliding window, one has an answer of one token, one has two different
+    prompts, and one has two identical rows.
+    """
     long, short, same = tokens(20, 1), tokens(9, 2), tokens(13, 3)
     return [
         (long, tokens(12, 4)),
@@ -146,30 +149,30 @@ def both(
     *,
     autocast: bool = False,
     attention: str = SEGMENTS,
-    **more: Any,
+    **inputs: Any,
 ) -> tuple[Scored, Scored, Counts]:
-    """By trl's forward, by the fast one, and what that has counted."""
+    """Return the scores of trl's forward and of the packed one, and the counts of calls."""
     add_fused_lm_head(model, outputs=figures)
-    stock = scored(model, batch, autocast=autocast, **more)
-    asked = settings(model)
-    assert asked is not None
+    stock = scored(model, batch, autocast=autocast, **inputs)
+    arguments = settings(model)
+    assert arguments is not None
     counts = Counts()
-    uninstall = install(model, *asked, counts, attention)
-    fast = scored(model, batch, autocast=autocast, **more)
+    uninstall = install(model, *arguments, counts, attention)
+    fast = scored(model, batch, autocast=autocast, **inputs)
     uninstall()
     return stock, fast, counts
 
 
 def scored(
-    model: PreTrainedModel, batch: dict[str, torch.Tensor], *, autocast: bool = False, **more: Any
+    model: PreTrainedModel, batch: dict[str, torch.Tensor], *, autocast: bool = False, **inputs: Any
 ) -> Scored:
-    """The gradients are of a sum in which each token has a weight of its own.
+    """Return the output and the gradients of a sum with a different random weight per token.
 
-    autocast: to bfloat16 in the forward pass, as in training.
+    autocast: run the forward pass in bfloat16 autocast, as in training.
     """
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        output = model(**batch, **more, fused_lm_head=True)
+        output = model(**batch, **inputs, fused_lm_head=True)
     draw = torch.Generator().manual_seed(7)
     weights = torch.randn(output.log_probs.shape, generator=draw).to(output.log_probs.device)
     if output.log_probs.requires_grad:
@@ -183,23 +186,27 @@ def scored(
 
 
 def assert_alike(stock: Scored, fast: Scored, *, nats: float = 1e-5, share: float = 1e-5) -> None:
-    """nats: what a token's figures may differ. share: what the gradients may, of their length."""
+    """Compare two scores.
+
+    nats: how far the metrics of a token may differ. share: how far the gradients may differ,
+    relative to their norm.
+    """
     for name in FIGURES:
-        theirs, ours = getattr(stock.output, name), getattr(fast.output, name)
-        assert (theirs is None) == (ours is None), name
-        if theirs is not None:
-            assert theirs.shape == ours.shape
-            assert torch.allclose(ours.float(), theirs.float(), rtol=0, atol=nats), name
+        expected, actual = getattr(stock.output, name), getattr(fast.output, name)
+        assert (expected is None) == (actual is None), name
+        if expected is not None:
+            assert expected.shape == actual.shape
+            assert torch.allclose(actual.float(), expected.float(), rtol=0, atol=nats), name
     assert torch.equal(stock.output.label_mask, fast.output.label_mask)
     assert abs(fast.output.loss - stock.output.loss) <= 0.1 * nats * abs(stock.output.loss)
     assert stock.gradients.keys() == fast.gradients.keys()
     assert distance(stock.gradients, fast.gradients) <= share
 
 
-def distance(theirs: dict[str, torch.Tensor], ours: dict[str, torch.Tensor]) -> float:
-    """Of the second from the first, as a share of the first's length."""
-    if not theirs:
+def distance(expected: dict[str, torch.Tensor], actual: dict[str, torch.Tensor]) -> float:
+    """Return the norm of the difference, relative to that of the expected gradients."""
+    if not expected:
         return 0.0
-    off = torch.stack([(ours[name] - theirs[name]).float().norm() for name in theirs]).norm()
-    length = torch.stack([value.float().norm() for value in theirs.values()]).norm()
+    off = torch.stack([(actual[name] - expected[name]).float().norm() for name in expected]).norm()
+    length = torch.stack([value.float().norm() for value in expected.values()]).norm()
     return float(off / length) if length else float(off)

@@ -1,4 +1,4 @@
-"""The folders of source that the lint tests of prose and names go through."""
+"""The source folders that the lint tests of prose and names check."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ROOTS = ("prefcli", "scripts", "tests")
-EXEMPT = {"tests/support/prose.py", "tests/support/names.py"}
-"""Files that quote what is banned."""
+EXEMPT = ("tests/support/prose.py", "tests/support/names.py")
+"""Files that quote the banned words."""
 
 
 def source_folders() -> list[str]:
@@ -20,8 +20,7 @@ def source_folders() -> list[str]:
 def source_files(folder: str) -> list[Path]:
     """The Python files of one of `source_folders`, relative to the root of the repository.
 
-    A root stands for the files directly in it.
+    A root yields only the files directly in it.
     """
     pattern = "*.py" if folder in ROOTS else "**/*.py"
-    paths = sorted(path.relative_to(ROOT) for path in (ROOT / folder).glob(pattern))
-    return [path for path in paths if path.as_posix() not in EXEMPT]
+    return sorted(path.relative_to(ROOT) for path in (ROOT / folder).glob(pattern))

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.data.run_datasets import load_run_datasets
@@ -24,7 +26,7 @@ WORDS = "red green blue big small kind rude yes no please thanks cat dog sun".sp
 
 
 ANYTHING = {name: {"error": None} for name in DataChecks.model_fields}
-"""`data.checks` of recipes whose data is no example: there are few prompts in so few words."""
+"""`data.checks` without errors: the generated rows have few distinct prompts and words."""
 
 
 def sentence(seed: int, length: int) -> str:
@@ -68,6 +70,40 @@ def write_jsonl(path: Path, rows: list) -> Path:
     return path
 
 
+def save_tiny_model(folder: Path) -> None:
+    """Save a two-layer Llama with random weights and a byte-level BPE tokenizer."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        [sentence(i, 8) for i in range(50)],
+        trainers.BpeTrainer(
+            vocab_size=300,
+            special_tokens=["<s>", "</s>", "<pad>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
 def small_recipe(model: Path, folder: Path) -> dict:
     """A valid recipe with every method, as plain data to change in a test."""
     train = write_jsonl(folder / "train.jsonl", pairs(24))
@@ -102,7 +138,7 @@ def small_recipe(model: Path, folder: Path) -> dict:
 
 
 def trainer_of(recipe, name: str, tokenizer=None):
-    """(trainer, inputs) as a run builds them, on a fresh float32 policy."""
+    """Return (trainer, inputs) as a run builds them, on a fresh float32 policy."""
     tokenizer = tokenizer or load_tokenizer(recipe.model)
     inputs = load_run_datasets(recipe, recipe.methods[name], tokenizer)
     method, _ = inputs.resolve_from_data(recipe.methods[name])

@@ -12,9 +12,9 @@ from trl.experimental.orpo import ORPOTrainer
 
 from prefcli.errors import RecipeError
 from prefcli.training.run import train
+from tests.support.formula_cases import LORA, PAIRS, gradients, move_weights
 from tests.support.oracle import deviation
 from tests.support.tiny_runs import UNTIMED, metric_rows, pairs, trainer_of, write_jsonl
-from tests.train.formulas.conftest import LORA, PAIRS, disturb, gradients
 
 STOCK = {"orpo": ORPOTrainer, "simpo": CPOTrainer, "cpo": CPOTrainer}
 CASES = {
@@ -38,7 +38,7 @@ def scored(request, recipe_data, make_recipe, tmp_path):
     data["data"] = {**recipe_data["data"], "train": {"path": str(rows)}}
     data["training"] = {**recipe_data["training"], "global_batch_size": 4}
     trainer, _ = trainer_of(make_recipe(data).recipe, name)
-    disturb(trainer.model, 1, 0.1)
+    move_weights(trainer.model, 1, 0.1)
     batch = trainer.data_collator(list(trainer.train_dataset))
     return STOCK[name], trainer, batch
 

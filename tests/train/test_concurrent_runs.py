@@ -41,7 +41,7 @@ def run_both(recipe_data, tmp_path):
             cli.main()
 
         ended = in_processes([job], tmp_path / "logs")
-        return ended.codes, "".join(ended.said)
+        return ended.codes, "".join(ended.logs)
 
     return run
 

@@ -111,7 +111,7 @@ def sharded(tiny_model, tmp_path_factory, no_pages) -> Runs:
     for case, recipe in recipes(tiny_model, folder).items():
         job = functools.partial(run_sharded, case, recipe)
         ended = in_processes([job], folder / f"logs of {case}")
-        assert ended.codes == [0, 0], "\n".join(ended.said)
+        assert ended.codes == [0, 0], "\n".join(ended.logs)
     return Runs(folder)
 
 

@@ -95,7 +95,7 @@ def test_trainer_rows_are_tokenized_once_by_all_processes(fresh, make_recipe, tm
     other = make_recipe(fresh, *changed).recipe
     for name in METHODS:
         ended = in_processes([functools.partial(trainer_of, recipe, name)], tmp_path / "logs")
-        assert ended.codes == [0, 0], ended.said
+        assert ended.codes == [0, 0], ended.logs
         measured = 2 * ROWS if name == "kto" else ROWS
         assert counted() == (measured, CALLS[name] * ROWS), name
         trainer_of(other, name)
@@ -204,7 +204,7 @@ def test_run_once_waiting_process_raises_the_error_of_the_first(tmp_path, monkey
 
     ended = in_processes([job], tmp_path / "logs")
     assert ended.codes == [4, 4]
-    assert ended.said == ["a.jsonl: row 3: row 3 is invalid [DAT010]\n"] * 2
+    assert ended.logs == ["a.jsonl: row 3: row 3 is invalid [DAT010]\n"] * 2
     assert log.read_text() == "x"
     with pytest.raises(DataError):  # a later start tries again
         run_once(tmp_path / "key.json", "data", lambda: None, make)

@@ -28,17 +28,6 @@ LORA = {"rank": 3, "alpha": 6, "dropout": 0.0}
 
 
 @pytest.fixture
-def sft_adapter(recipe_data, make_recipe, tmp_path) -> Path:
-    """Train an SFT adapter that differs clearly from its base."""
-    output = tmp_path / "sft"
-    data = {**recipe_data, "output_dir": str(output), "lora": {**LORA, "rank": 2, "dropout": 0.1}}
-    data["training"] = {**data["training"], "learning_rate": 0.05, "max_steps": 6}
-    recipe = make_recipe(data).recipe
-    train(recipe, recipe.sft)
-    return output / "model"
-
-
-@pytest.fixture
 def merged(sft_adapter, tmp_path) -> Path:
     """Merge the adapter into a full model."""
     folder = tmp_path / "merged"

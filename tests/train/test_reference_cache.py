@@ -13,7 +13,6 @@ from prefcli.checkpoints.run_dir import RunDir
 from prefcli.errors import RecipeError
 from prefcli.training.run import train
 from tests.support.tiny_runs import metric_rows, trainer_of
-from tests.train.test_reference import sft_adapter  # noqa: F401  # a fixture
 
 LORA = {"rank": 2, "alpha": 4, "dropout": 0.1}
 COMPUTED = "computed and cached for later runs"
@@ -46,7 +45,7 @@ def build(make_recipe, capsys):
 def test_run_with_precompute_equals_run_without(
     recipe_data,
     make_recipe,
-    sft_adapter,  # noqa: F811
+    sft_adapter,
     name,
     kind,
 ):
@@ -157,7 +156,7 @@ def test_cache_key_contains_what_scores_depend_on(recipe_data, build, change):
     assert build(recipe_data)[1] == [READ, READ]
 
 
-def test_cache_key_differs_for_other_reference_weights(recipe_data, build, sft_adapter):  # noqa: F811
+def test_cache_key_differs_for_other_reference_weights(recipe_data, build, sft_adapter):
     recipe_data["reference"] = {"precompute": True}
     build(recipe_data)
     recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": "continue"}

@@ -93,13 +93,13 @@ def both(tiny_model, tmp_path_factory) -> Both:
     patch = pytest.MonkeyPatch()
     patch.setattr("prefcli.training.finish.write_report_and_card", lambda *args, **kwargs: None)
     ended = in_processes([job(case) for case in CASES], folder / "logs")
-    assert ended.codes == [0, 0], ended.said
+    assert ended.codes == [0, 0], ended.logs
     for case, recipe in alone.items():
         made = whole_batches if case == KL else make_trainer
         patch.setattr(run_module, "make_trainer", made)
         train(recipe, recipe.methods[case.split()[0]])
     patch.undo()
-    return Both(folder / "alone", folder / "together", alone, ended.said)
+    return Both(folder / "alone", folder / "together", alone, ended.logs)
 
 
 def figures(row: dict, names: set[str]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Every test here runs, and is collected, as if the heavy half's libraries were not installed."""
+"""Run and collect every test here as if the heavy libraries were not installed."""
 
 import sys
 from contextlib import contextmanager
@@ -6,20 +6,19 @@ from contextlib import contextmanager
 import pytest
 
 from prefcli.console import keep_stdout_for_json
+from tests.support.light_half import HEAVY
 
 pytest.register_assert_rewrite("tests.support.broken_recipes")
-
-HEAVY = ("torch", "transformers", "trl", "datasets", "peft", "accelerate")
 
 
 @pytest.fixture(autouse=True)
 def _plain_console():
-    """Whatever the test before asked for with --json."""
+    """Undo the --json of an earlier test."""
     keep_stdout_for_json(False)
 
 
 class _Blocker:
-    """First in sys.meta_path: refuses the heavy libraries instead of finding them."""
+    """An entry of sys.meta_path that refuses to import the heavy libraries."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -29,8 +28,7 @@ class _Blocker:
 
 @contextmanager
 def _light():
-    # In a run together with tests/train the libraries are loaded; they are set aside, so that
-    # an import meets the blocker here too.
+    # After tests/train the libraries are loaded; without them an import reaches the blocker.
     aside = {name: m for name, m in sys.modules.items() if name.partition(".")[0] in HEAVY}
     for name in aside:
         del sys.modules[name]

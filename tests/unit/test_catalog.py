@@ -10,7 +10,7 @@ from prefcli.methods import METHODS
 from prefcli.recipe import Recipe, load
 from prefcli.recipe.catalog import Shipped, shipped
 from prefcli.recipe.published_ranges import check_published_ranges
-from tests.unit.test_cli import run
+from tests.support.light_half import run
 
 LIBRARY = shipped()
 HEADER = ("Source:", "Differs:", "Expected:", "Needs:")

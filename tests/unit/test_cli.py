@@ -9,22 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from prefcli import __version__, cli
+from prefcli import __version__
 from prefcli.cli.main import COMMANDS, command_tree
 from prefcli.errors import ExitCode
 from prefcli.methods import METHODS
 from prefcli.recipe import load
+from tests.support.light_half import HEAVY, run
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "output_dir: r\nmodel: {name_or_path: m}\ndpo: {}\ndata: {train: {path: d.jsonl}}\n"
-HEAVY = ("torch", "transformers", "trl", "datasets", "peft", "accelerate")
-
-
-def run(monkeypatch, *argv: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["prefcli", *argv])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
 
 
 @pytest.mark.parametrize(

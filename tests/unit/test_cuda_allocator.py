@@ -1,4 +1,4 @@
-"""What the environment tells torch of a GPU's memory."""
+"""The environment variables of torch's CUDA allocator."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_use_expandable_segments_sets_the_allocator(unset):
 def test_use_expandable_segments_keeps_what_the_user_has_set(unset, name):
     unset.setenv(name, "max_split_size_mb:64")
     use_expandable_segments()
-    assert {each: os.environ[each] for each in NAMES if each in os.environ} == {
+    assert {key: os.environ[key] for key in NAMES if key in os.environ} == {
         name: "max_split_size_mb:64"
     }
 

@@ -15,7 +15,7 @@ PATHS = table(
     swapped("escape in output_dir", "runs/x", '"a\\e[2Jb"', "1:13", "output_dir", "RCP017"),
     swapped("writing turned round", "runs/x", '"a\\u202Egpj"', "1:13", "output_dir", "RCP017"),
     swapped("line separator", "runs/x", '"a\\u2028b"', "1:13", "output_dir", "RCP017"),
-    swapped("a stranger's home", "runs/x", "~nobody-of-that-name/x", "1:13", "output_dir", "RCP017"),
+    swapped("a stranger's home", "runs/x", "~no-such-user/x", "1:13", "output_dir", "RCP017"),
     swapped("a name too long", "runs/x", "a" * 256, "1:13", "output_dir", "RCP017"),
     swapped("bytes count", "runs/x", "\u00e4" * 128, "1:13", "output_dir", "RCP017"),
     swapped("a path too long", "runs/x", LONG, "1:13", "output_dir", "RCP017"),

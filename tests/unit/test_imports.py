@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.unit.conftest import HEAVY
+from tests.support.light_half import HEAVY
 
 LIGHT = ("prefcli.recipe", "prefcli.methods", "prefcli.formats")
 

@@ -116,7 +116,7 @@ def test_start_loss_of_pair_losses_matches_trls_formula(name):
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "said"),
+    ("method", "options", "report"),
     [
         (Dpo, {"beta": 0}, "greater than 0"),
         (Dpo, {"beta": math.inf}, "finite"),
@@ -183,10 +183,10 @@ def test_start_loss_of_pair_losses_matches_trls_formula(name):
         (Sft, {"beta": 0.1}, "not permitted"),
     ],
 )
-def test_method_with_invalid_options_is_rejected(method, options, said):
+def test_method_with_invalid_options_is_rejected(method, options, report):
     with pytest.raises(ValidationError) as caught:
         method(**options)
-    assert said in str(caught.value)
+    assert report in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -255,8 +255,8 @@ def test_method_with_invalid_options_is_rejected(method, options, said):
     ids=lambda value: type(value).__name__,
 )
 def test_trl_options_use_trls_names(section, options):
-    told = section.trl_options()
-    assert {name: told[name] for name in options} == options
+    options_of_trl = section.trl_options()
+    assert {name: options_of_trl[name] for name in options} == options
 
 
 def test_ipo_notes_state_the_target_margin():
@@ -319,7 +319,7 @@ def test_label_smoothing_is_accepted_only_by_losses_that_read_it(loss):
 
 @pytest.mark.parametrize("loss", [loss for loss in PAIR_LOSSES if loss != "sft"])
 def test_start_loss_does_not_depend_on_variants(loss):
-    """Where every log-ratio is 0, so is every score, of whatever tokens it is summed."""
+    """Check a start where every log-ratio is 0, so that the sum over any tokens is 0 as well."""
     smoothing = {"label_smoothing": 1e-3} if loss == "exo_pair" else {}
     plain = Dpo(loss_type=loss, **smoothing)
     if loss in F_DIVERGENCE:
@@ -395,8 +395,8 @@ def test_kto_auto_weights_are_in_the_band_and_close_to_one(desirable, undesirabl
 def test_kto_start_loss_is_half_the_mean_weight(labels, good, bad):
     """arXiv:2402.01306, eq. 7 with policy and reference equal: each value is w/2."""
     method = Kto(desirable_weight=good, undesirable_weight=bad)
-    each = [(good if label else bad) * (1 - 0.5) for label in labels]
-    assert method.start_loss(labels) == pytest.approx(sum(each) / len(each))
+    values = [(good if label else bad) * (1 - 0.5) for label in labels]
+    assert method.start_loss(labels) == pytest.approx(sum(values) / len(values))
 
 
 @every
@@ -452,8 +452,8 @@ def test_default_learning_rates_are_in_their_band(method, lora):
     ids=repr,
 )
 def test_reward_capabilities_follow_the_loss(section, scale, is_sum, saturates):
-    found = (section.reward_scale, section.reward_is_sum, section.loss_saturates)
-    assert found == (scale, is_sum, saturates)
+    facts = (section.reward_scale, section.reward_is_sum, section.loss_saturates)
+    assert facts == (scale, is_sum, saturates)
 
 
 @pytest.mark.parametrize(

@@ -151,11 +151,11 @@ def test_page_links_lead_to_existing_files_and_headings(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         if target.startswith(("https://", "http://")):
             continue
-        file, _, anchor = target.partition("#")
+        file, _, heading = target.partition("#")
         path = (page.parent / file).resolve() if file else page
         assert path.is_file(), target
-        if anchor:
-            assert anchor in _anchors(path), target
+        if heading:
+            assert heading in _anchors(path), target
 
 
 def test_page_of_docs_is_linked_from_the_readme():

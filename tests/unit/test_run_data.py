@@ -111,6 +111,6 @@ def test_format_lineage_names_stages_and_adapters():
 def test_expected_results_of_older_runs_are_read(tmp_path, key):
     run = {key: {"eval_loss": RUN["expected"]["eval_loss"], "eval_kl": {"value": 1}}}
     recipe = f"{key}: {{source: a paper}}\n"
-    found = read_run(write_run(tmp_path, run=run, recipe=recipe))
-    assert list(found.expected_results) == ["eval_loss"]
-    assert found.expected_source == "a paper"
+    data = read_run(write_run(tmp_path, run=run, recipe=recipe))
+    assert list(data.expected_results) == ["eval_loss"]
+    assert data.expected_source == "a paper"

@@ -1,32 +1,19 @@
-"""Trainers whose policy has left the reference, with the oracle of each."""
+"""Trainers whose policy differs from the reference, with the exact values of each."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from prefcli.methods import METHODS
+from tests.support.formula_cases import LORA, PAIRS, gradients, move_weights, total
 from tests.support.oracle import Oracle, deviation
 from tests.support.tiny_runs import ANYTHING, trainer_of, write_jsonl
 
-# Chosen and rejected differ in length, both ways, and so do the rows.
-PAIRS = [
-    {"prompt": "say red blue", "chosen": " big small kind thanks", "rejected": " no"},
-    {"prompt": "say yes", "chosen": " dog", "rejected": " cat sun rude green no please"},
-    {"prompt": "say please dog sun cat", "chosen": " kind yes", "rejected": " rude big no"},
-    {"prompt": "say", "chosen": " sun sun cat please", "rejected": " red green"},
-]
-LABELLED = [
-    {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
-    for row, side in zip(PAIRS, ("chosen", "rejected", "chosen", "chosen"), strict=True)
-]
-LORA = {"rank": 4, "alpha": 6, "dropout": 0.0}
-
 
 class Case:
-    """A trainer that make_trainer built, and what its loss and gradient should be."""
+    """A trainer that make_trainer built, and the expected loss and gradient."""
 
     def __init__(self, trainer, inputs, recipe):
         self.trainer = trainer
@@ -40,12 +27,12 @@ class Case:
         )
 
     def batch(self, rows=None):
-        """Rows of trl's own data set, collated by its collator; all of them if none are named."""
+        """Collate rows of trl's dataset by its collator; all of them by default."""
         data = self.trainer.train_dataset
         return self.trainer.data_collator([data[i] for i in rows or range(len(data))])
 
-    def theirs(self, batch=None):
-        """(loss, gradients) of trl's trainer."""
+    def trl_step(self, batch=None):
+        """Return (loss, gradients) of trl's trainer."""
         model = self.trainer.model.train()
         model.zero_grad()
         loss = self.trainer.compute_loss(model, self.trainer._prepare_inputs(batch or self.batch()))
@@ -53,51 +40,31 @@ class Case:
         return loss.detach(), gradients(model)
 
     def agrees(self, expected, batch=None):
-        theirs, their_gradients = self.theirs(batch)
-        assert deviation(theirs, expected) < 1e-5
-        assert deviation(their_gradients, self.oracle.gradients(expected)) < 1e-5
+        loss, loss_gradients = self.trl_step(batch)
+        assert deviation(loss, expected) < 1e-5
+        assert deviation(loss_gradients, self.oracle.gradients(expected)) < 1e-5
 
     def pairs(self, *, bos=False, max_length=None):
-        """Token log-probabilities of the rows, and what the pairwise losses are made of."""
-        found = SimpleNamespace(chosen=[], rejected=[], chosen_reference=[], rejected_reference=[])
+        """Return token log-probabilities of the rows, and the sums that pairwise losses use."""
+        scores = SimpleNamespace(chosen=[], rejected=[], chosen_reference=[], rejected_reference=[])
         for row in self.rows:
             for side in ("chosen", "rejected"):
                 ids = self.oracle.ids(
                     row["prompt"], row[side], max_length=max_length or self.max_length, bos=bos
                 )
-                getattr(found, side).append(self.oracle.policy(*ids))
-                getattr(found, f"{side}_reference").append(self.oracle.reference(*ids))
-        found.lengths = [
-            (len(c), len(r)) for c, r in zip(found.chosen, found.rejected, strict=True)
+                getattr(scores, side).append(self.oracle.policy(*ids))
+                getattr(scores, f"{side}_reference").append(self.oracle.reference(*ids))
+        scores.lengths = [
+            (len(c), len(r)) for c, r in zip(scores.chosen, scores.rejected, strict=True)
         ]
-        found.w = total(found.chosen) - total(found.chosen_reference)
-        found.l = total(found.rejected) - total(found.rejected_reference)
-        return found
-
-
-def total(rows):
-    return torch.stack([row.sum() for row in rows])
-
-
-def mean(rows):
-    return torch.stack([row.mean() for row in rows])
-
-
-def gradients(model):
-    return {name: p.grad.cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def disturb(model, seed, size):
-    """Move what is trained away from where it starts: all weights, or the adapters alone."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in (p for p in model.parameters() if p.requires_grad):
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+        scores.w = total(scores.chosen) - total(scores.chosen_reference)
+        scores.l = total(scores.rejected) - total(scores.rejected_reference)
+        return scores
 
 
 @pytest.fixture
 def build(recipe_data, make_recipe, tmp_path):
-    """Build a Case: the one place that knows how a trainer is made."""
+    """Build a Case, with the policy moved away from the reference."""
 
     def build(
         name, section, rows=PAIRS, *, lora=False, max_length=64, seed=1, size=0.1, **training
@@ -121,7 +88,7 @@ def build(recipe_data, make_recipe, tmp_path):
             recipe_data["lora"] = LORA
         recipe = make_recipe(recipe_data).recipe
         trainer, inputs = trainer_of(recipe, name)
-        disturb(trainer.model, seed, size)
+        move_weights(trainer.model, seed, size)
         return Case(trainer, inputs, recipe)
 
     return build

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from prefcli.methods.dpo import PairLoss
+from tests.support.formula_cases import mean, total
 from tests.support.oracle import log_sigmoid
-from tests.train.formulas.conftest import mean, total
 
 BETA = 0.3
 EPSILON = 0.1
 # A sum of n log-probabilities is known to float32's spacing at its size, 4e-6 between 32 and 64.
-# What goes on to exponentiate or to magnify it (forward_kl, discopop) gets less to sum.
+# Losses that exponentiate or magnify it (forward_kl, discopop) get shorter rows.
 SHORT = [
     {"prompt": "say red blue", "chosen": " big small", "rejected": " no"},
     {"prompt": "say yes", "chosen": " dog", "rejected": " cat sun"},
@@ -234,8 +234,7 @@ def test_dpo_truncated_rows_match_the_formula(build):
 
 
 def _all_shortened(pairs, alpha):
-    """Of each side under policy and reference: log p of the part as long as the shorter side,
-    and alpha times that of what is beyond."""
+    """Return log p of each side up to the length of the shorter one, plus alpha times the rest."""
     sides = (pairs.chosen, pairs.rejected, pairs.chosen_reference, pairs.rejected_reference)
     return [
         torch.stack(

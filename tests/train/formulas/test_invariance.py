@@ -1,7 +1,7 @@
-"""What must not change the step: accumulation, order, padding, recomputed activations.
+"""Invariance of a step to accumulation, row order, padding and gradient checkpointing.
 
-Steps are taken by transformers' own loop, so its scaling and trl's are what is tested. The
-gradient is read before the optimizer uses it.
+transformers' own loop runs the steps, so its scaling and trl's are tested. The gradient is read
+before the optimizer uses it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import torch
 from transformers import TrainerCallback
 
 from prefcli.training.run import train
+from tests.support.formula_cases import COMPLETIONS, LABELLED, PAIRS, gradients
 from tests.support.oracle import deviation
 from tests.support.tiny_runs import metric_rows
-from tests.train.formulas.conftest import LABELLED, PAIRS, gradients
-from tests.train.formulas.test_sft import ROWS
 
+ROWS = COMPLETIONS
 WEIGHTS = {"desirable_weight": 1.5, "undesirable_weight": 0.7}
-# method -> (section, rows). KTO's loss with its reference point has a test of its own.
+# method -> (section, rows). KTO's loss with its reference point is tested separately.
 CASES = {
     "sft": ({}, ROWS),
     "sft-dft": ({"loss_type": "dft"}, ROWS),
@@ -33,14 +33,14 @@ both = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 
 
 class _Before(TrainerCallback):
-    """The accumulated gradient, unclipped, as the optimizer is about to see it."""
+    """The accumulated, unclipped gradient that the optimizer receives."""
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         self.gradients = gradients(model)
 
 
 def step(case):
-    """(loss, gradient) of one optimizer step of trainer.train()."""
+    """Return (loss, gradient) of one optimizer step of trainer.train()."""
     trainer, before, losses = case.trainer, _Before(), []
     training_step = trainer.training_step
 
@@ -49,7 +49,7 @@ def step(case):
         return losses[-1]
 
     trainer.training_step = watched
-    # A checkpoint, and looking for garbage, take longer than the step.
+    # A checkpoint and garbage collection take longer than the step.
     trainer.args.save_strategy = "no"
     trainer.accelerator.free_memory = lambda: None
     trainer.add_callback(before)
@@ -57,7 +57,7 @@ def step(case):
     assert trainer.state.global_step == 1
     assert len(losses) == trainer.args.gradient_accumulation_steps
     loss = torch.stack(losses).sum()
-    # What is logged is what was stepped on.
+    # The logged loss is that of the step.
     assert trainer.state.log_history[0]["loss"] == pytest.approx(float(loss), rel=1e-6)
     return loss, before.gradients
 
@@ -82,53 +82,53 @@ def stepping(build):
 @cases
 @both
 def test_loss_with_accumulation_equals_one_batch(stepping, case, lora):
-    """4 rows at once and as 4 x 1 (kto, which asks for 2 rows, as 2 x 2): the same step."""
+    """Compare 4 rows at once with 4 x 1 (kto, which needs 2 rows: 2 x 2)."""
     name, (section, rows) = case.partition("-")[0], CASES[case]
-    whole = step(stepping(name, section, rows, lora=lora))
+    one_batch = step(stepping(name, section, rows, lora=lora))
     size = 2 if name == "kto" else 1
     parts = stepping(name, section, rows, lora=lora, per_device_train_batch_size=size)
     assert parts.trainer.args.gradient_accumulation_steps == 4 // size
-    same(step(parts), whole)
+    same(step(parts), one_batch)
 
 
 @both
 def test_kto_loss_with_accumulation_at_the_start_equals_one_batch(stepping, lora):
-    """KTO (arXiv:2402.01306, eq. 7) as 4 and as 2 x 2 rows, policy and reference still equal.
+    """Compare KTO (arXiv:2402.01306, eq. 7) as 4 and as 2 x 2 rows, policy and reference equal.
 
     There the reference point is 0 in any batch. Later it is estimated in each device batch, from
     other mismatched pairs where the batch is another size, and clamped before it is averaged; so
     accumulation changes the loss, and per_device_train_batch_size is part of the method.
     """
     section = WEIGHTS | {"beta": 0.3}
-    whole = step(stepping("kto", section, LABELLED, lora=lora, size=0))
+    one_batch = step(stepping("kto", section, LABELLED, lora=lora, size=0))
     parts = stepping("kto", section, LABELLED, lora=lora, size=0, per_device_train_batch_size=2)
-    same(step(parts), whole)
+    same(step(parts), one_batch)
 
 
 def test_packed_sft_loss_with_accumulation_equals_one_batch(stepping):
-    """Sequences of unequal token counts weigh by their tokens, whichever step they are in."""
+    """Check that sequences weigh by their number of tokens in every micro-batch."""
     changes = {"max_length": 32, "global_batch_size": 2}
-    whole = stepping("sft", {"packing": True}, ROWS, per_device_train_batch_size=2, **changes)
-    assert len(whole.trainer.train_dataset) == 2
+    one_batch = stepping("sft", {"packing": True}, ROWS, per_device_train_batch_size=2, **changes)
+    assert len(one_batch.trainer.train_dataset) == 2
     parts = stepping("sft", {"packing": True}, ROWS, per_device_train_batch_size=1, **changes)
-    same(step(parts), step(whole))
+    same(step(parts), step(one_batch))
 
 
 @cases
 def test_loss_does_not_depend_on_row_order(build, case):
     name, (section, rows) = case.partition("-")[0], CASES[case]
     built = build(name, section, rows)
-    same(built.theirs(built.batch([2, 0, 3, 1])), built.theirs())
+    same(built.trl_step(built.batch([2, 0, 3, 1])), built.trl_step())
 
 
 def test_kto_loss_depends_on_row_order_only_through_kl(build):
-    """The mismatched completion of a row was chosen before, and travels with it."""
+    """Check a batch in another order; the mismatched completion of a row stays with it."""
     built = build("kto", WEIGHTS | {"beta": 0.3}, LABELLED, seed=2)
-    same(built.theirs(built.batch([2, 0, 3, 1])), built.theirs())
+    same(built.trl_step(built.batch([2, 0, 3, 1])), built.trl_step())
 
 
 def widened(batch, by, pad):
-    """The batch beside a neighbour that is longer by so many tokens."""
+    """Pad the batch as if it had one row that is longer by so many tokens."""
     filled = {"input_ids": pad, "labels": -100, "attention_mask": 0, "completion_mask": 0}
     wider = dict(batch)
     for key, value in batch.items():
@@ -146,26 +146,25 @@ def test_loss_does_not_depend_on_padding(build, case):
     batch = built.batch()
     wide = widened(batch, 9, built.oracle.tokenizer.pad_token_id)
     assert sum(wide[key] is not batch[key] for key in batch) >= 3  # ids, and two masks or labels
-    same(built.theirs(wide), built.theirs(batch))
+    same(built.trl_step(wide), built.trl_step(batch))
 
 
 @pytest.mark.parametrize("case", ["sft", "dpo", "ipo", "kto", "simpo"])
 def test_loss_does_not_depend_on_longer_rows_in_the_batch(build, case):
-    """A short row and a long one in a batch, against each alone: rows weigh 1/2, SFT's tokens
-    each as much."""
+    """Compare two rows in one batch with each alone: rows weigh 1/2, for SFT all tokens equally."""
     section, rows = CASES[case]
     built = build(case, section, rows)
-    together = built.theirs(built.batch([0, 1]))
-    alone = [built.theirs(built.batch([i])) for i in (0, 1)]
+    together = built.trl_step(built.batch([0, 1]))
+    alone = [built.trl_step(built.batch([i])) for i in (0, 1)]
     share = [0.5, 0.5]
     if case == "sft":
         labels = [built.batch([i])["labels"] for i in (0, 1)]
-        counts = [int((each != -100).sum()) for each in labels]
+        counts = [int((row != -100).sum()) for row in labels]
         assert counts[0] != counts[1]
         share = [count / sum(counts) for count in counts]
-    loss = sum(part * each[0] for part, each in zip(share, alone, strict=True))
+    loss = sum(part * one[0] for part, one in zip(share, alone, strict=True))
     gradient = {
-        name: sum(part * each[1][name] for part, each in zip(share, alone, strict=True))
+        name: sum(part * one[1][name] for part, one in zip(share, alone, strict=True))
         for name in together[1]
     }
     same(together, (loss, gradient))
@@ -189,8 +188,8 @@ def test_gradient_checkpointing_does_not_change_the_step(stepping, case, lora):
     same(*reversed(results))
 
 
-# trl's trainers for pairs count no tokens over accumulation steps, so that an SFT term of theirs
-# is a mean of means; training/layers/token_means.py makes it the mean over the step's tokens.
+# trl's trainers for pairs do not count tokens over accumulation steps, so that their SFT term is a
+# mean of means; prefcli makes it the mean over the step's tokens.
 
 
 @pytest.mark.parametrize(
@@ -204,26 +203,26 @@ def test_gradient_checkpointing_does_not_change_the_step(stepping, case, lora):
 )
 @both
 def test_sft_terms_with_accumulation_equal_one_batch(stepping, name, section, lora):
-    """Responses of unequal lengths, 4 at once and as 2 x 2 and 4 x 1: the same step."""
-    whole = step(stepping(name, section, PAIRS, lora=lora))
+    """Compare responses of different lengths, 4 at once with 2 x 2 and 4 x 1."""
+    one_batch = step(stepping(name, section, PAIRS, lora=lora))
     for size in (2, 1):
         parts = stepping(name, section, PAIRS, lora=lora, per_device_train_batch_size=size)
-        same(step(parts), whole)
+        same(step(parts), one_batch)
 
 
 def test_logged_loss_contains_the_weighted_sft_term(stepping):
-    """nll_loss of an accumulated step is the mean over its tokens."""
-    found = []
+    """Check that nll_loss of an accumulated step is the mean over its tokens."""
+    losses_logged = []
     for size in (4, 1):
         case = stepping("orpo", {"lambda": 0.5}, PAIRS, per_device_train_batch_size=size)
         step(case)
-        found.append(case.trainer.state.log_history[0]["nll_loss"])
-    assert found[1] == pytest.approx(found[0], rel=1e-5)
+        losses_logged.append(case.trainer.state.log_history[0]["nll_loss"])
+    assert losses_logged[1] == pytest.approx(losses_logged[0], rel=1e-5)
 
 
 @pytest.mark.parametrize(("name", "section"), [("orpo", {}), ("simpo", {"cpo_alpha": 0.5})])
 def test_evaluation_after_accumulated_steps_is_unweighted(recipe_data, make_recipe, name, section):
-    """What a device batch counted for in the last step is no part of the eval loss."""
+    """Check that the weights of the micro-batches of the last step do not scale the eval loss."""
     recipe_data[name] = section
     recipe_data["training"] |= {"learning_rate": 1e-30, "per_device_train_batch_size": 2}
     recipe = make_recipe(recipe_data).recipe

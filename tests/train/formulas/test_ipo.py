@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.train.formulas.conftest import mean
+from tests.support.formula_cases import mean
 
 BETA = 0.3
 both = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -22,7 +22,7 @@ def test_ipo_matches_the_formula(build, beta, lora):
     """IPO (Azar et al. 2023, arXiv:2310.12036, eq. 17), beta in the place of tau.
 
     The paper's h is of whole answers; trl divides each side's log-ratio by its tokens, so the
-    target 1/(2 beta) is of nats a token.
+    target 1/(2 beta) is of nats per token.
     """
     case = build("ipo", {"beta": beta}, lora=lora)
     case.agrees(expected(case.pairs(), beta))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.train.formulas.conftest import LABELLED
+from tests.support.formula_cases import LABELLED
 
 BETA = 0.3
 GOOD, BAD = 1.5, 0.7
@@ -66,7 +66,7 @@ def test_kto_with_equal_labels_in_a_batch_matches_the_formula(build):
     case = build("kto", SECTION, LABELLED, seed=2)
     for label in (True, False):
         batch = read(case)
-        at = [i for i, each in enumerate(batch.label.tolist()) if each == label]
+        at = [i for i, label_i in enumerate(batch.label.tolist()) if label_i == label]
         z0 = batch.kl[at].mean().clamp(min=0)
         case.agrees(value(batch.reward[at], batch.label[at], z0), case.batch(at))
 
@@ -85,7 +85,7 @@ def test_kto_apo_zero_unpaired_matches_the_formula(build, lora):
 def test_kto_truncated_rows_match_the_formula(build):
     """KTO (arXiv:2402.01306, eq. 7): the mismatched sequences are cut as the others are."""
     case = build("kto", SECTION, LABELLED, max_length=10, seed=2)
-    batch, whole = read(case), read(case, max_length=64)
-    assert not torch.allclose(batch.reward, whole.reward)
-    assert not torch.allclose(batch.kl, whole.kl)
+    batch, full = read(case), read(case, max_length=64)
+    assert not torch.allclose(batch.reward, full.reward)
+    assert not torch.allclose(batch.kl, full.kl)
     case.agrees(value(batch.reward, batch.label, batch.kl.mean().clamp(min=0)))

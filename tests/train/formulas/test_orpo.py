@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.support.formula_cases import mean
 from tests.support.oracle import log_sigmoid
-from tests.train.formulas.conftest import mean
 
 both = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 
@@ -17,10 +17,10 @@ def expected(case, weight):
         case.oracle.ids(row["prompt"], row["chosen"], max_length=case.max_length, bos=True)
         for row in case.rows
     ]
-    whole = [case.oracle.policy(p[:1], [*p[1:], *c]) for p, c in texts]
+    scores = [case.oracle.policy(p[:1], [*p[1:], *c]) for p, c in texts]
     p_w, p_l = torch.exp(mean(pairs.chosen)), torch.exp(mean(pairs.rejected))
     odds_ratio = (p_w / (1 - p_w)) / (p_l / (1 - p_l))
-    return -torch.cat(whole).mean() - weight * log_sigmoid(torch.log(odds_ratio)).mean()
+    return -torch.cat(scores).mean() - weight * log_sigmoid(torch.log(odds_ratio)).mean()
 
 
 @both

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.train.formulas.conftest import LABELLED
+from tests.support.formula_cases import COMPLETIONS
 
-ROWS = [{"prompt": row["prompt"], "completion": row["completion"]} for row in LABELLED]
-TEXTS = [{"text": row["prompt"] + row["completion"]} for row in ROWS]
+TEXTS = [{"text": row["prompt"] + row["completion"]} for row in COMPLETIONS]
 CHATS = [
     {
         "messages": [
@@ -46,7 +45,7 @@ def completions(case):
         case.oracle.ids(row["prompt"], row["completion"], max_length=case.max_length)
         for row in case.rows
     ]
-    return torch.cat([case.oracle.policy(*each) for each in ids])
+    return torch.cat([case.oracle.policy(*row_ids) for row_ids in ids])
 
 
 @both
@@ -58,15 +57,17 @@ def test_sft_completions_match_the_formula(build, packing, loss, lora):
 
     Packed rows share a sequence, and must not see each other without flash attention either.
     """
-    case = build("sft", {"packing": packing, "loss_type": loss}, ROWS, max_length=32, lora=lora)
-    assert (len(case.trainer.train_dataset) < len(ROWS)) == packing
+    case = build(
+        "sft", {"packing": packing, "loss_type": loss}, COMPLETIONS, max_length=32, lora=lora
+    )
+    assert (len(case.trainer.train_dataset) < len(COMPLETIONS)) == packing
     case.agrees(LOSSES[loss](completions(case)))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_sft_truncated_rows_match_the_formula(build, loss):
     """The same (DFT: arXiv:2508.05629) over the tokens that max_length leaves."""
-    case = build("sft", {"loss_type": loss}, ROWS, max_length=10)
+    case = build("sft", {"loss_type": loss}, COMPLETIONS, max_length=10)
     tokens = completions(case)
     case.max_length = 64
     assert len(tokens) < len(completions(case))
@@ -77,7 +78,7 @@ def test_sft_truncated_rows_match_the_formula(build, loss):
 def test_sft_with_prompts_matches_the_formula(build, loss):
     """The same over all tokens but the first, which nothing predicts, where
     completion_only_loss is off; and DFT (arXiv:2508.05629) likewise."""
-    case = build("sft", {"completion_only_loss": False, "loss_type": loss}, ROWS)
+    case = build("sft", {"completion_only_loss": False, "loss_type": loss}, COMPLETIONS)
     tokens = []
     for row in case.rows:
         prompt, completion = case.oracle.ids(row["prompt"], row["completion"], max_length=64)

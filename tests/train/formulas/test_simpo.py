@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.support.formula_cases import mean
 from tests.support.oracle import log_sigmoid
-from tests.train.formulas.conftest import mean
 
 both = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 
