@@ -213,13 +213,15 @@ def test_train_stack_dora_raises(recipe_data, make_recipe, sft_adapter):
 
 
 def test_check_sft_adapter_scores_the_policy(recipe_data, make_recipe, sft_adapter, merged):
-    found = []
+    perplexities = []
     for model in (
         {"name_or_path": str(sft_adapter), "adapter": "continue"},
         {"name_or_path": str(merged)},
     ):
-        found.append(check_sft(make_recipe({**recipe_data, "model": model}).recipe).perplexity)
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+        perplexities.append(
+            check_sft(make_recipe({**recipe_data, "model": model}).recipe).perplexity
+        )
+    assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
@@ -258,7 +260,7 @@ def test_train_named_reference_is_used(recipe_data, make_recipe, sft_adapter, me
     train(recipe, recipe.dpo)
     out = capsys.readouterr().out
     assert f"reference: {sft_adapter}" in out
-    assert f"nats a token from its reference, {sft_adapter}" in out
+    assert f"nats per token from its reference, {sft_adapter}" in out
     before = metric_rows(recipe.output_dir)[0]
     expected = build(
         make_recipe({**recipe_data, "reference": {"name_or_path": str(merged)}}).recipe
