@@ -19,7 +19,7 @@ def test_layout_of_a_pair_matches_a_hand_computed_one():
     """Check prompt 3 4 5 with the answers 6 7 and 6 8 9, which share 3 4 5 6."""
     _, layout = lay_out([([3, 4, 5], [6, 7]), ([3, 4, 5], [6, 8, 9])])
     # packed: 3 4 5 6 | 7 | 8 9, out of rows of length 6
-    assert layout.taken.tolist() == [0, 1, 2, 3, 4, 10, 11]
+    assert layout.token_indices.tolist() == [0, 1, 2, 3, 4, 10, 11]
     assert layout.positions.tolist() == [0, 1, 2, 3, 4, 4, 5]
     assert layout.groups == (Group(0, 4, (1, 2)),)
     # 6 after 5, 7 after 6; 6 after 5 again, 8 after 6, 9 after 8
@@ -64,7 +64,7 @@ def test_layout_with_left_padding_differs_only_in_its_indices():
     assert left.positions.tolist() == right.positions.tolist()
     assert left.sources.tolist() == right.sources.tolist()
     assert left.groups == right.groups
-    assert left.taken.tolist() == [0, 1, 2, 3, 4, 9]
+    assert left.token_indices.tolist() == [0, 1, 2, 3, 4, 9]
 
 
 @pytest.mark.parametrize("rows", [[([3, 4], [])], [([3, 4], []), ([3, 5], [])]])
@@ -89,7 +89,7 @@ ROWS = st.lists(
 def test_layout_of_any_rows_restores_every_token(rows, left):
     batch, layout = lay_out(rows, left=left)
     ids = batch["input_ids"]
-    packed = ids.flatten()[layout.taken]
+    packed = ids.flatten()[layout.token_indices]
     texts = [before + after for before, after in rows]
     rows_rebuilt: list[list[int]] = []
     seen: list[list[int]] = [[]] * layout.size  # by each packed token: the row up to it

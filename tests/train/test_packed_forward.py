@@ -54,7 +54,7 @@ def model(request):
 
 
 @pytest.mark.parametrize("name", BATCHES)
-def test_packed_forward_of_unusual_batches_equals_trl(model, name):
+def test_packed_forward_of_edge_case_batches_equals_trl(model, name):
     assert_same_scores(*both(model, batch_of(BATCHES[name]))[:2])
 
 

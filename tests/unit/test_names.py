@@ -18,7 +18,6 @@ NOT_YET: set[str] = {
     "prefcli/recipe",
     "prefcli/training",
     "prefcli/trl_integration",
-    "tests/train",
 }
 """Folders that are still being rewritten."""
 

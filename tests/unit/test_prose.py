@@ -20,7 +20,6 @@ NOT_YET: set[str] = {
     "prefcli/recipe",
     "prefcli/training",
     "prefcli/trl_integration",
-    "tests/train",
 }
 """Folders that are still being rewritten."""
 
