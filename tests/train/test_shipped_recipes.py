@@ -113,7 +113,7 @@ def test_dry_run_of_a_published_recipe_lacks_only_the_hub(name, tmp_path, monkey
         if name in AFTER_A_STAGE:
             (stage,) = result.problems
             assert stage.message == f"no such folder: runs/{name}-sft/model"
-            assert "run that first" in stage.hint
+            assert stage.code == "MDL001"
         else:
             assert result.problems == []
             assert result.will_run is None
