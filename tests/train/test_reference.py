@@ -231,7 +231,7 @@ def test_train_wrong_reference_stops_at_step_0(
     if lora:
         recipe_data["lora"] = lora
     other = AutoModelForCausalLM.from_pretrained(merged)
-    monkeypatch.setattr(trainer_module, "_reference", lambda *_: {"ref_model": other})
+    monkeypatch.setattr(trainer_module, "load_reference", lambda *_: {"ref_model": other})
     recipe = make_recipe(recipe_data).recipe
     with stops_with("TRN026") as caught:
         train(recipe, recipe.dpo)

@@ -130,13 +130,13 @@ def test_verify_model_in_bfloat16_tolerates_rounding_only(
 
 def harm(monkeypatch, change) -> None:
     """Change the weights after they are written and before they are verified."""
-    real = final_model._write
+    real = final_model.write_model
 
     def write(trainer, place):
         real(trainer, place)
         change(Path(place))
 
-    monkeypatch.setattr(final_model, "_write", write)
+    monkeypatch.setattr(final_model, "write_model", write)
 
 
 def rewrite(folder: Path, change) -> None:
