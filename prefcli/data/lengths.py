@@ -48,7 +48,8 @@ class Lengths:
         A packed batch has no padding, and the prompt of a row once. It is an estimate, since
         training shuffles the rows differently.
         """
-        prompts = np.minimum(self.tokens["prompt"], self.room)
+        # Whole texts have none.
+        prompts = np.minimum(self.tokens.get("prompt", np.zeros(1, np.int64)), self.room)
         row_tokens = prompts + self.margin
         for name, completions in self.tokens.items():
             if name not in ("prompt", "row"):

@@ -40,7 +40,7 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "TRN023",
         "gpu-out-of-memory",
-        "The GPU ran out of memory during training.",
+        "The GPU ran out of memory, in a training step or before or after the steps.",
         "a micro-batch of 16 rows of 4096 tokens for a 7B model",
         "Lower training.per_device_train_batch_size; gradient accumulation keeps the global "
         "batch. Or lower data.max_length, train a LoRA adapter, or set "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from prefcli.memory.fake_models import Architectures
@@ -12,6 +12,7 @@ from prefcli.memory.hardware import Hardware
 from prefcli.memory.profiler import KINDS
 from prefcli.memory.sharding import Sizes, sharded
 from prefcli.methods import Method
+from prefcli.recipe.compatibility import SHARDED
 from prefcli.recipe.schema import Recipe
 from prefcli.text import format_bytes
 
@@ -19,6 +20,25 @@ _CONTEXT = 2**30
 """The driver's context and the libraries' workspaces, which torch does not count."""
 _GAPS = 0.08
 """Of torch's share: what its allocator can't fill."""
+
+
+@dataclass(frozen=True)
+class BeforeSharding:
+    """Bytes of models that are still whole."""
+
+    gpu: int
+    """On each GPU."""
+    host: int
+    """In the memory of a machine: policy and reference of each of its processes."""
+    for_check_sft: bool = False
+    """Does check-sft alone need the policy on a GPU as a whole?"""
+
+    def line(self) -> str:
+        why = ", for check-sft" if self.for_check_sft else ""
+        return (
+            f"memory: before it is sharded: {format_bytes(self.gpu)} on each GPU{why}, and "
+            f"{format_bytes(self.host)} of the machine's memory"
+        )
 
 
 @dataclass(frozen=True)
@@ -30,6 +50,7 @@ class Memory:
     phase: str
     length: int
     batch: int
+    before_sharding: BeforeSharding | None = None
 
     @property
     def allocated(self) -> int:
@@ -39,7 +60,8 @@ class Memory:
     @property
     def needed(self) -> int:
         """Bytes that the device must have."""
-        return int(self.allocated * (1 + _GAPS) + _CONTEXT)
+        before = self.before_sharding.gpu if self.before_sharding is not None else 0
+        return max(int(self.allocated * (1 + _GAPS)), before) + _CONTEXT
 
     def fits(self, target: Hardware) -> bool:
         return target.gpu_memory is None or self.needed <= target.gpu_memory
@@ -53,6 +75,8 @@ class Memory:
             f"{self.batch} rows of {self.length} tokens at once",
             f"memory: {parts}",
         ]
+        if self.before_sharding is not None:
+            lines.append(self.before_sharding.line())
         verdict = ""
         if target.gpu_memory is not None:
             spare = target.gpu_memory - self.needed
@@ -74,6 +98,7 @@ class Memory:
             "fits": self.fits(target) if target.gpu_memory is not None else None,
             "parts": dict(self.parts),
             "phase": self.phase,
+            "before_sharding": asdict(self.before_sharding) if self.before_sharding else None,
             "rows": self.batch,
             "tokens": self.length,
             "devices": target.devices,
@@ -106,6 +131,7 @@ def predict(
         bfloat16 = recipe.model.model_copy(update={"dtype": "bfloat16"})
         simulated = simulated.model_copy(update={"model": bfloat16})
     peaks = simulate(simulated, method, architectures, target.device, length=length)
+    before = _before_sharding(recipe, method, sizes, target)
     if is_sharded:
         if not method.needs_reference or recipe.reference.precompute:
             sizes = replace(sizes, reference=0)
@@ -121,7 +147,29 @@ def predict(
         if target.strategy == "ddp":
             half = recipe.model.dtype == "bfloat16" and not recipe.trains_adapter
             parts["buckets"] = (2 if half else 4) * sizes.trainable
-    return Memory(parts, phase, length, recipe.training.per_device_train_batch_size)
+    return Memory(parts, phase, length, recipe.training.per_device_train_batch_size, before)
+
+
+def _before_sharding(
+    recipe: Recipe, method: Method, sizes: Sizes, target: Hardware
+) -> BeforeSharding | None:
+    """FSDP moves models to the GPUs layer by layer, DeepSpeed whole; both shard the policy after
+    the reference. None where nothing is sharded."""
+    if target.strategy not in SHARDED:
+        return None
+    layered = target.strategy != "zero3"
+    # Under FSDP the reference is loaded even to be precomputed.
+    scored = method.needs_reference and (layered or not recipe.reference.precompute)
+    reference = sizes.reference if scored else 0
+    each = target.device.dtype(recipe.model, frozen=recipe.trains_adapter).itemsize
+    checked = method.needs_sft and recipe.check_sft.on_fail != "skip"
+    whole = sizes.policy if checked or not layered else max(sizes.layer, sizes.root)
+    processes = target.devices // (recipe.launch.nodes if recipe.launch else 1)
+    return BeforeSharding(
+        each * (whole if layered else max(whole, reference)),
+        each * processes * (sizes.policy + reference),
+        for_check_sft=checked and layered,
+    )
 
 
 def _unsharded(peaks: StepPeaks) -> tuple[dict[str, int], str]:

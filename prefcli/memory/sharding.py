@@ -64,14 +64,17 @@ def sharded(
             # The embeddings stay whole between the passes; a layer is fetched while one is used.
             "gathered": 2 * (sizes.root + 2 * sizes.layer),
         }
+        # FSDP2 sums in float32 (training/mixins/fsdp2.py).
+        summed = 4 if target.strategy == "fsdp2" else 2
         if not adapter:
-            # Gradients in bfloat16: of two layers and the embeddings, and of one to be summed up.
-            parts["gathered"] += 2 * (sizes.root + 3 * sizes.layer)
-        # trl wraps the reference as one, so that its pass gathers all of it.
-        parts["gathered"] = max(parts["gathered"], 2 * sizes.reference)
+            # Gradients in bfloat16 of two layers and the embeddings, and of one to be summed up.
+            parts["gathered"] += 2 * (sizes.root + 2 * sizes.layer) + summed * sizes.layer
+        if target.strategy == "fsdp1":
+            # trl wraps the reference as one, so that its pass gathers all of it.
+            parts["gathered"] = max(parts["gathered"], 2 * sizes.reference)
         if accumulates:
             # transformers sums up between the devices at the last micro-batch alone.
-            parts["gradients"] += 2 * trained
+            parts["gradients"] += summed * trained
     else:
         share = n if target.strategy == "zero3" else 1
         live = min(sizes.policy, _LIVE) if target.strategy == "zero3" else 0

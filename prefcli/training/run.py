@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -100,6 +100,7 @@ def _train(context: PreflightContext, callbacks: Sequence[TrainerCallback]) -> O
     record = _begin(context, prepared)
     with (
         failure_recorded(record),
+        out_of_memory_reported(),
         disk_errors_reported(folder),
         preemption.preemption_as_error(),
     ):
@@ -139,6 +140,25 @@ def _train(context: PreflightContext, callbacks: Sequence[TrainerCallback]) -> O
         trainer.exit_if_preempted()
         record.model = save_model(trainer, folder, recipe, prepared.device)
         return finish_run(recipe, method, record, trainer, monitor, samples)
+
+
+@contextmanager
+def out_of_memory_reported() -> Iterator[None]:
+    """Raise RecipeError for a GPU that is full before the first step, or after the last."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RecipeError(
+            Problem(
+                "the GPU is out of memory outside the training steps: "
+                f"{str(error).splitlines()[0]}",
+                path="launch.strategy",
+                hint="train a LoRA adapter (lora.rank=16), shard the model over several GPUs "
+                "(launch.strategy: fsdp2), or choose a smaller model; --dry-run predicts what "
+                "each GPU needs",
+                code="TRN023",
+            )
+        ) from None
 
 
 def prepare(context: PreflightContext) -> Prepared:

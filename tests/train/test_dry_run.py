@@ -61,7 +61,7 @@ def test_wrong_data_is_exit_4(recipe_data, dry_run, tmp_path):
     )
     code, document, _ = dry_run(recipe_data)
     assert code == 4
-    assert "not guessed" in document["problems"][0]["hint"]
+    assert document["problems"][0]["code"].startswith("DAT")
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_data_is_looked_at_without_a_tokenizer(
     recipe_data["data"]["train"]["path"] = str(write_jsonl(tmp_path / "q.jsonl", wrong))
     code, document, said = dry_run(recipe_data)
     assert (code, document["will_run"]) == (4, False)
-    assert "not guessed" in document["problems"][0]["hint"]
+    assert document["problems"][0]["code"].startswith("DAT")
     assert len(document["unchecked"]) == 1
     assert said.splitlines()[-1] == "will not run: 1 problem above"
 
@@ -109,7 +109,7 @@ def test_only_what_the_cache_lacks_is_named(
     code, document, _ = dry_run(recipe_data)
     assert (code, document["will_run"]) == (2, None)
     messages = {problem["message"] for problem in document["unchecked"]}
-    assert messages == {f"the hub can't be asked for org/model, and the cache lacks {lacking}"}
+    assert messages == {f"the hub is unreachable for org/model, and the cache lacks {lacking}"}
 
 
 def test_shards_are_named_one_by_one(cache):

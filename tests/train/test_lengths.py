@@ -20,13 +20,13 @@ def test_packed_counts_a_prompt_once_and_completions_up_to_the_cut():
 
 @pytest.mark.parametrize(("batch", "largest"), [(1, 10), (4, 22), (9, 22)])
 def test_packed_is_of_the_largest_batch(batch, largest):
-    texts = lengths(prompt=[0, 0, 0, 0], completion=[9, 2, 3, 4], row=[9, 2, 3, 4])
+    texts = lengths(completion=[9, 2, 3, 4], row=[9, 2, 3, 4])
     assert texts.packed(batch, 2) == largest
 
 
 def test_packed_lies_between_the_mean_and_the_longest_rows():
     draw = np.random.default_rng(1)
     each = draw.integers(1, 19, 1000)
-    texts = lengths(prompt=np.zeros_like(each), completion=each, row=each)
+    texts = lengths(completion=each, row=each)
     rows = np.sort(each + 1)
     assert 8 * rows.mean() < texts.packed(8, 3) < rows[-8:].sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from transformers import LlamaConfig
@@ -10,7 +11,7 @@ from transformers import LlamaConfig
 from prefcli.memory.fake_models import Architectures
 from prefcli.memory.fake_step import StepPeaks
 from prefcli.memory.hardware import Hardware
-from prefcli.memory.prediction import predict
+from prefcli.memory.prediction import BeforeSharding, predict
 from prefcli.memory.profiler import Peak
 from prefcli.memory.sharding import Sizes, blocks, sharded
 from prefcli.model import Device
@@ -18,6 +19,7 @@ from prefcli.model.loading import empty_model
 from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Model
+from prefcli.text import format_bytes
 from prefcli.training.dry_run import simulate_run_step
 
 GPU = Device("cuda", "a GPU", bfloat16=True)
@@ -69,7 +71,7 @@ def step(states: int, activations: int = 900, logits: int = 50, update: int = 0)
                 "gradients": 4 * 1000 // 4,
                 "optimizer": 8 * 1000 // 4,
                 # Embeddings and two layers; gradients of those, and of one layer to be summed up.
-                "gathered": 2 * (300 + 200) + 2 * (300 + 200) + 2 * 100,
+                "gathered": 2 * (300 + 200) + 2 * (300 + 200) + 4 * 100,
             },
         ),
     ],
@@ -119,14 +121,15 @@ def test_an_adapter_on_four_devices(strategy, parts):
 def test_fsdp_sums_up_between_devices_at_the_last_micro_batch():
     """Until then each device holds all gradients, beside its share of their sum."""
     found, _ = sharded(FULL, step(4000), on(4, "fsdp2"), adapter=False, accumulates=True)
-    assert found["gradients"] == 4 * 1000 // 4 + 2 * 1000
+    assert found["gradients"] == 4 * 1000 // 4 + 4 * 1000
 
 
-def test_fsdp_gathers_a_reference_whole():
+@pytest.mark.parametrize(("strategy", "gathered"), [("fsdp1", 2 * 5000), ("fsdp2", 2400)])
+def test_fsdp1_gathers_a_reference_whole(strategy, gathered):
     """trl wraps it as one: 2 bytes of each weight, where those are more than the policy's part."""
     large = Sizes(policy=1000, trainable=1000, reference=5000, layer=100, root=300)
-    found, _ = sharded(large, step(4000), on(4, "fsdp2"), adapter=False, accumulates=False)
-    assert found["gathered"] == 2 * 5000
+    found, _ = sharded(large, step(4000), on(4, strategy), adapter=False, accumulates=False)
+    assert found["gathered"] == gathered
 
 
 def test_a_large_update_is_the_peak():
@@ -164,7 +167,7 @@ def test_blocks():
     assert blocks(empty_model(CONFIG, Model(name_or_path="any"))) == (LAYER, ROOT)
 
 
-def predicted(devices: int, strategy: str, **changes):
+def memory(devices: int, strategy: str, **changes):
     recipe = Recipe.model_validate(
         {
             "output_dir": "runs/x",
@@ -184,7 +187,11 @@ def predicted(devices: int, strategy: str, **changes):
         on(devices, strategy),
         length=32,
         simulate=simulate_run_step,
-    ).parts
+    )
+
+
+def predicted(devices: int, strategy: str, **changes):
+    return memory(devices, strategy, **changes).parts
 
 
 def halved(two, four) -> set[str]:
@@ -215,6 +222,44 @@ def test_ddp_holds_all_of_it_and_its_buckets():
     assert eight == one | {"buckets": 4 * WHOLE}
     half = predicted(8, "ddp", model={"name_or_path": "m", "dtype": "bfloat16"})
     assert half["buckets"] == 2 * WHOLE
+
+
+@pytest.mark.parametrize(
+    ("strategy", "changes", "gpu"),
+    [
+        ("fsdp2", {}, WHOLE),  # for check-sft
+        ("fsdp2", {"check_sft": {"on_fail": "skip"}}, ROOT),
+        ("zero3", {"check_sft": {"on_fail": "skip"}}, WHOLE),
+        ("ddp", {}, None),
+    ],
+)
+def test_memory_before_sharding_counts_whole_models(strategy, changes, gpu):
+    """On each GPU what stands there whole; in the machine's memory, policy and reference of each
+    process."""
+    found = memory(8, strategy, **changes)
+    if gpu is None:
+        assert found.before_sharding is None
+        return
+    for_check_sft = gpu == WHOLE and strategy == "fsdp2"
+    assert found.before_sharding == BeforeSharding(4 * gpu, 8 * 2 * 4 * WHOLE, for_check_sft)
+    (line,) = (line for line in found.lines(on(8, strategy)) if "before" in line)
+    assert line == (
+        f"memory: before it is sharded: {format_bytes(4 * gpu)} on each GPU"
+        + (", for check-sft" if for_check_sft else "")
+        + f", and {format_bytes(64 * WHOLE)} of the machine's memory"
+    )
+
+
+def test_memory_before_sharding_can_be_what_does_not_fit():
+    found = memory(8, "zero3")
+    parts = replace(found, parts={"weights": 1})
+    needed = 4 * WHOLE + 2**30
+    assert parts.needed == needed
+    hardware = on(8, "zero3")
+    assert [parts.fits(replace(hardware, gpu_memory=needed - less)) for less in (0, 1)] == [
+        True,
+        False,
+    ]
 
 
 # Launchers.
