@@ -137,7 +137,7 @@ def test_dry_run_of_an_adapter_without_model_adapter_fails(recipe_data, dry_run,
     recipe_data["model"]["name_or_path"] = str(folder)
     code, document, _ = dry_run(recipe_data)
     assert code == 2
-    assert "holds a LoRA adapter" in document["problems"][0]["message"]
+    assert document["problems"][0]["code"] == "MDL006"
     assert "merge" in document["problems"][0]["hint"]
 
 

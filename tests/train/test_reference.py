@@ -374,7 +374,7 @@ def test_load_policy_quantized_base_trains_float32_adapters(
 
 
 def test_recipe_stack_on_a_quantized_base_raises():
-    with pytest.raises(ValueError, match="no weights to merge into"):
+    with pytest.raises(ValueError, match="merges into the base, which quantization does not allow"):
         Model(name_or_path="x", quantization="4bit", adapter="stack")
 
 
