@@ -11,7 +11,6 @@ NOT_YET: set[str] = {
     "prefcli/memory",
     "prefcli/packed_forward",
     "prefcli/training",
-    "prefcli/trl_integration",
 }
 """Folders that are still being rewritten."""
 
