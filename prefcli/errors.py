@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 
@@ -49,14 +49,13 @@ class Problem:
     place: str | None = None
     path: str | None = None
     hint: str | None = None
-    code: str | None = None
+    code: str = field(kw_only=True)
 
     def __str__(self) -> str:
         start = f"{self.place}: " if self.place else ""
         path = f"{self.path}: " if self.path else ""
-        code = f" [{self.code}]" if self.code else ""
         hint = f"\n    -> {self.hint}" if self.hint else ""
-        return f"{start}{path}{self.message}{code}{hint}"
+        return f"{start}{path}{self.message} [{self.code}]{hint}"
 
     def as_dict(self) -> dict[str, str | None]:
         return {
@@ -82,6 +81,8 @@ class PrefcliError(Exception):
         hint: str | None = None,
     ) -> None:
         if isinstance(problems, str):
+            if code is None:
+                raise TypeError("an error needs a code")
             problems = [Problem(problems, place=place, hint=hint, code=code)]
         elif isinstance(problems, Problem):
             problems = [problems]

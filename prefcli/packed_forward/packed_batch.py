@@ -49,7 +49,7 @@ class Spans:
 class PackedBatch:
     """The map between a (rows, length) batch and one packed row of `size` tokens."""
 
-    taken: torch.Tensor
+    token_indices: torch.Tensor
     """(size,) flat index into the batch of each packed token."""
     positions: torch.Tensor
     """(size,) position of each packed token in its own row."""
@@ -68,7 +68,7 @@ class PackedBatch:
 
     @property
     def size(self) -> int:
-        return len(self.taken)
+        return len(self.token_indices)
 
     @cached_property
     def longest(self) -> int:
@@ -95,7 +95,7 @@ class PackedBatch:
                     seen += [before, np.arange(at, at + own)]
                 at += own
         arrays = [np.cumsum(queries), np.cumsum(keys), np.concatenate(seen)]
-        query_ends, key_ends, indices = _to_device(arrays, self.taken.device)
+        query_ends, key_ends, indices = _to_device(arrays, self.token_indices.device)
         return Spans(query_ends.int(), key_ends.int(), indices, max(queries), max(keys))
 
     def mask(self, queries: int, keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
@@ -129,11 +129,11 @@ def layout_of(
     ids, real, wanted = _on_host(input_ids, attention_mask, labels)
     columns = [np.flatnonzero(row) for row in real]
     place = np.full((rows, length), -1)
-    taken, positions, groups = [], [], []
+    token_indices, positions, groups = [], [], []
     size = 0
     for members, prefix in _grouped([row[at] for row, at in zip(ids, columns, strict=True)]):
         first, start = members[0], size
-        taken.append(first * length + columns[first][:prefix])
+        token_indices.append(first * length + columns[first][:prefix])
         positions.append(np.arange(prefix))
         size += prefix
         branches = []
@@ -141,22 +141,22 @@ def layout_of(
             place[row, columns[row][:prefix]] = np.arange(start, start + prefix)
             rest = columns[row][prefix:]
             place[row, rest] = np.arange(size, size + len(rest))
-            taken.append(row * length + rest)
+            token_indices.append(row * length + rest)
             positions.append(np.arange(prefix, prefix + len(rest)))
             size += len(rest)
             branches.append(len(rest))
         groups.append(Group(start, prefix, tuple(branches)))
     scored = wanted[:, 1:]
     arrays = [
-        np.concatenate(taken),
+        np.concatenate(token_indices),
         np.concatenate(positions),
         place[:, :-1][scored],
         np.flatnonzero(scored),
         place.ravel(),
     ]
-    taken_at, position, sources, targets, places = _to_device(arrays, input_ids.device)
+    token_at, position, sources, targets, places = _to_device(arrays, input_ids.device)
     return PackedBatch(
-        taken_at,
+        token_at,
         position,
         sources,
         targets,

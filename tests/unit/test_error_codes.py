@@ -78,7 +78,6 @@ def test_every_code_in_the_product_has_an_entry():
     assert not unknown, unknown
 
 
-@pytest.mark.xfail(reason="until every folder raises its codes")
 def test_every_entry_is_used():
     unused = sorted(ERROR_CODES.keys() - codes_in_product().keys())
     assert not unused, unused

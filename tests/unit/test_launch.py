@@ -266,11 +266,11 @@ def failing(monkeypatch, error: Exception) -> int:
 
 def test_main_error_on_another_rank_names_the_rank(rank_one, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["prefcli", "dpo", "r.yaml", "--json"])
-    assert failing(monkeypatch, DataError("a row is wrong")) == 4
+    assert failing(monkeypatch, DataError("a row is wrong", code="DAT001")) == 4
     out, err = capsys.readouterr()
-    assert err == "rank 1: error: a row is wrong\n"
+    assert err == "rank 1: error: a row is wrong [DAT001]\n"
     assert json.loads(out)["exit_code"] == 4
-    assert failing(monkeypatch, DataError("a row is wrong")) == 4
+    assert failing(monkeypatch, DataError("a row is wrong", code="DAT001")) == 4
     assert capsys.readouterr() == ("", "")
 
 
@@ -293,11 +293,11 @@ def test_main_preemption_is_not_a_failure(rank_one, monkeypatch, capsys, tmp_pat
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
     # Commands wrap errors in LocatedError, which adds the places in the recipe.
-    stop = LocatedError(PreemptedError("preempted at step 3"), load(str(recipe), []))
+    stop = LocatedError(PreemptedError("preempted at step 3", code="RUN001"), load(str(recipe), []))
     assert failing(monkeypatch, stop) == 75
     assert capsys.readouterr().err == ""
     assert not first_failure.another_failed()
     monkeypatch.setenv("RANK", "0")
     assert failing(monkeypatch, stop) == 75
-    assert capsys.readouterr().err == "preempted at step 3\n"
+    assert capsys.readouterr().err == "preempted at step 3 [RUN001]\n"
     assert not first_failure.another_failed()

@@ -66,7 +66,7 @@ def test_preemption_as_error_after_a_signal_keeps_prefclis_error():
     with pytest.raises(preemption.Stop):
         send()
     with pytest.raises(DataError), preemption.preemption_as_error():
-        raise DataError("a row is wrong")
+        raise DataError("a row is wrong", code="DAT001")
 
 
 def test_deferred_signal_is_only_recorded():

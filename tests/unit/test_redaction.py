@@ -133,12 +133,12 @@ def test_traceback_of_a_bug_is_redacted(password, monkeypatch, capsys):
 
 def test_error_that_quotes_a_secret_is_redacted(password, monkeypatch, capsys):
     def fails() -> None:
-        raise RecipeError(f"the hub said {password}")
+        raise RecipeError(f"the hub said {password}", code="ENV040")
 
     monkeypatch.setattr(sys, "argv", ["prefcli", "validate", "x.yaml", "--json"])
     assert exit_code_of(cli.main, fails) == 2
     out, err = capsys.readouterr()
-    assert err == f"error: the hub said {HIDDEN}\n"
+    assert err == f"error: the hub said {HIDDEN} [ENV040]\n"
     assert json.loads(out)["problems"][0]["message"] == f"the hub said {HIDDEN}"
 
 

@@ -127,7 +127,7 @@ def _interpolations(data: dict[str, Any], places: Places) -> list[Problem]:
             places.value(path),
             dotted(path),
             "write the value itself",
-            "RCP166",
+            code="RCP166",
         )
         for path, value in leaves(data)
         if isinstance(value, str) and "${" in value

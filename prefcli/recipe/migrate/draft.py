@@ -92,7 +92,7 @@ class Draft:
         self.handled.add(key)
         origin = (key, *inside)
         place = self.places.key(origin)
-        self.problems.append(Problem(message, place, dotted(origin), hint, code))
+        self.problems.append(Problem(message, place, dotted(origin), hint, code=code))
 
     def note(self, text: str) -> None:
         """Add a line for the reader of the recipe."""

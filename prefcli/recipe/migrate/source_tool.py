@@ -62,7 +62,7 @@ def find_method(
         return next(iter(methods))
     if tool.method_key and not methods:
         hint = f"prefcli trains {', '.join(METHODS)}"
-        return Problem("prefcli does not have this method", place, key, hint, "RCP154")
+        return Problem("prefcli does not have this method", place, key, hint, code="RCP154")
     names = [method for method in METHODS if method in methods]
     reason = f"the keys fit {', '.join(names)}" if names else "the keys contradict each other"
     return Problem(
