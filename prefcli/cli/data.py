@@ -116,7 +116,7 @@ def _print(report: DataReport) -> None:
     from prefcli.report.data_page import text_histograms
 
     for split in report.datasets.splits:
-        histograms = text_histograms(split.lengths.as_dict(), ascii_only=_ascii_only())
+        histograms = text_histograms(split.lengths.as_dict(), ascii_only=prints_ascii_only())
         say(*split.lines(), "", *(f"  {line}" for line in histograms), "")
     say(*report.method_notes)
     if report.is_sample:
@@ -125,5 +125,5 @@ def _print(report: DataReport) -> None:
         say(f"warning: {warning}")
 
 
-def _ascii_only() -> bool:
+def prints_ascii_only() -> bool:
     return (stream().encoding or "").lower() not in ("utf-8", "utf8")

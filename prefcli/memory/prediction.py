@@ -161,13 +161,13 @@ def _before_sharding(
     # Under FSDP the reference is loaded even to be precomputed.
     scored = method.needs_reference and (layered or not recipe.reference.precompute)
     reference = sizes.reference if scored else 0
-    each = target.device.dtype(recipe.model, frozen=recipe.trains_adapter).itemsize
+    itemsize = target.device.dtype(recipe.model, frozen=recipe.trains_adapter).itemsize
     checked = method.needs_sft and recipe.check_sft.on_fail != "skip"
-    whole = sizes.policy if checked or not layered else max(sizes.layer, sizes.root)
+    largest = sizes.policy if checked or not layered else max(sizes.layer, sizes.root)
     processes = target.devices // (recipe.launch.nodes if recipe.launch else 1)
     return BeforeSharding(
-        each * (whole if layered else max(whole, reference)),
-        each * processes * (sizes.policy + reference),
+        itemsize * (largest if layered else max(largest, reference)),
+        itemsize * processes * (sizes.policy + reference),
         for_check_sft=checked and layered,
     )
 

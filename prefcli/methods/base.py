@@ -202,7 +202,7 @@ class Method(ConfigBase):
         return False
 
     def smallest_batch(self) -> tuple[int, str]:
-        """Return how many rows a device batch must have, and why."""
+        """Return the smallest allowed number of rows per device, and why."""
         return 1, ""
 
     def for_labels(self, desirable: int, undesirable: int) -> tuple[Self, list[str]]:

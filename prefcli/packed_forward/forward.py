@@ -184,7 +184,7 @@ def backbone(model: PreTrainedModel, input_ids: torch.Tensor, layout: PackedBatc
     # A mask of four dimensions passes transformers' own untouched; attention goes by the layout.
     mask = torch.zeros(1, 1, 1, 1, device=input_ids.device)
     result = model.base_model(
-        input_ids=input_ids.flatten()[layout.taken][None],
+        input_ids=input_ids.flatten()[layout.token_indices][None],
         attention_mask=mask,
         position_ids=layout.positions[None],
         use_cache=False,

@@ -45,7 +45,7 @@ class Spans:
 class PackedBatch:
     """The map between a (rows, length) batch and one packed row of `size` tokens."""
 
-    taken: torch.Tensor
+    token_indices: torch.Tensor
     """(size,) flat index into the batch of each packed token."""
     positions: torch.Tensor
     """(size,) position of each packed token in its own row."""
@@ -64,7 +64,7 @@ class PackedBatch:
 
     @property
     def size(self) -> int:
-        return len(self.taken)
+        return len(self.token_indices)
 
     @cached_property
     def longest(self) -> int:
@@ -90,7 +90,7 @@ class PackedBatch:
                     keys.append(len(before) + own)
                     seen += [before, torch.arange(at, at + own)]
                 at += own
-        device = self.taken.device
+        device = self.token_indices.device
 
         def ends(lengths: list[int]) -> torch.Tensor:
             found = torch.tensor([0, *lengths]).cumsum(0)
@@ -131,12 +131,12 @@ def layout_of(
     columns = [row.nonzero().flatten() for row in real]
     texts = [row[at] for row, at in zip(ids, columns, strict=True)]
     place = torch.full((rows, length), -1)
-    taken, positions, groups = [], [], []
+    token_indices, positions, groups = [], [], []
     size = 0
     for members, prefix in grouped(texts):
         first, start = members[0], size
         shared = torch.arange(start, start + prefix)
-        taken.append(first * length + columns[first][:prefix])
+        token_indices.append(first * length + columns[first][:prefix])
         positions.append(torch.arange(prefix))
         size += prefix
         branches = []
@@ -144,7 +144,7 @@ def layout_of(
             place[row, columns[row][:prefix]] = shared
             rest = columns[row][prefix:]
             place[row, rest] = torch.arange(size, size + len(rest))
-            taken.append(row * length + rest)
+            token_indices.append(row * length + rest)
             positions.append(torch.arange(prefix, prefix + len(rest)))
             size += len(rest)
             branches.append(len(rest))
@@ -152,7 +152,7 @@ def layout_of(
     wanted = labels.cpu()[:, 1:] != -100
     device = input_ids.device
     return PackedBatch(
-        torch.cat(taken).to(device),
+        torch.cat(token_indices).to(device),
         torch.cat(positions).to(device),
         place[:, :-1][wanted].to(device),
         wanted.flatten().nonzero().flatten().to(device),

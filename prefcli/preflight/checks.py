@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class Report(NamedTuple):
-    """What a check prints when it passes."""
+    """The lines that a check prints when it passes."""
 
     lines: Sequence[str] = ()
     warnings: Sequence[str] = ()

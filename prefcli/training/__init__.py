@@ -1,1 +1,1 @@
-"""A run: rehearsed, started, watched, resumed and saved."""
+"""Training runs and dry-runs: start, checks, resume and saving of the model."""

@@ -30,7 +30,7 @@ def save_model(trainer: Trainer, folder: RunDir, recipe: Recipe, device: Device)
         shutil.rmtree(partial, ignore_errors=True)
     try:
         with writing("model/"):
-            _write(trainer, str(partial))
+            write_model(trainer, str(partial))
             if not is_main_process():
                 return {}
             (partial / "training_args.bin").unlink(missing_ok=True)
@@ -47,7 +47,7 @@ def save_model(trainer: Trainer, folder: RunDir, recipe: Recipe, device: Device)
     return verification.as_dict()
 
 
-def _write(trainer: Trainer, place: str) -> None:
+def write_model(trainer: Trainer, place: str) -> None:
     fsdp = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if fsdp is not None:
         # Checkpoints are saved in shards; save_model would write nothing in that mode.

@@ -85,7 +85,7 @@ def placed(
 
     transformers moves it too, but only after that test, and not under DeepSpeed. A policy that an
     engine shards goes to the CPU: the engine moves it layer by layer where it can, so that no
-    device holds all of it beside the reference.
+    device holds all of it together with the reference.
     """
     sharded = strategy in SHARDED
     moved: PreTrainedModel | PeftModel = policy.to("cpu") if sharded else to_device(policy, device)

@@ -71,7 +71,7 @@ def make_trainer(
     options = trl_options(recipe, method, device)
     config_class, trl_class = method.trl_classes()
     # Before the configuration of a launcher's sharding is in force.
-    arguments = _reference(recipe, device) if method.needs_reference else {}
+    arguments = load_reference(recipe, device) if method.needs_reference else {}
     reference = arguments.get("ref_model", policy)
     packed_forward = FastForward(
         recipe.performance,
@@ -175,7 +175,7 @@ def _precomputes_reference(recipe: Recipe, method: Method) -> bool:
     return recipe.reference.precompute and method.needs_reference
 
 
-def _reference(recipe: Recipe, device: Device) -> dict[str, Any]:
+def load_reference(recipe: Recipe, device: Device) -> dict[str, Any]:
     """Load a frozen reference model unless the policy's own weights serve as the reference.
 
     With an adapter the reference is the policy without it, or with a frozen copy of the adapter
@@ -190,8 +190,8 @@ def _reference(recipe: Recipe, device: Device) -> dict[str, Any]:
     dtype = device.dtype(options, frozen=recipe.trains_adapter)
     model = load_policy(options, dtype, recipe.seed, where="reference" if named else "model")
     # An engine that shards it moves it there itself, layer by layer where it can.
-    whole = strategy_here() not in SHARDED
-    return {"ref_model": to_device(model, device) if whole else model}
+    unsharded = strategy_here() not in SHARDED
+    return {"ref_model": to_device(model, device) if unsharded else model}
 
 
 def _gradient_checkpointing(

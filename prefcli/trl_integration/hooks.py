@@ -26,12 +26,12 @@ class Hook(NamedTuple):
     def problem(self) -> str | None:
         """Describe how the installed library differs; None if it matches."""
         owner, _, name = self.path.rpartition(".")
-        found = resolve(owner)
+        resolved = resolve(owner)
         if self.set_by is not None:
-            setter = getattr(found, self.set_by, None)
+            setter = getattr(resolved, self.set_by, None)
             names = inspect.unwrap(setter).__code__.co_names if setter is not None else ()
             return None if name in names else f"{self.path} is no longer set"
-        target: Any = getattr(found, name, _MISSING)
+        target: Any = getattr(resolved, name, _MISSING)
         if target is _MISSING:
             return f"{self.path} does not exist"
         if self.parameters is None:
@@ -47,14 +47,14 @@ def resolve(path: str) -> Any:
     module, rest = path, list[str]()
     while module:
         try:
-            found: Any = importlib.import_module(module)
+            resolved: Any = importlib.import_module(module)
         except ModuleNotFoundError:
             module, _, name = module.rpartition(".")
             rest.insert(0, name)
             continue
         for name in rest:
-            found = getattr(found, name, None)
-        return found
+            resolved = getattr(resolved, name, None)
+        return resolved
     return None
 
 

@@ -9,7 +9,7 @@ from prefcli.packed_forward import varlen
 from prefcli.packed_forward.install import FastForward
 from prefcli.packed_forward.prefix_attention import NAME as SEGMENTS
 from prefcli.recipe.sections import Performance
-from tests.support.scored_rows import assert_alike, batch_of, both, pairs, tiny
+from tests.support.scored_rows import assert_same_scores, batch_of, both, pairs, tiny
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
 
@@ -24,7 +24,7 @@ def _on_gpu(batch):
 def test_packed_forward_in_float32_equals_trl(family):
     torch.backends.cuda.matmul.allow_tf32 = False
     model = tiny(family).cuda()
-    assert_alike(*both(model, _on_gpu(batch_of(pairs())), attention=SEGMENTS)[:2], share=1e-4)
+    assert_same_scores(*both(model, _on_gpu(batch_of(pairs())), attention=SEGMENTS)[:2], share=1e-4)
 
 
 @pytest.mark.parametrize("attention", [SEGMENTS, varlen.NAME])

@@ -59,8 +59,8 @@ WORDS = {
 }
 LOCALS = {"found", "told", "said", "each", "more", "theirs", "ours", "asked", "somebody", "whole"}
 """Complete variable names that hold nothing but grammar."""
-ALLOWED = {"allow_unusual", "siblings"}
-"""A parameter that a flag names, and an attribute of huggingface_hub."""
+ALLOWED = {"allow_unusual", "checkpoints_kept", "siblings"}
+"""A parameter that a flag names, a key of --json, and an attribute of huggingface_hub."""
 
 
 def words_of(identifier: str) -> list[str]:

@@ -185,7 +185,9 @@ def scored(
     return Scored(output, gradients)
 
 
-def assert_alike(stock: Scored, fast: Scored, *, nats: float = 1e-5, share: float = 1e-5) -> None:
+def assert_same_scores(
+    stock: Scored, fast: Scored, *, nats: float = 1e-5, share: float = 1e-5
+) -> None:
     """Compare two scores.
 
     nats: how far the metrics of a token may differ. share: how far the gradients may differ,

@@ -69,7 +69,7 @@ def test_sum_adapters_equals_merging_one_after_the_other(base, adapters, configs
 
 
 def test_add_weighted_adapter_of_peft_scales_rslora_wrongly(base, adapters):
-    """If this fails, peft has fixed it, and sum_adapters may call add_weighted_adapter."""
+    """Check a bug of peft; once it is fixed, sum_adapters may call add_weighted_adapter."""
     folders = adapters({**PLAIN, "use_rslora": True}, PLAIN)
     model = PeftModel.from_pretrained(base(), folders[0], adapter_name="first")
     model.load_adapter(folders[1], "second")

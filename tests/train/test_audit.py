@@ -486,7 +486,7 @@ def test_data_command_needs_the_method_of_a_recipe_with_several(crafted, prefcli
 
 
 def test_data_command_ascii_stream_prints_ascii(crafted, prefcli_data, monkeypatch):
-    monkeypatch.setattr("prefcli.cli.data._ascii_only", lambda: True)
+    monkeypatch.setattr("prefcli.cli.data.prints_ascii_only", lambda: True)
     _, out, _ = prefcli_data(crafted, "--method", "dpo")
     assert out.isascii()
     assert "-- max_length 16 ---" in out

@@ -1,4 +1,4 @@
-"""A checkpoint under its final name is a whole one, whenever the process is killed."""
+"""A checkpoint under its final name is complete, whenever the process is killed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KILLED = RuntimeError("killed")
 
 @pytest.fixture(scope="module")
 def finished(tiny_model, tmp_path_factory):
-    """A run of four steps with a checkpoint at each second one."""
+    """Train four steps with a checkpoint every two."""
     folder = tmp_path_factory.mktemp("checkpoints")
     data = small_recipe(tiny_model, folder)
     data["training"] |= {"max_steps": 4, "save_steps": 2}
@@ -49,7 +49,7 @@ FILES = {
 }
 
 
-def test_a_checkpoint_lists_its_files(finished):
+def test_checkpoint_contains_a_list_of_its_files(finished):
     checkpoint = finished.path / "checkpoint-4"
     assert {path.name for path in checkpoint.iterdir()} == FILES
     assert json.loads((checkpoint / "files.json").read_text()).keys() == FILES - {"files.json"}
@@ -59,7 +59,7 @@ def test_a_checkpoint_lists_its_files(finished):
 
 @pytest.mark.parametrize("name", sorted(FILES))
 @pytest.mark.parametrize("harm", ["shortened", "removed"])
-def test_one_that_lost_a_byte_is_not_whole(finished, tmp_path, name, harm):
+def test_checkpoint_with_a_damaged_file_is_incomplete(finished, tmp_path, name, harm):
     checkpoint = tmp_path / "checkpoint-4"
     shutil.copytree(finished.path / "checkpoint-4", checkpoint)
     assert is_complete(checkpoint)
@@ -68,14 +68,14 @@ def test_one_that_lost_a_byte_is_not_whole(finished, tmp_path, name, harm):
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:-2])
-    # Without its list, as of an earlier prefcli, it is judged by what transformers writes.
+    # Without the list, as in an earlier prefcli, the files that transformers writes decide.
     assert is_complete(checkpoint) == (name == "files.json" and harm == "removed")
 
 
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"]
 )
-def test_nor_is_one_of_an_earlier_version(finished, tmp_path, name):
+def test_checkpoint_without_a_list_and_with_a_damaged_file_is_incomplete(finished, tmp_path, name):
     checkpoint = tmp_path / "checkpoint-4"
     shutil.copytree(finished.path / "checkpoint-4", checkpoint)
     (checkpoint / "files.json").unlink()
@@ -86,10 +86,10 @@ def test_nor_is_one_of_an_earlier_version(finished, tmp_path, name):
     assert not is_complete(checkpoint)
 
 
-def test_nothing_is_seen_of_one_that_is_being_written(
+def test_checkpoint_killed_before_its_move_is_removed_on_resume(
     recipe_data, make_recipe, finished, monkeypatch, capsys
 ):
-    """Killed after its last byte and before it is moved: the run goes on from the one before."""
+    """Kill the run after the last byte and before the move: it resumes from the one before."""
     recipe_data["training"] |= {"max_steps": 4, "save_steps": 2}
     recipe = make_recipe(recipe_data).recipe
     run = RunDir(recipe.output_dir)
@@ -97,31 +97,31 @@ def test_nothing_is_seen_of_one_that_is_being_written(
 
     def killed_at_4(written: Path, final: Path) -> None:
         if final.name == "checkpoint-4":
-            # The error handler must find nothing to clear away, as after a kill.
-            shutil.move(written.parent, run.path / "as-it-was")
+            # The error handler must not find files to remove, as after a kill.
+            shutil.move(written.parent, run.path / "moved-aside")
             raise KILLED
         real(written, final)
 
     monkeypatch.setattr(atomic_checkpoints, "place", killed_at_4)
     with pytest.raises(RuntimeError, match="killed"):
         train(recipe, recipe.dpo)
-    (run.path / "as-it-was").rename(run.path / ".saving")
+    (run.path / "moved-aside").rename(run.path / ".saving")
     assert run.last_checkpoint() == (run.path / "checkpoint-2", [])
     assert (run.path / ".saving" / "checkpoint-4" / "trainer_state.json").exists()
 
     monkeypatch.setattr(atomic_checkpoints, "place", real)
     capsys.readouterr()
     train(recipe, recipe.dpo)
-    said = capsys.readouterr().out
-    assert "warning: checkpoint-4 was cut short while it was written; it is removed" in said
-    assert "checkpoint-2" in said
+    output = capsys.readouterr().out
+    assert "warning: checkpoint-4 was cut short while it was written; it is removed" in output
+    assert "checkpoint-2" in output
     assert not (run.path / ".saving").exists()
     one, other = (load_file(f.model / "model.safetensors") for f in (run, finished))
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
-def test_old_ones_go_and_the_best_stays(recipe_data, make_recipe):
-    """The last evaluation is not the best one: the loss grows."""
+def test_save_total_limit_keeps_the_best_checkpoint(recipe_data, make_recipe):
+    """Check a run whose loss grows, so that its last checkpoint is not the best."""
     recipe_data["training"] |= {
         "max_steps": 8,
         "eval_steps": 2,
@@ -129,7 +129,7 @@ def test_old_ones_go_and_the_best_stays(recipe_data, make_recipe):
         "save_total_limit": 2,
         "early_stopping": {"patience": 8},
     }
-    # Of the wrong sides, so that each step makes it worse.
+    # Train on swapped sides, so that each step makes the eval loss worse.
     rows = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in pairs(24)]
     write_jsonl(Path(recipe_data["data"]["train"]["path"]), rows)
     recipe = make_recipe(recipe_data).recipe
@@ -144,7 +144,7 @@ def test_old_ones_go_and_the_best_stays(recipe_data, make_recipe):
     assert all(is_complete(run.path / name) for name in left)
 
 
-def test_a_kill_amid_deletion_leaves_no_half(tmp_path, monkeypatch):
+def test_remove_renames_the_folder_before_deletion(tmp_path, monkeypatch):
     folder = tmp_path / "checkpoint-2"
     folder.mkdir()
     (folder / "weights").write_text("w")
@@ -154,7 +154,7 @@ def test_a_kill_amid_deletion_leaves_no_half(tmp_path, monkeypatch):
     assert (tmp_path / ".saving" / "removed-checkpoint-2" / "weights").exists()
 
 
-def test_a_checkpoint_takes_the_place_of_an_older_try(tmp_path):
+def test_place_replaces_an_older_folder(tmp_path):
     for name, text in (("checkpoint-2", "old"), (".saving/checkpoint-2", "new")):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "weights").write_text(text)

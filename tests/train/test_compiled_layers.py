@@ -7,7 +7,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from prefcli.packed_forward import compiled_layers, varlen
-from tests.support.scored_rows import assert_alike, batch_of, both, pairs, tiny
+from tests.support.scored_rows import assert_same_scores, batch_of, both, pairs, tiny
 
 
 def kernel(
@@ -43,7 +43,7 @@ def backend(monkeypatch):
 def test_compiled_layers_give_the_log_probabilities_of_trl(family, backend):
     stock, fast, _ = both(tiny(family), batch_of(pairs()), attention=varlen.COMPILED)
     assert backend.frame_count > 0
-    assert_alike(stock, fast)
+    assert_same_scores(stock, fast)
 
 
 def test_compiled_layers_other_lengths_need_no_recompilation(backend):

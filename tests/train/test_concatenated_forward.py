@@ -31,10 +31,10 @@ CASES = {
 
 @pytest.fixture(params=CASES, ids=list(CASES))
 def scored(request, recipe_data, make_recipe, tmp_path):
-    """(trl's trainer class, the trainer, a batch of all rows): away from where it started."""
-    name, section, more = CASES[request.param]
+    """Return trl's trainer class, a trainer whose policy has moved, and a batch of all rows."""
+    name, section, lora = CASES[request.param]
     rows = write_jsonl(tmp_path / "rows.jsonl", PAIRS)
-    data = {**recipe_data, name: section, "performance": {"shared_prefix": "on"}, **more}
+    data = {**recipe_data, name: section, "performance": {"shared_prefix": "on"}, **lora}
     data["data"] = {**recipe_data["data"], "train": {"path": str(rows)}}
     data["training"] = {**recipe_data["training"], "global_batch_size": 4}
     trainer, _ = trainer_of(make_recipe(data).recipe, name)
@@ -44,7 +44,7 @@ def scored(request, recipe_data, make_recipe, tmp_path):
 
 
 def loss_of(trainer, batch, *, reason=None):
-    """(loss, gradients, metrics). reason: why trl's own forward scores."""
+    """Return (loss, gradients, metrics). reason: why trl's own forward scores."""
     trainer.context.packed_forward.reason = reason
     trainer.model.zero_grad()
     loss, metrics = trainer.get_batch_loss_metrics(trainer.model, batch)
@@ -63,16 +63,16 @@ def test_packed_scores_match_trls_loss_gradient_and_metrics(scored):
     assert deviation(fast[1], slow[1]) < 1e-5
     assert fast[2] == pytest.approx(slow[2], rel=1e-5, abs=1e-6)
     # Sums of log-probabilities agree to float32, means per token to 1e-5.
-    for mine, theirs in zip(*both(stock, trainer, batch), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-5)
+    for packed_scores, expected in zip(*both(stock, trainer, batch), strict=True):
+        torch.testing.assert_close(packed_scores, expected, rtol=1e-6, atol=1e-5)
 
 
 def both(stock, trainer, batch):
-    """Log-probabilities and NLL, by the trainer and by trl's own method."""
+    """Return log-probabilities and NLL, by the trainer and by trl's own method."""
     trainer.context.packed_forward.reason = None
-    mine = trainer.concatenated_forward(trainer.model, batch)
-    theirs = stock.concatenated_forward(trainer, trainer.model, batch)
-    return (*mine[:2], mine[4]), (*theirs[:2], theirs[4])
+    packed_scores = trainer.concatenated_forward(trainer.model, batch)
+    expected = stock.concatenated_forward(trainer, trainer.model, batch)
+    return (*packed_scores[:2], packed_scores[4]), (*expected[:2], expected[4])
 
 
 def test_packed_logits_without_padding_match_trls(scored):
@@ -85,16 +85,18 @@ def test_packed_logits_without_padding_match_trls(scored):
         if isinstance(value, torch.Tensor)
     }
     counts = trainer.context.packed_forward.counts
-    mine = trainer.concatenated_forward(trainer.model, pair)
+    packed_scores = trainer.concatenated_forward(trainer.model, pair)
     prompt = int((pair["chosen_labels"][0] == -100).sum())
     assert counts.packed == 2 * int(length) - prompt
-    theirs = stock.concatenated_forward(trainer, trainer.model, pair)
+    expected = stock.concatenated_forward(trainer, trainer.model, pair)
     for side in (2, 3):
-        torch.testing.assert_close(mine[side].mean(), theirs[side].mean(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            packed_scores[side].mean(), expected[side].mean(), rtol=1e-5, atol=1e-6
+        )
 
 
-# 2 steps of 2 batches, each with demonstrations beside it, and two evaluations of 10 rows in 3.
-# dpo asks its reference, too, but for demonstrations, and both of them about 8 rows before step 1.
+# 2 steps of 2 batches with demonstrations, and two evaluations of 10 rows in 3 batches.
+# dpo calls its reference as well, except for demonstrations, and both for 8 rows before step 1.
 CALLS = {
     "orpo": 2 * 2 * 2 + 2 * 3,
     "simpo": 2 * 2 * 2 + 2 * 3,
@@ -136,10 +138,10 @@ def test_unsupported_attention_falls_back_to_trls_forward(recipe_data, make_reci
     trainer, _ = trainer_of(make_recipe(recipe_data).recipe, "orpo")
     assert "eager" in trainer.context.packed_forward.reason
     batch = trainer.data_collator(list(trainer.train_dataset)[:4])
-    mine = trainer.concatenated_forward(trainer.model, batch)
-    theirs = ORPOTrainer.concatenated_forward(trainer, trainer.model, batch)
+    packed_scores = trainer.concatenated_forward(trainer.model, batch)
+    expected = ORPOTrainer.concatenated_forward(trainer, trainer.model, batch)
     for at in (0, 1, 4):
-        assert torch.equal(mine[at], theirs[at])
+        assert torch.equal(packed_scores[at], expected[at])
     assert trainer.context.packed_forward.counts.as_dict()["fast_calls"] == 0
     with pytest.raises(RecipeError, match="eager"):
         trainer_of(make_recipe(recipe_data, "performance.shared_prefix=on").recipe, "orpo")

@@ -1,4 +1,4 @@
-"""What one process sees stops all of them, with one message."""
+"""A failure in one of two processes stops both, with one message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def is_second() -> bool:
 
 @pytest.fixture
 def run_both(recipe_data, tmp_path):
-    """`prefcli dpo` in two processes; (exit codes, all that was said)."""
+    """Run `prefcli dpo` in two processes; return (exit codes, output)."""
 
     def run(**changes):
         recipe_data["training"] |= {
@@ -48,7 +48,7 @@ def run_both(recipe_data, tmp_path):
 
 @pytest.fixture
 def on_second(monkeypatch):
-    """Do something to the trainer that the second process makes."""
+    """Change the trainer of the second process."""
 
     def use(change):
         stock = run_module.make_trainer
@@ -71,45 +71,45 @@ class Poison(TrainerCallback):
                 next(model.parameters()).fill_(math.nan)
 
 
-def test_a_number_that_one_process_lost(run_both, on_second, recipe_data):
+def test_nan_on_one_process_stops_both(run_both, on_second, recipe_data):
     on_second(lambda trainer: trainer.add_callback(Poison()))
-    codes, said = run_both(max_steps=3)
-    assert codes == [5, 5], said
-    assert said.count("error: ") == 1
-    assert "the loss is nan at step 2; rows of the batch: " in said
+    codes, output = run_both(max_steps=3)
+    assert codes == [5, 5], output
+    assert output.count("error: ") == 1
+    assert "the loss is nan at step 2; rows of the batch: " in output
     assert (
-        said.partition("rows of the batch")[2].count("train.jsonl: row") == 2
+        output.partition("rows of the batch")[2].count("train.jsonl: row") == 2
     )  # the two that the second process had
     run = json.loads((Path(recipe_data["output_dir"]) / "run.json").read_text())
     assert run["status"] == "diverged"
 
 
-def test_a_reference_that_is_broken_on_one_process(run_both, on_second):
+def test_wrong_reference_on_one_process_stops_both(run_both, on_second):
     def spoil(trainer):
         with torch.no_grad():
             next(trainer.ref_model.parameters()).mul_(1.5)
 
     on_second(spoil)
-    codes, said = run_both()
-    assert codes == [3, 3], said
-    assert said.count("error: ") == 1
-    assert "the reference is not the starting policy" in said
+    codes, output = run_both()
+    assert codes == [3, 3], output
+    assert output.count("error: ") == 1
+    assert "the reference is not the starting policy" in output
 
 
-def test_a_health_rule_judges_on_one_process(run_both, monkeypatch):
+def test_health_rule_is_evaluated_on_one_process(run_both, monkeypatch):
     def look(self, row):
         if row["step"] < 2:
             return []
         return [Advice("margin", "stop", 2, "as the test says", "so", "do not")]
 
     monkeypatch.setattr(Monitor, "look", look)
-    codes, said = run_both(max_steps=5)
-    assert codes == [5, 5], said
-    assert said.count("error: ") == 1
+    codes, output = run_both(max_steps=5)
+    assert codes == [5, 5], output
+    assert output.count("error: ") == 1
 
 
-def test_early_stopping_is_at_one_step_on_all(run_both, recipe_data):
-    codes, said = run_both(
+def test_early_stopping_stops_both_at_the_same_step(run_both, recipe_data):
+    codes, output = run_both(
         max_steps=8,
         eval_steps=1,
         save_steps=1,
@@ -117,6 +117,6 @@ def test_early_stopping_is_at_one_step_on_all(run_both, recipe_data):
         lr_scheduler_type="constant",
         early_stopping={"metric": "eval_loss", "patience": 2},
     )
-    assert codes == [0, 0], said
+    assert codes == [0, 0], output
     run = json.loads((Path(recipe_data["output_dir"]) / "run.json").read_text())
     assert run["steps"] == run["best_step"] + 2

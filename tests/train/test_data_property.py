@@ -22,7 +22,7 @@ quick = settings(
 
 texts = st.one_of(
     st.text(max_size=6),
-    # Parts of surrogate pairs, which JSON can spell and UTF-8 can't.
+    # Halves of surrogate pairs, which JSON can contain and UTF-8 cannot.
     st.text(st.characters(categories=["Cs", "L"]), max_size=3),
     st.sampled_from(["", " ", "q", "\u2028", "</s>", "\n\nHuman: a\n\nAssistant: b", "x" * 99]),
 )

@@ -1,4 +1,4 @@
-"""What a dry-run rehearses for models of other kinds, and what it advises."""
+"""The simulated step of a dry-run for other kinds of models, and the advice on memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
-from prefcli.training import dry_run as story
+from prefcli.training import dry_run as dry_run_module
 from tests.support.tiny_runs import pairs, write_jsonl
 
 
 @pytest.fixture(scope="module")
 def adapter(tiny_model, tmp_path_factory):
-    """Saved, as peft does it: frozen until it is trained on."""
+    """Save an adapter, which peft loads frozen unless it is trained further."""
     folder = tmp_path_factory.mktemp("adapter")
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
     get_peft_model(base, LoraConfig(r=4, target_modules="all-linear")).save_pretrained(folder)
@@ -43,7 +43,7 @@ def experts(tiny_model, tmp_path_factory):
 
 
 @pytest.mark.parametrize("how", ["continue", "merge", "stack"])
-def test_an_adapter_as_start(recipe_data, dry_run, adapter, how):
+def test_dry_run_of_an_adapter_counts_its_parameters(recipe_data, dry_run, adapter, how):
     recipe_data["model"] = {"name_or_path": str(adapter), "adapter": how}
     if how == "stack":
         recipe_data["lora"] = {"rank": 2}
@@ -58,15 +58,15 @@ def test_an_adapter_as_start(recipe_data, dry_run, adapter, how):
     assert document["disk"]["model"] == 4 * expected
 
 
-def test_experts_are_rehearsed(recipe_data, dry_run, experts):
+def test_dry_run_of_mixture_of_experts_counts_all_weights(recipe_data, dry_run, experts):
     recipe_data["model"]["name_or_path"] = str(experts)
     code, document, _ = dry_run(recipe_data)
     assert (code, document["problems"]) == (0, [])
     assert document["memory"]["parts"]["weights"] >= 4 * document["parameters"]
 
 
-def test_experts_take_no_dropout_on_adapters(recipe_data, dry_run, experts):
-    """peft refuses it; that is told before a run, and by the run itself."""
+def test_dry_run_of_experts_with_lora_dropout_fails(recipe_data, dry_run, experts):
+    """Check a combination that peft refuses; run and dry-run report it."""
     recipe_data["model"]["name_or_path"] = str(experts)
     recipe_data["lora"] = {"rank": 2}
     code, document, _ = dry_run(recipe_data)
@@ -80,11 +80,11 @@ def test_dry_run_of_step_without_simulation_is_inconclusive(recipe_data, dry_run
     def refuses(*args, **kwargs):
         raise RuntimeError("no such kernel\nand more")
 
-    monkeypatch.setattr(story, "predict", refuses)
-    code, document, said = dry_run(recipe_data)
+    monkeypatch.setattr(dry_run_module, "predict", refuses)
+    code, document, printed = dry_run(recipe_data)
     assert code == 0
-    assert "memory: the step could not be simulated (no such kernel)" in said
-    code, document, said = dry_run(recipe_data, "dpo", "--gpu-memory", "80GiB")
+    assert "memory: the step could not be simulated (no such kernel)" in printed
+    code, document, printed = dry_run(recipe_data, "dpo", "--gpu-memory", "80GiB")
     assert (code, document["will_run"]) == (2, None)
     assert document["unchecked"][0]["code"] == "TRN029"
 
@@ -93,8 +93,8 @@ def tokens(document) -> int:
     return document["memory"]["tokens"]
 
 
-def test_the_longest_row_is_rehearsed(recipe_data, dry_run, tmp_path):
-    """Where not all rows were looked at, or several are joined, a row may fill max_length."""
+def test_dry_run_simulates_the_longest_row(recipe_data, dry_run, tmp_path):
+    """Check that the simulated row fills max_length if rows are sampled or packed."""
     assert tokens(dry_run(recipe_data)[1]) < 64
     assert tokens(dry_run(recipe_data, "dpo", "--sample", "5")[1]) == 64
     recipe_data["data"]["train"] = {
@@ -105,8 +105,8 @@ def test_the_longest_row_is_rehearsed(recipe_data, dry_run, tmp_path):
     assert tokens(dry_run(recipe_data, "sft", "sft.packing=true")[1]) == 64
 
 
-def test_nothing_is_mixed_into_demonstrations(recipe_data, dry_run, tmp_path):
-    """sft_mix is of the recipe's other methods; a rehearsal of sft is the same with it."""
+def test_dry_run_of_sft_ignores_sft_mix(recipe_data, dry_run, tmp_path):
+    """Check that sft_mix, which applies to preference methods, does not change the step of sft."""
     texts = str(write_jsonl(tmp_path / "text.jsonl", [{"text": "red"}] * 30))
     recipe_data["data"] |= {"train": {"path": texts}, "eval": {"path": texts}}
     plain = dry_run(recipe_data, "sft")[1]["memory"]
@@ -114,15 +114,15 @@ def test_nothing_is_mixed_into_demonstrations(recipe_data, dry_run, tmp_path):
     assert dry_run(recipe_data, "sft")[1]["memory"] == plain
 
 
-def test_only_what_is_needed_is_advised(recipe_data, dry_run, tmp_path):
-    """The ladder is shown as far as it goes; of its steps, those that fit together are named."""
+def test_dry_run_cure_contains_only_needed_changes(recipe_data, dry_run, tmp_path):
+    """Check that all changes are listed, and that the cure contains only those needed to fit."""
     rows = write_jsonl(tmp_path / "many.jsonl", pairs(64))
     recipe_data["data"]["train"]["path"] = str(rows)
     recipe_data["training"] |= {"global_batch_size": 64, "per_device_train_batch_size": 64}
-    del recipe_data["kto"]  # which needs two rows a device
+    del recipe_data["kto"]  # which needs two rows per device
     ladder = dry_run(recipe_data, "dpo", "--gpu-memory", "1MiB")[1]
-    assert ladder["cure"] == []  # the driver's share alone is more
-    changes = [remedy["change"] for remedy in ladder["remedies"]]
+    assert ladder["cure"] == []  # the driver alone needs more
+    changes = [step["change"] for step in ladder["remedies"]]
     assert "training.per_device_train_batch_size=1" in changes
     size = f"{ladder['memory']['needed'] // 2**20 - 50}MiB"
     code, document, _ = dry_run(recipe_data, "dpo", "--gpu-memory", size)
@@ -132,8 +132,8 @@ def test_only_what_is_needed_is_advised(recipe_data, dry_run, tmp_path):
     assert dry_run(recipe_data, "dpo", cure, "--gpu-memory", size)[0] == 0
 
 
-def test_batches_that_the_recipe_would_refuse_are_not_advised(recipe_data, dry_run):
-    """kto needs two rows a device, and nine are no multiple of two."""
+def test_dry_run_does_not_advise_invalid_batch_sizes(recipe_data, dry_run):
+    """Check kto, which needs two rows per device, with nine rows per step."""
     recipe_data["training"] |= {"global_batch_size": 9, "per_device_train_batch_size": 3}
     for other in ("sft", "dpo", "ipo", "orpo", "simpo"):
         del recipe_data[other]

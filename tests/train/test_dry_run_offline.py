@@ -1,4 +1,4 @@
-"""A dry-run without the hub: what can be looked at is, and what can't is named."""
+"""A dry-run without the hub: it checks what is cached, and lists what is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache, and a way to put files of org/model there as the hub's client would."""
+    """Use an empty cache; return a function that stores files of org/model in it."""
     folder = tmp_path / "hub"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
 
@@ -34,16 +34,16 @@ def cache(tmp_path, monkeypatch):
     return put
 
 
-def files_of(model, *but: str) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in model.iterdir() if file.name not in but}
+def files_of(model, *except_: str) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in model.iterdir() if file.name not in except_}
 
 
 WEIGHTS = "model.safetensors (or its shards)"
 
 
-def test_nothing_is_known_of_a_model_on_the_hub(recipe_data, dry_run, cache):
+def test_dry_run_of_an_uncached_model_is_inconclusive(recipe_data, dry_run, cache):
     recipe_data["model"]["name_or_path"] = "org/model"
-    code, document, said = dry_run(recipe_data)
+    code, document, printed = dry_run(recipe_data)
     assert (code, document["exit_code"]) == (2, 2)
     assert document["will_run"] is None
     assert document["problems"] == []
@@ -52,43 +52,43 @@ def test_nothing_is_known_of_a_model_on_the_hub(recipe_data, dry_run, cache):
     assert f"lacks config.json, tokenizer.json, {WEIGHTS}" in unchecked["message"]
     assert "prefcli download" in unchecked["hint"]
     assert "recipe.yaml:" in unchecked["place"]
-    assert said.splitlines()[-1].startswith("inconclusive: ")
+    assert printed.splitlines()[-1].startswith("inconclusive: ")
     assert "memory" not in document
 
 
-def test_data_is_looked_at_without_a_tokenizer(
+def test_dry_run_without_a_tokenizer_checks_the_data(
     recipe_data,
     dry_run,
     cache,
     tmp_path,
 ):
     recipe_data["model"]["name_or_path"] = "org/model"
-    _, _, said = dry_run(recipe_data)
-    assert "24 rows" in said
+    _, _, printed = dry_run(recipe_data)
+    assert "24 rows" in printed
     wrong = [{"question": "a", "chosen": "b", "rejected": "c"}]
     recipe_data["data"]["train"]["path"] = str(write_jsonl(tmp_path / "q.jsonl", wrong))
-    code, document, said = dry_run(recipe_data)
+    code, document, printed = dry_run(recipe_data)
     assert (code, document["will_run"]) == (4, False)
     assert document["problems"][0]["code"].startswith("DAT")
     assert len(document["unchecked"]) == 1
-    assert said.splitlines()[-1] == "will not run: 1 problem above"
+    assert printed.splitlines()[-1] == "will not run: 1 problem above"
 
 
-def test_a_dataset_on_the_hub(recipe_data, dry_run, cache):
+def test_dry_run_of_an_uncached_dataset_is_inconclusive(recipe_data, dry_run, cache):
     recipe_data["data"]["train"]["path"] = "org/pairs"
     code, document, _ = dry_run(recipe_data)
     assert (code, document["will_run"]) == (2, None)
     (unchecked,) = document["unchecked"]
     assert unchecked["path"] == "data.train.path"
     assert "prefcli download" in unchecked["hint"]
-    # The model is here, and so is sized; what a step holds depends on nothing else.
+    # The model is here, and the memory of a step depends on nothing else.
     assert document["parameters"] > 0
     assert document["memory"]["tokens"] == 64
     assert "steps" not in document
 
 
 @pytest.mark.parametrize(
-    ("there", "lacking"),
+    ("cached", "missing"),
     [
         (["config.json"], f"tokenizer.json, {WEIGHTS}"),
         (["config.json", "tokenizer.json", "tokenizer_config.json"], WEIGHTS),
@@ -96,23 +96,23 @@ def test_a_dataset_on_the_hub(recipe_data, dry_run, cache):
         (["config.json", "model.safetensors"], "tokenizer.json"),
     ],
 )
-def test_only_what_the_cache_lacks_is_named(
+def test_dry_run_lists_the_files_missing_in_the_cache(
     recipe_data,
     dry_run,
     cache,
     tiny_model,
-    there,
-    lacking,
+    cached,
+    missing,
 ):
-    cache(**{name: (tiny_model / name).read_bytes() for name in there})
+    cache(**{name: (tiny_model / name).read_bytes() for name in cached})
     recipe_data["model"]["name_or_path"] = "org/model"
     code, document, _ = dry_run(recipe_data)
     assert (code, document["will_run"]) == (2, None)
     messages = {problem["message"] for problem in document["unchecked"]}
-    assert messages == {f"the hub is unreachable for org/model, and the cache lacks {lacking}"}
+    assert messages == {f"the hub is unreachable for org/model, and the cache lacks {missing}"}
 
 
-def test_shards_are_named_one_by_one(cache):
+def test_missing_files_lists_every_missing_shard(cache):
     shards = {"a": "model-1-of-3.safetensors", "b": "model-2-of-3.safetensors"}
     cache(**{"model.safetensors.index.json": {"weight_map": shards | {"c": shards["b"]}}})
     cache(**{"model-1-of-3.safetensors": b""})
@@ -122,16 +122,16 @@ def test_shards_are_named_one_by_one(cache):
         "model-2-of-3.safetensors",
     ]
     assert missing_files("org/model", None, weights=False) == ["config.json", "tokenizer.json"]
-    assert missing_files("org/model", "v2")[-1] == WEIGHTS  # that revision is not there
+    assert missing_files("org/model", "v2")[-1] == WEIGHTS  # that revision is missing
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "vocab.json"])
-def test_any_form_of_a_tokenizer_will_do(cache, name):
+def test_missing_files_accepts_any_tokenizer_file(cache, name):
     cache(**{name: b"", "config.json": b"", "model.safetensors": b""})
     assert missing_files("org/model", None) == []
 
 
-def test_a_full_cache_is_as_good_as_the_hub(recipe_data, dry_run, cache, tiny_model):
+def test_dry_run_with_a_full_cache_will_run(recipe_data, dry_run, cache, tiny_model):
     cache(**files_of(tiny_model))
     recipe_data["model"]["name_or_path"] = "org/model"
     code, document, _ = dry_run(recipe_data)
@@ -139,17 +139,17 @@ def test_a_full_cache_is_as_good_as_the_hub(recipe_data, dry_run, cache, tiny_mo
     assert document["will_run"] is True
 
 
-def test_what_is_wrong_outranks_what_is_unknown(recipe_data, dry_run, cache, tmp_path):
+def test_dry_run_problems_take_precedence_over_unchecked(recipe_data, dry_run, cache, tmp_path):
     recipe_data["model"]["name_or_path"] = "org/model"
     recipe_data["training"] |= {"global_batch_size": 12, "per_device_train_batch_size": 4}
-    code, document, said = dry_run(recipe_data, "dpo", "--devices", "5")
+    code, document, printed = dry_run(recipe_data, "dpo", "--devices", "5")
     assert (code, document["will_run"]) == (2, False)
     assert [p["path"] for p in document["problems"]] == ["training.global_batch_size"]
     assert len(document["unchecked"]) == 1
-    assert "not checked: " in said
+    assert "not checked: " in printed
 
 
-def test_the_references_weights_are_looked_for_too(
+def test_dry_run_of_an_uncached_reference_is_inconclusive(
     recipe_data,
     dry_run,
     cache,

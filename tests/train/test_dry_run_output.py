@@ -1,4 +1,4 @@
-"""What a dry-run shows of the rows and of the disk, and that it leaves nothing behind."""
+"""The rows and the disk space that a dry-run prints; it writes no files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from prefcli.methods import METHODS
 from tests.support.tiny_runs import pairs, write_jsonl
 from tests.support.tiny_tokenizers import WITH_BOS, letters, no_end
 
-# The row that is shown, and its marks
-
 
 @pytest.fixture
 def with_tokenizer(recipe_data, tiny_model, tmp_path):
-    """The recipe on a copy of the model that has another tokenizer."""
+    """Change the recipe to a copy of the model with another tokenizer."""
 
     def use(tokenizer, chat: bool) -> dict:
         folder = tmp_path / "model"
@@ -29,7 +27,7 @@ def with_tokenizer(recipe_data, tiny_model, tmp_path):
         rows = write_jsonl(tmp_path / "rows.jsonl", pairs(24, chat=chat))
         recipe_data["model"]["name_or_path"] = str(folder)
         recipe_data["data"] = {"train": {"path": str(rows)}, "max_length": 120}
-        # As they are by default, but for what so few words have in common anyway.
+        # The default limits, except for duplicates, which are common with so few words.
         off = {"error": None}
         checks = {"duplicates": off, "no_end": {"error": 0.05}, "two_bos": {"error": 0.0}}
         recipe_data["data"]["checks"] = checks
@@ -42,14 +40,14 @@ def faults(document: dict) -> dict[str, str]:
     return {p["path"].split(".")[2]: p["message"] for p in document["problems"]}
 
 
-def test_a_template_that_ends_no_turn(with_tokenizer, dry_run):
+def test_dry_run_with_a_template_without_end_fails(with_tokenizer, dry_run):
     code, document, _ = dry_run(with_tokenizer(no_end(), chat=True))
     assert (code, document["will_run"]) == (4, False)
     assert "24 of 24 rows" in faults(document)["no_end"]
 
 
-def test_two_bos(with_tokenizer, dry_run):
-    """A template that writes a BOS, rendered to text, and a tokenizer that puts another."""
+def test_dry_run_with_two_bos_fails(with_tokenizer, dry_run):
+    """Check rows with a BOS in the text and a tokenizer that adds another."""
     tokenizer = letters("<s>", "</s>", prepends=True, bos_token="<s>", eos_token="</s>")
     data = with_tokenizer(tokenizer, chat=False)
     rows = [{**row, "prompt": "<s>" + row["prompt"]} for row in pairs(24)]
@@ -59,7 +57,7 @@ def test_two_bos(with_tokenizer, dry_run):
     assert "24 of 24 rows" in faults(document)["two_bos"]
 
 
-def test_no_bos_is_a_warning(with_tokenizer, dry_run):
+def test_dry_run_without_bos_warns(with_tokenizer, dry_run):
     template = WITH_BOS.replace("{{ bos_token }}", "")
     tokenizer = letters(
         "<s>", "</s>", prepends=True, template=template, bos_token="<s>", eos_token="</s>"
@@ -69,12 +67,12 @@ def test_no_bos_is_a_warning(with_tokenizer, dry_run):
     assert any("no_bos: 100 % of the rows" in warning for warning in document["warnings"])
 
 
-def test_the_first_row_is_shown(with_tokenizer, dry_run):
+def test_dry_run_prints_the_tokens_of_the_first_row(with_tokenizer, dry_run):
     tokenizer = letters("<s>", "</s>", prepends=True, bos_token="<s>", eos_token="</s>")
     data = with_tokenizer(tokenizer, chat=False)
     rows = [{"prompt": f"{i}a", "chosen": "bc", "rejected": "d"} for i in range(24)]
     write_jsonl(Path(data["data"]["train"]["path"]), rows)
-    code, document, said = dry_run(data)
+    code, document, printed = dry_run(data)
     assert code == 0
     row = document["row"]
     assert row["place"].endswith("rows.jsonl: row 1")
@@ -87,18 +85,15 @@ def test_the_first_row_is_shown(with_tokenizer, dry_run):
         "chosen": [("b", True), ("c", True), ("</s>=1", True)],
         "rejected": [("d", True), ("</s>=1", True)],
     }
-    assert "  prompt     3 tokens, not trained:  |<s>=0|0|a|" in said
-    assert "  chosen     3 tokens, trained:      |b|c|</s>=1|" in said
-
-
-# The disk
+    assert "  prompt     3 tokens, not trained:  |<s>=0|0|a|" in printed
+    assert "  chosen     3 tokens, trained:      |b|c|</s>=1|" in printed
 
 
 @pytest.fixture
 def full_disk(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 10**9 - 1000, 1000))
-    # Checkpoints of another run, in the folder above, are not replaced by this one's.
+    # Checkpoints of another run in the parent folder are not replaced.
     (tmp_path / "checkpoint-1").mkdir()
     write_jsonl(tmp_path / "checkpoint-1" / "weights", [1])
 
@@ -125,15 +120,12 @@ def test_dry_run_for_another_machine_warns_of_short_disk(recipe_data, dry_run, f
     assert "its disk has 0.0 MiB free, if the run uses this machine's disk" in warning
 
 
-# What it leaves behind
-
-
 def listing(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_is_written(recipe_data, dry_run, tmp_path, tiny_model, method, monkeypatch):
+def test_dry_run_writes_no_files(recipe_data, dry_run, tmp_path, tiny_model, method, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = listing(tmp_path) | listing(tiny_model)
     assert dry_run(recipe_data, method)[0] == 0
@@ -147,9 +139,6 @@ def test_nothing_is_written(recipe_data, dry_run, tmp_path, tiny_model, method, 
     }
 
 
-# A reader who has seen enough
-
-
 @pytest.mark.parametrize(
     "command",
     [
@@ -158,8 +147,8 @@ def test_nothing_is_written(recipe_data, dry_run, tmp_path, tiny_model, method, 
     ],
     ids=["data", "dry-run"],
 )
-def test_output_that_is_closed_early(command, tmp_path):
-    """As in `prefcli ... | head -1`."""
+def test_command_with_closed_output_exits_with_0(command, tmp_path):
+    """Close the output after one line, as `prefcli ... | head -1` does."""
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
         [sys.executable, "-m", "prefcli", *command, f"output_dir={tmp_path / 'run'}"],
@@ -171,7 +160,7 @@ def test_output_that_is_closed_early(command, tmp_path):
     )
     assert process.stdout.readline()
     process.stdout.close()
-    said = process.stderr.read()
-    assert process.wait(timeout=120) == 0, said
-    assert "Traceback" not in said
-    assert "BrokenPipe" not in said
+    errors = process.stderr.read()
+    assert process.wait(timeout=120) == 0, errors
+    assert "Traceback" not in errors
+    assert "BrokenPipe" not in errors

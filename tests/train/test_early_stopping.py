@@ -1,4 +1,4 @@
-"""The end of a run that gets no better, the model it keeps, and both again after a resume."""
+"""Early stopping: the last step, the best checkpoint, and both after a resume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.tiny_runs import interrupt, metric_rows, pairs, write_jsonl
 
 @pytest.fixture
 def stopping(recipe_data, tmp_path) -> dict:
-    """Held-out pairs of the opposite taste: what is learnt makes them worse."""
+    """A recipe with swapped eval labels, so that training makes the eval loss worse."""
     swapped = [
         {**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in pairs(40)[30:]
     ]
@@ -38,9 +38,9 @@ def evaluated(run: str, metric: str = "eval_loss") -> dict[int, float]:
 
 
 def stops_at(losses: dict[int, float], patience: int) -> tuple[int, int]:
-    """(step, best step) by the rule, written out."""
+    """Return (last step, best step) by the rule."""
     best, since = None, 0
-    for step in sorted(losses)[1:]:  # the evaluation before the first step is no candidate
+    for step in sorted(losses)[1:]:  # the evaluation before the first step does not count
         if best is None or losses[step] < losses[best]:
             best, since = step, 0
         else:
@@ -55,7 +55,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_it_stops_after_patience_and_keeps_the_best(stopping, make_recipe):
+def test_early_stopping_ends_after_patience_and_keeps_the_best(stopping, make_recipe):
     recipe = make_recipe(stopping).recipe
     outcome = train(recipe, recipe.dpo)
     losses = evaluated(recipe.output_dir)
@@ -70,7 +70,7 @@ def test_it_stops_after_patience_and_keeps_the_best(stopping, make_recipe):
     assert outcome.metrics["eval_loss"] == losses[best] == run["eval"]["last"]["eval_loss"]
 
 
-def test_its_count_outlives_a_resume(stopping, make_recipe):
+def test_early_stopping_count_continues_after_a_resume(stopping, make_recipe):
     recipe = make_recipe(stopping).recipe
     train(recipe, recipe.dpo)
     before = evaluated(recipe.output_dir)
@@ -80,7 +80,7 @@ def test_its_count_outlives_a_resume(stopping, make_recipe):
     assert evaluated(recipe.output_dir) == pytest.approx(before)
 
 
-def test_any_figure_of_an_evaluation_will_do(stopping, make_recipe):
+def test_early_stopping_on_any_eval_metric_stops_the_run(stopping, make_recipe):
     stopping["training"]["early_stopping"] = {"metric": "eval_reference_kl", "patience": 1}
     stopping["training"]["max_steps"] = 6
     recipe = make_recipe(stopping).recipe
@@ -89,7 +89,7 @@ def test_any_figure_of_an_evaluation_will_do(stopping, make_recipe):
     assert max(distances) == stops_at(distances, 1)[0] < 6
 
 
-def test_a_figure_that_is_not_measured_is_told_before_the_first_step(stopping, make_recipe):
+def test_early_stopping_on_a_metric_that_is_not_measured_raises(stopping, make_recipe):
     stopping["training"]["early_stopping"] = {"metric": "eval_reference_kl"}
     stopping["reference"] = {"precompute": True}
     recipe = make_recipe(stopping).recipe

@@ -1,4 +1,4 @@
-"""expected at the end of real runs: in the log, in run.json, and in what a script reads."""
+"""Expected results at the end of runs: in the log, in run.json and in the outcome."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def run_json(recipe) -> dict:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_expected_takes_every_metric_of_an_evaluation(recipe_data, make_recipe, name):
+def test_expected_accepts_every_eval_metric(recipe_data, make_recipe, name):
     recipe_data["expected"] = {
         "source": "somewhere",
         "method": name,
@@ -26,14 +26,14 @@ def test_expected_takes_every_metric_of_an_evaluation(recipe_data, make_recipe, 
     recipe = make_recipe(recipe_data).recipe
     outcome = train(recipe, recipe.methods[name])
     assert outcome.expected.keys() == recipe.expected.metrics.keys()
-    assert all(found["within"] for found in outcome.expected.values())
-    assert {k: found["value"] for k, found in outcome.expected.items()} == {
+    assert all(compared["within"] for compared in outcome.expected.values())
+    assert {k: compared["value"] for k, compared in outcome.expected.items()} == {
         k: outcome.metrics[k] for k in outcome.expected
     }
 
 
-def test_within_out_and_of_another_method(recipe_data, make_recipe, capsys):
-    """At a learning rate of 1e-9 nothing moves: the loss stays at ln 2, the margin near 0."""
+def test_expected_is_compared_for_its_method_only(recipe_data, make_recipe, capsys):
+    """Train with a learning rate of 1e-9, so that the loss stays at ln 2 and the margin near 0."""
     recipe_data["training"]["learning_rate"] = 1e-9
     recipe_data["expected"] = {
         "source": "somewhere",
@@ -42,9 +42,9 @@ def test_within_out_and_of_another_method(recipe_data, make_recipe, capsys):
     }
     recipe = make_recipe(recipe_data).recipe
     outcome = train(recipe, recipe.dpo)
-    said = capsys.readouterr().out
-    assert "expected: eval_loss 0.693147 within 0.693 to 0.694\n" in said
-    assert "is outside 1 to 2 (somewhere)\n" in said
+    output = capsys.readouterr().out
+    assert "expected: eval_loss 0.693147 within 0.693 to 0.694\n" in output
+    assert "is outside 1 to 2 (somewhere)\n" in output
     assert outcome.expected["eval_loss"]["within"] is True
     margins = outcome.expected["eval_rewards/margins"]
     assert abs(margins.pop("value")) < 1e-3

@@ -1,4 +1,4 @@
-"""What a run leaves behind: models that transformers alone reloads, and nothing mixed."""
+"""The files of a run: models that transformers alone loads, metrics and the run record."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from prefcli.checkpoints.run_dir import RunDir
 from prefcli.errors import DivergedError
 from prefcli.methods import METHODS
 from prefcli.recipe import load
+from prefcli.recipe.defaults import resolve_defaults
 from prefcli.training.run import train
 from tests.support.problems import stops_with
 from tests.support.tiny_runs import ANYTHING, metric_rows, pairs, write_jsonl
@@ -26,7 +27,7 @@ def logits(model):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_full_weights_reload_by_transformers_alone(recipe_data, make_recipe, tiny_model, name):
+def test_saved_model_loads_with_transformers_alone(recipe_data, make_recipe, tiny_model, name):
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.methods[name])
     folder = Path(recipe.output_dir) / "model"
@@ -40,7 +41,7 @@ def test_full_weights_reload_by_transformers_alone(recipe_data, make_recipe, tin
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_adapters_name_their_base_and_nothing_else(recipe_data, make_recipe, tiny_model, name):
+def test_saved_adapter_names_its_base_model(recipe_data, make_recipe, tiny_model, name):
     recipe_data["lora"] = {"rank": 2, "alpha": 64}
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.methods[name])
@@ -58,7 +59,7 @@ def test_adapters_name_their_base_and_nothing_else(recipe_data, make_recipe, tin
     assert AutoTokenizer.from_pretrained(folder).eos_token == "</s>"
 
 
-def test_the_recipes_chat_template_travels_with_the_model(recipe_data, make_recipe, tmp_path):
+def test_saved_model_has_the_chat_template_of_the_recipe(recipe_data, make_recipe, tmp_path):
     template = "{% for m in messages %}[{{ m.content }}]{% endfor %}{{ eos_token }}"
     (tmp_path / "own.jinja").write_text(template)
     recipe_data["model"]["chat_template"] = str(tmp_path / "own.jinja")
@@ -70,11 +71,12 @@ def test_the_recipes_chat_template_travels_with_the_model(recipe_data, make_reci
     assert saved.chat_template == template
 
 
-def test_the_run_folder_tells_the_run(recipe_data, make_recipe):
+def test_run_folder_contains_recipe_record_and_metrics(recipe_data, make_recipe):
     loaded = make_recipe(recipe_data)
     train(loaded.recipe, loaded.recipe.dpo)
     folder = RunDir(loaded.recipe.output_dir)
-    assert load(str(folder.recipe)).recipe == loaded.recipe
+    saved = load(str(folder.recipe)).recipe
+    assert saved == resolve_defaults(loaded.recipe, loaded.recipe.dpo)
     run = folder.read_run()
     assert run["status"] == "finished"
     assert run["versions"].keys() >= {"torch", "trl", "transformers"}
@@ -88,14 +90,14 @@ def test_the_run_folder_tells_the_run(recipe_data, make_recipe):
     assert not (folder.path / "README.md").exists()
 
 
-def test_evaluation_is_done_once_a_step(recipe_data, make_recipe):
+def test_evaluation_runs_once_per_step(recipe_data, make_recipe):
     recipe_data["training"] |= {"eval_steps": 2, "max_steps": 4}
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.dpo)
     assert [r["step"] for r in metric_rows(recipe.output_dir) if "eval_loss" in r] == [0, 2, 4]
 
 
-def test_lineage_grows_with_the_stages(recipe_data, make_recipe, tmp_path, tiny_model):
+def test_lineage_contains_every_stage(recipe_data, make_recipe, tmp_path, tiny_model):
     first = make_recipe(recipe_data, f"output_dir={tmp_path / 'one'}").recipe
     train(first, first.sft)
     second = make_recipe(
@@ -111,7 +113,7 @@ def test_lineage_grows_with_the_stages(recipe_data, make_recipe, tmp_path, tiny_
     ]
 
 
-def test_fresh_weights_depend_on_the_seed_alone(recipe_data, make_recipe, tmp_path):
+def test_random_init_depends_on_the_seed_only(recipe_data, make_recipe, tmp_path):
     recipe_data["model"]["init"] = "random"
 
     def start(seed: int, name: str) -> float:
@@ -122,11 +124,11 @@ def test_fresh_weights_depend_on_the_seed_alone(recipe_data, make_recipe, tmp_pa
     assert start(1, "a") == start(1, "b") != start(2, "c")
 
 
-def test_a_diverged_run_says_so_and_publishes_nothing(recipe_data, make_recipe):
+def test_diverged_run_has_no_model(recipe_data, make_recipe):
     recipe_data["training"] |= {"learning_rate": 1.0, "optim": "sgd", "max_steps": 60}
     recipe_data["training"] |= {"max_grad_norm": 1e9, "warmup_steps": 0}
     recipe_data["dpo"] = {"beta": 1000.0, "loss_type": "hinge"}
-    recipe_data["health"] = {"collapse": "off"}  # which would see it come
+    recipe_data["health"] = {"collapse": "off"}  # which would stop it earlier
     recipe = make_recipe(recipe_data).recipe
     with pytest.raises(DivergedError, match="at step"):
         train(recipe, recipe.dpo)
@@ -134,12 +136,12 @@ def test_a_diverged_run_says_so_and_publishes_nothing(recipe_data, make_recipe):
     assert folder.read_run()["status"] == "diverged"
     assert not folder.model.exists()
     for line in folder.metrics.read_text().splitlines():
-        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     with stops_with("RUN002", DivergedError):
         train(recipe, recipe.dpo)
 
 
-def test_secrets_stay_out(recipe_data, make_recipe, monkeypatch):
+def test_run_folder_contains_no_secret(recipe_data, make_recipe, monkeypatch):
     secret = "hf_" + "x" * 34
     monkeypatch.setenv("HF_TOKEN", secret)
     recipe = make_recipe(recipe_data).recipe

@@ -1,4 +1,4 @@
-"""FSDP2 over two processes of a CPU: the numbers of one process, and sums in float32."""
+"""FSDP2 over two CPU processes: the metrics of one process, and sums in float32."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def recipes(model: Path, folder: Path) -> dict[str, Recipe]:
         "per_device_train_batch_size": 2,
         "max_steps": 3,
     }
-    found = {}
+    loaded = {}
     for case, changes in CASES.items():
         path = folder / f"{case}.yaml"
         this = data | changes | {"output_dir": str(folder / case)}
         path.write_text(yaml.safe_dump(this), encoding="utf-8")
-        found[case] = load(str(path)).recipe
-    return found
+        loaded[case] = load(str(path)).recipe
+    return loaded
 
 
 @dataclass
@@ -86,7 +86,7 @@ def run_sharded(case: str, recipe: Recipe) -> None:
 
 
 def units(model: torch.nn.Module | None) -> int:
-    """Modules that are gathered for themselves."""
+    """Count the modules that FSDP2 gathers separately."""
     return sum(isinstance(module, FSDPModule) for module in model.modules()) if model else 0
 
 
@@ -140,14 +140,16 @@ def test_fsdp2_run_scores_every_batch_packed(sharded, case):
 
 @pytest.mark.parametrize("case", [case for case in CASES if "full" in case])
 def test_fsdp2_run_shards_the_reference_layer_by_layer(sharded, case):
-    """Two layers, the embeddings, the norm and the head, and what is left: trl would shard it as
-    one, and gather all of it at once."""
+    """Check the number of units: two layers, embeddings, norm, head and the root.
+
+    trl would shard the reference as one unit and gather all of it at once.
+    """
     assert json.loads((sharded.folder / case / "units.json").read_text()) == [6, 6]
 
 
 @pytest.mark.parametrize("case", HALF)
 def test_fsdp2_run_in_bfloat16_sums_in_float32(sharded, case):
-    """The mean of ten sums in bfloat16 would be a multiple of a fortieth here, or coarser."""
+    """Check that the mean of ten sums is not a multiple of 1/40, as it would be in bfloat16."""
     (first,) = (row for row in sharded.metrics(case) if "eval_loss" in row and not row["step"])
     sums = [first[f"eval_logps/{side}"] for side in ("chosen", "rejected")]
-    assert all(abs(40 * each - round(40 * each)) > 1e-3 for each in sums)
+    assert all(abs(40 * total - round(40 * total)) > 1e-3 for total in sums)

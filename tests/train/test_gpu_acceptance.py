@@ -1,4 +1,4 @@
-"""The acceptance script itself, on a CPU with tiny sizes: GPU time is dear."""
+"""The GPU acceptance script, run on a CPU with tiny sizes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.timeout(900)
 def test_gpu_acceptance_on_a_cpu_runs_every_part(tmp_path):
-    words = ["--cpu", "--quick", "--seconds", "800", "--out", str(tmp_path)]
+    arguments = ["--cpu", "--quick", "--seconds", "800", "--out", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "gpu_acceptance.py"), *words],
+        [sys.executable, str(ROOT / "scripts" / "gpu_acceptance.py"), *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         check=False,
     )
-    found = json.loads((tmp_path / "results.json").read_text("utf-8"))
-    rows = found["rows"]
+    results = json.loads((tmp_path / "results.json").read_text("utf-8"))
+    rows = results["rows"]
     assert [row for row in rows if row["verdict"] == "FAIL"] == []
     assert {row["part"] for row in rows} == set(PARTS)
     skipped = {row["value"] for row in rows if row["verdict"] == "skipped"}

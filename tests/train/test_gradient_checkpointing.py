@@ -1,4 +1,4 @@
-"""gradient_checkpointing: auto: on where memory asks for it, off elsewhere, and said either way."""
+"""gradient_checkpointing: auto: on if the memory requires it, and printed in either case."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def chosen(recipe, *, memory, strategy="single", machine=GPU, name="dpo", packed
     )
 
 
-def test_memory_decides(auto):
+def test_choose_is_on_if_the_memory_is_short(auto):
     recipe = auto()
     roomy, tight = chosen(recipe, memory=80 * GIB), chosen(recipe, memory=2**24)
     assert not roomy.on
@@ -73,7 +73,7 @@ def test_memory_decides(auto):
     assert line.endswith(" MiB of 16.0 MiB predicted without it; auto uses at most 13.6 MiB")
 
 
-def test_half_of_a_cpus_memory_is_left(auto, monkeypatch):
+def test_choose_on_a_cpu_uses_half_of_the_memory(auto, monkeypatch):
     monkeypatch.setattr(
         gradient_checkpointing, "estimate_activation_memory", lambda *args, **kwargs: 3 * GIB
     )
@@ -105,16 +105,16 @@ def test_choose_with_packed_rows_counts_their_tokens(auto, name):
 
 
 @pytest.mark.parametrize("strategy", ["fsdp1", "fsdp2", "zero2", "zero3"])
-def test_on_where_the_model_is_sharded(auto, strategy):
-    found = chosen(auto(), memory=80 * GIB, strategy=strategy)
-    assert found.lines() == [f"gradient checkpointing: on, as always under {strategy}"]
+def test_choose_for_a_sharded_model_is_on(auto, strategy):
+    choice_made = chosen(auto(), memory=80 * GIB, strategy=strategy)
+    assert choice_made.lines() == [f"gradient checkpointing: on, as always under {strategy}"]
 
 
-def test_on_where_the_memory_is_unknown(auto):
+def test_choose_with_unknown_memory_is_on(auto):
     assert chosen(auto(), memory=None).on
 
 
-def test_on_where_a_model_can_not_be_followed(auto, monkeypatch):
+def test_choose_for_a_model_without_estimate_is_on(auto, monkeypatch):
     def fails(*args, **kwargs):
         raise NotImplementedError("no such operator\nand more")
 
@@ -125,10 +125,10 @@ def test_on_where_a_model_can_not_be_followed(auto, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("said", ["true", "false"])
-def test_a_recipe_that_says_it_is_not_asked_again(auto, said):
-    found = chosen(auto(f"training.gradient_checkpointing={said}"), memory=None)
-    assert (found.on, found.lines()) == (said == "true", [])
+@pytest.mark.parametrize("choice", ["true", "false"])
+def test_choose_follows_the_recipe(auto, choice):
+    choice_made = chosen(auto(f"training.gradient_checkpointing={choice}"), memory=None)
+    assert (choice_made.on, choice_made.lines()) == (choice == "true", [])
 
 
 @pytest.mark.parametrize(
@@ -136,27 +136,27 @@ def test_a_recipe_that_says_it_is_not_asked_again(auto, said):
     [("dpo", []), ("dpo", ["lora.rank=4"]), ("kto", []), ("orpo", [])],
     ids=["dpo", "lora", "kto", "orpo"],
 )
-def test_the_bound_lies_close_above_the_rehearsal(make_recipe, recipe_data, name, overrides):
-    """Which runs trl's own step, and is itself held to what is counted in real ones."""
+def test_activation_estimate_is_close_to_the_simulation(make_recipe, recipe_data, name, overrides):
+    """Compare with the simulation of trl's own step, which other tests compare with real steps."""
     recipe = make_recipe(recipe_data, *overrides).recipe
     method, _ = recipe.methods[name].for_labels(1, 1)
-    rehearsed = simulate_run_step(
+    simulated = simulate_run_step(
         recipe, method, Architectures(CONFIG), GPU, length=64
     ).passes.total
-    beside = 0 if recipe.lora or not method.needs_reference else PARAMETERS
+    reference = 0 if recipe.lora or not method.needs_reference else PARAMETERS
     before = torch.get_rng_state()
     bound = estimate_activation_memory(
-        recipe, method, GPU, Policy(CONFIG), length=64, reference=beside
+        recipe, method, GPU, Policy(CONFIG), length=64, reference=reference
     )
     assert torch.equal(torch.get_rng_state(), before)
-    assert 0.9 < bound / rehearsed < 1.25
+    assert 0.9 < bound / simulated < 1.25
 
 
-def test_the_choice_arrives_in_a_run(auto, capsys):
+def test_choice_is_applied_and_printed_in_a_run(auto, capsys):
     recipe = auto("training.max_steps=1")
     train(recipe, recipe.dpo)
-    said = capsys.readouterr().out
-    assert "gradient checkpointing: off, " in said
+    printed = capsys.readouterr().out
+    assert "gradient checkpointing: off, " in printed
     run = json.loads((Path(recipe.output_dir) / "run.json").read_text())
     assert run["effective"]["gradient_checkpointing"] is False
 
@@ -182,13 +182,13 @@ def test_choice_of_a_run_is_by_packed_rows_where_they_are_used(auto, capsys, sha
     assert trainer.context.checkpointing.why.startswith(f"{format_bytes(needed)} of ")
 
 
-def test_a_dry_run_shows_it(recipe_data, dry_run):
+def test_dry_run_prints_the_choice(recipe_data, dry_run):
     del recipe_data["training"]["gradient_checkpointing"]
     del recipe_data["data"]["eval"]
-    found = {}
+    choices = {}
     for memory in ("80GiB", "1MiB"):
-        _, document, said = dry_run(recipe_data, "sft", "--gpu-memory", memory)
-        assert f"gradient checkpointing: {'off' if memory == '80GiB' else 'on'}, " in said
-        found[memory] = document["gradient_checkpointing"]
-        assert document["effective"]["gradient_checkpointing"] is found[memory]
-    assert found == {"80GiB": False, "1MiB": True}
+        _, document, printed = dry_run(recipe_data, "sft", "--gpu-memory", memory)
+        assert f"gradient checkpointing: {'off' if memory == '80GiB' else 'on'}, " in printed
+        choices[memory] = document["gradient_checkpointing"]
+        assert document["effective"]["gradient_checkpointing"] is choices[memory]
+    assert choices == {"80GiB": False, "1MiB": True}

@@ -1,4 +1,4 @@
-"""What a step holds: rehearsed without memory, and counted by torch's allocator."""
+"""The bytes of a step: simulated with fake tensors, and counted on real ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def small(tiny_model, tmp_path_factory):
-    """Large enough that weights, activations and logits each show."""
+    """Save a model large enough that weights, activations and logits all matter."""
     folder = tmp_path_factory.mktemp("small")
     LlamaForCausalLM(
         LlamaConfig(
@@ -53,7 +53,7 @@ def small(tiny_model, tmp_path_factory):
 
 
 def words(tokenizer, count: int) -> str:
-    """A text of so many tokens."""
+    """Return a text of so many tokens."""
     text = " red" * count
     assert len(tokenizer(text)["input_ids"]) == count
     return text
@@ -64,15 +64,15 @@ def recipe_of(small, tmp_path):
     def make(name: str):
         method, changes = CASES[name]
         tokenizer = load_tokenizer(Model(name_or_path=str(small)))
-        asked, longer, shorter = (words(tokenizer, n) for n in (1, LENGTH - 2, LENGTH - 3))
+        prompt, longer, shorter = (words(tokenizer, n) for n in (1, LENGTH - 2, LENGTH - 3))
         count = 4 * BATCH
         rows = {
-            "pairs": [{"prompt": asked, "chosen": longer, "rejected": shorter}] * count,
+            "pairs": [{"prompt": prompt, "chosen": longer, "rejected": shorter}] * count,
             "kto": [
-                {"prompt": asked, "completion": longer if i % 2 else shorter, "label": i % 2 == 1}
+                {"prompt": prompt, "completion": longer if i % 2 else shorter, "label": i % 2 == 1}
                 for i in range(count)
             ],
-            "sft": [{"prompt": asked, "completion": longer}] * count,
+            "sft": [{"prompt": prompt, "completion": longer}] * count,
         }
         data = {
             "output_dir": str(tmp_path / "run"),
@@ -97,7 +97,7 @@ def recipe_of(small, tmp_path):
                 "warmup_steps": 0,
                 "gradient_checkpointing": True,
             },
-            "performance": {"shared_prefix": "off"},  # what is rehearsed is trl's own
+            "performance": {"shared_prefix": "off"},  # the simulation is of trl's own forward
         }
         if method not in ("sft", "orpo"):
             data["check_sft"] = {"on_fail": "skip"}
@@ -117,11 +117,11 @@ def recipe_of(small, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU's own test is in tests/gpu")
 @pytest.mark.parametrize("name", CASES)
-def test_a_rehearsed_step_holds_what_a_real_one_holds(recipe_of, name):
+def test_simulated_step_holds_the_bytes_of_a_real_one(recipe_of, name):
     recipe, method = recipe_of(name)
-    settled, _ = method.for_labels(8, 8)
+    resolved, _ = method.for_labels(8, 8)
     config = AutoConfig.from_pretrained(recipe.model.name_or_path)
-    rehearsed = simulate_run_step(
-        recipe, settled, Architectures(config), detect_device(), length=LENGTH
+    simulated = simulate_run_step(
+        recipe, resolved, Architectures(config), detect_device(), length=LENGTH
     )
-    assert rehearsed.highest.total == pytest.approx(counted(recipe, method), rel=0.05)
+    assert simulated.highest.total == pytest.approx(counted(recipe, method), rel=0.05)

@@ -1,4 +1,4 @@
-"""Bytes held: counted on real tensors by hand, along the depth of a model, and as published."""
+"""Bytes of tensors: counted by hand, per layer of a model, and as published."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tracker():
         yield tracker
 
 
-def test_what_is_freed_is_held_no_longer(tracker):
+def test_tracker_subtracts_freed_tensors(tracker):
     first = torch.zeros(256)  # 1024
     second = torch.zeros(1024)  # 4096
     assert tracker.peak.total == 5120
@@ -51,13 +51,13 @@ def test_what_is_freed_is_held_no_longer(tracker):
     assert tracker.peak.total == 0
 
 
-def test_sizes_are_rounded_up_as_the_allocator_does(tracker):
-    kept = [torch.zeros(1), torch.zeros(128), torch.zeros(129)]
+def test_tracker_rounds_sizes_as_the_allocator(tracker):
+    tensors = [torch.zeros(1), torch.zeros(128), torch.zeros(129)]
     assert tracker.peak.total == 512 + 512 + 1024
-    del kept
+    del tensors
 
 
-def test_what_is_between_two_operations(tracker):
+def test_tracker_counts_temporary_tensors(tracker):
     a = torch.ones(256)
     b = (a + a) * a  # the sum is held until the product is there
     assert tracker.peak.total == 3 * 1024
@@ -66,7 +66,7 @@ def test_what_is_between_two_operations(tracker):
     del a, b
 
 
-def test_views_and_changes_in_place_hold_nothing_new(tracker):
+def test_tracker_counts_views_and_in_place_changes_once(tracker):
     a = torch.zeros(16, 16)
     b = a.view(256)[:128].add_(1)
     c = a.t()
@@ -80,7 +80,7 @@ def test_views_and_changes_in_place_hold_nothing_new(tracker):
     assert tracker.peak.total == 0
 
 
-def test_kinds(tracker):
+def test_tracker_divides_the_peak_by_kind(tracker):
     weight = torch.zeros(256, requires_grad=True)
     tracker.holds([weight], "weights")
     wide = torch.zeros(40, 7)  # 1120 bytes
@@ -101,17 +101,17 @@ def test_kinds(tracker):
     del wide
 
 
-def test_what_was_there_before(tracker):
+def test_tracker_counts_earlier_tensors_once_marked(tracker):
     with torch.utils._python_dispatch._disable_current_modes():
         before = torch.zeros(256)
     assert tracker.peak.total == 0
     tracker.holds([before, before], "weights")
-    kept = before[:8]
+    tensors = before[:8]
     assert tracker.peak.parts == {"weights": 1024}
-    del kept
+    del tensors
 
 
-def test_activations_may_peak_at_another_moment(tracker):
+def test_tracker_peak_of_activations_is_separate(tracker):
     passing = torch.zeros(512)  # 2048
     assert tracker.peak.passing == {"activations": 2048, "logits": 0}
     del passing
@@ -120,14 +120,12 @@ def test_activations_may_peak_at_another_moment(tracker):
     few = torch.zeros(128)
     assert tracker.peak.total == 4096 + 512
     assert tracker.peak.parts == {"optimizer": 4096, "activations": 512}
-    # 4096 before they were known to be the optimizer's
+    # 4096 before they were marked as the optimizer's
     assert tracker.peak.passing == {"activations": 4096, "logits": 0}
     tracker.begin()
     assert tracker.peak.passing == {"activations": 512, "logits": 0}
     del few
 
-
-# Along the depth: what a layer adds.
 
 # Of 64 hidden, 172 inner, 4 heads, 2 of them for keys: 12288 in attention, 33024 in the MLP, 128
 # in two norms.
@@ -135,12 +133,12 @@ LAYER = 12288 + 33024 + 128
 # Four numbers of 4 bytes for each weight; a norm of 256 bytes takes 512; a counter for each of 9.
 STEP = 16 * LAYER + 4 * 2 * 256 + 9 * 512
 REFERENCE = 4 * LAYER + 2 * 256
-# 4 rows of 64 tokens, and 64 numbers each: all that checkpointing keeps of a layer.
-KEPT = 4 * 64 * 64 * 4
+# 4 rows of 64 tokens, and 64 numbers each: all that checkpointing stores per layer.
+STORED = 4 * 64 * 64 * 4
 
 
 def depths(method: str, *, checkpointing: bool) -> list[tuple[int, int]]:
-    """(passes, update) of 1, 2 and 4 layers, in float32 without autocast."""
+    """Return (passes, update) of 1, 2 and 4 layers, in float32 without autocast."""
     recipe = Recipe.model_validate(
         {
             "output_dir": "runs/x",
@@ -154,7 +152,7 @@ def depths(method: str, *, checkpointing: bool) -> list[tuple[int, int]]:
             },
         }
     )
-    found = []
+    totals = []
     for layers in (1, 2, 4):
         config = LlamaConfig(
             vocab_size=1000,
@@ -168,44 +166,41 @@ def depths(method: str, *, checkpointing: bool) -> list[tuple[int, int]]:
         run = simulate_run_step(
             recipe, recipe.methods[method], Architectures(config), here, length=64
         )
-        found.append((run.passes.total, run.update.total))
-    return found
+        totals.append((run.passes.total, run.update.total))
+    return totals
 
 
 @pytest.mark.parametrize(
     ("method", "passes", "update"),
-    [("sft", STEP + KEPT, STEP), ("dpo", STEP + REFERENCE + 2 * KEPT, STEP + REFERENCE)],
+    [("sft", STEP + STORED, STEP), ("dpo", STEP + REFERENCE + 2 * STORED, STEP + REFERENCE)],
 )
-def test_each_layer_adds_as_much(method, passes, update):
+def test_simulated_bytes_grow_linearly_with_layers(method, passes, update):
     one, two, four = depths(method, checkpointing=True)
     for part, layer in enumerate((passes, update)):
         assert two[part] - one[part] == layer
         assert four[part] - two[part] == 2 * layer
 
 
-def test_each_layer_adds_as_much_and_more_without_checkpointing():
+def test_simulated_bytes_without_checkpointing_grow_faster():
     one, two, four = depths("sft", checkpointing=False)
     assert four[1] - two[1] == 2 * STEP
     assert 2 * (two[0] - one[0]) == four[0] - two[0]
-    # What is kept of a layer is at least: both norms' inputs in and out, queries, keys, values, the
+    # A layer stores at least: both norms' inputs in and out, queries, keys, values, the
     # attention's output, and three inner activations of the MLP.
     numbers = 4 * 64 + 64 + 2 * 32 + 64 + 3 * 172
     assert (four[0] - two[0]) / 2 > STEP + 4 * 64 * 4 * numbers
 
 
-# As published.
-
-
 @pytest.mark.parametrize(
     ("checkpointing", "published"), [(False, 8681), (True, 6775)], ids=["whole", "checkpointed"]
 )
-def test_published_peaks(tmp_path, checkpointing, published):
+def test_tracker_of_bert_matches_the_published_peak(tmp_path, checkpointing, published):
     """bert-large-uncased, 512 tokens, float32, batch 1 with 4 accumulated, on a V100.
 
-    From transformers' documentation, "Efficient training on a single GPU": megabytes that
-    nvidia-smi shows, of which 1343 are the CUDA context alone ("Model training anatomy"). Its
-    third figure, batch 4 without accumulation (14949), holds what the allocator keeps for later,
-    too, and comes out 12 % too low here.
+    The numbers are from transformers' documentation, "Efficient training on a single GPU":
+    megabytes in nvidia-smi, including 1343 for the CUDA context ("Model training anatomy"). Its
+    third number, batch 4 without accumulation (14949), includes memory that the allocator
+    caches, and the prediction is 12 % lower.
     """
     config = BertConfig(
         vocab_size=30522,

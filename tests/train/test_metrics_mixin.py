@@ -1,4 +1,4 @@
-"""Figures per token, per row and by length, against a model called by hand."""
+"""Metrics per token, per row and by length, compared with a direct call of the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 
 
 def by_hand(model, tokenizer, row, side, before=()) -> tuple[float, int]:
-    """(log-probability of a response, its tokens), one row at a time, by plain transformers."""
+    """Return (log-probability of a response, its number of tokens), by plain transformers."""
     ids = tokenize(row, tokenizer)
     prompt, answer = [*before, *ids["prompt_ids"]], ids[f"{side}_ids"]
     with torch.no_grad():
@@ -29,7 +29,7 @@ def by_hand(model, tokenizer, row, side, before=()) -> tuple[float, int]:
 
 @pytest.fixture
 def uneven(recipe_data):
-    """Ten eval rows in batches of four: the last batch is smaller."""
+    """A recipe with ten eval rows in batches of four, so that the last batch is smaller."""
     recipe_data["training"]["max_steps"] = 3
     return recipe_data
 
@@ -38,7 +38,7 @@ def uneven(recipe_data):
 def test_evaluation_of_pairs_averages_over_rows_and_tokens(uneven, make_recipe, name):
     recipe = make_recipe(uneven).recipe
     trainer, inputs = trainer_of(recipe, name)
-    found = trainer.evaluate()
+    metrics = trainer.evaluate()
     model, tokenizer = load_policy(recipe.model, torch.float32, 0), load_tokenizer(recipe.model)
     model.eval()
     # trl's ORPO and CPO put a BOS before the prompt.
@@ -49,10 +49,10 @@ def test_evaluation_of_pairs_averages_over_rows_and_tokens(uneven, make_recipe, 
     )
     for side, scores in (("chosen", chosen), ("rejected", rejected)):
         mean = sum(logp for logp, _ in scores) / sum(n for _, n in scores)
-        assert found[f"eval_logps/{side}_per_token"] == pytest.approx(mean, rel=1e-5)
-        assert found[f"eval_tokens/{side}"] == sum(n for _, n in scores) / len(scores)
+        assert metrics[f"eval_logps/{side}_per_token"] == pytest.approx(mean, rel=1e-5)
+        assert metrics[f"eval_tokens/{side}"] == sum(n for _, n in scores) / len(scores)
     nll = -sum(logp for logp, _ in chosen) / sum(n for _, n in chosen)
-    assert found["eval_perplexity"] == pytest.approx(math.exp(nll), rel=1e-4)
+    assert metrics["eval_perplexity"] == pytest.approx(math.exp(nll), rel=1e-4)
     if name in ("simpo", "orpo"):  # rewards are beta times the mean over a response's tokens
         beta = trainer.beta
         margins = [beta * (c / n - r / m) for (c, n), (r, m) in zip(chosen, rejected, strict=True)]
@@ -61,16 +61,16 @@ def test_evaluation_of_pairs_averages_over_rows_and_tokens(uneven, make_recipe, 
             for margin, (_, n), (_, m) in zip(margins, chosen, rejected, strict=True)
             if n > m
         ]
-        assert found["eval_rewards/margins"] == pytest.approx(sum(margins) / 10, rel=1e-4)
-        assert found["eval_rewards/accuracies"] == sum(m > 0 for m in margins) / 10
+        assert metrics["eval_rewards/margins"] == pytest.approx(sum(margins) / 10, rel=1e-4)
+        assert metrics["eval_rewards/accuracies"] == sum(m > 0 for m in margins) / 10
         assert longer
-        assert found["eval_rewards/margins_chosen_longer"] == pytest.approx(
+        assert metrics["eval_rewards/margins_chosen_longer"] == pytest.approx(
             sum(longer) / len(longer), rel=1e-4
         )
-        assert "eval_reference_kl" not in found
+        assert "eval_reference_kl" not in metrics
     else:
-        assert found["eval_rewards/margins"] == pytest.approx(0.0, abs=1e-6)
-        assert found["eval_reference_kl"] == pytest.approx(0.0, abs=1e-9)
+        assert metrics["eval_rewards/margins"] == pytest.approx(0.0, abs=1e-6)
+        assert metrics["eval_reference_kl"] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_evaluation_of_labelled_rows_averages_over_rows(uneven, make_recipe, tmp_path):
@@ -78,32 +78,32 @@ def test_evaluation_of_labelled_rows_averages_over_rows(uneven, make_recipe, tmp
     uneven["data"]["train"] = {"path": str(write_jsonl(tmp_path / "t.jsonl", labelled(24)))}
     recipe = make_recipe(uneven).recipe
     trainer, inputs = trainer_of(recipe, "kto")
-    found = trainer.evaluate()
+    metrics = trainer.evaluate()
     model, tokenizer = load_policy(recipe.model, torch.float32, 0), load_tokenizer(recipe.model)
     rows = list(inputs.eval.rows)
     scores = [by_hand(model.eval(), tokenizer, row, "completion") for row in rows]
     for side, label in (("chosen", True), ("rejected", False)):
         mine = [score for score, row in zip(scores, rows, strict=True) if row["label"] is label]
         mean = sum(logp for logp, _ in mine) / sum(n for _, n in mine)
-        assert found[f"eval_logps/{side}_per_token"] == pytest.approx(mean, rel=1e-5)
-        assert found[f"eval_tokens/{side}"] == sum(n for _, n in mine) / len(mine)
-        assert found[f"eval_rewards/{side}"] == pytest.approx(0.0, abs=1e-6)
-    assert found["eval_reference_kl"] == pytest.approx(0.0, abs=1e-9)
+        assert metrics[f"eval_logps/{side}_per_token"] == pytest.approx(mean, rel=1e-5)
+        assert metrics[f"eval_tokens/{side}"] == sum(n for _, n in mine) / len(mine)
+        assert metrics[f"eval_rewards/{side}"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics["eval_reference_kl"] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_evaluation_of_demonstrations_averages_over_tokens(uneven, make_recipe):
     recipe = make_recipe(uneven).recipe
     trainer, inputs = trainer_of(recipe, "sft")
-    found = trainer.evaluate()
+    metrics = trainer.evaluate()
     model, tokenizer = load_policy(recipe.model, torch.float32, 0), load_tokenizer(recipe.model)
     scores = [by_hand(model.eval(), tokenizer, row, "completion") for row in inputs.eval.rows]
     nll = -sum(logp for logp, _ in scores) / sum(n for _, n in scores)
-    assert found["eval_loss"] == pytest.approx(nll, rel=1e-5)
-    assert found["eval_perplexity"] == pytest.approx(math.exp(nll), rel=1e-4)
+    assert metrics["eval_loss"] == pytest.approx(nll, rel=1e-5)
+    assert metrics["eval_perplexity"] == pytest.approx(math.exp(nll), rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("more", "options"),
+    ("sections", "options"),
     [
         ({}, {}),
         ({"lora": LORA}, {"ld_alpha": 0.3}),
@@ -112,8 +112,8 @@ def test_evaluation_of_demonstrations_averages_over_tokens(uneven, make_recipe):
     ],
     ids=["full", "lora ld_alpha", "precomputed ld_alpha", "precomputed lora"],
 )
-def test_training_step_logs_per_token_and_by_length(uneven, make_recipe, more, options):
-    recipe = make_recipe(uneven | more | {"dpo": options}).recipe
+def test_training_step_logs_per_token_and_by_length(uneven, make_recipe, sections, options):
+    recipe = make_recipe(uneven | sections | {"dpo": options}).recipe
     train(recipe, recipe.methods["dpo"])
     rows = [row for row in metric_rows(recipe.output_dir) if "loss" in row]
     for row in rows:
@@ -130,13 +130,12 @@ def test_training_step_logs_per_token_and_by_length(uneven, make_recipe, more, o
     last = [row for row in metric_rows(recipe.output_dir) if "eval_loss" in row][-1]
     parts = [last[f"eval_rewards/margins_chosen_{length}"] for length in ("longer", "shorter")]
     assert min(parts) <= last["eval_rewards/margins"] <= max(parts)
-    # Without an adapter to turn off, a precomputed reference is out of memory.
-    assert ("eval_reference_kl" in last) == ("reference" not in more or "lora" in more)
+    # Without an adapter to turn off, a precomputed reference is not in memory.
+    assert ("eval_reference_kl" in last) == ("reference" not in sections or "lora" in sections)
 
 
 class _Clock(TrainerCallback):
-    """Time that passes where it is said to: 1 second in each optimizer step, outside the passes,
-    100 in each evaluation and checkpoint."""
+    """A clock that advances 1 second per optimizer step and 100 per evaluation or checkpoint."""
 
     def __init__(self):
         self.now = 0.0
@@ -172,7 +171,7 @@ def test_tokens_per_second_counts_steps_without_evaluations_and_checkpoints(
     rates = [row["tokens_per_second"] for row in trainer.state.log_history if "loss" in row]
     steps = [row["step"] for row in trainer.state.log_history if "loss" in row]
     lengths = [len(ids) for ids in _sequences(trainer)]
-    # 8 pairs a step, so 16 sequences.
+    # 8 pairs per step, so 16 sequences.
     for rate in rates:
         assert 16 * min(lengths) <= rate <= 16 * max(lengths), (rates, steps)
 
@@ -186,7 +185,7 @@ def _sequences(trainer):
 def test_reference_kl_equals_the_sum_over_the_vocabulary(uneven, make_recipe):
     recipe = make_recipe(uneven).recipe
     train(recipe, recipe.methods["dpo"])
-    found = metric_rows(recipe.output_dir)[-1]["eval_reference_kl"]
+    metrics = metric_rows(recipe.output_dir)[-1]["eval_reference_kl"]
     _, inputs = trainer_of(make_recipe(uneven, "output_dir=unused").recipe, "dpo")
     tokenizer = load_tokenizer(recipe.model)
     reference = load_policy(recipe.model, torch.float32, 0).eval()
@@ -194,11 +193,11 @@ def test_reference_kl_equals_the_sum_over_the_vocabulary(uneven, make_recipe):
     total = tokens = 0
     for row in inputs.eval.rows:
         ids = tokenize(row, tokenizer)
-        whole = torch.tensor([ids["prompt_ids"] + ids["chosen_ids"]])
+        batch = torch.tensor([ids["prompt_ids"] + ids["chosen_ids"]])
         with torch.no_grad():
-            p, q = (m(input_ids=whole).logits[0].double().softmax(-1) for m in (trained, reference))
+            p, q = (m(input_ids=batch).logits[0].double().softmax(-1) for m in (trained, reference))
         start = len(ids["prompt_ids"]) - 1
         total += float((p * (p / q).log())[start:-1].sum())
         tokens += len(ids["chosen_ids"])
-    assert found == pytest.approx(total / tokens, rel=1e-3)
-    assert found > 1e-6
+    assert metrics == pytest.approx(total / tokens, rel=1e-3)
+    assert metrics > 1e-6

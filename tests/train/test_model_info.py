@@ -1,4 +1,4 @@
-"""A 7B model by its config alone: parameters, and the bytes of a step, worked out by hand.
+"""A 7B model by its config: parameters and the bytes of a step, computed by hand.
 
 Mistral-7B: 32 layers of 4096 hidden and 14336 inner numbers, 32 heads of 128, 8 of them for keys.
 Of a layer: 4096 * (4096 + 1024 + 1024 + 4096) + 3 * 4096 * 14336 weights, and two norms of 4096.
@@ -28,19 +28,19 @@ EMBEDDINGS = 2 * 32000 * 4096
 PARAMETERS = 7_241_732_096
 # Rank 16, in + out of q, k, v, o, gate, up and down.
 ADAPTER = 16 * (8192 + 5120 + 5120 + 8192 + 3 * (4096 + 14336))
-# What torch holds beside the weights: two tables of 64 frequencies, which take 512 bytes each.
+# torch also holds two tables of 64 frequencies, 512 bytes each.
 ROTARY = 2 * 512
 GPU = Device("cuda", "a GPU", bfloat16=True)
 
 
-def test_the_figures_above_agree():
+def test_constants_of_this_file_agree():
     assert 32 * LAYER + EMBEDDINGS + 4096 == PARAMETERS
     assert 32 * ADAPTER == 41_943_040
 
 
 @pytest.fixture
 def mistral(tiny_model, tmp_path):
-    """A recipe on a folder with a config and a tokenizer, and nothing else."""
+    """Make a recipe for a folder that contains only a config and a tokenizer."""
 
     def make(layers: int, method: str = "dpo") -> dict:
         folder = tmp_path / "mistral"
@@ -71,7 +71,7 @@ def mistral(tiny_model, tmp_path):
                 "train": {"path": str(write_jsonl(tmp_path / "rows.jsonl", pairs(32)))},
                 "checks": ANYTHING,
             },
-            # One micro-batch: a second would only take longer to rehearse.
+            # One micro-batch: a second would only take longer to simulate.
             "training": {"global_batch_size": 16, "per_device_train_batch_size": 16},
             "check_sft": {"on_fail": "skip"},
         }
@@ -79,10 +79,10 @@ def mistral(tiny_model, tmp_path):
     return make
 
 
-def test_all_weights_of_7b_do_not_fit_into_80_gib(mistral, dry_run):
+def test_dry_run_of_all_7b_weights_exceeds_80_gib(mistral, dry_run):
     data = mistral(32)
     data["training"]["optim"] = "adamw_torch_fused"
-    code, document, said = dry_run(data, "dpo", "--gpu-memory", "80GiB")
+    code, document, printed = dry_run(data, "dpo", "--gpu-memory", "80GiB")
     assert document["architecture"] == "MistralForCausalLM"
     assert document["parameters"] == document["trainable"] == PARAMETERS
     memory = document["memory"]
@@ -100,69 +100,69 @@ def test_all_weights_of_7b_do_not_fit_into_80_gib(mistral, dry_run):
     assert (memory["fits"], memory["gpu_memory"]) == (False, 80 * 2**30)
 
     assert (code, document["will_run"], document["exit_code"]) == (3, False, 3)
-    remedies = document["remedies"]
-    assert [remedy["change"] for remedy in remedies] == [
+    changes = document["remedies"]
+    assert [change["change"] for change in changes] == [
         "reference.precompute=true",
         "training.optim=adamw_8bit",
     ]
-    assert [remedy["fits"] for remedy in remedies] == [False, True]
+    assert [change["fits"] for change in changes] == [False, True]
     needed = memory["needed"]
-    for remedy in remedies:
-        assert remedy["saved"] == needed - remedy["needed"]
-        assert remedy["saved"] > 0
-        needed = remedy["needed"]
+    for change in changes:
+        assert change["saved"] == needed - change["needed"]
+        assert change["saved"] > 0
+        needed = change["needed"]
     assert needed <= 80 * 2**30
     (problem,) = document["problems"]
     assert problem["hint"] == "this fits: reference.precompute=true training.optim=adamw_8bit"
-    assert said.splitlines()[-1] == "will not run: 1 problem above"
+    assert printed.splitlines()[-1] == "will not run: 1 problem above"
 
 
-def test_an_adapter_on_7b(mistral, tmp_path):
+def test_describe_model_with_an_adapter_counts_its_parameters(mistral, tmp_path):
     data = mistral(32) | {"lora": {"rank": 16}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(data))
     recipe = load(str(tmp_path / "recipe.yaml")).recipe
-    found = describe_model(
+    result = describe_model(
         recipe, check_model(recipe.model, recipe.lora), load_base_config(recipe.model)
     )
-    assert (found.parameters, found.trainable) == (PARAMETERS, 32 * ADAPTER)
+    assert (result.parameters, result.trainable) == (PARAMETERS, 32 * ADAPTER)
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    assert found.adapted == dict.fromkeys(names, 32)
-    assert found.sizes.policy == PARAMETERS + 32 * ADAPTER
-    assert found.sizes.reference == 0  # the policy, with the adapter off
-    assert found.sizes.layer == LAYER
-    assert found.sizes.root == EMBEDDINGS + 4096
+    assert result.adapted == dict.fromkeys(names, 32)
+    assert result.sizes.policy == PARAMETERS + 32 * ADAPTER
+    assert result.sizes.reference == 0  # the policy, with the adapter off
+    assert result.sizes.layer == LAYER
+    assert result.sizes.root == EMBEDDINGS + 4096
 
 
-def test_an_adapter_fits(mistral, dry_run):
+def test_dry_run_of_an_adapter_fits(mistral, dry_run):
     data = mistral(2) | {"lora": {"rank": 16}}
     code, document, _ = dry_run(data, "dpo", "--gpu-memory", "80GiB")
     assert (code, document["will_run"]) == (0, True)
     assert "remedies" not in document
-    whole, trained = 2 * LAYER + EMBEDDINGS + 4096, 2 * ADAPTER
-    assert (document["parameters"], document["trainable"]) == (whole, trained)
+    total, trained = 2 * LAYER + EMBEDDINGS + 4096, 2 * ADAPTER
+    assert (document["parameters"], document["trainable"]) == (total, trained)
     parts = document["memory"]["parts"]
     assert sum(parts.values()) == document["memory"]["allocated"]
     # Frozen ones in bfloat16, trained ones in float32; 2 matrices on each of 7 layers.
-    assert parts["weights"] == 2 * whole + 4 * trained + ROTARY
+    assert parts["weights"] == 2 * total + 4 * trained + ROTARY
     assert parts["reference"] == 0
     assert parts["optimizer"] == 8 * trained + 512 * 2 * 7 * 2
 
 
-def test_a_base_in_4_bits(mistral, tmp_path):
+def test_simulate_run_step_of_4bit_weights_counts_packed_bytes(mistral, tmp_path):
     data = mistral(2, "sft") | {"lora": {"rank": 16}}
     data["model"] |= {"init": "pretrained", "quantization": "4bit"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(data))
     recipe = load(str(tmp_path / "recipe.yaml")).recipe
     config = MistralConfig.from_pretrained(recipe.model.name_or_path)
-    found = simulate_run_step(recipe, recipe.sft, Architectures(config), GPU, length=64)
+    result = simulate_run_step(recipe, recipe.sft, Architectures(config), GPU, length=64)
     # 4 bits a weight, 8 for 64 of them, 32 for 256 of those; all else stays in bfloat16.
     packed = 2 * (LINEAR // 2 + LINEAR // 64 + 4 * LINEAR // (64 * 256))
     rest = 2 * (EMBEDDINGS + 4096 + 2 * 2 * 4096)
-    assert found.passes.parts["weights"] == packed + rest + 4 * 2 * ADAPTER + ROTARY
+    assert result.passes.parts["weights"] == packed + rest + 4 * 2 * ADAPTER + ROTARY
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(256, 512), (1024, 1024)])
-def test_quantised_layers_are_as_large_as_those_of_bitsandbytes(rows, columns):
+def test_packed_linear_has_the_size_of_bitsandbytes(rows, columns):
     bnb = pytest.importorskip("bitsandbytes")
     plain = torch.nn.Linear(columns, rows, bias=False)
 
@@ -178,20 +178,20 @@ def test_quantised_layers_are_as_large_as_those_of_bitsandbytes(rows, columns):
         state.state2.absmax,
         state.state2.code,
     ]
-    ours = PackedLinear(plain, "4bit").weight.nbytes
-    assert ours == pytest.approx(sum(tensor.nbytes for tensor in stored), rel=0.02)
-    assert ours == rows * columns * (8192 + 256 + 4) // (64 * 256)
+    size = PackedLinear(plain, "4bit").weight.nbytes
+    assert size == pytest.approx(sum(tensor.nbytes for tensor in stored), rel=0.02)
+    assert size == rows * columns * (8192 + 256 + 4) // (64 * 256)
 
     eight = bnb.nn.Linear8bitLt(columns, rows, bias=False, has_fp16_weights=False)
     eight.weight = bnb.nn.Int8Params(
         plain.weight.data.half(), requires_grad=False, has_fp16_weights=False
     )
     eight(torch.ones(1, columns, dtype=torch.float16))
-    theirs = eight.weight.nbytes + eight.state.SCB.nbytes
-    assert PackedLinear(plain, "8bit").weight.nbytes == theirs == rows * columns + 4 * rows
+    expected = eight.weight.nbytes + eight.state.SCB.nbytes
+    assert PackedLinear(plain, "8bit").weight.nbytes == expected == rows * columns + 4 * rows
 
 
-def test_the_head_is_not_packed():
+def test_pack_does_not_quantize_the_head():
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()

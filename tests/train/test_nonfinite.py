@@ -17,7 +17,7 @@ from tests.support.tiny_runs import metric_rows
 
 
 class Poison(TrainerCallback):
-    """Spoils the weights before a step, as a bad kernel or a bad disk would."""
+    """Sets weights to a value before a step."""
 
     def __init__(self, value: float, step: int) -> None:
         self.value, self.step = value, step
@@ -59,20 +59,20 @@ def diverged(recipe, name: str) -> tuple[str, dict]:
 
 @pytest.mark.parametrize("name", ["sft", "dpo", "ipo", "kto", "orpo", "simpo", "cpo"])
 def test_nonfinite_loss_names_the_rows_of_its_batch(recipe_data, make_recipe, with_callback, name):
-    """Between two logging steps, long before the log would show it."""
+    """Check a step between two logging steps."""
     recipe_data["training"] |= {"max_steps": 6, "logging_steps": 50, "save_steps": 4}
     recipe = make_recipe(recipe_data).recipe
     with_callback(Poison(math.nan, step=2))
-    said, _ = diverged(recipe, name)
-    assert "nan at step 3; rows of the batch: " in said
-    assert said.count("train.jsonl: row") == 4
+    message, _ = diverged(recipe, name)
+    assert "nan at step 3; rows of the batch: " in message
+    assert message.count("train.jsonl: row") == 4
     assert not list(Path(recipe.output_dir).glob("checkpoint-*"))
 
 
 def test_nonfinite_gradient_stops_before_the_optimizer_step(
     recipe_data, make_recipe, with_callback, monkeypatch
 ):
-    """The loss is finite, its gradient is not: nothing of it reaches the optimizer."""
+    """Check a finite loss with an infinite gradient, which must not reach the optimizer."""
     recipe_data["training"] |= {"max_steps": 4, "logging_steps": 50}
     recipe = make_recipe(recipe_data).recipe
     steps = []
@@ -87,31 +87,31 @@ def test_nonfinite_gradient_stops_before_the_optimizer_step(
             steps.append(state.global_step)
 
     with_callback(Spoil())
-    said, _ = diverged(recipe, "dpo")
-    assert "the gradient norm is" in said
-    assert "at step 2" in said
-    assert said.count("train.jsonl: row") == 8  # both micro-batches of the step
+    message, _ = diverged(recipe, "dpo")
+    assert "the gradient norm is" in message
+    assert "at step 2" in message
+    assert message.count("train.jsonl: row") == 8  # both micro-batches of the step
     assert steps == [0]
 
 
 def test_nonfinite_log_probability_with_a_finite_loss_stops_the_run(
     recipe_data, make_recipe, with_callback, monkeypatch
 ):
-    """sigmoid(inf) is 1, so a loss of 0 can hide a log-ratio that is infinite."""
+    """Check an infinite log-ratio, whose loss is 0, since sigmoid(inf) is 1."""
     recipe_data["training"] |= {"max_steps": 2, "logging_steps": 50}
     recipe = make_recipe(recipe_data).recipe
     _, trainer_class = recipe.dpo.trl_classes()
     stock = trainer_class._compute_loss
 
-    def lost(self, model, inputs, return_outputs):
+    def broken(self, model, inputs, return_outputs):
         loss = stock(self, model, inputs, return_outputs)
         if self.model.training:
             self._metrics["train"]["logps/rejected"][-1] = -math.inf
         return loss
 
-    monkeypatch.setattr(trainer_class, "_compute_loss", lost)
-    said, _ = diverged(recipe, "dpo")
-    assert "logps/rejected is -inf at step 1; rows of the batch" in said
+    monkeypatch.setattr(trainer_class, "_compute_loss", broken)
+    message, _ = diverged(recipe, "dpo")
+    assert "logps/rejected is -inf at step 1; rows of the batch" in message
 
 
 def test_nonfinite_sft_mix_loss_names_the_demonstrations(
@@ -127,9 +127,9 @@ def test_nonfinite_sft_mix_loss_names_the_demonstrations(
     stock = sft_mix.SftMixMixin._nll
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sft_mix.SftMixMixin, "_nll", lambda *a: stock(*a) * math.nan)
-        said, _ = diverged(recipe, "dpo")
-    assert "sft_mix" in said
-    assert "d.jsonl: row 1" in said
+        message, _ = diverged(recipe, "dpo")
+    assert "sft_mix" in message
+    assert "d.jsonl: row 1" in message
 
 
 def test_nonfinite_loss_keeps_the_metrics_before_it(recipe_data, make_recipe, with_callback):
@@ -143,7 +143,7 @@ def test_nonfinite_loss_keeps_the_metrics_before_it(recipe_data, make_recipe, wi
 def test_nonfinite_row_that_kto_skips_in_its_metrics_stops_the_run(
     recipe_data, make_recipe, monkeypatch
 ):
-    """trl's KTO takes means without what is not a number; one lost row must stop it."""
+    """Check one NaN row, which trl's KTO excludes from its means."""
     recipe_data["training"] |= {"max_steps": 2, "logging_steps": 50}
     recipe = make_recipe(recipe_data).recipe
     stock = run_module.make_trainer
@@ -152,16 +152,16 @@ def test_nonfinite_row_that_kto_skips_in_its_metrics_stops_the_run(
         trainer, effective = stock(*args, **kwargs)
         forward = trainer.model.forward
 
-        def lost(*args, **kwargs):
+        def broken(*args, **kwargs):
             output = forward(*args, **kwargs)
             if torch.is_grad_enabled():
                 output.log_probs = output.log_probs.clone()
                 output.log_probs[0, -1] = math.nan
             return output
 
-        trainer.model.forward = lost
+        trainer.model.forward = broken
         return trainer, effective
 
     monkeypatch.setattr(run_module, "make_trainer", make)
-    said, _ = diverged(recipe, "kto")
-    assert "at step 1; rows of the batch" in said
+    message, _ = diverged(recipe, "kto")
+    assert "at step 1; rows of the batch" in message

@@ -1,4 +1,4 @@
-"""oneDNN's products of matrices, against torch's own in double precision."""
+"""oneDNN's matrix products, compared with torch's in double precision."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def _on_any_processor(monkeypatch):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Shapes of what oneDNN multiplied."""
-    found = []
+    """Record the shapes of what oneDNN multiplied."""
+    shapes = []
     real = onednn_linear._product
 
     def product(a, b, bias=None):
-        found.append((tuple(a.shape), tuple(b.shape)))
+        shapes.append((tuple(a.shape), tuple(b.shape)))
         return real(a, b, bias)
 
     monkeypatch.setattr(onednn_linear, "_product", product)
-    return found
+    return shapes
 
 
 def _drawn(*shape):
@@ -43,13 +43,13 @@ def _drawn(*shape):
     ],
     ids=["plain", "transposed", "expanded", "cut out", "one column"],
 )
-def test_a_product_of_any_strides(a, b, counted):
+def test_times_with_any_strides_equals_matmul(a, b, counted):
     expected = (a.double() @ b.double().T).float()
     assert torch.allclose(times(a, b), expected, rtol=1e-5, atol=1e-5)
     assert counted
 
 
-def test_few_rows_none_and_other_dtypes_are_torchs(counted):
+def test_times_of_few_rows_or_other_dtypes_falls_back_to_torch(counted):
     few, some, empty = _drawn(3, 24), _drawn(40, 24), _drawn(40, 0)
     assert torch.equal(times(empty, empty), torch.zeros(40, 40))
     assert torch.equal(times(few, some), few @ some.T)
@@ -60,12 +60,12 @@ def test_few_rows_none_and_other_dtypes_are_torchs(counted):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("shape", [(40, 24), (2, 3, 8, 24)])
-def test_a_layer_and_its_gradients(shape, frozen, bias, counted):
+def test_linear_output_and_gradients_equal_float64(shape, frozen, bias, counted):
     torch.manual_seed(0)
     layer = torch.nn.Sequential(torch.nn.Linear(24, 56, bias=bias))
     layer.requires_grad_(not frozen)
     given, weights = _drawn(*shape), _drawn(*shape[:-1], 56)
-    found = []
+    results = []
     for dtype in (torch.float64, torch.float32):
         layer.to(dtype)
         restore = install_onednn(layer) if dtype == torch.float32 else lambda: None
@@ -75,16 +75,16 @@ def test_a_layer_and_its_gradients(shape, frozen, bias, counted):
         # The second term's gradient comes as one number, expanded.
         ((result * weights.to(dtype)).sum() + result.sum()).backward()
         grads = [None if p.grad is None else p.grad.float() for p in layer.parameters()]
-        found.append([result.float(), inputs.grad.float(), *grads])
+        results.append([result.float(), inputs.grad.float(), *grads])
         restore()
-    for expected, own in zip(*found, strict=True):
+    for expected, own in zip(*results, strict=True):
         assert (own is None) == (expected is None)
         if own is not None:
             assert torch.allclose(own, expected, rtol=1e-5, atol=1e-5)
     assert len(counted) == (2 if frozen else 3)
 
 
-def test_autocast_stays_torchs(counted):
+def test_linear_under_autocast_falls_back_to_torch(counted):
     layer = torch.nn.Linear(24, 56)
     expected = torch.nn.functional.linear(_drawn(40, 24).bfloat16(), layer.weight.bfloat16())
     install_onednn(layer)
@@ -94,7 +94,7 @@ def test_autocast_stays_torchs(counted):
     assert counted == []
 
 
-def test_layers_are_taken_over_and_given_back():
+def test_install_onednn_replaces_linear_layers_until_restored():
     class Own(torch.nn.Linear):
         pass
 
@@ -117,7 +117,9 @@ def test_layers_are_taken_over_and_given_back():
         ("AVX512", None, False),
     ],
 )
-def test_where_it_pays(capability, vendor, expected, tmp_path, monkeypatch):
+def test_better_by_onednn_is_true_for_avx512_not_by_intel(
+    capability, vendor, expected, tmp_path, monkeypatch
+):
     file = tmp_path / "cpuinfo"
     if vendor is not None:
         file.write_text(f"processor : 0\nvendor_id : {vendor}\n", encoding="utf-8")

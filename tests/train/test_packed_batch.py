@@ -1,4 +1,4 @@
-"""Where each token of a batch goes, and that its label is scored by the state before it."""
+"""The layout of a packed batch: positions of the tokens, and the state that scores each label."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from prefcli.packed_forward.packed_batch import Group, PackedBatch, layout_of
 from tests.support.scored_rows import batch_of
 
 
-def laid(rows, **how) -> tuple[dict, PackedBatch]:
-    batch = batch_of(rows, **how)
+def lay_out(rows, **options) -> tuple[dict, PackedBatch]:
+    batch = batch_of(rows, **options)
     return batch, layout_of(**batch)
 
 
-def test_a_pair_by_hand():
-    """Prompt 3 4 5; one answer 6 7, the other 6 8 9: what they share is 3 4 5 6."""
-    _, layout = laid([([3, 4, 5], [6, 7]), ([3, 4, 5], [6, 8, 9])])
+def test_layout_of_a_pair_matches_a_hand_computed_one():
+    """Check prompt 3 4 5 with the answers 6 7 and 6 8 9, which share 3 4 5 6."""
+    _, layout = lay_out([([3, 4, 5], [6, 7]), ([3, 4, 5], [6, 8, 9])])
     # packed: 3 4 5 6 | 7 | 8 9, out of rows of length 6
-    assert layout.taken.tolist() == [0, 1, 2, 3, 4, 10, 11]
+    assert layout.token_indices.tolist() == [0, 1, 2, 3, 4, 10, 11]
     assert layout.positions.tolist() == [0, 1, 2, 3, 4, 4, 5]
     assert layout.groups == (Group(0, 4, (1, 2)),)
     # 6 after 5, 7 after 6; 6 after 5 again, 8 after 6, 9 after 8
@@ -29,47 +29,47 @@ def test_a_pair_by_hand():
     assert layout.longest == 6
 
 
-def test_identical_rows_are_one():
-    _, layout = laid([([3], [4, 5])] * 3)
+def test_layout_of_identical_rows_stores_them_once():
+    _, layout = lay_out([([3], [4, 5])] * 3)
     assert layout.groups == (Group(0, 3, (0, 0, 0)),)
     assert layout.sources.tolist() == [0, 1] * 3
 
 
-def test_a_row_that_another_goes_on_from():
-    _, layout = laid([([3], [4]), ([3], [4, 5, 6])])
+def test_layout_of_a_row_that_continues_another_shares_it():
+    _, layout = lay_out([([3], [4]), ([3], [4, 5, 6])])
     assert layout.groups == (Group(0, 2, (0, 2)),)
     assert layout.sources.tolist() == [0, 0, 1, 2]
 
 
-def test_rows_that_share_nothing_stand_alone():
-    _, layout = laid([([3, 4], [5]), ([6, 4], [5])])
+def test_layout_of_rows_without_a_common_prefix_has_one_group_each():
+    _, layout = lay_out([([3, 4], [5]), ([6, 4], [5])])
     assert layout.groups == (Group(0, 0, (3,)), Group(3, 0, (3,)))
 
 
-def test_a_shared_system_prompt_does_not_part_a_pair():
-    """Four rows begin 9 9; the pairs share 9 9 1 1 1 1 and 9 9 2 2 2 2."""
+def test_layout_with_a_shared_system_prompt_groups_the_pairs():
+    """Check four rows that begin with 9 9, as two pairs with longer shared prefixes."""
     first, second = [9, 9, 11, 11, 11, 11], [9, 9, 12, 12, 12, 12]
-    _, layout = laid([(first, [3]), (second, [4]), (first, [5]), (second, [6])])
+    _, layout = lay_out([(first, [3]), (second, [4]), (first, [5]), (second, [6])])
     assert layout.groups == (Group(0, 6, (1, 1)), Group(8, 6, (1, 1)))
 
 
-def test_answers_to_one_prompt_share_it():
-    _, layout = laid([([9, 8, 7], [3, 4]), ([9, 8, 7], [5]), ([9, 8, 7], [6, 6, 6])])
+def test_layout_of_answers_to_one_prompt_shares_it():
+    _, layout = lay_out([([9, 8, 7], [3, 4]), ([9, 8, 7], [5]), ([9, 8, 7], [6, 6, 6])])
     assert layout.groups == (Group(0, 3, (2, 1, 3)),)
 
 
-def test_padding_on_the_left_changes_where_tokens_are_taken_from_and_nothing_else():
+def test_layout_with_left_padding_differs_only_in_its_indices():
     rows = [([3, 4, 5], [6, 7]), ([3, 4, 5], [8])]
-    (_, right), (_, left) = laid(rows), laid(rows, left=True)
+    (_, right), (_, left) = lay_out(rows), lay_out(rows, left=True)
     assert left.positions.tolist() == right.positions.tolist()
     assert left.sources.tolist() == right.sources.tolist()
     assert left.groups == right.groups
-    assert left.taken.tolist() == [0, 1, 2, 3, 4, 9]
+    assert left.token_indices.tolist() == [0, 1, 2, 3, 4, 9]
 
 
 @pytest.mark.parametrize("rows", [[([3, 4], [])], [([3, 4], []), ([3, 5], [])]])
-def test_without_labels_nothing_is_scored(rows):
-    _, layout = laid(rows)
+def test_layout_without_labels_scores_nothing(rows):
+    _, layout = lay_out(rows)
     assert len(layout.sources) == len(layout.scored) == 0
     assert layout.size == len({tuple(b[:1]) for b, _ in rows}) + len(rows)
 
@@ -86,12 +86,12 @@ ROWS = st.lists(
 @given(ROWS, st.booleans())
 @example([([1, 1], []), ([1], [1, 2]), ([1, 1, 2], [1])], True)
 @settings(max_examples=150, deadline=None)
-def test_every_token_is_where_it_should_be(rows, left):
-    batch, layout = laid(rows, left=left)
+def test_layout_of_any_rows_restores_every_token(rows, left):
+    batch, layout = lay_out(rows, left=left)
     ids = batch["input_ids"]
-    packed = ids.flatten()[layout.taken]
+    packed = ids.flatten()[layout.token_indices]
     texts = [before + after for before, after in rows]
-    whole: list[list[int]] = []
+    rows_rebuilt: list[list[int]] = []
     seen: list[list[int]] = [[]] * layout.size  # by each packed token: the row up to it
     end = 0
     for group in layout.groups:
@@ -105,10 +105,10 @@ def test_every_token_is_where_it_should_be(rows, left):
             for at, index in enumerate(row):
                 assert layout.positions[index] == at
                 seen[index] = text[: at + 1]
-            whole.append(text)
+            rows_rebuilt.append(text)
         assert end == group.end
     assert end == layout.size <= sum(map(len, texts))
-    assert sorted(whole) == sorted(texts)
+    assert sorted(rows_rebuilt) == sorted(texts)
     assert layout.longest == max(map(len, texts))
     before = [
         text[:at]
@@ -116,5 +116,5 @@ def test_every_token_is_where_it_should_be(rows, left):
         for at in range(max(len(b), 1), len(text))
     ]
     assert [seen[index] for index in layout.sources] == before
-    wanted = batch["labels"][:, 1:] != -100
-    assert layout.scored.tolist() == wanted.flatten().nonzero().flatten().tolist()
+    has_label = batch["labels"][:, 1:] != -100
+    assert layout.scored.tolist() == has_label.flatten().nonzero().flatten().tolist()

@@ -1,4 +1,4 @@
-"""The fast forward beside trl's on one batch: odd batches, precisions, wrappers, checkpointing."""
+"""The packed forward compared with trl's: batches, precisions, adapters, checkpointing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefcli.packed_forward.forward import Counts, install, settings
 from prefcli.packed_forward.prefix_attention import NAME as SEGMENTS
 from tests.support.scored_rows import (
     FIGURES,
-    assert_alike,
+    assert_same_scores,
     batch_of,
     both,
     distance,
@@ -29,7 +29,7 @@ BATCHES = {
     "nothing in common": [(tokens(5, 2), tokens(4, 3)), (tokens(7, 4), tokens(3, 5))],
     "identical": [(tokens(5, 2), tokens(4, 3))] * 2,
     "one token each": [(tokens(9, 2), tokens(1, 3)), (tokens(9, 2), tokens(1, 4))],
-    "one goes on from the other": [
+    "one continues the other": [
         (tokens(9, 2), tokens(12, 3)[:4]),
         (tokens(9, 2), tokens(12, 3)),
     ],
@@ -49,49 +49,49 @@ BATCHES = {
 
 @pytest.fixture(scope="module", params=["llama", "mistral"])
 def model(request):
-    """mistral's window is shorter than most rows."""
+    """Return a model; the sliding window of mistral is shorter than most rows."""
     return tiny(request.param)
 
 
 @pytest.mark.parametrize("name", BATCHES)
-def test_an_odd_batch(model, name):
-    assert_alike(*both(model, batch_of(BATCHES[name]))[:2])
+def test_packed_forward_of_edge_case_batches_equals_trl(model, name):
+    assert_same_scores(*both(model, batch_of(BATCHES[name]))[:2])
 
 
-def test_padding_on_the_left(model):
-    assert_alike(*both(model, batch_of(pairs(), left=True))[:2])
+def test_packed_forward_with_left_padding_equals_trl(model):
+    assert_same_scores(*both(model, batch_of(pairs(), left=True))[:2])
 
 
-def test_labels_with_gaps(model):
-    """Of a conversation whose assistant turns alone are trained on."""
+def test_packed_forward_of_labels_with_gaps_equals_trl(model):
+    """Check a conversation that is trained on its assistant turns only."""
     batch = batch_of(pairs())
     batch["labels"] = torch.where(batch["attention_mask"] == 1, batch["input_ids"], -100)
     batch["labels"][:, 4:9] = -100
     batch["labels"][:, 17:20] = -100
-    assert_alike(*both(model, batch)[:2])
+    assert_same_scores(*both(model, batch)[:2])
 
 
-def test_an_item_count_from_outside_divides_the_loss(model):
+def test_packed_forward_loss_is_divided_by_num_items_in_batch(model):
     batch = batch_of(pairs())
     stock, fast, _ = both(model, batch, num_items_in_batch=torch.tensor(50))
-    assert_alike(stock, fast)
+    assert_same_scores(stock, fast)
     torch.testing.assert_close(fast.output.loss, -fast.output.log_probs.sum() / 50)
 
 
 @pytest.mark.parametrize(
-    ("family", "more"),
+    ("family", "options"),
     [
         ("llama", {"tie_word_embeddings": True}),
         ("phi", {}),  # whose head has a bias
         ("cohere", {"tie_word_embeddings": True}),  # whose logits are scaled
     ],
 )
-def test_the_head_many_tiles_long(family, more, monkeypatch):
+def test_lm_head_over_many_tiles_equals_trl(family, options, monkeypatch):
     monkeypatch.setattr("prefcli.packed_forward.chunked_lm_head._TILE", 1)  # sixteen labels each
-    model = tiny(family, **more)
+    model = tiny(family, **options)
     stock, fast, _ = both(model, batch_of(pairs()))
-    assert_alike(stock, fast)
-    if more:  # the embeddings have their gradient from both ends
+    assert_same_scores(stock, fast)
+    if options:  # the embeddings have their gradient from both ends
         name = "model.embed_tokens.weight"
         assert distance({"": stock.gradients[name]}, {"": fast.gradients[name]}) <= 1e-5
 
@@ -102,14 +102,14 @@ def adapted():
     return get_peft_model(tiny("llama"), config)
 
 
-def test_under_an_adapter_the_calls_are_fast():
-    """peft hands every argument on, most of them None."""
+def test_packed_forward_under_an_adapter_is_used():
+    """Check the arguments of peft, which passes all of them, most as None."""
     wrapped = adapted()
     base = wrapped.get_base_model()
     batch = batch_of(pairs())
     stock, fast, counts = both_under(wrapped, base, batch)
     assert (counts.fast, counts.stock) == (1, 0)
-    assert_alike(stock, fast)
+    assert_same_scores(stock, fast)
     assert all("lora" in name for name in fast.gradients)
 
 
@@ -123,29 +123,29 @@ def both_under(wrapped, base, batch):
 
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
-def test_checkpointing_recomputes_the_same(family, reentrant):
-    """In the backward pass, where the layout must still be at hand."""
+def test_packed_forward_with_gradient_checkpointing_is_equal(family, reentrant):
+    """Check the recomputation in the backward pass, which needs the layout of the batch."""
     model, batch = tiny(family), batch_of(pairs())
     plain = both(model, batch)[1]
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     model.enable_input_require_grads()
     again = both(model, batch)
-    assert_alike(*again[:2])
-    assert_alike(plain, again[1])
+    assert_same_scores(*again[:2])
+    assert_same_scores(plain, again[1])
 
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("family", ["llama", "phi", "gpt2"])
-def test_under_autocast_it_is_as_precise_as_trl(family, frozen):
-    """No farther from float32, in the forward and in the backward pass."""
+def test_packed_forward_under_autocast_is_as_precise_as_trl(family, frozen):
+    """Compare the errors relative to float32, in the forward and the backward pass."""
     model, batch = tiny(family), batch_of(pairs())
     model.get_output_embeddings().requires_grad_(not frozen)
     exact = both(model, batch)[0]
     stock, fast, _ = both(model, batch, autocast=True)
     for name in ("log_probs", "entropy", "mean_logits"):
-        right, theirs, ours = (getattr(each.output, name) for each in (exact, stock, fast))
-        assert ours.dtype == theirs.dtype == torch.float32
-        assert (ours - right).abs().mean() <= 1.3 * (theirs - right).abs().mean() + 1e-4, name
+        right, slow, packed = (getattr(run.output, name) for run in (exact, stock, fast))
+        assert packed.dtype == slow.dtype == torch.float32
+        assert (packed - right).abs().mean() <= 1.3 * (slow - right).abs().mean() + 1e-4, name
     assert {n: g.dtype for n, g in fast.gradients.items()} == {
         n: g.dtype for n, g in stock.gradients.items()
     }
@@ -155,33 +155,35 @@ def test_under_autocast_it_is_as_precise_as_trl(family, frozen):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_the_head_under_autocast_is_the_head_on_half_weights(frozen):
-    """The backward pass, which autocast does not reach, must see the logits of the forward pass:
-    logits of 60 lie 0.25 apart in bfloat16."""
+def test_lm_head_under_autocast_equals_bfloat16_weights(frozen):
+    """Check that the backward pass, outside autocast, uses the logits of the forward pass.
+
+    Logits of 60 are 0.25 apart in bfloat16.
+    """
     draw = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(40, 16, generator=draw), 4 * torch.randn(96, 16, generator=draw)
     targets = torch.randint(0, 96, (40,), generator=draw)
-    found = []
+    results = []
     for half in (False, True):
-        ours = hidden.bfloat16() if half else hidden.clone()
+        states = hidden.bfloat16() if half else hidden.clone()
         head = weight.bfloat16() if half else weight.clone()
-        ours.requires_grad_()
+        states.requires_grad_()
         head.requires_grad_(not frozen)
         with torch.autocast("cpu", torch.bfloat16, enabled=not half):
-            scores = Head.apply(ours, head, None, targets, 1.0, FIGURES)
+            scores = Head.apply(states, head, None, targets, 1.0, FIGURES)
         scores[0].sum().backward()
-        found.append((scores, {"hidden": ours.grad, "weight": None if frozen else head.grad}))
-    (under, gradients), (halved, rounded) = found
-    for theirs, mine in zip(halved, under, strict=True):
-        assert torch.equal(theirs, mine)
+        results.append((scores, {"hidden": states.grad, "weight": None if frozen else head.grad}))
+    (under, gradients), (halved, rounded) = results
+    for expected, actual in zip(halved, under, strict=True):
+        assert torch.equal(expected, actual)
     for name in ("hidden",) if frozen else ("hidden", "weight"):
         assert distance({"": gradients[name]}, {"": rounded[name].float()}) < 4e-3  # half of 2**-7
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_the_head_in_half_precision(dtype, frozen):
-    """Against float64, relative to the rounding of the inputs' dtype."""
+def test_lm_head_in_half_precision_is_close_to_float64(dtype, frozen):
+    """Compare with float64, relative to the rounding of the inputs' dtype."""
     draw = torch.Generator().manual_seed(0)
     hidden = torch.randn(40, 16, generator=draw).to(dtype).requires_grad_()
     weight = torch.randn(96, 16, generator=draw).to(dtype).requires_grad_(not frozen)
@@ -205,7 +207,7 @@ def test_the_head_in_half_precision(dtype, frozen):
         assert distance({"": heavy.grad}, {"": weight.grad}) <= 2 * eps
 
 
-def test_generation_and_the_saved_configuration_stay_as_they_are(tmp_path):
+def test_install_does_not_change_generation_or_saved_config(tmp_path):
     model = tiny("mistral").eval()
     prompt = batch_of([(tokens(20, 1), []), (tokens(11, 2), [])], left=True)
     given = {name: prompt[name] for name in ("input_ids", "attention_mask")}
@@ -222,7 +224,7 @@ def test_generation_and_the_saved_configuration_stay_as_they_are(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text("utf-8"))["model_type"] == "mistral"
 
 
-def test_what_it_does_not_know_is_counted_as_trls():
+def test_packed_forward_with_other_arguments_falls_back_to_trl():
     model, batch = tiny("llama"), batch_of(pairs())
     positions = torch.arange(batch["input_ids"].size(1))[None]
     stock, fast, counts = both(model, batch, position_ids=positions)
@@ -230,8 +232,8 @@ def test_what_it_does_not_know_is_counted_as_trls():
     assert torch.equal(stock.output.log_probs, fast.output.log_probs)
 
 
-def test_a_layout_is_of_its_batch_and_no_other():
-    """The reference reads the policy's batch; new masks or labels are another batch."""
+def test_layout_is_cached_for_the_same_batch_only():
+    """Check that the reference reuses the layout, and other masks or labels do not."""
     batch = batch_of(pairs())
     counts = Counts()
     first = counts.layout(**batch)
@@ -242,13 +244,13 @@ def test_a_layout_is_of_its_batch_and_no_other():
     assert (counts.fast, counts.stock) == (3, 0)
 
 
-def test_trls_own_head_gives_the_same_figures(monkeypatch):
-    """It serves on GPUs; its tiles are torch's own on a CPU."""
+def test_token_metrics_of_the_triton_head_equal_the_chunked_head(monkeypatch):
+    """Run the Triton head of GPUs on a CPU, where torch computes its tiles."""
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 20)
     hidden, targets = torch.randn(7, 8), torch.randint(0, 20, (7,))
-    ours = figures(hidden, head, targets, 0.5, FIGURES)
+    packed = figures(hidden, head, targets, 0.5, FIGURES)
     monkeypatch.setattr("prefcli.packed_forward.chunked_lm_head._use_triton", lambda device: True)
-    theirs = figures(hidden, head, targets, 0.5, FIGURES)
-    for one, other in zip(ours, theirs, strict=True):
+    stock = figures(hidden, head, targets, 0.5, FIGURES)
+    for one, other in zip(packed, stock, strict=True):
         assert torch.allclose(one.float(), other.float(), atol=1e-6)

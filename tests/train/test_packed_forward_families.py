@@ -1,4 +1,4 @@
-"""Each architecture that the fast forward is used for, and those that it must not be used for."""
+"""The architectures that the packed forward supports, and those that it refuses."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from prefcli.packed_forward.install import FastForward
 from prefcli.packed_forward.prefix_attention import segment_attention
 from prefcli.packed_forward.supported_models import FAMILIES
 from prefcli.recipe.sections import Performance
-from tests.support.scored_rows import OWN, assert_alike, batch_of, both, pairs, tiny
+from tests.support.scored_rows import OWN, assert_same_scores, batch_of, both, pairs, tiny
 
 
-def test_every_setting_here_is_of_a_family():
+def test_own_settings_are_of_supported_families():
     assert OWN.keys() <= FAMILIES
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_a_family_scores_as_trl_does(family):
+def test_packed_forward_of_a_family_equals_trl(family):
     stock, fast, counts = both(tiny(family), batch_of(pairs()))
-    assert_alike(stock, fast)
+    assert_same_scores(stock, fast)
     assert (counts.fast, counts.stock) == (1, 0)
     # 32 + 5, 10 + 15, 12, 13, 19 instead of eight rows of 32
     assert (counts.packed, counts.padded) == (106, 256)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_family_to_be_sharded_is_tried_on_a_few_layers(family):
+def test_probe_of_a_sharded_family_runs_a_few_layers(family):
     name = "n_layer" if family in ("gpt2", "gpt_bigcode") else "num_hidden_layers"
     model = tiny(family, **({} if "layer_types" in OWN.get(family, {}) else {name: 3}))
     state = torch.get_rng_state()
@@ -44,7 +44,7 @@ UNSAFE = {
     "qwen3_next": {"num_experts": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
     "stablelm": {},
 }
-"""Recurrent, or heedless of the attention function they are given."""
+"""Architectures that are recurrent, or ignore the attention function."""
 
 
 def speed(choice: str = "auto") -> FastForward:
@@ -52,20 +52,20 @@ def speed(choice: str = "auto") -> FastForward:
 
 
 def prepared(model, choice: str = "auto") -> FastForward:
-    found = speed(choice)
-    found.prepare(model, outputs=("log_probs",))
-    return found
+    packed = speed(choice)
+    packed.prepare(model, outputs=("log_probs",))
+    return packed
 
 
 @pytest.mark.parametrize("family", UNSAFE)
-def test_what_is_not_known_is_not_tried_and_what_is_tried_is_probed(family, monkeypatch):
+def test_unknown_family_is_refused_and_a_wrong_one_fails_the_probe(family, monkeypatch):
     model = tiny(family, **UNSAFE[family])
-    found = prepared(model)
-    assert found.reason == f"{family} is not among the architectures it is known to be exact for"
+    packed = prepared(model)
+    assert packed.reason == f"{family} is not among the architectures it is known to be exact for"
     forward = model.forward
     monkeypatch.setattr("prefcli.packed_forward.supported_models.FAMILIES", FAMILIES | {family})
-    found = prepared(model)
-    assert "nats per token off trl's own" in found.reason or "it fails: " in found.reason
+    packed = prepared(model)
+    assert "nats per token off trl's own" in packed.reason or "it fails: " in packed.reason
     assert model.config._attn_implementation == "sdpa"
     assert model.forward.__func__.__qualname__ == forward.__func__.__qualname__  # trl's
     with pytest.raises(RecipeError, match=r"nats per token off|it fails") as caught:
@@ -73,8 +73,8 @@ def test_what_is_not_known_is_not_tried_and_what_is_tried_is_probed(family, monk
     assert caught.value.problems[0].path == "performance.shared_prefix"
 
 
-def test_a_wrong_layout_shows_in_fresh_weights_too(monkeypatch):
-    """Whose tokens are all but equally likely, whatever is seen."""
+def test_probe_with_random_weights_detects_a_wrong_layout(monkeypatch):
+    """Check random weights, whose tokens are almost equally likely in any context."""
     monkeypatch.setattr("prefcli.packed_forward.supported_models.FAMILIES", FAMILIES | {"stablelm"})
     model = AutoModelForCausalLM.from_config(tiny("stablelm").config)
     assert "nats per token off" in prepared(model).reason
@@ -82,52 +82,52 @@ def test_a_wrong_layout_shows_in_fresh_weights_too(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("family", "more", "reason"),
+    ("family", "options", "reason"),
     [
         ("llama", {"attn": "eager"}, "model.attn_implementation is eager, and only sdpa knows"),
         ("qwen3_moe", {"output_router_logits": True}, "the experts' balancing loss counts"),
         ("gemma", {"final_logit_softcapping": 30.0}, "the logits are capped"),
     ],
 )
-def test_a_setting_may_speak_against_it(family, more, reason):
-    attention = more.pop("attn", None)
-    model = tiny(family, **more)
+def test_prepare_with_an_unsupported_setting_falls_back_to_trl(family, options, reason):
+    attention = options.pop("attn", None)
+    model = tiny(family, **options)
     if attention:
         model.set_attn_implementation(attention)
-    found = prepared(model)
-    assert found.reason.startswith(reason)
-    assert found.lines() == [f"speed: rows are scored by trl's own forward: {found.reason}"]
+    packed = prepared(model)
+    assert packed.reason.startswith(reason)
+    assert packed.lines() == [f"speed: rows are scored by trl's own forward: {packed.reason}"]
 
 
-def test_other_figures_and_packed_rows_are_trls():
+def test_prepare_for_other_outputs_or_packing_falls_back_to_trl():
     model = tiny("llama")
-    found = speed()
-    found.prepare(model, outputs=("log_probs", "log_sum_sq_probs"))
-    assert found.reason == "trl asks for figures that it does not give"
+    packed = speed()
+    packed.prepare(model, outputs=("log_probs", "log_sum_sq_probs"))
+    assert packed.reason == "trl asks for figures that it does not give"
     packed = FastForward(Performance(), "single", max_length=64, packs=True)
     packed.prepare(tiny("llama"), outputs=("log_probs",))
     assert packed.reason == "sft.packing leaves no padding"
 
 
-def test_the_probe_leaves_no_trace():
-    """Of dropout, gradients, modes, or the random numbers to come."""
+def test_probe_changes_nothing():
+    """Check dropout, gradients, modes and the random state."""
     model = tiny("llama", attention_dropout=0.5)
     model.model.layers[1].eval()
     modes = [module.training for module in model.modules()]
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    found = prepared(model)
+    packed = prepared(model)
     assert torch.equal(torch.rand(4), expected)
-    assert found.reason is None
+    assert packed.reason is None
     assert [module.training for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert (found.counts.fast, found.counts.stock) == (0, 0)
+    assert (packed.counts.fast, packed.counts.stock) == (0, 0)
 
 
 @pytest.mark.parametrize("window", [8, 40])
-def test_the_probe_is_longer_than_a_window_that_rows_reach(window, monkeypatch):
-    """An attention that forgets the window is found out."""
+def test_probe_is_longer_than_a_sliding_window_that_rows_reach(window, monkeypatch):
+    """Check that the probe detects an attention without the sliding window."""
     monkeypatch.setattr("prefcli.packed_forward.install.ATTENTIONS", (without_window(),))
     assert "nats per token off" in prepared(tiny("mistral", sliding_window=window)).reason
     # No row of 64 tokens reaches this one.
@@ -135,7 +135,7 @@ def test_the_probe_is_longer_than_a_window_that_rows_reach(window, monkeypatch):
 
 
 def without_window() -> str:
-    """The name of an attention like ours that is."""
+    """Register an attention that ignores the sliding window; return its name."""
 
     def blind(*args, sliding_window=None, **kwargs):
         return segment_attention(*args, **kwargs)
@@ -146,8 +146,8 @@ def without_window() -> str:
 
 
 @pytest.mark.parametrize("family", ["llama", "cohere", "mistral", "gpt2"])
-def test_bfloat16_weights_pass_the_probe(family):
-    """With logits as large as those of a trained model: spread over 60."""
+def test_probe_of_bfloat16_weights_passes(family):
+    """Check logits with a range of 60, as large as those of a trained model."""
     model = tiny(family).bfloat16()
     head = model.get_output_embeddings()
     head.weight.data.mul_(15)

@@ -1,4 +1,4 @@
-"""Each method's loss and gradients on a batch of its own trainer, by trl's forward and by ours."""
+"""Loss and gradients of each method, by trl's forward and by the packed forward."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_is_trls(case, recipe_data, make_recipe, tmp_path):
+def test_step_with_the_packed_forward_equals_trl(case, recipe_data, make_recipe, tmp_path):
     name, sections, data = CASES[case]
     rows = labelled(24) if name == "kto" else pairs(24, chat="chat" in data)
     if name == "kto":  # rows of one prompt side by side
@@ -47,14 +47,14 @@ def test_a_step_is_trls(case, recipe_data, make_recipe, tmp_path):
     recipe_data |= sections
     if "sft_mix" in sections:
         recipe_data["sft_mix"] = {**sections["sft_mix"], "data": {"path": path}}
-    found = {}
+    steps = {}
     for choice in ("off", "on"):
         recipe = make_recipe(recipe_data, f"performance.shared_prefix={choice}").recipe
         trainer, _ = trainer_of(recipe, name)
-        found[choice] = step(trainer, recipe.seed)
-    loss, logged, gradients, stock_counts = found["off"]
-    fast_loss, fast_logged, fast_gradients, counts = found["on"]
-    # ipo's is the square of a small difference of sums.
+        steps[choice] = step(trainer, recipe.seed)
+    loss, logged, gradients, stock_counts = steps["off"]
+    fast_loss, fast_logged, fast_gradients, counts = steps["on"]
+    # The loss of ipo is the square of a small difference of sums.
     assert fast_loss == pytest.approx(loss, rel=1e-6, abs=1e-6 if name == "ipo" else 0)
     assert fast_logged.keys() == logged.keys()
     for key, values in logged.items():
@@ -68,8 +68,10 @@ def test_a_step_is_trls(case, recipe_data, make_recipe, tmp_path):
 
 
 def step(trainer, seed):
-    """(loss, metrics, gradients, counts) of the first micro-batch, on a policy a little off the
-    reference."""
+    """Return (loss, metrics, gradients, counts) of the first micro-batch.
+
+    The policy differs a little from the reference.
+    """
     torch.manual_seed(seed)
     trainer.current_gradient_accumulation_steps = 1  # as the training loop would
     model = trainer.model

@@ -1,4 +1,4 @@
-"""Whole runs by the fast forward and by trl's: the same figures, weights, and words about it."""
+"""Runs with the packed forward and with trl's: the same metrics and weights."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.support.scored_rows import distance, tiny
 from tests.support.tiny_runs import interrupt, labelled, metric_rows, write_jsonl
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
-SAID = "speed: rows are scored without padding, and a shared prompt only once\n"
+LINE = "speed: rows are scored without padding, and a shared prompt only once\n"
 
 
 @pytest.mark.parametrize(
-    ("name", "more", "passes"),
+    ("name", "sections", "passes"),
     [
         # The policy and the reference, for kto each once more for its KL term: 16 micro-batches,
         # evaluations of 10 rows in 3 batches before the first step and after steps 4 and 8, and
@@ -32,7 +32,9 @@ SAID = "speed: rows are scored without padding, and a shared prompt only once\n"
     ],
     ids=["dpo", "dpo lora", "kto", "sft"],
 )
-def test_a_run_is_the_same(recipe_data, make_recipe, tmp_path, capsys, name, more, passes):
+def test_run_with_the_packed_forward_equals_trl(
+    recipe_data, make_recipe, tmp_path, capsys, name, sections, passes
+):
     if name == "kto":
         recipe_data["data"]["train"] = {
             "path": str(write_jsonl(tmp_path / "t.jsonl", labelled(24)))
@@ -44,28 +46,28 @@ def test_a_run_is_the_same(recipe_data, make_recipe, tmp_path, capsys, name, mor
         "eval_steps": 4,
         "save_steps": 4,
     }
-    found = {}
+    runs = {}
     for choice in ("off", "on"):
-        data = {**recipe_data, **more, "output_dir": str(tmp_path / choice)}
+        data = {**recipe_data, **sections, "output_dir": str(tmp_path / choice)}
         recipe = make_recipe(data, f"performance.shared_prefix={choice}").recipe
         train(recipe, recipe.methods[name])
-        found[choice] = recipe, metric_rows(recipe.output_dir), weights(recipe)
-        assert (SAID in capsys.readouterr().out) == (choice == "on")
-    (_, stock, theirs), (recipe, fast, ours) = found["off"], found["on"]
+        runs[choice] = recipe, metric_rows(recipe.output_dir), weights(recipe)
+        assert (LINE in capsys.readouterr().out) == (choice == "on")
+    (_, stock, stock_weights), (recipe, fast, fast_weights) = runs["off"], runs["on"]
     assert losses(fast) == pytest.approx(losses(stock), rel=1e-5)
     assert len(losses(fast)) == 8 + 3
-    assert distance(theirs, ours) <= 1e-4
-    told = speed(recipe)
-    assert told["shared_prefix"] == "in use"
-    assert (told["fast_calls"], told["stock_calls"]) == (passes, 0)
-    assert 0 < told["tokens"] < told["tokens_padded"]
-    if more or name != "dpo":
+    assert distance(stock_weights, fast_weights) <= 1e-4
+    record = speed(recipe)
+    assert record["shared_prefix"] == "in use"
+    assert (record["fast_calls"], record["stock_calls"]) == (passes, 0)
+    assert 0 < record["tokens"] < record["tokens_padded"]
+    if sections or name != "dpo":
         return
-    # And from the middle on.
+    # After a resume as well.
     interrupt(recipe.output_dir, "checkpoint-8")
     train(recipe, recipe.methods[name])
     assert losses(metric_rows(recipe.output_dir)) == pytest.approx(losses(stock), rel=1e-5)
-    assert distance(theirs, weights(recipe)) <= 1e-4
+    assert distance(stock_weights, weights(recipe)) <= 1e-4
     assert speed(recipe)["fast_calls"] == 2 * (8 + 3 + 8)
 
 
@@ -83,22 +85,22 @@ def speed(recipe) -> dict:
 
 
 @pytest.fixture
-def foreign(recipe_data, tiny_model, tmp_path):
-    """A recipe for a model of a family that the fast forward knows nothing of."""
+def unsupported(recipe_data, tiny_model, tmp_path):
+    """A recipe for a model of a family that the packed forward does not support."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.save_pretrained(tmp_path / "foreign")
-    tiny("stablelm", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "foreign")
-    recipe_data["model"] = {"name_or_path": str(tmp_path / "foreign")}
+    tokenizer.save_pretrained(tmp_path / "stablelm")
+    tiny("stablelm", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "stablelm")
+    recipe_data["model"] = {"name_or_path": str(tmp_path / "stablelm")}
     recipe_data["training"]["max_steps"] = 1
     return recipe_data
 
 
-def test_a_run_that_falls_back_says_why_once(foreign, make_recipe, capsys):
-    recipe = make_recipe(foreign).recipe
+def test_run_that_falls_back_prints_the_reason_once(unsupported, make_recipe, capsys):
+    recipe = make_recipe(unsupported).recipe
     train(recipe, recipe.dpo)
     reason = "stablelm is not among the architectures it is known to be exact for"
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("speed:")]
-    assert said == [f"speed: rows are scored by trl's own forward: {reason}"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("speed:")]
+    assert lines == [f"speed: rows are scored by trl's own forward: {reason}"]
     assert speed(recipe) == {
         "shared_prefix": reason,
         "fast_calls": 0,
@@ -109,8 +111,10 @@ def test_a_run_that_falls_back_says_why_once(foreign, make_recipe, capsys):
     }
 
 
-def test_a_run_that_insists_on_it_stops(foreign, recipe_data, tiny_model, make_recipe):
-    recipe = make_recipe(foreign, "performance.shared_prefix=on").recipe
+def test_run_with_shared_prefix_on_stops_instead_of_falling_back(
+    unsupported, recipe_data, tiny_model, make_recipe
+):
+    recipe = make_recipe(unsupported, "performance.shared_prefix=on").recipe
     with pytest.raises(RecipeError, match="stablelm is not among") as caught:
         train(recipe, recipe.dpo)
     assert caught.value.exit_code == 2
@@ -122,7 +126,7 @@ def test_a_run_that_insists_on_it_stops(foreign, recipe_data, tiny_model, make_r
         train(recipe, recipe.dpo)
 
 
-def test_packed_rows_are_trls(recipe_data, make_recipe, capsys):
+def test_run_with_sft_packing_falls_back_to_trl(recipe_data, make_recipe, capsys):
     recipe_data["sft"] = {"packing": True}
     recipe_data["training"]["max_steps"] = 1
     recipe = make_recipe(recipe_data).recipe

@@ -1,6 +1,6 @@
-"""Asked to make room, at every place where that can happen, and gone on with: the same run.
+"""A preempted and resumed run equals an uninterrupted one, wherever the signal arrives.
 
-The drill of scripts/ does it to processes, at random moments; here it is done at chosen ones.
+scripts/fault_drill.py sends signals to processes at random moments; here the moments are chosen.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DRILL = Path(__file__).parents[2] / "scripts" / "fault_drill.py"
 
 
 @pytest.fixture(autouse=True)
-def _listening():
+def _handlers():
     preemption.install_handlers()
     yield
     preemption.ignore_signals()
@@ -39,7 +39,7 @@ def _listening():
 
 @pytest.fixture
 def longer(recipe_data) -> dict:
-    """Six steps, evaluated at 0, 2, 4 and 6, saved at 3 and 6; dropout tells random states."""
+    """Six steps, evaluated at 0, 2, 4 and 6, saved at 3 and 6; dropout depends on random states."""
     recipe_data["lora"] = {"rank": 4, "dropout": 0.2}
     recipe_data["samples"] = {"prompts": 1, "max_new_tokens": 4}
     recipe_data["training"] |= {"max_steps": 6, "eval_steps": 2, "save_steps": 3}
@@ -56,7 +56,7 @@ def same(one: str | Path, other: str | Path) -> bool:
 
 
 def send_at(monkeypatch, owner, name: str, step: int, *, number: int = signal.SIGTERM) -> None:
-    """A signal as soon as `name` is called after so many steps."""
+    """Send a signal when `name` is called after so many steps."""
     inner = getattr(owner, name)
     left = [number]
 
@@ -70,7 +70,7 @@ def send_at(monkeypatch, owner, name: str, step: int, *, number: int = signal.SI
 
 
 PLACES = {
-    # Where the signal comes, at which step, and what the run says of it.
+    # The method during which the signal arrives, the step, and the message of the run.
     "training": (PreemptionMixin, "training_step", 1, "at step 2: saved checkpoint-2 in"),
     "evaluation": (PreemptionMixin, "prediction_step", 4, "at step 4: saved checkpoint-4 in"),
     "samples": (samples_module.SamplingCallback, "_written", 2, "at step 2: saved checkpoint-2 in"),
@@ -86,28 +86,30 @@ PLACES = {
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> list[Path]:
-    """Once trained, the same for every place: files in other folders, with the same rows."""
+def uninterrupted() -> list[Path]:
+    """Cache the uninterrupted run, which is the same for every place."""
     return []
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_stopped_and_gone_on_with(place, longer, make_recipe, monkeypatch, tmp_path, undisturbed):
-    owner, name, step, said = PLACES[place]
+def test_run_preempted_at_any_place_equals_an_uninterrupted_run(
+    place, longer, make_recipe, monkeypatch, tmp_path, uninterrupted
+):
+    owner, name, step, message = PLACES[place]
     recipe = make_recipe(longer).recipe
     folder = RunDir(recipe.output_dir)
     with monkeypatch.context() as patch:
         send_at(patch, owner, name, step)
         with pytest.raises(PreemptedError) as error:
             train(recipe, recipe.dpo)
-    assert str(error.value).startswith(f"preempted (SIGTERM) {said}")
+    assert str(error.value).startswith(f"preempted (SIGTERM) {message}")
     assert error.value.exit_code == ExitCode.REQUEUE
     assert not folder.model.exists()
     run = folder.read_run()
     assert (run["status"], run["why"]) == ("preempted", str(error.value))
-    told = verdict(read_run(folder.path))
-    assert (told.state, told.level) == ("preempted", "note")
-    assert told.title.startswith("Preempted at step")
+    rating = verdict(read_run(folder.path))
+    assert (rating.state, rating.level) == ("preempted", "note")
+    assert rating.title.startswith("Preempted at step")
     last, torn = folder.last_checkpoint()
     assert last is not None
     assert not torn
@@ -122,15 +124,15 @@ def test_stopped_and_gone_on_with(place, longer, make_recipe, monkeypatch, tmp_p
     assert [r["step"] for r in rows if "eval_loss" in r] == [0, 2, 4, 6]
     assert [row["step"] for row in read_run(folder.path).samples] == [0, 2, 4, 6]
 
-    if not undisturbed:
-        other = make_recipe(longer, f"output_dir={tmp_path / 'undisturbed'}").recipe
+    if not uninterrupted:
+        other = make_recipe(longer, f"output_dir={tmp_path / 'uninterrupted'}").recipe
         train(other, other.dpo)
-        undisturbed.append(Path(other.output_dir))
-    assert same(folder.path, undisturbed[0])
+        uninterrupted.append(Path(other.output_dir))
+    assert same(folder.path, uninterrupted[0])
 
 
-@pytest.mark.parametrize("patience", [1, 6], ids=["stopped early", "its last epoch is over"])
-def test_broken_off_in_its_last_evaluation(
+@pytest.mark.parametrize("patience", [1, 6], ids=["stopped early", "in its last epoch"])
+def test_run_preempted_in_its_last_evaluation_repeats_it(
     recipe_data, make_recipe, monkeypatch, tmp_path, patience
 ):
     recipe_data["training"] |= {
@@ -141,7 +143,7 @@ def test_broken_off_in_its_last_evaluation(
         "save_steps": 1,
         "early_stopping": {"patience": patience},
     }
-    other = make_recipe(recipe_data, f"output_dir={tmp_path / 'undisturbed'}").recipe
+    other = make_recipe(recipe_data, f"output_dir={tmp_path / 'uninterrupted'}").recipe
     train(other, other.dpo)
     end = RunDir(other.output_dir).read_run()
     assert (end["steps"] < 6) == (patience == 1)
@@ -152,8 +154,8 @@ def test_broken_off_in_its_last_evaluation(
             train(recipe, recipe.dpo)
     preemption.install_handlers()
     train(recipe, recipe.dpo)
-    found = RunDir(recipe.output_dir).read_run()
-    assert (found["steps"], found["best_step"]) == (end["steps"], end["best_step"])
+    record = RunDir(recipe.output_dir).read_run()
+    assert (record["steps"], record["best_step"]) == (end["steps"], end["best_step"])
     assert same(recipe.output_dir, other.output_dir)
     losses = [
         [row.get("eval_loss") for row in metric_rows(folder) if row["step"] == end["steps"]]
@@ -162,7 +164,7 @@ def test_broken_off_in_its_last_evaluation(
     assert losses[0] == losses[1]
 
 
-def test_killed_after_its_last_step_it_trains_none_more(longer, make_recipe):
+def test_run_killed_after_its_last_step_trains_no_further(longer, make_recipe):
     recipe = make_recipe(longer, "training.max_steps=4", "training.save_steps=2").recipe
     train(recipe, recipe.dpo)
     before = weights(recipe.output_dir)
@@ -175,7 +177,7 @@ def test_killed_after_its_last_step_it_trains_none_more(longer, make_recipe):
     assert RunDir(recipe.output_dir).read_run()["steps"] == 4
 
 
-def test_checkpoints_are_for_their_owner_alone(recipe_data, make_recipe):
+def test_checkpoint_that_others_may_write_is_refused(recipe_data, make_recipe):
     before = os.umask(0)
     try:
         recipe = make_recipe(recipe_data).recipe
@@ -193,8 +195,8 @@ def test_checkpoints_are_for_their_owner_alone(recipe_data, make_recipe):
     assert error.value.exit_code == ExitCode.RECIPE
 
 
-def test_the_drill_on_one_process_and_on_two(tmp_path):
-    """scripts/fault_drill.py, a little of it: sft_mix, evaluations and samples, at random."""
+def test_fault_drill_on_one_and_two_processes_passes(tmp_path):
+    """Run a few random moments of scripts/fault_drill.py, with sft_mix and samples."""
     ended = subprocess.run(
         [
             sys.executable,

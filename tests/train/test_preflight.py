@@ -1,4 +1,4 @@
-"""One list of checks: whatever a dry-run refuses a run refuses too, with the same error code."""
+"""One list of checks: a run refuses what its dry-run refuses, with the same error code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.tiny_runs import interrupt, pairs, write_jsonl
 
 
 class Bench(NamedTuple):
-    """What a planted failure may change."""
+    """The objects that a planted failure may change."""
 
     data: dict
     """The recipe."""
@@ -200,8 +200,8 @@ def test_planted_failure_stops_run_and_dry_run_with_the_same_code(
     PLANTED[name](bench)
     monkeypatch.setattr("prefcli.training.run.start_policy", _no_weights)
 
-    dry_code, out, said = command(recipe_data, "--dry-run", "--json")
-    assert dry_code not in (0, 1), said
+    dry_code, out, printed = command(recipe_data, "--dry-run", "--json")
+    assert dry_code not in (0, 1), printed
     document = json.loads(out)
     problem = (document["problems"] or document["unchecked"])[0]
 

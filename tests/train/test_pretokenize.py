@@ -7,8 +7,8 @@ import functools
 import importlib
 import json
 import os
+import select
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -173,16 +173,17 @@ def test_prepare_command_leaves_nothing_to_tokenize(
 
 def test_run_once_waiting_process_raises_the_error_of_the_first(tmp_path, monkeypatch):
     """The first process fails while the second waits for its lock."""
-    log, contended = tmp_path / "log", tmp_path / "contended"
+    log = tmp_path / "log"
+    contended, signal_contended = os.pipe()
 
     class SignallingLock(FileLock):
-        """Touch a file when another process holds the lock."""
+        """Write to the pipe when another process holds the lock."""
 
         def acquire(self, *args, **kwargs):
             try:
                 return super().acquire(*args, **kwargs)
             except Timeout:
-                contended.touch()
+                os.write(signal_contended, b"x")
                 raise
 
     monkeypatch.setattr("prefcli.data.run_once.FileLock", SignallingLock)
@@ -190,9 +191,7 @@ def test_run_once_waiting_process_raises_the_error_of_the_first(tmp_path, monkey
     def make() -> int:
         with log.open("a") as file:
             file.write("x")
-        deadline = time.monotonic() + 60
-        while not contended.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        select.select([contended], [], [], 60)
         raise DataError("row 3 is invalid", code="DAT010", place="a.jsonl: row 3")
 
     def job() -> None:

@@ -1,4 +1,4 @@
-"""To the hub, after saving: against a hub of a few lines, and against none."""
+"""The push to the hub after saving: to a small local server, and without one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AtTheEnd(TrainerCallback):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Takes every file within the commit itself; keeps what it was sent in `server.files`."""
+    """Accepts every file inline in the commit, and stores it in `server.files`."""
 
     def do_GET(self):
         if self.server.rejects:
@@ -42,12 +42,12 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.asked.append(self.path)
+        self.server.requests.append(self.path)
         if self.path.endswith("/repos/create"):
             self.server.created = json.loads(body)
             return self._answer({"url": f"{self.server.url}/me/tiny"})
         if "/preupload/" in self.path:
-            paths = [each["path"] for each in json.loads(body)["files"]]
+            paths = [file["path"] for file in json.loads(body)["files"]]
             modes = [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]
             return self._answer({"files": modes})
         if "/commit/" in self.path:
@@ -74,7 +74,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.files, server.asked, server.private, server.created = {}, [], True, None
+    server.files, server.requests, server.private, server.created = {}, [], True, None
     server.rejects = False
     server.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -101,10 +101,10 @@ def test_push_failure_leaves_saved_model_and_is_tried_again(recipe, hub, monkeyp
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
     assert no.value.exit_code == 6
     assert f"`hf upload me/tiny {run.model} . --private`" in str(no.value)
-    said = run.read_run()
-    assert said["status"] == "finished"
-    assert said["push_to_hub"].items() >= {"status": "failed", "repo_id": "me/tiny"}.items()
-    assert not hub.asked
+    record = run.read_run()
+    assert record["status"] == "finished"
+    assert record["push_to_hub"].items() >= {"status": "failed", "repo_id": "me/tiny"}.items()
+    assert not hub.requests
 
     assert train(recipe, recipe.dpo).already_finished
     assert hub.created["visibility"] == "private"
@@ -116,21 +116,21 @@ def test_push_failure_leaves_saved_model_and_is_tried_again(recipe, hub, monkeyp
     assert (entry["status"], entry["url"]) == ("done", f"{hub.url}/me/tiny/commit/abc")
     assert TOKEN not in run.run.read_text("utf-8")
 
-    hub.asked.clear()
+    hub.requests.clear()
     train(recipe, recipe.dpo)
-    assert not hub.asked
+    assert not hub.requests
 
 
 def test_push_of_worse_model_is_refused(recipe, hub):
     run = RunDir(recipe.output_dir)
     train(recipe, recipe.dpo)
-    hub.asked.clear()
+    hub.requests.clear()
     worse = {"first": {"eval_loss": 0.69}, "last": {"eval_loss": 1.05}}
-    told = {key: value for key, value in run.read_run().items() if key != "push_to_hub"}
-    run.write_run({**told, "eval": worse})
+    record = {key: value for key, value in run.read_run().items() if key != "push_to_hub"}
+    run.write_run({**record, "eval": worse})
     with pytest.raises(PushError, match=r"its eval_loss is 1\.05, and was 0\.69 before"):
         train(recipe, recipe.dpo)
-    assert not hub.asked
+    assert not hub.requests
 
 
 def test_push_of_private_model_to_public_repository_is_refused(recipe, hub):
@@ -161,9 +161,9 @@ def test_run_with_rejected_login_does_not_start(recipe, hub):
 
 def test_dry_run_shows_target_and_user(recipe_data, dry_run, hub, monkeypatch):
     recipe_data["push_to_hub"] = {"repo_id": "me/tiny", "revision": "dpo", "private": False}
-    code, _, said = dry_run(recipe_data, "dpo", "--sample", "8")
-    assert code == 0, said
-    assert f"push_to_hub: to {hub.url}/me/tiny (PUBLIC, branch dpo) as me, when" in said
+    code, _, printed = dry_run(recipe_data, "dpo", "--sample", "8")
+    assert code == 0, printed
+    assert f"push_to_hub: to {hub.url}/me/tiny (PUBLIC, branch dpo) as me, when" in printed
 
 
 def test_dry_run_without_network_is_inconclusive(recipe_data, dry_run, hub, monkeypatch):

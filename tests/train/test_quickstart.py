@@ -1,4 +1,4 @@
-"""The embedded task shows a real effect, and its files are what its script writes."""
+"""The quickstart shows a real effect, and its script writes the shipped files."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ QUICKSTART = ROOT / "recipes" / "quickstart"
 
 @pytest.fixture(scope="module")
 def sft_model(tmp_path_factory) -> Path:
-    """Stage 1, which the others start from."""
+    """Train stage 1, from which the other methods start."""
     folder = tmp_path_factory.mktemp("quickstart") / "sft"
     sft = load(str(QUICKSTART / "sft.yaml"), [f"output_dir={folder}"]).recipe
     train(sft, sft.sft)
     return folder / "model"
 
 
-def test_from_chance_to_nearly_all_held_out_pairs(sft_model, tmp_path):
+def test_quickstart_dpo_ranks_nearly_all_held_out_pairs(sft_model, tmp_path):
     start = f"model.name_or_path={sft_model}"
     dpo = load(str(QUICKSTART / "dpo.yaml"), [f"output_dir={tmp_path / 'dpo'}", start]).recipe
     before = check_sft(dpo)
@@ -54,8 +54,8 @@ def test_from_chance_to_nearly_all_held_out_pairs(sft_model, tmp_path):
         assert (tmp_path / name / "model" / "model.safetensors").is_file()
 
 
-def test_simpo_does_so_without_a_reference(sft_model, tmp_path):
-    """The chosen side becomes likelier without becoming less likely than it was."""
+def test_quickstart_simpo_ranks_nearly_all_held_out_pairs(sft_model, tmp_path):
+    """Check that the chosen side becomes more likely than the rejected one and than before."""
     start = f"model.name_or_path={sft_model}"
     path = str(QUICKSTART / "simpo.yaml")
     recipe = load(path, [f"output_dir={tmp_path / 'simpo'}", start]).recipe
@@ -71,8 +71,8 @@ def test_simpo_does_so_without_a_reference(sft_model, tmp_path):
     assert after.rejected_perplexity > 1.2 * before.rejected_perplexity
 
 
-def test_the_script_writes_the_shipped_files(tmp_path):
-    """Same bytes: nobody has to trust a file that no script makes."""
+def test_make_quickstart_writes_the_shipped_files(tmp_path):
+    """Compare the bytes, so that every shipped file can be reproduced."""
     subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "make_quickstart.py"), "--out", str(tmp_path)],
         check=True,

@@ -213,13 +213,15 @@ def test_train_stack_dora_raises(recipe_data, make_recipe, sft_adapter):
 
 
 def test_check_sft_adapter_scores_the_policy(recipe_data, make_recipe, sft_adapter, merged):
-    found = []
+    perplexities = []
     for model in (
         {"name_or_path": str(sft_adapter), "adapter": "continue"},
         {"name_or_path": str(merged)},
     ):
-        found.append(check_sft(make_recipe({**recipe_data, "model": model}).recipe).perplexity)
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+        perplexities.append(
+            check_sft(make_recipe({**recipe_data, "model": model}).recipe).perplexity
+        )
+    assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
@@ -229,7 +231,7 @@ def test_train_wrong_reference_stops_at_step_0(
     if lora:
         recipe_data["lora"] = lora
     other = AutoModelForCausalLM.from_pretrained(merged)
-    monkeypatch.setattr(trainer_module, "_reference", lambda *_: {"ref_model": other})
+    monkeypatch.setattr(trainer_module, "load_reference", lambda *_: {"ref_model": other})
     recipe = make_recipe(recipe_data).recipe
     with stops_with("TRN026") as caught:
         train(recipe, recipe.dpo)
@@ -258,7 +260,7 @@ def test_train_named_reference_is_used(recipe_data, make_recipe, sft_adapter, me
     train(recipe, recipe.dpo)
     out = capsys.readouterr().out
     assert f"reference: {sft_adapter}" in out
-    assert f"nats a token from its reference, {sft_adapter}" in out
+    assert f"nats per token from its reference, {sft_adapter}" in out
     before = metric_rows(recipe.output_dir)[0]
     expected = build(
         make_recipe({**recipe_data, "reference": {"name_or_path": str(merged)}}).recipe
@@ -372,7 +374,7 @@ def test_load_policy_quantized_base_trains_float32_adapters(
 
 
 def test_recipe_stack_on_a_quantized_base_raises():
-    with pytest.raises(ValueError, match="no weights to merge into"):
+    with pytest.raises(ValueError, match="merges into the base, which quantization does not allow"):
         Model(name_or_path="x", quantization="4bit", adapter="stack")
 
 

@@ -27,7 +27,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def build(make_recipe, capsys):
-    """A trainer for the recipe, and which of train and eval were computed or read."""
+    """Build a trainer; return it, whether each split was computed or read, and the output."""
 
     def make(data: dict, name: str = "dpo", *overrides: str):
         recipe = make_recipe(data, *overrides).recipe
@@ -73,16 +73,16 @@ def test_run_with_precompute_equals_run_without(
 def test_cached_scores_do_not_change_the_dropout_of_a_run(recipe_data, make_recipe):
     """The first run of a sweep must be comparable with the others."""
     recipe_data["lora"] = {**LORA, "dropout": 0.3}
-    found = []
+    weights = []
     for name, precompute in (("scored", True), ("read", True), ("live", False)):
         data = {**recipe_data, "reference": {"precompute": precompute}}
         data["output_dir"] = f"{recipe_data['output_dir']}-{name}"
         recipe = make_recipe(data, "training.max_steps=3").recipe
         outcome = train(recipe, recipe.dpo)
-        found.append(load_file(Path(outcome.model) / "adapter_model.safetensors"))
-    for weight, value in found[0].items():
-        assert torch.equal(value, found[1][weight])
-        torch.testing.assert_close(value, found[2][weight], rtol=1e-3, atol=1e-5)
+        weights.append(load_file(Path(outcome.model) / "adapter_model.safetensors"))
+    for weight, value in weights[0].items():
+        assert torch.equal(value, weights[1][weight])
+        torch.testing.assert_close(value, weights[2][weight], rtol=1e-3, atol=1e-5)
 
 
 def test_full_and_lora_runs_share_a_cache_entry(recipe_data, build):
@@ -93,11 +93,11 @@ def test_full_and_lora_runs_share_a_cache_entry(recipe_data, build):
     assert build({**recipe_data, "lora": modules})[1] == [READ, READ]
 
 
-def test_precomputed_reference_is_not_kept_in_memory(recipe_data, build):
+def test_precomputed_reference_is_not_in_memory(recipe_data, build):
     recipe_data["reference"] = {"precompute": True}
-    trainer, told, _ = build(recipe_data)
+    trainer, origins, _ = build(recipe_data)
     assert trainer.ref_model is None
-    assert told == [COMPUTED, COMPUTED]
+    assert origins == [COMPUTED, COMPUTED]
     assert {"ref_chosen_logps", "ref_rejected_logps"} <= set(trainer.eval_dataset.column_names)
 
 
@@ -120,7 +120,7 @@ def test_changes_that_do_not_affect_scores_reuse_the_cache(recipe_data, build, c
 
 
 def test_sweep_calls_the_reference_in_its_first_run_only(recipe_data, make_recipe):
-    """24 train rows and 10 of the evaluation, 4 at a time."""
+    """Count the calls for 24 train rows and 10 eval rows in batches of 4."""
     recipe_data["reference"] = {"precompute": True}
     calls = []
     for beta in (0.05, 0.1, 0.3, 0.5):
@@ -144,8 +144,8 @@ def test_packed_and_stock_forward_share_a_cache_entry(recipe_data, build):
 def test_cache_key_does_not_contain_the_trained_adapter(recipe_data, build):
     recipe_data["reference"] = {"precompute": True}
     build({**recipe_data, "lora": LORA})
-    told = build({**recipe_data, "lora": {**LORA, "rank": 3}}, "dpo", "lora.alpha=9")[1]
-    assert told == [READ, READ]
+    origins = build({**recipe_data, "lora": {**LORA, "rank": 3}}, "dpo", "lora.alpha=9")[1]
+    assert origins == [READ, READ]
 
 
 @pytest.mark.parametrize("change", ["data.max_length=20", "dpo.ld_alpha=0.5"])
@@ -160,13 +160,13 @@ def test_cache_key_differs_for_other_reference_weights(recipe_data, build, sft_a
     recipe_data["reference"] = {"precompute": True}
     build(recipe_data)
     recipe_data["model"] = {"name_or_path": str(sft_adapter), "adapter": "continue"}
-    trainer, told, _ = build(recipe_data)
-    assert told == [COMPUTED, COMPUTED]
+    trainer, origins, _ = build(recipe_data)
+    assert origins == [COMPUTED, COMPUTED]
     recipe_data["reference"] = {"precompute": True, "name_or_path": str(sft_adapter)}
     del recipe_data["model"]["adapter"]
     recipe_data["model"]["adapter"] = "merge"
-    other, told, _ = build(recipe_data)
-    assert told == [COMPUTED, COMPUTED]
+    other, origins, _ = build(recipe_data)
+    assert origins == [COMPUTED, COMPUTED]
     for column in ("ref_chosen_logps", "ref_rejected_logps"):
         assert trainer.train_dataset[column] == pytest.approx(
             list(other.train_dataset[column]), abs=1e-3
@@ -182,21 +182,21 @@ def test_cache_of_kto_differs_for_another_batch_size(recipe_data, build):
 
 
 def test_stale_cache_is_detected_and_recomputed(recipe_data, build, monkeypatch):
-    """A file whose name is right and whose content is not: of a bit flip, or of a bug."""
+    """Change the content of a cache file without changing its name."""
     recipe_data["reference"] = {"precompute": True}
     trainer, _, _ = build(recipe_data)
     right = list(trainer.train_dataset["ref_chosen_logps"])
     files = [Path(f["filename"]) for f in trainer.train_dataset.cache_files]
-    (kept,) = (f for f in files if "ref_chosen_logps" in Dataset.from_file(str(f)).column_names)
-    wrong = Dataset.from_file(str(kept)).map(
+    (file,) = (f for f in files if "ref_chosen_logps" in Dataset.from_file(str(f)).column_names)
+    wrong = Dataset.from_file(str(file)).map(
         lambda row: {"ref_chosen_logps": row["ref_chosen_logps"] - 5.0},
-        cache_file_name=str(kept) + ".wrong",
+        cache_file_name=str(file) + ".wrong",
     )
     assert len(wrong) == len(right)
-    Path(str(kept) + ".wrong").replace(kept)
-    trainer, told, out = build(recipe_data)
+    Path(str(file) + ".wrong").replace(file)
+    trainer, origins, out = build(recipe_data)
     assert "stale" in out
-    assert told == [COMPUTED, READ]
+    assert origins == [COMPUTED, READ]
     assert list(trainer.train_dataset["ref_chosen_logps"]) == right
 
 

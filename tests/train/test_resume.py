@@ -1,4 +1,4 @@
-"""Killed in the middle, started again: the same weights as a run nobody disturbed, bit for bit."""
+"""Resuming: the weights of a killed and resumed run equal those of a run without a stop."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from safetensors.torch import load_file
 from prefcli.checkpoints.completeness import is_complete
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.recipe import load
+from prefcli.recipe.defaults import resolve_defaults
 from prefcli.training.run import train
 from tests.support.problems import stops_with
 from tests.support.tiny_runs import metric_rows, small_recipe
 
-# Processes die by their own hand after a step beyond the first checkpoint, as the out-of-memory
-# killer would end them: no handler runs. They are forked from one that has imported the libraries.
+# Each process kills itself after the first checkpoint with SIGKILL, so that no handler runs. The
+# processes are forked from one that has imported the libraries.
 PROCESSES = """
 import functools, os, signal, sys
 from transformers import TrainerCallback
@@ -39,9 +40,9 @@ class Kill(TrainerCallback):
 run.train = functools.partial(run.train, callbacks=[Kill()])
 for recipe in recipes:
     if not (child := os.fork()):
-        said = os.open(f"{recipe}.said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
+        log = os.open(f"{recipe}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
         method = os.path.basename(recipe).partition("-")[0]
         sys.argv = ["prefcli", method, recipe]
         main()
@@ -59,7 +60,7 @@ CASES = {
 
 
 def processes(recipes: list[Path], kill_at: int) -> list[tuple[int, str]]:
-    """(exit code, what it said) of a process a recipe, one after the other."""
+    """Run one process per recipe, one after the other; return (exit code, output) of each."""
     parent = subprocess.run(
         [sys.executable, "-c", PROCESSES, str(kill_at), *map(str, recipes)],
         capture_output=True,
@@ -68,13 +69,13 @@ def processes(recipes: list[Path], kill_at: int) -> list[tuple[int, str]]:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert parent.returncode == 0, parent.stderr
-    said = [Path(f"{recipe}.said").read_text("utf-8") for recipe in recipes]
-    return list(zip(map(int, parent.stdout.split()), said, strict=True))
+    logs = [Path(f"{recipe}.log").read_text("utf-8") for recipe in recipes]
+    return list(zip(map(int, parent.stdout.split()), logs, strict=True))
 
 
 @pytest.fixture(scope="module")
 def killed_and_resumed(tiny_model, tmp_path_factory):
-    """Runs of eight steps with a checkpoint every three: {case: (recipe, the second process)}."""
+    """Run eight steps with a checkpoint every three; return {case: (recipe, second process)}."""
     folder = tmp_path_factory.mktemp("killed")
     recipes = [folder / f"{case}.yaml" for case in CASES]
     for recipe, sections in zip(recipes, CASES.values(), strict=True):
@@ -82,8 +83,8 @@ def killed_and_resumed(tiny_model, tmp_path_factory):
         data["output_dir"] = str(folder / recipe.stem)
         data["training"] |= {"max_steps": 8, "save_steps": 3, "num_train_epochs": 5}
         recipe.write_text(yaml.safe_dump(data), encoding="utf-8")
-    for code, said in processes(recipes, kill_at=5):
-        assert code == -signal.SIGKILL, said
+    for code, output in processes(recipes, kill_at=5):
+        assert code == -signal.SIGKILL, output
     for case in CASES:
         assert RunDir(str(folder / case)).read_run()["status"] == "running"
         assert not (folder / case / "model").exists()
@@ -97,26 +98,26 @@ def weights(run: str | Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_kill_9_then_the_same_command(killed_and_resumed, case, tmp_path):
-    recipe, (code, said) = killed_and_resumed[case]
-    assert code == 0, said
-    assert "resuming from" in said
-    assert "checkpoint-3" in said
+def test_run_after_sigkill_equals_an_uninterrupted_run(killed_and_resumed, case, tmp_path):
+    recipe, (code, output) = killed_and_resumed[case]
+    assert code == 0, output
+    assert "resuming from" in output
+    assert "checkpoint-3" in output
 
-    undisturbed = load(str(recipe), [f"output_dir={tmp_path / 'undisturbed'}"]).recipe
-    train(undisturbed, undisturbed.methods[case.partition("-")[0]])
-    one, other = weights(undisturbed.output_dir), weights(recipe.with_suffix(""))
+    uninterrupted = load(str(recipe), [f"output_dir={tmp_path / 'uninterrupted'}"]).recipe
+    train(uninterrupted, uninterrupted.methods[case.partition("-")[0]])
+    one, other = weights(uninterrupted.output_dir), weights(recipe.with_suffix(""))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
-    # The metrics, too, tell one story: every step once, with the same loss.
+    # The metrics contain every step once, with the same loss.
     def losses(run):
         return [(r["step"], r["loss"]) for r in metric_rows(run) if "loss" in r]
 
-    assert losses(recipe.with_suffix("")) == losses(undisturbed.output_dir)
+    assert losses(recipe.with_suffix("")) == losses(uninterrupted.output_dir)
 
 
-def test_a_finished_run_is_left_alone(recipe_data, make_recipe, capsys):
+def test_train_finished_run_changes_nothing(recipe_data, make_recipe, capsys):
     loaded = make_recipe(recipe_data)
     train(loaded.recipe, loaded.recipe.methods["dpo"])
     before = (Path(loaded.recipe.output_dir) / "model" / "model.safetensors").stat().st_mtime_ns
@@ -127,7 +128,7 @@ def test_a_finished_run_is_left_alone(recipe_data, make_recipe, capsys):
     assert before == after
 
 
-def test_another_run_is_never_written_over(recipe_data, make_recipe):
+def test_train_with_another_recipe_in_the_folder_raises(recipe_data, make_recipe):
     loaded = make_recipe(recipe_data)
     train(loaded.recipe, loaded.recipe.methods["dpo"])
     changed = make_recipe(recipe_data, "dpo.beta=0.2")
@@ -141,33 +142,35 @@ def test_another_run_is_never_written_over(recipe_data, make_recipe):
         train(loaded.recipe, loaded.recipe.methods["dpo"], resume="never")
 
 
-def test_resume_takes_whole_checkpoints_of_this_run_only(recipe_data, make_recipe, tmp_path):
+def test_resume_accepts_complete_checkpoints_of_this_run_only(recipe_data, make_recipe, tmp_path):
     recipe_data["training"] |= {"max_steps": 4, "save_steps": 2}
     other = make_recipe(recipe_data, f"output_dir={tmp_path / 'other'}").recipe
     train(other, other.sft)
     recipe = make_recipe(recipe_data).recipe
-    foreign = tmp_path / "other" / "checkpoint-2"
+    of_another_run = tmp_path / "other" / "checkpoint-2"
     with stops_with("RUN014"):
-        train(recipe, recipe.dpo, resume=str(foreign))
+        train(recipe, recipe.dpo, resume=str(of_another_run))
     train(recipe, recipe.dpo)
     run = RunDir(recipe.output_dir)
     with stops_with("RUN004"):
         train(recipe, recipe.dpo, resume=str(run.path / "checkpoint-2"))
 
-    # As if it had been killed after its last checkpoint.
+    # The state of a run that was killed after its last checkpoint.
     run.write_run({**run.read_run(), "status": "running"})
-    whole = weights(run.path)
+    expected = weights(run.path)
     (run.path / "checkpoint-4" / "model.safetensors").write_bytes(b"torn")
     with stops_with("RUN015"):
         train(recipe, recipe.dpo, resume=str(run.path / "checkpoint-4"))
     train(recipe, recipe.dpo, resume=str(run.path / "checkpoint-2"))
     again = weights(run.path)
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert all(torch.equal(expected[name], again[name]) for name in expected)
     assert run.read_run()["resumed"][0]["checkpoint"] == "checkpoint-2"
 
 
-def test_a_run_that_crashed_before_its_first_checkpoint_frees_its_folder(recipe_data, make_recipe):
-    """The cure of most early crashes is a changed key; the folder must not stand in its way."""
+def test_train_after_a_crash_before_the_first_checkpoint_reuses_the_folder(
+    recipe_data, make_recipe
+):
+    """Change a key after an early crash, as its message advises, and use the same folder."""
     recipe = make_recipe(recipe_data).recipe
     run = RunDir(recipe.output_dir)
     run.path.mkdir()
@@ -179,15 +182,16 @@ def test_a_run_that_crashed_before_its_first_checkpoint_frees_its_folder(recipe_
     assert run.read_run()["effective"]["beta"] == 0.2
 
 
-def test_a_template_with_its_own_interpolation_survives_saving(recipe_data, make_recipe):
+def test_saved_recipe_with_interpolation_in_the_template_loads(recipe_data, make_recipe):
     recipe_data["model"]["chat_template"] = r"{{ '\${x}' }}{{ eos_token }}"
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.dpo)
-    assert load(str(RunDir(recipe.output_dir).recipe)).recipe == recipe
+    saved = load(str(RunDir(recipe.output_dir).recipe)).recipe
+    assert saved == resolve_defaults(recipe, recipe.dpo)
     assert train(recipe, recipe.dpo).already_finished
 
 
-def test_two_processes_never_share_a_folder(recipe_data, make_recipe):
+def test_train_in_a_locked_folder_raises(recipe_data, make_recipe):
     recipe = make_recipe(recipe_data).recipe
     run = RunDir(recipe.output_dir)
     with run.lock(), stops_with("RUN012"):
@@ -195,7 +199,7 @@ def test_two_processes_never_share_a_folder(recipe_data, make_recipe):
     train(recipe, recipe.dpo)
 
 
-def test_a_resumed_run_keeps_its_gate_and_its_start(recipe_data, make_recipe, capsys):
+def test_resumed_run_keeps_check_sft_and_start_of_the_first(recipe_data, make_recipe, capsys):
     recipe_data["training"] |= {"max_steps": 4, "save_steps": 2}
     recipe_data["check_sft"] = {"max_perplexity": 1000}
     recipe = make_recipe(recipe_data).recipe
@@ -205,16 +209,16 @@ def test_a_resumed_run_keeps_its_gate_and_its_start(recipe_data, make_recipe, ca
     run.write_run({**first, "status": "running"})
     capsys.readouterr()
     train(recipe, recipe.dpo, resume=str(run.path / "checkpoint-2"))
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert run.read_run()["check_sft"] == first["check_sft"]
     assert run.read_run()["started"] == first["started"]
-    assert "policy and reference agree" not in said
-    assert "the reference is the one this run started with" in said
-    assert "done: 4 steps of dpo, 2 of them before this resume, in" in said
-    assert "saved checkpoint-4" in said
+    assert "policy and reference agree" not in output
+    assert "the reference is the one this run started with" in output
+    assert "done: 4 steps of dpo, 2 of them before this resume, in" in output
+    assert "saved checkpoint-4" in output
 
 
-def test_a_strange_folder_is_never_written_into(recipe_data, make_recipe, tmp_path):
+def test_train_in_a_folder_with_other_files_raises(recipe_data, make_recipe, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("important")
     loaded = make_recipe(recipe_data)
@@ -222,7 +226,7 @@ def test_a_strange_folder_is_never_written_into(recipe_data, make_recipe, tmp_pa
         train(loaded.recipe, loaded.recipe.methods["dpo"])
 
 
-def test_a_torn_checkpoint_is_recognised(recipe_data, make_recipe, tmp_path):
+def test_last_checkpoint_skips_incomplete_ones(recipe_data, make_recipe, tmp_path):
     recipe_data["training"] |= {"max_steps": 4, "save_steps": 2}
     loaded = make_recipe(recipe_data)
     train(loaded.recipe, loaded.recipe.methods["dpo"])
@@ -238,7 +242,7 @@ def test_a_torn_checkpoint_is_recognised(recipe_data, make_recipe, tmp_path):
     assert run.last_checkpoint()[0] is None
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_over(recipe_data, make_recipe):
+def test_train_after_a_kill_before_the_first_checkpoint_starts_again(recipe_data, make_recipe):
     loaded = make_recipe(recipe_data)
     run = RunDir(loaded.recipe.output_dir)
     run.start(loaded.recipe, "dpo")

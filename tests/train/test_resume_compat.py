@@ -1,4 +1,4 @@
-"""What may have changed between the parts of a run, what may not, and what comes of it."""
+"""Changes between the parts of a run: refused, accepted by --force-resume, or free."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.tiny_runs import interrupt, metric_rows, pairs, write_jsonl
 
 @pytest.fixture
 def half_done(recipe_data, make_recipe):
-    """Stopped after two of four steps."""
+    """A recipe whose run stopped after two of four steps."""
     recipe_data["training"] |= {"max_steps": 4, "save_steps": 2, "lr_scheduler_type": "constant"}
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.dpo)
@@ -25,33 +25,33 @@ def half_done(recipe_data, make_recipe):
     return recipe_data
 
 
-def refused(recipe, **more) -> str:
+def refused(recipe, **options) -> str:
     with pytest.raises(RecipeError) as error:
-        train(recipe, recipe.dpo, **more)
+        train(recipe, recipe.dpo, **options)
     assert error.value.exit_code == ExitCode.RECIPE
     return str(error.value)
 
 
-def test_settings(half_done, make_recipe, capsys):
+def test_resume_with_changed_settings_needs_force_resume(half_done, make_recipe, capsys):
     changes = ["training.learning_rate=5e-4", "training.save_steps=1"]
     recipe = make_recipe(half_done, *changes).recipe
-    said = refused(recipe)
-    assert "training.learning_rate was 0.001 there and is 0.0005 now" in said
-    assert "training.save_steps was 2 there and is 1 now" in said
-    assert "or accept it with --force-resume" in said
+    message = refused(recipe)
+    assert "training.learning_rate was 0.001 there and is 0.0005 now" in message
+    assert "training.save_steps was 2 there and is 1 now" in message
+    assert "or accept it with --force-resume" in message
 
     other = make_recipe(half_done, *changes, "dpo.beta=0.2", "seed=1").recipe
-    said = refused(other, force_resume=True)
-    assert "dpo.beta was 0.1 there and is 0.2 now" in said
-    assert "seed was 42 there and is 1 now" in said
-    assert "learning_rate" not in said
-    assert "--force-resume" not in said
+    message = refused(other, force_resume=True)
+    assert "dpo.beta was 0.1 there and is 0.2 now" in message
+    assert "seed was 42 there and is 1 now" in message
+    assert "learning_rate" not in message
+    assert "--force-resume" not in message
 
     capsys.readouterr()
     train(recipe, recipe.dpo, force_resume=True)
-    told = capsys.readouterr().out
-    assert told.count("warning: --force-resume: training.learning_rate was 0.001 there and") == 1
-    # They are those of the recipe, and not of the optimizer and the state that were saved.
+    output = capsys.readouterr().out
+    assert output.count("warning: --force-resume: training.learning_rate was 0.001 there and") == 1
+    # The learning rates are those of the recipe, not those of the saved optimizer.
     rates = {r["step"]: r["learning_rate"] for r in metric_rows(recipe.output_dir) if "loss" in r}
     assert rates == {1: 1e-3, 2: 1e-3, 3: 5e-4, 4: 5e-4}
     assert (Path(recipe.output_dir) / "checkpoint-3").is_dir()
@@ -61,63 +61,64 @@ def test_settings(half_done, make_recipe, capsys):
         "training.save_steps",
     ]
 
-    said = refused(make_recipe(half_done, "training.max_steps=8").recipe, force_resume=True)
-    assert "holds a finished run" in said
+    message = refused(make_recipe(half_done, "training.max_steps=8").recipe, force_resume=True)
+    assert "holds a finished run" in message
 
 
-def test_rows(half_done, make_recipe):
+def test_resume_with_changed_rows_needs_force_resume(half_done, make_recipe):
     write_jsonl(Path(half_done["data"]["train"]["path"]), pairs(25)[1:])
     recipe = make_recipe(half_done).recipe
     before = RunDir(recipe.output_dir).read_run()["data"]["train"]["fingerprint"]
-    said = refused(recipe)
-    assert f"data.train was '24 rows with the digest {before}' there and is '24 rows" in said
-    assert "data.eval" not in said
+    message = refused(recipe)
+    assert f"data.train was '24 rows with the digest {before}' there and is '24 rows" in message
+    assert "data.eval" not in message
     train(recipe, recipe.dpo, force_resume=True)
     run = RunDir(recipe.output_dir).read_run()
     assert run["data"]["train"]["fingerprint"] != before
     assert run["resumed"][0]["anyway"][0].startswith("data.train was")
 
 
-def test_processes(half_done, make_recipe):
+def test_resume_with_other_processes_needs_force_resume(half_done, make_recipe):
     recipe = make_recipe(half_done).recipe
     folder = RunDir(recipe.output_dir)
     run = folder.read_run()
     assert (run["processes"], run["strategy"]) == (1, "single")
     folder.write_run({**run, "processes": 2, "strategy": "ddp"})
-    said = refused(recipe)
-    assert "processes was 2 there and is 1 now; strategy was 'ddp' there and is 'single'" in said
-    assert "or accept it with --force-resume" in said
+    message = refused(recipe)
+    assert "processes was 2 there and is 1 now; strategy was 'ddp' there and is 'single'" in message
+    assert "or accept it with --force-resume" in message
     folder.write_run({**run, "processes": 2, "strategy": "zero3"})
     assert "strategy was 'zero3' there" in refused(recipe, force_resume=True)
 
-    # Which launcher has started them is no difference.
+    # A launch section alone is not a difference.
     folder.write_run(run)
     launched = make_recipe(half_done, "launch.processes=1").recipe
     train(launched, launched.dpo)
     assert folder.read_run()["status"] == "finished"
 
 
-def test_the_table_names_settings_that_there_are(recipe_data, make_recipe):
+def test_resume_tables_name_existing_settings(recipe_data, make_recipe):
     schema = json.dumps(make_recipe(recipe_data).recipe.model_json_schema(by_alias=True))
     for start in (*FREE, *RESUMABLE):
         for part in start.strip(".").split("."):
             assert f'"{part}' in schema or part in ("processes", "strategy"), start
 
 
-def test_a_digest_is_of_the_rows_and_their_order(tmp_path):
+def test_rows_digest_depends_on_rows_and_their_order(tmp_path):
     from datasets import Dataset, concatenate_datasets
 
     rows = [
         {"prompt": [{"role": "user", "content": "ü" * i}], "chosen": "x" * i, "label": i % 2 == 0}
         for i in range(5)
     ]
-    whole = Dataset.from_list(rows)
-    digest = rows_digest(whole)
+    dataset = Dataset.from_list(rows)
+    digest = rows_digest(dataset)
     assert (
-        rows_digest(concatenate_datasets([whole.select([0, 1]), whole.select([2, 3, 4])])) == digest
+        rows_digest(concatenate_datasets([dataset.select([0, 1]), dataset.select([2, 3, 4])]))
+        == digest
     )
-    assert rows_digest(whole.select([4, 3, 2, 1, 0]).select([4, 3, 2, 1, 0])) == digest
-    assert rows_digest(whole.select([1, 0, 2, 3, 4])) != digest
-    # The same text, divided otherwise.
+    assert rows_digest(dataset.select([4, 3, 2, 1, 0]).select([4, 3, 2, 1, 0])) == digest
+    assert rows_digest(dataset.select([1, 0, 2, 3, 4])) != digest
+    # The same text, divided differently.
     two = Dataset.from_list([{"a": "xy", "b": "z"}])
     assert rows_digest(two) != rows_digest(Dataset.from_list([{"a": "x", "b": "yz"}]))

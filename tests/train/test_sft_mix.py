@@ -1,4 +1,4 @@
-"""Demonstrations beside preference rows: the loss, the share, and nothing else changed."""
+"""Demonstrations mixed into preference rows: the loss, the fraction, and no other change."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ LORA = {"rank": 2, "alpha": 4, "dropout": 0.0}
 
 @pytest.fixture
 def mixed_data(recipe_data, tmp_path) -> dict:
-    """The recipe of every method, with demonstrations that no pair holds."""
+    """A recipe with every method, and demonstrations that are not in the pairs."""
     rows = [
-        {"prompt": f"tell {sentence(i, 2)}", "completion": f" {sentence(i + 5, 1 + i % 6)} please"}
+        {"prompt": f"write {sentence(i, 2)}", "completion": f" {sentence(i + 5, 1 + i % 6)} please"}
         for i in range(11)
     ]
     recipe_data["sft_mix"] = {
@@ -77,13 +77,13 @@ def test_schedule_keeps_the_fraction_at_every_step(fraction, rows, micro, accumu
     assert exact - 1 - 1e-6 <= mixed <= exact + 1e-6
     one_more = schedule.preference_rows(batch + 1) - seen
     assert 1 <= one_more <= micro
-    # The same rows in one piece, or on more processes: the same demonstrations in each step.
-    whole = Schedule(fraction, rows, micro * accumulation, 1)
-    assert whole.demonstrations(whole.first_batch(step)) == mixed
+    # Other micro-batches or more processes: the same demonstrations in each step.
+    one_batch = Schedule(fraction, rows, micro * accumulation, 1)
+    assert one_batch.demonstrations(one_batch.first_batch(step)) == mixed
 
 
 def test_schedule_with_a_partial_last_step_starts_the_next_epoch_correctly():
-    """10 rows in micro-batches of 3, two a step: 6 + 4 rows, so the second epoch begins at 10."""
+    """10 rows in micro-batches of 3, two per step: 6 + 4 rows, so the second epoch starts at 10."""
     schedule = Schedule(0.5, rows=10, micro_batch=3, accumulation=2)
     starts = [schedule.preference_rows(schedule.first_batch(step)) for step in range(5)]
     assert starts == [0, 6, 10, 16, 20]
@@ -91,7 +91,7 @@ def test_schedule_with_a_partial_last_step_starts_the_next_epoch_correctly():
 
 
 def test_repeated_rows_fill_the_last_batches_of_all_processes():
-    """accelerate repeats rows where there are several processes, and they are rows seen, too."""
+    """Check the rows that accelerate repeats with several processes, which count as seen."""
     assert repeated_rows(10, micro_batch=4, world=2) == 2
     assert repeated_rows(12, micro_batch=4, world=2) == 0
     assert repeated_rows(10, micro_batch=4, world=1) == 0
@@ -159,7 +159,7 @@ def test_mixed_step_matches_the_formula_in_loss_and_gradient(mixed_data, make_re
 
 @pytest.mark.parametrize("name", PREFERENCE)
 def test_mixed_run_keeps_preference_rows_and_their_metrics(mixed_data, make_recipe, name):
-    """With a policy that stands still, each step reports the same rows as without the mix."""
+    """Compare the steps with and without the mix, with a policy that does not change."""
     mixed_data["training"] |= {"max_steps": 7, "learning_rate": 1e-30}
     seen = []
     for extra in (mixed_data.pop("sft_mix"), None):
@@ -184,20 +184,20 @@ def test_fraction_zero_equals_a_run_without_mix_bit_for_bit(mixed_data, make_rec
     if lora:
         mixed_data["lora"] = lora
     mixed_data["sft_mix"]["fraction"] = 0
-    found = []
+    results = []
     for extra in (mixed_data.pop("sft_mix"), None):
         data = {**mixed_data, "output_dir": f"{mixed_data['output_dir']}-{bool(extra)}"}
         recipe = make_recipe({**data, "sft_mix": extra} if extra else data).recipe
         train(recipe, recipe.dpo)
-        found.append((untimed(recipe.output_dir), weights_of(recipe.output_dir)))
-    assert found[0][0] == found[1][0]
-    for name, value in found[0][1].items():
-        assert torch.equal(value, found[1][1][name])
+        results.append((untimed(recipe.output_dir), weights_of(recipe.output_dir)))
+    assert results[0][0] == results[1][0]
+    for name, value in results[0][1].items():
+        assert torch.equal(value, results[1][1][name])
 
 
 @pytest.mark.parametrize("name", ["dpo", "ipo", "orpo", "simpo"])
 def test_mixed_loss_does_not_depend_on_micro_batches(mixed_data, make_recipe, name):
-    found = []
+    results = []
     for micro in (8, 2, 1):
         mixed_data["training"] |= {"per_device_train_batch_size": micro, "max_steps": 5}
         mixed_data["training"]["per_device_eval_batch_size"] = 5
@@ -205,9 +205,9 @@ def test_mixed_loss_does_not_depend_on_micro_batches(mixed_data, make_recipe, na
         recipe = make_recipe(data, *(["kto=null"] if micro == 1 else [])).recipe
         train(recipe, recipe.methods[name])
         rows = [r for r in metric_rows(recipe.output_dir) if "loss" in r]
-        found.append([(r["loss"], r["sft_mix/loss"], r["sft_mix/fraction"]) for r in rows])
-    for other in found[1:]:
-        assert torch.tensor(_flat(other)).tolist() == pytest.approx(_flat(found[0]), rel=2e-5)
+        results.append([(r["loss"], r["sft_mix/loss"], r["sft_mix/fraction"]) for r in rows])
+    for other in results[1:]:
+        assert torch.tensor(_flat(other)).tolist() == pytest.approx(_flat(results[0]), rel=2e-5)
 
 
 def _flat(values: list) -> list[float]:
@@ -224,7 +224,7 @@ def test_mixed_run_resumed_after_five_steps_equals_ten_steps(mixed_data, make_re
     method = recipe.methods[name]
     train(recipe, method)
     folder = Path(recipe.output_dir)
-    whole, curve = weights_of(folder), metric_rows(folder)
+    one_batch, curve = weights_of(folder), metric_rows(folder)
     interrupt(folder, "checkpoint-10")
     train(recipe, method)
     keys = ("loss", "sft_mix/loss", "sft_mix/fraction", "preference_loss", "grad_norm")
@@ -232,7 +232,7 @@ def test_mixed_run_resumed_after_five_steps_equals_ten_steps(mixed_data, make_re
         [r.get(k) for k in keys] for r in curve
     ]
     again = weights_of(folder)
-    for weight, value in whole.items():
+    for weight, value in one_batch.items():
         assert torch.equal(value, again[weight]), weight
 
 
@@ -325,7 +325,7 @@ def test_demonstrations_are_truncated_and_dropped_like_other_rows(
     out = capsys.readouterr().out
     assert "sft_mix: 4 rows read, 2 kept" in out
     assert "sft_mix: cut: 1 of 4 rows (25 %): a completion is cut at max_length" in out
-    assert "25.0% of the examples are demonstrations, 2.67 beside the 8 rows of a step" in out
+    assert "25.0% of the examples are demonstrations, 2.67" in out
     trainer = trainer_of(recipe, "dpo")[0]
     assert max(len(ids) for ids, _ in trainer.stream.take(range(2))) == 64
 

@@ -33,13 +33,13 @@ def on(devices: int, strategy: str) -> Hardware:
 
 
 def step(states: int, activations: int = 900, logits: int = 50, update: int = 0) -> StepPeaks:
-    """As rehearsed on one device."""
+    """Return the peaks of a step that was simulated on one device."""
     passes = Peak(0, Counter(optimizer=states), Counter(activations=activations, logits=logits))
     return StepPeaks(passes, Peak(0, Counter(activations=update)), states_follow_weights=True)
 
 
-# In training of all weights, the states are rehearsed in bfloat16 (2 * 2 bytes a weight), and held
-# in float32. Both of ZeRO's buckets are larger than a model this small.
+# In training of all weights, the states are simulated in bfloat16 (2 * 2 bytes per weight), and
+# held in float32. Both of ZeRO's buckets are larger than a model this small.
 @pytest.mark.parametrize(
     ("strategy", "parts"),
     [
@@ -76,9 +76,9 @@ def step(states: int, activations: int = 900, logits: int = 50, update: int = 0)
         ),
     ],
 )
-def test_all_weights_on_four_devices(strategy, parts):
-    found, phase = sharded(FULL, step(4 * 1000), on(4, strategy), adapter=False, accumulates=False)
-    assert found == parts | {"activations": 900, "logits": 50}
+def test_sharded_weights_are_divided_by_the_devices(strategy, parts):
+    shares, phase = sharded(FULL, step(4 * 1000), on(4, strategy), adapter=False, accumulates=False)
+    assert shares == parts | {"activations": 900, "logits": 50}
     assert phase == "the backward pass"
 
 
@@ -111,42 +111,42 @@ def test_all_weights_on_four_devices(strategy, parts):
         ),
     ],
 )
-def test_an_adapter_on_four_devices(strategy, parts):
-    """Its states are rehearsed in float32, as they are."""
-    found, _ = sharded(LORA, step(8 * 100), on(4, strategy), adapter=True, accumulates=False)
+def test_sharded_adapter_is_divided_by_the_devices(strategy, parts):
+    """Check an adapter, whose states are simulated in float32."""
+    shares, _ = sharded(LORA, step(8 * 100), on(4, strategy), adapter=True, accumulates=False)
     rest = {"reference": 0, "optimizer": 8 * 100 // 4, "activations": 900, "logits": 50}
-    assert found == parts | rest
+    assert shares == parts | rest
 
 
-def test_fsdp_sums_up_between_devices_at_the_last_micro_batch():
-    """Until then each device holds all gradients, beside its share of their sum."""
-    found, _ = sharded(FULL, step(4000), on(4, "fsdp2"), adapter=False, accumulates=True)
-    assert found["gradients"] == 4 * 1000 // 4 + 4 * 1000
+def test_sharded_fsdp_gradients_with_accumulation_are_whole():
+    """Check accumulation, where each device holds all gradients and its shard of their sum."""
+    shares, _ = sharded(FULL, step(4000), on(4, "fsdp2"), adapter=False, accumulates=True)
+    assert shares["gradients"] == 4 * 1000 // 4 + 4 * 1000
 
 
 @pytest.mark.parametrize(("strategy", "gathered"), [("fsdp1", 2 * 5000), ("fsdp2", 2400)])
-def test_fsdp1_gathers_a_reference_whole(strategy, gathered):
+def test_sharded_fsdp1_reference_is_gathered_as_one(strategy, gathered):
     """trl wraps it as one: 2 bytes of each weight, where those are more than the policy's part."""
     large = Sizes(policy=1000, trainable=1000, reference=5000, layer=100, root=300)
-    found, _ = sharded(large, step(4000), on(4, strategy), adapter=False, accumulates=False)
-    assert found["gathered"] == gathered
+    shares, _ = sharded(large, step(4000), on(4, strategy), adapter=False, accumulates=False)
+    assert shares["gathered"] == gathered
 
 
-def test_a_large_update_is_the_peak():
-    """foreach copies a share of the weights: rehearsed in bfloat16, made in float32."""
-    found, phase = sharded(
+def test_sharded_peak_may_be_the_optimizer_step():
+    """foreach copies a share of the weights: simulated in bfloat16, allocated in float32."""
+    shares, phase = sharded(
         FULL, step(4000, 90, 10, update=8000), on(4, "fsdp2"), adapter=False, accumulates=False
     )
     assert phase == "the optimizer's step"
-    assert (found["temporary"], found["gathered"]) == (2 * 8000 // 4, 0)
-    assert "activations" not in found
+    assert (shares["temporary"], shares["gathered"]) == (2 * 8000 // 4, 0)
+    assert "activations" not in shares
 
 
-def test_zeros_buckets_are_bounded():
-    """No more than 1e9 parameters are gathered, and 5e8 gradients reduced, at once."""
+def test_sharded_zero_buckets_have_a_limit():
+    """Check the limits: 1e9 parameters are gathered, and 5e8 gradients reduced, at a time."""
     seven = Sizes(7 * 10**9, 7 * 10**9, 0, 2 * 10**8, 3 * 10**8)
-    found, _ = sharded(seven, step(28 * 10**9), on(8, "zero3"), adapter=False, accumulates=False)
-    assert found["gathered"] == 2 * 10**9 + 2 * 5 * 10**8
+    shares, _ = sharded(seven, step(28 * 10**9), on(8, "zero3"), adapter=False, accumulates=False)
+    assert shares["gathered"] == 2 * 10**9 + 2 * 5 * 10**8
 
 
 # The whole way, of a small model: 45440 parameters a layer, 64 * 2000 + 64 outside.
@@ -163,7 +163,7 @@ LAYER, ROOT = 45_440, 128_064
 WHOLE = 2 * LAYER + ROOT
 
 
-def test_blocks():
+def test_blocks_returns_layer_and_root_parameters():
     assert blocks(empty_model(CONFIG, Model(name_or_path="any"))) == (LAYER, ROOT)
 
 
@@ -206,18 +206,18 @@ def halved(two, four) -> set[str]:
         ("zero2", {"gradients", "optimizer"}),
     ],
 )
-def test_twice_the_devices_halve_what_is_shared(strategy, shared):
+def test_predict_on_twice_the_devices_halves_the_shards(strategy, shared):
     two, four = predicted(2, strategy), predicted(4, strategy)
     assert halved(two, four) == shared
-    alike = {"gathered", "activations", "logits"}
-    assert {name: two[name] for name in alike} == {name: four[name] for name in alike}
+    equal_parts = {"gathered", "activations", "logits"}
+    assert {name: two[name] for name in equal_parts} == {name: four[name] for name in equal_parts}
     if strategy == "zero2":
-        # bfloat16 stays whole; only the float32 copy is shared.
+        # bfloat16 stays unsharded; only the float32 copy is shared.
         assert two["weights"] == 2 * WHOLE + 4 * WHOLE // 2
         assert four["weights"] == 2 * WHOLE + 4 * WHOLE // 4
 
 
-def test_ddp_holds_all_of_it_and_its_buckets():
+def test_predict_for_ddp_adds_buckets():
     one, eight = predicted(1, "single"), predicted(8, "ddp")
     assert eight == one | {"buckets": 4 * WHOLE}
     half = predicted(8, "ddp", model={"name_or_path": "m", "dtype": "bfloat16"})
@@ -234,15 +234,14 @@ def test_ddp_holds_all_of_it_and_its_buckets():
     ],
 )
 def test_memory_before_sharding_counts_whole_models(strategy, changes, gpu):
-    """On each GPU what stands there whole; in the machine's memory, policy and reference of each
-    process."""
-    found = memory(8, strategy, **changes)
+    """Check the unsharded models on each GPU, and policy and reference of each process in RAM."""
+    shares = memory(8, strategy, **changes)
     if gpu is None:
-        assert found.before_sharding is None
+        assert shares.before_sharding is None
         return
     for_check_sft = gpu == WHOLE and strategy == "fsdp2"
-    assert found.before_sharding == BeforeSharding(4 * gpu, 8 * 2 * 4 * WHOLE, for_check_sft)
-    (line,) = (line for line in found.lines(on(8, strategy)) if "before" in line)
+    assert shares.before_sharding == BeforeSharding(4 * gpu, 8 * 2 * 4 * WHOLE, for_check_sft)
+    (line,) = (line for line in shares.lines(on(8, strategy)) if "before" in line)
     assert line == (
         f"memory: before it is sharded: {format_bytes(4 * gpu)} on each GPU"
         + (", for check-sft" if for_check_sft else "")
@@ -251,8 +250,8 @@ def test_memory_before_sharding_counts_whole_models(strategy, changes, gpu):
 
 
 def test_memory_before_sharding_can_be_what_does_not_fit():
-    found = memory(8, "zero3")
-    parts = replace(found, parts={"weights": 1})
+    shares = memory(8, "zero3")
+    parts = replace(shares, parts={"weights": 1})
     needed = 4 * WHOLE + 2**30
     assert parts.needed == needed
     hardware = on(8, "zero3")
@@ -289,12 +288,12 @@ def test_memory_before_sharding_can_be_what_does_not_fit():
         ),
     ],
 )
-def test_what_a_launcher_has_set_up(environment, strategy):
+def test_strategy_here_reads_the_environment_of_launchers(environment, strategy):
     assert strategy_here(environment) == strategy
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_deepspeeds_own_file_tells_the_stage(tmp_path, stage):
+def test_strategy_here_reads_the_stage_of_a_deepspeed_file(tmp_path, stage):
     """`accelerate launch` leaves the stage out where a file has it."""
     file = tmp_path / "deepspeed.json"
     file.write_text(f'{{"zero_optimization": {{"stage": {stage}}}}}')

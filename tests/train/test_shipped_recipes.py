@@ -1,4 +1,4 @@
-"""The shipped recipes: rehearsed, and their chat templates rendered to the published text."""
+"""The shipped recipes: dry-runs, and chat templates that render the published text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from huggingface_hub import constants
 from transformers import AutoTokenizer
 
 from prefcli.memory.hardware import target_of
+from prefcli.methods import METHODS
 from prefcli.recipe import load
 from prefcli.recipe.catalog import find, shipped
 from prefcli.recipe.offline import hub_names
@@ -41,7 +42,7 @@ def render(tiny_model):
 
 
 @pytest.mark.parametrize("name", ["zephyr-sft", "mistral-orpo"])
-def test_zephyrs_turns(render, name):
+def test_template_of_zephyr_renders_the_published_text(render, name):
     assert render(name, CHAT) == ZEPHYR
     assert render(name, CHAT, add_generation_prompt=True) == ZEPHYR + "<|assistant|>\n"
     system = [{"role": "system", "content": "Be kind."}, *CHAT]
@@ -49,7 +50,7 @@ def test_zephyrs_turns(render, name):
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m-sft", "smollm2-1.7b-sft"])
-def test_smollms_turns(render, name):
+def test_template_of_smollm_renders_the_published_text(render, name):
     assert render(name, CHAT) == SMOL + CHATML
     assert render(name, CHAT, add_generation_prompt=True) == (
         SMOL + CHATML + "<|im_start|>assistant\n"
@@ -59,7 +60,7 @@ def test_smollms_turns(render, name):
 
 
 @pytest.mark.parametrize("name", ["zephyr-sft", "smollm2-135m-sft"])
-def test_the_marks_cover_the_answers_and_their_end(render, tiny_model, name):
+def test_generation_marks_cover_the_answers_with_their_end(render, tiny_model, name):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = load(str(find(name).path)).recipe.model.chat_template
     marked = tokenizer.apply_chat_template(
@@ -71,53 +72,54 @@ def test_the_marks_cover_the_answers_and_their_end(render, tiny_model, name):
 
 
 LIBRARY = shipped()
-HERE = [each.name for each in LIBRARY if each.folder == "quickstart"]
-ELSEWHERE = [each.name for each in LIBRARY if not each.folder]
+QUICKSTART = [recipe.name for recipe in LIBRARY if recipe.folder == "quickstart"]
+PUBLISHED = [recipe.name for recipe in LIBRARY if not recipe.folder]
 AFTER_A_STAGE = ("smollm2-135m", "smollm2-360m", "smollm2-1.7b")
-"""Their model is a folder that an earlier stage writes, and by its name no hub id."""
+"""Recipes whose model is a folder that an earlier stage writes."""
 
 
-def test_every_shipped_recipe_is_rehearsed():
-    assert (len(HERE), len(ELSEWHERE), len(LIBRARY)) == (6, 23, 29)
+def test_shipped_recipes_all_have_a_dry_run_test():
+    assert len(QUICKSTART) == len(METHODS)
+    assert len(QUICKSTART) + len(PUBLISHED) == len(LIBRARY)
 
 
-@pytest.mark.parametrize("name", HERE)
-def test_the_quickstart_will_run(name, tmp_path):
-    """With the weights that stage 1 would have written replaced by fresh ones."""
+@pytest.mark.parametrize("name", QUICKSTART)
+def test_dry_run_of_a_quickstart_recipe_succeeds(name, tmp_path):
+    """Run the dry-run with random weights instead of those of stage 1."""
     path = find(name).path
     start = [f"model.name_or_path={path.parent / 'model'}", "model.init=random"]
     recipe = load(str(path), [f"output_dir={tmp_path / 'run'}", *start]).recipe
     (method,) = recipe.methods.values()
-    found = dry_run(recipe, method, target=target_of(gpu_memory="8GiB"))
-    assert (found.problems, found.unchecked, found.will_run) == ([], [], True)
-    assert found.facts["parameters"] < 10**6
-    assert found.facts["memory"]["fits"]
-    assert found.facts["steps"] > 0
+    result = dry_run(recipe, method, target=target_of(gpu_memory="8GiB"))
+    assert (result.problems, result.unchecked, result.will_run) == ([], [], True)
+    assert result.facts["parameters"] < 10**6
+    assert result.facts["memory"]["fits"]
+    assert result.facts["steps"] > 0
 
 
-@pytest.mark.parametrize("name", ELSEWHERE)
-def test_the_others_lack_nothing_but_the_hub(name, tmp_path, monkeypatch):
-    """In a folder without a run and with an empty cache, nothing is wrong with what is there."""
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_dry_run_of_a_published_recipe_lacks_only_the_hub(name, tmp_path, monkeypatch):
+    """Run the dry-run with an empty cache and no earlier run: only hub names are unchecked."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     path = str(find(name).path)
     monkeypatch.chdir(tmp_path)
-    if name.startswith("stories"):  # rows of one's own
+    if name.startswith("stories"):  # a recipe for rows of the user
         for split in ("train", "eval"):
             write_jsonl(tmp_path / f"pairs_{split}.jsonl", pairs(8))
             write_jsonl(tmp_path / f"text_{split}.jsonl", [{"text": "Once."}] * 8)
     recipe = load(path).recipe
     for method in recipe.methods.values():
-        found = dry_run(recipe, method)
+        result = dry_run(recipe, method)
         if name in AFTER_A_STAGE:
-            (stage,) = found.problems
+            (stage,) = result.problems
             assert stage.message == f"no such folder: runs/{name}-sft/model"
-            assert "run that first" in stage.hint
+            assert stage.code == "MDL001"
         else:
-            assert found.problems == []
-            assert found.will_run is None
+            assert result.problems == []
+            assert result.will_run is None
         words = [
-            problem.message.split("the hub can't be asked for ") for problem in found.unchecked
+            problem.message.split("the hub is unreachable for ") for problem in result.unchecked
         ]
-        assert all(problem.path.endswith(("name_or_path", ".path")) for problem in found.unchecked)
-        asked = {rest.partition(",")[0] for _, rest in words}
-        assert asked == set(hub_names(recipe))
+        assert all(problem.path.endswith(("name_or_path", ".path")) for problem in result.unchecked)
+        names = {rest.partition(",")[0] for _, rest in words}
+        assert names == set(hub_names(recipe))

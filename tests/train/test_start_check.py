@@ -1,4 +1,4 @@
-"""While policy equals reference, each loss has a closed form; trl's trainers must show it."""
+"""The loss at step 0, where the policy equals the reference, has a closed form."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def first_loss(loaded, name: str) -> float:
     ],
     ids=lambda v: "-".join(map(str, v.values())) if isinstance(v, dict) else None,
 )
-def test_closed_form(recipe_data, make_recipe, name, section, expected, lora):
+def test_start_loss_of_a_run_has_a_closed_form(
+    recipe_data, make_recipe, name, section, expected, lora
+):
     recipe_data[name] = section
     if lora:
         recipe_data["lora"] = lora
@@ -57,7 +59,7 @@ def test_closed_form(recipe_data, make_recipe, name, section, expected, lora):
 
 
 @pytest.mark.parametrize("loss", [loss for loss in get_args(PairLoss) if loss != "sft"])
-def test_every_pairwise_loss(recipe_data, make_recipe, loss):
+def test_start_loss_of_every_pairwise_loss_matches_the_closed_form(recipe_data, make_recipe, loss):
     smoothed = loss in ("robust", "exo_pair", "aot", "aot_unpaired")
     recipe_data["dpo"] = {"beta": 0.2, "loss_type": loss} | (
         {"label_smoothing": 0.1} if smoothed else {}
@@ -67,7 +69,7 @@ def test_every_pairwise_loss(recipe_data, make_recipe, loss):
     assert first_loss(loaded, "dpo") == pytest.approx(expected, abs=1e-3)
 
 
-def test_kto_starts_at_half_the_label_weights(recipe_data, make_recipe, tmp_path):
+def test_start_loss_of_kto_is_half_the_mean_label_weight(recipe_data, make_recipe, tmp_path):
     rows = labelled(24)
     recipe_data["data"]["train"]["path"] = str(write_jsonl(tmp_path / "labelled.jsonl", rows))
     del recipe_data["data"]["eval"]
@@ -78,7 +80,7 @@ def test_kto_starts_at_half_the_label_weights(recipe_data, make_recipe, tmp_path
     assert first_loss(make_recipe(recipe_data), "kto") == pytest.approx(expected, abs=1e-3)
 
 
-def test_kto_starts_there_with_auto_weights_too(recipe_data, make_recipe, tmp_path):
+def test_start_loss_of_kto_uses_the_auto_weights(recipe_data, make_recipe, tmp_path):
     rows = labelled(24)
     recipe_data["data"]["train"]["path"] = str(write_jsonl(tmp_path / "labelled.jsonl", rows))
     del recipe_data["data"]["eval"]
@@ -93,8 +95,10 @@ def test_kto_starts_there_with_auto_weights_too(recipe_data, make_recipe, tmp_pa
 
 @pytest.mark.parametrize("tokens", [1, 2, 4, 8, 32, 200])
 def test_tolerance_allows_the_noise_of_bfloat16(tokens):
-    """0.02 nats a token in 200 runs of 16 responses: between bfloat16 and float32 it is 0.026, and
-    between two batches in bfloat16 less."""
+    """Draw noise of 0.02 nats per token in 200 runs of 16 responses.
+
+    Between bfloat16 and float32 it is 0.026, and between two batches in bfloat16 less.
+    """
     draw = torch.Generator().manual_seed(0)
     noise = 0.02 * torch.randn(200, 16, tokens, generator=draw)
     for off in noise.mean(2).abs().tolist():
@@ -106,7 +110,7 @@ def test_tolerance_allows_the_noise_of_bfloat16(tokens):
     [
         (True, [0.11, 0.0], [1, 1]),
         (True, [0.011] * 8, [200] * 8),
-        (True, [0.06] * 8, [1] * 8),  # each might be noise, but not all
+        (True, [0.06] * 8, [1] * 8),  # one may be noise, but not all
         (False, [2e-4, 0.0], [1, 1]),
         (True, [math.nan, 0.0], [1, 1]),
     ],
@@ -119,7 +123,7 @@ def test_tolerance_refuses_other_weights(half, off, tokens):
 def test_start_check_with_log_probabilities_in_bfloat16_refuses(
     recipe_data, make_recipe, name, monkeypatch
 ):
-    """As an engine gives them that casts what the model gives."""
+    """Cast the log-probabilities, as an engine does that casts the output of the model."""
 
     def cast(module, args, output):
         output.log_probs = output.log_probs.bfloat16()
@@ -137,7 +141,7 @@ def test_start_check_with_log_probabilities_in_bfloat16_refuses(
 
 
 @pytest.mark.parametrize("name", ["dpo", "ipo", "kto"])
-def test_eval_before_the_first_step_shows_it_too(recipe_data, make_recipe, name):
+def test_eval_loss_before_the_first_step_is_the_start_loss(recipe_data, make_recipe, name):
     loaded = make_recipe(recipe_data)
     method = loaded.recipe.methods[name]
     train(loaded.recipe, method)

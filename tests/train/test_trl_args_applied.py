@@ -1,4 +1,4 @@
-"""Every value of a recipe reaches the trainer, no key is without effect, trl's names are real."""
+"""Every recipe key reaches trl's config under an existing name, and only there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prefcli.training.run import train
 from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_options
 from tests.support.tiny_runs import ANYTHING, labelled, metric_rows, pairs, trainer_of, write_jsonl
 
-# Every leaf that ends in a trainer argument: recipe path -> (changed value, trl's name).
+# Recipe keys that become a trainer argument: path -> (changed value, trl's name).
 CHANGES = {
     "seed": (7, "seed"),
     "data.max_length": (32, "max_length"),
@@ -66,7 +66,7 @@ CHANGES = {
     "cpo.cpo_alpha": (0.3, "cpo_alpha"),
     "cpo.label_smoothing": (0.3, "label_smoothing"),
 }
-# Read by prefcli itself, or loaded into the model rather than into trl's config.
+# Keys that prefcli itself reads, or that change the model rather than trl's config.
 ELSEWHERE = {
     "model.name_or_path",
     "model.revision",
@@ -141,7 +141,7 @@ def test_changed_key_changes_only_its_argument(recipe_data, make_recipe, path):
     changed = {k for k in {*before, *after} if before.get(k) != after.get(k)}
     consequences = {
         "seed": {"data_seed"},
-        # The same global batch in smaller pieces.
+        # The same global batch in smaller micro-batches.
         "training.per_device_train_batch_size": {
             "gradient_accumulation_steps",
             "per_device_eval_batch_size",
@@ -220,7 +220,7 @@ def test_min_lr_ratio_sets_the_end_of_the_cosine(recipe_data, make_recipe):
 
 
 def test_kto_auto_weights_reach_trl_resolved(recipe_data, make_recipe, tmp_path, capsys):
-    """What trl gets is what for_labels makes of the labels of the rows that are kept."""
+    """Compare trl's weights with those of for_labels for the remaining rows."""
     rows = [row for row in labelled(24) if row["label"]][:8] + [
         row for row in labelled(12) if not row["label"]
     ]
@@ -256,7 +256,7 @@ def test_every_lora_key_reaches_peft(recipe_data, make_recipe):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_lora_dropout_is_kept_by_trl(recipe_data, make_recipe, name):
+def test_lora_dropout_is_not_changed_by_trl(recipe_data, make_recipe, name):
     """trl's disable_dropout would set it to zero."""
     recipe_data["lora"] = {"rank": 2, "dropout": 0.25}
     trainer, _ = trainer_of(make_recipe(recipe_data).recipe, name)
@@ -275,7 +275,7 @@ def test_trainer_keeps_every_row_of_the_split(recipe_data, make_recipe, tmp_path
     assert len(trainer.train_dataset) == len(inputs.train.rows) > 0
 
 
-def test_assert_args_applied_rejects_a_lost_value(recipe_data, make_recipe):
+def test_assert_args_applied_rejects_a_missing_value(recipe_data, make_recipe):
     recipe = make_recipe(recipe_data).recipe
     options = trl_options(recipe, recipe.dpo, detect_device())
     config_class, _ = recipe.dpo.trl_classes()

@@ -51,8 +51,8 @@ def test_hooks_of_the_tested_versions_have_no_problem():
     ],
 )
 def test_hook_problem_describes_what_differs(hook, problem):
-    found = hook.problem()
-    assert found is None if problem is None else problem in found
+    actual = hook.problem()
+    assert actual is None if problem is None else problem in actual
 
 
 def test_check_hooks_reports_every_problem_with_a_code():

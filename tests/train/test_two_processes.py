@@ -45,7 +45,7 @@ def recipes(model: Path, folder: Path) -> dict[str, Recipe]:
     }
     data["data"]["eval"] = {"path": str(write_jsonl(folder / "eval.jsonl", pairs(47)[30:]))}
     mixed = write_jsonl(folder / "mixed.jsonl", [{"text": sentence(i, 6)} for i in range(9)])
-    found = {}
+    loaded = {}
     for case, changes in CASES.items():
         this = data | changes | {"output_dir": str(folder / case)}
         this["kto"] = {} if case == KL else {"loss_type": "apo_zero_unpaired"}
@@ -53,8 +53,8 @@ def recipes(model: Path, folder: Path) -> dict[str, Recipe]:
             this["sft_mix"] = changes["sft_mix"] | {"data": {"path": str(mixed)}}
         path = folder / f"{case}.yaml"
         path.write_text(yaml.safe_dump(this), encoding="utf-8")
-        found[case] = load(str(path)).recipe
-    return found
+        loaded[case] = load(str(path)).recipe
+    return loaded
 
 
 MIXED = ("preference_loss", "sft_mix/fraction", "sft_mix/loss")
@@ -67,7 +67,7 @@ class Both:
     alone: Path
     together: Path
     recipes: dict[str, Recipe]
-    said: list[str]
+    logs: list[str]
 
 
 def whole_batches(*args, **kwargs):
@@ -107,7 +107,7 @@ def figures(row: dict, names: set[str]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_numbers_are_those_of_one_process(both, case):
+def test_run_with_two_processes_has_the_metrics_of_one(both, case):
     """Also of the evaluations, whose 17 rows do not divide evenly."""
     method = both.recipes[case].methods[case.split()[0]]
     trained = {"loss", "grad_norm", "learning_rate", "epoch", *method.metrics, *MIXED}
@@ -123,12 +123,12 @@ def test_the_numbers_are_those_of_one_process(both, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_folder_is_that_of_one_process(both, case):
+def test_run_with_two_processes_has_the_files_of_one(both, case):
     one, two = both.alone / case, both.together / case
     for folder in ("", "model", "checkpoint-3"):
         names = {path.name for path in (one / folder).iterdir()}
-        more = {"rng_state_0.pth", "rng_state_1.pth"} if folder == "checkpoint-3" else set()
-        assert {p.name for p in (two / folder).iterdir()} - more == names - {"rng_state.pth"}
+        states = {"rng_state_0.pth", "rng_state_1.pth"} if folder == "checkpoint-3" else set()
+        assert {p.name for p in (two / folder).iterdir()} - states == names - {"rng_state.pth"}
     (file,) = (two / "model").glob("*.safetensors")
     weights, expected = load_file(file), load_file(one / "model" / file.name)
     assert weights.keys() == expected.keys()
@@ -136,6 +136,6 @@ def test_the_folder_is_that_of_one_process(both, case):
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
 
 
-def test_only_the_first_process_speaks(both):
-    assert both.said[1].strip() == ""
-    assert both.said[0].count("done: ") >= len(CASES)
+def test_run_with_two_processes_prints_on_the_first_only(both):
+    assert both.logs[1].strip() == ""
+    assert both.logs[0].count("done: ") >= len(CASES)

@@ -1,6 +1,6 @@
-"""What is handed to flash attention, by a kernel of the same contract that a CPU can run.
+"""The arguments of flash attention, checked by a kernel with the same contract on a CPU.
 
-Whether torch's kernel keeps that contract is seen on a GPU: tests/gpu/test_speed.py.
+tests/gpu/test_speed.py checks torch's kernel itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from prefcli.packed_forward import install, varlen
 from prefcli.packed_forward.install import FastForward
 from prefcli.packed_forward.prefix_attention import NAME as SEGMENTS
-from tests.support.scored_rows import assert_alike, batch_of, both, pairs, tiny, tokens
+from tests.support.scored_rows import assert_same_scores, batch_of, both, pairs, tiny, tokens
 
 
 def kernel(
@@ -29,16 +29,18 @@ def kernel(
     window_size: tuple[int, int],
     enable_gqa: bool,
 ) -> torch.Tensor:
-    """softmax(q k' scale) v, run by run; a run's last query sees all of its keys, the one before
-    it one key less, and each at most `window_size[0]` keys before its own."""
+    """Return softmax(q k' scale) v of each sequence, with causal attention aligned to the end.
+
+    A query sees at most `window_size[0]` keys before its own.
+    """
     assert query_ends.dtype == key_ends.dtype == torch.int32
     assert enable_gqa == (query.size(1) != key.size(1))
     assert window_size[1] == 0
     times = query.size(1) // key.size(1)
-    key, value = (each.repeat_interleave(times, 1) for each in (key, value))
+    key, value = (heads.repeat_interleave(times, 1) for heads in (key, value))
     scale = query.size(-1) ** -0.5 if scale is None else scale
     lengths = [ends.diff().tolist() for ends in (query_ends, key_ends)]
-    assert [longest_queries, longest_keys] == [max(each) for each in lengths]
+    assert [longest_queries, longest_keys] == [max(runs) for runs in lengths]
     parts = []
     split = zip(
         query.split(lengths[0]), key.split(lengths[1]), value.split(lengths[1]), strict=True
@@ -57,7 +59,7 @@ def kernel(
 
 @pytest.fixture
 def on_a_cpu(monkeypatch):
-    """How often the kernel is called."""
+    """Replace flash attention by `kernel`; return the shapes of its calls."""
     calls = []
 
     @functools.wraps(kernel)
@@ -72,13 +74,13 @@ def on_a_cpu(monkeypatch):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "gpt2", "gemma3_text", "granite"])
-def test_one_call_a_layer_gives_trls_figures(family, checkpointing, on_a_cpu):
+def test_varlen_with_one_call_per_layer_equals_trl(family, checkpointing, on_a_cpu):
     model = tiny(family)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     stock, fast, _ = both(model, batch_of(pairs()), attention=varlen.NAME)
-    assert_alike(stock, fast)
+    assert_same_scores(stock, fast)
     assert len(on_a_cpu) == model.config.num_hidden_layers * (1 + checkpointing)
 
 
@@ -90,19 +92,19 @@ def test_one_call_a_layer_gives_trls_figures(family, checkpointing, on_a_cpu):
         [([3, 4], [5, 6])] * 2,
         [(tokens(9, 1), tokens(5, 2)), (tokens(9, 1), tokens(4, 3)), (tokens(9, 1), tokens(7, 4))],
     ],
-    ids=["nothing shared", "one goes on", "identical", "three answers"],
+    ids=["nothing shared", "one continues", "identical", "three answers"],
 )
-def test_whatever_rows_share(rows, on_a_cpu):
-    assert_alike(*both(tiny("mistral"), batch_of(rows), attention=varlen.NAME)[:2])
+def test_varlen_of_rows_with_any_common_prefix_equals_trl(rows, on_a_cpu):
+    assert_same_scores(*both(tiny("mistral"), batch_of(rows), attention=varlen.NAME)[:2])
     assert on_a_cpu
 
 
-def test_what_flash_attention_cant_take_goes_by_segments(monkeypatch):
+def test_varlen_in_float32_falls_back_to_segments(monkeypatch):
     def none(*args, **kwargs):
         raise AssertionError("float32")
 
     monkeypatch.setattr(varlen, "varlen_attn", none)
-    assert_alike(*both(tiny("llama"), batch_of(pairs()), attention=varlen.NAME)[:2])
+    assert_same_scores(*both(tiny("llama"), batch_of(pairs()), attention=varlen.NAME)[:2])
 
 
 @functools.wraps(kernel)
@@ -171,7 +173,7 @@ def of_torch_2_11(
     scale=None,
     window_size=(-1, -1),
 ):
-    """Its signature; grouped heads need no flag."""
+    """Accept the signature of torch 2.11, which has no flag for grouped heads."""
     return kernel(
         query,
         key,
@@ -235,6 +237,6 @@ def test_probe_records_the_attention_it_refuses(there, why, trained, on_a_cpu, m
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_cpu_goes_by_segments():
+def test_attentions_on_a_cpu_are_segments_only():
     assert not varlen.is_given(tiny("llama"))
     assert install.attentions(tiny("llama")) == [SEGMENTS]

@@ -1,4 +1,4 @@
-"""What is saved is what was trained, or the run does not end well."""
+"""A run fails if its saved model differs from the trained one."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ from prefcli.training.run import train
 FULL, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 
 
-def test_a_run_says_what_it_read_back(recipe_data, make_recipe, capsys):
+def test_train_prints_and_records_the_verification(recipe_data, make_recipe, capsys):
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.dpo)
     # Two layers of nine tensors, the embeddings, the last norm and the head.
     line = "model/ reads back: 21 tensors, 37.8 k parameters, log-probabilities of 4 rows within"
     assert line in capsys.readouterr().out
-    told = RunDir(recipe.output_dir).read_run()["model"]
-    assert told.items() >= {"tensors": 21, "parameters": 37792}.items()
-    assert told["max_difference"] < 1e-6
+    record = RunDir(recipe.output_dir).read_run()["model"]
+    assert record.items() >= {"tensors": 21, "parameters": 37792}.items()
+    assert record["max_difference"] < 1e-6
 
 
 @pytest.mark.parametrize("change", ["tied", "stack", "continue", "bfloat16", "dora"])
-def test_whatever_is_trained_reads_back(recipe_data, make_recipe, tiny_model, tmp_path, change):
+def test_verify_model_accepts_models_and_adapters_of_all_kinds(
+    recipe_data, make_recipe, tiny_model, tmp_path, change
+):
     if change == "tied":
         model = tmp_path / "tied"
         shutil.copytree(tiny_model, model)
@@ -55,12 +57,12 @@ def test_whatever_is_trained_reads_back(recipe_data, make_recipe, tiny_model, tm
             del recipe_data["lora"]
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.dpo)
-    told = RunDir(recipe.output_dir).read_run()["model"]
-    assert told["max_difference"] < (1e-2 if change == "bfloat16" else 1e-5)
+    record = RunDir(recipe.output_dir).read_run()["model"]
+    assert record["max_difference"] < (1e-2 if change == "bfloat16" else 1e-5)
 
 
 class _Config:
-    """What transformers keeps of a trainer under ZeRO-3."""
+    """The DeepSpeed config that transformers stores under ZeRO-3."""
 
     config = {"zero_optimization": {"stage": 3}}  # noqa: RUF012
 
@@ -86,11 +88,11 @@ def test_verify_model_under_zero3_loads_in_one_process(recipe_data, make_recipe,
     def verify(*args, **kwargs):
         deepspeed.set_hf_deepspeed_config(config)
         try:
-            found = real(*args, **kwargs)
+            result = real(*args, **kwargs)
             assert deepspeed.is_deepspeed_zero3_enabled()
         finally:
             deepspeed.unset_hf_deepspeed_config()
-        return found
+        return result
 
     monkeypatch.setattr(final_model, "verify_model", verify)
     if lora:
@@ -101,19 +103,19 @@ def test_verify_model_under_zero3_loads_in_one_process(recipe_data, make_recipe,
 
 
 @pytest.mark.parametrize(("noise", "passes"), [(0.1, True), (1.0, False)])
-def test_verify_model_in_bfloat16_goes_by_how_tokens_differ(
+def test_verify_model_in_bfloat16_tolerates_rounding_only(
     recipe_data, make_recipe, monkeypatch, noise, passes
 ):
-    """Where log-probabilities lie between 0 and -20, 0.1 nats are the noise of 16 bits."""
+    """Use log-probabilities from 0 to -20, whose noise in 16 bits is 0.1 nats."""
     recipe_data["model"]["dtype"] = "bfloat16"
     draw = torch.Generator().manual_seed(0)
 
     def coarse(model, rows, *, autocast):
-        found = []
+        scores = []
         for row in rows:
             exact = torch.linspace(0, -20, len(row) - 1)
-            found.append(exact + noise * torch.randn(len(row) - 1, generator=draw))
-        return found
+            scores.append(exact + noise * torch.randn(len(row) - 1, generator=draw))
+        return scores
 
     for module in (final_model, verify_module):
         monkeypatch.setattr(module, "log_probabilities", coarse)
@@ -127,14 +129,14 @@ def test_verify_model_in_bfloat16_goes_by_how_tokens_differ(
 
 
 def harm(monkeypatch, change) -> None:
-    """Have the weights changed between their writing and the look at them."""
-    real = final_model._write
+    """Change the weights after they are written and before they are verified."""
+    real = final_model.write_model
 
     def write(trainer, place):
         real(trainer, place)
         change(Path(place))
 
-    monkeypatch.setattr(final_model, "_write", write)
+    monkeypatch.setattr(final_model, "write_model", write)
 
 
 def rewrite(folder: Path, change) -> None:
@@ -152,11 +154,11 @@ def _nan(weights):
     weights["model.norm.weight"][3] = float("nan")
 
 
-def _drop(weights):
+def _remove(weights):
     del weights["model.layers.1.mlp.up_proj.weight"]
 
 
-def _a_little(weights):
+def _add_little(weights):
     weights["model.norm.weight"][3] += 1e-6
 
 
@@ -170,8 +172,16 @@ def _adapter_of_zeros(weights):
     [
         (lambda f: rewrite(f, _zero_size), False, "model.norm.weight is empty"),
         (lambda f: rewrite(f, _nan), False, "model.norm.weight has values that are not finite"),
-        (lambda f: rewrite(f, _drop), False, "it holds 35,744 parameters, and 37,792 were trained"),
-        (lambda f: rewrite(f, _a_little), False, "its model.norm.weight is not what was trained"),
+        (
+            lambda f: rewrite(f, _remove),
+            False,
+            "it holds 35,744 parameters, and 37,792 were",
+        ),
+        (
+            lambda f: rewrite(f, _add_little),
+            False,
+            "its model.norm.weight is not what was",
+        ),
         (lambda f: (f / FULL).write_bytes(b"short"), False, "model.safetensors can't be read"),
         (lambda f: (f / FULL).unlink(), False, "it holds no weights"),
         (lambda f: (f / "config.json").unlink(), False, "it lacks config.json"),
@@ -180,7 +190,9 @@ def _adapter_of_zeros(weights):
         (lambda f: (f / "adapter_config.json").unlink(), True, "it lacks adapter_config.json"),
     ],
 )
-def test_a_broken_model_ends_no_run(recipe_data, make_recipe, monkeypatch, change, lora, what):
+def test_verify_model_damaged_model_fails_the_run(
+    recipe_data, make_recipe, monkeypatch, change, lora, what
+):
     if lora:
         recipe_data["lora"] = {"rank": 2}
     recipe = make_recipe(recipe_data).recipe
@@ -195,8 +207,8 @@ def test_a_broken_model_ends_no_run(recipe_data, make_recipe, monkeypatch, chang
     assert what in run.read_run()["why"]
 
 
-def test_outputs_are_looked_at_too(recipe_data, make_recipe, monkeypatch):
-    """Where no value can be compared, as of shards, a wrong output still tells."""
+def test_verify_model_compares_outputs_as_well(recipe_data, make_recipe, monkeypatch):
+    """Check a model whose values cannot be compared, as with shards, by its outputs."""
     recipe = make_recipe(recipe_data).recipe
     monkeypatch.setattr("prefcli.training.verify_model.check_values", lambda *args: None)
     harm(monkeypatch, lambda folder: rewrite(folder, lambda w: w["model.norm.weight"].mul_(1.01)))
@@ -204,7 +216,9 @@ def test_outputs_are_looked_at_too(recipe_data, make_recipe, monkeypatch):
         train(recipe, recipe.dpo)
 
 
-def test_too_large_to_load_is_said(recipe_data, make_recipe, monkeypatch, capsys):
+def test_verify_model_too_large_to_load_prints_a_note(
+    recipe_data, make_recipe, monkeypatch, capsys
+):
     recipe = make_recipe(recipe_data).recipe
     monkeypatch.setattr("prefcli.training.verify_model.SPARE_BYTES", 10**15)
     train(recipe, recipe.dpo)

@@ -1,4 +1,4 @@
-"""The wheel alone, in an empty folder: it lists, copies, proves and runs its recipes."""
+"""The wheel in an empty folder: it lists, copies, checks and runs its recipes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def prefcli(tmp_path_factory):
-    """Build the wheel, unpack it where nothing else is, and run commands from there."""
+    """Build the wheel, unpack it into an empty folder, and run commands there."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
@@ -41,7 +41,7 @@ def prefcli(tmp_path_factory):
     return run, site, empty
 
 
-def test_the_wheel_alone_runs_the_quickstart_recipes(prefcli):
+def test_wheel_without_sources_runs_the_quickstart_recipes(prefcli):
     run, site, empty = prefcli
     assert (site / "prefcli" / "py.typed").is_file()
     assert "quickstart/dpo" in run("recipes", "list")
@@ -49,8 +49,8 @@ def test_the_wheel_alone_runs_the_quickstart_recipes(prefcli):
     assert len(copied) == len(METHODS)
     assert "#SBATCH" in run("slurm", "quickstart/sft.yaml", "--time", "90")
     assert "will run" in run("sft", "quickstart/sft.yaml", "--dry-run")
-    said = run("sft", "quickstart/sft.yaml", "training.max_steps=2", "data.train.fraction=0.02")
-    assert "done: 2 steps of sft in" in said
+    output = run("sft", "quickstart/sft.yaml", "training.max_steps=2", "data.train.fraction=0.02")
+    assert "done: 2 steps of sft in" in output
     assert (empty / "runs" / "quickstart-sft" / "model" / "model.safetensors").is_file()
-    # A model that has seen two batches is no SFT policy, and the gate of the next stage says so.
+    # A dry-run does not run check-sft, which would refuse a model after two batches.
     assert "will run" in run("dpo", "quickstart/dpo.yaml", "--dry-run")

@@ -8,17 +8,9 @@ from tests.support.names import findings
 from tests.support.source_tree import ROOT, source_files, source_folders
 
 NOT_YET: set[str] = {
-    "prefcli",
-    "prefcli/checkpoints",
-    "prefcli/cli",
     "prefcli/memory",
-    "prefcli/methods",
     "prefcli/packed_forward",
-    "prefcli/preflight",
-    "prefcli/recipe",
     "prefcli/training",
-    "prefcli/trl_integration",
-    "tests/train",
 }
 """Folders that are still being rewritten."""
 

@@ -9,19 +9,7 @@ from tests.support.source_tree import ROOT, source_files, source_folders
 
 SHELL_SCRIPTS = [p.relative_to(ROOT).as_posix() for p in sorted(ROOT.glob("scripts/**/*.sh"))]
 PAGES = ["README.md", "CHANGELOG.md", "docs", "recipes", *SHELL_SCRIPTS]
-NOT_YET: set[str] = {
-    "prefcli",
-    "prefcli/checkpoints",
-    "prefcli/cli",
-    "prefcli/memory",
-    "prefcli/methods",
-    "prefcli/packed_forward",
-    "prefcli/preflight",
-    "prefcli/recipe",
-    "prefcli/training",
-    "prefcli/trl_integration",
-    "tests/train",
-}
+NOT_YET: set[str] = set()
 """Folders that are still being rewritten."""
 
 
