@@ -112,13 +112,6 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
         "it happens again.",
     ),
     ErrorCode(
-        "TRN033",
-        "global-batch-out-of-reach",
-        "The global batch is not a multiple of the rows that all devices process at once.",
-        "global_batch_size: 12 with 5 devices",
-        "Use one of the per-device sizes in the message, or change training.global_batch_size.",
-    ),
-    ErrorCode(
         "TRN034",
         "half-precision-log-probabilities",
         "Before the first step the model returns log-probabilities in 16 bits. Their sum over "

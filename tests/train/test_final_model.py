@@ -15,6 +15,7 @@ from prefcli.checkpoints.run_dir import RunDir
 from prefcli.errors import DivergedError
 from prefcli.methods import METHODS
 from prefcli.recipe import load
+from prefcli.recipe.defaults import resolve_defaults
 from prefcli.training.run import train
 from tests.support.problems import stops_with
 from tests.support.tiny_runs import ANYTHING, metric_rows, pairs, write_jsonl
@@ -74,7 +75,8 @@ def test_run_folder_contains_recipe_record_and_metrics(recipe_data, make_recipe)
     loaded = make_recipe(recipe_data)
     train(loaded.recipe, loaded.recipe.dpo)
     folder = RunDir(loaded.recipe.output_dir)
-    assert load(str(folder.recipe)).recipe == loaded.recipe
+    saved = load(str(folder.recipe)).recipe
+    assert saved == resolve_defaults(loaded.recipe, loaded.recipe.dpo)
     run = folder.read_run()
     assert run["status"] == "finished"
     assert run["versions"].keys() >= {"torch", "trl", "transformers"}
