@@ -50,7 +50,7 @@ from prefcli.training.mixins.reference_cache import ReferenceCacheMixin, full_we
 from prefcli.training.mixins.sft_mix import Demonstrations, SftMixMixin, SftMixture
 from prefcli.training.mixins.token_weighted_sft import TokenWeightedSftMixin
 from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_options
-from prefcli.trl_integration.trl_compat import references_sharded_by
+from prefcli.trl_integration.trl_compat import model_hashes_skipped, references_sharded_by
 
 _UNDER_AUTOCAST = ("single", "ddp")
 """Strategies under which every forward pass is under autocast; the others cast weights."""
@@ -117,6 +117,7 @@ def make_trainer(
     with (
         packed_forward.patched_trainers(),
         references_sharded_by(shard_reference),
+        model_hashes_skipped(),
         _merged_tokens_reported(datasets),
         serialized(trl_class, key),
     ):

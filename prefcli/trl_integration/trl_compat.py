@@ -89,6 +89,8 @@ HOOKS = (
     Hook("trl.trainer.sft_trainer.add_fused_lm_head", ("model",)),
     Hook("trl.trainer.dpo_trainer.prepare_fsdp", ("model", "accelerator")),
     Hook("trl.trainer.kto_trainer.prepare_fsdp", ("model", "accelerator")),
+    Hook("trl.trainer.dpo_trainer.hash_module", ("module",)),
+    Hook("trl.trainer.kto_trainer.hash_module", ("module",)),
     Hook("trl.trainer.dpo_trainer.global_then_local_main_first", ()),
     Hook("trl.trainer.kto_trainer.global_then_local_main_first", ()),
     Hook("trl.trainer.sft_trainer.global_then_local_main_first", ()),
@@ -136,6 +138,15 @@ def references_sharded_by(prepare: Callable[[Any, Any], Any]) -> Iterator[None]:
     with ExitStack() as stack:
         for module in (dpo_trainer, kto_trainer):
             stack.enter_context(patched(module, "prepare_fsdp", prepare))
+        yield
+
+
+@contextmanager
+def model_hashes_skipped() -> Iterator[None]:
+    """Have trl's trainers not hash their models; the reference cache has a key of its own."""
+    with ExitStack() as stack:
+        for module in (dpo_trainer, kto_trainer):
+            stack.enter_context(patched(module, "hash_module", lambda model: ""))
         yield
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
+from transformers import TrainerCallback
 
+from prefcli import preemption
+from prefcli.errors import PreemptedError
 from prefcli.model import Device
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
@@ -153,3 +159,38 @@ def test_fsdp2_run_in_bfloat16_sums_in_float32(sharded, case):
     (first,) = (row for row in sharded.metrics(case) if "eval_loss" in row and not row["step"])
     sums = [first[f"eval_logps/{side}"] for side in ("chosen", "rejected")]
     assert all(abs(40 * total - round(40 * total)) > 1e-3 for total in sums)
+
+
+def stopped(recipe: Recipe, step: int) -> None:
+    """Train under FSDP2 until a signal asks the second process to stop."""
+
+    class Ask(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == step and os.environ["RANK"] == "1":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    preemption.install_handlers()
+    with fsdp2_on_cpus(), pytest.raises(PreemptedError):
+        train(recipe, recipe.dpo, callbacks=[Ask()])
+    preemption.install_handlers()  # forgets the signal
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_fsdp2_run_stops_and_resumes_to_the_same_losses(
+    case, sharded, tiny_model, tmp_path, no_pages
+):
+    recipe = recipes(tiny_model, tmp_path / "stopped")[case]
+    jobs = [functools.partial(stopped, recipe, 2), functools.partial(run_sharded, case, recipe)]
+    ended = in_processes(jobs, tmp_path / "logs")
+    assert ended.codes == [0, 0], "\n".join(ended.logs)
+    assert "resum" in ended.logs[0]
+    losses = [row["loss"] for row in metric_rows(Path(recipe.output_dir)) if "loss" in row]
+    expected = [row["loss"] for row in sharded.metrics(case) if "loss" in row]
+    assert losses == pytest.approx(expected, abs=1e-6)
+    trained, straight = (
+        load_file(next((folder / "model").glob("*.safetensors")))
+        for folder in (Path(recipe.output_dir), sharded.folder / case)
+    )
+    assert trained.keys() == straight.keys()
+    for name, tensor in trained.items():
+        torch.testing.assert_close(tensor, straight[name], rtol=1e-5, atol=1e-7)

@@ -206,3 +206,15 @@ def test_precompute_without_a_reference_is_rejected(recipe_data, make_recipe):
     recipe_data["reference"] = {"precompute": True}
     with pytest.raises(RecipeError, match="reference has no effect"):
         make_recipe(recipe_data)
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_precompute_does_not_hash_the_reference_twice(recipe_data, make_recipe, monkeypatch, name):
+    def hashed(module):
+        raise AssertionError("trl's hash of all weights, on every process")
+
+    for trainer in ("dpo", "kto"):
+        monkeypatch.setattr(f"trl.trainer.{trainer}_trainer.hash_module", hashed)
+    recipe_data["reference"] = {"precompute": True}
+    recipe = make_recipe(recipe_data).recipe
+    train(recipe, recipe.methods[name])
