@@ -23,6 +23,7 @@ from prefcli.memory.optimizer_state_size import BITSANDBYTES, on_device, on_disk
 from prefcli.methods import Method
 from prefcli.model import Device, count_parameters, lora_config
 from prefcli.model.lora import trainable_config
+from prefcli.model.precision import projections
 from prefcli.model.remote_code import from_config_kwargs
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_compat import LOGPROB_TILE_COLUMNS, modules_moved_by
@@ -69,6 +70,10 @@ def estimate_activation_memory(
     ):
         model = _model(recipe, policy, dtype)
         parameters, trained = count_parameters(model)
+        # A reference of this architecture keeps its projections in the dtype of autocast.
+        halved = (
+            sum(p.numel() for each in projections(model) for p in each.parameters()) / parameters
+        )
         saved = _saved_bytes(model, rows, length, half=half, padded=packed is None)
     frozen = _bytes_of_frozen(recipe, dtype)
     # As the recipe has it, an adapter is trained in float32 on whatever lies below it.
@@ -79,6 +84,7 @@ def estimate_activation_memory(
         if optim in BITSANDBYTES
         else on_disk(optim, trained) * own // 4
     )
+    beside = frozen - 2 * halved if half and frozen == 4 else frozen
     weights = int(frozen * (parameters - trained)) + own * trained
     if method.trainer.concatenates_forward and packed is None:
         logits: int = _WHOLE * rows * length * policy.config.get_text_config().vocab_size
@@ -86,7 +92,7 @@ def estimate_activation_memory(
         tokens: int = min(rows * length, chunked_logprob.TOKEN_CHUNK_SIZE)
         tile: int = tokens * LOGPROB_TILE_COLUMNS * (2 if half else 4)
         logits = _TILED[machine.kind] * tile
-    total: int = weights + own * trained + states + int(frozen * reference) + saved + logits
+    total: int = weights + own * trained + states + int(beside * reference) + saved + logits
     return total
 
 

@@ -12,6 +12,7 @@ from prefcli.memory.fake_quantized import pack
 from prefcli.methods import Method
 from prefcli.model import Device
 from prefcli.model.lora import trainable_config
+from prefcli.model.precision import round_projections
 from prefcli.model.remote_code import from_config_kwargs
 from prefcli.packed_forward.stand_in import of_depth
 from prefcli.recipe.schema import Recipe
@@ -54,7 +55,11 @@ def make_reference(
         return None
     if architectures.reference is None and recipe.trains_adapter:
         return None
-    return _model(recipe, architectures.reference or architectures.policy, device)
+    model = _model(recipe, architectures.reference or architectures.policy, device)
+    cast = device.autocast_to(recipe.model)
+    if cast is not None:
+        round_projections(model, cast)
+    return model
 
 
 def _model(recipe: Recipe, config: PretrainedConfig, device: Device) -> PreTrainedModel:

@@ -144,9 +144,6 @@ def predict(
         )
     else:
         parts, phase = _unsharded(peaks)
-        if target.strategy == "ddp":
-            half = recipe.model.dtype == "bfloat16" and not recipe.trains_adapter
-            parts["buckets"] = (2 if half else 4) * sizes.trainable
     return Memory(parts, phase, length, recipe.training.per_device_train_batch_size, before)
 
 

@@ -64,7 +64,7 @@ def sharded(
             # The embeddings stay whole between the passes; a layer is fetched while one is used.
             "gathered": 2 * (sizes.root + 2 * sizes.layer),
         }
-        # FSDP2 sums in float32 (training/mixins/fsdp2.py).
+        # FSDP2 sums in float32 (training/mixins/distributed.py).
         summed = 4 if target.strategy == "fsdp2" else 2
         if not adapter:
             # Gradients in bfloat16 of two layers and the embeddings, and of one to be summed up.

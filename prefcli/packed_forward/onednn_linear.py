@@ -22,6 +22,8 @@ _FEW = 16
 @cache
 def better_by_onednn() -> bool:
     """Decide by the processor, not by a trial, so that a resumed run rounds in the same way."""
+    if torch.cuda.is_available():
+        return False
     mkl, onednn = torch.backends.mkl, torch.backends.mkldnn
     if not mkl.is_available() or not onednn.is_available():  # type: ignore[no-untyped-call]
         return False

@@ -6,7 +6,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import torch
+
+Ints = npt.NDArray[np.int64]
 
 _ALIKE = 0.9
 """Share of the longest common prefix that a row must have to join a group."""
@@ -77,9 +81,9 @@ class PackedBatch:
 
     @cached_property
     def spans(self) -> Spans:
-        queries, keys, seen = [], [], []
+        queries, keys, seen = [0], [0], []
         for group in self.groups:
-            shared = torch.arange(group.start, group.start + group.prefix)
+            shared = np.arange(group.start, group.start + group.prefix)
             at = group.start
             for own, before in (
                 (group.prefix, shared[:0]),
@@ -88,15 +92,11 @@ class PackedBatch:
                 if own:
                     queries.append(own)
                     keys.append(len(before) + own)
-                    seen += [before, torch.arange(at, at + own)]
+                    seen += [before, np.arange(at, at + own)]
                 at += own
-        device = self.token_indices.device
-
-        def ends(lengths: list[int]) -> torch.Tensor:
-            found = torch.tensor([0, *lengths]).cumsum(0)
-            return found.to(device, torch.int32)
-
-        return Spans(ends(queries), ends(keys), torch.cat(seen).to(device), max(queries), max(keys))
+        arrays = [np.cumsum(queries), np.cumsum(keys), np.concatenate(seen)]
+        query_ends, key_ends, indices = _to_device(arrays, self.token_indices.device)
+        return Spans(query_ends.int(), key_ends.int(), indices, max(queries), max(keys))
 
     def mask(self, queries: int, keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
         """(queries, keys), to be added to the scores of the last `queries` of `keys` tokens."""
@@ -126,59 +126,81 @@ def layout_of(
     the shared beginning.
     """
     rows, length = input_ids.shape
-    ids = input_ids.cpu()
-    real = torch.ones_like(ids) if attention_mask is None else attention_mask.cpu()
-    columns = [row.nonzero().flatten() for row in real]
-    texts = [row[at] for row, at in zip(ids, columns, strict=True)]
-    place = torch.full((rows, length), -1)
+    ids, real, wanted = _on_host(input_ids, attention_mask, labels)
+    columns = [np.flatnonzero(row) for row in real]
+    place = np.full((rows, length), -1)
     token_indices, positions, groups = [], [], []
     size = 0
-    for members, prefix in grouped(texts):
+    for members, prefix in _grouped([row[at] for row, at in zip(ids, columns, strict=True)]):
         first, start = members[0], size
-        shared = torch.arange(start, start + prefix)
         token_indices.append(first * length + columns[first][:prefix])
-        positions.append(torch.arange(prefix))
+        positions.append(np.arange(prefix))
         size += prefix
         branches = []
         for row in members:
-            place[row, columns[row][:prefix]] = shared
+            place[row, columns[row][:prefix]] = np.arange(start, start + prefix)
             rest = columns[row][prefix:]
-            place[row, rest] = torch.arange(size, size + len(rest))
+            place[row, rest] = np.arange(size, size + len(rest))
             token_indices.append(row * length + rest)
-            positions.append(torch.arange(prefix, prefix + len(rest)))
+            positions.append(np.arange(prefix, prefix + len(rest)))
             size += len(rest)
             branches.append(len(rest))
         groups.append(Group(start, prefix, tuple(branches)))
-    wanted = labels.cpu()[:, 1:] != -100
-    device = input_ids.device
+    scored = wanted[:, 1:]
+    arrays = [
+        np.concatenate(token_indices),
+        np.concatenate(positions),
+        place[:, :-1][scored],
+        np.flatnonzero(scored),
+        place.ravel(),
+    ]
+    token_at, position, sources, targets, places = _to_device(arrays, input_ids.device)
     return PackedBatch(
-        torch.cat(token_indices).to(device),
-        torch.cat(positions).to(device),
-        place[:, :-1][wanted].to(device),
-        wanted.flatten().nonzero().flatten().to(device),
+        token_at,
+        position,
+        sources,
+        targets,
         tuple(groups),
-        place.to(device),
+        places.view(rows, length),
         Counter() if calls is None else calls,
     )
 
 
-def grouped(texts: list[torch.Tensor]) -> list[tuple[list[int], int]]:
+def _on_host(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, labels: torch.Tensor
+) -> tuple[Ints, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """(ids, which of them are there, which have a label), with one wait for the device."""
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    ids, real, targets = torch.stack([input_ids, mask.to(input_ids), labels]).cpu().numpy()
+    return ids, real != 0, targets != -100
+
+
+def _to_device(arrays: list[Ints], device: torch.device) -> list[torch.Tensor]:
+    """In one copy that the host does not wait for."""
+    together = torch.from_numpy(np.concatenate(arrays))
+    if device.type == "cuda":
+        together = together.pin_memory().to(device, non_blocking=True)
+    return list(torch.split(together, [len(array) for array in arrays]))
+
+
+def _grouped(texts: list[Ints]) -> list[tuple[list[int], int]]:
     """(rows, tokens that all of them begin with), each row in one group."""
+    lengths = np.array([len(text) for text in texts])
+    padded = np.full((len(texts), max(lengths, default=0) + 1), -1)
+    for row, text in zip(padded, texts, strict=True):
+        row[: len(text)] = text
     left = list(range(len(texts)))
     found = []
     while left:
-        first = left.pop(0)
-        shared = {row: common(texts[first], texts[row]) for row in left}
-        most = max(shared.values(), default=0)
-        members = [row for row in left if most and shared[row] >= _ALIKE * most]
-        left = [row for row in left if row not in members]
-        prefix = min((shared[row] for row in members), default=0)
+        first, left = left[0], left[1:]
+        # The last column differs from itself, so that each row differs somewhere.
+        differs = padded[left] != padded[first]
+        differs[:, -1] = True
+        alike = np.minimum(differs.argmax(1), np.minimum(lengths[left], lengths[first]))
+        most = int(alike.max(initial=0))
+        joins = alike >= _ALIKE * most if most else np.zeros(len(left), bool)
+        members = [row for row, join in zip(left, joins, strict=True) if join]
+        prefix = int(alike[joins].min(initial=most)) if members else 0
+        left = [row for row, join in zip(left, joins, strict=True) if not join]
         found.append(([first, *members], prefix))
     return found
-
-
-def common(a: torch.Tensor, b: torch.Tensor) -> int:
-    """Tokens that both begin with."""
-    length = min(len(a), len(b))
-    differs = (a[:length] != b[:length]).nonzero()
-    return int(differs[0]) if len(differs) else length

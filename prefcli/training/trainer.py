@@ -34,6 +34,7 @@ from prefcli.model.lora import (
     freeze_reference_adapter,
     train_in_float32,
 )
+from prefcli.model.precision import keep_adapter_inputs, round_projections
 from prefcli.packed_forward.install import FastForward
 from prefcli.recipe.compatibility import SHARDED
 from prefcli.recipe.distributed_env import strategy_here
@@ -41,7 +42,7 @@ from prefcli.recipe.schema import Recipe
 from prefcli.training.callbacks.experiment_trackers import guard_trackers
 from prefcli.training.mixins.concatenated_forward import ConcatenatedForwardMixin
 from prefcli.training.mixins.context import ContextMixin, TrainerContext
-from prefcli.training.mixins.fsdp2 import Fsdp2Mixin, shard_reference
+from prefcli.training.mixins.distributed import DistributedMixin, shard_reference
 from prefcli.training.mixins.metrics_mixin import MetricsMixin
 from prefcli.training.mixins.nonfinite import NonfiniteMixin
 from prefcli.training.mixins.preemption_mixin import PreemptionMixin
@@ -50,6 +51,9 @@ from prefcli.training.mixins.sft_mix import Demonstrations, SftMixMixin, SftMixt
 from prefcli.training.mixins.token_weighted_sft import TokenWeightedSftMixin
 from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_options
 from prefcli.trl_integration.trl_compat import references_sharded_by
+
+_UNDER_AUTOCAST = ("single", "ddp")
+"""Strategies under which every forward pass is under autocast; the others cast weights."""
 
 
 def make_trainer(
@@ -134,6 +138,8 @@ def make_trainer(
         trainer.model.peft_config["default"].base_model_name_or_path = below
     if in_float32:
         train_in_float32(trainer.model, before)
+    if device.autocast_to(recipe.model) is not None and strategy_here() in _UNDER_AUTOCAST:
+        keep_adapter_inputs(trainer.model)
     guard_trackers(trainer, recipe)
     trainer.remove_callback(PrinterCallback)  # MonitorCallback prints
     effective = assert_args_applied(options, trainer.args)
@@ -161,7 +167,7 @@ def trainer_class_of(recipe: Recipe, context: TrainerContext) -> type[Any]:
     bases: list[type[Any]] = [ContextMixin, PreemptionMixin]
     if context.sft_mix is not None:
         bases.append(SftMixMixin)
-    bases += [AtomicCheckpointsMixin, NonfiniteMixin, MetricsMixin, Fsdp2Mixin]
+    bases += [AtomicCheckpointsMixin, NonfiniteMixin, MetricsMixin, DistributedMixin]
     if method.has_sft_term:
         bases.append(TokenWeightedSftMixin)
     if _precomputes_reference(recipe, method):
@@ -189,6 +195,9 @@ def load_reference(recipe: Recipe, device: Device) -> dict[str, Any]:
     options = named or recipe.model
     dtype = device.dtype(options, frozen=recipe.trains_adapter)
     model = load_policy(options, dtype, recipe.seed, where="reference" if named else "model")
+    cast = device.autocast_to(recipe.model)
+    if cast is not None and strategy_here() in _UNDER_AUTOCAST:
+        round_projections(model, cast)
     # An engine that shards it moves it there itself, layer by layer where it can.
     unsharded = strategy_here() not in SHARDED
     return {"ref_model": to_device(model, device) if unsharded else model}

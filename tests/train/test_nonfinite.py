@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 from prefcli.errors import DivergedError, ExitCode
 from prefcli.training import run as run_module
 from prefcli.training.run import train
-from tests.support.tiny_runs import metric_rows
+from tests.support.tiny_runs import metric_rows, trainer_of
 
 
 class Poison(TrainerCallback):
@@ -165,3 +166,24 @@ def test_nonfinite_row_that_kto_skips_in_its_metrics_stops_the_run(
     monkeypatch.setattr(run_module, "make_trainer", make)
     message, _ = diverged(recipe, "kto")
     assert "at step 1; rows of the batch" in message
+
+
+class _Waits(TorchDispatchMode):
+    """Counts reads of single numbers, each of which waits for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_must_be_finite_waits_for_the_device_once(recipe_data, make_recipe):
+    """For one list of all numbers, which is not read one by one."""
+    trainer, _ = trainer_of(make_recipe(recipe_data).recipe, "dpo")
+    values = {"the loss": torch.tensor(0.5), "a log-probability": torch.tensor(-40.0)}
+    with _Waits() as waits:
+        trainer.must_be_finite(values, list)
+    assert waits.count == 0

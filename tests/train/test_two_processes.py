@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,14 @@ from prefcli.training import run as run_module
 from prefcli.training.run import train
 from prefcli.training.trainer import make_trainer
 from tests.support.processes import in_processes
-from tests.support.tiny_runs import metric_rows, pairs, sentence, small_recipe, write_jsonl
+from tests.support.tiny_runs import (
+    metric_rows,
+    pairs,
+    sentence,
+    small_recipe,
+    trainer_of,
+    write_jsonl,
+)
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 KL = "kto with its KL term"
@@ -139,3 +147,16 @@ def test_run_with_two_processes_has_the_files_of_one(both, case):
 def test_run_with_two_processes_prints_on_the_first_only(both):
     assert both.logs[1].strip() == ""
     assert both.logs[0].count("done: ") >= len(CASES)
+
+
+def test_ddp_keeps_gradients_in_its_buckets_alone(tiny_model, tmp_path):
+    """And not beside them, which would take 4 bytes a weight."""
+
+    def job():
+        recipe = recipes(tiny_model, tmp_path / f"rank{os.environ['RANK']}")["dpo full"]
+        trainer, _ = trainer_of(recipe, "dpo")
+        trainer.train()
+        assert trainer.model_wrapped.gradient_as_bucket_view
+
+    ended = in_processes([job], tmp_path / "logs")
+    assert ended.codes == [0, 0], ended.logs

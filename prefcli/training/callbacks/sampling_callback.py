@@ -194,9 +194,11 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         """Return answers by place. One batch for all, so that padding is always the same."""
         prompts = self._prompts.prompts
         texts = [prompt.prompt for prompt in prompts]
-        model = self._trainer.accelerator.unwrap_model(model)
+        accelerator = self._trainer.accelerator
+        model = accelerator.unwrap_model(model)
         greedy = Sampling(self._sampling.max_new_tokens, batch_size=len(prompts))
-        with eval_mode_preserving_rng(model):
+        # peft generates past the forward that accelerate has put under autocast.
+        with eval_mode_preserving_rng(model), accelerator.autocast():
             answers = [
                 generate(model, self._tokenizer, texts, options, stop_ids=self._stop_ids)
                 for options in (greedy, self._sampling)

@@ -64,12 +64,14 @@ class NonfiniteMixin(TransformersTrainer):  # type: ignore[misc]  # transformers
         self, values: Mapping[str, torch.Tensor], places: Callable[[], list[str]]
     ) -> None:
         """Raise DivergedError on every process if a value is not finite on any of them."""
-        own = [float(value.detach()) for value in values.values()]
-        gathered = self.accelerator.gather(torch.tensor([own], device=self.args.device))
-        for name, value, column in zip(values, own, gathered.T.tolist(), strict=True):
+        device = self.args.device
+        own = torch.stack([each.detach().to(device).float() for each in values.values()])
+        of_all = self.accelerator.gather(own[None]).tolist()  # one wait for the device
+        for name, *column in zip(values, *of_all, strict=True):
             bad = [value for value in column if not math.isfinite(value)]
             if bad:
-                self._stop(f"{name} is {bad[0]}", [] if math.isfinite(value) else places())
+                mine = column[self.args.process_index]
+                self._stop(f"{name} is {bad[0]}", [] if math.isfinite(mine) else places())
 
     def _keep_log_probability(self, module: Any, args: Any, output: Any) -> None:
         """KTO's metrics skip NaN, so the forward's own result is checked."""

@@ -1,4 +1,4 @@
-"""FSDP2 that multiplies in 16 bits, sums in float32, and gathers layer by layer."""
+"""DDP that keeps gradients once; FSDP2 that sums in float32, and gathers layer by layer."""
 
 from __future__ import annotations
 
@@ -21,9 +21,19 @@ def shard_reference(model: PreTrainedModel, accelerator: Accelerator) -> Any:
     return fsdp2_prepare_model(accelerator, model.requires_grad_(False)).eval()
 
 
-class Fsdp2Mixin(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
-    """Any of trl's trainers. accelerate would have gradients summed over processes in 16 bits, and
-    cast what the model gives: a response of 300 tokens would be scored to 2 nats."""
+class DistributedMixin(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
+    """Sets what accelerate's options for DDP and FSDP2 leave to their defaults.
+
+    DDP would hold each gradient twice, by itself and in a bucket. FSDP2 would sum gradients over
+    processes in 16 bits and cast the model's outputs to them, so that the log-probability of a
+    response of 300 tokens would be rounded to 2 nats.
+    """
+
+    def _wrap_model(self, *args: Any, **kwargs: Any) -> Any:
+        model = super()._wrap_model(*args, **kwargs)
+        if self.accelerator.ddp_handler is not None:
+            self.accelerator.ddp_handler.gradient_as_bucket_view = True
+        return model
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
