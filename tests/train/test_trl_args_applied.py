@@ -100,7 +100,8 @@ ELSEWHERE = {
     "samples.temperature",
     "logging.report_to",  # test_trackers.py
     "logging.run_name",
-    "performance.shared_prefix",  # test_shared_prefix_methods.py
+    "performance.shared_prefix",  # test_packed_forward_methods.py
+    "performance.compile",  # test_compiled_layers.py
     "dpo.loss_weights",  # together with a list of losses, below
     "dpo.label_smoothing",
     "dpo.f_alpha_divergence_coef",  # with alpha_divergence, below

@@ -349,5 +349,10 @@ def test_dpo_ld_alpha_in_other_losses_matches_the_formula(build, loss):
 
 def test_every_dpo_loss_has_a_formula_test():
     """A loss that trl adds, and prefcli offers, needs its formula here (ipo: test_ipo.py)."""
-    here = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
-    assert set(get_args(PairLoss)) <= here | {"ipo", "sft"}
+    suffix = "_matches_the_formula"
+    tested = {
+        name.removeprefix("test_dpo_").removesuffix(suffix)
+        for name in globals()
+        if name.endswith(suffix)
+    }
+    assert set(get_args(PairLoss)) <= tested | {"ipo", "sft"}
