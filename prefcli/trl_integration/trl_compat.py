@@ -47,6 +47,7 @@ HOOKS = (
     Hook(f"{_TRAINER}_save_checkpoint", ("self", "model", "trial")),
     Hook(f"{_TRAINER}_load_optimizer_and_scheduler", ("self", "checkpoint")),
     Hook(f"{_TRAINER}_get_output_dir", ("self", "trial")),
+    Hook(f"{_TRAINER}_wrap_model", ("self", "model")),
     Hook(f"{_TRAINER}_get_grad_norm", ("self", "model", "grad_norm")),
     Hook(f"{_DPO}_precompute_ref_logps", _PRECOMPUTE),
     Hook(f"{_KTO}_precompute_ref_logps", _PRECOMPUTE),
