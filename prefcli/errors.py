@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -88,6 +89,19 @@ class PrefcliError(Exception):
             problems = [problems]
         self.problems: tuple[Problem, ...] = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the problems, so that an error of a worker process arrives whole."""
+        return _restore, (type(self), self.problems, vars(self))
+
+
+def _restore(
+    kind: type[PrefcliError], problems: tuple[Problem, ...], attributes: dict[str, Any]
+) -> PrefcliError:
+    error = kind.__new__(kind)
+    PrefcliError.__init__(error, problems)
+    vars(error).update(attributes)
+    return error
 
 
 class RecipeError(PrefcliError):
