@@ -1,4 +1,4 @@
-"""What autocast does in each pass, done once."""
+"""Casts what autocast does in each pass, done once."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def test_nonfinite_row_that_kto_skips_in_its_metrics_stops_the_run(
 
 
 class _Waits(TorchDispatchMode):
-    """Counts reads of single numbers, each of which waits for a GPU."""
+    """Counts reads of single numbers; each read waits for a GPU."""
 
     def __init__(self):
         super().__init__()
@@ -181,7 +181,7 @@ class _Waits(TorchDispatchMode):
 
 
 def test_must_be_finite_waits_for_the_device_once(recipe_data, make_recipe):
-    """For one list of all numbers, which is not read one by one."""
+    """Reads one list of all numbers instead of one number at a time."""
     trainer, _ = trainer_of(make_recipe(recipe_data).recipe, "dpo")
     values = {"the loss": torch.tensor(0.5), "a log-probability": torch.tensor(-40.0)}
     with _Waits() as waits:

@@ -1,4 +1,4 @@
-"""What is cast once is what autocast casts in each pass."""
+"""Casting once gives the numbers that autocast gives in each pass."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def log_probabilities(model):
         return model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
 
 
-@pytest.mark.parametrize("more", [{}, {"tie_word_embeddings": True}], ids=["untied", "tied"])
+@pytest.mark.parametrize("config", [{}, {"tie_word_embeddings": True}], ids=["untied", "tied"])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text", "gpt_neox", "phi", "mixtral"])
-def test_round_projections_changes_no_product_under_autocast(family, more):
-    model = tiny(family, **more).eval()
+def test_round_projections_changes_no_product_under_autocast(family, config):
+    model = tiny(family, **config).eval()
     before = log_probabilities(model)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     round_projections(model, torch.bfloat16)
@@ -72,7 +72,7 @@ def test_run_under_autocast_casts_once(recipe_data, make_recipe, monkeypatch, lo
     if lora:
         layers = [m for m in trainer.model.modules() if hasattr(m, "cast_input_dtype_enabled")]
         assert layers
-        assert not any(each.cast_input_dtype_enabled for each in layers)
+        assert not any(layer.cast_input_dtype_enabled for layer in layers)
         (samples,) = (Path(recipe.output_dir) / "samples.jsonl").read_text().splitlines()[-1:]
         assert "greedy" in samples
     else:

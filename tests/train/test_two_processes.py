@@ -150,7 +150,7 @@ def test_run_with_two_processes_prints_on_the_first_only(both):
 
 
 def test_ddp_keeps_gradients_in_its_buckets_alone(tiny_model, tmp_path):
-    """And not beside them, which would take 4 bytes a weight."""
+    """Gradients are views of the buckets; a copy would take 4 bytes per weight."""
 
     def job():
         recipe = recipes(tiny_model, tmp_path / f"rank{os.environ['RANK']}")["dpo full"]
