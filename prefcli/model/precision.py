@@ -1,4 +1,4 @@
-"""Casts what autocast does in each pass, done once."""
+"""Casts weights once, as autocast does in each pass."""
 
 from __future__ import annotations
 
