@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from prefcli.cli.common import (
+from prefcli.cli.recipe_command import (
     Json,
     Offline,
     Overrides,

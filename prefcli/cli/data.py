@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prefcli.cli.common import (
+from prefcli.cli.recipe_command import (
     Json,
     MethodOption,
     Offline,

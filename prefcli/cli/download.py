@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from prefcli.cli.common import Json, LocatedError, command_app, open_recipe, print_json
+from prefcli.cli.recipe_command import Json, LocatedError, command_app, open_recipe, print_json
 from prefcli.console import is_screen, say
 from prefcli.errors import PrefcliError, RecipeError
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from prefcli.cli.common import Json, command_app, print_json
+from prefcli.cli.recipe_command import Json, command_app, print_json
 from prefcli.console import document, say
 from prefcli.error_codes import ERROR_CODES, ErrorCode
 from prefcli.error_codes.markdown import error_reference

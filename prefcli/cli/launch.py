@@ -7,7 +7,7 @@ import sys
 import typer
 
 from prefcli import first_failure
-from prefcli.cli.common import (
+from prefcli.cli.recipe_command import (
     Json,
     MethodOption,
     Overrides,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from prefcli.cli.common import Json, command_app, print_json
+from prefcli.cli.recipe_command import Json, command_app, print_json
 from prefcli.console import document
 from prefcli.errors import ExitCode, RecipeError
 from prefcli.methods import METHODS

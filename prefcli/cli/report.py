@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefcli.cli.common import Json, command_app, print_json, write_file
+from prefcli.cli.recipe_command import Json, command_app, print_json, write_file
 from prefcli.console import keep_stdout_for_json, say
 
 _COMPARISON = "comparison.html"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from prefcli.cli.common import Offline, command_app, heavy_half
+from prefcli.cli.recipe_command import Offline, command_app, heavy_half
 from prefcli.console import say
 from prefcli.errors import RecipeError
 from prefcli.recipe.offline import go_offline

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefcli.cli.common import (
+from prefcli.cli.recipe_command import (
     Overrides,
     RecipeArgument,
     choose_method,

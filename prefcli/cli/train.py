@@ -8,7 +8,8 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from prefcli.cli.common import (
+from prefcli.cli.launch import start_processes
+from prefcli.cli.recipe_command import (
     Json,
     Offline,
     OutputDir,
@@ -22,7 +23,6 @@ from prefcli.cli.common import (
     resolve_offline,
     section,
 )
-from prefcli.cli.launch import start_processes
 from prefcli.console import say
 from prefcli.methods import METHODS, Method
 from prefcli.recipe import Loaded

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from prefcli.cli.common import (
+from prefcli.cli.download import split_arguments
+from prefcli.cli.recipe_command import (
     Json,
     MethodOption,
     choose_method,
@@ -15,7 +16,6 @@ from prefcli.cli.common import (
     open_recipe,
     print_json,
 )
-from prefcli.cli.download import split_arguments
 from prefcli.console import say
 from prefcli.errors import ExitCode, PrefcliError
 from prefcli.recipe.trackers import tracker_problems

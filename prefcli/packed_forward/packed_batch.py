@@ -12,7 +12,7 @@ import torch
 
 Ints = npt.NDArray[np.int64]
 
-_ALIKE = 0.9
+_MIN_SHARED = 0.9
 """Share of the longest common prefix that a row must have to join a group."""
 
 
@@ -29,6 +29,11 @@ class Group:
     @property
     def end(self) -> int:
         return self.start + self.prefix + sum(self.branches)
+
+
+def reached(window: int | None, longest: int) -> int | None:
+    """Return the window if a row of `longest` tokens is longer than it."""
+    return window if window and window < longest else None
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class PackedBatch:
 
     def reached(self, window: int | None) -> int | None:
         """Return the window if a row is longer than it."""
-        return window if window and window < self.longest else None
+        return reached(window, self.longest)
 
     @cached_property
     def spans(self) -> Spans:
@@ -196,11 +201,11 @@ def _grouped(texts: list[Ints]) -> list[tuple[list[int], int]]:
         # The last column differs from itself, so that each row differs somewhere.
         differs = padded[left] != padded[first]
         differs[:, -1] = True
-        alike = np.minimum(differs.argmax(1), np.minimum(lengths[left], lengths[first]))
-        most = int(alike.max(initial=0))
-        joins = alike >= _ALIKE * most if most else np.zeros(len(left), bool)
+        shared = np.minimum(differs.argmax(1), np.minimum(lengths[left], lengths[first]))
+        most = int(shared.max(initial=0))
+        joins = shared >= _MIN_SHARED * most if most else np.zeros(len(left), bool)
         members = [row for row, join in zip(left, joins, strict=True) if join]
-        prefix = int(alike[joins].min(initial=most)) if members else 0
+        prefix = int(shared[joins].min(initial=most)) if members else 0
         left = [row for row, join in zip(left, joins, strict=True) if not join]
         found.append(([first, *members], prefix))
     return found

@@ -12,7 +12,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from prefcli.packed_forward.packed_batch import Spans
+from prefcli.packed_forward.packed_batch import Spans, reached
 from prefcli.packed_forward.prefix_attention import (
     LAYOUT,
     Carrier,
@@ -59,14 +59,7 @@ def varlen_attention(
     carrier: Carrier | None = kwargs.get(LAYOUT)
     if carrier is not None:
         query, key, value = as_autocast_does(query, key, value)
-    width = query.size(-1)
-    fits = (
-        query.dtype in _DTYPES
-        and key.dtype == value.dtype == query.dtype
-        and width == value.size(-1) <= _WIDEST
-        and width % 8 == 0
-    )
-    if carrier is None or dropout or not fits:
+    if carrier is None or dropout or not _fits(query, key, value):
         return segment_attention(
             module,
             query,
@@ -105,10 +98,21 @@ def traceable_attention(
         )
         return result
     query, key, value = as_autocast_does(query, key, value)
-    if dropout or query.dtype not in _DTYPES or query.size(-1) > _WIDEST or query.size(-1) % 8:
+    if dropout or not _fits(query, key, value):
         raise ValueError("flash attention needs 16 bits, no dropout, and heads of at most 256")
-    window = sliding_window if sliding_window and sliding_window < spans.longest_keys else None
+    window = reached(sliding_window, spans.longest_keys)
     return _flash(query, key, value, spans, scaling, window), None
+
+
+def _fits(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    """Return whether flash attention takes these tensors of (1, heads, tokens, width)."""
+    width = query.size(-1)
+    return (
+        query.dtype in _DTYPES
+        and key.dtype == value.dtype == query.dtype
+        and width == value.size(-1) <= _WIDEST
+        and width % 8 == 0
+    )
 
 
 def _flash(

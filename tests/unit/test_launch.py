@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from prefcli import cli, first_failure
-from prefcli.cli.common import LocatedError
+from prefcli.cli.recipe_command import LocatedError
 from prefcli.errors import DataError, PreemptedError, RecipeError
 from prefcli.launcher.accelerate_config import accelerate_config, command_lines
 from prefcli.launcher.rendezvous import Rendezvous, check_srun_tasks, find_rendezvous, first_host

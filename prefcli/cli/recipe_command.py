@@ -1,4 +1,4 @@
-"""Helpers of all commands: arguments, opening a recipe, and output.
+"""The parts of a command on a recipe: its arguments, opening the recipe, and output.
 
 The heavy half (torch and its relatives) is imported inside commands, within `heavy_half`.
 """
