@@ -97,12 +97,12 @@ def test_wrong_reference_on_one_process_stops_both(run_both, on_second):
 
 
 def test_health_rule_is_evaluated_on_one_process(run_both, monkeypatch):
-    def look(self, row):
+    def observe(self, row):
         if row["step"] < 2:
             return []
         return [Advice("margin", "stop", 2, "as the test says", "so", "do not")]
 
-    monkeypatch.setattr(Monitor, "look", look)
+    monkeypatch.setattr(Monitor, "observe", observe)
     codes, output = run_both(max_steps=5)
     assert codes == [5, 5], output
     assert output.count("error: ") == 1
