@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 import pytest
 from transformers import TrainerControl, TrainerState
 
+from prefcli.checkpoints.metrics_log import truncate_logs
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.data.run_datasets import load_run_datasets
 from prefcli.errors import DivergedError, ExitCode
@@ -177,7 +178,7 @@ def test_run_dir_truncates_and_clears_all_logs(tmp_path):
     files = folder.metrics, folder.health, folder.samples
     for path in files:
         path.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"ste')
-    folder.forget_after(4)
+    truncate_logs(folder, 4)
     assert {path.read_text() for path in files} == {'{"step": 2}\n{"step": 4}\n'}
     folder.clear()
     assert not any(path.exists() for path in files)
