@@ -144,7 +144,7 @@ def references_sharded_by(prepare: Callable[[Any, Any], Any]) -> Iterator[None]:
 
 @contextmanager
 def model_hashes_skipped() -> Iterator[None]:
-    """Have trl's trainers not hash their models; the reference cache has a key of its own."""
+    """Have trl's trainers not hash their models; the reference cache computes another key."""
     with ExitStack() as stack:
         for module in (dpo_trainer, kto_trainer):
             stack.enter_context(patched(module, "hash_module", lambda model: ""))

@@ -59,6 +59,9 @@ def _fork(
         sys.stdout = open(1, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        # A forked process has torch replace its pool of threads at the first use. That is not safe
+        # from the threads with which transformers loads weights, so do it here.
+        torch.set_num_threads(torch.get_num_threads())
         for job, port in zip(jobs, ports, strict=True):
             _join(rank, count, port)
             job()

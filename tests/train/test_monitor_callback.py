@@ -137,7 +137,7 @@ def test_monitor_stops_the_run_in_the_logging_step_of_the_advice(recipe):
 def test_monitor_of_a_resumed_run_does_not_repeat_advice(recipe, capfd):
     first = run_of(recipe, "dpo", LossAt(step=2))
     first.trainer.train()
-    first.folder.forget_after(4)
+    truncate_logs(first.folder, 4)
     capfd.readouterr()
     again = run_of(recipe, "dpo", LossAt(step=5))
     again.trainer.args.eval_on_start = False

@@ -61,7 +61,7 @@ def send_at(monkeypatch, owner, name: str, step: int, *, number: int = signal.SI
     left = [number]
 
     def called(self, *args, **kwargs):
-        state = self.state if isinstance(self, PreemptionMixin) else self.trainer.state
+        state = self.state if isinstance(self, PreemptionMixin) else self._trainer.state
         if left and preemption.are_deferred() and state.global_step == step:
             os.kill(os.getpid(), left.pop())
         return inner(self, *args, **kwargs)
@@ -73,7 +73,7 @@ PLACES = {
     # The method during which the signal arrives, the step, and the message of the run.
     "training": (PreemptionMixin, "training_step", 1, "at step 2: saved checkpoint-2 in"),
     "evaluation": (PreemptionMixin, "prediction_step", 4, "at step 4: saved checkpoint-4 in"),
-    "samples": (samples_module.SamplingCallback, "_written", 2, "at step 2: saved checkpoint-2 in"),
+    "samples": (samples_module.SamplingCallback, "_answers", 2, "at step 2: saved checkpoint-2 in"),
     "saving": (PreemptionMixin, "_save_checkpoint", 3, "at step 3: checkpoint-3 already existed"),
     "the last evaluation": (
         PreemptionMixin,

@@ -325,7 +325,7 @@ def test_demonstrations_are_truncated_and_dropped_like_other_rows(
     out = capsys.readouterr().out
     assert "sft_mix: 4 rows read, 2 kept" in out
     assert "sft_mix: cut: 1 of 4 rows (25 %): a completion is cut at max_length" in out
-    assert "25.0% of the examples are demonstrations, 2.67" in out
+    assert "25.0% of the examples are demonstrations: 2.67" in out
     trainer = trainer_of(recipe, "dpo")[0]
     assert max(len(ids) for ids, _ in trainer.stream.take(range(2))) == 64
 
