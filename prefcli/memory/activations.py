@@ -72,7 +72,7 @@ def estimate_activation_memory(
         parameters, trained = count_parameters(model)
         # A reference of this architecture keeps its projections in the dtype of autocast.
         halved = (
-            sum(p.numel() for each in projections(model) for p in each.parameters()) / parameters
+            sum(p.numel() for layer in projections(model) for p in layer.parameters()) / parameters
         )
         saved = _saved_bytes(model, rows, length, half=half, padded=packed is None)
     frozen = _bytes_of_frozen(recipe, dtype)

@@ -14,7 +14,7 @@ from prefcli.model import Device
 from prefcli.model.lora import trainable_config
 from prefcli.model.precision import round_projections
 from prefcli.model.remote_code import from_config_kwargs
-from prefcli.packed_forward.stand_in import of_depth
+from prefcli.packed_forward.truncated_model import of_depth
 from prefcli.recipe.schema import Recipe
 
 

@@ -52,9 +52,9 @@ def figures(
     if not _use_triton(hidden.device):
         result: Figures = Head.apply(hidden, weight, bias, targets, scale, outputs)  # type: ignore[no-untyped-call]
         return result
-    asked = tuple(name for name in outputs if name in OPTIONAL_OUTPUTS)
+    optional = tuple(name for name in outputs if name in OPTIONAL_OUTPUTS)
     log_probs, entropy, _, mean_logits, is_top1 = ChunkedLogProbFunction.apply(
-        hidden, weight, bias, targets, 1.0, _TRITON_TILE, None, scale, asked
+        hidden, weight, bias, targets, 1.0, _TRITON_TILE, None, scale, optional
     )
     return log_probs, entropy, mean_logits, is_top1
 
@@ -87,7 +87,7 @@ class Head(torch.autograd.Function):
         count, vocabulary = len(hidden), len(weight)
         size = max(16, _TILE // vocabulary)
         log_probs = hidden.new_empty(count, dtype=torch.float32)
-        more = {
+        statistics = {
             name: torch.empty_like(log_probs)
             for name in ("entropy", "mean_logits")
             if name in outputs
@@ -100,28 +100,28 @@ class Head(torch.autograd.Function):
         once = ctx.needs_input_grad[0] and not trained and dtype != torch.float16
         direction = torch.empty_like(hidden) if once else None
         keep = _KEEP // vocabulary if trained and dtype != torch.float16 else 0
-        kept: list[torch.Tensor] = []
+        cached: list[torch.Tensor] = []
         cast = weight.to(dtype)
         with torch.autocast(device, enabled=False):
             for at in _slices(count, size):
                 logits = _logits(hidden[at].to(dtype), cast, bias, scale)
-                if "mean_logits" in more:
-                    more["mean_logits"][at] = logits.mean(1)
+                if "mean_logits" in statistics:
+                    statistics["mean_logits"][at] = logits.mean(1)
                 if "is_top1" in outputs:
                     top[at] = logits.argmax(1) == targets[at]
-                wanted = logits.gather(1, targets[at, None]).squeeze(1)
+                target_logits = logits.gather(1, targets[at, None]).squeeze(1)
                 most = logits.amax(1, keepdim=True)
                 # From here on not logits: exponentials, relative to the largest.
-                entropy = more["entropy"][at] if "entropy" in more else None
+                entropy = statistics["entropy"][at] if "entropy" in statistics else None
                 _exponentials(logits, most, total[at], entropy)
                 log_z[at] = most.squeeze(1) + total[at].log()
-                log_probs[at] = wanted - log_z[at]
+                log_probs[at] = target_logits - log_z[at]
                 within = at.stop <= keep
                 if within or direction is not None:
                     # p - 1[target], times the total
                     logits.scatter_add_(1, targets[at, None], -total[at, None])
                 if within:
-                    kept.append(logits)
+                    cached.append(logits)
                 if direction is not None:
                     product = times(logits.to(dtype), cast.T).float()
                     direction[at] = (product * (-scale / total[at, None])).to(hidden.dtype)
@@ -129,11 +129,11 @@ class Head(torch.autograd.Function):
         if direction is not None:
             ctx.save_for_backward(direction)
         else:
-            ctx.save_for_backward(hidden, weight, bias, targets, log_z, total, *kept)
-        ctx.mark_non_differentiable(*more.values(), top)
+            ctx.save_for_backward(hidden, weight, bias, targets, log_z, total, *cached)
+        ctx.mark_non_differentiable(*statistics.values(), top)
         ctx.set_materialize_grads(False)
-        asked = top if "is_top1" in outputs else None
-        return log_probs, more.get("entropy"), more.get("mean_logits"), asked
+        is_top1 = top if "is_top1" in outputs else None
+        return log_probs, statistics.get("entropy"), statistics.get("mean_logits"), is_top1
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
@@ -143,13 +143,13 @@ class Head(torch.autograd.Function):
         if len(ctx.saved_tensors) == 1:
             (direction,) = ctx.saved_tensors
             return ((direction * grad[:, None]).to(direction.dtype), *(None,) * 5)
-        hidden, weight, bias, targets, log_z, total, *kept = ctx.saved_tensors
+        hidden, weight, bias, targets, log_z, total, *cached = ctx.saved_tensors
         to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         to_weight: torch.Tensor | None = None
         to_bias = log_z.new_zeros(bias.shape) if ctx.needs_input_grad[2] else None
         cast = weight.to(ctx.dtype)
         together = []
-        for at, known in itertools.zip_longest(_slices(len(hidden), ctx.size), kept):
+        for at, known in itertools.zip_longest(_slices(len(hidden), ctx.size), cached):
             # d log p[target] / d z = 1[target] - p
             if known is not None:
                 shares, factors = known, -grad[at] / total[at]
@@ -174,7 +174,7 @@ class Head(torch.autograd.Function):
             else:
                 to_weight = _added(to_weight, [shares], scaled)
         if together:
-            to_weight = _added(to_weight, kept, torch.cat(together))
+            to_weight = _added(to_weight, cached, torch.cat(together))
         if to_weight is None and ctx.needs_input_grad[1]:
             to_weight = torch.zeros_like(weight)  # of no label
         return (
@@ -195,14 +195,14 @@ def _added(
     tiles: the shares, (labels, vocabulary) together; hidden: (labels, width).
     """
     vocabulary, across = tiles[0].size(1), hidden.T.contiguous()
-    found = hidden.new_empty(vocabulary, hidden.size(1)) if total is None else total
+    products = hidden.new_empty(vocabulary, hidden.size(1)) if total is None else total
     for at in _slices(vocabulary, _ROWS):
         product = times(torch.cat([tile[:, at] for tile in tiles]).T.contiguous(), across)
         if total is None:
-            found[at] = product
+            products[at] = product
         else:
-            found[at] += product
-    return found
+            products[at] += product
+    return products
 
 
 def _slices(count: int, size: int) -> list[slice]:

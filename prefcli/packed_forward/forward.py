@@ -174,8 +174,8 @@ def _mean_logits(
     if bias is not None:
         means += bias.mean(dtype=torch.float32)
     place = layout.place[:, :-1]
-    found: torch.Tensor = (scale * means[place]).where(place >= 0, 0.0)
-    return found
+    result: torch.Tensor = (scale * means[place]).where(place >= 0, 0.0)
+    return result
 
 
 def backbone(model: PreTrainedModel, input_ids: torch.Tensor, layout: PackedBatch) -> torch.Tensor:

@@ -16,8 +16,8 @@ from prefcli.packed_forward import prefix_attention as segments
 from prefcli.packed_forward import varlen
 from prefcli.packed_forward.forward import Counts, install, settings
 from prefcli.packed_forward.self_check import disagreement
-from prefcli.packed_forward.stand_in import stand_in
 from prefcli.packed_forward.supported_models import reason_against
+from prefcli.packed_forward.truncated_model import truncated_model
 from prefcli.recipe.compatibility import Strategy
 from prefcli.recipe.sections import Performance
 from prefcli.trl_integration.trl_compat import fused_head_replaced
@@ -152,22 +152,22 @@ class FastForward:
 
     def _try(self, model: PreTrainedModel) -> tuple[str | None, Callable[[], None]]:
         """(why not, what takes it away)."""
-        asked = settings(model)
-        if asked is None:
+        requested_outputs = settings(model)
+        if requested_outputs is None:
             return "trl asks for figures that it does not give", _nothing
-        found = None
-        tried = self._tried(model, asked[1])
+        difference = None
+        tried = self._tried(model, requested_outputs[1])
         compiles = self._compiles
         if compiles and self._strategy == "fsdp2":
             self.refused[varlen.COMPILED] = "under fsdp2 layers are sharded and not compiled"
             compiles = False
         for attention in attentions(tried, compiled=compiles):
-            found = self._disagreement(tried, *asked, attention)
-            if found is None:
+            difference = self._disagreement(tried, *requested_outputs, attention)
+            if difference is None:
                 self.attention = attention
-                return None, install(model, *asked, self.counts, attention)
-            self.refused[attention] = found
-        return found, _nothing
+                return None, install(model, *requested_outputs, self.counts, attention)
+            self.refused[attention] = difference
+        return difference, _nothing
 
     def _tried(self, model: PreTrainedModel, outputs: tuple[str, ...]) -> PreTrainedModel:
         """Return the model to compare with trl's forward; a part of it if it will be sharded."""
@@ -175,9 +175,9 @@ class FastForward:
             return model
         # Before sharding it may be on the CPU; after that no process can run it alone.
         kind = "cuda" if torch.cuda.is_available() else "cpu"
-        found = stand_in(model, torch.device(kind), self._autocast or model.dtype)
-        add_fused_lm_head(found, outputs=outputs)
-        return found
+        truncated = truncated_model(model, torch.device(kind), self._autocast or model.dtype)
+        add_fused_lm_head(truncated, outputs=outputs)
+        return truncated
 
     def _disagreement(
         self, model: PreTrainedModel, scale: float, outputs: tuple[str, ...], attention: str

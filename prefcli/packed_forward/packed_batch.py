@@ -131,7 +131,7 @@ def layout_of(
     the shared beginning.
     """
     rows, length = input_ids.shape
-    ids, real, wanted = _on_host(input_ids, attention_mask, labels)
+    ids, real, labelled = _on_host(input_ids, attention_mask, labels)
     columns = [np.flatnonzero(row) for row in real]
     place = np.full((rows, length), -1)
     token_indices, positions, groups = [], [], []
@@ -151,7 +151,7 @@ def layout_of(
             size += len(rest)
             branches.append(len(rest))
         groups.append(Group(start, prefix, tuple(branches)))
-    scored = wanted[:, 1:]
+    scored = labelled[:, 1:]
     arrays = [
         np.concatenate(token_indices),
         np.concatenate(positions),
@@ -195,7 +195,7 @@ def _grouped(texts: list[Ints]) -> list[tuple[list[int], int]]:
     for row, text in zip(padded, texts, strict=True):
         row[: len(text)] = text
     left = list(range(len(texts)))
-    found = []
+    groups_of_rows = []
     while left:
         first, left = left[0], left[1:]
         # The last column differs from itself, so that each row differs somewhere.
@@ -207,5 +207,5 @@ def _grouped(texts: list[Ints]) -> list[tuple[list[int], int]]:
         members = [row for row, join in zip(left, joins, strict=True) if join]
         prefix = int(shared[joins].min(initial=most)) if members else 0
         left = [row for row, join in zip(left, joins, strict=True) if not join]
-        found.append(([first, *members], prefix))
-    return found
+        groups_of_rows.append(([first, *members], prefix))
+    return groups_of_rows

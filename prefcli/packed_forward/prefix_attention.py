@@ -34,7 +34,7 @@ def as_autocast_does(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     if not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
-    return tuple(each.to(dtype) for each in tensors)
+    return tuple(tensor.to(dtype) for tensor in tensors)
 
 
 def segment_attention(
@@ -88,7 +88,7 @@ def segment_attention(
 
     # Split, not sliced: a slice's gradient is as large as what it was cut from, and mostly zeros.
     tokens = [count for group in layout.groups for count in (group.prefix, *group.branches)]
-    split = (torch.split(each, tokens, dim=2) for each in (query, key, value))
+    split = (torch.split(tensor, tokens, dim=2) for tensor in (query, key, value))
     segments = zip(*split, strict=True)
     parts = []
     for group in layout.groups:

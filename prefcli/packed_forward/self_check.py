@@ -39,8 +39,8 @@ def disagreement(
     labelled = batch["labels"][:, 1:] != -100
 
     def scored(**batch: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = model(**batch, fused_lm_head=True).log_probs.float()[labelled]
-        return found
+        log_probs: torch.Tensor = model(**batch, fused_lm_head=True).log_probs.float()[labelled]
+        return log_probs
 
     with torch.no_grad(), eval_mode(model):
         there = scored(**batch)
@@ -76,8 +76,10 @@ def _last_layer(model: PreTrainedModel) -> Iterator[list[_Call]]:
     def keep(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append((module, args, kwargs))
 
-    layers = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
-    handles = [each.register_forward_pre_hook(keep, with_kwargs=True) for each in layers[-1:]]
+    layers = [
+        module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
+    ]
+    handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers[-1:]]
     try:
         yield calls
     finally:

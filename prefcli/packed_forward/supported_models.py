@@ -64,15 +64,15 @@ def reason_against(model: PreTrainedModel, strategy: Strategy) -> str | None:
 
 
 def reason_against_config(
-    whole: PretrainedConfig, attention: str, strategy: Strategy
+    model_config: PretrainedConfig, attention: str, strategy: Strategy
 ) -> str | None:
     """The same of a model that is not loaded; attention: an implementation's name."""
-    config = whole.get_text_config()
+    config = model_config.get_text_config()
     kind = config.model_type
     if kind not in FAMILIES:
         return f"{kind} is not among the architectures it is known to be exact for"
-    if config is not whole:
-        return f"{whole.model_type} reads more than text"
+    if config is not model_config:
+        return f"{model_config.model_type} reads more than text"
     if attention != "sdpa":
         return f"model.attn_implementation is {attention}, and only sdpa knows about it"
     if strategy in SHARDED and strategy != "fsdp2":

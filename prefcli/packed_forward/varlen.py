@@ -124,12 +124,12 @@ def _flash(
     window: int | None,
 ) -> torch.Tensor:
     """Run flash attention on (1, heads, tokens, width); returns (1, tokens, heads, width)."""
-    more: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if asks_for_groups(varlen_attn):
-        more["enable_gqa"] = query.size(1) != key.size(1)
+        options["enable_gqa"] = query.size(1) != key.size(1)
 
-    def seen(each: torch.Tensor) -> torch.Tensor:
-        return each[0].transpose(0, 1)[spans.keys]
+    def seen(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor[0].transpose(0, 1)[spans.keys]
 
     result = varlen_attn(
         query[0].transpose(0, 1).contiguous(),
@@ -142,7 +142,7 @@ def _flash(
         scale=scaling,
         # Queries are the last of the keys they see; a window counts the keys before each.
         window_size=(-1 if window is None else window - 1, 0),
-        **more,
+        **options,
     )
     assert isinstance(result, torch.Tensor)
     return result[None]

@@ -9,8 +9,6 @@ from tests.support.source_tree import ROOT, source_files, source_folders
 
 SHELL_SCRIPTS = [p.relative_to(ROOT).as_posix() for p in sorted(ROOT.glob("scripts/**/*.sh"))]
 PAGES = ["README.md", "CHANGELOG.md", "docs", "recipes", *SHELL_SCRIPTS]
-NOT_YET: set[str] = set()
-"""Folders that are still being rewritten."""
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -18,13 +16,7 @@ def test_page_has_no_banned_phrase(name):
     assert [line for path in files(ROOT / name) for line in findings(path)] == []
 
 
-@pytest.mark.parametrize(
-    "folder",
-    [
-        pytest.param(folder, marks=[pytest.mark.xfail(strict=False)] * (folder in NOT_YET))
-        for folder in source_folders()
-    ],
-)
+@pytest.mark.parametrize("folder", source_folders())
 def test_source_folder_has_no_banned_phrase(folder, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert [line for path in source_files(folder) for line in findings(path)] == []

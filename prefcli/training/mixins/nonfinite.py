@@ -65,7 +65,7 @@ class NonfiniteMixin(TransformersTrainer):  # type: ignore[misc]  # transformers
     ) -> None:
         """Raise DivergedError on every process if a value is not finite on any of them."""
         device = self.args.device
-        own = torch.stack([each.detach().to(device).float() for each in values.values()])
+        own = torch.stack([value.detach().to(device).float() for value in values.values()])
         of_all = self.accelerator.gather(own[None]).tolist()  # one wait for the device
         for name, *column in zip(values, *of_all, strict=True):
             bad = [value for value in column if not math.isfinite(value)]
@@ -126,7 +126,7 @@ class NonfiniteMixin(TransformersTrainer):  # type: ignore[misc]  # transformers
         """Find file and row of each row in the batches by its tokens."""
         if self.context.train is None:
             return []
-        wanted = Counter(
+        remaining = Counter(
             tuple(ids[mask.bool()].tolist())
             for batch in batches
             for ids, mask in zip(*batch, strict=True)
@@ -134,7 +134,7 @@ class NonfiniteMixin(TransformersTrainer):  # type: ignore[misc]  # transformers
         places = []
         for i, row in enumerate(self.train_dataset):
             ids = tuple(self.context.method.trainer.row_ids(row)[: self.args.max_length])
-            if wanted[ids] > 0:
-                wanted[ids] -= 1
+            if remaining[ids] > 0:
+                remaining[ids] -= 1
                 places.append(self.context.train.place(i))
         return places

@@ -1,4 +1,4 @@
-"""A model of a few layers in place of one that is about to be sharded."""
+"""The first layers of a model, to check what a sharded model cannot run in one process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def of_depth(config: PretrainedConfig, layers: int) -> PretrainedConfig:
     return config
 
 
-def stand_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+def truncated_model(
+    model: PreTrainedModel, device: torch.device, dtype: torch.dtype
+) -> PreTrainedModel:
     """Return the model's first layers, embeddings and head on a device, one layer of each kind.
 
     No process holds more of the model there, and none needs the others to run it.
@@ -31,10 +33,10 @@ def stand_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -
     config = of_depth(model.config, _depth(model.config))
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.device(device):
-        found: PreTrainedModel = type(model)(config)
+        truncated: PreTrainedModel = type(model)(config)
     weights = {name.replace(_BASE, "."): value for name, value in model.state_dict().items()}
-    found.load_state_dict({name: weights[name] for name in found.state_dict()})
-    return found.to(dtype).train(model.training)
+    truncated.load_state_dict({name: weights[name] for name in truncated.state_dict()})
+    return truncated.to(dtype).train(model.training)
 
 
 def _depth(config: PretrainedConfig) -> int:
