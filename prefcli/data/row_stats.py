@@ -142,6 +142,8 @@ def compute_row_stats(
             features=features,
             keep_in_memory=True,
             load_from_cache_file=False,
+            # Nothing is cached, so the function need not be hashed, which takes 0.1 s.
+            new_fingerprint="row_stats",
             num_proc=num_proc,
         ).data
     arrays = {name: table.column(name).to_numpy() for name in (*numbers, *faults)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -11,6 +12,7 @@ from unittest import mock
 import pytest
 import torch
 import yaml
+from accelerate.utils import imports
 
 from prefcli import cli
 from prefcli.checkpoints import atomic
@@ -25,6 +27,8 @@ torch.set_num_threads(1)
 quiet_libraries()
 # Each training run collects garbage; the objects of imported libraries need not be scanned.
 gc.freeze()
+# accelerate reads peft's metadata from the disk dozens of times in each run.
+imports._is_package_available = functools.cache(imports._is_package_available)
 
 
 @pytest.fixture(autouse=True)
