@@ -119,7 +119,8 @@ def compute_row_stats(
             counts = measure_row(ids, limits, chat=chat)
             if mask is not None and not any(mask[: limits.room]):
                 # trl drops these silently.
-                counts["drop"] = counts["drop"] or "no assistant token within max_length"
+                reason = "within max_length" if any(mask) else "marked by the chat template"
+                counts["drop"] = counts["drop"] or f"no assistant token {reason}"
             stats.append(
                 {
                     **counts,
