@@ -19,6 +19,7 @@ from prefcli.checkpoints import atomic
 from prefcli.console import keep_stdout_for_json
 from prefcli.library_logging import quiet_libraries
 from prefcli.model import load_tokenizer
+from prefcli.training import dry_run as dry_run_module
 from prefcli.training import finish
 from prefcli.training.run import train
 from tests.support.tiny_runs import trainer_of, write_jsonl
@@ -46,7 +47,7 @@ def _restored_environment():
 def pytest_report_header() -> str:
     return (
         "prefcli, tests/train: fsync is replaced by nothing; reports and model cards are written "
-        "only in tests marked `report`"
+        "only in tests marked `report`, and dry-runs simulate a step only in tests marked `memory`"
     )
 
 
@@ -55,6 +56,17 @@ def _without_reports(request, monkeypatch):
     """Skip report and model card, which take longer than a run of a tiny model."""
     if request.node.get_closest_marker("report") is None:
         monkeypatch.setattr(finish, "write_report_and_card", lambda *args, **kwargs: None)
+
+
+@pytest.fixture(autouse=True)
+def _without_simulated_step(request, monkeypatch):
+    """Skip the simulated step, which takes most of the time of a dry-run."""
+
+    def simulate(*args, **kwargs):
+        raise RuntimeError("the test is not marked `memory`")
+
+    if request.node.get_closest_marker("memory") is None:
+        monkeypatch.setattr(dry_run_module, "simulate_run_step", simulate)
 
 
 @pytest.fixture(autouse=True)

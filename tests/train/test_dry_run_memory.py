@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 from prefcli.training import dry_run as dry_run_module
 from tests.support.tiny_runs import pairs, write_jsonl
 
+pytestmark = pytest.mark.memory
+
 
 @pytest.fixture(scope="module")
 def adapter(tiny_model, tmp_path_factory):

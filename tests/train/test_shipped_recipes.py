@@ -90,10 +90,9 @@ def test_dry_run_of_a_quickstart_recipe_succeeds(name, tmp_path):
     start = [f"model.name_or_path={path.parent / 'model'}", "model.init=random"]
     recipe = load(str(path), [f"output_dir={tmp_path / 'run'}", *start]).recipe
     (method,) = recipe.methods.values()
-    result = dry_run(recipe, method, target=target_of(gpu_memory="8GiB"))
+    result = dry_run(recipe, method)
     assert (result.problems, result.unchecked, result.will_run) == ([], [], True)
     assert result.facts["parameters"] < 10**6
-    assert result.facts["memory"]["fits"]
     assert result.facts["steps"] > 0
 
 
