@@ -40,10 +40,12 @@ class Result:
         self.failure = agent.failure
         self.exit_code: int | None = None
         self.error_code: str | None = None
+        self.message = ""
         try:
             self.exit_code = int(exit_code(agent.failure, signals))
         except PrefcliError as error:
             self.error_code = error.problems[0].code
+            self.message = error.problems[0].message
 
 
 @pytest.fixture
@@ -147,6 +149,7 @@ sys.exit(1)
     )
     assert result.failure == WorkerExit(0, -9)
     assert result.error_code == "ENV001"
+    assert result.message == "rank 0 was killed by signal 9 (Killed)"
     assert noticed.exists()
 
 

@@ -6,7 +6,6 @@ import pytest
 from huggingface_hub import constants
 from transformers import AutoTokenizer
 
-from prefcli.memory.hardware import target_of
 from prefcli.methods import METHODS
 from prefcli.recipe import load
 from prefcli.recipe.catalog import find, shipped
