@@ -195,10 +195,10 @@ def test_fraction_zero_equals_a_run_without_mix_bit_for_bit(mixed_data, make_rec
         assert torch.equal(value, results[1][1][name])
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "orpo", "simpo"])
+@pytest.mark.parametrize("name", ["dpo", "orpo"])
 def test_mixed_loss_does_not_depend_on_micro_batches(mixed_data, make_recipe, name):
     results = []
-    for micro in (8, 2, 1):
+    for micro in (8, 1):
         mixed_data["training"] |= {"per_device_train_batch_size": micro, "max_steps": 5}
         mixed_data["training"]["per_device_eval_batch_size"] = 5
         data = {**mixed_data, "output_dir": f"{mixed_data['output_dir']}-{micro}"}
@@ -214,8 +214,9 @@ def _flat(values: list) -> list[float]:
     return [x for v in values for x in (v if isinstance(v, tuple) else (v,))]
 
 
-@pytest.mark.parametrize("name", ["dpo", "kto"])
-@pytest.mark.parametrize("lora", [None, {**LORA, "dropout": 0.1}], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    ("name", "lora"), [("kto", None), ("dpo", {**LORA, "dropout": 0.1})], ids=["full", "lora"]
+)
 def test_mixed_run_resumed_after_five_steps_equals_ten_steps(mixed_data, make_recipe, name, lora):
     if lora:
         mixed_data["lora"] = lora
