@@ -158,7 +158,6 @@ def test_migrate_full_sft_trains_on_assistant_turns(tmp_path):
         (changed(("stage: dpo", "stage: rm")), "stage", "RCP154"),
         (f"{START}quantization_bit: 3\n", "quantization_bit", "RCP156"),
         (f"{START}use_galore: true\n", "use_galore", "RCP156"),
-        (f"{START}adapter_name_or_path: a\n", "adapter_name_or_path", "RCP156"),
         (f"{START}dpo_label_smoothing: 0.1\n", "dpo_label_smoothing", "RCP156"),
         (f"{START}pref_loss: kto_pair\n", "pref_loss", "RCP156"),
         (f"{START}pref_loss: orpo\npref_ftx: 1.0\n", "pref_ftx", "RCP158"),
