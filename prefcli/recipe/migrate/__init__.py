@@ -86,19 +86,15 @@ def migrate(
         config = read_script(source) if is_script(source) else read_yaml(source)
     tool, places = config.tool, config.places
     data, paths, collisions = by_trl_names(tool, config.entries, places)
-    common: list[Problem] | None = None
     problems = [*config.problems, *collisions, *_mask_tokens(data, paths, config)]
     method_or_problem = find_method(tool, data, places, paths, method or config.method)
     if isinstance(method_or_problem, Problem):
-        candidates = tool.candidate_methods(data) or {"sft"} if not tool.method_key else set()
-        drafts = [_draft(config, data, paths, name, devices, overrides) for name in candidates]
-        # With any method there would be these problems.
-        common = [
-            p
-            for p in (drafts[0].problems if drafts else [])
-            if all(p in d.problems for d in drafts)
-        ]
-        problems = _in_file_order([*problems, method_or_problem, *common])
+        # Any of the methods would have these problems.
+        common: list[Problem] | None = None
+        for name in tool.candidate_methods(data) if tool.method_key is None else ():
+            reported = _draft(config, data, paths, name, devices, overrides).problems
+            common = reported if common is None else [p for p in common if p in reported]
+        problems = _in_file_order([*problems, method_or_problem, *(common or [])])
         return Migration(tool.name, problems=problems)
     draft = _draft(config, data, paths, method_or_problem, devices, overrides)
     draft.problems += problems

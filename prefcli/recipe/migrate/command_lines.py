@@ -151,43 +151,81 @@ def _word(raw: str, mark: Mark, variables: Mapping[str, str | None], *, in_loop:
 
 _SCRIPTS = re.compile(r"(run_)?(sft|dpo|ipo|kto|orpo|simpo|cpo)\.py")
 _FACTORY_SCRIPTS = ("train.py", "train_bash.py")
-_PROCESSES = {"num_processes", "nproc_per_node", "nproc-per-node", "num_gpus", "num-processes"}
+_PROCESSES = {"num_processes", "nproc_per_node", "num_gpus"}
 _NODES = {"nnodes", "num_nodes"}
-_SWITCHES = {"multi_gpu", "use_deepspeed", "use_fsdp", "standalone", "cpu", "no_python", "m"}
+_SWITCHES = {
+    "multi_gpu",
+    "use_deepspeed",
+    "use_fsdp",
+    "standalone",
+    "cpu",
+    "no_python",
+    "m",
+    "module",
+}
 """Launcher's flags without a value."""
+
+
+class _Processes:
+    """The number of processes that a launcher starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.visible: int | None = None
+        self.per_node: int | None = None
+        self.nodes = 1
+
+    @property
+    def total(self) -> int | None:
+        return self.visible if self.per_node is None else self.per_node * self.nodes
+
+    def read(self, flag: str, value: str) -> None:
+        """Read a flag of accelerate, torchrun or DeepSpeed."""
+        if flag in _PROCESSES and value.isdigit():
+            self.per_node = int(value)
+        elif flag in _NODES and value.isdigit():
+            self.nodes = int(value)
+        elif flag == "include":
+            hosts = value.split("@")
+            self.per_node = sum(len(host.partition(":")[2].split(",")) for host in hosts)
+        elif flag == "config_file" and (path := _find(value, self.folder)):
+            count = parse(read_text(str(path)), str(path))[0].get("num_processes")
+            if isinstance(count, int) and self.per_node is None:
+                self.per_node = count
 
 
 def _launch(words: list[Word], folder: Path) -> Launch | None:
     """Recognise a training command behind launchers and environment variables."""
-    devices: int | None = None
+    processes = _Processes(folder)
     launcher = False
     i = 0
     while i < len(words):
         text = words[i].text
         name, rest = Path(text).name, words[i + 1 :]
+        first = rest[0].text if rest else ""
         if match := _ASSIGNMENT.fullmatch(text):
             if match[1] == "CUDA_VISIBLE_DEVICES" and match[2]:
-                devices = len(match[2].split(","))
+                processes.visible = len(match[2].split(","))
         elif name in ("accelerate", "torchrun", "deepspeed"):
             launcher = True
         elif text.startswith("-") and launcher:
             flag, _, value = text.lstrip("-").partition("=")
             if not value and flag not in _SWITCHES and rest:
-                value, i = rest[0].text, i + 1
-            devices = _processes(flag, value, devices, folder)
-        elif name == "trl" and rest and rest[0].text in ("sft", "dpo", "kto", "orpo", "cpo"):
-            return Launch(_TOOLS["trl"], rest[0].text, rest, devices)
-        elif name in ("llamafactory-cli", "lmf") and rest and rest[0].text == "train":
-            return Launch(_TOOLS["LLaMA-Factory"], None, rest, devices)
-        elif name in ("axolotl", "oumi") and rest and rest[0].text == "train":
-            return Launch(_TOOLS[name], None, rest, devices)
+                value, i = first, i + 1
+            processes.read(flag.replace("-", "_"), value)
+        elif name == "trl" and first in ("sft", "dpo", "kto", "orpo", "cpo"):
+            return Launch(_TOOLS["trl"], first, rest, processes.total)
+        elif name in ("llamafactory-cli", "lmf") and first == "train":
+            return Launch(_TOOLS["LLaMA-Factory"], None, rest, processes.total)
+        elif name in ("axolotl", "oumi") and first == "train":
+            return Launch(_TOOLS[name], None, rest, processes.total)
         elif text in ("axolotl.cli.train", "oumi.train"):
-            return Launch(_TOOLS[text.split(".")[0]], None, words[i:], devices)
+            return Launch(_TOOLS[text.split(".")[0]], None, words[i:], processes.total)
         elif match := _SCRIPTS.fullmatch(name):
             tool = _TOOLS["alignment-handbook" if match[1] else "trl"]
-            return Launch(tool, match[2], words[i:], devices)
+            return Launch(tool, match[2], words[i:], processes.total)
         elif name in _FACTORY_SCRIPTS and any(w.text.startswith("--stage") for w in rest):
-            return Launch(_TOOLS["LLaMA-Factory"], None, words[i:], devices)
+            return Launch(_TOOLS["LLaMA-Factory"], None, words[i:], processes.total)
         elif name in ("swift", "tune") or text.startswith("openrlhf.cli.train"):
             other = {"swift": "ms-swift", "tune": "torchtune"}.get(name, "OpenRLHF")
             raise RecipeError(
@@ -197,19 +235,6 @@ def _launch(words: list[Word], folder: Path) -> Launch | None:
             )
         i += 1
     return None
-
-
-def _processes(flag: str, value: str, devices: int | None, folder: Path) -> int | None:
-    if flag in _PROCESSES and value.isdigit():
-        return int(value) * (devices or 1 if flag != "num_processes" else 1)
-    if flag in _NODES and value.isdigit():
-        return int(value) * (devices or 1)
-    if flag == "include":
-        return sum(len(host.partition(":")[2].split(",")) for host in value.split("@"))
-    if flag == "config_file" and (path := _find(value, folder)):
-        count = parse(read_text(str(path)), str(path))[0].get("num_processes")
-        return count if devices is None and isinstance(count, int) else devices
-    return devices
 
 
 def _find(name: str, folder: Path) -> Path | None:
@@ -264,29 +289,24 @@ def _flags(words: list[Word], source: str) -> tuple[dict[Key, tuple[Any, Word]],
         word, values = words[i], []
         name, equals, value = word.text.partition("=")
         if equals:
-            values = [replace_text(word, value)]
+            values = [word._replace(text=value)]
         elif not name.startswith("-"):
             name, values = "", [word]
         while name and not equals and i + 1 < len(words) and not _is_flag(words[i + 1].text):
             i += 1
             values.append(words[i])
         i += 1
-        key = tuple(name.lstrip("-").replace("-", "_").split("."))
+        path = name.lstrip("-").replace("-", "_").split(".")
         for part in (word, *values):
             if part.problem:
                 place = f"{source}:{part.mark[0]}:{part.mark[1]}"
                 hint = "write the value itself"
-                problems.append(Problem(part.problem, place, ".".join(key), hint, code="RCP171"))
+                problems.append(Problem(part.problem, place, ".".join(path), hint, code="RCP171"))
         read = [_value(part.text) for part in values]
-        if not read and key[-1].startswith("no_"):
-            key, read = (*key[:-1], key[-1].removeprefix("no_")), [False]
-        flags[key] = (read[0] if len(read) == 1 else read or True, word)
+        if not read and path[-1].startswith("no_"):
+            path[-1], read = path[-1].removeprefix("no_"), [False]
+        flags[tuple(path)] = (read[0] if len(read) == 1 else read or True, word)
     return flags, problems
-
-
-def replace_text(word: Word, text: str) -> Word:
-    """Return a word with another text at the same place."""
-    return word._replace(text=text)
 
 
 def _is_flag(text: str) -> bool:

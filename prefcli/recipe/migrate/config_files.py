@@ -72,8 +72,8 @@ def find_tool(data: Mapping[str, Any], path: str) -> Tool:
 def _fenced_block(text: str, path: str) -> str:
     """Return the one fenced block that is a tool's config, with blank lines before it."""
     blocks = []
-    for match in re.finditer(r"^```(?:ya?ml)?[ \t]*\n(.*?)^```", text, re.M | re.S):
-        block = "\n" * text[: match.start(1)].count("\n") + match[1]
+    for match in re.finditer(r"^```([^\n`]*)\n(.*?)^```", text, re.M | re.S):
+        block = "\n" * text[: match.start(2)].count("\n") + match[2]
         try:
             data, _, _ = parse(block, path)
             find_tool(data, path)

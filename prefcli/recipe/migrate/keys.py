@@ -221,7 +221,7 @@ def _gradient_checkpointing(value: Any) -> Any:
     return True if isinstance(value, str) and is_on(value) else value
 
 
-_SETTINGS: RuleTable = {
+_SETTINGS: dict[str, Rule] = {
     **_rename("""
         output_dir seed dataset_num_proc=data.num_proc training.num_train_epochs
         training.learning_rate training.weight_decay training.max_grad_norm training.adam_beta1
@@ -413,7 +413,8 @@ NAMES: dict[str, str] = {
         rl_beta=beta dpo_beta=beta orpo_alpha=beta kto_desirable_weight=desirable_weight
         kto_undesirable_weight=undesirable_weight dpo_loss_type=loss_type
         dpo_loss_weights=loss_weights dpo_label_smoothing=label_smoothing sample_packing=packing
-        train_on_inputs=train_on_prompt wandb_name=run_name bfloat16=bf16 float16=fp16
+        train_on_inputs=train_on_prompt wandb_name=run_name bfloat16=bf16 float16=fp16 bf16=bf16
+        fp16=fp16 eval_strategy=eval_strategy
     """,
     "oumi": """
         model.model_name=model_name_or_path model.adapter_model=adapter_name_or_path

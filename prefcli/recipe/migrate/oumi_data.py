@@ -8,16 +8,13 @@ from prefcli.recipe.migrate.draft import Draft
 from prefcli.recipe.migrate.rules import is_on, refuse_unknown
 from prefcli.recipe.migrate.settings import SourceList, evaluates, put_sources
 
-_OWN_CLASSES = {
-    "text_sft": "conversations",
-    "text_sft_jsonl": "conversations",
-    "PromptResponseDataset": "",
-    "preference_dpo": "",
-}
+_OWN_CLASSES = ("text_sft", "text_sft_jsonl", "PromptResponseDataset", "preference_dpo")
 """oumi's generic dataset classes, whose dataset_path or hub name is the data."""
 _UNUSED = ("shuffle", "seed", "shuffle_buffer_size", "transform_num_workers", "trust_remote_code")
-_SPLIT_UNUSED = ("seed", "mixture_strategy", "use_torchdata", "use_async_dataset", "target_col")
-_SPLIT_UNUSED += ("collator_kwargs",)
+_SPLIT_UNUSED = (
+    *("seed", "mixture_strategy", "use_torchdata", "use_async_dataset", "target_col"),
+    "collator_kwargs",
+)
 
 
 def translate(draft: Draft) -> None:

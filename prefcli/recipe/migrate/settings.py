@@ -29,6 +29,7 @@ def start(draft: Draft) -> None:
     name, adapter = draft.given("model_name_or_path"), draft.given("adapter_name_or_path")
     revision = draft.given("model_revision")
     if adapter:
+        draft.handled |= {"model_name_or_path", "model_revision", "create_new_adapter"}
         folder = word_list(adapter)
         if folder is None or len(folder) != 1:
             message = "prefcli starts from one adapter"
@@ -245,10 +246,11 @@ def lora(draft: Draft) -> None:
             draft.put(path, value, key)
     modules = draft.value("lora_target_modules")
     names = word_list(modules) if modules else None
-    if is_on(draft.given("lora_target_linear")) or (names and names[0] in ("all", "all-linear")):
-        key = "lora_target_linear" if is_on(draft.given("lora_target_linear")) else None
-        draft.put("lora.target_modules", "all-linear", key or "lora_target_modules")
+    if is_on(draft.given("lora_target_linear")):
+        draft.put("lora.target_modules", "all-linear", "lora_target_linear")
         draft.drop("lora_target_modules", "all linear layers are adapted")
+    elif names and names[0] in ("all", "all-linear"):
+        draft.put("lora.target_modules", "all-linear", "lora_target_modules")
     elif modules:
         draft.put("lora.target_modules", names or modules, "lora_target_modules")
         draft.drop("lora_target_linear", "it is off")
@@ -507,7 +509,8 @@ def schedule(draft: Draft) -> None:
     kind, given = draft.value("lr_scheduler_type"), draft.given("lr_scheduler_kwargs")
     options = dict(given) if isinstance(given, dict) else {}
     floor = draft.given("cosine_min_lr_ratio")
-    peak, key, inside = draft.value("learning_rate"), "lr_scheduler_kwargs", ()
+    peak, key = draft.value("learning_rate"), "lr_scheduler_kwargs"
+    inside: tuple[str, ...] = ()
     if kind == "cosine" and floor:
         kind, key = "cosine_with_min_lr", "cosine_min_lr_ratio"
     elif kind == "cosine_with_min_lr" and "min_lr_rate" in options:

@@ -33,6 +33,8 @@ class Tool:
     """Returns keys without a default that the tool needs for a method."""
     method_key: str | None = None
     """The key that names the method, by trl's name."""
+    has_own_names: bool = False
+    """Whether it reads only its own name of a setting, where that differs from trl's."""
 
     @property
     def table(self) -> RuleTable:
@@ -41,7 +43,7 @@ class Tool:
 
     def trl_names(self) -> dict[str, str]:
         """Return trl's name of each key that the tool has another name for."""
-        return dict(word.split("=") for word in keys.NAMES[self.name].split())  # type: ignore
+        return dict(word.split("=") for word in keys.NAMES[self.name].split())
 
 
 def by_trl_names(
@@ -54,6 +56,8 @@ def by_trl_names(
     problems = []
     for path, value in entries.items():
         name = names.get(dotted(path), str(path[-1]))
+        if tool.has_own_names and dotted(path) not in names and name in names.values():
+            name = dotted(("unknown", *path))
         if data.get(name) is None:
             data[name], paths[name] = value, path
         elif value is not None and value != data[name]:
@@ -289,6 +293,7 @@ TOOLS: tuple[Tool, ...] = (
         _oumi_defaults,
         _oumi_methods,
         method_key="trainer_type",
+        has_own_names=True,
     ),
     Tool("W&B", lambda data: "_wandb" in data, _trl_defaults, _trl_methods, _simpo_loss),
     Tool(
@@ -301,6 +306,7 @@ TOOLS: tuple[Tool, ...] = (
         _axolotl_methods,
         _axolotl_required,
         method_key="rl",
+        has_own_names=True,
     ),
     Tool(
         "LLaMA-Factory",
