@@ -247,8 +247,10 @@ def _config(launch: Launch, source: str) -> Config:
     """Return the settings of a command: those of the YAML file that it names, and its flags."""
     flags, problems = _flags(launch.arguments[1:], source)
     config, devices, method = Config(launch.tool, {}, Places(source)), launch.devices, launch.method
-    for key in [key for key in flags if key in (("config",), ("c",), ("",))]:
-        value, word = flags.pop(key)
+    for name in ("config", "c", ""):
+        if (name,) not in flags:
+            continue
+        value, word = flags.pop((name,))
         path = _find(str(value), Path(source).parent)
         if path is None:
             raise RecipeError(
