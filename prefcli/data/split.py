@@ -130,7 +130,8 @@ def load_split(
     for i, source in enumerate(sources):
         place = Place(source.path, where if len(sources) == 1 else f"{where}[{i}]")
         raw = read(source, place.where)
-        indices, count = draw_share(len(raw), source.fraction, seed, sample)
+        fraction = source.fraction if source.rows is None else min(1.0, source.rows / len(raw))
+        indices, count = draw_share(len(raw), fraction, seed, sample)
         total, available = total + len(indices), available + count
         rows = convert(raw, indices, kind, place, audit.account, last_turn=last_turn)
         _need_template(rows, tokenizer, place)

@@ -183,6 +183,8 @@ def test_load_split_fractions_draw_with_seed(read):
     assert drawn(seed=2) != places
     assert sorted(drawn(shuffle=True)) == sorted(places) != drawn(shuffle=True)
     assert read({"path": "b.jsonl", "fraction": 0.001}).read == 1
+    assert read({"path": "b.jsonl", "rows": 7}).read == 7
+    assert read({"path": "b.jsonl", "rows": 99}).read == 20
 
 
 def test_load_split_columns_renames_and_swaps(read):

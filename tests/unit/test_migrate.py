@@ -112,7 +112,7 @@ def test_migrate_handbook_config_writes_notes_to_the_header(tmp_path):
     notes = " ".join(migration.notes)
     assert "results are not comparable" in notes
     assert "per-device 8 x accumulation 2 x 4 devices" in notes
-    assert "rows of a fraction" in notes
+    assert "a part of the rows" in notes
     assert "every 500 steps" in notes
     assert "push_to_hub.private: false" in notes
     header = migration.text.partition("output_dir")[0].replace("\n#   ", " ")

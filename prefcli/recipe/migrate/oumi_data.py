@@ -69,7 +69,9 @@ def _source(draft: Draft, split: str, i: int, entry: dict[str, Any]) -> dict[str
     for key in ("sample_count", "mixture_proportion"):
         if entry.get(key) is None:
             continue
-        if key == "sample_count":
+        if key == "sample_count" and entry.get("shuffle"):
+            source["rows"] = entry[key]
+        elif key == "sample_count":
             source["split"] = f"{source.get('split', 'train')}[:{entry[key]}]"
         else:
             message = "oumi repeats or drops rows until the shares of the datasets are met"

@@ -254,14 +254,13 @@ def lora(draft: Draft) -> None:
     elif modules:
         draft.put("lora.target_modules", names or modules, "lora_target_modules")
         draft.drop("lora_target_linear", "it is off")
+    elif draft.tool == "axolotl":
+        message = "neither lora_target_linear nor lora_target_modules is given"
+        hint = "write lora_target_linear: true"
+        path = "lora.target_modules"
+        draft.refuse("use_peft", message, code="RCP161", hint=hint, path=path)
     else:
-        draft.refuse(
-            "use_peft",
-            f"{draft.name('lora_target_modules')} is missing, so that peft chooses the layers",
-            code="RCP161",
-            hint="write all-linear, or a list of layers",
-            path="lora.target_modules",
-        )
+        draft.put("lora.target_modules", "default", "lora_target_modules")
 
 
 # data
@@ -291,9 +290,9 @@ def put_sources(draft: Draft, path: str, sources: SourceList, key: str) -> None:
         draft.put(path, values, key)
         for i, (_, inside) in enumerate(sources):
             draft.origins[f"{path}[{i}]"] = draft.at(key, *inside)
-    if any("fraction" in source for source in values):
+    if any({"fraction", "rows"} & source.keys() for source in values):
         draft.note(
-            f"{path}: the rows of a fraction are drawn with prefcli's seed and differ from "
+            f"{path}: a part of the rows is drawn with prefcli's seed, so they differ from "
             f"{draft.tool}'s"
         )
 

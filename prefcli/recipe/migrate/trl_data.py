@@ -192,7 +192,9 @@ def _put_mixer(draft: Draft, mixer: dict[str, Any]) -> None:
             if _is_test(source):
                 test.append((source, (path,)))
             else:
-                train.append((source | {"fraction": fraction}, (path,)))
+                # Forks of the handbook take a number above 1 as a number of rows.
+                is_count = isinstance(fraction, int) and fraction > 1
+                train.append((source | {"rows" if is_count else "fraction": fraction}, (path,)))
     put_sources(draft, "data.train", train, "dataset_mixer")
     if evaluates(draft):
         put_sources(draft, "data.eval", test, "dataset_mixer")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from prefcli.config_base import ConfigBase, Count, Fraction, Positive, section
+from prefcli.config_base import ConfigBase, Count, Fraction, Positive, RuleError, section
 from prefcli.recipe.paths import PathOrName
 
 
@@ -26,6 +26,14 @@ class Source(ConfigBase):
     """prefcli's column name: the name of the column in the data."""
     fraction: Fraction = 1.0
     """Share of the rows to use, drawn with the recipe's seed."""
+    rows: Count | None = None
+    """Number of rows to use, drawn with the recipe's seed; all rows if there are fewer."""
+
+    @model_validator(mode="after")
+    def _rows_or_fraction(self) -> Source:
+        if self.rows is not None and self.fraction != 1.0:
+            raise RuleError("rows and fraction both limit the source; remove one")
+        return self
 
 
 def _one_or_many(value: Any) -> Any:
