@@ -1,4 +1,4 @@
-"""What a migrated recipe passes to trl, against what the source tool passes for the same config."""
+"""Comparison of what a migrated recipe passes to trl with what the source tool passes."""
 
 from __future__ import annotations
 
