@@ -189,4 +189,50 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
         "Write model.revision: COMMIT. If the code is in another repository, copy its files next "
         "to the model and correct auto_map.",
     ),
+    ErrorCode(
+        "MDL025",
+        "damaged-weights-file",
+        "A file of weights is empty, cut or a git-lfs pointer, or the index of a sharded model "
+        "lists files that do not exist or lie outside its folder.",
+        "a model.safetensors whose download was interrupted",
+        "Copy or download the file again; run `git lfs pull` for a pointer.",
+    ),
+    ErrorCode(
+        "MDL026",
+        "incomplete-weights",
+        "The files lack tensors that the config describes, or an adapter has others. The libraries "
+        "would train random numbers in their place.",
+        "config.json: {num_hidden_layers: 32} with the weights of 28 layers",
+        "Restore the complete weights, or the config that belongs to them.",
+    ),
+    ErrorCode(
+        "MDL027",
+        "mismatched-weights",
+        "Tensors in the files have another shape or type than the config describes.",
+        "config.json: {intermediate_size: 11008} with weights of 14336",
+        "Restore the config and the weights that belong together.",
+    ),
+    ErrorCode(
+        "MDL028",
+        "non-finite-weights",
+        "The starting weights contain NaN or infinite values. One in a row that no text uses would "
+        "show only when the trained model is saved.",
+        "a model that was saved after it had diverged",
+        "Restore the weights, or start from an earlier checkpoint.",
+    ),
+    ErrorCode(
+        "MDL029",
+        "adapter-with-grown-vocabulary",
+        "The adapter was trained with more tokens than its base has: its embedding has more rows.",
+        "an adapter with modules_to_save: [embed_tokens, lm_head] and two added tokens",
+        "Resize the base to the number of rows, merge the adapter into it, save the result with "
+        "the adapter's tokenizer, and start from that folder.",
+    ),
+    ErrorCode(
+        "MDL030",
+        "invalid-model-file",
+        "A JSON file of a model, an adapter or a tokenizer is not a JSON object.",
+        "a config.json that holds []",
+        "Restore the file.",
+    ),
 )

@@ -88,11 +88,16 @@ def trainable_config(config: LoraConfig) -> LoraConfig:
     return config
 
 
+def empty_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """Add an adapter to a model on the meta device. Raises what peft raises."""
+    with torch.device("meta"):
+        return get_peft_model(model, trainable_config(config), low_cpu_mem_usage=True)
+
+
 def with_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """Add an adapter to a model on the meta device. Raises RecipeError if peft refuses it."""
     try:
-        with torch.device("meta"):
-            return get_peft_model(model, trainable_config(config), low_cpu_mem_usage=True)
+        return empty_adapter(model, config)
     except ValueError as error:
         is_dropout = "lora_dropout" in str(error)
         raise RecipeError(

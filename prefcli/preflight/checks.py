@@ -25,10 +25,9 @@ from prefcli.memory.model_info import describe_model
 from prefcli.memory.optimizer_state_size import on_disk
 from prefcli.methods import Method
 from prefcli.model import check_model, load_base_config, load_tokenizer
-from prefcli.model.base_model import reference_model, resolve_model
+from prefcli.model.base_model import check_start_weights, reference_model
 from prefcli.model.device import refuse_many_gpus_without_launcher
 from prefcli.model.distributed import check_launch_section
-from prefcli.model.loading import check_weights
 from prefcli.preflight.context import PreflightContext
 from prefcli.preflight.requirements import check_packages
 from prefcli.preflight.stop_token_check import tokenizer_warnings
@@ -137,18 +136,19 @@ def _check_base_model(context: PreflightContext) -> None:
     context.start = check_model(context.recipe.model, context.recipe.lora)
 
 
-def _check_weights(context: PreflightContext) -> None:
-    check_weights(_known(context.start).base)
+def _check_weights(context: PreflightContext) -> Report:
+    return Report(warnings=check_start_weights(context.recipe.model))
 
 
-def _check_reference_weights(context: PreflightContext) -> None:
+def _check_reference_weights(context: PreflightContext) -> Report | None:
     named = (
         reference_model(context.recipe.reference, context.recipe.model)
         if context.method.needs_reference
         else None
     )
-    if named is not None:
-        check_weights(resolve_model(named, where="reference").base, where="reference")
+    if named is None:
+        return None
+    return Report(warnings=check_start_weights(named, where="reference"))
 
 
 def _check_tokenizer(context: PreflightContext) -> None:
