@@ -114,9 +114,11 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL015",
         "template-fails",
-        "The chat template fails on a conversation of one user and one assistant message.",
+        "The chat template fails on a conversation of one user and one assistant message, does not "
+        "end within a few seconds, makes a very long text of it, or is one of several without a "
+        "default.",
         "model: {chat_template: '{% for m in messages %}{{ m.text() }}{% endfor %}'}",
-        "Correct the template.",
+        "Correct the template, or name another one in model.chat_template.",
     ),
     ErrorCode(
         "MDL016",
@@ -168,8 +170,8 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL022",
         "tokenizer-mismatch",
-        "The tokenizer does not belong to the model: it has more tokens than the embedding, or the "
-        "reference has another vocabulary than the policy.",
+        "The tokenizer does not belong to the model: its vocabulary is larger than the embedding, "
+        "or the reference has another vocabulary than the policy.",
         "reference: {name_or_path: OTHER_FAMILY_MODEL}",
         "Name models with the same tokenizer, and folders whose tokenizer and weights belong "
         "together.",
@@ -234,5 +236,22 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
         "A JSON file of a model, an adapter or a tokenizer is not a JSON object.",
         "a config.json that holds []",
         "Restore the file.",
+    ),
+    ErrorCode(
+        "MDL031",
+        "token-past-embedding",
+        "A token that training uses, such as the padding token, has an id that the model's "
+        "embedding has no row for.",
+        "a tokenizer to which [PAD] was added as token 32000, with a model of 32000 rows",
+        "Make an existing token the padding token, or resize the embedding with "
+        "`resize_token_embeddings` and save the model again.",
+    ),
+    ErrorCode(
+        "MDL032",
+        "unsupported-architecture",
+        "The config describes a model that does not continue text, such as an encoder or a "
+        "translation model.",
+        'config.json: {"model_type": "t5"}',
+        "Name a causal language model, such as Llama, Qwen or GPT-2.",
     ),
 )

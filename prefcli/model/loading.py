@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import set_seed as seed_everything
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from prefcli.console import warn
 from prefcli.errors import PrefcliError, Problem, RecipeError, UnreachableError
 from prefcli.hub.cache import ADAPTER, TOKENIZER, missing_files, offline, snapshot
 from prefcli.model.remote_code import from_config_kwargs, from_pretrained_kwargs
@@ -33,7 +36,7 @@ from prefcli.model.weight_files import (
 )
 from prefcli.recipe.paths import looks_like_path
 from prefcli.recipe.sections import Model
-from prefcli.text import first_line, last_line
+from prefcli.text import first_line
 
 _JSON_FILES = {
     "config": ("config.json",),
@@ -104,8 +107,9 @@ def loading(options: Model, what: str, where: str = "model") -> Iterator[None]:
 def _describe(error: BaseException) -> str:
     """Return the first line of a message; the type too, if the message is about something else."""
     text = first_line(error)
-    if text.endswith(":"):  # pydantic-like errors of huggingface_hub
-        text = f"{text} {last_line(error)}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if text.endswith(":") and len(lines) > 1:
+        text = f"{text} {lines[1]}"
     is_sentence = isinstance(error, (OSError, ValueError, ImportError))
     return text if is_sentence else f"{type(error).__name__}: {text}"
 
@@ -170,8 +174,6 @@ def _hint(text: str, path: Path) -> str | None:
         return "log in with `hf auth login` and accept the model's terms on the hub"
     if "connect" in text or "offline" in text or "internet" in text:
         return "name a local folder, or fill the cache with `prefcli download RECIPE`"
-    if "for this kind of AutoModel" in text:
-        return "name a model that continues text, such as Llama, Qwen or GPT-2"
     if "trust_remote_code" in text:
         return (
             "read the Python code that comes with the model, then write "
@@ -183,7 +185,19 @@ def _hint(text: str, path: Path) -> str | None:
 def load_config(options: Model, where: str = "model") -> PretrainedConfig:
     """Load the config of a full model (for adapters, see base_model). Raises RecipeError."""
     with loading(options, "config", where):
-        return AutoConfig.from_pretrained(options.name_or_path, **from_pretrained_kwargs(options))
+        config = AutoConfig.from_pretrained(options.name_or_path, **from_pretrained_kwargs(options))
+    has_code = bool(getattr(config, "auto_map", None))
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not has_code:
+        raise RecipeError(
+            Problem(
+                f"{options.name_or_path} is a {config.model_type} model, which does not continue "
+                "text",
+                path=f"{where}.name_or_path",
+                hint="name a model that does, such as Llama, Qwen or GPT-2",
+                code="MDL032",
+            )
+        )
+    return config
 
 
 def load_model(
@@ -219,6 +233,7 @@ def load_model(
             **attention,
             **_quantization_kwargs(options, dtype),
         )
+        allow_sampling(model.generation_config)
     check_loading_info(type(model).__name__, info, options.name_or_path, where)
     check_finite(model.state_dict().items(), options.name_or_path, where)
     return model
@@ -229,12 +244,47 @@ def load_generation_config(options: Model, where: str = "model") -> GenerationCo
     name = options.name_or_path
     with loading(options, "generation config", where):
         try:
-            return GenerationConfig.from_pretrained(name, revision=options.revision)
+            config = GenerationConfig.from_pretrained(name, revision=options.revision)
         except OSError:
             # transformers raises the same for a file that is not JSON.
             if (Path(name).expanduser() / "generation_config.json").is_file():
                 raise
             return None  # many models have none
+        if allow_sampling(config):
+            _warn_of_sampling(name)
+    return config
+
+
+@lru_cache
+def _warn_of_sampling(name: str) -> None:
+    warn(
+        f"generation_config.json of {name} has settings of sampling without do_sample, which "
+        "transformers does not save: do_sample: true is added in model/"
+    )
+
+
+def allow_sampling(config: GenerationConfig) -> bool:
+    """Set do_sample if the config has settings of sampling without it, and return whether it does.
+
+    transformers loads such a config, and refuses to save it once training has added a stop token.
+    Raises ValueError for other values that it would not save.
+    """
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(config, name)
+        ids = value if isinstance(value, list) else [value]
+        if not all(i is None or type(i) is int for i in ids):
+            raise ValueError(f"{name} is {value!r}; expected the id of a token")
+    if config.pad_token_id is not None and config.pad_token_id < 0:
+        config.pad_token_id = None  # training sets it to the tokenizer's
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        if config.do_sample:
+            raise
+        config.do_sample = True
+        config.validate(strict=True)
+        return True
+    return False
 
 
 def _weights_folder(options: Model) -> Path | None:

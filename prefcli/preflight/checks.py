@@ -15,7 +15,7 @@ from prefcli.checkpoints.push_to_hub import check_push, push_warnings
 from prefcli.checkpoints.resume import check_run_dir, find_resume_checkpoint
 from prefcli.checkpoints.resume_compat import row_fingerprints
 from prefcli.console import say, warn
-from prefcli.data.model_fit import check_model_fit, check_reference
+from prefcli.data.model_fit import check_model_fit, check_reference, check_rows_fit
 from prefcli.data.run_datasets import (
     load_run_datasets,
     read_run_datasets,
@@ -208,6 +208,12 @@ def _check_data_checks(context: PreflightContext) -> Report:
     return Report(warnings=list(map(str, warnings)))
 
 
+def _check_rows_fit(context: PreflightContext) -> None:
+    rows = _known(context.config).get_text_config().vocab_size
+    for split in _known(context.datasets).splits:
+        check_rows_fit(split, _known(context.tokenizer), rows)
+
+
 def _check_resumed_rows(context: PreflightContext) -> None:
     datasets = _known(context.datasets)
     if context.checkpoint is None or datasets.is_sample:
@@ -285,6 +291,7 @@ CHECKS: tuple[Check, ...] = (
     Check("published_ranges", ("architecture",), _check_published_ranges),
     Check("rows", ("tokenizer",), _check_rows),
     Check("data_checks", ("rows",), _check_data_checks),
+    Check("rows_fit", ("config", "rows"), _check_rows_fit),
     Check("resumed_rows", ("output_dir", "rows"), _check_resumed_rows),
     Check("stop_tokens", ("rows",), _check_stop_tokens),
     Check("plan", ("global_batch", "rows"), _check_plan),
