@@ -31,7 +31,7 @@ _MOST_TEXT = 10**6
 def check_template(tokenizer: PreTrainedTokenizerBase, where: str, *, own: bool) -> None:
     """Render a question and an answer. Raises RecipeError if the template cannot be used.
 
-    own: the template comes with the model. Then it may refuse these messages, which are no rows of
+    own: the template comes with the model. Then it may refuse these messages, unlike the rows of
     the run, but it must end.
     """
     template = tokenizer.chat_template
