@@ -22,6 +22,8 @@ class Unread:
     """The rows in which one column or key of messages has a value that is not read."""
 
     example: str
+    cure: str | None
+    """What to do about it if it changes training in other tools."""
     rows: Tally = field(default_factory=Tally)
 
 
@@ -36,6 +38,8 @@ class Account:
     unread: dict[str, Unread] = field(default_factory=dict)
     incomplete: Tally = field(default_factory=Tally)
     """Rows with an unread value that changes training in other tools."""
+    remarks: dict[str, Tally] = field(default_factory=dict)
+    """Rows that were read in a way that the user should know, by that way."""
 
     def drop(self, reason: str, place: str, value: str = "") -> None:
         """Count a dropped row."""
@@ -43,12 +47,19 @@ class Account:
         if value:
             self.values.setdefault(reason, Counter())[value] += 1
 
-    def leave_unread(self, values: Mapping[str, Any], place: Callable[[], str]) -> None:
-        """Count the unread values of a row."""
+    def leave_unread(
+        self, values: Mapping[str, Any], place: Callable[[], str], *, chat: bool
+    ) -> None:
+        """Count the unread values of a row. chat: the row holds messages."""
         for name, value in values.items():
-            self.unread.setdefault(name, Unread(describe(value))).rows.add(place)
-        if any(cure(name) for name in values):
+            entry = self.unread.setdefault(name, Unread(describe(value), cure(name, chat=chat)))
+            entry.rows.add(place)
+        if any(self.unread[name].cure for name in values):
             self.incomplete.add(place)
+
+    def remark(self, text: str, place: Callable[[], str]) -> None:
+        """Count a row that was read in a way that the user should know."""
+        self.remarks.setdefault(text, Tally()).add(place)
 
     def tallies(self) -> dict[str, Tally]:
         """Return the rows of each finding of `data.checks`."""
@@ -75,21 +86,24 @@ class Account:
     def unread_cure(self) -> str:
         """The advice for each unread value that changes training in other tools."""
         cures: dict[str, list[str]] = {}
-        for name in self.unread:
-            if (text := cure(name)) is not None:
-                cures.setdefault(text, []).append(name)
+        for name, entry in self.unread.items():
+            if entry.cure is not None:
+                cures.setdefault(entry.cure, []).append(name)
         return "; ".join(f"{', '.join(names)}: {text}" for text, names in cures.items())
 
     def lines(self) -> list[str]:
-        """Name the unread values that change training nowhere."""
+        """Return the remarks, and name the unread values that change training nowhere."""
         text = self._unread_text(harmful=False)
-        return [f"not read: {text}"] if text else []
+        return [
+            *(f"{rows.count} rows: {remark}" for remark, rows in self.remarks.items()),
+            *([f"not read: {text}"] if text else []),
+        ]
 
     def _unread_text(self, *, harmful: bool) -> str:
         return ", ".join(
             f"{name} in {entry.rows.count} (such as {entry.example})"
             for name, entry in self.unread.items()
-            if (cure(name) is not None) == harmful
+            if (entry.cure is not None) == harmful
         )
 
 

@@ -51,7 +51,7 @@ def read_local(source: Source, split: str, where: str) -> list[RawFile]:
                 code="DAT005",
             )
         )
-    return [read_file(path, source.path, _label(source))]
+    return [read_file(path, source.path)]
 
 
 def _read_folder(path: Path, source: Source, split: str, where: str) -> list[RawFile]:
@@ -79,10 +79,7 @@ def _read_folder(path: Path, source: Source, split: str, where: str) -> list[Raw
     files = _choose_split(builder.config.data_files or {}, split, source, where)
     paths = [Path(file).resolve() for file in files]
     if all(file.suffix.lower() in SUFFIXES and file.exists() for file in paths):
-        return [
-            read_file(file, _as_written(file, path.resolve(), source), _label(source))
-            for file in paths
-        ]
+        return [read_file(file, _as_written(file, path.resolve(), source)) for file in paths]
     options = {"name": source.name, "data_files": source.data_files}
     return [from_dataset(load_rows(str(path), source, where, split=split, **options), source.path)]
 
@@ -91,10 +88,6 @@ def _as_written(file: Path, folder: Path, source: Source) -> str:
     """Name a file of a folder, starting with the folder as the user wrote it."""
     inside = folder in file.parents
     return str(Path(source.path) / file.relative_to(folder) if inside else file)
-
-
-def _label(source: Source) -> str:
-    return source.columns.get("label", "label")
 
 
 def _refuse_keys(source: Source, where: str, container: str, *keys: str) -> None:

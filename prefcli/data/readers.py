@@ -43,17 +43,17 @@ class RawFile:
     """The fingerprint that datasets gives; empty for files that prefcli reads itself."""
 
 
-def read_file(path: Path, name: str, label: str) -> RawFile:
+def read_file(path: Path, name: str) -> RawFile:
     """Read a file. Raises DataError, and RecipeError if the file can't be opened.
 
-    name: the file as the user wrote it. label: the column that holds labels, if there is one.
+    name: the file as the user wrote it.
     """
     try:
         if path.stat().st_size == 0:
             raise DataError("the file is empty", code="DAT002", place=name)
         match path.suffix.lower():
             case ".csv":
-                return _csv(path, name, label)
+                return _csv(path, name)
             case ".parquet":
                 return _parquet(path, name)
             case _:
@@ -255,7 +255,7 @@ def _parquet(path: Path, name: str) -> RawFile:
     return from_dataset(rows, name)
 
 
-def _csv(path: Path, name: str, label: str) -> RawFile:
+def _csv(path: Path, name: str) -> RawFile:
     csv.field_size_limit(sys.maxsize)
     rows: list[Raw] = []
     try:
@@ -265,7 +265,7 @@ def _csv(path: Path, name: str, label: str) -> RawFile:
             header = next(reader, [])
             for cells in reader:
                 if cells:
-                    rows.append(_cells(header, cells, label, f"{name}: row {len(rows) + 1}"))
+                    rows.append(_cells(header, cells, f"{name}: row {len(rows) + 1}"))
     except UnicodeDecodeError as error:
         raise DataError(
             f"found {_undecodable(error)}; expected UTF-8", code="DAT001", place=name
@@ -289,7 +289,7 @@ def _csv(path: Path, name: str, label: str) -> RawFile:
     return RawFile(name, rows, header, range(1, len(rows) + 1))
 
 
-def _cells(header: list[str], cells: list[str], label: str, place: str) -> Raw:
+def _cells(header: list[str], cells: list[str], place: str) -> Raw:
     if len(cells) != len(header):
         raise DataError(
             f"found {len(cells)} cells; expected {len(header)}, as in the header "
@@ -298,8 +298,4 @@ def _cells(header: list[str], cells: list[str], label: str, place: str) -> Raw:
             place=place,
             hint='quote text that contains commas ("...")',
         )
-    # A cell has no type; CSV writers spell a label as true or false.
-    return {
-        column: {"true": True, "false": False}.get(cell.lower(), cell) if column == label else cell
-        for column, cell in zip(header, cells, strict=True)
-    }
+    return dict(zip(header, cells, strict=True))

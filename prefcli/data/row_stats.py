@@ -16,6 +16,7 @@ from prefcli.data.digests import row_key
 from prefcli.data.lengths import Ints
 from prefcli.data.tokenization import assistant_masks, sides_of, tokenize, tokenize_batch
 from prefcli.errors import DataError
+from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
 from prefcli.methods import RowKind
 from prefcli.text import last_line
 
@@ -32,6 +33,8 @@ class Limits:
     """Tokens that the trainer may add to a prompt."""
     max_merged_tokens: int | None = None
     """Tokens at the end of a text prompt that may merge with the completion."""
+    renders_tools: bool = True
+    """Tools of a row are passed to the chat template."""
     assistant_only: bool = False
     """Train only on what the chat template marks as the assistant's."""
 
@@ -107,7 +110,11 @@ def compute_row_stats(
         parts = [columns]
         if kind == "labelled" and pairs:
             # trl sees each side alone and may divide prompt and completion at another token.
-            parts = [{"prompt": columns["prompt"], "completion": columns[side]} for side in sides]
+            rendering = {name: columns[name] for name in TEMPLATE_COLUMNS if name in columns}
+            parts = [
+                {"prompt": columns["prompt"], "completion": columns[side], **rendering}
+                for side in sides
+            ]
         tokenized = zip(*(_tokenize(part, tokenizer, batch) for part in parts), strict=True)
         # No masks for text, which has no assistant turns: read_run_datasets refuses it.
         masks = assistant_masks(columns, tokenizer) if limits.assistant_only else None

@@ -209,6 +209,7 @@ def read_run_datasets(
             data.max_length,
             method.trainer.prompt_margin,
             method.trainer.max_merged_tokens,
+            method.trainer.renders_tools,
             method.assistant_only,
         ),
         seed=recipe.seed,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+
+from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
 
 Ids = list[int]
 
@@ -27,9 +30,11 @@ def tokenize_batch(
     rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
     """Tokenize rows that are given by column; see `tokenize`."""
+    template = _template_kwargs(rows)
     for column in ("messages", "text"):
         if column in rows:
-            batch = _ids([_with_eos(value, tokenizer) for value in rows[column]], tokenizer)
+            values = [_with_eos(value, tokenizer) for value in rows[column]]
+            batch = _ids(values, tokenizer, template)
             return [{"prompt_ids": [], "completion_ids": ids, "merged_tokens": 0} for ids in batch]
     prompts = rows["prompt"]
     sides = ("chosen", "rejected") if "chosen" in rows else ("completion",)
@@ -40,14 +45,14 @@ def tokenize_batch(
                 for prompt, completion in zip(prompts, rows[side], strict=True)
             ],
             tokenizer,
+            template,
         )
         for side in sides
     }
+    prompt_ids = _ids(prompts, tokenizer, template, add_generation_prompt=True)
     return [
         _divide(prompt, dict(zip(sides, ids, strict=True)))
-        for prompt, *ids in zip(
-            _ids(prompts, tokenizer, add_generation_prompt=True), *sequences.values(), strict=True
-        )
+        for prompt, *ids in zip(prompt_ids, *sequences.values(), strict=True)
     ]
 
 
@@ -58,9 +63,10 @@ def sides_of(ids: Mapping[str, Any]) -> dict[str, Ids]:
 
 def prompt_alone(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Ids:
     """Tokenize the prompt as for generation; empty for texts and conversations."""
-    return (
-        _ids([row["prompt"]], tokenizer, add_generation_prompt=True)[0] if "prompt" in row else []
-    )
+    if "prompt" not in row:
+        return []
+    template = _template_kwargs({name: [value] for name, value in row.items()})
+    return _ids([row["prompt"]], tokenizer, template, add_generation_prompt=True)[0]
 
 
 def assistant_masks(
@@ -76,10 +82,9 @@ def assistant_masks(
         chats = [p + c for p, c in zip(rows["prompt"], rows["completion"], strict=True)]
     else:
         return None
-    masks: list[list[int]] = tokenizer.apply_chat_template(
-        chats, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )["assistant_masks"]
-    return masks
+    return _rendered(chats, tokenizer, _template_kwargs(rows), return_assistant_tokens_mask=True)[
+        "assistant_masks"
+    ]
 
 
 def is_chat(row: Mapping[str, Any]) -> bool:
@@ -96,15 +101,47 @@ def _divide(prompt: Ids, sequences: dict[str, Ids]) -> dict[str, Any]:
     }
 
 
-def _ids(values: list[Any], tokenizer: PreTrainedTokenizerBase, **chat: Any) -> list[Ids]:
+def _template_kwargs(rows: Mapping[str, list[Any]]) -> list[dict[str, Any]] | None:
+    """Return what trl passes to the chat template for each row; None if no row has anything."""
+    if not any(name in rows for name in TEMPLATE_COLUMNS):
+        return None
+    count = len(next(iter(rows.values())))
+    tools, kwargs = (rows.get(name, [None] * count) for name in TEMPLATE_COLUMNS)
+    return [
+        {"tools": json.loads(listed) if listed else None, **(options or {})}
+        for listed, options in zip(tools, kwargs, strict=True)
+    ]
+
+
+def _ids(
+    values: list[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    template: list[dict[str, Any]] | None = None,
+    **chat: Any,
+) -> list[Ids]:
     """Tokenize texts or conversations. `chat`: options of the chat template."""
-    ids: list[Ids]
     if isinstance(values[0], str):
-        ids = tokenizer(text=values)["input_ids"]
+        ids: list[Ids] = tokenizer(text=values)["input_ids"]
         return ids
-    rendered = tokenizer.apply_chat_template(values, tokenize=True, return_dict=True, **chat)
-    ids = rendered["input_ids"]
-    return ids
+    return _rendered(values, tokenizer, template, **chat)["input_ids"]
+
+
+def _rendered(
+    chats: list[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    template: list[dict[str, Any]] | None,
+    **options: Any,
+) -> Mapping[str, list[Any]]:
+    """Apply the chat template to conversations, to each with its own options if there are any."""
+    options |= {"tokenize": True, "return_dict": True}
+    if template is None:
+        batch: Mapping[str, list[Any]] = tokenizer.apply_chat_template(chats, **options)
+        return batch
+    rows = [
+        tokenizer.apply_chat_template(chat, **{**options, **own})
+        for chat, own in zip(chats, template, strict=True)
+    ]
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _with_eos(value: Any, tokenizer: PreTrainedTokenizerBase) -> Any:

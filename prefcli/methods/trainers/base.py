@@ -35,6 +35,8 @@ class TrainerAdapter(ABC):
     """The trainer adds a BOS before a row and an EOS after it where they are missing."""
     max_merged_tokens: ClassVar[int | None] = None
     """Tokens of a prompt that may merge with the response; beyond that the trainer fails."""
+    renders_tools: ClassVar[bool] = True
+    """The trainer passes the `tools` of a row to the chat template."""
     keeps_row_order: ClassVar[bool] = False
     """The trainer does not shuffle, so prefcli shuffles the rows once before training."""
     sft_term_scope: ClassVar[Literal["response", "text"]] = "response"

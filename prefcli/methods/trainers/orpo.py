@@ -21,6 +21,7 @@ class SplitPairsAdapter(TrainerAdapter):
     options: ClassVar[Mapping[str, Any]] = {"remove_unused_columns": False}
     prompt_margin: ClassVar[int] = 1  # a BOS, where the text has none
     adds_special_tokens: ClassVar[bool] = True
+    renders_tools: ClassVar[bool] = False
     max_merged_tokens: ClassVar[int | None] = 1  # beyond that it fails, or takes wrong tokens
     concatenates_forward: ClassVar[bool] = True
     supports_zero3_lora_checkpointing: ClassVar[bool] = False

@@ -6,7 +6,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
+<<<<<<< HEAD
 from prefcli.config_base import ConfigBase, Count, Fraction, Positive, RuleError, section
+=======
+from prefcli.config_base import ConfigBase, Count, Flag, Fraction, Positive, section
+>>>>>>> b82aaa8 (Read what chat templates know: reasoning, calls, tools, system and history columns, instructions, labels in other spellings; named chat templates)
 from prefcli.recipe.paths import PathOrName
 
 
@@ -24,6 +28,9 @@ class Source(ConfigBase):
     revision: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
     """prefcli's column name: the name of the column in the data."""
+    chat: Flag = False
+    """Make turns of texts: a prompt is the user's, each answer the assistant's; the chat template
+    is applied."""
     fraction: Fraction = 1.0
     """Share of the rows to use, drawn with the recipe's seed."""
     rows: Count | None = None
