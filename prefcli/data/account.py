@@ -38,7 +38,7 @@ class Account:
     unread: dict[str, Unread] = field(default_factory=dict)
     incomplete: Tally = field(default_factory=Tally)
     """Rows with an unread value that changes training in other tools."""
-    remarks: dict[str, Tally] = field(default_factory=dict)
+    notes: dict[str, Tally] = field(default_factory=dict)
     """Rows that were read in a way that the user should know, by that way."""
 
     def drop(self, reason: str, place: str, value: str = "") -> None:
@@ -57,9 +57,9 @@ class Account:
         if any(self.unread[name].cure for name in values):
             self.incomplete.add(place)
 
-    def remark(self, text: str, place: Callable[[], str]) -> None:
+    def note(self, text: str, place: Callable[[], str]) -> None:
         """Count a row that was read in a way that the user should know."""
-        self.remarks.setdefault(text, Tally()).add(place)
+        self.notes.setdefault(text, Tally()).add(place)
 
     def tallies(self) -> dict[str, Tally]:
         """Return the rows of each finding of `data.checks`."""
@@ -71,16 +71,16 @@ class Account:
             tallies["unread"] = self.incomplete
         return tallies
 
-    def notes(self) -> dict[str, str]:
+    def details(self) -> dict[str, str]:
         """Return details of these findings as text."""
-        notes = {
+        details = {
             name: f"found {_counted(values)}"
             for reason, values in self.values.items()
             if (name := DROPS[reason]) is not None
         }
         if self.incomplete.count:
-            notes["unread"] = self._unread_text(harmful=True)
-        return notes
+            details["unread"] = self._unread_text(harmful=True)
+        return details
 
     @property
     def unread_cure(self) -> str:
@@ -92,10 +92,10 @@ class Account:
         return "; ".join(f"{', '.join(names)}: {text}" for text, names in cures.items())
 
     def lines(self) -> list[str]:
-        """Return the remarks, and name the unread values that change training nowhere."""
+        """Return the notes, and name the unread values that change training nowhere."""
         text = self._unread_text(harmful=False)
         return [
-            *(f"{rows.count} rows: {remark}" for remark, rows in self.remarks.items()),
+            *(f"{rows.count} rows: {note}" for note, rows in self.notes.items()),
             *([f"not read: {text}"] if text else []),
         ]
 

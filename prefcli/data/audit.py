@@ -105,7 +105,7 @@ class Audit:
         for name, rows in self._tallies.items():
             tallies.setdefault(name, Tally()).join(rows)
         remaining = self._remaining + Counter(unread=self.account.incomplete.count)
-        notes = self.account.notes()
+        notes = self.account.details()
         if self._cut.total():
             sides = ", ".join(f"{side} in {count}" for side, count in self._cut.items())
             notes["cut"] = f"{sides}; max_length {self.lengths().enough} cuts at most 1 %"

@@ -30,9 +30,9 @@ class CanonicalTables:
     """Collects canonical rows of one source."""
 
     rename: dict[str, str]
-    """Name of a column in the tables: its name in the rows; other sides are left out."""
+    """Name of a column in the tables: its name in the rows; other sides are dropped."""
     without: set[str]
-    """Columns of the rows that are left out."""
+    """Columns of the rows that are dropped."""
     _chunk: list[Row] = field(default_factory=list)
     _tables: list[pa.Table] = field(default_factory=list)
     _json: set[str] = field(default_factory=set)

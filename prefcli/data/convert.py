@@ -118,14 +118,14 @@ class _RowReader:
 
     def read(self, raw: Raw, place: str) -> Row:
         """Convert a row, and count what is not read. Raises RowError."""
-        raw, remarks = prepare({**self.blank, **raw}, chat=self.chat)
+        raw, notes = prepare({**self.blank, **raw}, chat=self.chat)
         row = self.row_format.convert(raw)
         if self.row_format.label_column is not None:
-            remarks += self._check_spelling(raw[self.row_format.label_column], place)
+            notes += self._check_spelling(raw[self.row_format.label_column], place)
         row, read = add_chat_columns(raw, row, tools=self.tools)
         here = functools.partial(str, place)
-        for remark in remarks:
-            self.account.remark(remark, here)
+        for note in notes:
+            self.account.note(note, here)
         is_chat = isinstance(row.get("messages", row.get("prompt")), list)
         if values := _missing(unread(raw, self.row_format.reads | read), row, chat=is_chat):
             self.account.leave_unread(values, here, chat=is_chat)
@@ -145,7 +145,7 @@ class _RowReader:
                 )
 
     def _check_spelling(self, label: Any, place: str) -> list[str]:
-        """Check that all labels are spelled like the first; return a remark on the spelling."""
+        """Check that all labels are spelled like the first; return a note about the spelling."""
         spelling = label_spelling(label)
         if self._spelling is None:
             self._spelling, self._spelled_first = spelling, place

@@ -19,7 +19,7 @@ _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def prepare(row: Raw, *, chat: bool) -> tuple[Raw, list[str]]:
-    """Return the row with messages instead of their JSON text, and remarks about what was done.
+    """Return the row with messages instead of their JSON text, and notes about what was done.
 
     chat: a text prompt becomes a user turn, and with it each side an assistant turn. Raises
     RowError for messages as Python text.
@@ -33,11 +33,11 @@ def prepare(row: Raw, *, chat: bool) -> tuple[Raw, list[str]]:
                 changes[name] = messages
             elif _is_python(value):
                 raise RowError(f"a Python list of messages as text in {name!r}", "messages in JSON")
-    remarks = [JSON_MESSAGES] if changes else []
+    notes = [JSON_MESSAGES] if changes else []
     if chat and (turns := _turns({**row, **changes})):
         changes |= turns
-        remarks.append(TEXT_AS_TURNS)
-    return ({**row, **changes}, remarks) if changes else (row, remarks)
+        notes.append(TEXT_AS_TURNS)
+    return ({**row, **changes}, notes) if changes else (row, notes)
 
 
 def _turns(row: Raw) -> dict[str, Any]:

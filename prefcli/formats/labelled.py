@@ -69,7 +69,7 @@ class LabelledMessages(Format):
     conversation: ClassVar[str] = "messages"
 
     def claims(self, row: Raw) -> bool:
-        # A label of another kind, such as a topic, is no reason to refuse a demonstration.
+        # A label of another kind, such as a topic, does not make a row of kto.
         return has(row, self.conversation) and label_spelling(row.get("label")) is not None
 
     def convert(self, row: Raw) -> Row:

@@ -161,7 +161,7 @@ def test_to_label_other_value_raises(value):
 
 JSON = '[{"role": "user", "content": "q"}]'
 CELLS = {
-    # id: (row, chat, changed cells, remarks)
+    # id: (row, chat, changed cells, notes)
     "messages in JSON": ({"messages": JSON}, False, {"messages": [U]}, [JSON_MESSAGES]),
     "a message in JSON": ({"chosen": '{"from": "gpt", "value": "good"}'}, False, {"chosen": GPT}, [JSON_MESSAGES]),
     "prompt and a side": ({"prompt": JSON, "chosen": "a", "rejected": f" {JSON}"}, True, {"prompt": [U], "rejected": [U]}, [JSON_MESSAGES]),
@@ -173,9 +173,9 @@ CELLS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("row", "chat", "changed", "remarks"), CELLS.values(), ids=CELLS)
-def test_prepare_reads_cells(row, chat, changed, remarks):
-    assert prepare(row, chat=chat) == ({**row, **changed}, remarks)
+@pytest.mark.parametrize(("row", "chat", "changed", "notes"), CELLS.values(), ids=CELLS)
+def test_prepare_reads_cells(row, chat, changed, notes):
+    assert prepare(row, chat=chat) == ({**row, **changed}, notes)
 
 
 def test_prepare_python_list_raises():
