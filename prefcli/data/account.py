@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,10 @@ class Account:
     unread: dict[str, Unread] = field(default_factory=dict)
     incomplete: Tally = field(default_factory=Tally)
     """Rows with an unread value that changes training in other tools."""
+    counted: dict[str, Tally] = field(default_factory=dict)
+    """Rows of other findings, which are kept."""
+    detail_counts: dict[str, Counter[str]] = field(default_factory=dict)
+    """Details of these findings."""
     notes: dict[str, Tally] = field(default_factory=dict)
     """Rows that were read in a way that the user should know, by that way."""
 
@@ -61,9 +66,14 @@ class Account:
         """Count a row that was read in a way that the user should know."""
         self.notes.setdefault(text, Tally()).add(place)
 
+    def count(self, finding: str, detail: str, place: Callable[[], str]) -> None:
+        """Count a row for a finding of `data.checks`; the row is kept."""
+        self.counted.setdefault(finding, Tally()).add(place)
+        self.detail_counts.setdefault(finding, Counter())[detail] += 1
+
     def tallies(self) -> dict[str, Tally]:
         """Return the rows of each finding of `data.checks`."""
-        tallies: dict[str, Tally] = {}
+        tallies = copy.deepcopy(self.counted)
         for reason, rows in self.dropped.items():
             if (name := DROPS[reason]) is not None:
                 tallies.setdefault(name, Tally()).join(rows)
@@ -77,6 +87,10 @@ class Account:
             name: f"found {_counted(values)}"
             for reason, values in self.values.items()
             if (name := DROPS[reason]) is not None
+        }
+        details |= {
+            name: ", ".join(f"{detail} in {count}" for detail, count in counts.items())
+            for name, counts in self.detail_counts.items()
         }
         if self.incomplete.count:
             details["unread"] = self._unread_text(harmful=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,8 @@ from prefcli.formats import FORMATS, Format, RowError, detect
 from prefcli.formats.base import BAD_LABEL, Raw, Row, describe
 from prefcli.formats.cells import prepare
 from prefcli.formats.chat import REASONING_KEYS, split_last_turn
-from prefcli.formats.chat_columns import TEMPLATE_COLUMNS, add_chat_columns
+from prefcli.formats.chat_columns import TEMPLATE_COLUMNS, add_chat_columns, rename_reasoning
+from prefcli.formats.contents import compare_scores, holds_user_turn, score_columns
 from prefcli.formats.labelled import label_spelling
 from prefcli.formats.unread import cure, unread
 from prefcli.methods import RowKind
@@ -53,6 +55,8 @@ def convert(
     *,
     last_turn: bool = False,
     tools: bool = True,
+    reasoning: str | None = None,
+    trains_users: bool = True,
 ) -> Dataset:
     """Convert rows to canonical ones, with `_file` and `_row` (their number in the file).
 
@@ -62,9 +66,20 @@ def convert(
 
     last_turn: a conversation becomes a prompt and its last turn, which is the completion.
     tools: the trainer passes tools to the chat template.
+    reasoning: the key of messages that reasoning gets, whatever its name in the data.
+    trains_users: turns of the user in an answer are trained on.
     """
     row_format, blank = _detect(rows, indices, kind, place)
-    reader = _RowReader(row_format, blank, account, chat=place.chat, tools=tools)
+    reader = _RowReader(
+        row_format,
+        blank,
+        account,
+        place.chat,
+        tools,
+        reasoning,
+        [] if row_format.kind != "pair" else score_columns(blank.keys() - row_format.reads),
+        trains_users,
+    )
     invalid, invalid_but_dropped = InvalidRows(), InvalidRows()
     # Every kind yields demonstrations: the chosen side of a pair, or the rows labelled true.
     tables = CanonicalTables(
@@ -110,6 +125,10 @@ class _RowReader:
     account: Account
     chat: bool
     tools: bool
+    reasoning: str | None
+    scores: list[tuple[str, str]]
+    """Columns that may hold the scores of chosen and rejected."""
+    trains_users: bool
     example: Row = field(default_factory=dict)
     """The first valid row; it decides between text and messages."""
     _example_place: str = ""
@@ -123,11 +142,19 @@ class _RowReader:
         if self.row_format.label_column is not None:
             notes += self._check_spelling(raw[self.row_format.label_column], place)
         row, read = add_chat_columns(raw, row, tools=self.tools)
+        if self.reasoning is not None:
+            row, renamed = rename_reasoning(row, self.reasoning)
+            notes += renamed
         here = functools.partial(str, place)
         for note in notes:
             self.account.note(note, here)
+        if self.trains_users and holds_user_turn(row):
+            self.account.count("user_turns", "an answer", here)
+        read |= self.row_format.reads
+        if self.scores:
+            read |= self._compare_scores(raw, here)
         is_chat = isinstance(row.get("messages", row.get("prompt")), list)
-        if values := _missing(unread(raw, self.row_format.reads | read), row, chat=is_chat):
+        if values := _missing(unread(raw, read), row, chat=is_chat):
             self.account.leave_unread(values, here, chat=is_chat)
         return row
 
@@ -143,6 +170,16 @@ class _RowReader:
                     f"{_type_name(value)} in {name!r}",
                     f"{_type_name(self.example[name])}, as in {self._example_place}",
                 )
+
+    def _compare_scores(self, raw: Raw, here: Callable[[], str]) -> frozenset[str]:
+        """Count scores that contradict the preference; return the columns of scores."""
+        read: set[str] = set()
+        for columns in self.scores:
+            for finding, detail in compare_scores(raw, [columns]):
+                read.update(columns)
+                if finding:
+                    self.account.count(finding, detail, here)
+        return frozenset(read)
 
     def _check_spelling(self, label: Any, place: str) -> list[str]:
         """Check that all labels are spelled like the first; return a note about the spelling."""
@@ -288,6 +325,8 @@ def _no_format(kind: RowKind, rows: RawRows, place: Place) -> DataError:
             "the prompt is not derived from the common start of chosen and rejected; name its "
             f"column with {place.where}.columns: {{prompt: {name}}}"
         )
+    if len(names) == 1 and (found := re.search(r"[;\t|]", rows.column_names[0])):
+        hint = f"write the CSV file with commas; its header seems to be divided by {found[0]!r}"
     columns = ", ".join(rows.column_names) or "none"
     return DataError(
         f"found columns {columns}; expected {_columns_for(kind)}",

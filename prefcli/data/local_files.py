@@ -14,6 +14,15 @@ from prefcli.recipe.paths import SUFFIXES
 from prefcli.recipe.sections import Source
 from prefcli.text import did_you_mean, last_line
 
+_CURES = {
+    ".gz": "unpack it with `gunzip`",
+    ".zst": "unpack it with `unzstd`",
+    ".xz": "unpack it with `unxz`",
+    ".zip": "unpack it with `unzip`",
+    ".tsv": "write it with commas, as .csv",
+}
+"""What to do about a file, by its suffix."""
+
 
 def read_local(source: Source, split: str, where: str) -> list[RawFile]:
     """Read a local file or folder. Raises RecipeError and DataError."""
@@ -37,7 +46,7 @@ def read_local(source: Source, split: str, where: str) -> list[RawFile]:
             Problem(
                 f"can't read {path.suffix or 'a file without a suffix'} files",
                 path=f"{where}.path",
-                hint=f"convert it to one of {', '.join(SUFFIXES)}",
+                hint=_CURES.get(path.suffix.lower(), f"convert it to one of {', '.join(SUFFIXES)}"),
                 code="DAT004",
             )
         )

@@ -51,6 +51,7 @@ def read_file(path: Path, name: str) -> RawFile:
     try:
         if path.stat().st_size == 0:
             raise DataError("the file is empty", code="DAT002", place=name)
+        _refuse_wide_characters(path, name)
         match path.suffix.lower():
             case ".csv":
                 return _csv(path, name)
@@ -62,6 +63,31 @@ def read_file(path: Path, name: str) -> RawFile:
         raise RecipeError(
             f"can't open the file: {error.strerror or error}", code="DAT001", place=name
         ) from None
+
+
+_MARKS = (
+    (b"\xff\xfe\x00\x00", "UTF-32"),
+    (b"\x00\x00\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+
+
+def _refuse_wide_characters(path: Path, name: str) -> None:
+    """Raise DataError for a JSON or CSV file in UTF-16 or UTF-32."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    encoding = next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
+    if encoding is None and len(head) == 4:  # no mark, but every second byte is zero
+        zeros = [not any(head[start::2]) for start in (0, 1)]
+        encoding = {(True, False): "UTF-16BE", (False, True): "UTF-16LE"}.get((*zeros,))
+    if encoding is not None:
+        raise DataError(
+            f"the file is in {encoding}; expected UTF-8",
+            code="DAT001",
+            place=name,
+            hint=f"convert it: `iconv -f {encoding} -t UTF-8 FILE > NEW`",
+        )
 
 
 def from_dataset(rows: Dataset, name: str) -> RawFile:
@@ -238,7 +264,7 @@ def _undecodable(error: ValueError | RecursionError) -> str:
     if isinstance(error, UnicodeDecodeError):
         return (
             f"the byte 0x{error.object[error.start]:02x}, which is not UTF-8 "
-            "(`iconv -f latin1 -t utf8` converts old western files)"
+            "(if a Western Windows program wrote it, `iconv -f CP1252 -t UTF-8` converts it)"
         )
     if isinstance(error, RecursionError):
         return "lists or objects that are nested too deeply"

@@ -20,6 +20,7 @@ from prefcli.data.row_sampling import draw_share
 from prefcli.data.row_stats import Limits, RowCheck, are_chats, compute_row_stats
 from prefcli.data.sources import read
 from prefcli.errors import DataError, Problem, RecipeError
+from prefcli.formats.chat_columns import reasoning_key
 from prefcli.methods import RowKind
 from prefcli.recipe.sections import Source
 
@@ -142,6 +143,8 @@ def load_split(
             audit.account,
             last_turn=last_turn,
             tools=limits.renders_tools,
+            reasoning=reasoning_key(str(tokenizer.chat_template or "")),
+            trains_users=not limits.assistant_only,
         )
         _need_template(rows, tokenizer, place)
         row_checks = [check(are_chats(rows)) for check in checks]

@@ -27,28 +27,35 @@ def tokenize(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict
 
 
 def tokenize_batch(
-    rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase
+    rows: Mapping[str, list[Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    texts: dict[str, list[str]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Tokenize rows that are given by column; see `tokenize`."""
+    """Tokenize rows that are given by column; see `tokenize`.
+
+    texts: receives the rendered text of each chat, by completion.
+    """
     template = _template_kwargs(rows)
+    rendered: list[str] | None = None if texts is None else []
     for column in ("messages", "text"):
         if column in rows:
             values = [_with_eos(value, tokenizer) for value in rows[column]]
-            batch = _ids(values, tokenizer, template)
+            batch = _ids(values, tokenizer, template, rendered)
+            if texts is not None and rendered:
+                texts[column] = rendered
             return [{"prompt_ids": [], "completion_ids": ids, "merged_tokens": 0} for ids in batch]
     prompts = rows["prompt"]
     sides = ("chosen", "rejected") if "chosen" in rows else ("completion",)
-    sequences = {
-        side: _ids(
-            [
-                prompt + _with_eos(completion, tokenizer)
-                for prompt, completion in zip(prompts, rows[side], strict=True)
-            ],
-            tokenizer,
-            template,
-        )
-        for side in sides
-    }
+    sequences = {}
+    for side in sides:
+        rendered = None if texts is None else []
+        values = [
+            prompt + _with_eos(completion, tokenizer)
+            for prompt, completion in zip(prompts, rows[side], strict=True)
+        ]
+        sequences[side] = _ids(values, tokenizer, template, rendered)
+        if texts is not None and rendered:
+            texts[side] = rendered
     prompt_ids = _ids(prompts, tokenizer, template, add_generation_prompt=True)
     return [
         _divide(prompt, dict(zip(sides, ids, strict=True)))
@@ -82,9 +89,19 @@ def assistant_masks(
         chats = [p + c for p, c in zip(rows["prompt"], rows["completion"], strict=True)]
     else:
         return None
-    return _rendered(chats, tokenizer, _template_kwargs(rows), return_assistant_tokens_mask=True)[
-        "assistant_masks"
-    ]
+    template = _template_kwargs(rows)
+    batch: Any = _rendered(
+        chats,
+        tokenizer,
+        template,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    masks: list[list[int]] = (
+        batch["assistant_masks"] if template is None else [row["assistant_masks"] for row in batch]
+    )
+    return masks
 
 
 def is_chat(row: Mapping[str, Any]) -> bool:
@@ -117,13 +134,23 @@ def _ids(
     values: list[Any],
     tokenizer: PreTrainedTokenizerBase,
     template: list[dict[str, Any]] | None = None,
+    rendered: list[str] | None = None,
     **chat: Any,
 ) -> list[Ids]:
-    """Tokenize texts or conversations. `chat`: options of the chat template."""
+    """Tokenize texts or conversations. `chat`: options of the chat template.
+
+    rendered: receives the texts of conversations.
+    """
+    ids: list[Ids]
     if isinstance(values[0], str):
-        ids: list[Ids] = tokenizer(text=values)["input_ids"]
+        ids = tokenizer(text=values)["input_ids"]
         return ids
-    return _rendered(values, tokenizer, template, **chat)["input_ids"]
+    texts = _rendered(values, tokenizer, template, tokenize=False, **chat)
+    if rendered is not None:
+        rendered += texts
+    # With tokenize=True, apply_chat_template does the same.
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _rendered(
@@ -131,17 +158,15 @@ def _rendered(
     tokenizer: PreTrainedTokenizerBase,
     template: list[dict[str, Any]] | None,
     **options: Any,
-) -> Mapping[str, list[Any]]:
+) -> list[Any]:
     """Apply the chat template to conversations, to each with its own options if there are any."""
-    options |= {"tokenize": True, "return_dict": True}
     if template is None:
-        batch: Mapping[str, list[Any]] = tokenizer.apply_chat_template(chats, **options)
+        batch: list[Any] = tokenizer.apply_chat_template(chats, **options)
         return batch
-    rows = [
+    return [
         tokenizer.apply_chat_template(chat, **{**options, **own})
         for chat, own in zip(chats, template, strict=True)
     ]
-    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _with_eos(value: Any, tokenizer: PreTrainedTokenizerBase) -> Any:

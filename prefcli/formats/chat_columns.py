@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from prefcli.formats.base import Raw, Row, RowError, describe
-from prefcli.formats.chat import Message, from_json, is_messages, to_messages
+from prefcli.formats.chat import REASONING_KEYS, Message, from_json, is_messages, to_messages
 
 TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 """Columns of a canonical row that its chat template is called with, as in trl."""
@@ -36,6 +37,30 @@ def add_chat_columns(raw: Raw, row: Row, *, tools: bool) -> tuple[Row, frozenset
         values["chat_template_kwargs"] = dict(kwargs)
     columns = {name for name in read if read[name]} | {n for n in TEMPLATE_COLUMNS if n in values}
     return {**row, **values}, frozenset(columns)
+
+
+def reasoning_key(template: str) -> str | None:
+    """Return the key of reasoning that a chat template reads; None unless it reads exactly one."""
+    keys = [key for key in REASONING_KEYS if re.search(rf"\b{key}\b", template)]
+    return keys[0] if len(keys) == 1 else None
+
+
+def rename_reasoning(row: Row, key: str) -> tuple[Row, list[str]]:
+    """Name the reasoning of messages as the chat template does; return notes if that changed it."""
+    changes: Row = {}
+    renamed: dict[str, None] = {}
+    for column, turns in row.items():
+        if not isinstance(turns, list):
+            continue
+        old = {k for m in turns if len(m) > 2 for k in REASONING_KEYS if k in m and key not in m}
+        if old:
+            renamed |= dict.fromkeys(sorted(old))
+            changes[column] = [
+                {key if name in old and key not in m else name: value for name, value in m.items()}
+                for m in turns
+            ]
+    notes = [f"{old} of messages was passed to the chat template as {key}" for old in renamed]
+    return ({**row, **changes} if changes else row), notes
 
 
 def _system(raw: Raw, turns: list[Message]) -> list[Message]:
