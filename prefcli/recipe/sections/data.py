@@ -6,11 +6,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
-<<<<<<< HEAD
-from prefcli.config_base import ConfigBase, Count, Fraction, Positive, RuleError, section
-=======
-from prefcli.config_base import ConfigBase, Count, Flag, Fraction, Positive, section
->>>>>>> b82aaa8 (Read what chat templates know: reasoning, calls, tools, system and history columns, instructions, labels in other spellings; named chat templates)
+from prefcli.config_base import (
+    ConfigBase,
+    Count,
+    Flag,
+    Fraction,
+    Positive,
+    RuleError,
+    section,
+)
 from prefcli.recipe.paths import PathOrName
 
 
