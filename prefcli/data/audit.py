@@ -83,8 +83,8 @@ class Audit:
         masks["not_rendered"] = not_rendered
         self._unrendered.update(
             part
-            for missing, kept in zip(stats.unrendered, keep, strict=True)
-            if missing is not None and kept
+            for missing, remains in zip(stats.unrendered, keep, strict=True)
+            if missing is not None and remains
             for part in missing.split(", ")
         )
         masks["cut"] = np.logical_or.reduce(list(cut.values()))
@@ -114,8 +114,10 @@ class Audit:
         tallies = self.account.tallies()
         for name, rows in self._tallies.items():
             tallies.setdefault(name, Tally()).join(rows)
-        kept = {name: rows.count for name, rows in self.account.counted.items()}
-        remaining = self._remaining + Counter(kept, unread=self.account.incomplete.count)
+        remaining = self._remaining + Counter(
+            {name: rows.count for name, rows in self.account.counted.items()}
+        )
+        remaining["unread"] = self.account.incomplete.count
         notes = self.account.details()
         if self._cut.total():
             enough = self.lengths().enough

@@ -325,8 +325,8 @@ def _no_format(kind: RowKind, rows: RawRows, place: Place) -> DataError:
             "the prompt is not derived from the common start of chosen and rejected; name its "
             f"column with {place.where}.columns: {{prompt: {name}}}"
         )
-    if len(names) == 1 and (found := re.search(r"[;\t|]", rows.column_names[0])):
-        hint = f"write the CSV file with commas; its header seems to be divided by {found[0]!r}"
+    if len(names) == 1 and (mark := re.search(r"[;\t|]", rows.column_names[0])):
+        hint = f"write the CSV file with commas; its header seems to be divided by {mark[0]!r}"
     columns = ", ".join(rows.column_names) or "none"
     return DataError(
         f"found columns {columns}; expected {_columns_for(kind)}",

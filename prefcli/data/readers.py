@@ -79,8 +79,9 @@ def _refuse_wide_characters(path: Path, name: str) -> None:
         head = file.read(4)
     encoding = next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
     if encoding is None and len(head) == 4:  # no mark, but every second byte is zero
-        zeros = [not any(head[start::2]) for start in (0, 1)]
-        encoding = {(True, False): "UTF-16BE", (False, True): "UTF-16LE"}.get((*zeros,))
+        high, low = (not any(head[start::2]) for start in (0, 1))
+        if high != low:
+            encoding = "UTF-16BE" if high else "UTF-16LE"
     if encoding is not None:
         raise DataError(
             f"the file is in {encoding}; expected UTF-8",

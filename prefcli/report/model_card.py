@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from prefcli.report.html import metric_title, visible
+from prefcli.console import visible
+from prefcli.report.html import metric_title
 from prefcli.report.run_data import (
     Run,
     as_dict,
