@@ -31,6 +31,7 @@ from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.training.mixins.context import TrainerContext
 from prefcli.training.mixins.sft_mix import Demonstrations, SftMixture
+from prefcli.training.token_batches import choose_token_budget
 from prefcli.training.trainer import trainer_class_of
 from prefcli.trl_integration.trl_args import (
     assert_args_applied,
@@ -172,7 +173,7 @@ class _DryRun:
             length=self._longest,
             reference=info.sizes.reference if reference_loaded else 0,
             memory=target.gpu_memory,
-            packed=self._packed,
+            packed=self._packed_tokens(),
         )
         say(*checkpointing.lines())
         self.facts["gradient_checkpointing"] = checkpointing.on
@@ -193,20 +194,38 @@ class _DryRun:
         return self.context.recipe.data.max_length
 
     @property
-    def _packed(self) -> int | None:
-        """Tokens of the largest micro-batch, if its rows will be scored without padding."""
+    def _is_packed(self) -> bool:
+        """Return whether all rows are known and will be scored without padding."""
         context = self.context
         recipe, datasets, info = context.recipe, context.datasets, context.model_info
         if info is None or datasets is None or datasets.is_sample or context.method.packs:
-            return None
+            return False
         attention = recipe.model.attn_implementation
         reason = reason_against_config(
             info.architectures.policy,
             "sdpa" if attention == "auto" else attention,
             context.target.strategy,
         )
-        off = recipe.performance.shared_prefix == "off"
-        return None if reason or off else datasets.packed(recipe, context.method)
+        return reason is None and recipe.performance.shared_prefix != "off"
+
+    def _packed_tokens(self) -> int | None:
+        """Report how micro-batches are filled; return the tokens of the largest if it is packed."""
+        context, plan, datasets = self.context, self.context.plan, self.context.datasets
+        if plan is None or datasets is None:
+            return None
+        budget = choose_token_budget(
+            context.recipe,
+            context.method,
+            datasets,
+            world=plan.world_size,
+            accumulation=plan.accumulation,
+            packed=lambda: self._is_packed,
+            kind=context.target.device.kind,
+        )
+        say(*budget.lines())
+        if not self._is_packed:
+            return None
+        return datasets.packed(context.recipe, context.method, budget.tokens)
 
     def _simulate_step(self, recipe: Recipe) -> None:
         """Simulate a step on fake tensors, and look for changes that need less memory."""

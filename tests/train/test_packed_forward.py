@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
-from prefcli.packed_forward.chunked_lm_head import Head, figures
+from prefcli.packed_forward.chunked_lm_head import Head, label_outputs
 from prefcli.packed_forward.forward import Counts, install, settings
 from prefcli.packed_forward.prefix_attention import NAME as SEGMENTS
 from tests.support.scored_rows import (
@@ -249,8 +249,8 @@ def test_token_metrics_of_the_triton_head_equal_the_chunked_head(monkeypatch):
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 20)
     hidden, targets = torch.randn(7, 8), torch.randint(0, 20, (7,))
-    packed = figures(hidden, head, targets, 0.5, FIGURES)
+    packed = label_outputs(hidden, head, targets, 0.5, FIGURES)
     monkeypatch.setattr("prefcli.packed_forward.chunked_lm_head._use_triton", lambda device: True)
-    stock = figures(hidden, head, targets, 0.5, FIGURES)
+    stock = label_outputs(hidden, head, targets, 0.5, FIGURES)
     for one, other in zip(packed, stock, strict=True):
         assert torch.allclose(one.float(), other.float(), atol=1e-6)

@@ -98,7 +98,7 @@ def unsupported(recipe_data, tiny_model, tmp_path):
 def test_run_that_falls_back_prints_the_reason_once(unsupported, make_recipe, capsys):
     recipe = make_recipe(unsupported).recipe
     train(recipe, recipe.dpo)
-    reason = "stablelm is not among the architectures it is known to be exact for"
+    reason = "it is not verified for model type stablelm"
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("speed:")]
     assert lines == [f"speed: rows are scored by trl's own forward: {reason}"]
     assert speed(recipe) == {

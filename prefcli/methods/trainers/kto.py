@@ -14,6 +14,7 @@ class KtoAdapter(TrainerAdapter):
     metrics: ClassVar[tuple[str, ...]] = ("kl",)
 
     batches: ClassVar[BatchKind] = "labelled"
+    token_columns: ClassVar[tuple[str, ...]] = ("prompt_ids", "completion_ids")
     keeps_row_order: ClassVar[bool] = True
 
     def classes(self) -> tuple[type[Any], type[Any]]:

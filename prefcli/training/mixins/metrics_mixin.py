@@ -10,13 +10,11 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer as TransformersTrainer
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.methods.trainers.base import IGNORED
 from prefcli.model.device import peak_memory
 from prefcli.training.eval_sampler import Batch, EvalBatches
-from prefcli.training.mixins.context import TrainerContext
 from prefcli.training.mixins.metric_sums import (
     SIDES,
     Sums,
@@ -28,6 +26,7 @@ from prefcli.training.mixins.metric_sums import (
     sum_pairs,
     sum_text,
 )
+from prefcli.training.mixins.packed_collation import PackedCollationMixin
 from prefcli.training.mixins.reference_kl import reference_kl
 
 
@@ -44,13 +43,12 @@ class _Evaluation:
         return self.batches[self.at].shared and process != 0
 
 
-class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
+class MetricsMixin(PackedCollationMixin):
     """A trl trainer that sums its rows on the device and reads the sums when it logs.
 
     The sums of an evaluation are separate.
     """
 
-    context: TrainerContext
     clock: Callable[[], float] = staticmethod(time.perf_counter)
     """Seconds from an arbitrary start."""
     _passes: list[Any] | None = None
@@ -207,7 +205,7 @@ class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers i
         return DataLoader(
             self._remove_unused_columns(dataset, description="Evaluation"),
             batch_sampler=batches,
-            collate_fn=self.data_collator,
+            collate_fn=self.collate,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
         )

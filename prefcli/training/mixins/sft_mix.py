@@ -54,6 +54,11 @@ class Schedule:
         epoch, inside = divmod(step, self._steps)
         return epoch * self._batches + inside * self.accumulation
 
+    def end_batch(self, step: int) -> int:
+        """Return the number of the first micro-batch after those of a step."""
+        epoch, inside = divmod(step, self._steps)
+        return epoch * self._batches + min((inside + 1) * self.accumulation, self._batches)
+
     def preference_rows(self, batch: int) -> int:
         """Count the preference rows before a micro-batch."""
         epoch, inside = divmod(batch, self._batches)
@@ -104,6 +109,7 @@ class _Step:
 
     number: int
     first_batch: int
+    micro_batches: int
     rows: dict[int, _Row]
     """Demonstrations by their position in the stream."""
     preference_rows: int
@@ -129,6 +135,8 @@ class SftMixMixin(NonfiniteMixin):
     """Adds demonstrations to the loss of a trl trainer of preferences."""
 
     _mix_step: _Step | None = None
+    _micro_batches: int = 1
+    """Micro-batches of the step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -139,15 +147,22 @@ class SftMixMixin(NonfiniteMixin):
         self.schedule = self._make_schedule(mixture.fraction)
 
     def _make_schedule(self, fraction: float) -> Schedule:
-        args = self.args
+        args, budget = self.args, self.context.token_budget
         micro_batch = args.per_device_train_batch_size * args.world_size
         rows = len(self.train_dataset)
         return Schedule(
             fraction=fraction,
             rows=rows + repeated_rows(rows, micro_batch, args.world_size),
             micro_batch=micro_batch,
-            accumulation=args.gradient_accumulation_steps,
+            accumulation=args.gradient_accumulation_steps
+            if budget is None
+            else budget.accumulation,
         )
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        self._micro_batches = len(batches)
+        return batches, items
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         number = self.state.global_step
@@ -161,11 +176,12 @@ class SftMixMixin(NonfiniteMixin):
         """Take all rows of the step, since each micro-batch is normalized by all their tokens."""
         schedule = self.schedule
         first = schedule.first_batch(number)
-        end = first + self.current_gradient_accumulation_steps
+        end = schedule.end_batch(number)
         positions = range(schedule.demonstrations(first), schedule.demonstrations(end))
         step = _Step(
             number=number,
             first_batch=first,
+            micro_batches=self._micro_batches,
             rows=dict(zip(positions, self.stream.take(positions), strict=True)),
             preference_rows=schedule.preference_rows(end) - schedule.preference_rows(first),
         )
@@ -182,10 +198,7 @@ class SftMixMixin(NonfiniteMixin):
         self._window.preference_loss += float(loss.detach()) / (
             self.current_gradient_accumulation_steps
         )
-        batch = step.first_batch + step.done
-        positions = range(
-            self.schedule.demonstrations(batch), self.schedule.demonstrations(batch + 1)
-        )
+        positions = self._positions(step)
         if not positions or not step.tokens:
             return loss
         nll = self._nll(model, step, positions)
@@ -198,6 +211,18 @@ class SftMixMixin(NonfiniteMixin):
         slots = self.current_gradient_accumulation_steps * self.args.world_size
         share = len(step.rows) / step.preference_rows
         return loss + self.weight * share * slots * nll / step.tokens
+
+    def _positions(self, step: _Step) -> range:
+        """Return the positions in the stream of the current micro-batch's demonstrations."""
+        budget = self.context.token_budget
+        if budget is None or budget.tokens is None:
+            batch = step.first_batch + step.done
+            bounds = (self.schedule.demonstrations(at) for at in (batch, batch + 1))
+        else:
+            start, count = min(step.rows, default=0), len(step.rows)
+            shares = (step.done, step.done + 1)
+            bounds = (start + count * share // step.micro_batches for share in shares)
+        return range(*bounds)
 
     def _nll(self, model: Any, step: _Step, positions: range) -> torch.Tensor:
         """Sum over the response tokens of this process's share of the demonstrations."""
