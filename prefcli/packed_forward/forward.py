@@ -74,6 +74,7 @@ class Counts:
         batch = input_ids, attention_mask, labels
         if collated is not None:
             layout = collated.batch.to(input_ids.device)
+            assert layout.place.shape == input_ids.shape, "the layout is that of another batch"
         else:
             last = self._last
             if last is None or any(a is not b for a, b in zip(last[0], batch, strict=True)):

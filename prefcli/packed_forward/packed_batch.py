@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +86,7 @@ class PackedBatch:
         tensors = [getattr(self, name) for name in names]
         arrays = [tensor.flatten().cpu().numpy() for tensor in tensors]
         moved = zip(names, tensors, _to_device(arrays, device), strict=True)
-        views = {name: flat.view(tensor.shape) for name, tensor, flat in moved}
+        views: dict[str, Any] = {name: flat.view(tensor.shape) for name, tensor, flat in moved}
         return dataclasses.replace(self, **views, _masks={})
 
     @cached_property

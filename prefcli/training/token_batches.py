@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
@@ -25,6 +24,9 @@ from prefcli.methods import Method
 from prefcli.methods.trainers import TrainerAdapter
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_args import repeated_rows
+
+_ROWS_READ = 1000
+"""Rows whose lengths are read at once."""
 
 MicroBatch = list[int]
 """Row numbers of one process."""
@@ -93,11 +95,13 @@ def choose_token_budget(
 
 def packed_lengths(dataset: Dataset, adapter: TrainerAdapter, max_length: int) -> Ints:
     """Count the tokens of each row in a packed batch, from the lengths of its columns."""
-    table = dataset.select_columns([*adapter.token_columns]).with_format("arrow")[:]
-    lengths = {
-        name: np.asarray(pc.list_value_length(table[name]), np.int64)
-        for name in adapter.token_columns
-    }
+    names = adapter.token_columns
+    parts: dict[str, list[Ints]] = {name: [] for name in names}
+    for table in dataset.select_columns([*names]).with_format("arrow").iter(_ROWS_READ):
+        for name in names:
+            counts = table[name].combine_chunks().value_lengths()
+            parts[name].append(counts.to_numpy(zero_copy_only=False).astype(np.int64))
+    lengths = {name: np.concatenate(counts) for name, counts in parts.items()}
     packed: Ints = adapter.packed_length(lengths, max_length)
     return packed
 

@@ -104,7 +104,13 @@ def make_trainer(
         recipe, method, device, policy, datasets, arguments, budget, packed
     )
     options["gradient_checkpointing"] = checkpointing.on
-    config = build(options, config_class, eval_on_start=eval_on_start and datasets.eval is not None)
+    config = build(
+        options,
+        config_class,
+        eval_on_start=eval_on_start and datasets.eval is not None,
+        # Batches are in pinned memory, so that their copies to a GPU need no wait.
+        accelerator_config={"non_blocking": device.kind == "cuda"},
+    )
     if recipe.lora is not None:
         arguments["peft_config"] = lora_config(recipe.lora, recipe.model.revision)
     if recipe.trains_adapter and not method.keeps_dropout:
@@ -126,6 +132,7 @@ def make_trainer(
         and recipe.trains_adapter
         and reference_model(recipe.reference, recipe.model) is None,
         reference_digest=full_weights_digest(reference) if hashed else "",
+        defers_reads=device.kind == "cuda" and not method.trainer.conditional_metrics,
         recipe_overrides_checkpoint=recipe_overrides_checkpoint,
         sft_mix=_sft_mixture(recipe, datasets, tokenizer),
     )

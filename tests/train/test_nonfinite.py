@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from transformers import TrainerCallback
 from prefcli.errors import DivergedError, ExitCode
 from prefcli.training import run as run_module
 from prefcli.training.run import train
-from tests.support.tiny_runs import metric_rows, trainer_of
+from tests.support.tiny_runs import UNTIMED, metric_rows, trainer_of
 
 
 class Poison(TrainerCallback):
@@ -168,22 +170,57 @@ def test_nonfinite_row_that_kto_skips_in_its_metrics_stops_the_run(
     assert "at step 1; rows of the batch" in message
 
 
-class _Waits(TorchDispatchMode):
-    """Counts reads of single numbers; each read waits for a GPU."""
+class Waits(TorchDispatchMode):
+    """Counts the operations of a step for which the host waits, if tensors are on a GPU."""
 
     def __init__(self):
         super().__init__()
-        self.count = 0
+        self.counts = Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function is torch.ops.aten._local_scalar_dense.default
+        if function in READS:
+            self.counts[function] += 1
         return function(*args, **(kwargs or {}))
 
 
-def test_must_be_finite_waits_for_the_device_once(recipe_data, make_recipe):
-    """Reads one list of all numbers instead of one number at a time."""
+READS = {
+    torch.ops.aten._local_scalar_dense.default: "a number",
+    torch.ops.aten.nonzero.default: "the rows of a mask",
+}
+
+
+@pytest.mark.parametrize(("name", "most"), [("dpo", 4), ("sft", 1), ("orpo", 4)])
+def test_step_waits_for_the_device_a_few_times(recipe_data, make_recipe, name, most):
+    """Bound the reads of a micro-batch as a GPU run has it; without deferral they are 14 in dpo."""
+    recipe = make_recipe(recipe_data, "training.max_steps=1").recipe
+    logs = []
+    for deferred in (True, False):
+        trainer, _ = trainer_of(recipe, name)
+        trainer.args.save_strategy = "no"
+        trainer.context = dataclasses.replace(trainer.context, defers_reads=deferred)
+        waits, step = Waits(), trainer.training_step
+
+        def watched(*args, waits=waits, step=step):
+            with waits:
+                return step(*args)
+
+        trainer.training_step = watched
+        trainer.train()
+        logs.append(trainer.state.log_history)
+        per_batch = sum(waits.counts.values()) / trainer.args.gradient_accumulation_steps
+        assert (per_batch <= most) is deferred, waits.counts
+    deferred_log, log = (next(row for row in rows if "loss" in row) for rows in logs)
+    for key in log.keys() - {key for key in log if key.endswith(UNTIMED)}:
+        assert deferred_log[key] == pytest.approx(log[key], rel=1e-6, abs=1e-8), key
+
+
+def test_check_values_reads_the_device_once_per_step(recipe_data, make_recipe):
+    """Read all numbers of all micro-batches as one list."""
     trainer, _ = trainer_of(make_recipe(recipe_data).recipe, "dpo")
     values = {"the loss": torch.tensor(0.5), "a log-probability": torch.tensor(-40.0)}
-    with _Waits() as waits:
+    waits = Waits()
+    with waits:
         trainer.must_be_finite(values, list)
-    assert waits.count == 0
+        trainer.must_be_finite(values, list)
+        trainer.check_values()
+    assert not waits.counts

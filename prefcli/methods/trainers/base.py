@@ -47,6 +47,8 @@ class TrainerAdapter(ABC):
     """The trainer scores pairs in `concatenated_forward`, from the logits of every token."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """Metrics that this trainer logs and others do not."""
+    conditional_metrics: ClassVar[bool] = False
+    """It logs some metrics only of batches with a positive count, so counts must be read."""
     supports_zero3_lora_checkpointing: ClassVar[bool] = True
     """Gradient checkpointing works with LoRA under ZeRO-3: the trainer makes it reentrant."""
 

@@ -31,6 +31,8 @@ class TrainerContext:
     """The reference is the policy without its trained adapter, so it is always in memory."""
     reference_digest: str = ""
     """Digest of the reference's weights; read on the main process."""
+    defers_reads: bool = False
+    """Read trl's metrics when they are logged, since each read waits for a GPU."""
     recipe_overrides_checkpoint: bool = False
     """On a resume, optimizer settings come from the recipe instead of the checkpoint."""
     sft_mix: SftMixture | None = None

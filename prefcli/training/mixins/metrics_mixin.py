@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from prefcli.errors import Problem, RecipeError
 from prefcli.methods.trainers.base import IGNORED
 from prefcli.model.device import peak_memory
 from prefcli.training.eval_sampler import Batch, EvalBatches
+from prefcli.training.mixins.deferred_metrics import read_metrics, reads_deferred
 from prefcli.training.mixins.metric_sums import (
     SIDES,
     Sums,
@@ -88,7 +90,11 @@ class MetricsMixin(PackedCollationMixin):
     ) -> Any:
         self._register_hooks()
         self._passes = []
-        result = super().compute_loss(model, inputs, return_outputs, **kwargs)
+        deferred = self.model.training and self.context.defers_reads
+        with reads_deferred(self.accelerator) if deferred else nullcontext():
+            result = super().compute_loss(model, inputs, return_outputs, **kwargs)
+        if deferred:
+            result = result.as_subclass(torch.Tensor)  # kto's loss has a gathered term
         if self._passes:
             self._add(self._sum_batch(inputs, self._passes))
         self._passes = None
@@ -165,6 +171,7 @@ class MetricsMixin(PackedCollationMixin):
         return float(self.accelerator.reduce(mine, reduction="mean"))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        read_metrics(self._logged["train"])
         if "loss" in logs and self._trained:
             sums = self._reduce(self._trained)
             logs |= per_token_metrics(sums) | self._exact_metrics(sums)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ class PackedCollationMixin(TransformersTrainer):  # type: ignore[misc]  # transf
     """
 
     context: TrainerContext
+    data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]]
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate rows as trl does, and add the layout as one more argument of the model."""
-        batch: dict[str, Any] = self.data_collator(rows)
+        batch = self.data_collator(rows)
         packed = self.context.packed_forward
         scored = None if packed is None or not packed.is_in_use else self.scored_rows(batch)
         return batch if packed is None or scored is None else batch | packed.collated(*scored)
@@ -34,6 +35,7 @@ class PackedCollationMixin(TransformersTrainer):  # type: ignore[misc]  # transf
     def get_train_dataloader(self) -> DataLoader[Any]:
         collator, self.data_collator = self.data_collator, self.collate
         try:
-            return super().get_train_dataloader()
+            loader: DataLoader[Any] = super().get_train_dataloader()
         finally:
             self.data_collator = collator
+        return loader

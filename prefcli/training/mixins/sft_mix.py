@@ -25,6 +25,8 @@ from prefcli.methods.trainers.base import IGNORED
 from prefcli.training.mixins.nonfinite import NonfiniteMixin
 from prefcli.trl_integration.trl_args import repeated_rows
 
+_ZERO = torch.zeros((), dtype=torch.float64)
+
 _Row = tuple[list[int], int]
 """Token ids, and the position of the response's first token."""
 
@@ -195,9 +197,8 @@ class SftMixMixin(NonfiniteMixin):
         step = self._mix_step
         if not self.model.training or step is None or return_outputs:
             return loss  # evaluations have preference rows only
-        self._window.preference_loss += float(loss.detach()) / (
-            self.current_gradient_accumulation_steps
-        )
+        of_step = loss.detach().double() / self.current_gradient_accumulation_steps
+        self._window.preference_loss = self._window.preference_loss + of_step
         positions = self._positions(step)
         if not positions or not step.tokens:
             return loss
@@ -206,7 +207,7 @@ class SftMixMixin(NonfiniteMixin):
             {"the loss of the demonstrations (sft_mix)": nll},
             lambda: [self.stream.place(position) for position in positions],
         )
-        self._window.nll += float(nll.detach())
+        self._window.nll = self._window.nll + nll.detach().double()
         # trl divides by the micro-batches, and gradients are averaged over processes.
         slots = self.current_gradient_accumulation_steps * self.args.world_size
         share = len(step.rows) / step.preference_rows
@@ -238,22 +239,25 @@ class SftMixMixin(NonfiniteMixin):
             mask[i, : len(tokens)] = 1
             if own:
                 labels[i, start : len(tokens)] = ids[i, start : len(tokens)]
-        device = self.args.device
+        device, packed = self.args.device, self.context.packed_forward
+        layout = {}
+        if packed is not None and packed.is_in_use:
+            layout = packed.collated(ids, mask, labels)
         output = model(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             labels=labels.to(device),
             use_cache=False,
             fused_lm_head=True,
+            **layout,
         )
         log_probs: torch.Tensor = output.log_probs
         return -log_probs.sum()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            sums = torch.tensor(
-                [self._window.nll, self._window.preference_loss], device=self.args.device
-            )
+            window = (self._window.nll, self._window.preference_loss)
+            sums = torch.stack([value.to(self.args.device) for value in window]).float()
             nll, preference = self.accelerator.reduce(sums, reduction="sum").tolist()
             logs |= self._window.metrics(nll, preference / self.args.world_size)
             self._window = _Window()
@@ -262,14 +266,15 @@ class SftMixMixin(NonfiniteMixin):
 
 @dataclass
 class _Window:
-    """Sums since the last logging step; `nll` and `preference_loss` are of this process only."""
+    """Sums since the last logging step; `nll` and `preference_loss` are of this process only, and
+    on its device."""
 
     steps: int = 0
     demonstrations: int = 0
     tokens: int = 0
     preference_rows: int = 0
-    nll: float = 0.0
-    preference_loss: float = 0.0
+    nll: torch.Tensor = _ZERO
+    preference_loss: torch.Tensor = _ZERO
 
     def add_step(self, step: _Step) -> None:
         self.steps += 1

@@ -10,10 +10,12 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 
+from prefcli.training.mixins.deferred_metrics import read_metrics
 from prefcli.training.mixins.packed_collation import PackedCollationMixin
 from prefcli.training.token_batches import (
     MicroBatchDataset,
     TokenBatchSampler,
+    TokenBudget,
     micro_batch_weights,
     packed_lengths,
 )
@@ -34,16 +36,20 @@ class TokenBatchesMixin(PackedCollationMixin):
         super().__init__(*args, **kwargs)
         self._log_weights = []
 
+    @property
+    def _budget(self) -> TokenBudget:
+        assert self.context.token_budget is not None
+        return self.context.token_budget
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return a loader of steps, over the rows in the order of trl's own loader."""
-        rows = super().get_train_dataloader()
+        rows: Any = super().get_train_dataloader()
         sampler = getattr(rows.batch_sampler, "batch_sampler", rows.batch_sampler).sampler
-        adapter, budget = self.context.method.trainer, self.context.token_budget
-        assert budget is not None
+        adapter = self.context.method.trainer
         self._sampler = TokenBatchSampler(
             sampler,
             packed_lengths(rows.dataset, adapter, self.args.max_length),
-            budget,
+            self._budget,
             micro_batch=self.args.per_device_train_batch_size,
             process=self.args.process_index,
             processes=self.args.world_size,
@@ -56,7 +62,7 @@ class TokenBatchesMixin(PackedCollationMixin):
             pin_memory=rows.pin_memory,
         )
         # The sampler is already that of this process.
-        return prepare_data_loader(
+        loader: DataLoader[Any] = prepare_data_loader(
             steps,
             device=rows.device,
             num_processes=1,
@@ -64,6 +70,7 @@ class TokenBatchesMixin(PackedCollationMixin):
             put_on_device=True,
             non_blocking=self.accelerator.non_blocking,
         )
+        return loader
 
     def _collate(self, micro_batches: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
         return [self.collate(rows) for rows in micro_batches]
@@ -102,7 +109,7 @@ class TokenBatchesMixin(PackedCollationMixin):
         """Count the epoch in micro-batches with a fixed number of rows, as without this class."""
         total = self._sampler.micro_batches
         trained = self.state.global_step - epoch * len(self._sampler)
-        done = trained * self.context.token_budget.accumulation
+        done = trained * self._budget.accumulation
         self.state.epoch = epoch + min(done, total) / total
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, epoch, *args, **kwargs)
 
@@ -113,6 +120,7 @@ class TokenBatchesMixin(PackedCollationMixin):
         """Average trl's metrics of micro-batches over rows."""
         if "loss" in logs and self._log_weights:
             logged = self.context.method.trainer.logged_metrics(self)["train"]
+            read_metrics(logged)
             weights, self._log_weights = self._log_weights, []
             for name, values in logged.items():
                 if len(values) == len(weights):
