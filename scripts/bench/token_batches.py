@@ -172,7 +172,7 @@ def print_speed(options: argparse.Namespace) -> None:
     )
     print("| lengths | budget | tokens/s, fixed rows | tokens/s, token budget | ratio |")
     print("|---" * 5 + "|")
-    for profile in PROFILES:
+    for profile in options.profiles:
         count = options.pairs * options.accumulation * (options.steps + 2)
         rows: list[Row] = drawn(profile, size.vocabulary, count, options.seed)
         tokens = [sum(map(len, row)) + 2 for row in rows]
@@ -208,6 +208,7 @@ def main() -> None:
     speed.add_argument("--steps", type=int, default=3)
     speed.add_argument("--rounds", type=int, default=2)
     speed.add_argument("--threads", type=int, default=1)
+    speed.add_argument("--profiles", type=lambda text: text.split(","), default=list(PROFILES))
     speed.set_defaults(run=print_speed)
     options = parser.parse_args()
     quiet_libraries()
