@@ -39,7 +39,7 @@ def run(sheet: Sheet, setting: Setting) -> None:
     sheet.run("head, float32", _head, sheet, setting, torch.float32)
     sheet.run("head, bf16", _head, sheet, setting, torch.bfloat16)
     for name, sections in _CALLS.items():
-        if setting.quick and name not in ("full", "LoRA"):
+        if setting.quick and name != "LoRA":
             continue
         if name == "QLoRA" and (setting.cpu or find_spec("bitsandbytes") is None):
             continue  # as the part qlora says
