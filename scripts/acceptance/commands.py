@@ -123,3 +123,8 @@ def largest_difference(one: Path, other: Path) -> float:
     assert a
     assert a.keys() == b.keys()
     return max(float((a[name].float() - b[name].float()).abs().max()) for name in a)
+
+
+def last_lines(path: Path, count: int = 4) -> str:
+    lines = path.read_text("utf-8", errors="replace").strip().splitlines()
+    return " / ".join(lines[-count:])[-500:]

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from scripts.acceptance.kernels_part import last_lines
+from scripts.acceptance.commands import last_lines
 from scripts.acceptance.rows import Sheet
 from scripts.acceptance.setting import Setting
 from scripts.acceptance.workers import Job, Workers
@@ -24,7 +24,6 @@ _METHODS: dict[str, dict[str, Any]] = {
     "orpo": {"orpo": {}},
     "simpo": {"simpo": {}},
 }
-_QUICK = ("dpo", "kto")
 _KINDS = {"sft": "demonstration", "kto": "labelled"}
 _PLACES = ("bf16", "stock", "fp32", "cpu")
 """As a GPU does by default; with trl's own forward; in float32; in float32 on a CPU."""
@@ -82,9 +81,9 @@ def _run(sheet: Sheet, setting: Setting, workers: Workers) -> None:
 
 
 def _variants(setting: Setting) -> dict[str, dict[str, Any]]:
-    """Return the sections of each kind of run; of a quick one, those that other parts lack."""
+    """Return the sections of each kind of run."""
     if setting.quick:
-        return {name: _METHODS[name] for name in _QUICK} | {"dpo, LoRA": {"dpo": {}, "lora": _LORA}}
+        return {"dpo": {"dpo": {}}}
     sections_of = _METHODS | {
         f"{name}, LoRA": sections | {"lora": _LORA} for name, sections in _METHODS.items()
     }
@@ -112,6 +111,7 @@ def _job(setting: Setting, name: str, place: str, sections: dict[str, Any]) -> J
             setting.written(path, setting.drawn("T", count, part, _PROMPT, _ANSWER), kind)
         files[part] = path
     changes = dict(sections)
+    samples = place == "bf16" and not setting.quick
     model = dict(changes.pop("model", {}))
     if place in ("fp32", "cpu"):
         model["dtype"] = "float32"
@@ -131,7 +131,7 @@ def _job(setting: Setting, name: str, place: str, sections: dict[str, Any]) -> J
                 "gradient_checkpointing": False,
             },
             "check_sft": {"on_fail": "warn"},
-            "samples": {"prompts": 2, "max_new_tokens": 8} if place == "bf16" else {"prompts": 0},
+            "samples": {"prompts": 2, "max_new_tokens": 8} if samples else {"prompts": 0},
             **changes,
         },
     )

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import torch
 
-from scripts.acceptance.commands import Command, steps_of
-from scripts.acceptance.kernels_part import last_lines
+from scripts.acceptance.commands import Command, last_lines, steps_of
 from scripts.acceptance.rows import Sheet
 from scripts.acceptance.setting import Setting
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.acceptance.commands import Command, largest_difference, steps_of
-from scripts.acceptance.kernels_part import last_lines
+from scripts.acceptance.commands import Command, largest_difference, last_lines, steps_of
 from scripts.acceptance.rows import Sheet
 from scripts.acceptance.setting import Setting
 
@@ -40,12 +39,12 @@ def _recipe(setting: Setting, name: str, steps: int) -> Path:
             "gradient_checkpointing": False,
         },
         check_sft={"on_fail": "warn"},
-        samples={"prompts": 2, "max_new_tokens": 16},
+        samples={"prompts": 1, "max_new_tokens": 2 if setting.quick else 16},
     )
 
 
 def _in_training(sheet: Sheet, setting: Setting) -> None:
-    steps, after = (30, 5) if setting.quick else (60, 10)
+    steps, after = (20, 4) if setting.quick else (60, 10)
     files = [_recipe(setting, name, steps) for name in ("reference_run", "stopped")]
     runs = [file.parent / "run" for file in files]
     undisturbed, stopped = (
