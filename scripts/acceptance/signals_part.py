@@ -47,13 +47,13 @@ def _in_training(sheet: Sheet, setting: Setting) -> None:
     steps, after = (20, 4) if setting.quick else (60, 10)
     files = [_recipe(setting, name, steps) for name in ("reference_run", "stopped")]
     runs = [file.parent / "run" for file in files]
-    undisturbed, stopped = (
+    uninterrupted, stopped = (
         Command(["dpo", str(file)], file.parent / "log.txt", fork=setting.quick) for file in files
     )
     stopped.stop_when(lambda: len(steps_of(runs[1])) >= after, sheet.left - 8)
     sheet.equal("exit code", stopped.wait(sheet.left - 8), 75)
     again = Command(["dpo", str(files[1])], files[1].parent / "log.txt", fork=setting.quick)
-    code = undisturbed.wait(sheet.left - 8)
+    code = uninterrupted.wait(sheet.left - 8)
     sheet.equal("exit code of the other run", code, 0)
     sheet.equal("exit code of the second start", again.wait(sheet.left - 8), 0)
     if not (runs[1] / "model").is_dir():

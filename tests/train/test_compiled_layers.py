@@ -1,4 +1,4 @@
-"""Decoder layers fused by torch.compile, with an operator of flash attention's contract for a CPU."""
+"""Decoder layers fused by torch.compile, with a stand-in for flash attention on a CPU."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from prefcli.packed_forward import compiled_layers, varlen
 from tests.support.scored_rows import assert_same_scores, batch_of, both, pairs, tiny
 
 
-def dense(
-    query: Tensor, key: Tensor, value: Tensor, query_ends: Tensor, key_ends: Tensor, scale: float
+def weights_of(
+    query: Tensor, key: Tensor, query_ends: Tensor, key_ends: Tensor, scale: float
 ) -> Tensor:
-    """softmax(q k' scale) v, run by run, bottom-right causal."""
-    times = query.size(1) // key.size(1)
-    key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
+    """softmax(q k' scale), run by run, bottom-right causal: (heads, queries, keys)."""
     queries, keys = torch.arange(len(query)), torch.arange(len(key))
     query_run = torch.bucketize(queries, query_ends[1:], right=True)
     key_run = torch.bucketize(keys, key_ends[1:], right=True)
@@ -24,8 +22,7 @@ def dense(
     key_from_end = key_ends[1:][key_run] - keys
     visible = (query_run[:, None] == key_run[None]) & (key_from_end[None] >= from_end[:, None])
     scores = torch.einsum("qhd,khd->hqk", query, key) * scale
-    weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
-    return torch.einsum("hqk,khd->qhd", weights, value).contiguous()
+    return scores.masked_fill(~visible, -torch.inf).softmax(-1)
 
 
 # An operator, as torch's kernel is: the compiler does not trace into it.
@@ -33,7 +30,8 @@ def dense(
 def attention(
     query: Tensor, key: Tensor, value: Tensor, query_ends: Tensor, key_ends: Tensor, scale: float
 ) -> Tensor:
-    return dense(query, key, value, query_ends, key_ends, scale)
+    weights = weights_of(query, key, query_ends, key_ends, scale)
+    return torch.einsum("hqk,khd->qhd", weights, value).contiguous()
 
 
 @torch.library.custom_op("prefcli_tests::attention_backward", mutates_args=())
@@ -46,10 +44,15 @@ def attention_backward(
     key_ends: Tensor,
     scale: float,
 ) -> list[Tensor]:
-    inputs = [tensor.detach().requires_grad_() for tensor in (query, key, value)]
-    with torch.enable_grad():
-        output = dense(*inputs, query_ends, key_ends, scale)
-    return [tensor.contiguous() for tensor in torch.autograd.grad(output, inputs, grad)]
+    weights = weights_of(query, key, query_ends, key_ends, scale)
+    to_weights = torch.einsum("qhd,khd->hqk", grad, value)
+    to_scores = scale * weights * (to_weights - (to_weights * weights).sum(-1, keepdim=True))
+    gradients = (
+        torch.einsum("hqk,khd->qhd", to_scores, key),
+        torch.einsum("hqk,qhd->khd", to_scores, query),
+        torch.einsum("hqk,qhd->khd", weights, grad),
+    )
+    return [gradient.contiguous() for gradient in gradients]
 
 
 @attention.register_fake
@@ -77,6 +80,8 @@ attention.register_autograd(backward, setup_context=save)
 def kernel(
     query, key, value, query_ends, key_ends, longest_queries, longest_keys, *, scale, window_size
 ):
+    times = query.size(1) // key.size(1)
+    key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
     return attention(query, key, value, query_ends, key_ends, scale)
 
 
@@ -95,10 +100,9 @@ def backend(monkeypatch):
 def test_compiled_layers_give_trls_scores_for_any_lengths_without_recompilation(backend):
     model = tiny("qwen2")  # llama's layer, with biases
     compiled = []
-    for count in (8, 3, 2, 4):
+    for count in (8, 6, 7):
         stock, fast, _ = both(model, batch_of(pairs()[:count]), attention=varlen.COMPILED)
         assert_same_scores(stock, fast)
         compiled.append(backend.frame_count)
     assert compiled[0] > 0
-    # Once more for rows without a shared prefix, where each query sees as many keys.
-    assert compiled[-1] <= compiled[0] + 1
+    assert set(compiled) == {compiled[0]}
