@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-_TIMEOUT = 120
+_TIMEOUT = 240
 
 
 @dataclass(frozen=True)
