@@ -17,7 +17,6 @@ from prefcli.recipe.migrate.tools import by_trl_names
 from prefcli.recipe.source_map import Places
 from prefcli.recipe.suggestions import all_paths
 from tests.support.migration import (
-    codes_of,
     line_and_column,
     migrated,
     problems_of,
@@ -230,11 +229,6 @@ dataset_mixture:
 def test_migrate_mixture_without_a_split_size_trains_on_test_splits(tmp_path):
     recipe, _ = migrated(tmp_path, f"{MIXTURE}    - {{id: a, split: test}}\n")
     assert [s.split for s in recipe.data.train] == ["train", "test"]
-
-
-def test_migrate_mixture_with_template_columns_is_refused(tmp_path):
-    text = f"{MIXTURE}    - {{id: c, columns: [messages, tools], weight: 2.0}}\n"
-    assert codes_of(tmp_path, text) == {"dataset_mixture.datasets[1].columns": "RCP164"}
 
 
 EVALUATED = f"{SIGMOID}eval_strategy: steps\neval_steps: 50\n"

@@ -17,6 +17,8 @@ SourceList = list[tuple[dict[str, Any], tuple[str | int, ...]]]
 """Data sources, each with its place inside the key that it came from."""
 
 _TRACKERS = get_args(get_args(Logging.model_fields["report_to"].annotation)[0])
+NAMED_TEMPLATES = ("chatml", "gemma", "llama3", "mistral", "phi3", "zephyr")
+"""The chat templates that prefcli has by name, where the tools' templates render the same."""
 _NEVER_STOP = 1_000_000
 """Patience of a run that keeps the best checkpoint but does not stop early."""
 
@@ -181,6 +183,9 @@ def template(draft: Draft) -> None:
     draft.drop("chat_template_jinja", "only chat_template: jinja uses it")
     if name in (None, "tokenizer_default"):
         draft.drop("chat_template", "prefcli's default is the tokenizer's template")
+    elif name in NAMED_TEMPLATES:
+        draft.put("model.chat_template", name, "chat_template")
+        draft.note(f"model.chat_template {name} is prefcli's template of this name")
     elif not isinstance(name, str) or "{" in name or name.endswith(".jinja"):
         draft.put("model.chat_template", name, "chat_template")
     else:

@@ -63,20 +63,10 @@ def _put_list(draft: Draft, entries: list[Any]) -> None:
         held_out(draft, "test_split_size")
 
 
-_TEMPLATE_COLUMNS = {"chat_template_kwargs", "tools"}
-"""Columns that trl passes to the chat template."""
-
-
 def _check_columns(draft: Draft, columns: Any, key: str, *inside: str | int) -> None:
     """Check a list of columns, which needs no translation: prefcli reads those of the method."""
-    names = word_list(columns or [])
-    if names is None:
+    if word_list(columns or []) is None:
         draft.refuse(key, "is not a list of columns", *inside, code="RCP157")
-    for name in names or []:
-        message = f"prefcli ignores the column {name!r}, which trl passes to the chat template"
-        if name in _TEMPLATE_COLUMNS and not any(p.message == message for p in draft.problems):
-            hint = "render these rows first, or remove the column"
-            draft.refuse(key, message, *inside, code="RCP164", hint=hint)
 
 
 def dataset_kwargs(draft: Draft) -> None:
