@@ -407,3 +407,13 @@ def test_command_with_json_prints_one_document(monkeypatch, capsys, tmp_path):
     document = json.loads(capsys.readouterr().out)
     assert document["recipe"] is None
     assert document["problems"][0]["code"] == "RCP159"
+
+
+def test_validate_of_a_config_names_migrate(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["prefcli", "validate", write(tmp_path, HANDBOOK)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert "this is a config of alignment-handbook, not a recipe [RCP172]" in err
+    assert err.count("error:") == 1

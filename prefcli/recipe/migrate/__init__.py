@@ -16,7 +16,7 @@ from prefcli.errors import Problem, RecipeError
 from prefcli.recipe import secrets
 from prefcli.recipe.load import load_text
 from prefcli.recipe.migrate.command_lines import is_script, read_command, read_script
-from prefcli.recipe.migrate.config_files import Config, read_yaml
+from prefcli.recipe.migrate.config_files import Config, read_yaml, tool_of_file
 from prefcli.recipe.migrate.draft import Draft, Dropped, Renamed
 from prefcli.recipe.migrate.rules import Drop, apply_rules
 from prefcli.recipe.migrate.tools import TOOLS, by_trl_names, find_method
@@ -24,7 +24,7 @@ from prefcli.recipe.overrides import key_path, override
 from prefcli.recipe.source_map import Key, Places, dotted, leaves
 from prefcli.recipe.yaml_writer import recipe_text
 
-__all__ = ["TOOLS", "Migration", "migrate"]
+__all__ = ["TOOLS", "Migration", "migrate", "tool_of_file"]
 
 
 @dataclass(frozen=True)
