@@ -19,6 +19,8 @@ SourceList = list[tuple[dict[str, Any], tuple[str | int, ...]]]
 _TRACKERS = get_args(get_args(Logging.model_fields["report_to"].annotation)[0])
 NAMED_TEMPLATES = ("chatml", "gemma", "llama3", "mistral", "phi3", "zephyr")
 """The chat templates that prefcli has by name, where the tools' templates render the same."""
+TRL_TOOLS = ("trl", "alignment-handbook", "W&B")
+"""The tools whose defaults are those of trl."""
 _NEVER_STOP = 1_000_000
 """Patience of a run that keeps the best checkpoint but does not stop early."""
 
@@ -89,7 +91,7 @@ def remote_code(draft: Draft) -> None:
 
 def dtype(draft: Draft) -> None:
     """Translate the data type of the weights, with bf16 and fp16."""
-    value, mixed = draft.given("dtype"), draft.given("mixed_precision_dtype")
+    value, mixed = draft.value("dtype"), draft.value("mixed_precision_dtype")
     bf16, fp16 = draft.given("bf16"), draft.given("fp16")
     if mixed is not None:
         bf16, fp16 = str(mixed).lower() == "bf16", str(mixed).lower() == "fp16"
@@ -98,7 +100,14 @@ def dtype(draft: Draft) -> None:
     name = str(value).removeprefix("torch.")
     name = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(name, name)
     full = not _trains_adapter(draft)
-    if value == "auto":
+    if draft.tool == "axolotl" and full and is_on(bf16):
+        draft.note(
+            "axolotl keeps the trained weights in bfloat16, except under FSDP or DeepSpeed; "
+            "prefcli's are float32 with bfloat16 autocast, unless model.dtype is bfloat16"
+        )
+    if name == "float32" and (is_on(bf16) or (bf16 is None and draft.tool in TRL_TOOLS)):
+        draft.drop("dtype", "float32 weights with bfloat16 autocast are model.dtype auto")
+    elif value == "auto":
         draft.drop("dtype", "it is the data type of the model's files")
         draft.note(
             f"{draft.name('dtype')} auto is the data type of the model's files; model.dtype auto "
