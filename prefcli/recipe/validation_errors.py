@@ -15,6 +15,7 @@ from prefcli.errors import Problem
 from prefcli.methods import METHODS
 from prefcli.recipe.aliases import renamed
 from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import HELD_OUT, SOURCES
 from prefcli.recipe.source_map import Key, Places, dotted
 from prefcli.recipe.suggestions import example, is_source, nearest
 from prefcli.recipe.yaml_reader import scalar
@@ -69,6 +70,8 @@ def in_data(loc: tuple[int | str, ...], data: Any) -> tuple[Key, tuple[int | str
     for i, part in enumerate(loc):
         if isinstance(part, int) and isinstance(data, Mapping):
             continue  # a single source instead of a list
+        if part in (SOURCES, HELD_OUT):
+            continue  # the form of data.eval
         here = isinstance(data, Mapping) and part in data
         if not here and not (isinstance(data, list) and isinstance(part, int) and part < len(data)):
             return tuple(path), loc[i:]

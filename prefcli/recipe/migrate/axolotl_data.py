@@ -66,7 +66,7 @@ def translate(draft: Draft) -> None:
     if not is_on(draft.given("val_set_size")):
         draft.drop("val_set_size", "it is off")
     else:
-        held_out(draft, "val_set_size")
+        held_out(draft, draft.given("val_set_size"), "val_set_size")
     if draft.given("excess_length_strategy") != "truncate":
         draft.note(
             "axolotl drops rows that are longer than sequence_len; prefcli truncates them at the "

@@ -65,7 +65,7 @@ def translate(draft: Draft) -> None:
     if draft.given("dataset_dir") is not None:
         draft.drop("dataset_dir", f"the recipe does not need {_INFO_FILE}")
     if is_on(draft.given("val_size")):
-        held_out(draft, "val_size")
+        held_out(draft, draft.given("val_size"), "val_size")
     else:
         draft.drop("val_size", "it is off")
 

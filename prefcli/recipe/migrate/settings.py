@@ -280,13 +280,20 @@ def lora(draft: Draft) -> None:
 # data
 
 
-def held_out(draft: Draft, key: str, *inside: str | int) -> None:
-    """Drop a setting that splits evaluation rows off the training rows at random."""
-    draft.drop(key, "prefcli does not split evaluation rows off the training rows", *inside)
-    draft.note(
-        f"there is no evaluation: {draft.tool} splits rows off at random, and prefcli trains on "
-        "all of them; write held-out data as data.eval"
-    )
+def held_out(draft: Draft, share: Any, key: str, *inside: str | int) -> None:
+    """Translate a share of the training rows that is split off at random for evaluation."""
+    if isinstance(share, int | float) and 0 < share < 1:
+        draft.put("data.eval", {"from_train": share}, key, *inside)
+        draft.note(
+            f"data.eval.from_train draws prompts with prefcli's seed, so the held-out rows differ "
+            f"from {draft.tool}'s, which draws rows"
+        )
+    else:
+        draft.drop(key, "prefcli holds out a share of the prompts, not a number of rows", *inside)
+        draft.note(
+            f"there is no evaluation: {draft.tool} holds out {share} rows, and the share of all "
+            "rows that they are is not in the file; write it as data.eval: {from_train: SHARE}"
+        )
 
 
 def put_sources(draft: Draft, path: str, sources: SourceList, key: str) -> None:
