@@ -76,7 +76,7 @@ def test_value_that_only_the_shell_knows_is_refused(tmp_path, before, value):
     assert "RCP171" in {p.code for p in problems if p.path == "learning_rate"}
 
 
-def test_processes_that_only_the_machine_knows_are_asked_for(tmp_path):
+def test_number_of_processes_that_only_the_machine_knows_is_missing(tmp_path):
     text = "torchrun --nproc_per_node=gpu trl/scripts/" + " ".join(WORDS[:10]).replace(
         "trl dpo", "dpo.py"
     )

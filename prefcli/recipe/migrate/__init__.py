@@ -157,7 +157,7 @@ def _draft(
                 path=next(iter(tool.table[key].paths), None),
             )
     if "max_length" in data and data["max_length"] is None and tool.name in TRL_TOOLS:
-        draft.note("max_length null is no limit in trl; data.max_length is 1024 by default")
+        draft.note("max_length null does not truncate in trl; data.max_length is 1024 by default")
     apply_rules(draft, tool.table)
     if draft.assumed:
         listed = ", ".join(f"{key} {value}" for key, value in draft.assumed.items())
