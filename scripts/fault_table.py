@@ -430,11 +430,15 @@ def fault_table(
         for number in range(start, start + count):
             outcome.tried += 1
             attempts[kind](outcome, number, work, seed)
-            if progress and outcome.tried % 25 == 0:
-                wrong = sum(map(len, outcome.wrong.values()))
-                print(f"{outcome.name}: {outcome.tried} tried, {wrong} wrong", file=sys.stderr)
+            if progress and outcome.tried % 10 == 0:
+                lines = [f"{outcome.name}: {outcome.tried} tried", *_wrong(outcome)]
+                print(*lines, sep="\n", file=sys.stderr, flush=True)
         outcomes.append(outcome)
     return outcomes
+
+
+def _wrong(outcome: Outcome) -> list[str]:
+    return [f"{kind}: {name}" for kind, names in outcome.wrong.items() for name in names]
 
 
 def table(outcomes: list[Outcome]) -> list[str]:
@@ -474,9 +478,7 @@ def main() -> int:
             Path(folder), counts, seed=options.seed, start=options.start, progress=True
         )
     print(*table(outcomes), sep="\n", flush=True)
-    wrong = [
-        f"{kind}: {name}" for o in outcomes for kind, names in o.wrong.items() for name in names
-    ]
+    wrong = [line for outcome in outcomes for line in _wrong(outcome)]
     print(*(f"WRONG: {line}" for line in wrong), sep="\n", file=sys.stderr)
     return 1 if wrong else 0
 

@@ -29,6 +29,7 @@ from prefcli.preflight.context import PreflightContext
 from prefcli.preflight.result import DryRunResult
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
+from prefcli.text import first_line
 from prefcli.training.mixins.context import TrainerContext
 from prefcli.training.mixins.sft_mix import Demonstrations, SftMixture
 from prefcli.training.token_batches import choose_token_budget
@@ -235,7 +236,10 @@ class _DryRun:
         assert info is not None
         if world_size() > 1:
             # Under a launcher the trainer would wait for the other processes.
-            self._not_simulated("it needs a single process: run without a launcher, with --devices")
+            self._not_simulated(
+                "it needs a single process: run without a launcher, with --devices",
+                unknown=target.gpu_memory is not None,
+            )
             return
         # Without rows, kto assumes as many good as bad responses.
         method = context.method
@@ -266,7 +270,7 @@ class _DryRun:
             memory = memory_of(planned)
         # A model may use operations without a fake version; the recipe is not at fault.
         except Exception as error:
-            self._not_simulated(str(error).strip().partition("\n")[0])
+            self._not_simulated(first_line(error), unknown=True)
             return
         say(*memory.lines(target))
         self.facts["memory"] = memory.as_dict(target)
@@ -284,9 +288,10 @@ class _DryRun:
         self.facts["cure"] = [step.change for step in cure]
         result.try_check(lambda: refuse(memory, target, cure))
 
-    def _not_simulated(self, why: str) -> None:
+    def _not_simulated(self, why: str, *, unknown: bool) -> None:
+        """Report a step that is not simulated. unknown: so it is unknown whether the run works."""
         message = f"memory: the step could not be simulated ({why})"
-        if self.context.target.gpu_memory is not None:
+        if unknown:
             self.result.unchecked.append(Problem(message, code="TRN029"))
         say(f"note: {message}")
 
