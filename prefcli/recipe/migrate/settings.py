@@ -17,8 +17,8 @@ SourceList = list[tuple[dict[str, Any], tuple[str | int, ...]]]
 """Data sources, each with its place inside the key that it came from."""
 
 _TRACKERS = get_args(get_args(Logging.model_fields["report_to"].annotation)[0])
-NAMED_TEMPLATES = ("chatml", "gemma", "llama3", "mistral", "phi3", "zephyr")
-"""The chat templates that prefcli has by name, where the tools' templates render the same."""
+NAMED_TEMPLATES = ("chatml", "gemma", "llama3", "phi3", "zephyr")
+"""The chat templates that prefcli has by name and the tools render the same. mistral's differ."""
 TRL_TOOLS = ("trl", "alignment-handbook", "W&B")
 """The tools whose defaults are those of trl."""
 _NEVER_STOP = 1_000_000
