@@ -20,6 +20,7 @@ from prefcli.errors import DataError
 from prefcli.methods import METHODS
 from prefcli.model import load_tokenizer
 from prefcli.recipe.sections import DataChecks, Source
+from prefcli.training import run as run_module
 from prefcli.training.run import train
 from tests.support.tiny_runs import write_jsonl
 
@@ -197,13 +198,8 @@ def test_judge_compares_share_with_limits(name, error, warn, expected):
     assert (len(warnings), len(errors)) == expected
 
 
-def test_train_exceeded_limit_stops_before_loading_weights(crafted, make_recipe, tmp_path):
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    for file in Path(crafted["model"]["name_or_path"]).iterdir():
-        content = b"not weights" if file.suffix == ".safetensors" else file.read_bytes()
-        (bare / file.name).write_bytes(content)
-    crafted["model"]["name_or_path"] = str(bare)
+def test_train_exceeded_limit_stops_before_loading_weights(crafted, make_recipe, monkeypatch):
+    monkeypatch.setattr(run_module, "start_policy", lambda *args, **kwargs: pytest.fail("loaded"))
     recipe = make_recipe(crafted).recipe
     with pytest.raises(DataError, match="DAT014"):
         train(recipe, recipe.dpo)
