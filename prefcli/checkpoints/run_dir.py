@@ -75,8 +75,7 @@ class RunDir:
                 "RUN011",
             )
         run = self.read_run()
-        trained = any(self.path.glob("checkpoint-*")) or self.model.exists()
-        if run.get("status") in ("running", "failed", "preempted") and not trained:
+        if run.get("status") in ("running", "failed", "preempted") and not self.has_trained:
             return None  # it ended before there was anything to lose
         changes.judge(
             self.path,
@@ -89,6 +88,11 @@ class RunDir:
         )
         status: Status = run.get("status", "failed")
         return status
+
+    @property
+    def has_trained(self) -> bool:
+        """True if there is anything to lose: a checkpoint or a model."""
+        return any(self.path.glob("checkpoint-*")) or self.model.exists()
 
     def lock(self) -> BaseFileLock:
         """Lock the folder until this process ends, however it ends. RecipeError if it is locked.

@@ -70,7 +70,7 @@ class RunDatasets:
         """Return the tokens of the largest packed micro-batch, with those of sft_mix."""
         training = recipe.training
         epochs = min(_SAMPLED_EPOCHS, math.ceil(training.num_train_epochs))
-        tokens = self.train.lengths.packed(training.per_device_train_batch_size, epochs)
+        tokens = self.train.lengths.packed(training.train_batch_size, epochs)
         if self.sft_mix is not None:
             tokens += self.sft_mix.lengths.packed(mixed_rows(recipe, method), epochs)
         return tokens
@@ -104,7 +104,7 @@ def mixed_rows(recipe: Recipe, method: Method) -> int:
     mix = active_sft_mix(recipe, method)
     if mix is None:
         return 0
-    batch = recipe.training.per_device_train_batch_size
+    batch = recipe.training.train_batch_size
     return math.ceil(batch * mix.fraction / (1 - mix.fraction))
 
 
@@ -244,7 +244,7 @@ def read_run_datasets(
 
 def _drop_single_row(split: Split, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Split:
     """Drop a last row that is alone in its device batch: trl would pair it with itself."""
-    size = recipe.training.per_device_train_batch_size
+    size = recipe.training.train_batch_size
     last = len(split.rows) - 1
     if last == 0 or last % size or split.is_sample:
         return split

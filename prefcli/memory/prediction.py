@@ -140,11 +140,11 @@ def predict(
             peaks,
             target,
             adapter=recipe.trains_adapter,
-            accumulates=share > recipe.training.per_device_train_batch_size,
+            accumulates=share > recipe.training.train_batch_size,
         )
     else:
         parts, phase = _unsharded(peaks)
-    return Memory(parts, phase, length, recipe.training.per_device_train_batch_size, before)
+    return Memory(parts, phase, length, recipe.training.train_batch_size, before)
 
 
 def _before_sharding(
@@ -161,7 +161,7 @@ def _before_sharding(
     itemsize = target.device.dtype(recipe.model, frozen=recipe.trains_adapter).itemsize
     checked = method.needs_sft and recipe.check_sft.on_fail != "skip"
     largest = sizes.policy if checked or not layered else max(sizes.layer, sizes.root)
-    processes = target.devices // (recipe.launch.nodes if recipe.launch else 1)
+    processes = target.devices // recipe.launch.nodes
     return BeforeSharding(
         itemsize * (largest if layered else max(largest, reference)),
         itemsize * processes * (sizes.policy + reference),

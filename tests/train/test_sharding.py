@@ -20,7 +20,7 @@ from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Model
 from prefcli.text import format_bytes
-from prefcli.training.dry_run import simulate_run_step
+from prefcli.training.simulation import simulate_run_step
 
 GPU = Device("cuda", "a GPU", bfloat16=True)
 
