@@ -48,7 +48,8 @@ def resolve_automatic(
     by_memory = recipe.training.per_device_train_batch_size == "auto"
     if not by_memory and not target.automatic:
         return Resolved(recipe, target)
-    smallest, _ = method.smallest_batch()
+    # The saved recipe must be valid for its other methods, too.
+    smallest = max(other.smallest_batch()[0] for other in recipe.methods.values())
     sizes = (
         batch_sizes(recipe.training, target.devices, smallest)
         if by_memory
@@ -124,7 +125,7 @@ class _Trial:
     def __init__(self, candidate: Candidate, step: StepMemory) -> None:
         def of(rows: int) -> Candidate:
             recipe = with_batch_size(candidate.recipe, rows)
-            return step.settled(candidate._replace(recipe=recipe))[0]
+            return step.resolved(candidate._replace(recipe=recipe))[0]
 
         self.of = functools.cache(of)
         self.memory = functools.cache(lambda rows: step.quick(self.of(rows)))

@@ -140,7 +140,7 @@ def predict(
             peaks,
             target,
             adapter=recipe.trains_adapter,
-            accumulates=share > recipe.training.train_batch_size,
+            half=target.device.autocast_to(recipe.model) is not None,
         )
     else:
         parts, phase = _unsharded(peaks)

@@ -37,7 +37,7 @@ class StepMemory:
     datasets: RunDatasets | None
     simulations: Simulations
 
-    def settled(self, candidate: Candidate) -> tuple[Candidate, Choice]:
+    def resolved(self, candidate: Candidate) -> tuple[Candidate, Choice]:
         """Return the candidate with the checkpointing and the optimizer that a run would have."""
         recipe, method, target = candidate
         sizes = self.info.sizes

@@ -17,6 +17,16 @@ def round_projections(model: torch.nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
+def round_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Round all weights of a frozen model to the dtype that FSDP2 casts them to in each pass.
+
+    Its products stay the same bit for bit, with half the memory. Buffers keep their dtype, since
+    FSDP2 does not cast them.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
 def projections(model: torch.nn.Module) -> list[torch.nn.Linear]:
     """Return the linear layers whose weights no embedding shares."""
     embedded = {m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)}

@@ -96,7 +96,7 @@ class _DryRun:
         if context.model_info is not None:
             self.facts |= context.model_info.as_dict()
         if step is not None:
-            planned, checkpointing = step.settled(planned)
+            planned, checkpointing = step.resolved(planned)
             say(*checkpointing.lines())
             self.facts["gradient_checkpointing"] = checkpointing.on
         self._report_plan(planned.recipe)

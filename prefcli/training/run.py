@@ -123,12 +123,14 @@ def choose_launch(
 
 
 def _train(context: PreflightContext, callbacks: Sequence[TrainerCallback]) -> Outcome:
-    recipe, folder, resumed = context.recipe, context.folder, context.checkpoint is not None
+    folder, resumed = context.folder, context.checkpoint is not None
+    start = context.recipe.model.name_or_path
     say(
-        f"prefcli {context.method.name}: {recipe.model.name_or_path} on {context.device.name}",
+        f"prefcli {context.method.name}: {start} on {context.device.name}",
         f"output: {folder.path} ({now()}, host {platform.node()}, process {os.getpid()})",
     )
     prepared = prepare(context)
+    recipe = context.recipe  # without automatic settings
     method, has_eval = prepared.method, prepared.datasets.eval is not None
     record = _begin(context, prepared)
     with (

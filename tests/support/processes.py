@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch.distributed import DebugLevel
 
 _TIMEOUT = 120
 
@@ -29,23 +30,37 @@ class Ended:
     """Standard output and error of each rank."""
 
 
-def in_processes(jobs: Sequence[Callable[[], object]], logs: Path, count: int = 2) -> Ended:
+def in_processes(
+    jobs: Sequence[Callable[[], object]],
+    logs: Path,
+    count: int = 2,
+    *,
+    compare_collectives: bool = False,
+) -> Ended:
     """Run the jobs one after the other in forked processes, each in a new process group.
 
     A job that exits or raises ends its process.
+    compare_collectives: as TORCH_DISTRIBUTED_DEBUG=DETAIL: a process that calls another collective
+    than the others, or one of another shape, raises. gloo might not notice, and NCCL would wait.
     """
     ports = [free_port() for _ in jobs]
     logs.mkdir(parents=True, exist_ok=True)
     files = [logs / f"rank{rank}.log" for rank in range(count)]
     sys.stdout.flush()
     sys.stderr.flush()
-    children = {_fork(rank, count, jobs, ports, files[rank]): rank for rank in range(count)}
+    level = DebugLevel.DETAIL if compare_collectives else DebugLevel.OFF
+    children = {_fork(rank, count, jobs, ports, files[rank], level): rank for rank in range(count)}
     codes = _wait(children)
     return Ended(codes, [file.read_text("utf-8") for file in files])
 
 
 def _fork(
-    rank: int, count: int, jobs: Sequence[Callable[[], object]], ports: list[int], log: Path
+    rank: int,
+    count: int,
+    jobs: Sequence[Callable[[], object]],
+    ports: list[int],
+    log: Path,
+    level: DebugLevel,
 ) -> int:
     child = os.fork()
     if child:
@@ -62,6 +77,7 @@ def _fork(
         # A forked process has torch replace its pool of threads at the first use. That is not safe
         # from the threads with which transformers loads weights, so do it here.
         torch.set_num_threads(torch.get_num_threads())
+        torch.distributed.set_debug_level(level)
         for job, port in zip(jobs, ports, strict=True):
             _join(rank, count, port)
             job()
