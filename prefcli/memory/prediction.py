@@ -160,13 +160,15 @@ def _before_sharding(
     reference = sizes.reference if scored else 0
     itemsize = target.device.dtype(recipe.model, frozen=recipe.trains_adapter).itemsize
     checked = method.needs_sft and recipe.check_sft.on_fail != "skip"
-    largest = sizes.policy if checked or not layered else max(sizes.layer, sizes.root)
     processes = target.devices // recipe.launch.nodes
-    return BeforeSharding(
-        itemsize * (largest if layered else max(largest, reference)),
-        itemsize * processes * (sizes.policy + reference),
-        for_check_sft=checked and layered,
-    )
+    on_host = itemsize * processes * (sizes.policy + reference)
+    if not layered:
+        return BeforeSharding(itemsize * max(sizes.policy, reference), on_host)
+    if not checked:
+        return BeforeSharding(itemsize * max(sizes.layer, sizes.root), on_host)
+    cast = target.device.autocast_to(recipe.model)
+    scored_bytes = itemsize if cast is None else cast.itemsize
+    return BeforeSharding(scored_bytes * sizes.policy, on_host, for_check_sft=True)
 
 
 def _unsharded(peaks: StepPeaks) -> tuple[dict[str, int], str]:

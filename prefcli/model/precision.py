@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -25,6 +28,21 @@ def round_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+@contextmanager
+def rounded_on(model: torch.nn.Module, device: str, dtype: torch.dtype) -> Iterator[None]:
+    """Hold a model on a device with its weights rounded; afterwards it is where and as it was."""
+    tensors = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
+    try:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(device, dtype)
+        for buffer in model.buffers():
+            buffer.data = buffer.data.to(device)
+        yield
+    finally:
+        for tensor, data in tensors:
+            tensor.data = data
 
 
 def projections(model: torch.nn.Module) -> list[torch.nn.Linear]:

@@ -29,6 +29,8 @@ from prefcli.model import Device
 from prefcli.training.run import train
 from tests.support.tiny_runs import pairs, write_jsonl
 
+pytestmark = pytest.mark.memory
+
 GIB = 2**30
 GPU = Device("cuda", "a GPU", bfloat16=True)
 CPU = Device("cpu", "a CPU", bfloat16=False)

@@ -223,9 +223,9 @@ def test_predict_for_ddp_is_as_for_one_device():
 @pytest.mark.parametrize(
     ("strategy", "changes", "gpu"),
     [
-        ("fsdp2", {}, WHOLE),  # for check-sft
-        ("fsdp2", {"check_sft": {"on_fail": "skip"}}, ROOT),
-        ("zero3", {"check_sft": {"on_fail": "skip"}}, WHOLE),
+        ("fsdp2", {}, 2 * WHOLE),  # for check-sft, in 16 bits
+        ("fsdp2", {"check_sft": {"on_fail": "skip"}}, 4 * ROOT),
+        ("zero3", {"check_sft": {"on_fail": "skip"}}, 4 * WHOLE),
         ("ddp", {}, None),
     ],
 )
@@ -235,11 +235,11 @@ def test_memory_before_sharding_counts_whole_models(strategy, changes, gpu):
     if gpu is None:
         assert shares.before_sharding is None
         return
-    for_check_sft = gpu == WHOLE and strategy == "fsdp2"
-    assert shares.before_sharding == BeforeSharding(4 * gpu, 8 * 2 * 4 * WHOLE, for_check_sft)
+    for_check_sft = gpu == 2 * WHOLE
+    assert shares.before_sharding == BeforeSharding(gpu, 8 * 2 * 4 * WHOLE, for_check_sft)
     (line,) = (line for line in shares.lines(on(8, strategy)) if "before" in line)
     assert line == (
-        f"memory: before it is sharded: {format_bytes(4 * gpu)} on each GPU"
+        f"memory: before it is sharded: {format_bytes(gpu)} on each GPU"
         + (", for check-sft" if for_check_sft else "")
         + f", and {format_bytes(64 * WHOLE)} of the machine's memory"
     )
