@@ -90,4 +90,6 @@ def clear_leftovers(folder: RunDir) -> None:
     work = folder.path / WORK
     for path in sorted(work.glob("checkpoint-*")):
         warn(f"{path.name} was cut short while it was written; it is removed")
+    if work.is_file():
+        work.unlink()
     shutil.rmtree(work, ignore_errors=True)

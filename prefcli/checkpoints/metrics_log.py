@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from prefcli.checkpoints.atomic import write_text, writing
 from prefcli.checkpoints.run_dir import RunDir
+from prefcli.console import warn
 from prefcli.health import Advice, upgrade_advice
 from prefcli.metrics import Row, is_eval
+from prefcli.report.run_data import HEALTH_FILE, METRICS_FILE, SAMPLES_FILE, read_entry
 
 
 class MetricsLog:
@@ -29,10 +31,10 @@ class MetricsLog:
 
     def rows(self) -> list[dict[str, float | None]]:
         """Read the metrics that an earlier process of this run measured."""
-        return _read(self.metrics)
+        return [entry for _, entry in read_log(self.metrics)]
 
     def advice(self) -> list[dict[str, Any]]:
-        return [upgrade_advice(entry) for entry in _read(self._health)]
+        return [upgrade_advice(entry) for _, entry in read_log(self._health)]
 
 
 def is_finite(value: float | None) -> bool:
@@ -51,23 +53,54 @@ def truncate_logs(folder: RunDir, step: int, *, evaluation: bool = False) -> Non
 
 
 def _lines_up_to(step: int, path: Path, *, without_evaluation: bool) -> Iterator[str]:
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # a kill cut the line short
-        is_evaluation = "prompt" in row or is_eval(row)
+    entries = read_log(path)
+    text = path.read_text("utf-8", errors="replace")
+    # A kill may have cut the last line short.
+    unreadable = sum(bool(line.strip()) for line in text.split("\n")[:-1]) - len(entries)
+    if unreadable > 0:
+        warn(f"{path.name}: {unreadable} lines can't be read and are dropped")
+    for line, entry in entries:
+        is_evaluation = "prompt" in entry or is_eval(entry)
         last = step - 1 if without_evaluation and is_evaluation else step
-        if row["step"] <= last:
+        if entry["step"] <= last:
             yield line
+
+
+def read_log(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return the lines of a log that prefcli can have written, each with its content."""
+    if not path.exists():
+        return []
+    lines = path.read_text("utf-8", errors="replace").split("\n")
+    entries = ((line, read_entry(line)) for line in lines)
+    is_valid = _VALID.get(path.name, dict)
+    return [(line, entry) for line, entry in entries if entry is not None and is_valid(entry)]
+
+
+def _is_metrics(entry: Mapping[str, Any]) -> bool:
+    return all(value is None or isinstance(value, int | float) for value in entry.values())
+
+
+def _is_advice(entry: Mapping[str, Any]) -> bool:
+    advice = upgrade_advice(dict(entry))
+    return all(isinstance(advice.get(key), str) for key in ("rule", "level"))
+
+
+def _is_sample(entry: Mapping[str, Any]) -> bool:
+    answers = (entry.get(key, {}) for key in ("policy", "reference"))
+    return (
+        isinstance(entry.get("place"), str)
+        and "prompt" in entry
+        and all(isinstance(answer, dict) for answer in answers)
+    )
+
+
+_VALID: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
+    METRICS_FILE: _is_metrics,
+    HEALTH_FILE: _is_advice,
+    SAMPLES_FILE: _is_sample,
+}
 
 
 def _append(path: Path, entry: Mapping[str, Any]) -> None:
     with writing(path.name), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]

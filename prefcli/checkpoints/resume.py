@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 from prefcli.checkpoints.atomic_checkpoints import clear_leftovers
-from prefcli.checkpoints.completeness import owes_evaluation
+from prefcli.checkpoints.completeness import fault_of, owes_evaluation
 from prefcli.checkpoints.metrics_log import MetricsLog, truncate_logs
 from prefcli.checkpoints.permissions import refuse_untrusted
 from prefcli.checkpoints.resume_compat import ResumeDiff
 from prefcli.checkpoints.run_dir import RunDir, Status
+from prefcli.checkpoints.run_record import RunRecord
 from prefcli.console import is_main_process, warn
 from prefcli.errors import DivergedError, Problem, RecipeError
 from prefcli.methods import Method
@@ -25,6 +26,8 @@ def check_run_dir(
     changes: ResumeDiff | None = None,
 ) -> Status | None:
     """Return the state of the run in the folder, None for a new run. Raises if it cannot resume."""
+    if folder.run.is_file():
+        RunRecord.load(folder)  # refuses a damaged file before its values are compared
     status = folder.check(recipe, method.name, changes)
     if status == "finished" and changes is not None and changes.accepted:
         raise RecipeError(
@@ -85,7 +88,7 @@ def clean_run_dir(folder: RunDir, checkpoint: Path | None) -> None:
     """Remove what an interrupted run left beyond the checkpoint that this one resumes from."""
     _, incomplete = folder.last_checkpoint()
     for path in incomplete if checkpoint is not None else ():
-        warn(f"{path.name} was cut short while it was written; it is removed")
+        warn(f"{path.name} is removed, since {fault_of(path)}")
     if not is_main_process():
         return
     clear_leftovers(folder)
@@ -93,6 +96,9 @@ def clean_run_dir(folder: RunDir, checkpoint: Path | None) -> None:
         folder.clear()
         return
     for path in incomplete:
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
     step = int(checkpoint.name.rpartition("-")[2])
     truncate_logs(folder, step, evaluation=owes_evaluation(checkpoint))

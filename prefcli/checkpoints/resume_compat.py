@@ -98,19 +98,30 @@ class ResumeDiff:
     def changes_rows(self) -> bool:
         return any(difference.startswith(("data.", "sft_mix.data")) for difference in self.accepted)
 
-    def judge(self, folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        """Raise RecipeError for a difference that is not allowed; report and keep the others."""
+    def judge(
+        self,
+        folder: Path,
+        before: Mapping[str, Any],
+        now: Mapping[str, Any],
+        *,
+        finished: bool = False,
+    ) -> None:
+        """Raise RecipeError for a difference that is not allowed; report and keep the others.
+
+        finished: the run has no steps left in which an accepted difference could act.
+        """
         differences = _differences(before, now)
         effects = {key: self._effect(key, before, now) for key in differences}
         refused = [key for key in differences if not (self.force and effects[key])]
         if refused:
+            can_force = not finished and all(effects.values())
             listed = "; ".join(differences[key] for key in refused)
             raise RecipeError(
                 Problem(
                     f"{folder} holds a different run: {listed}",
                     path="output_dir",
                     hint="name another output_dir, or undo the change to resume that run"
-                    + ("; or accept it with --force-resume" if all(effects.values()) else ""),
+                    + ("; or accept it with --force-resume" if can_force else ""),
                     code="RUN007",
                 )
             )

@@ -15,9 +15,11 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from prefcli import __version__
 from prefcli.checkpoints.atomic import write_text
-from prefcli.checkpoints.completeness import is_complete
+from prefcli.checkpoints.completeness import fault_of, is_complete
 from prefcli.checkpoints.resume_compat import ResumeDiff
+from prefcli.console import warn
 from prefcli.errors import Problem, RecipeError
+from prefcli.model.weight_files import has_model_files, read_adapter_files, read_model_files
 from prefcli.recipe.defaults import read_saved_recipe
 from prefcli.recipe.schema import Recipe
 from prefcli.report.run_data import (
@@ -77,6 +79,10 @@ class RunDir:
         run = self.read_run()
         if run.get("status") in ("running", "failed", "preempted") and not self.has_trained:
             return None  # it ended before there was anything to lose
+        if run.get("status") == "finished":
+            run["status"] = (
+                self._status_without_model() if not _is_model(self.model) else "finished"
+            )
         changes.judge(
             self.path,
             {
@@ -85,6 +91,7 @@ class RunDir:
                 **read_saved_recipe(self.recipe, recipe, run.get("effective", {})),
             },
             {"method": method, **changes.here, **as_data(recipe)},
+            finished=run.get("status") == "finished",
         )
         status: Status = run.get("status", "failed")
         return status
@@ -93,6 +100,18 @@ class RunDir:
     def has_trained(self) -> bool:
         """True if there is anything to lose: a checkpoint or a model."""
         return any(self.path.glob("checkpoint-*")) or self.model.exists()
+
+    def _status_without_model(self) -> Status:
+        """Return the state of a finished run without its model: a checkpoint can give it again."""
+        if self.last_checkpoint()[0] is None:
+            raise _output_dir_error(
+                f"{self.path} holds a finished run without a complete {self.model.name}/, and no "
+                "checkpoint to save it from",
+                f"restore {self.model}, or name another output_dir to train it again",
+                "RUN017",
+            )
+        warn(f"{self.model} is incomplete; it is saved again from the last checkpoint")
+        return "failed"
 
     def lock(self) -> BaseFileLock:
         """Lock the folder until this process ends, however it ends. RecipeError if it is locked.
@@ -124,9 +143,9 @@ class RunDir:
                 hint=f"name one of its folders, e.g. {self.path}/checkpoint-500",
                 code="RUN014",
             )
-        if not is_complete(path):
+        if (fault := fault_of(path)) is not None:
             raise RecipeError(
-                f"--resume {name}: the checkpoint is incomplete",
+                f"--resume {name}: {fault}",
                 hint="use --resume auto, which takes the last complete one",
                 code="RUN015",
             )
@@ -145,7 +164,7 @@ class RunDir:
         """Read run.json; empty if it is unreadable."""
         try:
             run = json.loads(self.run.read_text("utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return run if isinstance(run, dict) else {}
 
@@ -194,6 +213,18 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, list):
         return [_escaped(v) for v in value]
     return {k: _escaped(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _is_model(folder: Path) -> bool:
+    """Check whether a folder holds a model or an adapter with readable weights."""
+    is_full = (folder / "config.json").is_file() and has_model_files(folder)
+    if not is_full and not (folder / "adapter_config.json").is_file():
+        return False
+    try:
+        (read_model_files if is_full else read_adapter_files)(folder)
+    except RecipeError:
+        return False
+    return True
 
 
 def _check_writable(path: Path) -> None:

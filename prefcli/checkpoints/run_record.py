@@ -8,14 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from prefcli import __version__
 from prefcli.checkpoints.run_dir import RunDir, Status
 from prefcli.console import is_main_process
+from prefcli.errors import Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.model import Device, resolve_model
 from prefcli.recipe.schema import Recipe
+from prefcli.report.run_data import as_dict, as_list
 
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 _FACTS_OF_THE_START = ("started", "check_sft", "step_zero", "start_weights")
@@ -91,10 +95,22 @@ class RunRecord:
 
     @classmethod
     def load(cls, folder: RunDir) -> RunRecord:
-        """Read run.json, also that of an older prefcli; unknown keys are ignored."""
+        """Read run.json, also that of an older prefcli; unknown keys are ignored.
+
+        Raises RecipeError for a file that prefcli cannot have written.
+        """
         run = folder.read_run()
+        if not run:
+            raise _damaged(folder, "can't be read, or is empty")
         run |= {new: run[old] for old, new in _OLD_KEYS.items() if old in run}
-        return cls(folder, **{key: run[key] for key in _keys(cls) if key in run})
+        values = {key: run[key] for key in _keys(cls) if key in run}
+        types = get_type_hints(cls)
+        for key, value in values.items():
+            try:
+                TypeAdapter(types[key]).validate_python(value, strict=True)
+            except ValidationError:
+                raise _damaged(folder, f"has a value of another type for {key}") from None
+        return cls(folder, **values)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of run.json."""
@@ -127,6 +143,17 @@ class RunRecord:
         self.status, self.finished, self.why = status, now(), why
 
 
+def _damaged(folder: RunDir, what: str) -> RecipeError:
+    return RecipeError(
+        Problem(
+            f"{folder.run} {what}",
+            path="output_dir",
+            hint="restore the file, or name another output_dir",
+            code="RUN016",
+        )
+    )
+
+
 def _keys(record: type[RunRecord]) -> Iterable[str]:
     return (f.name for f in fields(record) if f.name != "folder")
 
@@ -137,8 +164,8 @@ def lineage(recipe: Recipe) -> list[dict[str, Any]]:
     parent = RunDir(str(Path(name).parent))
     if Path(name).name == "model" and parent.run.is_file():
         run = parent.read_run()
-        stage = {"stage": run.get("method", "?"), "model": name}
-        before = run.get("lineage", [])
+        stage: dict[str, Any] = {"stage": str(run.get("method", "?")), "model": name}
+        before = [as_dict(earlier) for earlier in as_list(run.get("lineage"))]
     else:
         start = resolve_model(recipe.model)
         stage = {"stage": "start", "model": name, "revision": recipe.model.revision}

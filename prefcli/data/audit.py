@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
 
+from prefcli.data.account import Account
 from prefcli.data.findings import DROPS, Finding, Tally
 from prefcli.data.lengths import Ints, Lengths
 from prefcli.data.row_stats import Limits, RowStats
@@ -27,10 +29,12 @@ class Audit:
     limits: Limits
     train_prompts: Ints | None = None
     """Keys of the prompts of data.train, if this split must not contain them."""
-    dropped: dict[str, Tally] = field(default_factory=dict)
+    account: Account = field(default_factory=Account)
+    """The counts of the rows before they were tokenized."""
     tokens: int = 0
     prompts: Ints = field(default_factory=lambda: _NO_KEYS)
     """Keys of the prompts of the remaining rows."""
+    _dropped: dict[str, Tally] = field(default_factory=dict)
     _tallies: dict[str, Tally] = field(default_factory=dict)
     _remaining: Counter[str] = field(default_factory=Counter)
     """Rows of each finding that are not dropped."""
@@ -40,11 +44,13 @@ class Audit:
     _pairs: int = 0
     _pair_tokens: Counter[str] = field(default_factory=Counter)
 
-    def drop(self, reason: str, place: str) -> None:
-        """Count a row that is dropped before it is tokenized."""
-        self.dropped.setdefault(reason, Tally()).add(lambda: place)
-        if (name := DROPS[reason]) is not None:
-            self._tallies.setdefault(name, Tally()).add(lambda: place)
+    @property
+    def dropped(self) -> dict[str, Tally]:
+        """All dropped rows by reason."""
+        dropped = {reason: copy.deepcopy(rows) for reason, rows in self.account.dropped.items()}
+        for reason, rows in self._dropped.items():
+            dropped.setdefault(reason, Tally()).join(rows)
+        return dropped
 
     def add(self, rows: Dataset, stats: RowStats) -> list[int]:
         """Count the rows of a source and return the indices of those to keep."""
@@ -56,7 +62,7 @@ class Audit:
         reasons = np.array(stats.drop, dtype=object)
         for reason in dict.fromkeys(reasons[~keep].tolist()):
             dropped = reasons == reason
-            self.dropped.setdefault(reason, Tally()).add_all(np.flatnonzero(dropped), place)
+            self._dropped.setdefault(reason, Tally()).add_all(np.flatnonzero(dropped), place)
             if (name := DROPS[reason]) is not None:
                 masks[name] = masks.get(name, dropped) | dropped
         for name, mask in masks.items():
@@ -95,10 +101,19 @@ class Audit:
 
     def findings(self, total: int) -> list[Finding]:
         """Return the findings in the order of `data.checks`. total: rows read."""
-        notes = {}
+        tallies = self.account.tallies()
+        for name, rows in self._tallies.items():
+            tallies.setdefault(name, Tally()).join(rows)
+        remaining = self._remaining + Counter(unread=self.account.incomplete.count)
+        notes = self.account.notes()
         if self._cut.total():
             sides = ", ".join(f"{side} in {count}" for side, count in self._cut.items())
             notes["cut"] = f"{sides}; max_length {self.lengths().enough} cuts at most 1 %"
+        nothing = [r for r in self._dropped if DROPS[r] == "nothing_trained"]
+        if nothing:
+            notes["nothing_trained"] = ", ".join(
+                f"{reason} in {self._dropped[reason].count}" for reason in nothing
+            )
         if self._pairs:
             chosen, rejected = (self._pair_tokens[s] / self._pairs for s in ("chosen", "rejected"))
             notes["chosen_longer"] = f"on average {chosen:.1f} and {rejected:.1f} tokens"
@@ -106,14 +121,15 @@ class Audit:
         return [
             Finding(
                 name,
-                self._tallies[name].count,
+                tallies[name].count,
                 totals.get(name, total),
-                self._tallies[name].first,
-                self._remaining[name],
+                tallies[name].first,
+                remaining[name],
                 notes.get(name, ""),
+                self.account.unread_cure if name == "unread" else "",
             )
             for name in DataChecks.model_fields
-            if name in self._tallies
+            if name in tallies
         ]
 
     def _add_lengths(self, stats: RowStats) -> None:

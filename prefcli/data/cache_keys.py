@@ -16,7 +16,7 @@ from prefcli.recipe.paths import is_local
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import SftMix, Source
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def splits_key(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,14 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets import List as ListOf
 
+from prefcli.data.account import Account, InvalidRows
 from prefcli.data.arrow_cache import store_table
 from prefcli.data.readers import ROWS_TRIED
 from prefcli.data.sources import RawRows
 from prefcli.errors import DataError, Problem
 from prefcli.formats import FORMATS, Format, RowError, detect
 from prefcli.formats.chat import split_last_turn
+from prefcli.formats.unread import cure, unread
 from prefcli.methods import RowKind
 
 COLUMNS: dict[RowKind, tuple[str, ...]] = {
@@ -25,7 +28,6 @@ COLUMNS: dict[RowKind, tuple[str, ...]] = {
 }
 """Columns a canonical row of each kind may have."""
 
-_SHOWN_ERRORS = 10
 _CHUNK = 1000
 _MESSAGES = ListOf({"role": Value("string"), "content": Value("string")})
 
@@ -43,29 +45,30 @@ def convert(
     indices: Sequence[int],
     kind: RowKind,
     place: Place,
-    drop: Callable[[str, str], None],
+    account: Account,
     *,
     last_turn: bool = False,
 ) -> Dataset:
     """Convert rows to canonical ones, with `_file` and `_row` (their number in the file).
 
     Pairs stay pairs for labelled rows, so that both sides are kept or dropped together; see
-    `pairs_to_labels`. Raises DataError with the first few invalid rows.
+    `pairs_to_labels`. Raises DataError with the causes of invalid rows. Rows that are dropped, and
+    what is not read, are counted in `account`.
 
-    drop: called with the reason and the place of each row that is dropped.
     last_turn: a conversation becomes a prompt and its last turn, which is the completion.
     """
     row_format, blank = _detect(rows, indices, kind, place)
     example: dict[str, Any] = {}
     example_place = ""
-    errors: list[Problem] = []
+    invalid, invalid_but_dropped = InvalidRows(), InvalidRows()
     tables: list[pa.Table] = []
     chunk: list[dict[str, Any]] = []
     for index in indices:
         file, number = rows.place(index)
         row_place = f"{file}: row {number}"
         try:
-            row = row_format.convert({**blank, **rows.row(index)})
+            raw = {**blank, **rows.row(index)}
+            row = row_format.convert(raw)
             if last_turn and "messages" in row:
                 prompt, answer = split_last_turn(row["messages"], "messages")
                 row = {"prompt": prompt, "completion": answer}
@@ -74,17 +77,25 @@ def convert(
             _check_surrogates(row)
             _check_types(row, example, example_place)
         except RowError as error:
-            errors.append(Problem(str(error), place=row_place, code="DAT010"))
+            if error.drop is None:
+                invalid.add(error, row_place)
+            else:
+                invalid_but_dropped.add(error, row_place)
+                account.drop(error.drop, row_place, error.actual)
             continue
+        if values := _missing(unread(raw, row_format.reads), row):
+            account.leave_unread(values, functools.partial(str, row_place))
         if reason := _drop_reason(row, kind):
-            drop(reason, row_place)
-        elif not errors:
+            account.drop(reason, row_place)
+        elif not invalid.count:
             chunk.append({**row, "_file": file, "_row": number})
         if len(chunk) == _CHUNK:
             tables.append(_table(chunk, row_format, example, kind))
             chunk = []
-    if errors:
-        raise _invalid_rows(errors, place)
+    if invalid.count:
+        raise invalid.error(len(indices), place.file)
+    if invalid_but_dropped.count == len(indices):
+        raise invalid_but_dropped.error(len(indices), place.file)
     tables.append(_table(chunk, row_format, example, kind))
     return store_table(pa.concat_tables(tables))
 
@@ -168,6 +179,17 @@ def _texts(value: Any) -> list[str]:
     return [m["content"] for m in value] if isinstance(value, list) else []
 
 
+def _missing(values: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """Return the unread values without the texts that other columns of the row contain."""
+    return {
+        name: value
+        for name, value in values.items()
+        if not isinstance(value, str)
+        or cure(name) is None
+        or not any(value.strip() in text for part in row.values() for text in _texts(part))
+    }
+
+
 def _check_surrogates(row: dict[str, Any]) -> None:
     """Refuse half of an emoji, which JSON allows and no tokenizer accepts."""
     for name, value in row.items():
@@ -211,15 +233,6 @@ def _drop_reason(row: dict[str, Any], kind: RowKind) -> str | None:
     if kind == "demonstration" and row.get("label") is False:
         return "label is false (sft uses only rows labelled true)"
     return None
-
-
-def _invalid_rows(errors: list[Problem], place: Place) -> DataError:
-    shown = errors[:_SHOWN_ERRORS]
-    if len(errors) > len(shown):
-        rest = len(errors) - len(shown)
-        message = f"and {rest} more invalid row{'s'[: rest > 1]}"
-        shown.append(Problem(message, place=place.file, code="DAT010"))
-    return DataError(shown)
 
 
 def _wrong_kind(row_format: Format, kind: RowKind, place: Place) -> DataError:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prefcli.errors import Problem
+from prefcli.formats.base import BAD_LABEL, PARTED, TURNS
 from prefcli.recipe.sections import DataChecks
 
 DROPS: dict[str, str | None] = {
@@ -25,7 +26,11 @@ DROPS: dict[str, str | None] = {
     "the prompt alone fills max_length": "long_prompts",
     "chosen and rejected are identical after the cut at max_length": "identical_after_cut",
     "several of the prompt's last tokens merge with the completion": "prompt_boundary",
-    "no assistant token within max_length": None,
+    PARTED: "parted",
+    TURNS: "turns",
+    BAD_LABEL: "bad_label",
+    "no assistant token within max_length": "nothing_trained",
+    "no assistant token marked by the chat template": "nothing_trained",
     "label is false (sft uses only rows labelled true)": None,
 }
 """Why a row is dropped: the finding of `data.checks` that it counts for, if any."""
@@ -52,6 +57,11 @@ class Tally:
         missing = _SHOWN_ROWS - len(self.first)
         self.first += [place(int(at)) for at in indices[: max(missing, 0)]]
 
+    def join(self, other: Tally) -> None:
+        """Count the rows of another tally as well."""
+        self.count += other.count
+        self.first = [*self.first, *other.first][:_SHOWN_ROWS]
+
     @property
     def rows(self) -> str:
         """The first rows as text."""
@@ -71,6 +81,8 @@ class Finding:
     """Rows that are trained on; the others are among the split's dropped rows."""
     note: str = ""
     """Details as text."""
+    cure: str = ""
+    """What to do about it, if that depends on the rows."""
 
     @property
     def share(self) -> float:
@@ -134,7 +146,7 @@ def judge(
             threshold = getattr(getattr(checks, finding.name), key)
             limit = f", more than {percent(threshold)}" if threshold else ", and none is expected"
             hint = (
-                f"{DataChecks.words(finding.name).cure}; or allow it with {path}="
+                f"{finding.cure or DataChecks.words(finding.name).cure}; or allow it with {path}="
                 f"{_above(finding.share)}"
             )
             if severity == "error":
@@ -142,6 +154,8 @@ def judge(
                 errors.append(Problem(message, path=path, hint=hint, code="DAT014"))
             else:
                 message = f"{split}: {finding.name}: {percent(finding.share)} of the rows{limit}"
+                if finding.cure:
+                    message += f": {finding.meaning}"
                 warnings.append(Problem(message, hint=hint, code="DAT014"))
     return warnings, errors
 

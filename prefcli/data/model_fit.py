@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from prefcli.errors import Problem, RecipeError
+from prefcli.data.split import Split
+from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.model import load_base_config, load_tokenizer, reference_model
 from prefcli.recipe.schema import Recipe
 
@@ -29,17 +32,67 @@ def check_model_fit(
                 code="MDL023",
             )
         )
-    if len(tokenizer) > text.vocab_size:
-        problems.append(
+    problems += _tokens_past_embedding(tokenizer, text.vocab_size, where)
+    if problems:
+        raise RecipeError(problems)
+
+
+def _tokens_past_embedding(
+    tokenizer: PreTrainedTokenizerBase, rows: int, where: str
+) -> list[Problem]:
+    """Find tokens without a row in the embedding; added tokens that nothing uses may have none."""
+    past = past_embedding(tokenizer, rows)
+    added = tokenizer.get_added_vocab()
+    own = sorted(past.keys() - added.keys(), key=lambda token: past[token])
+    if own:
+        return [
             Problem(
-                f"the tokenizer has {len(tokenizer)} tokens, the {where} only {text.vocab_size}",
+                f"the tokenizer has {len(tokenizer)} tokens, the {where} only {rows}: {own[0]!r} "
+                f"is {past[own[0]]}",
                 path=f"{where}.name_or_path",
                 hint="name a folder whose tokenizer and model belong together",
                 code="MDL022",
             )
+        ]
+    return [
+        Problem(
+            f"the {name} token {token!r} is {past[token]} in the tokenizer, and the embedding of "
+            f"the {where} has rows 0 to {rows - 1}",
+            path=f"{where}.name_or_path",
+            hint=f"make an existing token the {name} token in tokenizer_config.json, or resize the "
+            "embedding (resize_token_embeddings) and save the model again",
+            code="MDL031",
         )
-    if problems:
-        raise RecipeError(problems)
+        for name in ("pad", "eos", "bos")
+        if (token := getattr(tokenizer, f"{name}_token")) in past
+    ]
+
+
+def past_embedding(tokenizer: PreTrainedTokenizerBase, rows: int) -> dict[str, int]:
+    """Return the tokens whose id the embedding has no row for, with their ids."""
+    return {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
+
+
+def check_rows_fit(split: Split, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Raise DataError for the first row that holds a token past the embedding.
+
+    rows: of the embedding. Few tokenizers have such tokens, so that most rows are not read.
+    """
+    past = past_embedding(tokenizer, rows)
+    if not past:
+        return
+    for at, row in enumerate(split.rows):
+        text = json.dumps(row, ensure_ascii=False, default=str)
+        token = next((token for token in past if json.dumps(token)[1:-1] in text), None)
+        if token is not None:
+            raise DataError(
+                f"the row holds {token!r}, which is {past[token]} in the tokenizer, and the "
+                f"embedding of the model has rows 0 to {rows - 1}",
+                code="MDL031",
+                place=split.place(at),
+                hint="remove the token from the row, or resize the embedding "
+                "(resize_token_embeddings) and save the model again",
+            )
 
 
 def check_reference(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:

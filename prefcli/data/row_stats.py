@@ -119,7 +119,8 @@ def compute_row_stats(
             counts = measure_row(ids, limits, chat=chat)
             if mask is not None and not any(mask[: limits.room]):
                 # trl drops these silently.
-                counts["drop"] = counts["drop"] or "no assistant token within max_length"
+                reason = "within max_length" if any(mask) else "marked by the chat template"
+                counts["drop"] = counts["drop"] or f"no assistant token {reason}"
             stats.append(
                 {
                     **counts,
@@ -142,6 +143,8 @@ def compute_row_stats(
             features=features,
             keep_in_memory=True,
             load_from_cache_file=False,
+            # Nothing is cached, so the function need not be hashed, which takes 0.1 s.
+            new_fingerprint="row_stats",
             num_proc=num_proc,
         ).data
     arrays = {name: table.column(name).to_numpy() for name in (*numbers, *faults)}

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
+from prefcli.data.account import Account
 from prefcli.data.audit import Audit, row_place
 from prefcli.data.convert import COLUMNS, Place, convert, pairs_to_labels
 from prefcli.data.digests import rows_digest
@@ -20,9 +21,6 @@ from prefcli.data.sources import read
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import RowKind
 from prefcli.recipe.sections import Source
-
-_RENDERING = ("chat_template_kwargs", "tools")
-"""Columns with which other tools render each row differently."""
 
 
 @dataclass(frozen=True)
@@ -132,14 +130,10 @@ def load_split(
     for i, source in enumerate(sources):
         place = Place(source.path, where if len(sources) == 1 else f"{where}[{i}]")
         raw = read(source, place.where)
-        notes += [
-            f"warning: column {name} of {source.path} is ignored (not supported per row)"
-            for name in _RENDERING
-            if name in raw.column_names
-        ]
-        indices, count = draw_share(len(raw), source.fraction, seed, sample)
+        fraction = source.fraction if source.rows is None else min(1.0, source.rows / len(raw))
+        indices, count = draw_share(len(raw), fraction, seed, sample)
         total, available = total + len(indices), available + count
-        rows = convert(raw, indices, kind, place, audit.drop, last_turn=last_turn)
+        rows = convert(raw, indices, kind, place, audit.account, last_turn=last_turn)
         _need_template(rows, tokenizer, place)
         row_checks = [check(are_chats(rows)) for check in checks]
         stats = compute_row_stats(rows, tokenizer, kind, limits, num_proc, row_checks)
@@ -151,6 +145,7 @@ def load_split(
         parts.append(rows)
     rows = _join(parts, sources)
     dropped = sum(tally.count for tally in audit.dropped.values())
+    notes += audit.account.lines()
     if not len(rows):
         reasons = ", ".join(f"{reason} ({t.count})" for reason, t in audit.dropped.items())
         raise DataError(
@@ -185,18 +180,14 @@ def check_shape(
 
     Raises what `load_split` raises.
     """
-    dropped: dict[str, Tally] = {}
-
-    def drop(reason: str, row: str) -> None:
-        dropped.setdefault(reason, Tally()).add(lambda: row)
-
+    account = Account()
     total = valid = 0
     for i, source in enumerate(sources):
         place = Place(source.path, where if len(sources) == 1 else f"{where}[{i}]")
         raw = read(source, place.where)
-        valid += len(convert(raw, range(len(raw)), kind, place, drop, last_turn=last_turn))
+        valid += len(convert(raw, range(len(raw)), kind, place, account, last_turn=last_turn))
         total += len(raw)
-    reasons = "".join(f"; {reason}: {t.count} ({t.rows})" for reason, t in dropped.items())
+    reasons = "".join(f"; {reason}: {t.count} ({t.rows})" for reason, t in account.dropped.items())
     return (
         f"{where}: {total} rows read, {valid} rows have a valid format{reasons} "
         "(tokens not counted: no tokenizer)"

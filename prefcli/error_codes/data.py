@@ -76,10 +76,10 @@ DATA_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "DAT010",
         "invalid-row",
-        "A row does not have the format of its source: a value has the wrong type, a conversation "
-        "ends with the wrong role, or the text is not valid. At most ten rows are shown.",
+        "Rows do not have the format of their source: a value has the wrong type, a conversation "
+        "ends with the wrong role, or the text is not valid. Rows are grouped by cause.",
         'rows.jsonl: row 3: {"prompt": "q", "chosen": null, "rejected": "b"}',
-        "Fix or remove the row. The message has what was found and what is expected.",
+        "Fix or remove the rows. The message has what was found and what is expected.",
     ),
     ErrorCode(
         "DAT011",

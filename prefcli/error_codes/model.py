@@ -114,9 +114,11 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL015",
         "template-fails",
-        "The chat template fails on a conversation of one user and one assistant message.",
+        "The chat template fails on a conversation of one user and one assistant message, does not "
+        "end within a few seconds, makes a very long text of it, or is one of several without a "
+        "default.",
         "model: {chat_template: '{% for m in messages %}{{ m.text() }}{% endfor %}'}",
-        "Correct the template.",
+        "Correct the template, or name another one in model.chat_template.",
     ),
     ErrorCode(
         "MDL016",
@@ -168,8 +170,8 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL022",
         "tokenizer-mismatch",
-        "The tokenizer does not belong to the model: it has more tokens than the embedding, or the "
-        "reference has another vocabulary than the policy.",
+        "The tokenizer does not belong to the model: its vocabulary is larger than the embedding, "
+        "or the reference has another vocabulary than the policy.",
         "reference: {name_or_path: OTHER_FAMILY_MODEL}",
         "Name models with the same tokenizer, and folders whose tokenizer and weights belong "
         "together.",
@@ -188,5 +190,68 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
         "model: {name_or_path: OWNER/NAME, trust_remote_code: true}",
         "Write model.revision: COMMIT. If the code is in another repository, copy its files next "
         "to the model and correct auto_map.",
+    ),
+    ErrorCode(
+        "MDL025",
+        "damaged-weights-file",
+        "A file of weights is empty, cut or a git-lfs pointer, or the index of a sharded model "
+        "lists files that do not exist or lie outside its folder.",
+        "a model.safetensors whose download was interrupted",
+        "Copy or download the file again; run `git lfs pull` for a pointer.",
+    ),
+    ErrorCode(
+        "MDL026",
+        "incomplete-weights",
+        "The files lack tensors that the config describes, or an adapter has others. The libraries "
+        "would train random numbers in their place.",
+        "config.json: {num_hidden_layers: 32} with the weights of 28 layers",
+        "Restore the complete weights, or the config that belongs to them.",
+    ),
+    ErrorCode(
+        "MDL027",
+        "mismatched-weights",
+        "Tensors in the files have another shape or type than the config describes.",
+        "config.json: {intermediate_size: 11008} with weights of 14336",
+        "Restore the config and the weights that belong together.",
+    ),
+    ErrorCode(
+        "MDL028",
+        "non-finite-weights",
+        "The starting weights contain NaN or infinite values. One in a row that no text uses would "
+        "show only when the trained model is saved.",
+        "a model that was saved after it had diverged",
+        "Restore the weights, or start from an earlier checkpoint.",
+    ),
+    ErrorCode(
+        "MDL029",
+        "adapter-with-grown-vocabulary",
+        "The adapter was trained with more tokens than its base has: its embedding has more rows.",
+        "an adapter with modules_to_save: [embed_tokens, lm_head] and two added tokens",
+        "Resize the base to the number of rows, merge the adapter into it, save the result with "
+        "the adapter's tokenizer, and start from that folder.",
+    ),
+    ErrorCode(
+        "MDL030",
+        "invalid-model-file",
+        "A JSON file of a model, an adapter or a tokenizer is not a JSON object.",
+        "a config.json that holds []",
+        "Restore the file.",
+    ),
+    ErrorCode(
+        "MDL031",
+        "token-past-embedding",
+        "A token that training uses, such as the padding token, has an id that the model's "
+        "embedding has no row for.",
+        "a tokenizer to which [PAD] was added as token 32000, with a model of 32000 rows",
+        "Make an existing token the padding token, or resize the embedding with "
+        "`resize_token_embeddings` and save the model again.",
+    ),
+    ErrorCode(
+        "MDL032",
+        "unsupported-architecture",
+        "The config describes a model that does not continue text, such as an encoder or a "
+        "translation model.",
+        'config.json: {"model_type": "t5"}',
+        "Name a causal language model, such as Llama, Qwen or GPT-2.",
     ),
 )

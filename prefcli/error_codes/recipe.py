@@ -249,14 +249,14 @@ RECIPE_CODES: tuple[ErrorCode, ...] = (
         "RCP150",
         "unknown-tool",
         "`prefcli migrate` recognises a config by its keys, and this file has none of the keys of "
-        "axolotl, LLaMA-Factory, alignment-handbook or trl.",
+        "axolotl, LLaMA-Factory, alignment-handbook, trl, oumi or a run of W&B.",
         "prefcli migrate tokenizer_config.yaml",
-        "Pass the YAML file that the tool trains with.",
+        "Pass the YAML file or the shell script that the tool trains with.",
     ),
     ErrorCode(
         "RCP151",
         "already-a-recipe",
-        "The file has the sections `model` and `data` of a prefcli recipe.",
+        "The file has `model.name_or_path` or a method's section, and `data`, as a recipe has.",
         "prefcli migrate dpo.yaml, where dpo.yaml is a recipe",
         "Run `prefcli validate` on it instead.",
     ),
@@ -318,26 +318,11 @@ RECIPE_CODES: tuple[ErrorCode, ...] = (
         "Pass `--devices N`.",
     ),
     ErrorCode(
-        "RCP160",
-        "depends-on-environment",
-        "The value means something different on each machine or for each checkpoint.",
-        "report_to: all",
-        "Write the value itself: the names of the trackers, or a dtype.",
-    ),
-    ErrorCode(
         "RCP161",
         "missing-setting",
         "The tool itself needs a key that the config does not have.",
         "an axolotl config without learning_rate",
         "Add the key to the config.",
-    ),
-    ErrorCode(
-        "RCP162",
-        "remote-code-not-pinned",
-        "The config runs Python code from a model repository. prefcli only runs code of a commit "
-        "that the recipe names, since a branch can change.",
-        "trust_remote_code: true without model_revision",
-        "Read the code, and write the full commit as the model's revision.",
     ),
     ErrorCode(
         "RCP163",
@@ -377,5 +362,43 @@ RECIPE_CODES: tuple[ErrorCode, ...] = (
         "A recipe needs this key, and no key of the config becomes it.",
         "a config without output_dir",
         "Add the tool's key to the config.",
+    ),
+    ErrorCode(
+        "RCP168",
+        "two-keys-for-one-setting",
+        "Two keys of the config are names of the same setting and have different values. Tools "
+        "differ in which of them they use.",
+        "rl_beta: 0.1 and dpo_beta: 0.3 in an axolotl config",
+        "Remove one of the two keys.",
+    ),
+    ErrorCode(
+        "RCP169",
+        "readme-without-config",
+        "A README is read if exactly one of its fenced blocks has the keys of a tool.",
+        "a model card with two axolotl configs",
+        "Copy the block that trained the model to a YAML file.",
+    ),
+    ErrorCode(
+        "RCP170",
+        "not-one-training-command",
+        "A script is read if exactly one of its commands is a training command of a known tool. "
+        "Heredocs are not read.",
+        "a script that runs sft and dpo one after the other",
+        "Pass the words of one command after `--`.",
+    ),
+    ErrorCode(
+        "RCP171",
+        "value-known-at-run-time",
+        "A value of the command depends on a shell variable that the script does not set once to "
+        "plain text, on another command, or on a loop.",
+        "--learning_rate $1",
+        "Write the value itself.",
+    ),
+    ErrorCode(
+        "RCP173",
+        "tool-without-migration",
+        "`prefcli migrate` recognises the tool, but does not know its keys.",
+        "prefcli migrate recipe.yaml, where recipe.yaml is a config of torchtune",
+        "Start from a shipped recipe for the model, or use the tool's own trl arguments.",
     ),
 )

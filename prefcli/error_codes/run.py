@@ -100,9 +100,26 @@ RUN_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "RUN015",
         "incomplete-checkpoint",
-        "--resume names a checkpoint that was not written to its end.",
+        "--resume names a checkpoint that was not written to its end, or whose files have changed "
+        "since then. The message names the file.",
         "--resume of a checkpoint that was copied only in part",
         "Use --resume auto, which takes the last complete checkpoint.",
+    ),
+    ErrorCode(
+        "RUN016",
+        "damaged-run-file",
+        "recipe.yaml or run.json in the run folder can't be read, or holds what prefcli does not "
+        "write, so it is unknown whether the run is the same.",
+        "an empty run.json after the disk was full",
+        "Restore the file from a backup, or name another output_dir.",
+    ),
+    ErrorCode(
+        "RUN017",
+        "model-is-gone",
+        "The run is finished, but its model/ is gone or incomplete, and there is no checkpoint to "
+        "save it from.",
+        "mv runs/dpo/model elsewhere, then the same command again",
+        "Restore model/, or name another output_dir to train the model again.",
     ),
     ErrorCode(
         "RUN100",

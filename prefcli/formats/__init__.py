@@ -1,7 +1,7 @@
 """LIGHT: the row formats, most specific first. A new format is a class and a line in `FORMATS`."""
 
 from prefcli.formats.base import Format, Raw, Row, RowError
-from prefcli.formats.demonstrations import Messages, PromptCompletion, Text
+from prefcli.formats.demonstrations import Conversations, Messages, PromptCompletion, Text
 from prefcli.formats.labelled import Labelled
 from prefcli.formats.pairs import ChatPairs, HhPairs, Pairs, ShareGptPairs
 
@@ -12,6 +12,7 @@ FORMATS: tuple[Format, ...] = (
     HhPairs(),
     Labelled(),
     Messages(),
+    Conversations(),
     PromptCompletion(),
     Text(),
 )

@@ -12,12 +12,20 @@ Raw = Mapping[str, Any]
 Row = dict[str, Any]
 
 
-class RowError(ValueError):
-    """A row that does not have the format of its source."""
+PARTED = "the sides differ before their last turn"
+TURNS = "the turns have an order that can't be trained on"
+BAD_LABEL = "the label is neither true nor false"
+"""Reasons to drop a row instead of stopping, as public datasets have such rows."""
 
-    def __init__(self, actual: str, expected: str) -> None:
+
+class RowError(ValueError):
+    """A row that does not have the format of its source. Equal `expected`: the same cause."""
+
+    def __init__(self, actual: str, expected: str, *, drop: str | None = None) -> None:
+        """drop: the reason to drop such rows while they are few; None: they stop the run."""
         self.actual = actual
         self.expected = expected
+        self.drop = drop
         super().__init__(f"found {actual}; expected {expected}")
 
 
@@ -28,6 +36,8 @@ class Format(ABC):
     kind: ClassVar[RowKind]
     columns: ClassVar[str]
     """The columns as text, for messages to the user."""
+    reads: ClassVar[frozenset[str]]
+    """The columns that `convert` reads; all others are counted as unread."""
 
     @abstractmethod
     def claims(self, row: Raw) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prefcli.formats.base import RowError, describe
+from prefcli.formats.base import TURNS, RowError, describe
 
 Message = dict[str, str]
 
@@ -64,7 +64,9 @@ def split_last_turn(messages: list[Message], column: str) -> tuple[list[Message]
     """Return (the messages before the last assistant turn, that turn)."""
     if not messages or messages[-1]["role"] != "assistant":
         last = messages[-1]["role"] if messages else "no message"
-        raise RowError(f"{column!r} that ends with {last}", "an assistant message at the end")
+        raise RowError(
+            f"{column!r} that ends with {last}", "an assistant message at the end", drop=TURNS
+        )
     return messages[:-1], messages[-1:]
 
 
@@ -72,11 +74,12 @@ def after_prompt(messages: list[Message], prompt: list[Message], column: str) ->
     """Return the completion part of `messages`, which may or may not repeat the prompt."""
     rest = messages[len(prompt) :] if messages[: len(prompt)] == prompt else messages
     if not rest:
-        raise RowError(f"{column!r} that ends after the prompt", "an assistant message")
+        raise RowError(f"{column!r} that ends after the prompt", "an assistant message", drop=TURNS)
     if rest[0]["role"] != "assistant":
         raise RowError(
             f"{column!r} that starts with a {rest[0]['role']} message that is not in the prompt",
             "the messages of the prompt followed by the assistant's, or only the assistant's",
+            drop=TURNS,
         )
     split_last_turn(rest, column)
     return rest
@@ -86,7 +89,9 @@ def check_prompt(prompt: list[Message]) -> list[Message]:
     """Check that the assistant writes the next message, which ORPO's trainer requires."""
     if prompt and prompt[-1]["role"] not in ("user", "tool"):
         last = "an assistant" if prompt[-1]["role"] == "assistant" else "a system"
-        raise RowError(f"a prompt that ends with {last} message", "a user message at the end")
+        raise RowError(
+            f"a prompt that ends with {last} message", "a user message at the end", drop=TURNS
+        )
     return prompt
 
 

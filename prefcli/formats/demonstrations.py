@@ -4,30 +4,41 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from prefcli.formats.base import Format, Raw, Row, RowError, describe, has
+from prefcli.formats.base import TURNS, Format, Raw, Row, RowError, describe, has
 from prefcli.formats.chat import complete, is_messages, split_last_turn, to_messages, to_prompt
 from prefcli.methods.base import RowKind
 
 
 class Messages(Format):
-    """A conversation in `messages`, or ShareGPT's `conversations` with from and value."""
+    """A conversation in `messages`."""
 
     name: ClassVar[str] = "messages"
     kind: ClassVar[RowKind] = "demonstration"
-    columns: ClassVar[str] = "messages (or conversations)"
+    columns: ClassVar[str] = "messages"
+    reads: ClassVar[frozenset[str]] = frozenset({"messages"})
 
     def claims(self, row: Raw) -> bool:
-        return has(row, "messages") or has(row, "conversations")
+        return has(row, *self.reads)
 
     def convert(self, row: Raw) -> Row:
-        column = "messages" if has(row, "messages") else "conversations"
+        (column,) = self.reads
         messages = to_messages(row[column], column)
         if not any(m["role"] == "assistant" for m in messages):
             raise RowError(
-                f"{column!r} without an assistant message", "at least one assistant message"
+                f"{column!r} without an assistant message",
+                "at least one assistant message",
+                drop=TURNS,
             )
         split_last_turn(messages, column)
         return {"messages": messages}
+
+
+class Conversations(Messages):
+    """A conversation in `conversations`, ShareGPT's name."""
+
+    name: ClassVar[str] = "conversations"
+    columns: ClassVar[str] = "conversations"
+    reads: ClassVar[frozenset[str]] = frozenset({"conversations"})
 
 
 class PromptCompletion(Format):
@@ -36,6 +47,7 @@ class PromptCompletion(Format):
     name: ClassVar[str] = "prompt and completion"
     kind: ClassVar[RowKind] = "demonstration"
     columns: ClassVar[str] = "prompt, completion"
+    reads: ClassVar[frozenset[str]] = frozenset({"prompt", "completion"})
 
     def claims(self, row: Raw) -> bool:
         return has(row, "prompt", "completion")
@@ -53,6 +65,7 @@ class Text(Format):
     name: ClassVar[str] = "text"
     kind: ClassVar[RowKind] = "demonstration"
     columns: ClassVar[str] = "text"
+    reads: ClassVar[frozenset[str]] = frozenset({"text"})
 
     def claims(self, row: Raw) -> bool:
         return has(row, "text")

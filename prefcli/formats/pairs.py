@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from prefcli.formats.base import Format, Raw, Row, RowError, describe, has
+from prefcli.formats.base import PARTED, TURNS, Format, Raw, Row, RowError, describe, has
 from prefcli.formats.chat import (
     Message,
     check_prompt,
@@ -25,6 +25,7 @@ class Pairs(Format):
     name: ClassVar[str] = "pairs"
     kind: ClassVar[RowKind] = "pair"
     columns: ClassVar[str] = "prompt, chosen, rejected"
+    reads: ClassVar[frozenset[str]] = frozenset({"prompt", "chosen", "rejected"})
 
     def claims(self, row: Raw) -> bool:
         return has(row, "prompt", "chosen", "rejected")
@@ -60,6 +61,7 @@ class ShareGptPairs(Format):
     name: ClassVar[str] = "sharegpt pairs"
     kind: ClassVar[RowKind] = "pair"
     columns: ClassVar[str] = "conversations, chosen, rejected"
+    reads: ClassVar[frozenset[str]] = frozenset({"conversations", "chosen", "rejected"})
 
     def claims(self, row: Raw) -> bool:
         return has(row, "conversations", "chosen", "rejected")
@@ -79,6 +81,7 @@ class ChatPairs(Format):
     name: ClassVar[str] = "conversation pairs"
     kind: ClassVar[RowKind] = "pair"
     columns: ClassVar[str] = "chosen, rejected (complete conversations)"
+    reads: ClassVar[frozenset[str]] = frozenset({"chosen", "rejected"})
 
     def claims(self, row: Raw) -> bool:
         return (
@@ -97,9 +100,12 @@ class ChatPairs(Format):
             raise RowError(
                 "conversations that differ before their last turn",
                 "the same messages up to the last assistant turn in both",
+                drop=PARTED,
             )
         if not prompt:
-            raise RowError("an assistant message without a prompt", "a user message before it")
+            raise RowError(
+                "an assistant message without a prompt", "a user message before it", drop=TURNS
+            )
         return {"prompt": check_prompt(prompt), "chosen": chosen, "rejected": rejected}
 
 
@@ -109,6 +115,7 @@ class HhPairs(Format):
     name: ClassVar[str] = "Human/Assistant text pairs"
     kind: ClassVar[RowKind] = "pair"
     columns: ClassVar[str] = "chosen, rejected (texts with '\\n\\nHuman:' and '\\n\\nAssistant:')"
+    reads: ClassVar[frozenset[str]] = frozenset({"chosen", "rejected"})
 
     def claims(self, row: Raw) -> bool:
         return (
@@ -126,6 +133,7 @@ class HhPairs(Format):
             raise RowError(
                 "texts that differ before their last 'Assistant:'",
                 "the same dialogue up to there in both",
+                drop=PARTED,
             )
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 

@@ -18,7 +18,7 @@ ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS = "model.safetensors"
 _TOKENIZERS = (TOKENIZER, "tokenizer.model", "vocab.json")
-_INDEX = "model.safetensors.index.json"
+WEIGHTS_INDEX = "model.safetensors.index.json"
 
 
 def offline() -> bool:
@@ -64,7 +64,7 @@ def missing_files(name: str, revision: str | None, *, weights: bool = True) -> l
         missing.append(TOKENIZER)
     if not weights or is_cached(WEIGHTS):
         return missing
-    index = try_to_load_from_cache(name, _INDEX, revision=revision)
+    index = try_to_load_from_cache(name, WEIGHTS_INDEX, revision=revision)
     if not isinstance(index, str):
         return [*missing, f"{WEIGHTS} (or its shards)"]
     shards = set(json.loads(Path(index).read_text("utf-8"))["weight_map"].values())

@@ -15,8 +15,21 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.hub.cache import ADAPTER_WEIGHTS
-from prefcli.model.loading import load_config, load_model, loading, missing_folder
+from prefcli.hub.cache import ADAPTER_WEIGHTS, snapshot
+from prefcli.model.loading import (
+    absolute_name,
+    check_weights,
+    empty_model,
+    load_config,
+    load_model,
+    loading,
+    missing_folder,
+)
+from prefcli.model.weight_files import (
+    check_adapter_files,
+    check_values,
+    read_adapter_files,
+)
 from prefcli.recipe.sections import Lora, Model, Reference
 
 _ADAPTER_CHOICES = (
@@ -92,7 +105,7 @@ def resolve_model(options: Model, *, where: str = "model") -> ModelSource:
         )
     _require_safetensors(options, where)
     base = config.base_model_name_or_path
-    if not base:
+    if not base or not isinstance(base, str):
         raise RecipeError(
             Problem(
                 f"the adapter in {name} does not name its base model",
@@ -108,6 +121,15 @@ def resolve_model(options: Model, *, where: str = "model") -> ModelSource:
                 path=path,
                 hint="restore that folder, or correct base_model_name_or_path in the "
                 "adapter_config.json",
+                code="MDL009",
+            )
+        )
+    if absolute_name(base) == absolute_name(name):
+        raise RecipeError(
+            Problem(
+                f"the adapter in {name} names itself as its base model",
+                path=path,
+                hint="correct base_model_name_or_path in its adapter_config.json",
                 code="MDL009",
             )
         )
@@ -199,6 +221,38 @@ def check_model(options: Model, lora: Lora | None) -> ModelSource:
     return source
 
 
+def check_start_weights(options: Model, *, where: str = "model") -> list[str]:
+    """Check that the weights of a model, and of the adapters on it, are complete and fit.
+
+    No model is built, and only files of a few GiB are read beyond their headers. Raises
+    RecipeError; returns warnings.
+    """
+    source = resolve_model(options, where=where)
+    if source.adapter is None:
+        return check_weights(options, where, values=True)
+    warnings = check_start_weights(source.base, where=where)
+    _check_adapter(options, source.adapter, source.base, where)
+    return warnings
+
+
+def _check_adapter(options: Model, config: LoraConfig, base: Model, where: str) -> None:
+    """Compare the file of an adapter with its config and its base. Raises RecipeError."""
+    folder = _adapter_folder(options)
+    if folder is None:
+        return
+    weights = read_adapter_files(folder, where)
+    model = empty_model(load_base_config(base, where=where), base, where)
+    with loading(options, "adapter", where):
+        check_adapter_files(model, config, weights, where)
+    check_values(weights, where)
+
+
+def _adapter_folder(options: Model) -> Path | None:
+    """Return the folder of an adapter, or its snapshot in the cache."""
+    path = Path(options.name_or_path).expanduser()
+    return path if path.is_dir() else snapshot(options.name_or_path, "model", options.revision)
+
+
 def load_base_config(options: Model, *, where: str = "model") -> PretrainedConfig:
     """Load the config of the base model under any adapters. Raises RecipeError."""
     source = resolve_model(options, where=where)
@@ -214,6 +268,7 @@ def load_policy(
     source = resolve_model(options, where=where)
     if source.adapter is None:
         return load_model(options, dtype, seed, where)
+    _check_adapter(options, source.adapter, source.base, where)
     # Sum in float32 and round once: an adapter's small values would be lost.
     base_dtype = torch.float32 if options.adapter != "continue" else dtype
     base = load_policy(source.base, base_dtype, seed, where=where)

@@ -1,12 +1,18 @@
-"""Warnings about a chat template, from what it renders for a few short conversations."""
+"""A chat template's trial, and warnings from what it renders for a few short conversations."""
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from prefcli.errors import Problem
+from prefcli.errors import Problem, RecipeError
+from prefcli.text import first_line
 
 _ANSWER = "an answer"
 _TURN = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": _ANSWER}]
@@ -17,6 +23,77 @@ _CONVERSATIONS = (
 )
 _EXCERPT = 40
 """Characters shown of each of two templates at their first difference."""
+_SECONDS = 5
+_MOST_TEXT = 10**6
+"""Limits of one short conversation: a template is a program, which may never end."""
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase, where: str, *, own: bool) -> None:
+    """Render a question and an answer. Raises RecipeError if the template cannot be used.
+
+    own: the template comes with the model. Then it may refuse these messages, unlike the rows of
+    the run, but it must end.
+    """
+    template = tokenizer.chat_template
+    path = f"{where}.name_or_path" if own else "model.chat_template"
+    problem = None
+    if isinstance(template, dict):
+        problem = f"is one of {', '.join(map(str, template))}, and none of them is named default"
+    elif not isinstance(template, str):
+        problem = f"is of type {type(template).__name__}; expected text"
+    else:
+        try:
+            with _time_limit(_SECONDS):
+                text = tokenizer.apply_chat_template(_TURN, tokenize=False)
+            if len(text) > _MOST_TEXT:
+                problem = f"makes {len(text):,} characters of a short question and answer"
+            else:
+                tokenizer(text)
+        except _TimeLimitError:
+            problem = f"does not end within {_SECONDS} s on a short question and answer"
+        # A template is a program and may raise any exception.
+        except Exception as error:
+            if not own:
+                problem = f"fails on a user and an assistant message: {_describe(error)}"
+    if problem is not None:
+        raise RecipeError(
+            Problem(
+                f"the chat template {problem}",
+                path=path,
+                hint="name a .jinja file in model.chat_template" if own else "correct the template",
+                code="MDL015",
+            )
+        )
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, TemplateError):
+        line = f"line {number}: " if (number := getattr(error, "lineno", None)) else ""
+        return f"{line}{error.message}"
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+class _TimeLimitError(Exception):
+    """A piece of code that did not end within its limit."""
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Interrupt Python code after some seconds, in the main thread; elsewhere there is no limit."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise _TimeLimitError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    remaining, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, remaining)
+        signal.signal(signal.SIGALRM, before)
 
 
 def chat_template_warnings(

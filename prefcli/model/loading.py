@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,46 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import set_seed as seed_everything
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from prefcli.errors import Problem, RecipeError, UnreachableError
-from prefcli.hub.cache import TOKENIZER, missing_files, offline
+from prefcli.console import warn
+from prefcli.errors import PrefcliError, Problem, RecipeError, UnreachableError
+from prefcli.hub.cache import ADAPTER, TOKENIZER, missing_files, offline, snapshot
 from prefcli.model.remote_code import from_config_kwargs, from_pretrained_kwargs
+from prefcli.model.weight_files import (
+    check_finite,
+    check_loading_info,
+    check_model_files,
+    check_values,
+    has_model_files,
+    read_model_files,
+)
 from prefcli.recipe.paths import looks_like_path
 from prefcli.recipe.sections import Model
 from prefcli.text import first_line
 
+_JSON_FILES = {
+    "config": ("config.json",),
+    "generation config": ("generation_config.json",),
+    "tokenizer": (
+        "config.json",
+        "tokenizer_config.json",
+        TOKENIZER,
+        "special_tokens_map.json",
+        "added_tokens.json",
+    ),
+    "adapter": (ADAPTER, "config.json"),
+    "model": ("config.json", "generation_config.json"),
+}
+"""What is loaded: the JSON files that it is read from."""
+
 
 @contextmanager
 def loading(options: Model, what: str, where: str = "model") -> Iterator[None]:
-    """Turn the loading errors of the libraries into a RecipeError about the section `where`."""
+    """Turn every error of the libraries into a RecipeError about the section `where`.
+
+    The libraries validate their files only in part, so what a broken file raises may have any type.
+    """
     path = Path(options.name_or_path).expanduser()
     if path.is_dir() and options.revision is not None:
         raise RecipeError(
@@ -52,20 +82,59 @@ def loading(options: Model, what: str, where: str = "model") -> Iterator[None]:
         )
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (PrefcliError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except BaseException as error:
+        # A panic of the tokenizers library is not an Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         if offline() and not path.exists():
             missing = _missing_files(options)
             # Without its files, transformers fails with an error about the tokenizer that it built.
             if isinstance(error, OSError) or (what == "tokenizer" and TOKENIZER in missing):
                 raise _unreachable(options, where, missing) from None
+        _check_json_files(path, _JSON_FILES[what], where)
         raise RecipeError(
             Problem(
-                f"can't load the {what} of {options.name_or_path}: {first_line(error)}",
+                f"can't load the {what} of {options.name_or_path}: {_describe(error)}",
                 path=f"{where}.name_or_path",
                 hint=_hint(str(error), path),
                 code="MDL002",
             )
         ) from None
+
+
+def _describe(error: BaseException) -> str:
+    """Return the first line of a message; the type too, if the message is about something else."""
+    text = first_line(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if text.endswith(":") and len(lines) > 1:
+        text = f"{text} {lines[1]}"
+    is_sentence = isinstance(error, (OSError, ValueError, ImportError))
+    return text if is_sentence else f"{type(error).__name__}: {text}"
+
+
+def _check_json_files(folder: Path, names: tuple[str, ...], where: str) -> None:
+    """Raise RecipeError for a file that is not a JSON object."""
+    for path in (folder / name for name in names):
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            what = f"is not JSON: {first_line(error)}"
+        else:
+            if isinstance(content, dict):
+                continue
+            what = "is JSON, but not an object with keys and values"
+        raise RecipeError(
+            Problem(
+                f"{path} {what}",
+                path=f"{where}.name_or_path",
+                hint="restore the file",
+                code="MDL030",
+            )
+        )
 
 
 def _missing_files(options: Model) -> list[str]:
@@ -116,7 +185,19 @@ def _hint(text: str, path: Path) -> str | None:
 def load_config(options: Model, where: str = "model") -> PretrainedConfig:
     """Load the config of a full model (for adapters, see base_model). Raises RecipeError."""
     with loading(options, "config", where):
-        return AutoConfig.from_pretrained(options.name_or_path, **from_pretrained_kwargs(options))
+        config = AutoConfig.from_pretrained(options.name_or_path, **from_pretrained_kwargs(options))
+    has_code = bool(getattr(config, "auto_map", None))
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not has_code:
+        raise RecipeError(
+            Problem(
+                f"{options.name_or_path} is a {config.model_type} model, which does not continue "
+                "text",
+                path=f"{where}.name_or_path",
+                hint="name a model that does, such as Llama, Qwen or GPT-2",
+                code="MDL032",
+            )
+        )
+    return config
 
 
 def load_model(
@@ -129,6 +210,7 @@ def load_model(
         else {"attn_implementation": options.attn_implementation}
     )
     name = absolute_name(options.name_or_path)
+    check_weights(options, where)
     with loading(options, "model", where):
         if options.init == "random":
             config = AutoConfig.from_pretrained(name, **from_pretrained_kwargs(options))
@@ -137,17 +219,81 @@ def load_model(
                 config, dtype=dtype, **from_config_kwargs(config, options), **attention
             )
             model.config._name_or_path = name
-            with suppress(OSError):
-                model.generation_config = GenerationConfig.from_pretrained(name)
+            generation = load_generation_config(options, where)
+            if generation is not None:
+                model.generation_config = generation
             return model
-        return AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             name,
             **from_pretrained_kwargs(options),
             dtype=dtype,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # check_loading_info refuses them, by name
+            output_loading_info=True,
             **attention,
             **_quantization_kwargs(options, dtype),
         )
+        allow_sampling(model.generation_config)
+    check_loading_info(type(model).__name__, info, options.name_or_path, where)
+    check_finite(model.state_dict().items(), options.name_or_path, where)
+    return model
+
+
+def load_generation_config(options: Model, where: str = "model") -> GenerationConfig | None:
+    """Load the generation config; None for a model without one. Raises RecipeError."""
+    name = options.name_or_path
+    with loading(options, "generation config", where):
+        try:
+            config = GenerationConfig.from_pretrained(name, revision=options.revision)
+        except OSError:
+            # transformers raises the same for a file that is not JSON.
+            if (Path(name).expanduser() / "generation_config.json").is_file():
+                raise
+            return None  # many models have none
+        if allow_sampling(config):
+            _warn_of_sampling(name)
+    return config
+
+
+@lru_cache
+def _warn_of_sampling(name: str) -> None:
+    warn(
+        f"generation_config.json of {name} has settings of sampling without do_sample, which "
+        "transformers does not save: do_sample: true is added in model/"
+    )
+
+
+def allow_sampling(config: GenerationConfig) -> bool:
+    """Set do_sample if the config has settings of sampling without it, and return whether it does.
+
+    transformers loads such a config, and refuses to save it once training has added a stop token.
+    Raises ValueError for other values that it would not save.
+    """
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(config, name)
+        ids = value if isinstance(value, list) else [value]
+        if not all(i is None or type(i) is int for i in ids):
+            raise ValueError(f"{name} is {value!r}; expected the id of a token")
+    if config.pad_token_id is not None and config.pad_token_id < 0:
+        config.pad_token_id = None  # training sets it to the tokenizer's
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        if config.do_sample:
+            raise
+        config.do_sample = True
+        config.validate(strict=True)
+        return True
+    return False
+
+
+def _weights_folder(options: Model) -> Path | None:
+    """Return the folder with all weights of a model: a local one, or a snapshot in the cache."""
+    path = Path(options.name_or_path).expanduser()
+    if path.is_dir():
+        return path if has_model_files(path) else None
+    cached = snapshot(options.name_or_path, "model", options.revision)
+    return cached if cached is not None and not _missing_files(options) else None
 
 
 def _quantization_kwargs(options: Model, compute: torch.dtype) -> dict[str, Any]:
@@ -172,7 +318,26 @@ def _quantization_kwargs(options: Model, compute: torch.dtype) -> dict[str, Any]
     return {"quantization_config": config, "device_map": {"": device}}
 
 
-def check_weights(options: Model, where: str = "model") -> None:
+def check_weights(options: Model, where: str = "model", *, values: bool = False) -> list[str]:
+    """Check that the weights of a full model are complete and fit its config. Raises RecipeError.
+
+    values: also check that they are finite, in files of a few GiB. For a hub id, what the cache has
+    is checked. Returns warnings.
+    """
+    check_weights_exist(options, where)
+    folder = None if options.init == "random" else _weights_folder(options)
+    if folder is None:
+        return []
+    weights = read_model_files(folder, where)
+    model = empty_model(load_config(options, where), options, where)
+    with loading(options, "model", where):
+        warnings = check_model_files(model, weights, where)
+    if values:
+        check_values(weights, where)
+    return warnings
+
+
+def check_weights_exist(options: Model, where: str = "model") -> None:
     """Check that there are weights in safetensors. Raises RecipeError.
 
     For a hub id, only the cache is checked, and only without a network.
@@ -186,7 +351,7 @@ def check_weights(options: Model, where: str = "model") -> None:
             if any(file.startswith("model") for file in missing):
                 raise _unreachable(options, where, missing)
         return
-    if any(path.glob("*.safetensors")):
+    if has_model_files(path):
         return
     if any(path.glob("*.bin")):
         raise RecipeError(
@@ -200,7 +365,7 @@ def check_weights(options: Model, where: str = "model") -> None:
         )
     raise RecipeError(
         Problem(
-            f"{options.name_or_path} has no .safetensors file",
+            f"{options.name_or_path} has neither model.safetensors nor an index of its parts",
             path=f"{where}.name_or_path",
             hint="to start from random weights, write model.init: random"
             if where == "model"
@@ -210,9 +375,9 @@ def check_weights(options: Model, where: str = "model") -> None:
     )
 
 
-def empty_model(config: PretrainedConfig, options: Model) -> PreTrainedModel:
-    """Build the model on the meta device, to count and name its modules."""
-    with torch.device("meta"):
+def empty_model(config: PretrainedConfig, options: Model, where: str = "model") -> PreTrainedModel:
+    """Build the model on the meta device, to count and name its modules. Raises RecipeError."""
+    with loading(options, "model", where), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, **from_config_kwargs(config, options))
 
 

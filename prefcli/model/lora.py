@@ -6,11 +6,16 @@ import copy
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from peft.utils import INCLUDE_LINEAR_LAYERS_SHORTHAND
+from peft.utils import (
+    INCLUDE_LINEAR_LAYERS_SHORTHAND,
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+)
 from transformers import PreTrainedModel
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.sections import Lora
+
+_PEFT_TARGETS = {"all-linear": INCLUDE_LINEAR_LAYERS_SHORTHAND, "default": None}
 
 
 def lora_config(options: Lora, revision: str | None = None) -> LoraConfig:
@@ -21,12 +26,28 @@ def lora_config(options: Lora, revision: str | None = None) -> LoraConfig:
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules=INCLUDE_LINEAR_LAYERS_SHORTHAND
-        if options.target_modules == "all-linear"
+        target_modules=_PEFT_TARGETS[options.target_modules]
+        if isinstance(options.target_modules, str)
         else list(options.target_modules),
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
     )
+
+
+def _default_targets(model: PreTrainedModel) -> list[str]:
+    """Return the layers that peft chooses for the model's architecture. Raises RecipeError."""
+    architecture = model.config.model_type
+    targets = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(architecture)
+    if targets is None:
+        raise RecipeError(
+            Problem(
+                f"peft has no default layers for the architecture {architecture}",
+                path="lora.target_modules",
+                hint="write all-linear, or a list of layers",
+                code="MDL011",
+            )
+        )
+    return list(targets)
 
 
 def check_targets(options: Lora, model: PreTrainedModel) -> list[str]:
@@ -40,8 +61,11 @@ def check_targets(options: Lora, model: PreTrainedModel) -> list[str]:
     }
     if options.target_modules == "all-linear":
         return list(linear)
+    names_of_layers = options.target_modules
+    if names_of_layers == "default":
+        names_of_layers = _default_targets(model)
     targets: list[str] = []
-    for target in options.target_modules:
+    for target in names_of_layers:
         matched = [n for n in linear if n == target or n.endswith(f".{target}")]
         if not matched:
             names = sorted({name.rpartition(".")[2] for name in linear})
@@ -64,11 +88,16 @@ def trainable_config(config: LoraConfig) -> LoraConfig:
     return config
 
 
+def empty_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """Add an adapter to a model on the meta device. Raises what peft raises."""
+    with torch.device("meta"):
+        return get_peft_model(model, trainable_config(config), low_cpu_mem_usage=True)
+
+
 def with_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """Add an adapter to a model on the meta device. Raises RecipeError if peft refuses it."""
     try:
-        with torch.device("meta"):
-            return get_peft_model(model, trainable_config(config), low_cpu_mem_usage=True)
+        return empty_adapter(model, config)
     except ValueError as error:
         is_dropout = "lora_dropout" in str(error)
         raise RecipeError(

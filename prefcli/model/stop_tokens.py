@@ -8,7 +8,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from prefcli.errors import Problem
 from prefcli.model.base_model import resolve_model
-from prefcli.model.loading import load_config, loading
+from prefcli.model.loading import load_config, load_generation_config
 from prefcli.recipe.sections import Model
 
 
@@ -42,11 +42,7 @@ def load_stop_tokens(
     initial_ids, source = tokenizer_eos, "the tokenizer"
     if ids := _as_set(GenerationConfig.from_model_config(config).eos_token_id):
         initial_ids, source = ids, "config.json"
-    with loading(base, "generation config", where):
-        try:
-            generation = GenerationConfig.from_pretrained(base.name_or_path, revision=base.revision)
-        except OSError:
-            generation = None  # many models have none
+    generation = load_generation_config(base, where)
     if generation is not None and (ids := _as_set(generation.eos_token_id)):
         initial_ids, source = ids, "generation_config.json"
     ids = initial_ids if adapter else initial_ids | tokenizer_eos

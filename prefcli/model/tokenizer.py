@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.model.base_model import resolve_model
+from prefcli.model.chat_template import check_template
 from prefcli.model.loading import loading
 from prefcli.model.remote_code import from_pretrained_kwargs
 from prefcli.recipe.sections import Model
+from prefcli.text import first_line
 
 
 def load_tokenizer(options: Model, *, where: str = "model") -> PreTrainedTokenizerBase:
@@ -27,9 +29,12 @@ def load_tokenizer(options: Model, *, where: str = "model") -> PreTrainedTokeniz
         tokenizer = AutoTokenizer.from_pretrained(
             options.name_or_path, **from_pretrained_kwargs(options)
         )
-    if options.chat_template is not None:
+    if options.chat_template is None:
+        tokenizer.chat_template = _default_template(tokenizer.chat_template)
+    else:
         tokenizer.chat_template = _read_template(options.chat_template)
-        _check_template(tokenizer)
+    if tokenizer.chat_template is not None:
+        check_template(tokenizer, where, own=options.chat_template is None)
     if options.eos_token is not None:
         _set_eos(tokenizer, options.eos_token, where)
     if tokenizer.eos_token is None:
@@ -61,6 +66,7 @@ def _set_eos(tokenizer: PreTrainedTokenizerBase, token: str, where: str) -> None
 
 
 def _read_template(text: str) -> str:
+    """Return a template, or the content of the file that is named instead."""
     if not any(mark in text for mark in ("{{", "{%", "\n")):
         path = Path(text).expanduser()
         if not path.is_file():
@@ -72,23 +78,20 @@ def _read_template(text: str) -> str:
                     code="MDL014",
                 )
             )
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise RecipeError(
+                Problem(
+                    f"can't read {text}: {first_line(error)}",
+                    path="model.chat_template",
+                    hint="save the template as UTF-8 text",
+                    code="MDL014",
+                )
+            ) from None
     return text
 
 
-def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    try:
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        )
-    except TemplateError as error:
-        line = f"line {number}: " if (number := getattr(error, "lineno", None)) else ""
-        raise RecipeError(
-            Problem(
-                "the chat template fails on a user and an assistant message: "
-                f"{line}{error.message}",
-                path="model.chat_template",
-                hint="correct the template",
-                code="MDL015",
-            )
-        ) from None
+def _default_template(template: Any) -> Any:
+    """Return the default of a model's named templates, which apply_chat_template takes, too."""
+    return template["default"] if isinstance(template, dict) and "default" in template else template

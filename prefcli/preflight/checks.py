@@ -15,7 +15,7 @@ from prefcli.checkpoints.push_to_hub import check_push, push_warnings
 from prefcli.checkpoints.resume import check_run_dir, find_resume_checkpoint
 from prefcli.checkpoints.resume_compat import row_fingerprints
 from prefcli.console import say, warn
-from prefcli.data.model_fit import check_model_fit, check_reference
+from prefcli.data.model_fit import check_model_fit, check_reference, check_rows_fit
 from prefcli.data.run_datasets import (
     load_run_datasets,
     read_run_datasets,
@@ -26,10 +26,9 @@ from prefcli.memory.model_info import describe_model
 from prefcli.memory.optimizer_state_size import on_disk
 from prefcli.methods import Method
 from prefcli.model import check_model, load_base_config, load_tokenizer
-from prefcli.model.base_model import reference_model, resolve_model
+from prefcli.model.base_model import check_start_weights, reference_model
 from prefcli.model.device import refuse_many_gpus_without_launcher
 from prefcli.model.distributed import check_launch_section
-from prefcli.model.loading import check_weights
 from prefcli.preflight.context import PreflightContext
 from prefcli.preflight.requirements import check_packages
 from prefcli.preflight.stop_token_check import tokenizer_warnings
@@ -142,18 +141,19 @@ def _check_base_model(context: PreflightContext) -> None:
     context.start = check_model(context.recipe.model, context.recipe.lora)
 
 
-def _check_weights(context: PreflightContext) -> None:
-    check_weights(_known(context.start).base)
+def _check_weights(context: PreflightContext) -> Report:
+    return Report(warnings=check_start_weights(context.recipe.model))
 
 
-def _check_reference_weights(context: PreflightContext) -> None:
+def _check_reference_weights(context: PreflightContext) -> Report | None:
     named = (
         reference_model(context.recipe.reference, context.recipe.model)
         if context.method.needs_reference
         else None
     )
-    if named is not None:
-        check_weights(resolve_model(named, where="reference").base, where="reference")
+    if named is None:
+        return None
+    return Report(warnings=check_start_weights(named, where="reference"))
 
 
 def _check_tokenizer(context: PreflightContext) -> None:
@@ -211,6 +211,12 @@ def _check_data_checks(context: PreflightContext) -> Report:
     if errors:
         raise DataError(errors)
     return Report(warnings=list(map(str, warnings)))
+
+
+def _check_rows_fit(context: PreflightContext) -> None:
+    rows = _known(context.config).get_text_config().vocab_size
+    for split in _known(context.datasets).splits:
+        check_rows_fit(split, _known(context.tokenizer), rows)
 
 
 def _check_resumed_rows(context: PreflightContext) -> None:
@@ -300,6 +306,7 @@ CHECKS: tuple[Check, ...] = (
     Check("published_ranges", ("architecture",), _check_published_ranges),
     Check("rows", ("tokenizer",), _check_rows),
     Check("data_checks", ("rows",), _check_data_checks),
+    Check("rows_fit", ("config", "rows"), _check_rows_fit),
     Check("resumed_rows", ("output_dir", "rows"), _check_resumed_rows),
     Check("stop_tokens", ("rows",), _check_stop_tokens),
     Check("automatic", ("global_batch",), _check_automatic),

@@ -19,6 +19,7 @@ from prefcli.recipe.load import leaves
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Training
 from prefcli.recipe.source_map import dotted
+from prefcli.text import first_line
 
 
 def default_learning_rate(recipe: Recipe, method: Method) -> float:
@@ -69,7 +70,7 @@ def read_saved_recipe(path: Path, now: Recipe, effective: Mapping[str, Any]) -> 
     effective: the run's trl arguments. They have the values that an earlier version, which saved
     recipes with open defaults, used. Raises RecipeError for keys that have a new name.
     """
-    saved: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    saved = _read_mapping(path)
     names = {dotted(key): renamed(dotted(key)) for key in _keys(saved)}
     changed = [f"{old} is now {new}" for old, new in names.items() if new is not None]
     if changed:
@@ -83,12 +84,34 @@ def read_saved_recipe(path: Path, now: Recipe, effective: Mapping[str, Any]) -> 
             )
         )
     training = saved.get("training", {})
+    if not isinstance(training, dict):
+        return saved
     if training.get("learning_rate") is None:
         training["learning_rate"] = effective.get("learning_rate", now.training.learning_rate)
     if training.get("warmup_ratio") is None and training.get("warmup_steps") is None:
         # Earlier versions had the same rule.
         training["warmup_ratio"] = now.training.warmup_ratio
     return saved
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """Read a run's recipe. Raises RecipeError for a file that prefcli cannot have written."""
+    try:
+        saved = yaml.safe_load(path.read_text("utf-8"))
+        what = "is not a recipe"
+    # yaml raises ValueError for escapes beyond Unicode, and for dates.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        saved, what = None, f"can't be read: {first_line(error)}"
+    if isinstance(saved, dict) and all(isinstance(key, str) for key in saved):
+        return saved
+    raise RecipeError(
+        Problem(
+            f"{path} {what}",
+            path="output_dir",
+            hint="restore the file, or name another output_dir",
+            code="RUN016",
+        )
+    )
 
 
 def _keys(data: Mapping[str, Any]) -> list[tuple[str | int, ...]]:

@@ -174,6 +174,8 @@ def _source(source: dict[str, Any]) -> str:
     part = [str(source[key]) for key in ("name", "split") if source.get(key)]
     share = source.get("fraction", 1.0)
     notes = [*part, *([f"{100 * share:.3g} %"] if share != 1.0 else [])]
+    if rows := source.get("rows"):
+        notes.append(f"{rows} rows")
     return _code(_public(_path(source))) + (f" ({', '.join(notes)})" if notes else "")
 
 

@@ -226,13 +226,14 @@ def _yaml(text: str) -> dict[str, Any]:
 def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Return (objects with a step, number of other lines); a truncated last line is not counted."""
     *complete, last = _text(path).split("\n")
-    entries = [_entry(line) for line in (*complete, last) if line.strip()]
+    entries = [read_entry(line) for line in (*complete, last) if line.strip()]
     readable = [entry for entry in entries if entry is not None]
     truncated = bool(last.strip()) and entries[-1] is None
     return readable, len(entries) - len(readable) - truncated
 
 
-def _entry(line: str) -> dict[str, Any] | None:
+def read_entry(line: str) -> dict[str, Any] | None:
+    """Read a line of a log: an object with a finite step, or None."""
     try:
         entry = as_dict(json.loads(line))
     except (ValueError, RecursionError):

@@ -7,6 +7,7 @@ to the trainer.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,8 @@ def trl_options(
         "adam_beta1": training.adam_beta1,
         "adam_beta2": training.adam_beta2,
         "adam_epsilon": training.adam_epsilon,
-        "max_grad_norm": training.max_grad_norm,
+        # With 0 transformers would not measure the norm; an infinite limit changes no gradient.
+        "max_grad_norm": training.max_grad_norm or math.inf,
         # For auto, make_trainer may turn it off.
         "gradient_checkpointing": training.gradient_checkpointing is not False,
         "logging_steps": training.logging_steps,

@@ -1,6 +1,15 @@
 """Configs of other tools, migrated in a temporary folder."""
 
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
 
 from prefcli.errors import Problem
 from prefcli.recipe import Recipe
@@ -50,3 +59,67 @@ def with_changes(text: str, *changes: tuple[str, str]) -> str:
         assert old in text
         text = text.replace(old, new)
     return text
+
+
+CASES = Path(__file__).parents[1] / "unit" / "migration_cases"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A config of the corpus with what becomes of it."""
+
+    file: str
+    number: int
+    text: str
+    name: str = "config.yaml"
+    method: str | None = None
+    devices: int | None = 1
+    overrides: list[str] = field(default_factory=list)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """Values of the recipe by dotted path."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Error codes by the key in the config."""
+    note: str = ""
+    other_files: dict[str, Any] = field(default_factory=dict)
+    """Other files of the folder, as JSON."""
+    trl: dict[str, Any] = field(default_factory=dict)
+    """What the tool passes to trl."""
+
+    def __str__(self) -> str:
+        return f"{self.file}-{self.number}"
+
+    def migrate(self, folder: Path) -> Migration:
+        """Write the config to a folder and migrate it."""
+        path = write(folder, self.text, self.name)
+        for name, content in self.other_files.items():
+            write(folder, json.dumps(content), name)
+        return migrate(path, self.method, self.devices, self.overrides)
+
+    def value(self, migration: Migration, path: str) -> Any:
+        """Return a value of the migrated recipe as plain data, without defaults of sources."""
+        value: Any = load_text(migration.text, "new.yaml").recipe
+        for key in path.split("."):
+            value = None if value is None else getattr(value, "lambda_" if key == "lambda" else key)
+        if isinstance(value, list) and path.startswith("data."):
+            return [source.model_dump(exclude_defaults=True) for source in value]
+        return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
+
+
+def corpus() -> list[Case]:
+    """Return every case of the corpus."""
+    cases = []
+    for path in sorted(CASES.glob("*.yaml")):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for number, entry in enumerate(content["cases"]):
+            base, changes = content["files"][entry.pop("file")], entry.pop("set", {})
+            if isinstance(base, dict):
+                data = {k: v for k, v in (base | changes).items() if k not in entry.pop("drop", [])}
+                text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+            else:
+                text = "".join(f"{base}{changes.get('text', '')}")
+            # A YAML tag in a case is text, which the config has without its quotes.
+            text = re.sub(r"'(!!float [^']*)'", r"\1", text)
+            cases.append(
+                Case(path.stem, number, text, other_files=content.get("other_files", {}), **entry)
+            )
+    return cases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -11,11 +12,13 @@ from unittest import mock
 import pytest
 import torch
 import yaml
+from accelerate.utils import imports
 
 from prefcli import cli
 from prefcli.checkpoints import atomic
 from prefcli.console import keep_stdout_for_json
 from prefcli.library_logging import quiet_libraries
+from prefcli.memory import step_memory
 from prefcli.model import load_tokenizer
 from prefcli.training import finish
 from prefcli.training.run import train
@@ -25,6 +28,8 @@ torch.set_num_threads(1)
 quiet_libraries()
 # Each training run collects garbage; the objects of imported libraries need not be scanned.
 gc.freeze()
+# accelerate reads peft's metadata from the disk dozens of times in each run.
+imports._is_package_available = functools.cache(imports._is_package_available)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +47,7 @@ def _restored_environment():
 def pytest_report_header() -> str:
     return (
         "prefcli, tests/train: fsync is replaced by nothing; reports and model cards are written "
-        "only in tests marked `report`"
+        "only in tests marked `report`, and dry-runs simulate a step only in tests marked `memory`"
     )
 
 
@@ -51,6 +56,17 @@ def _without_reports(request, monkeypatch):
     """Skip report and model card, which take longer than a run of a tiny model."""
     if request.node.get_closest_marker("report") is None:
         monkeypatch.setattr(finish, "write_report_and_card", lambda *args, **kwargs: None)
+
+
+@pytest.fixture(autouse=True)
+def _without_simulated_step(request, monkeypatch):
+    """Skip the simulated step, which takes most of the time of a dry-run."""
+
+    def simulate(*args, **kwargs):
+        raise RuntimeError("the test is not marked `memory`")
+
+    if request.node.get_closest_marker("memory") is None:
+        monkeypatch.setattr(step_memory, "predict", simulate)
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,12 @@ import yaml
 from safetensors.torch import load_file
 
 from prefcli.checkpoints import atomic, atomic_checkpoints
-from prefcli.checkpoints.completeness import is_complete
+from prefcli.checkpoints.completeness import fault_of, is_complete
 from prefcli.checkpoints.run_dir import RunDir
+from prefcli.errors import RecipeError
 from prefcli.recipe import load
 from prefcli.training.run import train
+from tests.support.problems import stops_with
 from tests.support.tiny_runs import pairs, small_recipe, write_jsonl
 
 KILLED = RuntimeError("killed")
@@ -58,7 +60,7 @@ def test_checkpoint_contains_a_list_of_its_files(finished):
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
-@pytest.mark.parametrize("harm", ["shortened", "removed"])
+@pytest.mark.parametrize("harm", ["shortened", "removed", "flipped"])
 def test_checkpoint_with_a_damaged_file_is_incomplete(finished, tmp_path, name, harm):
     checkpoint = tmp_path / "checkpoint-4"
     shutil.copytree(finished.path / "checkpoint-4", checkpoint)
@@ -66,6 +68,10 @@ def test_checkpoint_with_a_damaged_file_is_incomplete(finished, tmp_path, name, 
     file = checkpoint / name
     if harm == "removed":
         file.unlink()
+    elif harm == "flipped":
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
     else:
         file.write_bytes(file.read_bytes()[:-2])
     # Without the list, as in an earlier prefcli, the files that transformers writes decide.
@@ -84,6 +90,53 @@ def test_checkpoint_without_a_list_and_with_a_damaged_file_is_incomplete(finishe
     assert not is_complete(checkpoint)
     file.unlink()
     assert not is_complete(checkpoint)
+
+
+def test_checkpoint_listed_by_an_earlier_version_is_complete(finished, tmp_path):
+    checkpoint = Path(shutil.copytree(finished.path / "checkpoint-4", tmp_path / "checkpoint-4"))
+    listed = json.loads((checkpoint / "files.json").read_text())
+    sizes = {name: entry["size"] for name, entry in listed.items()}
+    (checkpoint / "files.json").write_text(json.dumps(sizes))
+    assert is_complete(checkpoint)
+    (checkpoint / "optimizer.pt").write_bytes(b"")
+    assert fault_of(checkpoint) == "optimizer.pt has another size than when it was written"
+
+
+def test_resume_with_a_flipped_byte_continues_from_the_checkpoint_before(
+    recipe_data, make_recipe, finished, tmp_path, capsys
+):
+    run = RunDir(str(shutil.copytree(finished.path, tmp_path / "run", dirs_exist_ok=True)))
+    run.write_run({**run.read_run(), "status": "running"})
+    shutil.rmtree(run.model)
+    weights = run.path / "checkpoint-4" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-9] ^= 64
+    weights.write_bytes(content)
+    recipe_data["training"] |= {"max_steps": 4, "save_steps": 2}
+    # The recipe of the fixture, with its data.
+    recipe_data["data"] = yaml.safe_load((finished.path / "recipe.yaml").read_text())["data"]
+    recipe_data["output_dir"] = yaml.safe_load(run.recipe.read_text())["output_dir"]
+    text = run.recipe.read_text().replace(recipe_data["output_dir"], str(run.path))
+    run.recipe.write_text(text)
+    recipe = make_recipe(recipe_data | {"output_dir": str(run.path)}).recipe
+
+    train(recipe, recipe.dpo)
+    output = capsys.readouterr().out
+    assert "resuming from" in output
+    assert "checkpoint-2" in output
+    assert "checkpoint-4 is removed, since model.safetensors has changed" in output
+    one, other = (load_file(f.model / "model.safetensors") for f in (run, finished))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+    # The model of the finished run is gone: it is saved again from the last checkpoint.
+    shutil.rmtree(run.model)
+    train(recipe, recipe.dpo)
+    again = load_file(run.model / "model.safetensors")
+    assert all(torch.equal(again[name], one[name]) for name in one)
+    for folder in (run.model, *run.path.glob("checkpoint-*")):
+        shutil.rmtree(folder)
+    with stops_with("RUN017", RecipeError):
+        train(recipe, recipe.dpo)
 
 
 def test_checkpoint_killed_before_its_move_is_removed_on_resume(

@@ -12,13 +12,13 @@ import pytest
 from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
-from prefcli.data import Limits, load_split
+from prefcli.data import Limits, judge, load_split
 from prefcli.data.row_stats import measure_row
 from prefcli.data.run_datasets import load_run_datasets
 from prefcli.errors import DataError, ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS
 from prefcli.model import load_tokenizer
-from prefcli.recipe.sections import Source
+from prefcli.recipe.sections import DataChecks, Source
 from tests.support.tiny_runs import ANYTHING, TEMPLATE, pairs, trainer_of, write_jsonl
 
 U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": " good"}
@@ -183,6 +183,8 @@ def test_load_split_fractions_draw_with_seed(read):
     assert drawn(seed=2) != places
     assert sorted(drawn(shuffle=True)) == sorted(places) != drawn(shuffle=True)
     assert read({"path": "b.jsonl", "fraction": 0.001}).read == 1
+    assert read({"path": "b.jsonl", "rows": 7}).read == 7
+    assert read({"path": "b.jsonl", "rows": 99}).read == 20
 
 
 def test_load_split_columns_renames_and_swaps(read):
@@ -493,17 +495,17 @@ INVALID = {
     "mixed in a row": ("pair", lines({**PAIR, "rejected": [B]}), "row 1", "DAT010", "a list of 1 in 'rejected' with a text prompt"),
     "chosen null": ("pair", lines(PAIR, {**PAIR, "chosen": None}), "row 2", "DAT010", "nothing in 'chosen'"),
     "chosen missing": ("pair", lines(PAIR, {"prompt": "q", "rejected": "b"}), "row 2", "DAT010", "nothing in 'chosen'"),
-    "all null": ("pair", lines(*[dict.fromkeys(PAIR)] * 3), "row 1", "DAT010", "nothing in 'prompt'"),
+    "all null": ("pair", lines(*[dict.fromkeys(PAIR)] * 3), "row 1, row 2, row 3", "DAT010", "nothing in 'prompt'"),
     "prompt a number": ("pair", lines({**PAIR, "prompt": 3}), "row 1", "DAT010", "int 3 in 'prompt' | text or a list of messages"),
     "prompt a huge number": ("pair", lines({**PAIR, "prompt": 10**300}), "row 1", "DAT010", "int 1000 | in 'prompt'"),
     "prompt an object": ("pair", lines({**PAIR, "prompt": {"a": 1}}), "row 1", "DAT010", "an object with keys 'a' in 'prompt'"),
-    "label text": ("labelled", lines(LABELLED, {**LABELLED, "label": "true"}), "row 2", "DAT010", "text 'true' in 'label' | true or false"),
-    "label a number": ("labelled", lines({**LABELLED, "label": 1}), "row 1", "DAT010", "int 1 in 'label' | true or false"),
-    "label null": ("labelled", lines(LABELLED, {**LABELLED, "label": None}), "row 2", "DAT010", "nothing in 'label'"),
+    "label text": ("labelled", lines({**LABELLED, "label": "yes"}), "row 1", "DAT010", "text 'yes' in 'label' | true or false"),
+    "label a number": ("labelled", lines({**LABELLED, "label": 3}), "row 1", "DAT010", "int 3 in 'label' | true or false"),
+    "label null": ("labelled", lines({**LABELLED, "label": None}), "row 1", "DAT010", "nothing in 'label'"),
     "pairs differ before": ("pair", lines({"chosen": [U, A], "rejected": [S, U, B]}), "row 1", "DAT010", "conversations that differ before their last turn | the same messages"),
     "hh differs": ("pair", lines({"chosen": f"{HH} a", "rejected": f"x{HH} b"}), "row 1", "DAT010", "texts that differ before their last"),
     "last role user": ("pair", lines({"chosen": [U, A, U], "rejected": [U, B]}), "row 1", "DAT010", "'chosen' that ends with user | an assistant message at the end"),
-    "sft, last role user": ("demonstration", lines(MESSAGES, {"messages": [U, A, U]}), "row 2", "DAT010", "'messages' that ends with user"),
+    "sft, last role user": ("demonstration", lines({"messages": [U, A, U]}), "row 1", "DAT010", "'messages' that ends with user"),
     "prompt ends with system": ("pair", lines({**CHAT_PAIR, "prompt": [U, S]}), "row 1", "DAT010", "a prompt that ends with a system message | a user message at the end"),
     "unknown role": ("demonstration", lines({"messages": [{"role": "boss", "content": "q"}, A]}), "row 1", "DAT010", "text 'boss' as role of messages[0] | one of user"),
     "tool calls": ("demonstration", lines({"messages": [U, {**A, "tool_calls": [{"id": "1"}]}]}), "row 1", "DAT010", "'tool_calls' in messages[1] | not supported"),
@@ -520,7 +522,7 @@ INVALID = {
     "nothing left, messages": ("pair", lines({**CHAT_PAIR, "chosen": [{**A, "content": ""}]}), "", "DAT015", "all rows were dropped: empty chosen (1)"),
     "pairs for sft text": ("demonstration", lines({"question": "q", "answer": "a"}), "", "DAT011", "found columns question, answer | rename columns with data.train.columns"),
     "labelled for dpo": ("pair", lines(LABELLED), "", "DAT012", "found prompt, completion, label, which is labelled | prefcli kto"),
-    "messages for dpo": ("pair", lines(MESSAGES), "", "DAT012", "found messages (or conversations), which is messages | prefcli sft"),
+    "messages for dpo": ("pair", lines(MESSAGES), "", "DAT012", "found messages, which is messages | prefcli sft"),
     "messages for kto": ("labelled", lines(MESSAGES), "", "DAT012", "which is messages | prefcli sft"),
     "text for dpo": ("pair", lines({"text": "a"}), "", "DAT012", "found text, which is text | prefcli sft"),
     "no prompt": ("pair", lines({"question": "q", "chosen": "a", "rejected": "b"}), "", "DAT011", "found columns question, chosen, rejected | the prompt is not derived | data.train.columns: {prompt: question}"),
@@ -557,9 +559,111 @@ def test_load_split_many_invalid_rows_are_shown_at_once(read):
     write_jsonl(Path("rows.jsonl"), rows)
     with pytest.raises(DataError) as caught:
         read("rows.jsonl")
-    places = [p.place for p in caught.value.problems]
-    assert places == [f"rows.jsonl: row {i * 2 + 1}" for i in range(10)] + ["rows.jsonl"]
-    assert caught.value.problems[-1].message == "and 15 more invalid rows"
+    (problem,) = caught.value.problems
+    assert problem.place == "rows.jsonl: row 1, row 3, row 5"
+    assert problem.message == (
+        "25 of 50 rows (50 %): found int 0 in 'chosen' with a text prompt (1), int 2 in 'chosen' "
+        "with a text prompt (1), int 4 in 'chosen' with a text prompt (1), and 22 other values; "
+        "expected text"
+    )
+
+
+def test_load_split_invalid_rows_of_two_causes_are_two_problems(read):
+    rows = [PAIR, {**PAIR, "chosen": None}, {**PAIR, "prompt": None}, {**PAIR, "chosen": None}]
+    write_jsonl(Path("rows.jsonl"), rows)
+    with pytest.raises(DataError) as caught:
+        read("rows.jsonl")
+    assert [(p.place, p.message) for p in caught.value.problems] == [
+        (
+            "rows.jsonl: row 2, row 4",
+            "2 of 4 rows (50 %): found nothing in 'chosen' with a text prompt; expected text",
+        ),
+        ("rows.jsonl: row 3", "found nothing in 'prompt'; expected text or a list of messages"),
+    ]
+
+
+DROPPED = {
+    # id: (kind, valid row, invalid row, finding, what was found)
+    "messages part": ("pair", {"chosen": [U, A], "rejected": [U, B]}, {"chosen": [U, A, U, A], "rejected": [U, B, U, A]}, "parted", "conversations that differ before their last turn"),
+    "text parts": ("pair", {"chosen": f"{HH} a", "rejected": f"{HH} b"}, {"chosen": f"{HH} a", "rejected": f"x{HH} b"}, "parted", "texts that differ before their last 'Assistant:'"),
+    "a side ends with the user": ("pair", CHAT_PAIR, {**CHAT_PAIR, "rejected": [U, B, U]}, "turns", "'rejected' that ends with user"),
+    "no question": ("pair", CHAT_PAIR, {**CHAT_PAIR, "prompt": [U, A]}, "turns", "a prompt that ends with an assistant message"),
+    "sft, ends with the user": ("demonstration", MESSAGES, {"messages": [U, A, U]}, "turns", "'messages' that ends with user"),
+    "sft, no answer": ("demonstration", MESSAGES, {"messages": [S, U]}, "turns", "'messages' without an assistant message"),
+    "kto, a side ends with the user": ("labelled", CHAT_PAIR, {**CHAT_PAIR, "rejected": [U]}, "turns", "'rejected' that ends after the prompt"),
+    "label a word": ("labelled", LABELLED, {**LABELLED, "label": "good"}, "bad_label", "text 'good' in 'label'"),
+    "label null": ("labelled", LABELLED, {**LABELLED, "label": None}, "bad_label", "nothing in 'label'"),
+    "label null, sft": ("demonstration", LABELLED, {**LABELLED, "label": None}, "bad_label", "nothing in 'label'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "valid", "invalid", "name", "value"), DROPPED.values(), ids=DROPPED
+)
+def test_load_split_drops_rows_that_public_data_has(read, kind, valid, invalid, name, value):
+    write_jsonl(Path("rows.jsonl"), [valid, invalid, valid, invalid])
+    split = read("rows.jsonl", kind=kind)
+    finding = next(f for f in split.findings if f.name == name)
+    assert (finding.count, finding.total, finding.remaining) == (2, 4, 0)
+    assert finding.first == ["rows.jsonl: row 2", "rows.jsonl: row 4"]
+    assert finding.note == f"found {value}"
+    assert sum(tally.count for tally in split.dropped.values()) == 2
+    _, (error,) = judge({"train": [finding]}, DataChecks())
+    assert f"data.checks.{name}.error" in str(error)
+    assert value in str(error)
+
+
+def test_load_split_rows_of_which_all_would_be_dropped_are_one_problem(read):
+    rows = [{"chosen": [U, A, U, A], "rejected": [U, B, U, A]}] * 12
+    write_jsonl(Path("rows.jsonl"), rows)
+    with pytest.raises(DataError) as caught:
+        read("rows.jsonl")
+    (problem,) = caught.value.problems
+    assert problem.message.startswith("12 of 12 rows (100 %): found conversations that differ")
+
+
+# --- what is not read
+
+UNREAD = {
+    # id: (kind, row, {what: its example})
+    "text pair, system": ("pair", {**PAIR, "system": "Be brief."}, {"system": "text 'Be brief.'"}),
+    "text pair, context": ("pair", {**PAIR, "context": "a b"}, {"context": "text 'a b'"}),
+    "chat pair, image": ("pair", {**CHAT_PAIR, "image": "a.png"}, {"image": "text 'a.png'"}),
+    "text, sample weight": ("demonstration", {"text": "a", "weight": 0.5}, {"weight": "float 0.5"}),
+    "sft, masked turn": ("demonstration", {"messages": [U, {**A, "weight": 0}, U, A]}, {"weight of a message": "int 0"}),
+    "pair, margin": ("pair", {**CHAT_PAIR, "margin": 2}, {"margin": "int 2"}),
+    "kto, input": ("labelled", {**LABELLED, "input": "x"}, {"input": "text 'x'"}),
+    "kto, audio": ("labelled", {"prompt": [U], "completion": [{**A, "audio": "a.wav"}], "label": True}, {"audio of a message": "text 'a.wav'"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "row", "expected"), UNREAD.values(), ids=UNREAD)
+def test_load_split_counts_unread_values(read, kind, row, expected):
+    write_jsonl(Path("rows.jsonl"), [row, {**row, "id": 3}, row])
+    split = read("rows.jsonl", kind=kind)
+    finding = next(f for f in split.findings if f.name == "unread")
+    assert finding.count == 3
+    assert finding.note == ", ".join(f"{n} in 3 (such as {e})" for n, e in expected.items())
+    assert split.notes[-1] == "not read: id in 1 (such as int 3)"
+    _, (error,) = judge({"train": [finding]}, DataChecks())
+    assert finding.note in str(error)
+    assert "data.checks.unread.error" in str(error)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {**PAIR, "system": None, "input": " ", "images": [], "weight": 1.0},
+        {**PAIR, "prompt": "Given a b, say c", "context": "a b"},
+        {"messages": [{**U, "weight": 1}, {**A, "train": True, "images": None, "name": ""}]},
+    ],
+    ids=["empty or neutral", "part of the prompt", "messages"],
+)
+def test_load_split_values_without_effect_are_silent(read, row):
+    write_jsonl(Path("rows.jsonl"), [row] * 3)
+    split = read("rows.jsonl", kind="pair" if "prompt" in row else "demonstration")
+    assert "unread" not in {f.name for f in split.findings}
+    assert split.notes == []
 
 
 def test_load_run_datasets_kto_with_one_label_raises(recipe_data, make_recipe, tmp_path):
@@ -646,9 +750,9 @@ def test_load_split_invalid_csv_raises_data_error(read, content, place, code, ph
 
 
 def test_load_split_csv_label_text_raises(read):
-    Path("rows.csv").write_text("prompt,completion,label\nq,a,True\nq,b,yes\n", "utf-8")
+    Path("rows.csv").write_text("prompt,completion,label\nq,b,yes\n", "utf-8")
     with pytest.raises(
-        DataError, match="row 2: found text 'yes' in 'label'; expected true or false"
+        DataError, match="row 1: found text 'yes' in 'label'; expected true or false"
     ):
         read("rows.csv", kind="labelled")
 

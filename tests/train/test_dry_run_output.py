@@ -139,17 +139,10 @@ def test_dry_run_writes_no_files(recipe_data, dry_run, tmp_path, tiny_model, met
     }
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["data", "recipes/quickstart/orpo.yaml", "--sample", "20"],
-        ["orpo", "recipes/quickstart/orpo.yaml", "--dry-run", "--sample", "20"],
-    ],
-    ids=["data", "dry-run"],
-)
-def test_command_with_closed_output_exits_with_0(command, tmp_path):
+def test_command_with_closed_output_exits_with_0(tmp_path):
     """Close the output after one line, as `prefcli ... | head -1` does."""
     root = Path(__file__).parents[2]
+    command = ["data", "recipes/quickstart/orpo.yaml", "--sample", "20"]
     process = subprocess.Popen(
         [sys.executable, "-m", "prefcli", *command, f"output_dir={tmp_path / 'run'}"],
         cwd=root,

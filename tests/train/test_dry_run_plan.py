@@ -15,6 +15,7 @@ from tests.support.tiny_runs import pairs, write_jsonl
 GIB = 2**30
 
 
+@pytest.mark.memory
 def test_dry_run_for_other_devices_changes_the_accumulation(recipe_data, dry_run):
     recipe_data["training"] |= {"global_batch_size": 24, "per_device_train_batch_size": 4}
     del recipe_data["training"]["max_steps"]
@@ -27,6 +28,7 @@ def test_dry_run_for_other_devices_changes_the_accumulation(recipe_data, dry_run
         assert memory["strategy"] == ("single" if devices == 1 else "ddp")
 
 
+@pytest.mark.memory
 def test_dry_run_for_too_many_devices_fails(recipe_data, dry_run):
     recipe_data["training"] |= {"global_batch_size": 16, "per_device_train_batch_size": 4}
     code, document, _ = dry_run(recipe_data, "dpo", "--devices", "8")
@@ -102,6 +104,7 @@ def test_dry_run_options_without_dry_run_fail(
     assert not Path(recipe_data["output_dir"]).exists()
 
 
+@pytest.mark.memory
 def test_dry_run_for_a_gpu_smaller_than_the_driver_advises_nothing(recipe_data, dry_run):
     """Check that no change is advised, since none of a tiny recipe saves enough."""
     recipe_data["lora"] = {}

@@ -40,10 +40,12 @@ class Result:
         self.failure = agent.failure
         self.exit_code: int | None = None
         self.error_code: str | None = None
+        self.message = ""
         try:
             self.exit_code = int(exit_code(agent.failure, signals))
         except PrefcliError as error:
             self.error_code = error.problems[0].code
+            self.message = error.problems[0].message
 
 
 @pytest.fixture
@@ -60,6 +62,7 @@ def launched(monkeypatch, pipe) -> Iterator[Callable[..., Result]]:
     """Runs two workers with the given code, and a function of the launcher at the same time."""
     monkeypatch.setenv("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGQUIT")
     logging.disable(logging.CRITICAL)
+    markers = _markers()
     quit_handler = signal.getsignal(signal.SIGQUIT)
     # Background jobs of a shell ignore SIGINT, and this test run may be one.
     interrupt_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -79,7 +82,12 @@ def launched(monkeypatch, pipe) -> Iterator[Callable[..., Result]]:
     signal.signal(signal.SIGQUIT, quit_handler)
     signal.signal(signal.SIGINT, interrupt_handler)
     logging.disable(logging.NOTSET)
-    assert not list(Path(tempfile.gettempdir()).glob(f"prefcli-*-{os.getpid()}-*"))
+    assert _markers() <= markers
+
+
+def _markers() -> set[Path]:
+    """Return the files by which workers of this process say that they failed first."""
+    return set(Path(tempfile.gettempdir()).glob(f"prefcli-*-{os.getpid()}-*"))
 
 
 def test_agent_success_has_no_failure(launched):
@@ -147,6 +155,7 @@ sys.exit(1)
     )
     assert result.failure == WorkerExit(0, -9)
     assert result.error_code == "ENV001"
+    assert result.message == "rank 0 was killed by signal 9 (Killed)"
     assert noticed.exists()
 
 

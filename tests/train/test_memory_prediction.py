@@ -19,13 +19,10 @@ LENGTH, BATCH = 64, 4
 
 CASES = {
     "dpo": ("dpo", {}),
-    "dpo-whole": ("dpo", {"training.gradient_checkpointing": False}),
-    "dpo-one-batch": ("dpo", {"training.global_batch_size": BATCH}),
     "dpo-lora": ("dpo", {"lora.rank": 8}),
     "kto": ("kto", {}),
-    "orpo": ("orpo", {}),
+    "orpo-one-batch": ("orpo", {"training.global_batch_size": BATCH}),
     "simpo-whole": ("simpo", {"training.gradient_checkpointing": False}),
-    "ipo-eager": ("ipo", {"model.attn_implementation": "eager"}),
     "dpo-mixed": ("dpo", {"sft_mix.fraction": 0.2}),
 }
 

@@ -113,6 +113,12 @@ def rows(bench: Bench) -> None:
     bench.data["data"]["train"]["path"] = str(bench.folder / "nowhere.jsonl")
 
 
+def rows_fit(bench: Bench) -> None:
+    changed = AutoTokenizer.from_pretrained(bench.model)
+    changed.add_tokens(["say "])  # in every prompt, and one past the embedding
+    changed.save_pretrained(bench.model)
+
+
 def data_checks(bench: Bench) -> None:
     bench.data["data"]["checks"] = {"duplicates": {"error": 0.0}}
     repeated = pairs(2) * 12
@@ -155,6 +161,7 @@ PLANTED = {
         published_ranges,
         rows,
         data_checks,
+        rows_fit,
         resumed_rows,
         plan,
         disk_space,

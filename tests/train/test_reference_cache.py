@@ -40,8 +40,9 @@ def build(make_recipe, capsys):
     return make
 
 
-@pytest.mark.parametrize("kind", ["full", "lora", "continue"])
-@pytest.mark.parametrize("name", ["dpo", "ipo", "kto"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("dpo", "full"), ("dpo", "lora"), ("ipo", "continue"), ("kto", "lora")]
+)
 def test_run_with_precompute_equals_run_without(
     recipe_data,
     make_recipe,

@@ -52,7 +52,6 @@ for recipe in recipes:
 NEVER = 0
 
 CASES = {
-    "dpo-full": {},
     "dpo-lora-dropout": {"lora": {"rank": 4, "dropout": 0.1}},
     "kto-full": {},
     "sft-full": {},

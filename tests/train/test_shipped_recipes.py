@@ -6,7 +6,6 @@ import pytest
 from huggingface_hub import constants
 from transformers import AutoTokenizer
 
-from prefcli.memory.hardware import target_of
 from prefcli.methods import METHODS
 from prefcli.recipe import load
 from prefcli.recipe.catalog import find, shipped
@@ -90,10 +89,9 @@ def test_dry_run_of_a_quickstart_recipe_succeeds(name, tmp_path):
     start = [f"model.name_or_path={path.parent / 'model'}", "model.init=random"]
     recipe = load(str(path), [f"output_dir={tmp_path / 'run'}", *start]).recipe
     (method,) = recipe.methods.values()
-    result = dry_run(recipe, method, target=target_of(gpu_memory="8GiB"))
+    result = dry_run(recipe, method)
     assert (result.problems, result.unchecked, result.will_run) == ([], [], True)
     assert result.facts["parameters"] < 10**6
-    assert result.facts["memory"]["fits"]
     assert result.facts["steps"] > 0
 
 

@@ -17,11 +17,16 @@ def checks(folder, *overrides):
 def test_data_checks_defaults():
     shares = {name: (s.warn, s.error) for name, s in DataChecks()}
     assert shares == {
+        "unread": (0.0, 0.5),
+        "parted": (0.0, 0.1),
+        "turns": (0.0, 0.05),
+        "bad_label": (0.0, 0.01),
         "long_prompts": (0.0, 0.01),
         "cut": (0.01, 0.1),
         "identical": (0.0, 0.05),
         "identical_after_cut": (0.0, 0.05),
         "empty": (0.0, 0.01),
+        "nothing_trained": (0.0, 0.05),
         "duplicates": (0.01, None),
         "contradictions": (0.0, 0.1),
         "shared_prompts": (0.0, 0.01),

@@ -32,7 +32,7 @@ VALID = {
     "labelled messages": ("labelled", {"prompt": [U], "completion": [A], "label": True}, {"prompt": [U], "completion": [A], "label": True}),
     "labelled, text and messages": ("labelled", {"prompt": "q", "completion": [A], "label": True}, {"prompt": [U], "completion": [A], "label": True}),
     "messages": ("messages", {"messages": [S, U, A]}, {"messages": [S, U, A]}),
-    "conversations": ("messages", {"conversations": [HUMAN, GPT]}, {"messages": [U, A]}),
+    "conversations": ("conversations", {"conversations": [HUMAN, GPT]}, {"messages": [U, A]}),
     "prompt and completion": ("prompt and completion", {"prompt": "q", "completion": "a"}, {"prompt": "q", "completion": "a"}),
     "the same as messages": ("prompt and completion", {"prompt": [U], "completion": [A]}, {"prompt": [U], "completion": [A]}),
     "text": ("text", {"text": "a b"}, {"text": "a b"}),

@@ -11,7 +11,10 @@ from prefcli.methods import METHODS
 from prefcli.recipe.aliases import ALIASES, UNSUPPORTED
 from prefcli.recipe.load import load
 from prefcli.recipe.migrate import TOOLS, migrate
+from prefcli.recipe.migrate.draft import Draft
 from prefcli.recipe.migrate.rules import Drop, MultiKeyRule, Refuse
+from prefcli.recipe.migrate.tools import by_trl_names
+from prefcli.recipe.source_map import Places
 from prefcli.recipe.suggestions import all_paths
 from tests.support.migration import (
     codes_of,
@@ -67,7 +70,7 @@ def test_migrate_handbook_config_translates_every_key(tmp_path):
     recipe, migration = migrated(tmp_path, HANDBOOK, devices=4)
     assert (migration.tool, migration.method) == ("alignment-handbook", "dpo")
     assert (recipe.output_dir, recipe.seed) == ("data/out", 7)
-    assert (recipe.model.name_or_path, recipe.model.dtype) == ("org/base", "bfloat16")
+    assert (recipe.model.name_or_path, recipe.model.dtype) == ("org/base", "auto")
     assert recipe.model.chat_template == "{% for m in messages %}\n{{ m.content }}{% endfor %}"
     assert recipe.lora is None
     assert (recipe.dpo.beta, recipe.dpo.loss_type) == (0.01, "hinge")
@@ -99,7 +102,7 @@ def test_migrate_handbook_config_lists_renamed_and_dropped_keys(tmp_path):
     assert "learning_rate" not in renamed  # neither name nor value changed
     assert {d.key for d in migration.dropped} == {
         *("bf16", "do_eval", "eval_strategy", "gradient_checkpointing_kwargs"),
-        *("log_level", "max_prompt_length", "push_to_hub", "save_strategy"),
+        *("log_level", "max_prompt_length", "push_to_hub", "save_strategy", "torch_dtype"),
         *("dataset_mixture.seed", "dataset_mixture.test_split_size"),
     }
 
@@ -109,7 +112,7 @@ def test_migrate_handbook_config_writes_notes_to_the_header(tmp_path):
     notes = " ".join(migration.notes)
     assert "results are not comparable" in notes
     assert "per-device 8 x accumulation 2 x 4 devices" in notes
-    assert "rows of a fraction" in notes
+    assert "a part of the rows" in notes
     assert "every 500 steps" in notes
     assert "push_to_hub.private: false" in notes
     header = migration.text.partition("output_dir")[0].replace("\n#   ", " ")
@@ -198,63 +201,6 @@ def test_migrate_unclear_method_asks_for_the_option(tmp_path, added, methods):
     assert problem.hint == f"pass --method {methods}"
 
 
-def test_migrate_method_option_decides_an_unclear_method(tmp_path):
-    recipe, _ = migrated(tmp_path, f"{MINIMAL}loss_type: ipo\nbeta: 0.3\n", method="dpo")
-    assert (recipe.dpo.loss_type, recipe.dpo.beta, recipe.ipo) == ("ipo", 0.3, None)
-    recipe, _ = migrated(tmp_path, f"{MINIMAL}beta: 0.3\n", method="orpo")
-    assert recipe.orpo.lambda_ == 0.3
-
-
-def test_migrate_method_option_that_contradicts_the_keys_is_refused(tmp_path):
-    text = f"{MINIMAL}packing: true\n"
-    assert codes_of(tmp_path, text, method="dpo") == {None: "RCP153"}
-
-
-def test_migrate_losses(tmp_path):
-    recipe, _ = migrated(tmp_path, f"{SIGMOID}rpo_alpha: 0.005\n")
-    assert (recipe.dpo.loss_type, recipe.dpo.loss_weights) == (["sigmoid", "sft"], [1.0, 0.005])
-    text = f"{MINIMAL}loss_type: [sigmoid, sft]\nloss_weights: [1.0, 0.1]\n"
-    recipe, _ = migrated(tmp_path, text)
-    assert (recipe.dpo.loss_type, recipe.dpo.loss_weights) == (["sigmoid", "sft"], [1.0, 0.1])
-    recipe, _ = migrated(tmp_path, f"{SIGMOID}gamma_beta_ratio: 0.4\nbeta: 2.5\n")
-    assert (recipe.simpo.beta, recipe.simpo.gamma, recipe.simpo.cpo_alpha) == (2.5, 1.0, 0.0)
-    recipe, _ = migrated(tmp_path, f"{MINIMAL}loss_type: simpo\nsimpo_gamma: 0.7\n")
-    assert (recipe.simpo.beta, recipe.simpo.gamma, recipe.simpo.cpo_alpha) == (0.1, 0.7, 1.0)
-    text = f"{MINIMAL}loss_type: alphapo\nalpha: 0.25\nsimpo_gamma: 0.2\nbeta: 2.5\n"
-    cpo = migrated(tmp_path, text)[0].cpo
-    assert (cpo.loss_type, cpo.alpha, cpo.gamma, cpo.cpo_alpha) == ("alphapo", 0.25, 0.2, 0.0)
-    recipe, _ = migrated(tmp_path, f"{SIGMOID}f_alpha_divergence_coef: 0.5\n")
-    assert recipe.dpo.f_alpha_divergence_coef is None  # without alpha_divergence it has no effect
-
-
-def test_migrate_loss_that_the_schema_refuses_is_reported_at_its_key(tmp_path):
-    problems = problems_of(tmp_path, f"{SIGMOID}label_smoothing: 0.1\n")
-    assert problems.keys() == {"label_smoothing"}
-    problems = problems_of(tmp_path, f"{MINIMAL}loss_type: sigmiod\n", method="dpo")
-    assert problems["loss_type"].hint == "did you mean sigmoid?"
-
-
-def test_migrate_lora_and_quantization(tmp_path):
-    text = f"{SIGMOID}lora_r: 8\nlora_alpha: 16\n"
-    recipe, migration = migrated(tmp_path, text)
-    assert recipe.lora is None
-    assert {d.key for d in migration.dropped} >= {"lora_r", "lora_alpha"}
-    text += "use_peft: true\nload_in_4bit: true\nlora_target_modules: [q_proj]\nuse_rslora: true\n"
-    recipe, _ = migrated(tmp_path, text)
-    lora = recipe.lora
-    assert (lora.rank, lora.alpha, lora.target_modules, lora.use_rslora) == (
-        8,
-        16,
-        ["q_proj"],
-        True,
-    )
-    assert recipe.model.quantization == "4bit"
-    without_modules = text.replace("lora_target_modules: [q_proj]\n", "")
-    assert codes_of(tmp_path, without_modules) == {"use_peft": "RCP161"}
-    # The schema's rule between sections is reported at the key that broke it.
-    assert problems_of(tmp_path, f"{SIGMOID}load_in_8bit: true\n").keys() == {"load_in_8bit"}
-
-
 def test_migrate_trl_dataset(tmp_path):
     text = f"{SIGMOID}dataset_config: c\ndataset_train_split: a\n"
     recipe, migration = migrated(tmp_path, f"{text}dataset_test_split: b\n")
@@ -281,20 +227,9 @@ dataset_mixture:
 """
 
 
-def test_migrate_mixture_with_a_random_split_has_no_evaluation(tmp_path):
-    recipe, migration = migrated(tmp_path, f"{MIXTURE}  test_split_size: 0.1\n")
-    assert recipe.data.eval is None
-    assert any("write held-out data as data.eval" in note for note in migration.notes)
-
-
 def test_migrate_mixture_without_a_split_size_trains_on_test_splits(tmp_path):
     recipe, _ = migrated(tmp_path, f"{MIXTURE}    - {{id: a, split: test}}\n")
     assert [s.split for s in recipe.data.train] == ["train", "test"]
-
-
-def test_migrate_mixture_with_only_a_test_split_is_refused(tmp_path):
-    text = f"{MIXTURE}    - {{id: b, split: test}}\n  test_split_size: 9\n"
-    assert codes_of(tmp_path, text) == {"dataset_mixture.datasets[1]": "RCP164"}
 
 
 def test_migrate_mixture_with_template_columns_is_refused(tmp_path):
@@ -302,104 +237,12 @@ def test_migrate_mixture_with_template_columns_is_refused(tmp_path):
     assert codes_of(tmp_path, text) == {"dataset_mixture.datasets[1].columns": "RCP164"}
 
 
-def test_migrate_mixer_evaluates_test_splits(tmp_path):
-    start = MIXTURE.partition("dataset_mixture")[0]
-    text = f"{start}dataset_mixer:\n  org/a: 0.5\ndataset_splits: [train_p, test_p]\n"
-    recipe, _ = migrated(tmp_path, text)
-    assert (recipe.data.train[0].split, recipe.data.train[0].fraction) == ("train_p", 0.5)
-    assert (recipe.data.eval[0].split, recipe.data.eval[0].fraction) == ("test_p", 1.0)
-
-
 EVALUATED = f"{SIGMOID}eval_strategy: steps\neval_steps: 50\n"
-
-
-def test_migrate_early_stopping_saves_at_every_evaluation(tmp_path):
-    text = f"{EVALUATED}load_best_model_at_end: true\nsave_steps: 100\nearly_stopping_patience: 2\n"
-    text += "early_stopping_threshold: 0.01\nmetric_for_best_model: rewards/margins\n"
-    recipe, migration = migrated(tmp_path, f"{text}greater_is_better: true\n")
-    stopping = recipe.training.early_stopping
-    assert (stopping.patience, stopping.threshold) == (2, 0.01)
-    assert stopping.metric == "eval_rewards/margins"
-    assert recipe.training.save_steps == recipe.training.eval_steps == 50
-    assert {d.key for d in migration.dropped} >= {"save_steps", "greater_is_better"}
-
-
-def test_migrate_load_best_model_without_patience_trains_all_steps(tmp_path):
-    recipe, migration = migrated(tmp_path, f"{EVALUATED}load_best_model_at_end: true\n")
-    assert recipe.training.early_stopping.patience == 1_000_000
-    assert recipe.training.early_stopping.metric == "eval_loss"
-    assert any("does not stop early" in note for note in migration.notes)
-
-
-@pytest.mark.parametrize(
-    ("text", "problems"),
-    [
-        (f"{SIGMOID}load_best_model_at_end: true\n", {"load_best_model_at_end": "RCP163"}),
-        (
-            f"{SIGMOID}eval_strategy: epoch\nload_best_model_at_end: true\n",
-            {"load_best_model_at_end": "RCP163"},
-        ),
-        (
-            f"{EVALUATED}load_best_model_at_end: true\ngreater_is_better: true\n",
-            {"greater_is_better": "RCP156"},
-        ),
-    ],
-)
-def test_migrate_early_stopping_that_prefcli_cannot_do_is_refused(tmp_path, text, problems):
-    assert codes_of(tmp_path, text) == problems
 
 
 def test_migrate_early_stopping_by_an_unmeasured_metric_is_refused(tmp_path):
     text = f"{EVALUATED}load_best_model_at_end: true\nmetric_for_best_model: bleu\n"
     assert problems_of(tmp_path, text).keys() == {"metric_for_best_model"}
-
-
-def test_migrate_push_to_hub_without_a_repository_takes_the_folder_name(tmp_path):
-    text = f"{SIGMOID}push_to_hub: true\nhub_private_repo: false\nhub_revision: v2\n"
-    recipe, _ = migrated(tmp_path, text)
-    push = recipe.push_to_hub
-    assert (push.repo_id, push.private, push.revision) == ("o", False, "v2")
-
-
-def test_migrate_hub_keys_without_a_push_are_dropped(tmp_path):
-    recipe, migration = migrated(tmp_path, f"{SIGMOID}hub_model_id: me/x\npush_to_hub: false\n")
-    assert recipe.push_to_hub is None
-    assert {d.key for d in migration.dropped} >= {"hub_model_id", "push_to_hub"}
-
-
-def test_migrate_trust_remote_code_needs_a_pinned_commit(tmp_path):
-    text = f"{SIGMOID}trust_remote_code: true\n"
-    assert codes_of(tmp_path, text) == {"trust_remote_code": "RCP162"}
-    assert codes_of(tmp_path, f"{text}model_revision: main\n") == {"trust_remote_code": "RCP162"}
-    recipe, _ = migrated(tmp_path, f"{text}model_revision: {'0a' * 20}\n")
-    assert recipe.model.trust_remote_code
-    recipe, _ = migrated(tmp_path, text.replace("path: m", "path: ./m"))
-    assert recipe.model.trust_remote_code
-
-
-@pytest.mark.parametrize(
-    ("added", "key", "code"),
-    [
-        ("torch_dtype: auto", "torch_dtype", "RCP160"),
-        ("report_to: all", "report_to", "RCP160"),
-        ("report_to: [wandb, neptune]", "report_to", "RCP156"),
-        ("dataset_streaming: true", "dataset_streaming", "RCP156"),
-        ("packing_strategy: wrapped", "packing_strategy", "RCP156"),
-        ("truncation_mode: keep_end", "truncation_mode", "RCP156"),
-        ("lr_scheduler_kwargs: {num_cycles: 2}", "lr_scheduler_kwargs.num_cycles", "RCP156"),
-        ("per_device_train_batch_size: many", "per_device_train_batch_size", "RCP157"),
-        ("disable_dropout: false", "disable_dropout", "RCP156"),
-        ("output_dir: ${x}", "output_dir", "RCP166"),
-    ],
-)
-def test_migrate_key_without_an_equivalent_is_refused(tmp_path, added, key, code):
-    text = "\n".join(line for line in MINIMAL.splitlines() if line.split(":")[0] not in added)
-    assert codes_of(tmp_path, f"{text}\nloss_type: sigmoid\n{added}\n") == {key: code}
-
-
-def test_migrate_value_that_the_schema_refuses_is_reported_at_its_key(tmp_path):
-    problems = problems_of(tmp_path, f"{SIGMOID}lr_scheduler_type: cosine_with_restarts\n")
-    assert problems.keys() == {"lr_scheduler_type"}
 
 
 @pytest.mark.parametrize(
@@ -408,14 +251,6 @@ def test_migrate_value_that_the_schema_refuses_is_reported_at_its_key(tmp_path):
 )
 def test_migrate_key_that_is_off_is_dropped(tmp_path, added):
     migrated(tmp_path, f"{SIGMOID}{added}\n")
-
-
-@pytest.mark.parametrize("option", ["min_lr_rate: 0.1", "min_lr: 1e-7"])
-def test_migrate_cosine_with_min_lr_writes_the_ratio(tmp_path, option):
-    text = f"{SIGMOID}lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {{{option}}}\n"
-    recipe, _ = migrated(tmp_path, text)
-    assert recipe.training.lr_scheduler_type == "cosine_with_min_lr"
-    assert recipe.training.min_lr_ratio == pytest.approx(0.1)  # of a learning rate of 1e-6
 
 
 @pytest.mark.parametrize(("line", "dtype"), [("fp16: true", "float16"), ("bf16: false", "float32")])
@@ -460,6 +295,27 @@ def test_migrate_token_in_another_key_is_refused_and_hidden(tmp_path):
 
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
+def test_two_names_of_a_setting_with_other_values_are_a_problem(tool):
+    names = tool.trl_names()
+    for name, trl_name in names.items():
+        for other in (n for n, trl in names.items() if trl == trl_name and n != name):
+            entries = {tuple(name.split(".")): 1, tuple(other.split(".")): 2}
+            _, _, problems = by_trl_names(tool, entries, Places("c.yaml"))
+            assert [p.code for p in problems] == ["RCP168"], (name, other)
+            assert name in problems[0].hint
+            assert other in problems[0].hint
+
+
+def test_two_keys_that_write_one_path_are_a_problem_unless_they_agree():
+    draft = Draft("trl", {"a": 1, "b": 2, "c": 1}, Places("c.yaml"), "dpo")
+    for key, value in draft.data.items():
+        draft.put("dpo.beta", value, key)
+    assert (draft.values, draft.origins) == ({"dpo.beta": 1}, {"dpo.beta": ("a",)})
+    assert {p.path: p.code for p in draft.problems} == {"b": "RCP168"}
+    assert [d.key for d in draft.dropped] == ["c"]
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
 def test_rule_table_paths_are_in_the_schema(tool):
     known = {*all_paths()}
     for key, rule in tool.table.items():
@@ -480,8 +336,14 @@ def test_rule_table_does_not_drop_or_refuse_a_key_of_the_schema(tool):
     """
     names = {path.rpartition(".")[2] for path in all_paths()}
     rejected = {key for key, rule in tool.table.items() if isinstance(rule, Drop | Refuse)}
-    other_meaning = {"batch_size", "dpo_label_smoothing"}
-    assert rejected & names == set()
+    other_meaning = {
+        "batch_size",
+        "dpo_label_smoothing",
+        "temperature",
+        "max_new_tokens",
+        "compile",
+    }
+    assert rejected & names - other_meaning == set()
     assert rejected & ALIASES.keys() - UNSUPPORTED.keys() - other_meaning == set()
 
 
@@ -489,17 +351,14 @@ def test_unsupported_keys_are_not_in_the_schema():
     assert UNSUPPORTED.keys() & {path.rpartition(".")[2] for path in all_paths()} == set()
 
 
-def test_migrate_missing_required_keys_are_reported(tmp_path):
-    text = MINIMAL.replace("dataset_name: d\n", "").replace("output_dir: o\n", "")
-    problems = problems_of(tmp_path, f"{text}loss_type: sigmoid\n")
-    assert {key: (p.code, line_and_column(p)) for key, p in problems.items()} == {
-        "data": ("RCP167", "1:1"),
-        "output_dir": ("RCP167", "1:1"),
-    }
-
-
 @pytest.mark.parametrize(
-    ("text", "code"), [("model: {}\ndata: {}\n", "RCP151"), ("a: 1\n", "RCP150")]
+    ("text", "code"),
+    [
+        ("model: {name_or_path: a}\ndata: {}\n", "RCP151"),
+        ("dpo: {}\ndata: {}\n", "RCP151"),
+        ("model: {}\ndata: {}\n", "RCP150"),
+        ("tokenizer: {_component_: a.b}\n", "RCP173"),
+    ],
 )
 def test_migrate_file_of_no_tool_is_refused(tmp_path, text, code):
     with pytest.raises(RecipeError) as error:

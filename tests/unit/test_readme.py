@@ -179,7 +179,7 @@ def test_documented_command_names_existing_files(command):
 def test_inline_command_names_existing_commands_and_options(page):
     tree = _command_tree()
     for span in re.findall(r"`(prefcli [^`]+)`", page.read_text("utf-8")):
-        words = span.split()[1:]
+        words = span.partition(" -- ")[0].split()[1:]
         command = tree
         while words and (child := getattr(command, "commands", {}).get(words[0])):
             command, words = child, words[1:]

@@ -1,13 +1,13 @@
-"""Migration of other tools' YAML configs to recipes.
+"""Migration of other tools' configs and training commands to recipes.
 
-A new tool is one file here and one entry in TOOLS.
+`keys.py` has the table of their keys, and `tools.py` how each tool is recognised.
 """
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,24 @@ from typing import Any
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe import secrets
 from prefcli.recipe.load import load_text
-from prefcli.recipe.migrate.axolotl import AXOLOTL
+from prefcli.recipe.migrate.command_lines import is_script, read_command, read_script
+from prefcli.recipe.migrate.config_files import Config, read_yaml
 from prefcli.recipe.migrate.draft import Draft, Dropped, Renamed
-from prefcli.recipe.migrate.handbook import HANDBOOK
-from prefcli.recipe.migrate.llama_factory import LLAMA_FACTORY
 from prefcli.recipe.migrate.rules import Drop, apply_rules
-from prefcli.recipe.migrate.source_tool import SourceTool, find_method
-from prefcli.recipe.migrate.trl import TRL
+from prefcli.recipe.migrate.tools import TOOLS, by_trl_names, find_method
+from prefcli.recipe.overrides import key_path, override
 from prefcli.recipe.source_map import Key, Places, dotted, leaves
-from prefcli.recipe.yaml_reader import MissingValue, parse, read_text
 from prefcli.recipe.yaml_writer import recipe_text
 
-TOOLS: tuple[SourceTool, ...] = (AXOLOTL, LLAMA_FACTORY, HANDBOOK, TRL)
-"""The tools, in the order in which a file's keys are compared with their signature keys."""
+__all__ = ["TOOLS", "Migration", "migrate"]
 
 
 @dataclass(frozen=True)
 class Migration:
-    """The result of a migration. `text` is the recipe, or None if there are problems."""
+    """The result of a migration. `text` is the recipe, or None if there are problems.
+
+    partial: the recipe without what could not be translated, which is in its comments.
+    """
 
     tool: str | None = None
     method: str | None = None
@@ -41,13 +41,17 @@ class Migration:
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    partial: str | None = None
 
     def lines(self) -> list[str]:
-        """List the renamed and dropped keys and the notes, for people."""
+        """List the problems, or the renamed and dropped keys and the notes, for people."""
+        title = f"read as {self.tool}'s" + (f", for {self.method}" if self.method else "")
+        if self.problems:
+            return [title, *(f"error: {problem}" for problem in self.problems)]
         renamed = [f"{r.place}: {r.key} -> {r.path}: {_short(r.value)}" for r in self.renamed]
         dropped = [f"{d.place}: {d.key} dropped: {d.reason}" for d in self.dropped]
         changes = sorted(renamed + dropped, key=_position)
-        return [f"{self.tool}, for {self.method}", *changes, *(f"note: {n}" for n in self.notes)]
+        return [title, *changes, *(f"note: {n}" for n in self.notes)]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the migration as plain data, for --json."""
@@ -55,6 +59,7 @@ class Migration:
             "tool": self.tool,
             "method": self.method,
             "recipe": self.text,
+            "partial": self.partial,
             "renamed": [vars(entry) for entry in self.renamed],
             "dropped": [vars(entry) for entry in self.dropped],
             "notes": self.notes,
@@ -62,88 +67,132 @@ class Migration:
         }
 
 
-def migrate(path: str, method: str | None = None, devices: int | None = None) -> Migration:
+def migrate(
+    source: str | Sequence[str],
+    method: str | None = None,
+    devices: int | None = None,
+    overrides: Sequence[str] = (),
+) -> Migration:
     """Convert a config to a recipe, or collect all problems of the config.
 
-    Raises RecipeError for a file that is not YAML or belongs to no tool.
+    source: a file, or the words of a training command.
+    overrides: settings of the recipe as KEY=VALUE, which replace those of the config.
+
+    Raises RecipeError for a file that can't be read or belongs to no tool.
     """
-    data, places, problems = parse(read_text(path), path)
-    problems = [problem for problem in problems if not isinstance(problem, MissingValue)]
-    tool = _find_tool(data, path)
-    problems += _mask_tokens(data, places, tool)
-    method_or_problem = find_method(tool, data, places, method)
+    if not isinstance(source, str):
+        config = read_command([*source])
+    else:
+        config = read_script(source) if is_script(source) else read_yaml(source)
+    tool, places = config.tool, config.places
+    data, paths, collisions = by_trl_names(tool, config.entries, places)
+    problems = [*config.problems, *collisions, *_mask_tokens(data, paths, config)]
+    method_or_problem = find_method(tool, data, places, paths, method or config.method)
     if isinstance(method_or_problem, Problem):
-        return Migration(tool.name, problems=_in_file_order([*problems, method_or_problem]))
-    method = method_or_problem
-    draft = Draft(tool.name, data, places, method, devices, tool.defaults(method, data))
-    draft.problems += [*problems, *_interpolations(data, places)]
+        # Any of the methods would have these problems.
+        common: list[Problem] | None = None
+        for name in tool.candidate_methods(data) if tool.method_key is None else ():
+            reported = _draft(config, data, paths, name, devices, overrides).problems
+            common = reported if common is None else [p for p in common if p in reported]
+        problems = _in_file_order([*problems, method_or_problem, *(common or [])])
+        return Migration(tool.name, problems=problems)
+    draft = _draft(config, data, paths, method_or_problem, devices, overrides)
+    draft.problems += problems
+    values = _nested(draft)
+    draft.problems += override(values, overrides, Places(places.source))
+    text = recipe_text(_sections(values))
+    name = Path(places.source).name
+    draft.problems += _schema_problems(_header(draft, name) + text, draft)
+    draft.problems = _in_file_order(draft.problems)
+    complete = None if draft.problems else _header(draft, name) + text
+    return Migration(
+        tool.name,
+        draft.method,
+        complete,
+        draft.renamed,
+        draft.dropped,
+        draft.notes,
+        draft.problems,
+        _header(draft, name) + text if draft.problems else None,
+    )
+
+
+def _draft(
+    config: Config,
+    data: dict[str, Any],
+    paths: dict[str, Key],
+    method: str,
+    devices: int | None,
+    overrides: Sequence[str],
+) -> Draft:
+    """Apply the tool's rules to its settings."""
+    tool = config.tool
+    given = [dotted(path) for o in overrides if (path := key_path(o.partition("=")[0].strip()))]
+    draft = Draft(
+        tool.name,
+        data,
+        config.places,
+        method,
+        devices or config.devices,
+        tool.defaults(method, data),
+        paths,
+        {trl: name for name, trl in reversed(tool.trl_names().items())},
+        tuple(given),
+        notes=[*config.notes],
+    )
+    for path, value in leaves({dotted(paths[key]): value for key, value in data.items()}):
+        if isinstance(value, str) and "${" in value:
+            message = "prefcli reads ${...} as an interpolation"
+            place = config.places.value(path)
+            hint = "write the value itself"
+            draft.problems.append(Problem(message, place, dotted(path), hint, code="RCP166"))
+    for key in tool.required(method, data):
+        if data.get(key) is None:
+            draft.refuse(
+                key,
+                f"is missing, and {tool.name} has no default for {method}",
+                code="RCP161",
+                hint=f"write {draft.name(key)}",
+                path=next(iter(tool.table[key].paths), None),
+            )
     apply_rules(draft, tool.table)
     if draft.assumed:
         listed = ", ".join(f"{key} {value}" for key, value in draft.assumed.items())
         draft.note(f"{tool.name}'s defaults for keys that are not in the file: {listed}")
-    text = _header(draft, Path(path).name) + recipe_text(_values(draft))
-    draft.problems += _schema_problems(text, draft)
-    return Migration(
-        tool.name,
-        method,
-        None if draft.problems else text,
-        draft.renamed,
-        draft.dropped,
-        draft.notes,
-        _in_file_order(draft.problems),
-    )
+    return draft
 
 
-def _find_tool(data: dict[str, Any], path: str) -> SourceTool:
-    if "model" in data and "data" in data:
-        raise RecipeError(
-            "this is already a recipe",
-            place=f"{path}:1:1",
-            hint=f"run prefcli validate {path}",
-            code="RCP151",
-        )
-    for tool in TOOLS:
-        if tool.signature_keys & data.keys():
-            return tool
-    names = ", ".join(tool.name for tool in TOOLS)
-    raise RecipeError(
-        f"the keys belong to none of these tools: {names}",
-        place=f"{path}:1:1",
-        hint="pass the YAML file that one of them trains with",
-        code="RCP150",
-    )
-
-
-def _mask_tokens(data: dict[str, Any], places: Places, tool: SourceTool) -> list[Problem]:
+def _mask_tokens(data: dict[str, Any], paths: dict[str, Key], config: Config) -> list[Problem]:
     """Hide access tokens in `data`; report those whose key is not dropped anyway."""
-    dropped = {key for key, rule in tool.table.items() if isinstance(rule, Drop)}
-    return [p for p in secrets.mask(data, places) if p.path not in dropped]
+    problems = []
+    for key in list(data):
+        value = {dotted(paths[key]): data[key]}
+        reported = secrets.mask(value, config.places)
+        data[key] = next(iter(value.values()))
+        if not isinstance(config.tool.table.get(key), Drop):
+            problems += reported
+    return problems
 
 
-def _interpolations(data: dict[str, Any], places: Places) -> list[Problem]:
-    return [
-        Problem(
-            "prefcli reads ${...} as an interpolation",
-            places.value(path),
-            dotted(path),
-            "write the value itself",
-            code="RCP166",
-        )
-        for path, value in leaves(data)
-        if isinstance(value, str) and "${" in value
-    ]
-
-
-def _values(draft: Draft) -> dict[str, Any]:
-    """Return the recipe by dotted paths of two parts; deeper paths become a mapping."""
+def _nested(draft: Draft) -> dict[str, Any]:
+    """Return the recipe as nested sections."""
     values: dict[str, Any] = {draft.method: {}}
     for path, value in draft.values.items():
         *sections, key = path.split(".")
-        if len(sections) > 1:
-            values.setdefault(".".join(sections), {})[key] = value
-        else:
-            values[path] = value
+        section = values
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[key] = value
     return values
+
+
+def _sections(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe by dotted paths of two parts, as recipe_text() takes it."""
+    return {
+        f"{name}.{key}" if key else name: inner
+        for name, value in values.items()
+        for key, inner in (value.items() if isinstance(value, dict) and value else [("", value)])
+    }
 
 
 def _schema_problems(text: str, draft: Draft) -> list[Problem]:
@@ -168,10 +217,10 @@ def _at_origins(
                 problem,
                 message="no key of the file becomes it" if missing else problem.message,
                 place=f"{draft.places.source}:1:1",
-                hint=None if missing else problem.hint,
+                hint=f"pass {problem.path}=VALUE" if missing else problem.hint,
                 code="RCP167" if missing else problem.code,
             )
-        elif origin is not None and origin[0] not in reported:
+        elif origin is not None and re.split(r"[.\[]", dotted(origin))[0] not in reported:
             yield replace(
                 problem,
                 message=f"becomes {problem.path}: {problem.message}",
@@ -191,9 +240,15 @@ def _origin(path: str, draft: Draft) -> Key | None:
 
 def _header(draft: Draft, name: str) -> str:
     lines = [f"# Migrated from {draft.tool}'s {name}, for prefcli {draft.method}."]
-    for note in draft.notes:
+    if draft.problems:
+        lines.append("# Not complete; these settings are missing:")
+    for text in (*map(str, draft.problems), *draft.notes):
         lines += textwrap.wrap(
-            note, 96, initial_indent="# - ", subsequent_indent="#   ", break_on_hyphens=False
+            " ".join(text.split()),
+            96,
+            initial_indent="# - ",
+            subsequent_indent="#   ",
+            break_on_hyphens=False,
         )
     return "\n".join(lines) + "\n"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from prefcli.recipe.migrate.draft import Draft
-from prefcli.recipe.migrate.rules import is_on, word_list
-from prefcli.recipe.migrate.shared_rules import SourceList, drop_random_split, put_sources
+from prefcli.recipe.migrate.rules import is_on, refuse_unknown, word_list
+from prefcli.recipe.migrate.settings import SourceList, held_out, put_sources
 
-DATA_KEYS = ("datasets", "test_datasets", "val_set_size", "train_on_inputs")
+KEYS = ("datasets", "test_datasets", "val_set_size")
 _COPIED = ("path", "name", "split", "revision", "data_files")
 _FORMAT_KEYS = {"type", "field_messages", "field_chosen", "field_rejected", "field"}
 _UNUSED = {"ds_type"}
@@ -34,10 +34,9 @@ _PAIR_TYPE = "chat_template.default"
 _ARGILLA_TYPES = ("chat_template.argilla_chat", "chat_template.argilla")
 
 
-def translate_data(draft: Draft) -> None:
+def translate(draft: Draft) -> None:
     """Translate datasets and test_datasets."""
-    draft.handled |= {*DATA_KEYS}
-    types: set[str] = set()
+    draft.handled |= {*KEYS}
     for key, path in (("datasets", "data.train"), ("test_datasets", "data.eval")):
         entries = draft.given(key)
         if entries is None:
@@ -48,27 +47,18 @@ def translate_data(draft: Draft) -> None:
         sources: SourceList = [
             (_source(draft, key, i, entry), (i,)) for i, entry in enumerate(entries)
         ]
-        types |= {str(entry.get("type")) for entry in entries}
+        if any(entry.get("type") == _CHAT_TYPE for entry in entries):
+            draft.row_types.add("conversations")
         put_sources(draft, path, sources, key)
     if not is_on(draft.given("val_set_size")):
         draft.drop("val_set_size", "it is off")
     else:
-        drop_random_split(draft, "val_set_size")
-    _train_on_inputs(draft, types)
+        held_out(draft, "val_set_size")
     if draft.given("excess_length_strategy") != "truncate":
         draft.note(
             "axolotl drops rows that are longer than sequence_len; prefcli truncates them at the "
             "end and counts them"
         )
-
-
-def _train_on_inputs(draft: Draft, types: set[str]) -> None:
-    """Translate the turns of a conversation that are trained on."""
-    if draft.method != "sft" or _CHAT_TYPE not in types:
-        draft.drop("train_on_inputs", "only conversations for sft use it")
-    else:
-        assistant_only = not is_on(draft.given("train_on_inputs"))
-        draft.put("sft.assistant_only_loss", assistant_only, "train_on_inputs")
 
 
 def _source(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str, Any]:
@@ -84,9 +74,7 @@ def _source(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str, 
                 )
                 draft.refuse(key, message, i, name, code="RCP164", hint=hint)
         elif name not in _HARMLESS:
-            message = "prefcli migrate does not know this key"
-            hint = "remove it, or report it as missing"
-            draft.refuse(key, message, i, name, code="RCP155", hint=hint)
+            refuse_unknown(draft, key, i, name)
         elif value not in _HARMLESS[name]:
             message = f"prefcli has no setting for {value!r}"
             hint = "remove it if the run does not need it"
@@ -128,3 +116,16 @@ def _columns(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str,
             hint=hint,
         )
     return {column: source for column, source in columns.items() if column != source}
+
+
+_MEMORY_PLUGINS = ("liger", "cut_cross_entropy", "kernels")
+
+
+def plugins(draft: Draft) -> None:
+    """Drop plugins that save memory, and refuse others."""
+    for i, plugin in enumerate(word_list(draft.given("plugins") or []) or []):
+        if any(name in plugin.lower() for name in _MEMORY_PLUGINS):
+            draft.drop("plugins", "it changes memory or speed, but not the result of training", i)
+        else:
+            message, hint = f"prefcli does not have the plugin {plugin}", "remove it"
+            draft.refuse("plugins", message, i, code="RCP156", hint=hint)

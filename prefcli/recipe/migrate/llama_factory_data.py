@@ -8,10 +8,9 @@ from typing import Any
 
 from prefcli.recipe.migrate.draft import Draft
 from prefcli.recipe.migrate.rules import is_on, word_list
-from prefcli.recipe.migrate.shared_rules import drop_random_split, evaluates, put_sources
-from prefcli.recipe.migrate.training_arguments import STRATEGY_KEYS
+from prefcli.recipe.migrate.settings import evaluates, held_out, put_sources
 
-DATA_KEYS = ("dataset", "eval_dataset", "dataset_dir", "max_samples", "val_size")
+KEYS = ("dataset", "eval_dataset", "dataset_dir", "max_samples", "val_size")
 _INFO_FILE = "dataset_info.json"
 _SHAREGPT = {
     "role_tag": "from",
@@ -35,9 +34,9 @@ _INFO_KEYS = {
 _INFO_KEYS |= {"split", "columns", "tags", "file_sha1"}
 
 
-def translate_data(draft: Draft) -> None:
+def translate(draft: Draft) -> None:
     """Translate dataset and eval_dataset by the entries of dataset_info.json."""
-    draft.handled |= {*DATA_KEYS}
+    draft.handled |= {*KEYS}
     if (info := _read_info(draft)) is None:
         return
     folder, entries = info
@@ -49,12 +48,12 @@ def translate_data(draft: Draft) -> None:
             draft.refuse(key, message, code="RCP157")
             continue
         sources = [_source(draft, key, name, folder, entries) for name in names]
-        if None not in sources and (key == "dataset" or evaluates(draft, *STRATEGY_KEYS)):
+        if None not in sources and (key == "dataset" or evaluates(draft)):
             put_sources(draft, path, [(source, ()) for source in sources if source], key)
     if draft.given("dataset_dir") is not None:
         draft.drop("dataset_dir", f"the recipe does not need {_INFO_FILE}")
     if is_on(draft.given("val_size")):
-        drop_random_split(draft, "val_size")
+        held_out(draft, "val_size")
     else:
         draft.drop("val_size", "it is off")
 
@@ -62,8 +61,11 @@ def translate_data(draft: Draft) -> None:
 def _read_info(draft: Draft) -> tuple[Path, dict[str, Any]] | None:
     """Return the folder of dataset_info.json and its entries."""
     given = draft.given("dataset_dir")
-    folders = [Path(str(given)), draft.folder / str(given)] if given is not None else []
-    folders += [draft.folder, draft.folder / "data"]
+    above = [draft.folder.absolute(), *draft.folder.absolute().parents][:6]
+    if given is not None:
+        folders = [Path(str(given)), *(folder / str(given) for folder in above)]
+    else:
+        folders = [draft.folder, Path("data"), *(folder / "data" for folder in above)]
     key = "dataset_dir" if given is not None else "dataset"
     for folder in folders:
         path = folder / _INFO_FILE
@@ -78,9 +80,10 @@ def _read_info(draft: Draft) -> tuple[Path, dict[str, Any]] | None:
             return folder, entries
     draft.refuse(
         key,
-        f"{_INFO_FILE}, which defines the datasets, is not in dataset_dir or in this file's folder",
+        f"{_INFO_FILE}, which defines the datasets, is not in {given or 'this folder or data/'}",
         code="RCP165",
         hint=f"copy it to this file's folder, or write dataset_dir: FOLDER_OF_{_INFO_FILE}",
+        path="data.train",
     )
     return None
 
@@ -138,6 +141,7 @@ def _columns(draft: Draft, key: str, name: str, entry: dict[str, Any]) -> dict[s
         draft.refuse(key, message, code="RCP164", hint="convert the rows first")
         return None
     is_pair = draft.method != "sft"
+    draft.row_types.add("conversations")
     names = {"conversations" if is_pair or tags == _SHAREGPT else "messages": messages}
     if is_pair:
         names |= {side: columns.get(side, side) for side in ("chosen", "rejected")}

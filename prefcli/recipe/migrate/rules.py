@@ -10,6 +10,20 @@ from prefcli.methods import METHODS
 from prefcli.recipe.migrate.draft import Draft
 
 
+def is_on(value: Any) -> bool:
+    """Return whether a value enables something: not null, false, zero, empty, `no` or `off`."""
+    off = ("no", "off", "none", "false", "")
+    return bool(value) and not (isinstance(value, str) and value.lower() in off)
+
+
+def word_list(value: Any) -> list[str] | None:
+    """Return a list of strings, also from a comma-separated string; None for anything else."""
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return None
+    return [word.strip() for word in words]
+
+
 class Rule(ABC):
     """Translates a key."""
 
@@ -52,17 +66,19 @@ class Rename(Rule):
         try:
             draft.put(path, self.read(value) if self.read else value, key)
         except ValueError as error:
-            draft.refuse(key, str(error), code="RCP157")
+            draft.refuse(key, str(error), code="RCP157", path=path)
 
 
 class Drop(Rule):
-    """Drops the key, whatever its value."""
+    """Drops the key, whatever its value; `note` is for the reader of a recipe where it was on."""
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    def __init__(self, reason: str, note: str | None = None) -> None:
+        self.reason, self.note = reason, note
 
     def apply(self, draft: Draft, key: str) -> None:
         draft.drop(key, self.reason)
+        if self.note and is_on(draft.given(key)):
+            draft.note(f"{draft.name(key)}: {self.note}")
 
 
 class Refuse(Rule):
@@ -101,40 +117,29 @@ class MultiKeyRule(Rule):
 RuleTable = Mapping[str, Rule]
 
 
+def refuse_unknown(draft: Draft, key: str, *inside: str | int) -> None:
+    """Refuse a key that no rule is for, unless it has no value."""
+    hint = "remove it if the run does not need it, or report it as missing"
+    draft.refuse(key, "prefcli migrate does not know this key", *inside, code="RCP155", hint=hint)
+
+
 def apply_rules(draft: Draft, table: RuleTable) -> None:
     """Translate every key of the file, so that each is written, dropped or refused."""
     for key in [*draft.data, *(k for k in draft.defaults if k not in draft.data)]:
         rule = table.get(key)
-        if rule is None:
-            draft.refuse(
-                key,
-                "prefcli migrate does not know this key",
-                code="RCP155",
-                hint="remove it, or report it as missing",
-            )
-        elif not isinstance(rule, MultiKeyRule):
-            if draft.value(key) is None:
-                draft.drop(key, "it is not set")
-            else:
-                rule.apply(draft, key)
+        if isinstance(rule, MultiKeyRule):
+            continue
+        if draft.value(key) is None:
+            draft.drop(key, "it is not set")
+        elif rule is None:
+            refuse_unknown(draft, key)
+        else:
+            rule.apply(draft, key)
     for multi in dict.fromkeys(r for r in table.values() if isinstance(r, MultiKeyRule)):
         multi.translate(draft)
     for key, value in draft.data.items():
-        if key not in draft.handled and value is None:
-            draft.drop(key, "it is not set")
+        if key not in draft.handled and not is_on(value):
+            draft.drop(key, "it is not set" if value is None else "it is off")
         elif key not in draft.handled:
             message = f"it has no effect on {draft.method} with the other keys"
             draft.refuse(key, message, code="RCP158", hint="remove it")
-
-
-def is_on(value: Any) -> bool:
-    """Return whether a value enables something: not null, false, zero, empty, `no` or `off`."""
-    return bool(value) and not (isinstance(value, str) and value.lower() in ("no", "off", "none"))
-
-
-def word_list(value: Any) -> list[str] | None:
-    """Return a list of strings, also from a comma-separated string; None for anything else."""
-    words = value.split(",") if isinstance(value, str) else value
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        return None
-    return [word.strip() for word in words]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from prefcli.config_base import ConfigBase, Count, Fraction, Positive, section
+from prefcli.config_base import ConfigBase, Count, Fraction, Positive, RuleError, section
 from prefcli.recipe.paths import PathOrName
 
 
@@ -26,6 +26,14 @@ class Source(ConfigBase):
     """prefcli's column name: the name of the column in the data."""
     fraction: Fraction = 1.0
     """Share of the rows to use, drawn with the recipe's seed."""
+    rows: Count | None = None
+    """Number of rows to use, drawn with the recipe's seed; all rows if there are fewer."""
+
+    @model_validator(mode="after")
+    def _rows_or_fraction(self) -> Source:
+        if self.rows is not None and self.fraction != 1.0:
+            raise RuleError("rows and fraction both limit the source; remove one")
+        return self
 
 
 def _one_or_many(value: Any) -> Any:
@@ -64,6 +72,41 @@ class DataChecks(ConfigBase):
     The thresholds are proposals, except where a source is named.
     """
 
+    unread: Annotated[
+        Shares,
+        CheckText(
+            "columns or keys of messages that change training elsewhere are not read",
+            "put their text into the prompt or the messages",
+        ),
+    ] = Shares(warn=0.0, error=0.5)
+    """Rows with a value that prefcli does not read and other tools do, such as a system column
+    next to the prompt; not counted where the prompt contains it."""
+    parted: Annotated[
+        Shares,
+        CheckText(
+            "the sides differ before their last turn",
+            "remove such pairs, or name the turns that both sides share in a prompt column",
+        ),
+    ] = Shares(warn=0.0, error=0.1)
+    """Pairs without a prompt column whose conversations differ before the last answer; they are
+    dropped."""
+    turns: Annotated[
+        Shares,
+        CheckText(
+            "the turns have an order that can't be trained on",
+            "end prompts with a user turn, and conversations and sides with an assistant turn",
+        ),
+    ] = Shares(warn=0.0, error=0.05)
+    """Rows whose prompt ends with an assistant turn, or whose answer is not one; they are
+    dropped."""
+    bad_label: Annotated[
+        Shares,
+        CheckText(
+            "the label is neither true nor false",
+            "write true or false in every row",
+        ),
+    ] = Shares(warn=0.0, error=0.01)
+    """Rows without a valid label; they are dropped."""
     long_prompts: Annotated[
         Shares,
         CheckText(
@@ -101,6 +144,15 @@ class DataChecks(ConfigBase):
         Shares, CheckText("a text that is trained on is empty", "fill in or remove such rows")
     ] = Shares(warn=0.0, error=0.01)
     """Rows with an empty text; they are dropped."""
+    nothing_trained: Annotated[
+        Shares,
+        CheckText(
+            "the row has no token to train on",
+            "raise data.max_length where max_length cuts them, and put assistant turns between "
+            "{% generation %} and {% endgeneration %} where the chat template marks none",
+        ),
+    ] = Shares(warn=0.0, error=0.05)
+    """Rows without a token to train on; they are dropped."""
     duplicates: Annotated[
         Shares,
         CheckText("duplicate of an earlier row", "remove duplicates unless they are intended"),

@@ -83,8 +83,9 @@ class Lora(ConfigBase):
     rank: Count = 16
     alpha: Positive = 32.0
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
-    """all-linear: every linear layer except the output head; or a list of layer names."""
+    target_modules: Literal["all-linear", "default"] | list[str] = "all-linear"
+    """all-linear: every linear layer except the output head. default: the layers that peft chooses
+    for the architecture. Or a list of layer names."""
     use_rslora: Flag = False
     """Scale by alpha/sqrt(rank) (Kalajdzievski 2023, arXiv:2312.03732)."""
     use_dora: Flag = False

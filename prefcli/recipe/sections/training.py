@@ -97,7 +97,8 @@ class Training(ConfigBase):
     adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     adam_epsilon: Positive = 1e-8
-    max_grad_norm: Positive = 1.0
+    max_grad_norm: NonNegative = 1.0
+    """0: gradients are not clipped."""
     gradient_checkpointing: Flag | Literal["auto"] = "auto"
     """Recompute activations in the backward pass: less memory, about a third slower. auto: only if
     a step would not fit comfortably into the device's memory without it; the log says so."""

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from prefcli import preemption
+from prefcli.checkpoints.metrics_log import read_log
 from prefcli.console import say, warn
 from prefcli.data import Split
 from prefcli.data.token_text import escape_text
@@ -210,8 +211,7 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
 
     def _recall(self) -> None:
         """Restore the rows before a resume, with the reference's answers at the start."""
-        lines = self._path.read_text("utf-8").splitlines() if self._path.exists() else []
-        self._rows = [json.loads(line) for line in lines]
+        self._rows = [row for _, row in read_log(self._path)]
         self._reference = {
             row["place"]: row["reference"] for row in self._rows if "reference" in row
         }

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from prefcli.data.digests import json_digest
 from prefcli.methods import METHODS
 from tests.support.formula_cases import LORA, PAIRS, gradients, move_weights, total
 from tests.support.oracle import Oracle, deviation
@@ -62,14 +63,22 @@ class Case:
         return scores
 
 
+@pytest.fixture(scope="session")
+def row_files(tmp_path_factory):
+    """A folder of row files named by their content, so that equal rows are prepared only once."""
+    return tmp_path_factory.mktemp("rows")
+
+
 @pytest.fixture
-def build(recipe_data, make_recipe, tmp_path):
+def build(recipe_data, make_recipe, row_files):
     """Build a Case, with the policy moved away from the reference."""
 
     def build(
         name, section, rows=PAIRS, *, lora=False, max_length=64, seed=1, size=0.1, **training
     ):
-        data = write_jsonl(tmp_path / "rows.jsonl", rows)
+        data = row_files / f"{json_digest(rows)}.jsonl"
+        if not data.exists():
+            write_jsonl(data, rows)
         for other in METHODS:
             recipe_data.pop(other, None)
         recipe_data[name] = section
