@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Callable
 from typing import TextIO
 
@@ -41,11 +42,29 @@ def print_above(view: Callable[[str], None] | None) -> None:
     _above = view
 
 
+def visible(text: object) -> str:
+    r"""Return text with control characters and text-direction marks escaped: \x1b, \u202e.
+
+    Lone surrogates, which a file cannot hold, are escaped too.
+    """
+    return "".join(c if c in "\n\t" or c == " " or _is_shown(c) else _escape(c) for c in str(text))
+
+
+def _is_shown(character: str) -> bool:
+    # Cc is control, Cs surrogates, Cf format; emoji and many scripts need the Cf joiners.
+    return character in "\u200c\u200d" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
 def say(*lines: str) -> None:
     """Print lines and flush, so that a cluster log is complete when the job is killed."""
     if not lines or not is_main_process():
         return
-    text = redact("\n".join(lines))
+    text = redact(visible("\n".join(lines)))
     if _above is not None:
         _above(text)
         return
@@ -60,7 +79,7 @@ def document(text: str) -> None:
     """Print the result for a script to standard output."""
     if is_main_process():
         try:
-            print(redact(text), flush=True)
+            print(redact(visible(text)), flush=True)
         except BrokenPipeError:
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from prefcli import __version__, first_failure, preemption
-from prefcli.console import is_main_process, say
+from prefcli.console import is_main_process, say, visible
 from prefcli.cuda_allocator import use_expandable_segments
 from prefcli.errors import ExitCode, PrefcliError, Problem, RecipeError
 from prefcli.methods import METHODS
@@ -162,7 +162,7 @@ def _prints(error: PrefcliError, grace: float) -> bool:
 
 def _print_error(text: str) -> None:
     rank = "" if is_main_process() else f"rank {os.environ['RANK']}: "
-    print(redact(rank + text), end="", file=sys.stderr, flush=True)
+    print(redact(visible(rank + text)), end="", file=sys.stderr, flush=True)
 
 
 def refuse_secrets(arguments: Sequence[str]) -> None:

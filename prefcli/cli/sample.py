@@ -12,6 +12,7 @@ from prefcli.cli.recipe_command import Offline, command_app, heavy_half
 from prefcli.console import say
 from prefcli.errors import RecipeError
 from prefcli.recipe.offline import go_offline
+from prefcli.secrets import redact
 
 app = command_app()
 
@@ -54,7 +55,7 @@ def sample(
         models, prompts, chat_template, Sampling(max_new_tokens, temperature, seed)
     )
     if output is not None:
-        text = "".join(json.dumps(row) + "\n" for row in rows)
+        text = "".join(redact(json.dumps(row)) + "\n" for row in rows)
         Path(output).write_text(text, encoding="utf-8")
         say(f"{len(rows)} prompts answered, written to {output}")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ class Unread:
     """The rows in which one column or key of messages has a value that is not read."""
 
     example: str
+    cure: str | None
+    """What to do about it if it changes training in other tools."""
     rows: Tally = field(default_factory=Tally)
 
 
@@ -36,6 +39,12 @@ class Account:
     unread: dict[str, Unread] = field(default_factory=dict)
     incomplete: Tally = field(default_factory=Tally)
     """Rows with an unread value that changes training in other tools."""
+    counted: dict[str, Tally] = field(default_factory=dict)
+    """Rows of other findings, which are kept."""
+    detail_counts: dict[str, Counter[str]] = field(default_factory=dict)
+    """Details of these findings."""
+    notes: dict[str, Tally] = field(default_factory=dict)
+    """Rows that were read in a way that the user should know, by that way."""
 
     def drop(self, reason: str, place: str, value: str = "") -> None:
         """Count a dropped row."""
@@ -43,16 +52,28 @@ class Account:
         if value:
             self.values.setdefault(reason, Counter())[value] += 1
 
-    def leave_unread(self, values: Mapping[str, Any], place: Callable[[], str]) -> None:
-        """Count the unread values of a row."""
+    def leave_unread(
+        self, values: Mapping[str, Any], place: Callable[[], str], *, chat: bool
+    ) -> None:
+        """Count the unread values of a row. chat: the row holds messages."""
         for name, value in values.items():
-            self.unread.setdefault(name, Unread(describe(value))).rows.add(place)
-        if any(cure(name) for name in values):
+            entry = self.unread.setdefault(name, Unread(describe(value), cure(name, chat=chat)))
+            entry.rows.add(place)
+        if any(self.unread[name].cure for name in values):
             self.incomplete.add(place)
+
+    def note(self, text: str, place: Callable[[], str]) -> None:
+        """Count a row that was read in a way that the user should know."""
+        self.notes.setdefault(text, Tally()).add(place)
+
+    def count(self, finding: str, detail: str, place: Callable[[], str]) -> None:
+        """Count a row for a finding of `data.checks`; the row is kept."""
+        self.counted.setdefault(finding, Tally()).add(place)
+        self.detail_counts.setdefault(finding, Counter())[detail] += 1
 
     def tallies(self) -> dict[str, Tally]:
         """Return the rows of each finding of `data.checks`."""
-        tallies: dict[str, Tally] = {}
+        tallies = copy.deepcopy(self.counted)
         for reason, rows in self.dropped.items():
             if (name := DROPS[reason]) is not None:
                 tallies.setdefault(name, Tally()).join(rows)
@@ -60,36 +81,43 @@ class Account:
             tallies["unread"] = self.incomplete
         return tallies
 
-    def notes(self) -> dict[str, str]:
+    def details(self) -> dict[str, str]:
         """Return details of these findings as text."""
-        notes = {
+        details = {
             name: f"found {_counted(values)}"
             for reason, values in self.values.items()
             if (name := DROPS[reason]) is not None
         }
+        details |= {
+            name: ", ".join(f"{detail} in {count}" for detail, count in counts.items())
+            for name, counts in self.detail_counts.items()
+        }
         if self.incomplete.count:
-            notes["unread"] = self._unread_text(harmful=True)
-        return notes
+            details["unread"] = self._unread_text(harmful=True)
+        return details
 
     @property
     def unread_cure(self) -> str:
         """The advice for each unread value that changes training in other tools."""
         cures: dict[str, list[str]] = {}
-        for name in self.unread:
-            if (text := cure(name)) is not None:
-                cures.setdefault(text, []).append(name)
+        for name, entry in self.unread.items():
+            if entry.cure is not None:
+                cures.setdefault(entry.cure, []).append(name)
         return "; ".join(f"{', '.join(names)}: {text}" for text, names in cures.items())
 
     def lines(self) -> list[str]:
-        """Name the unread values that change training nowhere."""
+        """Return the notes, and name the unread values that change training nowhere."""
         text = self._unread_text(harmful=False)
-        return [f"not read: {text}"] if text else []
+        return [
+            *(f"{rows.count} rows: {note}" for note, rows in self.notes.items()),
+            *([f"not read: {text}"] if text else []),
+        ]
 
     def _unread_text(self, *, harmful: bool) -> str:
         return ", ".join(
             f"{name} in {entry.rows.count} (such as {entry.example})"
             for name, entry in self.unread.items()
-            if (cure(name) is not None) == harmful
+            if (entry.cure is not None) == harmful
         )
 
 

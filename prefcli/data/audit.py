@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,6 +39,7 @@ class Audit:
     _tallies: dict[str, Tally] = field(default_factory=dict)
     _remaining: Counter[str] = field(default_factory=Counter)
     """Rows of each finding that are not dropped."""
+    _unrendered: Counter[str] = field(default_factory=Counter)
     _cut: Counter[str] = field(default_factory=Counter)
     _lengths: dict[str, list[Ints]] = field(default_factory=dict)
     _rows: Ints = field(default_factory=lambda: _NO_KEYS)
@@ -77,6 +79,14 @@ class Audit:
         masks = dict(stats.faults)
         cut = {side: end > self.limits.room for side, end in stats.ends.items()}
         self._cut.update({side: int((mask & keep).sum()) for side, mask in cut.items()})
+        not_rendered = np.array([missing is not None for missing in stats.unrendered], np.bool_)
+        masks["not_rendered"] = not_rendered
+        self._unrendered.update(
+            part
+            for missing, remains in zip(stats.unrendered, keep, strict=True)
+            if missing is not None and remains
+            for part in missing.split(", ")
+        )
         masks["cut"] = np.logical_or.reduce(list(cut.values()))
         masks["contradictions"] = self._occurs_earlier(stats.opposite_key, stats.row_key, keep)
         masks["duplicates"] = self._occurs_earlier(stats.row_key, stats.row_key, keep)
@@ -104,16 +114,20 @@ class Audit:
         tallies = self.account.tallies()
         for name, rows in self._tallies.items():
             tallies.setdefault(name, Tally()).join(rows)
-        remaining = self._remaining + Counter(unread=self.account.incomplete.count)
-        notes = self.account.notes()
+        remaining = self._remaining + Counter(
+            {name: rows.count for name, rows in self.account.counted.items()}
+        )
+        remaining["unread"] = self.account.incomplete.count
+        notes = self.account.details()
         if self._cut.total():
-            sides = ", ".join(f"{side} in {count}" for side, count in self._cut.items())
-            notes["cut"] = f"{sides}; max_length {self.lengths().enough} cuts at most 1 %"
-        nothing = [r for r in self._dropped if DROPS[r] == "nothing_trained"]
-        if nothing:
-            notes["nothing_trained"] = ", ".join(
-                f"{reason} in {self._dropped[reason].count}" for reason in nothing
-            )
+            enough = self.lengths().enough
+            notes["cut"] = f"{_in_rows(self._cut)}; max_length {enough} cuts at most 1 %"
+        if self._unrendered:
+            notes["not_rendered"] = _in_rows(self._unrendered)
+        for name in ("nothing_trained", "identical_tokens"):
+            reasons = {r: rows.count for r, rows in self._dropped.items() if DROPS[r] == name}
+            if reasons:
+                notes[name] = _in_rows(reasons)
         if self._pairs:
             chosen, rejected = (self._pair_tokens[s] / self._pairs for s in ("chosen", "rejected"))
             notes["chosen_longer"] = f"on average {chosen:.1f} and {rejected:.1f} tokens"
@@ -147,6 +161,10 @@ class Audit:
             is_known = known[index] == sought_keys
             earlier |= is_known & (at[first[index]] < np.arange(len(sought_keys)))
         return earlier
+
+
+def _in_rows(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} in {count}" for name, count in counts.items())
 
 
 def row_place(rows: Dataset, index: int) -> str:

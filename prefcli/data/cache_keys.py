@@ -50,6 +50,7 @@ def splits_key(
                 method.trainer.prompt_margin,
                 method.trainer.adds_special_tokens,
                 method.trainer.max_merged_tokens,
+                method.trainer.renders_tools,
                 method.assistant_only,
                 method.trainer.keeps_row_order,
                 _batch_size(recipe, method),

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]
-from datasets import Dataset, Features, Value, concatenate_datasets
-from datasets import List as ListOf
+from datasets import Dataset, concatenate_datasets
 
 from prefcli.data.account import Account, InvalidRows
-from prefcli.data.arrow_cache import store_table
+from prefcli.data.canonical_tables import CanonicalTables, unify
 from prefcli.data.readers import ROWS_TRIED
 from prefcli.data.sources import RawRows
 from prefcli.errors import DataError, Problem
 from prefcli.formats import FORMATS, Format, RowError, detect
-from prefcli.formats.chat import split_last_turn
+from prefcli.formats.base import BAD_LABEL, Raw, Row, describe
+from prefcli.formats.cells import prepare
+from prefcli.formats.chat import REASONING_KEYS, split_last_turn
+from prefcli.formats.chat_columns import TEMPLATE_COLUMNS, add_chat_columns, rename_reasoning
+from prefcli.formats.contents import compare_scores, holds_user_turn, score_columns
+from prefcli.formats.labelled import label_spelling
 from prefcli.formats.unread import cure, unread
 from prefcli.methods import RowKind
 
 COLUMNS: dict[RowKind, tuple[str, ...]] = {
-    "pair": ("prompt", "chosen", "rejected"),
-    "labelled": ("prompt", "completion", "label"),
-    "demonstration": ("messages", "prompt", "completion", "text"),
+    "pair": ("prompt", "chosen", "rejected", *TEMPLATE_COLUMNS),
+    "labelled": ("prompt", "completion", "label", *TEMPLATE_COLUMNS),
+    "demonstration": ("messages", "prompt", "completion", "text", *TEMPLATE_COLUMNS),
 }
 """Columns a canonical row of each kind may have."""
 
-_CHUNK = 1000
-_MESSAGES = ListOf({"role": Value("string"), "content": Value("string")})
+
+_TEXT_KEYS = ("content", *REASONING_KEYS)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Place:
 
     file: str
     where: str
+    chat: bool = False
+    """Texts become turns."""
 
 
 def convert(
@@ -48,6 +54,9 @@ def convert(
     account: Account,
     *,
     last_turn: bool = False,
+    tools: bool = True,
+    reasoning: str | None = None,
+    trains_users: bool = True,
 ) -> Dataset:
     """Convert rows to canonical ones, with `_file` and `_row` (their number in the file).
 
@@ -56,26 +65,39 @@ def convert(
     what is not read, are counted in `account`.
 
     last_turn: a conversation becomes a prompt and its last turn, which is the completion.
+    tools: the trainer passes tools to the chat template.
+    reasoning: the key of messages that reasoning gets, whatever its name in the data.
+    trains_users: turns of the user in an answer are trained on.
     """
     row_format, blank = _detect(rows, indices, kind, place)
-    example: dict[str, Any] = {}
-    example_place = ""
+    reader = _RowReader(
+        row_format,
+        blank,
+        account,
+        place.chat,
+        tools,
+        reasoning,
+        [] if row_format.kind != "pair" else score_columns(blank.keys() - row_format.reads),
+        trains_users,
+    )
     invalid, invalid_but_dropped = InvalidRows(), InvalidRows()
-    tables: list[pa.Table] = []
-    chunk: list[dict[str, Any]] = []
+    # Every kind yields demonstrations: the chosen side of a pair, or the rows labelled true.
+    tables = CanonicalTables(
+        rename={"completion": "chosen"}
+        if kind == "demonstration" and row_format.kind == "pair"
+        else {},
+        without={"label"} if kind == "demonstration" else set(),
+    )
     for index in indices:
         file, number = rows.place(index)
         row_place = f"{file}: row {number}"
         try:
-            raw = {**blank, **rows.row(index)}
-            row = row_format.convert(raw)
+            row = reader.read(rows.row(index), row_place)
             if last_turn and "messages" in row:
-                prompt, answer = split_last_turn(row["messages"], "messages")
-                row = {"prompt": prompt, "completion": answer}
-            if not example:
-                example, example_place = row, row_place
+                prompt, answer = split_last_turn(row.pop("messages"), "messages")
+                row |= {"prompt": prompt, "completion": answer}
             _check_surrogates(row)
-            _check_types(row, example, example_place)
+            reader.check_types(row, row_place)
         except RowError as error:
             if error.drop is None:
                 invalid.add(error, row_place)
@@ -83,21 +105,94 @@ def convert(
                 invalid_but_dropped.add(error, row_place)
                 account.drop(error.drop, row_place, error.actual)
             continue
-        if values := _missing(unread(raw, row_format.reads), row):
-            account.leave_unread(values, functools.partial(str, row_place))
         if reason := _drop_reason(row, kind):
             account.drop(reason, row_place)
         elif not invalid.count:
-            chunk.append({**row, "_file": file, "_row": number})
-        if len(chunk) == _CHUNK:
-            tables.append(_table(chunk, row_format, example, kind))
-            chunk = []
+            tables.add({**row, "_file": file, "_row": number})
     if invalid.count:
         raise invalid.error(len(indices), place.file)
     if invalid_but_dropped.count == len(indices):
         raise invalid_but_dropped.error(len(indices), place.file)
-    tables.append(_table(chunk, row_format, example, kind))
-    return store_table(pa.concat_tables(tables))
+    return tables.dataset(reader.example)
+
+
+@dataclass
+class _RowReader:
+    """Reads the rows of one source, and compares each with the first."""
+
+    row_format: Format
+    blank: dict[str, None]
+    account: Account
+    chat: bool
+    tools: bool
+    reasoning: str | None
+    scores: list[tuple[str, str]]
+    """Columns that may hold the scores of chosen and rejected."""
+    trains_users: bool
+    example: Row = field(default_factory=dict)
+    """The first valid row; it decides between text and messages."""
+    _example_place: str = ""
+    _spelling: str | None = None
+    _spelled_first: str = ""
+
+    def read(self, raw: Raw, place: str) -> Row:
+        """Convert a row, and count what is not read. Raises RowError."""
+        raw, notes = prepare({**self.blank, **raw}, chat=self.chat)
+        row = self.row_format.convert(raw)
+        if self.row_format.label_column is not None:
+            notes += self._check_spelling(raw[self.row_format.label_column], place)
+        row, read = add_chat_columns(raw, row, tools=self.tools)
+        if self.reasoning is not None:
+            row, renamed = rename_reasoning(row, self.reasoning)
+            notes += renamed
+        here = functools.partial(str, place)
+        for note in notes:
+            self.account.note(note, here)
+        if self.trains_users and holds_user_turn(row):
+            self.account.count("user_turns", "an answer", here)
+        read |= self.row_format.reads
+        if self.scores:
+            read |= self._compare_scores(raw, here)
+        is_chat = isinstance(row.get("messages", row.get("prompt")), list)
+        if values := _missing(unread(raw, read), row, chat=is_chat):
+            self.account.leave_unread(values, here, chat=is_chat)
+        return row
+
+    def check_types(self, row: Row, place: str) -> None:
+        """Compare text and messages with the first row. Raises RowError."""
+        if not self.example:
+            self.example, self._example_place = row, place
+        for name, value in row.items():
+            if name in TEMPLATE_COLUMNS:
+                continue
+            if isinstance(value, str) != isinstance(self.example[name], str):
+                raise RowError(
+                    f"{_type_name(value)} in {name!r}",
+                    f"{_type_name(self.example[name])}, as in {self._example_place}",
+                )
+
+    def _compare_scores(self, raw: Raw, here: Callable[[], str]) -> frozenset[str]:
+        """Count scores that contradict the preference; return the columns of scores."""
+        read: set[str] = set()
+        for columns in self.scores:
+            for finding, detail in compare_scores(raw, [columns]):
+                read.update(columns)
+                if finding:
+                    self.account.count(finding, detail, here)
+        return frozenset(read)
+
+    def _check_spelling(self, label: Any, place: str) -> list[str]:
+        """Check that all labels are spelled like the first; return a note about the spelling."""
+        spelling = label_spelling(label)
+        if self._spelling is None:
+            self._spelling, self._spelled_first = spelling, place
+        if spelling != self._spelling:
+            raise RowError(
+                f"{describe(label)} in {self.row_format.label_column!r}",
+                f"{self._spelling}, as in {self._spelled_first}",
+                drop=BAD_LABEL,
+            )
+        return [] if isinstance(label, bool) else [f"labels {spelling} were read as true/false"]
 
 
 def pairs_to_labels(rows: Dataset) -> Dataset:
@@ -108,7 +203,7 @@ def pairs_to_labels(rows: Dataset) -> Dataset:
         labelled = labelled.rename_column(column, "completion")
         return labelled.add_column("label", [label] * len(labelled))
 
-    return concatenate_datasets([side("chosen", True), side("rejected", False)])
+    return concatenate_datasets(unify([side("chosen", True), side("rejected", False)]))
 
 
 def _detect(
@@ -121,7 +216,7 @@ def _detect(
     first_error = None
     for index in indices[:ROWS_TRIED]:
         try:
-            row = rows.row(index)
+            row, _ = prepare(rows.row(index), chat=place.chat)
             row_format = detect(row)
         except RowError as error:
             first_error = first_error or Problem(
@@ -145,47 +240,21 @@ def _is_usable(source_kind: RowKind, kind: RowKind) -> bool:
     )
 
 
-def _table(
-    rows: list[dict[str, Any]], row_format: Format, example: dict[str, Any], kind: RowKind
-) -> pa.Table:
-    """Build an Arrow table. `example`: any of the rows; it decides between text and messages."""
-    # Every kind yields demonstrations: the chosen side of a pair, or the rows labelled true.
-    columns = {name: name for name in example}
-    if kind == "demonstration" and row_format.kind == "pair":
-        columns = {"prompt": "prompt", "completion": "chosen"}
-    if kind == "demonstration":
-        columns.pop("label", None)
-    features: dict[str, Any] = {
-        name: _feature(example[original]) for name, original in columns.items()
-    }
-    features |= {"_file": Value("string"), "_row": Value("int64")}
-    columns |= {"_file": "_file", "_row": "_row"}
-    schema = Features(features).arrow_schema
-    return pa.Table.from_pydict(
-        {name: [row[original] for row in rows] for name, original in columns.items()},
-        schema=schema,
-    )
-
-
-def _feature(value: Any) -> Any:
-    if isinstance(value, bool):
-        return Value("bool")
-    return Value("string") if isinstance(value, str) else _MESSAGES
-
-
 def _texts(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
-    return [m["content"] for m in value] if isinstance(value, list) else []
+    if not isinstance(value, list):
+        return []
+    return [text for message in value for text in map(message.get, _TEXT_KEYS) if text]
 
 
-def _missing(values: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+def _missing(values: dict[str, Any], row: Row, *, chat: bool) -> dict[str, Any]:
     """Return the unread values without the texts that other columns of the row contain."""
     return {
         name: value
         for name, value in values.items()
         if not isinstance(value, str)
-        or cure(name) is None
+        or cure(name, chat=chat) is None
         or not any(value.strip() in text for part in row.values() for text in _texts(part))
     }
 
@@ -205,28 +274,26 @@ def _check_surrogates(row: dict[str, Any]) -> None:
                     ) from None
 
 
-def _check_types(row: dict[str, Any], example: dict[str, Any], example_place: str) -> None:
-    for name, value in row.items():
-        if isinstance(value, str) != isinstance(example[name], str):
-            raise RowError(
-                f"{_type_name(value)} in {name!r}",
-                f"{_type_name(example[name])}, as in {example_place}",
-            )
-
-
 def _type_name(value: Any) -> str:
     return "text" if isinstance(value, str) else "messages"
+
+
+def _has_content(value: Any) -> bool:
+    """Check for a text that is not blank, or a call."""
+    return any(text.strip() for text in _texts(value)) or (
+        isinstance(value, list) and any("tool_calls" in message for message in value)
+    )
 
 
 def _drop_reason(row: dict[str, Any], kind: RowKind) -> str | None:
     for name in ("prompt", "chosen", "rejected", "completion", "text"):
         if name == "rejected" and kind == "demonstration":
             continue
-        if name in row and not any(text.strip() for text in _texts(row[name])):
+        if name in row and not _has_content(row[name]):
             return f"empty {name}"
     if "messages" in row:
         turns = [m for m in row["messages"] if m["role"] == "assistant"]
-        if any(not m["content"].strip() for m in turns):
+        if not all(_has_content([turn]) for turn in turns):
             return "empty assistant message"
     if kind != "demonstration" and "chosen" in row and row["chosen"] == row["rejected"]:
         return "chosen and rejected are identical"
@@ -258,6 +325,8 @@ def _no_format(kind: RowKind, rows: RawRows, place: Place) -> DataError:
             "the prompt is not derived from the common start of chosen and rejected; name its "
             f"column with {place.where}.columns: {{prompt: {name}}}"
         )
+    if len(names) == 1 and (mark := re.search(r"[;\t|]", rows.column_names[0])):
+        hint = f"write the CSV file with commas; its header seems to be divided by {mark[0]!r}"
     columns = ", ".join(rows.column_names) or "none"
     return DataError(
         f"found columns {columns}; expected {_columns_for(kind)}",

@@ -83,7 +83,9 @@ def rows_digest(rows: Dataset) -> str:
 
 def _value_bytes(values: pa.Array) -> Iterator[bytes | memoryview]:
     """Yield lengths, then contents, level by level; a null has length -1."""
-    if pa.types.is_struct(values.type):
+    if isinstance(values, pa.ExtensionArray):  # JSON
+        yield from _value_bytes(values.storage)
+    elif pa.types.is_struct(values.type):
         yield _number_bytes(values.is_valid())
         for field in values.flatten():
             yield from _value_bytes(field)

@@ -24,6 +24,8 @@ DROPS: dict[str, str | None] = {
     "the chat template writes nothing for a completion": "empty",
     "chosen and rejected are identical": "identical",
     "the prompt alone fills max_length": "long_prompts",
+    "chosen and rejected are identical once the chat template is applied": "identical_tokens",
+    "chosen and rejected are identical once tokenized": "identical_tokens",
     "chosen and rejected are identical after the cut at max_length": "identical_after_cut",
     "several of the prompt's last tokens merge with the completion": "prompt_boundary",
     PARTED: "parted",

@@ -45,20 +45,29 @@ class Lengths:
     def packed(self, batch: int, epochs: int) -> int:
         """Estimate the tokens of the largest packed batch of `batch` rows in `epochs` epochs.
 
-        A packed batch has no padding, and the prompt of a row once. It is an estimate, since
-        training shuffles the rows differently.
+        It is an estimate, since training shuffles the rows differently.
         """
+        row_tokens = self._packed_rows()
+        count, rng = len(row_tokens) // batch, np.random.default_rng(0)
+        if not count:
+            return int(row_tokens.sum())
+        shuffled = (rng.permutation(row_tokens)[: count * batch] for _ in range(epochs))
+        return max(int(rows.reshape(count, batch).sum(1).max()) for rows in shuffled)
+
+    @property
+    def longest_packed(self) -> int:
+        """Tokens of the longest row in a packed batch."""
+        return int(self._packed_rows().max())
+
+    def _packed_rows(self) -> Ints:
+        """Count the tokens of each row in a packed batch: no padding, and the prompt once."""
         # Whole texts have none.
         prompts = np.minimum(self.tokens.get("prompt", np.zeros(1, np.int64)), self.room)
         row_tokens = prompts + self.margin
         for name, completions in self.tokens.items():
             if name not in ("prompt", "row"):
                 row_tokens = row_tokens + np.minimum(completions, self.room - prompts)
-        count, rng = len(row_tokens) // batch, np.random.default_rng(0)
-        if not count:
-            return int(row_tokens.sum())
-        shuffled = (rng.permutation(row_tokens)[: count * batch] for _ in range(epochs))
-        return max(int(rows.reshape(count, batch).sum(1).max()) for rows in shuffled)
+        return row_tokens
 
     def line(self) -> str:
         """Describe the quantiles on one line."""

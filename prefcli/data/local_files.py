@@ -14,6 +14,15 @@ from prefcli.recipe.paths import SUFFIXES
 from prefcli.recipe.sections import Source
 from prefcli.text import did_you_mean, last_line
 
+_CURES = {
+    ".gz": "unpack it with `gunzip`",
+    ".zst": "unpack it with `unzstd`",
+    ".xz": "unpack it with `unxz`",
+    ".zip": "unpack it with `unzip`",
+    ".tsv": "write it with commas, as .csv",
+}
+"""What to do about a file, by its suffix."""
+
 
 def read_local(source: Source, split: str, where: str) -> list[RawFile]:
     """Read a local file or folder. Raises RecipeError and DataError."""
@@ -37,7 +46,7 @@ def read_local(source: Source, split: str, where: str) -> list[RawFile]:
             Problem(
                 f"can't read {path.suffix or 'a file without a suffix'} files",
                 path=f"{where}.path",
-                hint=f"convert it to one of {', '.join(SUFFIXES)}",
+                hint=_CURES.get(path.suffix.lower(), f"convert it to one of {', '.join(SUFFIXES)}"),
                 code="DAT004",
             )
         )
@@ -51,7 +60,7 @@ def read_local(source: Source, split: str, where: str) -> list[RawFile]:
                 code="DAT005",
             )
         )
-    return [read_file(path, source.path, _label(source))]
+    return [read_file(path, source.path)]
 
 
 def _read_folder(path: Path, source: Source, split: str, where: str) -> list[RawFile]:
@@ -79,10 +88,7 @@ def _read_folder(path: Path, source: Source, split: str, where: str) -> list[Raw
     files = _choose_split(builder.config.data_files or {}, split, source, where)
     paths = [Path(file).resolve() for file in files]
     if all(file.suffix.lower() in SUFFIXES and file.exists() for file in paths):
-        return [
-            read_file(file, _as_written(file, path.resolve(), source), _label(source))
-            for file in paths
-        ]
+        return [read_file(file, _as_written(file, path.resolve(), source)) for file in paths]
     options = {"name": source.name, "data_files": source.data_files}
     return [from_dataset(load_rows(str(path), source, where, split=split, **options), source.path)]
 
@@ -91,10 +97,6 @@ def _as_written(file: Path, folder: Path, source: Source) -> str:
     """Name a file of a folder, starting with the folder as the user wrote it."""
     inside = folder in file.parents
     return str(Path(source.path) / file.relative_to(folder) if inside else file)
-
-
-def _label(source: Source) -> str:
-    return source.columns.get("label", "label")
 
 
 def _refuse_keys(source: Source, where: str, container: str, *keys: str) -> None:

@@ -43,17 +43,18 @@ class RawFile:
     """The fingerprint that datasets gives; empty for files that prefcli reads itself."""
 
 
-def read_file(path: Path, name: str, label: str) -> RawFile:
+def read_file(path: Path, name: str) -> RawFile:
     """Read a file. Raises DataError, and RecipeError if the file can't be opened.
 
-    name: the file as the user wrote it. label: the column that holds labels, if there is one.
+    name: the file as the user wrote it.
     """
     try:
         if path.stat().st_size == 0:
             raise DataError("the file is empty", code="DAT002", place=name)
+        _refuse_wide_characters(path, name)
         match path.suffix.lower():
             case ".csv":
-                return _csv(path, name, label)
+                return _csv(path, name)
             case ".parquet":
                 return _parquet(path, name)
             case _:
@@ -62,6 +63,32 @@ def read_file(path: Path, name: str, label: str) -> RawFile:
         raise RecipeError(
             f"can't open the file: {error.strerror or error}", code="DAT001", place=name
         ) from None
+
+
+_MARKS = (
+    (b"\xff\xfe\x00\x00", "UTF-32"),
+    (b"\x00\x00\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+
+
+def _refuse_wide_characters(path: Path, name: str) -> None:
+    """Raise DataError for a JSON or CSV file in UTF-16 or UTF-32."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    encoding = next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
+    if encoding is None and len(head) == 4:  # no mark, but every second byte is zero
+        high, low = (not any(head[start::2]) for start in (0, 1))
+        if high != low:
+            encoding = "UTF-16BE" if high else "UTF-16LE"
+    if encoding is not None:
+        raise DataError(
+            f"the file is in {encoding}; expected UTF-8",
+            code="DAT001",
+            place=name,
+            hint=f"convert it: `iconv -f {encoding} -t UTF-8 FILE > NEW`",
+        )
 
 
 def from_dataset(rows: Dataset, name: str) -> RawFile:
@@ -238,7 +265,7 @@ def _undecodable(error: ValueError | RecursionError) -> str:
     if isinstance(error, UnicodeDecodeError):
         return (
             f"the byte 0x{error.object[error.start]:02x}, which is not UTF-8 "
-            "(`iconv -f latin1 -t utf8` converts old western files)"
+            "(if a Western Windows program wrote it, `iconv -f CP1252 -t UTF-8` converts it)"
         )
     if isinstance(error, RecursionError):
         return "lists or objects that are nested too deeply"
@@ -255,7 +282,7 @@ def _parquet(path: Path, name: str) -> RawFile:
     return from_dataset(rows, name)
 
 
-def _csv(path: Path, name: str, label: str) -> RawFile:
+def _csv(path: Path, name: str) -> RawFile:
     csv.field_size_limit(sys.maxsize)
     rows: list[Raw] = []
     try:
@@ -265,7 +292,7 @@ def _csv(path: Path, name: str, label: str) -> RawFile:
             header = next(reader, [])
             for cells in reader:
                 if cells:
-                    rows.append(_cells(header, cells, label, f"{name}: row {len(rows) + 1}"))
+                    rows.append(_cells(header, cells, f"{name}: row {len(rows) + 1}"))
     except UnicodeDecodeError as error:
         raise DataError(
             f"found {_undecodable(error)}; expected UTF-8", code="DAT001", place=name
@@ -289,7 +316,7 @@ def _csv(path: Path, name: str, label: str) -> RawFile:
     return RawFile(name, rows, header, range(1, len(rows) + 1))
 
 
-def _cells(header: list[str], cells: list[str], label: str, place: str) -> Raw:
+def _cells(header: list[str], cells: list[str], place: str) -> Raw:
     if len(cells) != len(header):
         raise DataError(
             f"found {len(cells)} cells; expected {len(header)}, as in the header "
@@ -298,8 +325,4 @@ def _cells(header: list[str], cells: list[str], label: str, place: str) -> Raw:
             place=place,
             hint='quote text that contains commas ("...")',
         )
-    # A cell has no type; CSV writers spell a label as true or false.
-    return {
-        column: {"true": True, "false": False}.get(cell.lower(), cell) if column == label else cell
-        for column, cell in zip(header, cells, strict=True)
-    }
+    return dict(zip(header, cells, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Protocol
@@ -14,8 +14,10 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcli.data.digests import row_key
 from prefcli.data.lengths import Ints
+from prefcli.data.rendered_text import unrendered
 from prefcli.data.tokenization import assistant_masks, sides_of, tokenize, tokenize_batch
 from prefcli.errors import DataError
+from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
 from prefcli.methods import RowKind
 from prefcli.text import last_line
 
@@ -32,6 +34,8 @@ class Limits:
     """Tokens that the trainer may add to a prompt."""
     max_merged_tokens: int | None = None
     """Tokens at the end of a text prompt that may merge with the completion."""
+    renders_tools: bool = True
+    """Tools of a row are passed to the chat template."""
     assistant_only: bool = False
     """Train only on what the chat template marks as the assistant's."""
 
@@ -69,6 +73,8 @@ class RowStats:
     ends: dict[str, Ints]
     """Tokens of the prompt with each completion, before the cut."""
     faults: dict[str, npt.NDArray[np.bool_]]
+    unrendered: list[str | None]
+    """What of the messages is not in the rendered text, such as `text of tool`."""
     row_key: Ints
     """Equal for equal rows."""
     prompt_key: Ints
@@ -97,6 +103,7 @@ def compute_row_stats(
     features = Features(
         {
             "drop": Value("string"),
+            "unrendered": Value("string"),
             **{name: Value("int64") for name in numbers},
             **{name: Value("bool") for name in faults},
         }
@@ -107,16 +114,30 @@ def compute_row_stats(
         parts = [columns]
         if kind == "labelled" and pairs:
             # trl sees each side alone and may divide prompt and completion at another token.
-            parts = [{"prompt": columns["prompt"], "completion": columns[side]} for side in sides]
-        tokenized = zip(*(_tokenize(part, tokenizer, batch) for part in parts), strict=True)
+            rendering = {name: columns[name] for name in TEMPLATE_COLUMNS if name in columns}
+            parts = [
+                {"prompt": columns["prompt"], "completion": columns[side], **rendering}
+                for side in sides
+            ]
+        rendered: list[dict[str, list[str]]] = [{} for _ in parts] if chat else []
+        tokenized = zip(
+            *(
+                _tokenize(part, tokenizer, batch, texts)
+                for part, texts in zip(parts, rendered or repeat(None), strict=False)
+            ),
+            strict=True,
+        )
+        comparisons = _comparisons(parts, rendered) if chat else repeat((None, False))
         # No masks for text, which has no assistant turns: read_run_datasets refuses it.
         masks = assistant_masks(columns, tokenizer) if limits.assistant_only else None
         stats = []
-        for ids, row, mask in zip(tokenized, _rows(columns), masks or repeat(None), strict=False):
+        for ids, row, mask, (missing, same_text) in zip(
+            tokenized, _rows(columns), masks or repeat(None), comparisons, strict=False
+        ):
             row_faults = {boundary} if any(part["merged_tokens"] for part in ids) else set()
             for check in checks:
                 row_faults.update(*(check(part, limits.room, mask) for part in ids))
-            counts = measure_row(ids, limits, chat=chat)
+            counts = measure_row(ids, limits, chat=chat, same_text=same_text)
             if mask is not None and not any(mask[: limits.room]):
                 # trl drops these silently.
                 reason = "within max_length" if any(mask) else "marked by the chat template"
@@ -124,6 +145,7 @@ def compute_row_stats(
             stats.append(
                 {
                     **counts,
+                    "unrendered": missing,
                     **{name: name in row_faults for name in faults},
                     "row_key": row_key(row),
                     "prompt_key": row_key(_prompt_of(row)),
@@ -150,6 +172,7 @@ def compute_row_stats(
     arrays = {name: table.column(name).to_numpy() for name in (*numbers, *faults)}
     return RowStats(
         drop=table.column("drop").to_pylist(),
+        unrendered=table.column("unrendered").to_pylist(),
         tokens=arrays["tokens"],
         prompt=arrays["prompt"],
         sides={side: arrays[side] for side in sides},
@@ -161,15 +184,18 @@ def compute_row_stats(
     )
 
 
-def measure_row(parts: Sequence[dict[str, Any]], limits: Limits, *, chat: bool) -> dict[str, Any]:
+def measure_row(
+    parts: Sequence[dict[str, Any]], limits: Limits, *, chat: bool, same_text: bool = False
+) -> dict[str, Any]:
     """Count the tokens of a row, and find a reason to drop it.
 
     parts: the tokenized row; two of them for a pair that becomes two labelled rows.
+    same_text: the chat template writes the same text for both sides.
     """
     drop, room = None, limits.room
     max_merged_tokens = None if chat else limits.max_merged_tokens
     counts = {"tokens": 0, "prompt": 0}
-    trained = []
+    trained, complete = [], []
     for at, ids in enumerate(parts):
         prompt = len(ids["prompt_ids"])
         sides = sides_of(ids)
@@ -185,9 +211,13 @@ def measure_row(parts: Sequence[dict[str, Any]], limits: Limits, *, chat: bool) 
         for side, tokens in sides.items():
             counts |= {side: len(tokens), _end(side): prompt + len(tokens)}
             counts["tokens"] += min(prompt + len(tokens), room)
-            trained.append((ids["prompt_ids"] + tokens)[:room])
+            complete.append(ids["prompt_ids"] + tokens)
+            trained.append(complete[-1][:room])
     if len(trained) == 2 and trained[0] == trained[1]:
-        drop = drop or "chosen and rejected are identical after the cut at max_length"
+        cause = "after the cut at max_length"
+        if complete[0] == complete[1]:
+            cause = f"once {'the chat template is applied' if same_text else 'tokenized'}"
+        drop = drop or f"chosen and rejected are identical {cause}"
     return {**counts, "drop": drop}
 
 
@@ -224,11 +254,29 @@ def _opposite_of(row: dict[str, Any]) -> Any:
     return {**row, "label": not row["label"]} if "label" in row else None
 
 
+def _comparisons(
+    parts: Sequence[dict[str, list[Any]]], rendered: Sequence[dict[str, list[str]]]
+) -> Iterator[tuple[str | None, bool]]:
+    """Yield for each row what is not rendered, and whether both sides have the same text."""
+    for at in range(len(next(iter(parts[0].values())))):
+        missing: dict[str, None] = {}
+        texts = []
+        for columns, sides in zip(parts, rendered, strict=True):
+            for side, side_texts in sides.items():
+                prompt = columns["prompt"][at] if "prompt" in columns else []
+                missing |= dict.fromkeys(unrendered(prompt + columns[side][at], side_texts[at]))
+                texts.append(side_texts[at])
+        yield ", ".join(missing) or None, len(texts) == 2 and texts[0] == texts[1]
+
+
 def _tokenize(
-    columns: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, batch: dict[str, list[Any]]
+    columns: dict[str, list[Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    batch: dict[str, list[Any]],
+    texts: dict[str, list[str]] | None,
 ) -> list[dict[str, Any]]:
     try:
-        return tokenize_batch(columns, tokenizer)
+        return tokenize_batch(columns, tokenizer, texts)
     # A chat template is the user's program and may raise any exception.
     except Exception:
         if all(isinstance(values[0], str) for values in columns.values()):

@@ -66,14 +66,23 @@ class RunDatasets:
         trained = [split for split in (self.train, self.sft_mix) if split is not None]
         return max(split.lengths.longest for split in trained)
 
-    def packed(self, recipe: Recipe, method: Method) -> int:
-        """Return the tokens of the largest packed micro-batch, with those of sft_mix."""
-        training = recipe.training
-        epochs = min(_SAMPLED_EPOCHS, math.ceil(training.num_train_epochs))
-        tokens = self.train.lengths.packed(training.train_batch_size, epochs)
+    def packed(self, recipe: Recipe, method: Method, budget: int | None = None) -> int:
+        """Return the tokens of the largest packed micro-batch, with those of sft_mix.
+
+        budget: tokens of preference rows up to which micro-batches are filled.
+        """
+        epochs = self.sampled_epochs(recipe)
+        tokens = self.train.lengths.packed(recipe.training.train_batch_size, epochs)
+        if budget is not None:
+            tokens = max(budget, self.train.lengths.longest_packed)
         if self.sft_mix is not None:
             tokens += self.sft_mix.lengths.packed(mixed_rows(recipe, method), epochs)
         return tokens
+
+    @staticmethod
+    def sampled_epochs(recipe: Recipe) -> int:
+        """Return the number of epochs whose shuffles are searched for the largest batch."""
+        return min(_SAMPLED_EPOCHS, math.ceil(recipe.training.num_train_epochs))
 
     def resolve_from_data(self, method: Method) -> tuple[Method, list[str]]:
         """Return the method with its defaults that depend on the data, and lines about them."""
@@ -209,6 +218,7 @@ def read_run_datasets(
             data.max_length,
             method.trainer.prompt_margin,
             method.trainer.max_merged_tokens,
+            method.trainer.renders_tools,
             method.assistant_only,
         ),
         seed=recipe.seed,

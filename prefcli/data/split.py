@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcli.data.account import Account
 from prefcli.data.audit import Audit, row_place
+from prefcli.data.canonical_tables import unify
 from prefcli.data.convert import COLUMNS, Place, convert, pairs_to_labels
 from prefcli.data.digests import rows_digest
 from prefcli.data.findings import Finding, Tally
@@ -19,6 +20,7 @@ from prefcli.data.row_sampling import draw_share
 from prefcli.data.row_stats import Limits, RowCheck, are_chats, compute_row_stats
 from prefcli.data.sources import read
 from prefcli.errors import DataError, Problem, RecipeError
+from prefcli.formats.chat_columns import reasoning_key
 from prefcli.methods import RowKind
 from prefcli.recipe.sections import Source
 
@@ -128,12 +130,22 @@ def load_split(
     notes: list[str] = []
     parts, total, available = [], 0, 0
     for i, source in enumerate(sources):
-        place = Place(source.path, where if len(sources) == 1 else f"{where}[{i}]")
+        place = Place(source.path, where if len(sources) == 1 else f"{where}[{i}]", source.chat)
         raw = read(source, place.where)
         fraction = source.fraction if source.rows is None else min(1.0, source.rows / len(raw))
         indices, count = draw_share(len(raw), fraction, seed, sample)
         total, available = total + len(indices), available + count
-        rows = convert(raw, indices, kind, place, audit.account, last_turn=last_turn)
+        rows = convert(
+            raw,
+            indices,
+            kind,
+            place,
+            audit.account,
+            last_turn=last_turn,
+            tools=limits.renders_tools,
+            reasoning=reasoning_key(str(tokenizer.chat_template or "")),
+            trains_users=not limits.assistant_only,
+        )
         _need_template(rows, tokenizer, place)
         row_checks = [check(are_chats(rows)) for check in checks]
         stats = compute_row_stats(rows, tokenizer, kind, limits, num_proc, row_checks)
@@ -183,7 +195,7 @@ def check_shape(
     account = Account()
     total = valid = 0
     for i, source in enumerate(sources):
-        place = Place(source.path, where if len(sources) == 1 else f"{where}[{i}]")
+        place = Place(source.path, where if len(sources) == 1 else f"{where}[{i}]", source.chat)
         raw = read(source, place.where)
         valid += len(convert(raw, range(len(raw)), kind, place, account, last_turn=last_turn))
         total += len(raw)
@@ -200,13 +212,14 @@ def _need_template(rows: Dataset, tokenizer: PreTrainedTokenizerBase, place: Pla
             Problem(
                 f"{place.file} has messages, but the tokenizer has no chat template",
                 path="model.chat_template",
-                hint="name a .jinja file in model.chat_template",
+                hint="name a .jinja file in model.chat_template, or a template such as chatml",
                 code="MDL016",
             )
         )
 
 
 def _join(parts: list[Dataset], sources: Sequence[Source]) -> Dataset:
+    parts = unify(parts)
     for part, source in zip(parts[1:], sources[1:], strict=True):
         if part.features != parts[0].features:
             raise DataError(
@@ -223,5 +236,5 @@ def _column_types(rows: Dataset) -> str:
     return ", ".join(
         f"{name} ({'text' if getattr(feature, 'dtype', '') == 'string' else 'messages'})"
         for name, feature in rows.features.items()
-        if not name.startswith("_") and name != "label"
+        if name in ("prompt", "chosen", "rejected", "completion", "messages", "text")
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+
+from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
 
 Ids = list[int]
 
@@ -24,30 +27,39 @@ def tokenize(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict
 
 
 def tokenize_batch(
-    rows: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase
+    rows: Mapping[str, list[Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    texts: dict[str, list[str]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Tokenize rows that are given by column; see `tokenize`."""
+    """Tokenize rows that are given by column; see `tokenize`.
+
+    texts: receives the rendered text of each chat, by completion.
+    """
+    template = _template_kwargs(rows)
+    rendered: list[str] | None = None if texts is None else []
     for column in ("messages", "text"):
         if column in rows:
-            batch = _ids([_with_eos(value, tokenizer) for value in rows[column]], tokenizer)
+            values = [_with_eos(value, tokenizer) for value in rows[column]]
+            batch = _ids(values, tokenizer, template, rendered)
+            if texts is not None and rendered:
+                texts[column] = rendered
             return [{"prompt_ids": [], "completion_ids": ids, "merged_tokens": 0} for ids in batch]
     prompts = rows["prompt"]
     sides = ("chosen", "rejected") if "chosen" in rows else ("completion",)
-    sequences = {
-        side: _ids(
-            [
-                prompt + _with_eos(completion, tokenizer)
-                for prompt, completion in zip(prompts, rows[side], strict=True)
-            ],
-            tokenizer,
-        )
-        for side in sides
-    }
+    sequences = {}
+    for side in sides:
+        rendered = None if texts is None else []
+        values = [
+            prompt + _with_eos(completion, tokenizer)
+            for prompt, completion in zip(prompts, rows[side], strict=True)
+        ]
+        sequences[side] = _ids(values, tokenizer, template, rendered)
+        if texts is not None and rendered:
+            texts[side] = rendered
+    prompt_ids = _ids(prompts, tokenizer, template, add_generation_prompt=True)
     return [
         _divide(prompt, dict(zip(sides, ids, strict=True)))
-        for prompt, *ids in zip(
-            _ids(prompts, tokenizer, add_generation_prompt=True), *sequences.values(), strict=True
-        )
+        for prompt, *ids in zip(prompt_ids, *sequences.values(), strict=True)
     ]
 
 
@@ -58,9 +70,10 @@ def sides_of(ids: Mapping[str, Any]) -> dict[str, Ids]:
 
 def prompt_alone(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Ids:
     """Tokenize the prompt as for generation; empty for texts and conversations."""
-    return (
-        _ids([row["prompt"]], tokenizer, add_generation_prompt=True)[0] if "prompt" in row else []
-    )
+    if "prompt" not in row:
+        return []
+    template = _template_kwargs({name: [value] for name, value in row.items()})
+    return _ids([row["prompt"]], tokenizer, template, add_generation_prompt=True)[0]
 
 
 def assistant_masks(
@@ -76,9 +89,18 @@ def assistant_masks(
         chats = [p + c for p, c in zip(rows["prompt"], rows["completion"], strict=True)]
     else:
         return None
-    masks: list[list[int]] = tokenizer.apply_chat_template(
-        chats, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )["assistant_masks"]
+    template = _template_kwargs(rows)
+    batch: Any = _rendered(
+        chats,
+        tokenizer,
+        template,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    masks: list[list[int]] = (
+        batch["assistant_masks"] if template is None else [row["assistant_masks"] for row in batch]
+    )
     return masks
 
 
@@ -96,15 +118,55 @@ def _divide(prompt: Ids, sequences: dict[str, Ids]) -> dict[str, Any]:
     }
 
 
-def _ids(values: list[Any], tokenizer: PreTrainedTokenizerBase, **chat: Any) -> list[Ids]:
-    """Tokenize texts or conversations. `chat`: options of the chat template."""
+def _template_kwargs(rows: Mapping[str, list[Any]]) -> list[dict[str, Any]] | None:
+    """Return what trl passes to the chat template for each row; None if no row has anything."""
+    if not any(name in rows for name in TEMPLATE_COLUMNS):
+        return None
+    count = len(next(iter(rows.values())))
+    tools, kwargs = (rows.get(name, [None] * count) for name in TEMPLATE_COLUMNS)
+    return [
+        {"tools": json.loads(listed) if listed else None, **(options or {})}
+        for listed, options in zip(tools, kwargs, strict=True)
+    ]
+
+
+def _ids(
+    values: list[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    template: list[dict[str, Any]] | None = None,
+    rendered: list[str] | None = None,
+    **chat: Any,
+) -> list[Ids]:
+    """Tokenize texts or conversations. `chat`: options of the chat template.
+
+    rendered: receives the texts of conversations.
+    """
     ids: list[Ids]
     if isinstance(values[0], str):
         ids = tokenizer(text=values)["input_ids"]
         return ids
-    rendered = tokenizer.apply_chat_template(values, tokenize=True, return_dict=True, **chat)
-    ids = rendered["input_ids"]
+    texts = _rendered(values, tokenizer, template, tokenize=False, **chat)
+    if rendered is not None:
+        rendered += texts
+    # With tokenize=True, apply_chat_template does the same.
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return ids
+
+
+def _rendered(
+    chats: list[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    template: list[dict[str, Any]] | None,
+    **options: Any,
+) -> list[Any]:
+    """Apply the chat template to conversations, to each with its own options if there are any."""
+    if template is None:
+        batch: list[Any] = tokenizer.apply_chat_template(chats, **options)
+        return batch
+    return [
+        tokenizer.apply_chat_template(chat, **{**options, **own})
+        for chat, own in zip(chats, template, strict=True)
+    ]
 
 
 def _with_eos(value: Any, tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -2,18 +2,28 @@
 
 from prefcli.formats.base import Format, Raw, Row, RowError
 from prefcli.formats.demonstrations import Conversations, Messages, PromptCompletion, Text
-from prefcli.formats.labelled import Labelled
+from prefcli.formats.instructions import (
+    InstructionLabelled,
+    InstructionOutput,
+    InstructionPairs,
+)
+from prefcli.formats.labelled import Labelled, LabelledConversations, LabelledMessages
 from prefcli.formats.pairs import ChatPairs, HhPairs, Pairs, ShareGptPairs
 
 FORMATS: tuple[Format, ...] = (
     Pairs(),
     ShareGptPairs(),
+    InstructionPairs(),
     ChatPairs(),
     HhPairs(),
     Labelled(),
+    InstructionLabelled(),
+    LabelledMessages(),
+    LabelledConversations(),
     Messages(),
     Conversations(),
     PromptCompletion(),
+    InstructionOutput(),
     Text(),
 )
 

@@ -38,6 +38,8 @@ class Format(ABC):
     """The columns as text, for messages to the user."""
     reads: ClassVar[frozenset[str]]
     """The columns that `convert` reads; all others are counted as unread."""
+    label_column: ClassVar[str | None] = None
+    """The column of labels."""
 
     @abstractmethod
     def claims(self, row: Raw) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from prefcli.formats.base import TURNS, RowError, describe
 
-Message = dict[str, str]
+Message = dict[str, Any]
+"""role and content, and those of EXTRA_KEYS that have a value."""
 
 _ROLES = {
     "user": "user",
@@ -18,8 +20,13 @@ _ROLES = {
     "model": "assistant",
     "system": "system",
     "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
 }
-_UNSUPPORTED = ("tool_calls", "function_call", "images", "image")
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+EXTRA_KEYS = (*REASONING_KEYS, "tool_calls", "tool_call_id", "name")
+"""Keys that chat templates know besides role and content."""
+_UNSUPPORTED = ("function_call", "images", "image")
 
 
 def is_messages(value: Any) -> bool:
@@ -49,15 +56,78 @@ def _message(value: Any, where: str) -> Message:
     for key in _UNSUPPORTED:
         if value.get(key):
             raise RowError(
-                f"{key!r} in {where}", "text messages (tools and images are not supported)"
+                f"{key!r} in {where}",
+                "text messages, without images",
             )
     role = value.get("role", value.get("from"))
+    if role == "function_call":
+        return {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {"type": "function", "function": call}
+                for call in _tool_calls(value.get("value", value.get("content")), where)
+            ],
+        }
     content = value.get("content", value.get("value"))
+    extra = _extra(value, where) if len(value) > 2 else {}
+    if isinstance(content, list):
+        content = _joined_parts(content, where)
     if not isinstance(role, str) or role not in _ROLES:
         raise RowError(f"{describe(role)} as role of {where}", f"one of {', '.join(_ROLES)}")
-    if not isinstance(content, str):
+    if not isinstance(content, str) and not (content is None and "tool_calls" in extra):
         raise RowError(f"{describe(content)} as content of {where}", "text")
-    return {"role": _ROLES[role], "content": content}
+    return {"role": _ROLES[role], "content": content, **extra}
+
+
+def _extra(value: Mapping[str, Any], where: str) -> Message:
+    extra = {key: value[key] for key in EXTRA_KEYS if value.get(key)}
+    if "tool_calls" in extra:
+        extra["tool_calls"] = _tool_calls(extra["tool_calls"], where)
+    for key in extra.keys() - {"tool_calls"}:
+        if not isinstance(extra[key], str):
+            raise RowError(f"{describe(extra[key])} as {key} of {where}", "text")
+    return extra
+
+
+def _tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
+    """Return calls whose arguments are objects, which is what chat templates expect."""
+    calls = from_json(value)
+    calls = [calls] if isinstance(calls, Mapping) else calls
+    if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
+        raise RowError(f"{describe(value)} as tool_calls of {where}", "a list of calls")
+    return [_with_arguments(call) for call in calls]
+
+
+def _with_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    parsed = {key: from_json(value) if key == "arguments" else value for key, value in call.items()}
+    if isinstance(call.get("function"), Mapping):
+        parsed["function"] = _with_arguments(call["function"])
+    return parsed
+
+
+def from_json(value: Any) -> Any:
+    """Parse a text that holds a JSON object or list; return anything else as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _joined_parts(parts: list[Any], where: str) -> str:
+    texts: list[str] = []
+    for part in parts:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if not isinstance(text, str):
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            raise RowError(
+                f"{f'a part of type {kind!r}' if kind else describe(part)} in content of {where}",
+                "parts of text",
+            )
+        texts.append(text)
+    return "".join(texts)
 
 
 def split_last_turn(messages: list[Message], column: str) -> tuple[list[Message], list[Message]]:

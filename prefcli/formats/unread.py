@@ -6,45 +6,51 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefcli.formats.base import Raw
+from prefcli.formats.chat import EXTRA_KEYS
 
-_INTO_PROMPT = "put its text into the prompt"
 _TEXT_ONLY = "remove such rows, since prefcli trains on text only"
-_MARK = "remove such messages or rows, or set the mark to 1 if they are to be trained on"
-_SYSTEM = "write it as a system turn at the start of the messages, or into the prompt"
-_TOOLS = "write the tools into the system turn"
-_REASONING = "write it into the answer's text"
+_MARK = "remove what is not to be trained on, or the mark"
+_AS_TURNS = "set chat: true of the source, which reads it with texts as turns"
+_SYSTEM = "write it into the system turn that the chat has"
+_TOOLS = "write them into the system turn, since this trainer does not pass them to the template"
+_INPUT = "write it into the prompt, or name the columns instruction and input, which are joined"
 
 COLUMNS: Mapping[str, str] = {
-    **dict.fromkeys(("system", "system_prompt", "system_message"), _SYSTEM),
-    **dict.fromkeys(("input", "context", "history"), _INTO_PROMPT),
+    "system": _SYSTEM,
+    **dict.fromkeys(("system_prompt", "system_message"), "name the column system"),
+    "input": _INPUT,
+    "context": "write it into the prompt",
+    "history": "write it as turns of the messages",
     **dict.fromkeys(("image", "images", "audio", "audios", "video", "videos"), _TEXT_ONLY),
-    **dict.fromkeys(("tools", "functions"), _TOOLS),
-    "chat_template_kwargs": "render the rows beforehand",
+    "tools": _TOOLS,
+    "functions": "name the column tools",
+    "chat_template_kwargs": _AS_TURNS,
     **dict.fromkeys(("weight", "weights", "sample_weight", "train", "loss"), _MARK),
-    **dict.fromkeys(("reasoning_content", "thinking", "reasoning"), _REASONING),
+    **dict.fromkeys(("reasoning_content", "thinking", "reasoning"), "write it into the answer"),
     "margin": "remove it, since no method of prefcli has a margin per row",
 }
 """Columns that change training in other tools, and what to do about them."""
 
+TEXT_COLUMNS: Mapping[str, str] = dict.fromkeys(("system", "history", "tools"), _AS_TURNS)
+"""What to do about them next to texts, if that differs."""
+
 MESSAGE_KEYS: Mapping[str, str] = {
-    **dict.fromkeys(("image", "images", "audio", "audios", "video", "videos"), _TEXT_ONLY),
+    **dict.fromkeys(("audio", "audios", "video", "videos"), _TEXT_ONLY),
     **dict.fromkeys(("weight", "train", "training", "loss"), _MARK),
-    **dict.fromkeys(("reasoning_content", "thinking", "reasoning"), _REASONING),
-    "tool_calls": _TOOLS,
-    "function_call": _TOOLS,
-    "name": "write the name into the message's text",
+    **dict.fromkeys(("context", "documents"), "write it into the content"),
 }
 """The same for the keys of messages."""
 
 _MARKS = {"weight", "weights", "sample_weight", "train", "training", "loss"}
-_READ_KEYS = frozenset({"role", "content", "from", "value"})
+_READ_KEYS = frozenset({"role", "content", "from", "value", *EXTRA_KEYS})
 _OF_MESSAGE = "{} of a message"
+_CURES = {**COLUMNS, **{_OF_MESSAGE.format(key): text for key, text in MESSAGE_KEYS.items()}}
 
 
 def unread(row: Raw, reads: frozenset[str]) -> dict[str, Any]:
     """Return the values that are not read, by column or as `KEY of a message`.
 
-    reads: the columns that the row's format reads.
+    reads: the columns that are read.
     """
     values: dict[str, Any] = {}
     for name, value in row.items():
@@ -60,12 +66,9 @@ def unread(row: Raw, reads: frozenset[str]) -> dict[str, Any]:
     return values
 
 
-def cure(name: str) -> str | None:
+def cure(name: str, *, chat: bool) -> str | None:
     """Return what to do about a name of `unread`; None if it does not change training anywhere."""
-    return _CURES.get(name)
-
-
-_CURES = {**COLUMNS, **{_OF_MESSAGE.format(key): text for key, text in MESSAGE_KEYS.items()}}
+    return _CURES.get(name) if chat else TEXT_COLUMNS.get(name, _CURES.get(name))
 
 
 def _unread_keys(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,8 +80,8 @@ def _unread_keys(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_filled(name: str, value: Any) -> bool:
-    if value is None or (isinstance(value, str | list | dict) and not value):
+    if isinstance(value, str):
+        return bool(value.strip())
+    if value is None or (isinstance(value, list | dict) and not value):
         return False
-    return not (isinstance(value, str) and not value.strip()) and not (
-        name in _MARKS and value == 1
-    )
+    return not (name in _MARKS and value == 1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from prefcli.data.run_datasets import RunDatasets
+from prefcli.errors import RecipeError
 from prefcli.memory.activations import Policy
 from prefcli.memory.advice import Candidate
 from prefcli.memory.fake_step import StepPeaks
@@ -15,6 +17,7 @@ from prefcli.memory.prediction import Memory, predict
 from prefcli.model.base_model import ModelSource
 from prefcli.packed_forward.supported_models import reason_against_config
 from prefcli.recipe.schema import Recipe
+from prefcli.trl_integration.trl_args import accumulate
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Simulations:
     exact: Callable[..., StepPeaks]
     quick: Callable[..., StepPeaks]
     """Extrapolated from a few layers."""
+    token_budget: Callable[..., Any]
+    """`choose_token_budget` of the layer above."""
 
 
 @dataclass(frozen=True)
@@ -97,19 +102,50 @@ class StepMemory:
             return datasets.longest_row
         return self.recipe.data.max_length
 
+    def token_budget_lines(self, candidate: Candidate) -> list[str]:
+        """Describe how micro-batches are filled, for the log."""
+        budget = self._token_budget(candidate)
+        return budget.lines() if budget is not None else []
+
+    def _token_budget(self, candidate: Candidate) -> Any:
+        """Return how micro-batches are filled; None without rows that can be divided."""
+        recipe, method, target = candidate
+        if self.datasets is None:
+            return None
+        try:
+            accumulation = accumulate(recipe.training, target.devices)
+        except RecipeError:  # another check reports it
+            return None
+        return self.simulations.token_budget(
+            recipe,
+            method,
+            self.datasets,
+            world=target.devices,
+            accumulation=accumulation,
+            packed=lambda: self._is_packed(candidate),
+            kind=target.device.kind,
+        )
+
     def _packed(self, candidate: Candidate) -> int | None:
         """Return the tokens of the largest micro-batch, if rows will be scored without padding."""
+        if self.datasets is None or not self._is_packed(candidate):
+            return None
+        budget = self._token_budget(candidate)
+        tokens = budget.tokens if budget is not None else None
+        return self.datasets.packed(candidate.recipe, candidate.method, tokens)
+
+    def _is_packed(self, candidate: Candidate) -> bool:
+        """Return whether all rows are known and will be scored without padding."""
         recipe, method, target = candidate
         if self.datasets is None or self.datasets.is_sample or method.packs:
-            return None
+            return False
         attention = recipe.model.attn_implementation
         reason = reason_against_config(
             self.info.architectures.policy,
             "sdpa" if attention == "auto" else attention,
             target.strategy,
         )
-        off = recipe.performance.shared_prefix == "off"
-        return None if reason or off else self.datasets.packed(recipe, method)
+        return reason is None and recipe.performance.shared_prefix != "off"
 
 
 def _model_sections(recipe: Recipe) -> tuple[object, ...]:

@@ -197,6 +197,11 @@ class Method(ConfigBase):
         return False
 
     @property
+    def rows_are_independent(self) -> bool:
+        """Return whether a row's loss is the same whichever rows share its device batch."""
+        return not self.pairs_neighbours
+
+    @property
     def pairs_neighbours(self) -> bool:
         """Return whether trl pairs each row with its neighbour in the device batch."""
         return False

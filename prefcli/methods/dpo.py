@@ -43,6 +43,7 @@ _READ_F_DIVERGENCE = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "ro
 _MEANS_OVER_TOKENS = {"ipo", "sigmoid_norm"}
 # Their gradient does not vanish with a growing reward margin.
 _UNBOUNDED = {*_MEANS_OVER_TOKENS, "sppo_hard"}
+_SORT_ROWS = {"aot", "aot_unpaired"}
 _LN_2 = math.log(2)
 
 
@@ -167,8 +168,12 @@ class Dpo(Method):
             return None
         return "take dpo.loss_type: sigmoid_norm, dpo.ld_alpha or simpo"
 
+    @property
+    def rows_are_independent(self) -> bool:
+        return not _SORT_ROWS & set(self.losses)
+
     def smallest_batch(self) -> tuple[int, str]:
-        if {"aot", "aot_unpaired"} & set(self.losses):
+        if not self.rows_are_independent:
             return 2, "aot sorts the rows of a device batch, and with one row it equals dpo"
         return 1, ""
 

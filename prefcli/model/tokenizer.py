@@ -65,8 +65,18 @@ def _set_eos(tokenizer: PreTrainedTokenizerBase, token: str, where: str) -> None
     tokenizer.eos_token = token
 
 
+_SHIPPED = Path(__file__).parent / "chat_templates"
+
+
+def shipped_templates() -> list[str]:
+    """Return the names that `model.chat_template` accepts instead of a file."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.jinja"))
+
+
 def _read_template(text: str) -> str:
     """Return a template, or the content of the file that is named instead."""
+    if text in shipped_templates():
+        return (_SHIPPED / f"{text}.jinja").read_text("utf-8")
     if not any(mark in text for mark in ("{{", "{%", "\n")):
         path = Path(text).expanduser()
         if not path.is_file():
@@ -74,12 +84,13 @@ def _read_template(text: str) -> str:
                 Problem(
                     f"no such file: {text}",
                     path="model.chat_template",
-                    hint="name a .jinja file, or write the template itself",
+                    hint="name a .jinja file, write the template itself, or one of "
+                    + ", ".join(shipped_templates()),
                     code="MDL014",
                 )
             )
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             raise RecipeError(
                 Problem(

@@ -1,1 +1,1 @@
-"""Scoring rows with less work: no padding, no prompt twice, no projection without a label."""
+"""A forward pass without padding and repeated prompts, and with logits only at labels."""

@@ -1,4 +1,4 @@
-"""The output projection of labelled tokens only, one tile of tokens at a time."""
+"""The LM head at tokens that have a label, one tile of tokens at a time."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ _KEEP = 2**26
 EVERYWHERE = "mean_logits_everywhere"
 """Output with the mean logit of every token, which forward.py computes without logits."""
 
-FIGURES = frozenset({"log_probs", "entropy", "mean_logits", "is_top1", EVERYWHERE})
+SUPPORTED_OUTPUTS = frozenset({"log_probs", "entropy", "mean_logits", "is_top1", EVERYWHERE})
 
-Figures = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+LabelOutputs = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
 def gathered(parameter: torch.Tensor | None) -> Any:
-    """Gather a parameter of the head that FSDP2 shards in a separate unit. FSDP gathers such a unit
-    in its module's forward, which is not called here."""
+    """Gather a parameter of the head that FSDP2 shards. FSDP would gather it in the head's forward,
+    which is not called here."""
     if not isinstance(parameter, DTensor):
         return parameter
     # Averaged over processes, as FSDP does.
     return parameter.full_tensor(grad_placements=[Partial("avg")] * parameter.device_mesh.ndim)
 
 
-def figures(
+def label_outputs(
     hidden: torch.Tensor,
     head: Any,
     targets: torch.Tensor,
     scale: float,
     outputs: tuple[str, ...],
-) -> Figures:
+) -> LabelOutputs:
     """Compute the outputs of `Head` for each label, with trl's Triton kernels if available."""
     weight, bias = gathered(head.weight), gathered(head.bias)
     if not _use_triton(hidden.device):
-        result: Figures = Head.apply(hidden, weight, bias, targets, scale, outputs)  # type: ignore[no-untyped-call]
+        result: LabelOutputs = Head.apply(hidden, weight, bias, targets, scale, outputs)  # type: ignore[no-untyped-call]
         return result
     optional = tuple(name for name in outputs if name in OPTIONAL_OUTPUTS)
     log_probs, entropy, _, mean_logits, is_top1 = ChunkedLogProbFunction.apply(
@@ -60,7 +60,7 @@ def figures(
 
 
 class Head(torch.autograd.Function):
-    """log softmax(hidden W' + b)[target], and the other requested outputs.
+    """The log-probability log softmax(hidden W' + b)[target], and the other requested outputs.
 
     hidden (labels, width), weight (vocabulary, width), targets (labels,) -> log-probabilities,
     entropy, mean logit and whether the target is the likeliest token, each (labels,) in float32.
@@ -79,7 +79,7 @@ class Head(torch.autograd.Function):
         targets: torch.Tensor,
         scale: float,
         outputs: tuple[str, ...],
-    ) -> Figures:
+    ) -> LabelOutputs:
         device = hidden.device.type
         dtype = (
             torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -190,7 +190,7 @@ class Head(torch.autograd.Function):
 def _added(
     total: torch.Tensor | None, tiles: list[torch.Tensor], hidden: torch.Tensor
 ) -> torch.Tensor:
-    """total + shares' hidden, (vocabulary, width) in float32.
+    """Return total + shares' hidden, (vocabulary, width) in float32.
 
     tiles: the shares, (labels, vocabulary) together; hidden: (labels, width).
     """
@@ -206,14 +206,14 @@ def _added(
 
 
 def _slices(count: int, size: int) -> list[slice]:
-    """0 ... count in pieces of `size`."""
+    """Split the range from 0 to `count` into slices of `size`."""
     return [slice(at, min(at + size, count)) for at in range(0, count, size)]
 
 
 def _logits(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
-    """In float32."""
+    """Return the logits in float32."""
     logits = times(hidden, weight).float()
     if bias is not None:
         logits += bias
@@ -225,7 +225,7 @@ def _logits(
 def _exponentials(
     logits: torch.Tensor, most: torch.Tensor, total: torch.Tensor, entropy: torch.Tensor | None
 ) -> None:
-    """exp(logits - most), in their place; their sums, and the entropy of their shares."""
+    """Replace logits by exp(logits - most); write their sums and the entropy of their shares."""
     rows, vocabulary = logits.shape
     size = max(1, _BLOCK // vocabulary)
     relative = logits.new_empty(min(size, rows), vocabulary) if entropy is not None else None

@@ -1,4 +1,4 @@
-"""trl's scoring forward, on a packed row: same arguments, same results, less work."""
+"""trl's forward pass with a fused head, computed on a packed row: same arguments and results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput
 
-from prefcli.packed_forward.chunked_lm_head import EVERYWHERE, FIGURES, figures, gathered
+from prefcli.packed_forward.chunked_lm_head import (
+    EVERYWHERE,
+    SUPPORTED_OUTPUTS,
+    gathered,
+    label_outputs,
+)
 from prefcli.packed_forward.compiled_layers import CompiledLayers
 from prefcli.packed_forward.onednn_linear import install_onednn
 from prefcli.packed_forward.packed_batch import PackedBatch, layout_of
@@ -33,12 +38,14 @@ _FROM_TRL = (
 
 @dataclass
 class Counts:
-    """How often each forward was called, so that a missing speed-up is visible."""
+    """Numbers of passes and tokens of a run, by the kind of forward pass, for run.json."""
 
+    multiple: int = 1
+    """Packed rows are filled up to a multiple of this many tokens."""
     fast: int = 0
     stock: int = 0
     packed: int = 0
-    """Tokens that went through the model."""
+    """Tokens of the packed rows."""
     padded: int = 0
     """Tokens of the same batches with padding and repeated prompts."""
     attention: Counter[str] = field(default_factory=Counter)
@@ -47,14 +54,32 @@ class Counts:
         default=None, repr=False
     )
 
-    def layout(
+    def pack(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, labels: torch.Tensor
     ) -> PackedBatch:
-        """Return the layout of a batch; the reference reads the batch of the policy."""
+        """Lay out a batch; on a GPU the host waits for its tensors."""
+        return layout_of(input_ids, attention_mask, labels, self.attention, self.multiple)
+
+    def layout(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        labels: torch.Tensor,
+        collated: Carrier | None = None,
+    ) -> PackedBatch:
+        """Return the layout of a batch; the reference reads the batch of the policy.
+
+        collated: the layout that the collator has made.
+        """
         batch = input_ids, attention_mask, labels
-        if self._last is None or any(a is not b for a, b in zip(self._last[0], batch, strict=True)):
-            self._last = batch, layout_of(*batch, self.attention)
-        layout = self._last[1]
+        if collated is not None:
+            layout = collated.batch.to(input_ids.device)
+            assert layout.place.shape == input_ids.shape, "the layout is that of another batch"
+        else:
+            last = self._last
+            if last is None or any(a is not b for a, b in zip(last[0], batch, strict=True)):
+                last = self._last = batch, self.pack(*batch)
+            layout = last[1]
         self.fast += 1
         self.packed += layout.size
         self.padded += input_ids.numel()
@@ -71,13 +96,15 @@ class Counts:
 
 
 def settings(model: PreTrainedModel) -> tuple[float, tuple[str, ...]] | None:
-    """(scale of the logits, figures asked for) of a model that trl has prepared; None where it
-    asks for something that is not done here."""
+    """Return (scale of the logits, requested outputs) of a model that trl has prepared.
+
+    None if trl requests something that the packed forward does not compute.
+    """
     known = inspect.getclosurevars(model.forward).nonlocals
     if not set(_FROM_TRL) <= known.keys():
         return None
     scale, outputs, temperature, cap, precise = (known[name] for name in _FROM_TRL)
-    if temperature != 1.0 or cap is not None or precise or not set(outputs) <= FIGURES:
+    if temperature != 1.0 or cap is not None or precise or not set(outputs) <= SUPPORTED_OUTPUTS:
         return None
     return scale, outputs
 
@@ -89,10 +116,10 @@ def install(
     counts: Counts,
     attention: str,
 ) -> Callable[[], None]:
-    """Call the packed forward instead of trl's. Returns a function that removes it.
+    """Replace trl's forward pass by the packed one. Returns a function that restores it.
 
-    model: without peft's wrapper. attention: one of `ATTENTIONS`. With dropout, rows drop the same
-    shared tokens: the probability is trl's, but it is drawn once, and in another order.
+    model: without peft's wrapper. attention: one of `ATTENTIONS`. Tokens that rows share get one
+    draw of dropout, while trl draws for each row.
     """
     stock, before = model.forward, model.config._attn_implementation
 
@@ -100,6 +127,7 @@ def install(
     def forward(
         self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any
     ) -> Any:
+        collated = kwargs.pop(LAYOUT, None)
         if not fused_lm_head:
             with compiled.paused():
                 return stock(*args, **kwargs)
@@ -109,7 +137,7 @@ def install(
             with compiled.paused():
                 return stock(*args, fused_lm_head=True, **kwargs)
         labels = kwargs["labels"]
-        layout = counts.layout(kwargs["input_ids"], kwargs.get("attention_mask"), labels)
+        layout = counts.layout(kwargs["input_ids"], kwargs.get("attention_mask"), labels, collated)
         items = kwargs.get("num_items_in_batch")
         counts.attention[attention] += len(compiled.layers)
         return score(self, kwargs["input_ids"], labels, layout, items, scale, outputs)
@@ -137,12 +165,12 @@ def score(
     scale: float,
     outputs: tuple[str, ...],
 ) -> FusedCausalLMOutput:
-    """Figures of shape (rows, length - 1) for labels (rows, length), zero where there is none."""
+    """Compute the outputs, (rows, length - 1) for labels (rows, length); 0 without a label."""
     states = backbone(model, input_ids, layout)[0]
     hidden = states[layout.sources]
     head = model.get_output_embeddings()
     targets = labels[:, 1:].flatten()[layout.scored]
-    log_probs, entropy, mean_logits, is_top1 = figures(hidden, head, targets, scale, outputs)
+    log_probs, entropy, mean_logits, is_top1 = label_outputs(hidden, head, targets, scale, outputs)
     shape = labels[:, 1:].shape
     everywhere = _mean_logits(states, head, scale, layout) if EVERYWHERE in outputs else None
 
@@ -167,7 +195,8 @@ def score(
 def _mean_logits(
     states: torch.Tensor, head: Any, scale: float, layout: PackedBatch
 ) -> torch.Tensor:
-    """(rows, length - 1), zero at padding: a mean of projections is one projection."""
+    """Return the mean logit of each token, (rows, length - 1), 0 at padding. The mean over the
+    vocabulary is one product with the mean row of the head."""
     weight, bias = gathered(head.weight), gathered(head.bias)
     with torch.autocast(states.device.type, enabled=False):
         means = states.float() @ weight.mean(0, dtype=torch.float32)
@@ -179,7 +208,7 @@ def _mean_logits(
 
 
 def backbone(model: PreTrainedModel, input_ids: torch.Tensor, layout: PackedBatch) -> torch.Tensor:
-    """Hidden states (1, tokens, width) of the packed row."""
+    """Return the hidden states of the packed row, (1, tokens, width)."""
     traceable = model.config._attn_implementation == COMPILED
     # A mask of four dimensions passes transformers' own untouched; attention goes by the layout.
     mask = torch.zeros(1, 1, 1, 1, device=input_ids.device)

@@ -15,6 +15,7 @@ from prefcli.errors import Problem, RecipeError
 from prefcli.packed_forward import prefix_attention as segments
 from prefcli.packed_forward import varlen
 from prefcli.packed_forward.forward import Counts, install, settings
+from prefcli.packed_forward.prefix_attention import Carrier
 from prefcli.packed_forward.self_check import disagreement
 from prefcli.packed_forward.supported_models import reason_against
 from prefcli.packed_forward.truncated_model import truncated_model
@@ -23,6 +24,10 @@ from prefcli.recipe.sections import Performance
 from prefcli.trl_integration.trl_compat import fused_head_replaced
 
 _IN_USE = "in use"
+
+_MULTIPLE = 128
+"""On a GPU the length of a packed row is a multiple of this: for each size that is new to it,
+cuBLAS searches for the best kernel."""
 
 ATTENTIONS = (varlen.COMPILED, varlen.NAME, segments.NAME)
 """Names of attention functions, the fastest first."""
@@ -47,9 +52,9 @@ class FastForward:
         self._packs = packs
         self._autocast = autocast
         self._compiles = options.compile == "on"
-        self.counts = Counts()
+        self.counts = Counts(multiple=_MULTIPLE if torch.cuda.is_available() else 1)
         self.reason: str | None = None
-        """Why a model of the run is scored by trl's own forward."""
+        """Why a model of the run uses trl's own forward pass."""
         self.attention: str | None = None
         """Name of the attention function that is used."""
         self.refused: dict[str, str] = {}
@@ -106,7 +111,7 @@ class FastForward:
 
     @contextmanager
     def installed(self, model: PreTrainedModel) -> Iterator[None]:
-        """Prepare a model as a trainer does, until the block ends."""
+        """Prepare a model as a trainer does, and restore it when the block ends."""
         own = vars(model).get("forward")
         uninstall = self.prepare(model)
         try:
@@ -118,10 +123,21 @@ class FastForward:
                 model.forward = own
 
     def is_usable(self, model: PreTrainedModel | PeftModel) -> bool:
-        """Return whether the packed forward can score this model."""
+        """Return whether the packed forward supports this model."""
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         with self.installed(base):
             return self.reason is None
+
+    @property
+    def is_in_use(self) -> bool:
+        """Return whether the models of the run are scored packed."""
+        return self._status == _IN_USE
+
+    def collated(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, Carrier]:
+        """Return the layout of a batch on the host, as an argument of the model."""
+        return {segments.LAYOUT: Carrier(self.counts.pack(input_ids, attention_mask, labels))}
 
     def prepare(self, model: PreTrainedModel, **options: Any) -> Callable[[], None]:
         """Add trl's fused head and, if the model supports it, the packed forward.
@@ -151,26 +167,26 @@ class FastForward:
         return _nothing
 
     def _try(self, model: PreTrainedModel) -> tuple[str | None, Callable[[], None]]:
-        """(why not, what takes it away)."""
+        """Return (why the model cannot use it, function that removes it)."""
         requested_outputs = settings(model)
         if requested_outputs is None:
-            return "trl asks for figures that it does not give", _nothing
+            return "trl requests outputs that it does not compute", _nothing
         difference = None
-        tried = self._tried(model, requested_outputs[1])
+        checked = self._checkable(model, requested_outputs[1])
         compiles = self._compiles
         if compiles and self._strategy == "fsdp2":
             self.refused[varlen.COMPILED] = "under fsdp2 layers are sharded and not compiled"
             compiles = False
-        for attention in attentions(tried, compiled=compiles):
-            difference = self._disagreement(tried, *requested_outputs, attention)
+        for attention in attentions(checked, compiled=compiles):
+            difference = self._disagreement(checked, *requested_outputs, attention)
             if difference is None:
                 self.attention = attention
                 return None, install(model, *requested_outputs, self.counts, attention)
             self.refused[attention] = difference
         return difference, _nothing
 
-    def _tried(self, model: PreTrainedModel, outputs: tuple[str, ...]) -> PreTrainedModel:
-        """Return the model to compare with trl's forward; a part of it if it will be sharded."""
+    def _checkable(self, model: PreTrainedModel, outputs: tuple[str, ...]) -> PreTrainedModel:
+        """Return the model for the self-check: its first layers if it will be sharded."""
         if self._strategy != "fsdp2":
             return model
         # Before sharding it may be on the CPU; after that no process can run it alone.
@@ -184,7 +200,7 @@ class FastForward:
     ) -> str | None:
         @contextmanager
         def fast() -> Iterator[None]:
-            uninstall = install(model, scale, outputs, Counts(), attention)
+            uninstall = install(model, scale, outputs, Counts(self.counts.multiple), attention)
             try:
                 yield
             finally:

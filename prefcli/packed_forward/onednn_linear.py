@@ -1,7 +1,7 @@
-"""Products of float32 matrices on CPUs where torch's default library is slow.
+"""Linear layers that multiply float32 matrices by oneDNN, on CPUs where MKL is slow.
 
-torch multiplies float32 matrices by MKL, which keeps to AVX2 on processors that are not Intel's;
-oneDNN, which torch has for convolutions and bfloat16, takes AVX-512 there and is twice as fast.
+torch multiplies float32 matrices by MKL, which uses only AVX2 on processors not made by Intel.
+oneDNN, which torch includes for convolutions, uses AVX-512 there and is up to twice as fast.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from torch.autograd.function import once_differentiable
 
 _PROCESSOR = Path("/proc/cpuinfo")
 _FEW = 16
-"""With fewer rows, arranging the operands takes longer than multiplying them."""
+"""Rows of an operand below which its rearrangement takes longer than the product."""
 
 
 @cache
 def better_by_onednn() -> bool:
-    """Decide by the processor, not by a trial, so that a resumed run rounds in the same way."""
+    """Return whether oneDNN is used here. The processor decides, so that a resumed run rounds as
+    before; a trial could give another answer."""
     if torch.cuda.is_available():
         return False
     mkl, onednn = torch.backends.mkl, torch.backends.mkldnn
@@ -43,12 +44,12 @@ def _fits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def times(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a (n, k), b (m, k) -> a b' (n, m), without a gradient."""
+    """Return a b' (n, m) of a (n, k) and b (m, k), without a gradient."""
     return _product(a, b) if _fits(a, b) else a @ b.T
 
 
 def _product(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    # By other strides than these it takes a path that is a thousand times slower.
+    # oneDNN is a thousand times slower with other strides.
     if not (b.is_contiguous() or b.T.is_contiguous()):
         b = b.contiguous()
     a = a.contiguous()
@@ -57,7 +58,7 @@ def _product(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None)
 
 
 class _Linear(torch.autograd.Function):
-    """x (n, k), weight (m, k), bias (m,) -> (n, m)."""
+    """A linear layer's product (n, m) of x (n, k), weight (m, k) and bias (m,)."""
 
     @staticmethod
     def forward(
@@ -79,7 +80,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _to_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Return grad' x. The narrower operand, that of an adapter, is the one that is rearranged."""
+    """Return grad' x, rearranging the narrower operand, which for an adapter is small."""
     if grad.size(1) <= x.size(1):
         return times(grad.T, x.T)
     return times(x.T, grad.T).T.contiguous()
@@ -97,7 +98,7 @@ class Linear(torch.nn.Linear):
 
 
 def install_onednn(model: torch.nn.Module) -> Callable[[], None]:
-    """Have the model's projections computed so. Returns what gives them back."""
+    """Have the model's linear layers use oneDNN. Returns a function that restores them."""
     if not better_by_onednn():
         return lambda: None
     plain = [module for module in model.modules() if type(module) is torch.nn.Linear]

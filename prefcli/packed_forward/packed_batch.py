@@ -1,10 +1,12 @@
-"""A padded batch as one row without padding, in which rows share a common prefix."""
+"""The packed row of a batch: no padding, and a prefix that rows share only once."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +15,19 @@ import torch
 Ints = npt.NDArray[np.int64]
 
 _MIN_SHARED = 0.9
-"""Share of the longest common prefix that a row must have to join a group."""
+"""A row joins a group if it has this share of the longest common prefix."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of the batch with a common prefix. Numbers count tokens of the packed row."""
+    """Rows of the batch with a common prefix. All numbers count tokens of the packed row."""
 
     start: int
+    """Position of its first token."""
     prefix: int
     """Length of the common prefix."""
     branches: tuple[int, ...]
-    """Tokens of each row after the prefix."""
+    """Number of tokens of each row after the prefix."""
 
     @property
     def end(self) -> int:
@@ -41,11 +44,11 @@ class Spans:
     """Runs of queries, and the keys that each run attends to."""
 
     query_ends: torch.Tensor
-    """(runs + 1,) in int32, from 0: where each run ends among the packed row's tokens."""
+    """(runs + 1,) in int32: 0, then the end of each run in the packed row."""
     key_ends: torch.Tensor
-    """(runs + 1,) in int32, from 0: among `keys`."""
+    """(runs + 1,) in int32: 0, then the end of each run in `keys`."""
     keys: torch.Tensor
-    """Packed tokens by run; a shared prefix is repeated for each run that attends to it."""
+    """Packed tokens that each run attends to; a shared prefix is repeated for each of its runs."""
     longest_queries: int
     longest_keys: int
 
@@ -64,7 +67,7 @@ class PackedBatch:
     """(labels,) flat index into (rows, length - 1) of each label."""
     groups: tuple[Group, ...]
     place: torch.Tensor
-    """(rows, length) packed token of each; -1 for padding."""
+    """(rows, length) packed token of each token of the batch; -1 for padding."""
     calls: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
     """Calls of each attention function in the same run."""
     _masks: dict[tuple[int, int, int | None, torch.dtype], torch.Tensor] = field(
@@ -75,9 +78,20 @@ class PackedBatch:
     def size(self) -> int:
         return len(self.token_indices)
 
+    def to(self, device: torch.device, non_blocking: bool = True) -> PackedBatch:
+        """Return the map on a device, in one copy that the host does not wait for."""
+        if self.token_indices.device == device:
+            return self
+        names = ("token_indices", "positions", "sources", "scored", "place")
+        tensors = [getattr(self, name) for name in names]
+        arrays = [tensor.flatten().cpu().numpy() for tensor in tensors]
+        moved = zip(names, tensors, _to_device(arrays, device), strict=True)
+        views: dict[str, Any] = {name: flat.view(tensor.shape) for name, tensor, flat in moved}
+        return dataclasses.replace(self, **views, _masks={})
+
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest row."""
+        """Number of tokens of the longest row."""
         return max(g.prefix + max(g.branches, default=0) for g in self.groups)
 
     def reached(self, window: int | None) -> int | None:
@@ -86,6 +100,7 @@ class PackedBatch:
 
     @cached_property
     def spans(self) -> Spans:
+        """The runs of queries and keys: a group's prefix, then each of its branches."""
         queries, keys, seen = [0], [0], []
         for group in self.groups:
             shared = np.arange(group.start, group.start + group.prefix)
@@ -104,7 +119,8 @@ class PackedBatch:
         return Spans(query_ends.int(), key_ends.int(), indices, max(queries), max(keys))
 
     def mask(self, queries: int, keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
-        """(queries, keys), to be added to the scores of the last `queries` of `keys` tokens."""
+        """Return the mask, (queries, keys), to add to the scores of the last `queries` of `keys`
+        tokens."""
         name = (queries, keys, window, like.dtype)
         if name not in self._masks:
             at = torch.arange(keys - queries, keys, device=like.device)[:, None]
@@ -122,13 +138,15 @@ def layout_of(
     attention_mask: torch.Tensor | None,
     labels: torch.Tensor,
     calls: Counter[str] | None = None,
+    multiple: int = 1,
 ) -> PackedBatch:
     """Pack a batch of three (rows, length) tensors; -100 marks tokens without a label.
 
-    calls: counter of the run.
+    calls: counter of the run. multiple: fill the packed row up to a multiple of this number with
+    copies of one token, which no other token attends to.
 
-    A label is scored by the hidden state before it, which for the first of a branch is the last of
-    the shared beginning.
+    The hidden state before a label scores it. For the first token of a branch that is the last
+    state of the shared prefix.
     """
     rows, length = input_ids.shape
     ids, real, labelled = _on_host(input_ids, attention_mask, labels)
@@ -151,6 +169,10 @@ def layout_of(
             size += len(rest)
             branches.append(len(rest))
         groups.append(Group(start, prefix, tuple(branches)))
+    if missing := -size % multiple:
+        token_indices.append(np.zeros(missing, np.int64))
+        positions.append(np.zeros(missing, np.int64))
+        groups.append(Group(size, missing, ()))
     scored = labelled[:, 1:]
     arrays = [
         np.concatenate(token_indices),
@@ -174,14 +196,14 @@ def layout_of(
 def _on_host(
     input_ids: torch.Tensor, attention_mask: torch.Tensor | None, labels: torch.Tensor
 ) -> tuple[Ints, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """(ids, which of them are there, which have a label), with one wait for the device."""
+    """Return (ids, which are not padding, which have a label), waiting for the device once."""
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     ids, real, targets = torch.stack([input_ids, mask.to(input_ids), labels]).cpu().numpy()
     return ids, real != 0, targets != -100
 
 
 def _to_device(arrays: list[Ints], device: torch.device) -> list[torch.Tensor]:
-    """In one copy that the host does not wait for."""
+    """Copy arrays to a device at once, without waiting for the copy."""
     together = torch.from_numpy(np.concatenate(arrays))
     if device.type == "cuda":
         together = together.pin_memory().to(device, non_blocking=True)
@@ -189,7 +211,7 @@ def _to_device(arrays: list[Ints], device: torch.device) -> list[torch.Tensor]:
 
 
 def _grouped(texts: list[Ints]) -> list[tuple[list[int], int]]:
-    """(rows, tokens that all of them begin with), each row in one group."""
+    """Divide rows into groups: (row numbers, length of their common prefix)."""
     lengths = np.array([len(text) for text in texts])
     padded = np.full((len(texts), max(lengths, default=0) + 1), -1)
     for row, text in zip(padded, texts, strict=True):

@@ -19,16 +19,19 @@ LAYOUT = "prefcli_layout"
 
 
 class Carrier:
-    """Takes a packed batch through a model: FSDP copies each dataclass that a layer is given."""
+    """A packed batch as an argument of layers. FSDP would copy a dataclass for each layer."""
 
     def __init__(self, batch: PackedBatch) -> None:
         self.batch = batch
 
+    def to(self, device: torch.device, non_blocking: bool = True) -> Carrier:
+        return Carrier(self.batch.to(device, non_blocking))
+
 
 def as_autocast_does(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """In the dtype that autocast gives to the attention of torch.
+    """Cast tensors as autocast casts the arguments of torch's attention.
 
-    Rotary embeddings make float32 of queries and keys, whatever the projections gave.
+    Rotary embeddings turn queries and keys into float32, even if the projections return bfloat16.
     """
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
@@ -50,7 +53,7 @@ def segment_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend by segments: (1, heads, tokens, width) -> (1, tokens, heads, width).
 
-    Without a layout it is sdpa's: generation, and whatever else calls the model, stays as it is.
+    Without a layout, as in generation, it is transformers' sdpa attention.
     """
     carrier: Carrier | None = kwargs.pop(LAYOUT, None)
     if carrier is None:
@@ -86,7 +89,7 @@ def segment_attention(
             is_causal=plain,
         )
 
-    # Split, not sliced: a slice's gradient is as large as what it was cut from, and mostly zeros.
+    # Not slices: the gradient of a slice has the size of the sliced tensor, and is mostly zeros.
     tokens = [count for group in layout.groups for count in (group.prefix, *group.branches)]
     split = (torch.split(tensor, tokens, dim=2) for tensor in (query, key, value))
     segments = zip(*split, strict=True)

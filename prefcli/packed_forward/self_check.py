@@ -1,4 +1,4 @@
-"""A comparison of the packed forward with trl's on the model of the run, before it starts."""
+"""The self-check: the packed forward and trl's own on the same rows, before a run starts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from prefcli.text import first_line
 _SEED = 0
 _PROMPT, _ANSWER = 24, 8
 _NATS = {"whole": 1e-4, "half": 0.01}
-"""Nats per token, on average: the order of additions differs."""
+"""Allowed mean difference in nats per token, by precision; the order of additions differs."""
 _SHARE = {"whole": 1e-3, "half": 0.1}
-"""Or this share of the change that other tokens before the labels cause, which is the size of the
-error of a wrong layout: in half precision large logits have a wide spacing."""
+"""Allowed difference as a share of what other tokens before the labels change: the error of
+a wrong layout. In half precision large logits are far apart."""
 
 
 def disagreement(
@@ -31,9 +31,9 @@ def disagreement(
 ) -> str | None:
     """Describe a disagreement; None if both agree and the last layer has a finite gradient.
 
-    Two answers to one prompt and one without a prompt are scored, longer than any window of the
-    model that rows of `max_length` tokens would reach. fast: while it is entered, the model scores
-    by the fast forward, and by trl's own before and after. precise: in float32 throughout.
+    The rows are two answers to one prompt and one answer without a prompt, longer than any window
+    of the model that rows of `max_length` tokens exceed. fast: a context in which the model uses
+    the packed forward; it uses trl's own outside. precise: all of the model is float32.
     """
     batch = rows(model, max_length)
     labelled = batch["labels"][:, 1:] != -100
@@ -90,8 +90,8 @@ def _last_layer(model: PreTrainedModel) -> Iterator[list[_Call]]:
 def _gradient(
     layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> torch.Tensor:
-    """Return the gradient of the layer's input. Only this layer runs backwards, and not for its
-    weights, so that it fits in memory for any model."""
+    """Return the gradient of the layer's input. Only this layer has a backward pass, without the
+    gradients of its weights, so that it fits into memory for any model."""
     states = args[0].detach().requires_grad_()
     with torch.enable_grad():
         output = layer(states, *args[1:], **kwargs)

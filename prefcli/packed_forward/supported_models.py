@@ -1,8 +1,8 @@
-"""Architectures for which the packed forward is exact: a list, because a wrong guess is silent.
+"""The architectures for which the packed forward is exact.
 
-A model outside it may compute something else from a packed row without a word: recurrent layers run
-on from one row into the next, chunked attention counts from the packed row's start, some ignore the
-attention function they are given (stablelm, nemotron), or cap their logits.
+Other models may silently compute something else from a packed row: recurrent layers continue from
+one row into the next, chunked attention counts from the start of the packed row, and some models
+ignore the attention function (stablelm, nemotron) or cap their logits.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ FAMILIES = frozenset(
         "starcoder2",
     )
 )
-"""transformers' model types: full attention or sliding windows. Each is in a test."""
+"""Model types of transformers with full attention or sliding windows; each one is tested."""
 
 
 def reason_against(model: PreTrainedModel, strategy: Strategy) -> str | None:
-    """Why trl's own forward is taken instead; None where there is no reason.
+    """Return why the packed forward does not support a model; None if it does.
 
-    strategy: how the model is spread over processes.
+    strategy: the distributed strategy of the run.
     """
     return reason_against_config(model.config, model.config._attn_implementation, strategy)
 
@@ -66,15 +66,18 @@ def reason_against(model: PreTrainedModel, strategy: Strategy) -> str | None:
 def reason_against_config(
     model_config: PretrainedConfig, attention: str, strategy: Strategy
 ) -> str | None:
-    """The same of a model that is not loaded; attention: an implementation's name."""
+    """Return `reason_against` from a configuration, before the model is loaded.
+
+    attention: the name of its attention implementation.
+    """
     config = model_config.get_text_config()
     kind = config.model_type
     if kind not in FAMILIES:
-        return f"{kind} is not among the architectures it is known to be exact for"
+        return f"it is not verified for model type {kind}"
     if config is not model_config:
-        return f"{model_config.model_type} reads more than text"
+        return f"{model_config.model_type} is multimodal"
     if attention != "sdpa":
-        return f"model.attn_implementation is {attention}, and only sdpa knows about it"
+        return f"model.attn_implementation is {attention}, and it needs sdpa"
     if strategy in SHARDED and strategy != "fsdp2":
         return f"{strategy} shards the output projection"
     if getattr(config, "output_router_logits", False):

@@ -1,4 +1,4 @@
-"""The first layers of a model, to check what a sharded model cannot run in one process."""
+"""The first layers of a model, for checks in one process of a model that will be sharded."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 _BASE = ".base_layer."
-"""In names of weights below an adapter of peft."""
+"""Part of the name of a weight that peft has wrapped with an adapter."""
 
 
 def of_depth(config: PretrainedConfig, layers: int) -> PretrainedConfig:
-    """Return a copy of the configuration with so many layers."""
+    """Return a copy of the configuration with this number of layers."""
     config = copy.deepcopy(config)
     text = config.get_text_config()
     full = text.num_hidden_layers
@@ -28,7 +28,7 @@ def truncated_model(
 ) -> PreTrainedModel:
     """Return the model's first layers, embeddings and head on a device, one layer of each kind.
 
-    No process holds more of the model there, and none needs the others to run it.
+    It needs less memory than the model, and no other process.
     """
     config = of_depth(model.config, _depth(model.config))
     devices = [device] if device.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""Segment attention on a GPU: one call of torch's flash attention for all segments of a row."""
+"""Attention over a packed row on a GPU: one call of flash attention for all of its segments."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from prefcli.packed_forward.prefix_attention import (
 
 NAME = "prefcli_varlen"
 COMPILED = "prefcli_varlen_compiled"
-"""The same, traceable: for decoder layers that torch.compile has fused."""
+"""Name of the variant that torch.compile can trace, for compiled decoder layers."""
 SPANS = "prefcli_spans"
 """Keyword by which a model passes the spans to traceable attention."""
 
 _DTYPES = (torch.bfloat16, torch.float16)
 _WIDEST = 256
-"""Of a head."""
+"""Largest width of a head."""
 
 
 def is_given(model: PreTrainedModel) -> bool:

@@ -69,9 +69,28 @@ def _path(text: str) -> str:
     return path
 
 
+_ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]*)://(.*)")
+_HUB_ADDRESS = re.compile(r"(?i)(?:hf://|https?://(?:huggingface\.co|hf\.co)/)")
+
+
+def _refuse_address(text: str) -> None:
+    match = _ADDRESS.match(text)
+    if match is None:
+        return
+    cure = "download the file and write its local path"
+    if match[1].lower() == "file":
+        cure = f"write the path, {match[2]}"
+    elif _HUB_ADDRESS.match(text):
+        cure = "write the hub id, OWNER/NAME, and a file of a dataset in data_files"
+    raise RuleError(
+        f"an address is neither a local path nor a hub id ({match[1]}://); {cure}", code="RCP017"
+    )
+
+
 def _name(text: str) -> str:
     path = _path(text)
-    if not is_local(path) and "://" not in path and not is_hub_id(path):
+    _refuse_address(path)
+    if not is_local(path) and not is_hub_id(path):
         raise RuleError(
             f"{text!r} is neither a hub id nor an existing file or folder; write a hub id as NAME "
             "or OWNER/NAME with letters, digits, - _ and ., or start a future folder with ./",

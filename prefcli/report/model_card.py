@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from prefcli.report.html import metric_title, visible
+from prefcli.console import visible
+from prefcli.report.html import metric_title
 from prefcli.report.run_data import (
     Run,
     as_dict,
@@ -22,6 +23,7 @@ from prefcli.report.run_data import (
 )
 from prefcli.report.samples import samples
 from prefcli.report.verdict import verdict
+from prefcli.secrets import redact
 
 _MAX_SAMPLES = 4
 _SETTINGS = (
@@ -85,12 +87,12 @@ def card(run: Run, about: str = "") -> str:
         changes=outcome.changes,
         details=outcome.details,
         expected=run.expected_results,
-        source=run.expected_source,
+        source=_cell(run.expected_source) if run.expected_source else None,
         samples=samples(run)[:_MAX_SAMPLES],
         eval_rows=run.eval_rows,
         versions=list(as_dict(run.record.get("versions")).items()),
     )
-    return re.sub(r"\n{3,}", "\n\n", text)
+    return redact(re.sub(r"\n{3,}", "\n\n", text))
 
 
 def _front(run: Run) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def _data(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def _source(source: dict[str, Any]) -> str:
-    part = [str(source[key]) for key in ("name", "split") if source.get(key)]
+    part = [_cell(source[key]) for key in ("name", "split") if source.get(key)]
     share = source.get("fraction", 1.0)
     notes = [*part, *([f"{100 * share:.3g} %"] if share != 1.0 else [])]
     if rows := source.get("rows"):

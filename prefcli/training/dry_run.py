@@ -97,7 +97,7 @@ class _DryRun:
             self.facts |= context.model_info.as_dict()
         if step is not None:
             planned, checkpointing = step.resolved(planned)
-            say(*checkpointing.lines())
+            say(*step.token_budget_lines(planned), *checkpointing.lines())
             self.facts["gradient_checkpointing"] = checkpointing.on
         self._report_plan(planned.recipe)
         if step is not None:

@@ -121,6 +121,7 @@ def announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
     default = f" ({method.name}'s default)" if is_default else ""
     say(f"learning rate: {rate:g}{default}, {recipe.training.lr_scheduler_type}")
     say(*trainer.context.packed_forward.lines())
+    say(*trainer.context.token_budget.lines())
     say(*trainer.context.checkpointing.lines())
 
 

@@ -14,6 +14,7 @@ from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
 from prefcli.training.mixins.context import TrainerContext
 from prefcli.training.mixins.sft_mix import Demonstrations, SftMixture
+from prefcli.training.token_batches import choose_token_budget
 from prefcli.training.trainer import trainer_class_of
 
 
@@ -38,4 +39,4 @@ simulate_run_step = functools.partial(simulate_step, make_trainer=_make_trainer)
 """`simulate_step` with the trainer of a run."""
 extrapolate_run_step = functools.partial(extrapolate_step, make_trainer=_make_trainer)
 
-SIMULATIONS = Simulations(simulate_run_step, extrapolate_run_step)
+SIMULATIONS = Simulations(simulate_run_step, extrapolate_run_step, choose_token_budget)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,7 +38,7 @@ from prefcli.model.lora import (
 from prefcli.model.precision import keep_adapter_inputs, round_parameters, round_projections
 from prefcli.packed_forward.install import FastForward
 from prefcli.recipe.compatibility import SHARDED
-from prefcli.recipe.distributed_env import strategy_here
+from prefcli.recipe.distributed_env import strategy_here, world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.training.callbacks.experiment_trackers import guard_trackers
 from prefcli.training.mixins.concatenated_forward import ConcatenatedForwardMixin
@@ -45,10 +46,13 @@ from prefcli.training.mixins.context import ContextMixin, TrainerContext
 from prefcli.training.mixins.distributed import DistributedMixin, shard_reference
 from prefcli.training.mixins.metrics_mixin import MetricsMixin
 from prefcli.training.mixins.nonfinite import NonfiniteMixin
+from prefcli.training.mixins.packed_collation import PackedCollationMixin
 from prefcli.training.mixins.preemption_mixin import PreemptionMixin
 from prefcli.training.mixins.reference_cache import ReferenceCacheMixin, full_weights_digest
 from prefcli.training.mixins.sft_mix import Demonstrations, SftMixMixin, SftMixture
+from prefcli.training.mixins.token_batches_mixin import TokenBatchesMixin
 from prefcli.training.mixins.token_weighted_sft import TokenWeightedSftMixin
+from prefcli.training.token_batches import TokenBudget, choose_token_budget
 from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_options
 from prefcli.trl_integration.trl_compat import model_hashes_skipped, references_sharded_by
 
@@ -84,11 +88,29 @@ def make_trainer(
         packs=method.packs,
         autocast=device.autocast_to(recipe.model),
     )
+    packed = functools.cache(lambda: packed_forward.is_usable(policy))
+    budget = choose_token_budget(
+        recipe,
+        method,
+        datasets,
+        world=world_size(),
+        accumulation=options["gradient_accumulation_steps"],
+        packed=packed,
+        kind=device.kind,
+    )
+    if budget.tokens is not None:
+        options["gradient_accumulation_steps"] = 1  # TokenBatchesMixin accumulates
     checkpointing = _gradient_checkpointing(
-        recipe, method, device, policy, datasets, arguments, packed_forward
+        recipe, method, device, policy, datasets, arguments, budget, packed
     )
     options["gradient_checkpointing"] = checkpointing.on
-    config = build(options, config_class, eval_on_start=eval_on_start and datasets.eval is not None)
+    config = build(
+        options,
+        config_class,
+        eval_on_start=eval_on_start and datasets.eval is not None,
+        # Batches are in pinned memory, so that their copies to a GPU need no wait.
+        accelerator_config={"non_blocking": device.kind == "cuda"},
+    )
     if recipe.lora is not None:
         arguments["peft_config"] = lora_config(recipe.lora, recipe.model.revision)
     if recipe.trains_adapter and not method.keeps_dropout:
@@ -104,11 +126,13 @@ def make_trainer(
         method,
         train=datasets.train,
         packed_forward=packed_forward,
+        token_budget=budget,
         checkpointing=checkpointing,
         reference_is_policy=method.needs_reference
         and recipe.trains_adapter
         and reference_model(recipe.reference, recipe.model) is None,
         reference_digest=full_weights_digest(reference) if hashed else "",
+        defers_reads=device.kind == "cuda" and not method.trainer.conditional_metrics,
         recipe_overrides_checkpoint=recipe_overrides_checkpoint,
         sft_mix=_sft_mixture(recipe, datasets, tokenizer),
     )
@@ -144,6 +168,9 @@ def make_trainer(
     guard_trackers(trainer, recipe)
     trainer.remove_callback(PrinterCallback)  # MonitorCallback prints
     effective = assert_args_applied(options, trainer.args)
+    if budget.tokens is not None:
+        del effective["gradient_accumulation_steps"]
+        effective["tokens_per_batch"] = budget.tokens
     if recipe.trains_adapter:
         effective["lora"] = _effective_lora(trainer.model)
     return trainer, effective
@@ -160,12 +187,16 @@ def trainer_class_of(recipe: Recipe, context: TrainerContext) -> type[Any]:
     _, trl_class = method.trl_classes()
     # The order matters; each class runs around those that follow it.
     # 1. The context is set before any constructor reads it.
-    # 2. Preemption interrupts evaluations and checkpoints of all others.
-    # 3. The mixed-in demonstrations are added to a loss that has been checked and measured.
-    # 4. Checkpoints are placed after the classes below have written theirs.
-    # 5. A non-finite loss stops the run before its metrics are summed up for the log.
-    # 6. Metrics see the weighted SFT term and the results of the packed forward.
-    bases: list[type[Any]] = [ContextMixin, PreemptionMixin]
+    # 2. A step becomes micro-batches, which all classes below see one at a time.
+    # 3. Preemption interrupts evaluations and checkpoints of all others.
+    # 4. The mixed-in demonstrations are added to a loss that has been checked and measured.
+    # 5. Checkpoints are placed after the classes below have written theirs.
+    # 6. A non-finite loss stops the run before its metrics are summed up for the log.
+    # 7. Metrics see the weighted SFT term and the results of the packed forward.
+    bases: list[type[Any]] = [ContextMixin]
+    if context.token_budget is not None and context.token_budget.tokens is not None:
+        bases.append(TokenBatchesMixin)
+    bases.append(PreemptionMixin)
     if context.sft_mix is not None:
         bases.append(SftMixMixin)
     bases += [AtomicCheckpointsMixin, NonfiniteMixin, MetricsMixin, DistributedMixin]
@@ -175,6 +206,7 @@ def trainer_class_of(recipe: Recipe, context: TrainerContext) -> type[Any]:
         bases.append(ReferenceCacheMixin)
     if method.trainer.concatenates_forward:
         bases.append(ConcatenatedForwardMixin)
+    bases.append(PackedCollationMixin)
     return type(trl_class.__name__, (*bases, trl_class), {})
 
 
@@ -213,11 +245,10 @@ def _gradient_checkpointing(
     policy: Any,
     datasets: RunDatasets,
     arguments: dict[str, Any],
-    packed_forward: FastForward,
+    budget: TokenBudget,
+    packed: Callable[[], bool],
 ) -> Choice:
     auto = recipe.training.gradient_checkpointing == "auto"
-    usable = auto and packed_forward.is_usable(policy)
-    packed = datasets.packed(recipe, method) if usable else None
     reference = arguments.get("ref_model")
     if _precomputes_reference(recipe, method):
         reference = None
@@ -230,7 +261,7 @@ def _gradient_checkpointing(
         length=recipe.data.max_length if method.packs else datasets.longest_row,
         reference=count_parameters(reference)[0] if reference is not None else 0,
         memory=memory_here(device),
-        packed=packed,
+        packed=datasets.packed(recipe, method, budget.tokens) if auto and packed() else None,
     )
 
 

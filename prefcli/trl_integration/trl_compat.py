@@ -43,7 +43,10 @@ HOOKS = (
             "trial",
         ),
     ),
-    Hook(f"{_TRAINER}_maybe_log_save_evaluate", ("self", "tr_loss", "grad_norm", "model")),
+    Hook(
+        f"{_TRAINER}_maybe_log_save_evaluate",
+        ("self", "tr_loss", "grad_norm", "model", "trial", "epoch"),
+    ),
     Hook(f"{_TRAINER}_save_checkpoint", ("self", "model", "trial")),
     Hook(f"{_TRAINER}_load_optimizer_and_scheduler", ("self", "checkpoint")),
     Hook(f"{_TRAINER}_get_output_dir", ("self", "trial")),

@@ -129,7 +129,7 @@ def head(
         weight, bias = projection.weight, projection.bias
         result = chunked_lm_head.Head.apply(hidden, weight, bias, targets, 1.0, ("log_probs",))
     else:
-        result = chunked_lm_head.figures(hidden, projection, targets, 1.0, ("log_probs",))
+        result = chunked_lm_head.label_outputs(hidden, projection, targets, 1.0, ("log_probs",))
     values: torch.Tensor = result[0]
     return values
 

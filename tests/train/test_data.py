@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -481,7 +482,8 @@ INVALID = {
     "pretty-printed, many": ("pair", json.dumps(PAIR, indent=1).encode() * 2, "row 1", "DAT010", "text '{', which is not JSON | one JSON object per line"),
     "broken array": ("pair", b'[\n{"prompt": "q"},\n{"prompt" 1}\n]', ":3:11", "DAT001", "not JSON: Expecting ':'"),
     "not UTF-8": ("pair", lines(PAIR) + '{"prompt": "é"}\n'.encode("latin-1"), "row 2", "DAT010", "the byte 0xe9, which is not UTF-8"),
-    "UTF-16": ("pair", lines(PAIR).decode().encode("utf-16"), "row 1", "DAT010", "the byte 0xff, which is not UTF-8"),
+    "UTF-16": ("pair", lines(PAIR).decode().encode("utf-16"), "", "DAT001", "the file is in UTF-16; expected UTF-8 | iconv -f UTF-16 -t UTF-8"),
+    "UTF-16 without a mark": ("pair", lines(PAIR).decode().encode("utf-16-be"), "", "DAT001", "the file is in UTF-16BE"),
     "half an emoji": ("pair", lines(PAIR, {**PAIR, "chosen": "a \ud83d"}), "row 2", "DAT010", "an invalid surrogate '\\ud83d' in 'chosen' | cut inside an emoji"),
     "too deep": ("pair", lines(PAIR) + DEEP + b"\n", "row 2", "DAT010", "nested too deeply"),
     "too deep, whole": ("pair", DEEP, "", "DAT001", "nested too deeply"),
@@ -508,9 +510,9 @@ INVALID = {
     "sft, last role user": ("demonstration", lines({"messages": [U, A, U]}), "row 1", "DAT010", "'messages' that ends with user"),
     "prompt ends with system": ("pair", lines({**CHAT_PAIR, "prompt": [U, S]}), "row 1", "DAT010", "a prompt that ends with a system message | a user message at the end"),
     "unknown role": ("demonstration", lines({"messages": [{"role": "boss", "content": "q"}, A]}), "row 1", "DAT010", "text 'boss' as role of messages[0] | one of user"),
-    "tool calls": ("demonstration", lines({"messages": [U, {**A, "tool_calls": [{"id": "1"}]}]}), "row 1", "DAT010", "'tool_calls' in messages[1] | not supported"),
+    "tool calls": ("demonstration", lines({"messages": [U, {**A, "tool_calls": [1]}]}), "row 1", "DAT010", "a list of 1 as tool_calls of messages[1] | a list of calls"),
     "content null": ("demonstration", lines({"messages": [U, {"role": "assistant", "content": None}]}), "row 1", "DAT010", "nothing as content of messages[1]"),
-    "content a list": ("demonstration", lines({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, A]}), "row 1", "DAT010", "a list of 1 as content of messages[0] | text"),
+    "content a list": ("demonstration", lines({"messages": [{"role": "user", "content": [{"type": "image"}]}, A]}), "row 1", "DAT010", "a part of type 'image' in content of messages[0] | parts of text"),
     "messages null": ("demonstration", lines({"messages": None}), "row 1", "DAT010", "nothing in 'messages'"),
     "a message of null": ("demonstration", lines({"messages": [None, A]}), "row 1", "DAT010", "nothing in messages[0]"),
     "empty file": ("pair", b"", "", "DAT002", "the file is empty"),
@@ -620,6 +622,115 @@ def test_load_split_rows_of_which_all_would_be_dropped_are_one_problem(read):
         read("rows.jsonl")
     (problem,) = caught.value.problems
     assert problem.message.startswith("12 of 12 rows (100 %): found conversations that differ")
+
+
+# --- what the chat template makes of the messages
+
+# Keeps of an answer what follows </think>, and skips tool turns.
+STRIPPING = (
+    "{% for m in messages if m.role != 'tool' %}{{ m.role }}:"
+    "{{ m.content.split('</think>')[-1] if m.role == 'assistant' else m.content }}"
+    "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+)
+READS_REASONING = STRIPPING.replace("{{ m.role }}:", "{{ m.role }}:{{ m.reasoning or '' }}")
+THOUGHT = {"role": "assistant", "content": "<think>x</think> good"}
+RESULT = {"role": "tool", "content": "four"}
+KEY = {**A, "thinking": "red dog"}
+RENDERED = {
+    # id: (kind, row, template, what is not rendered)
+    "sft, stripped": ("demonstration", {"messages": [U, THOUGHT]}, STRIPPING, "text of assistant in 1"),
+    "sft, tool turn": ("demonstration", {"messages": [U, A, RESULT, A]}, STRIPPING, "text of tool in 1"),
+    "sft, key": ("demonstration", {"messages": [U, KEY]}, STRIPPING, "thinking of assistant in 1"),
+    "sft, call": ("demonstration", {"messages": [U, {**A, "tool_calls": [{"function": {"name": "find"}}]}, A]}, STRIPPING, "tool_calls of assistant in 1"),
+    "dpo, both": ("pair", {"prompt": [U, A, RESULT], "chosen": [THOUGHT], "rejected": [B]}, STRIPPING, "text of tool in 1, text of assistant in 1"),
+    "kto": ("labelled", {"prompt": [U], "completion": [THOUGHT], "label": True}, STRIPPING, "text of assistant in 1"),
+    "kto of a pair": ("labelled", {"prompt": [U], "chosen": [A], "rejected": [{**B, "thinking": "red dog"}]}, STRIPPING, "thinking of assistant in 1"),
+    "the key is read": ("demonstration", {"messages": [U, {**A, "reasoning": "red dog"}]}, READS_REASONING, None),
+    "the key is renamed": ("pair", {"prompt": [U], "chosen": [KEY], "rejected": [B]}, READS_REASONING, None),
+    "as JSON": ("demonstration", {"messages": [{**U, "content": 'a "b" \n c'}, A]}, STRIPPING.replace("else m.content", "else m.content | tojson"), None),
+    "spaces": ("demonstration", {"messages": [{**U, "content": " q\n"}, A]}, STRIPPING.replace("else m.content", "else m.content | trim"), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "row", "template", "missing"), RENDERED.values(), ids=RENDERED)
+def test_load_split_counts_what_the_template_does_not_write(
+    read, tokenizer, kind, row, template, missing
+):
+    templated = copy.deepcopy(tokenizer)
+    templated.chat_template = template
+    write_jsonl(Path("rows.jsonl"), [row])
+    split = read("rows.jsonl", kind=kind, tokenizer=templated)
+    notes = [f.note for f in split.findings if f.name == "not_rendered"]
+    assert notes == ([] if missing is None else [missing])
+    renamed = "1 rows: thinking of messages was passed to the chat template as reasoning"
+    assert (renamed in split.notes) == (missing is None and kind == "pair")
+
+
+def test_load_split_identical_pairs_are_divided_by_cause(read, tokenizer):
+    templated = copy.deepcopy(tokenizer)
+    templated.chat_template = STRIPPING
+    thoughts = [{"role": "assistant", "content": f"<think>{t}</think> good"} for t in "xy"]
+    long = [{"role": "assistant", "content": "x" * 99 + end} for end in "ab"]
+    sides = [(A, A), thoughts, (A, B), long, ({**A, "name": "f"}, {**A, "name": "g"})]
+    rows = [{"prompt": [U], "chosen": [c], "rejected": [r]} for c, r in sides]
+    write_jsonl(Path("rows.jsonl"), rows)
+    split = read("rows.jsonl", tokenizer=templated)
+    assert {reason: t.rows for reason, t in split.dropped.items()} == {
+        "chosen and rejected are identical": "rows.jsonl: row 1",
+        "chosen and rejected are identical once the chat template is applied": "rows.jsonl: row 2, row 5",
+        "chosen and rejected are identical after the cut at max_length": "rows.jsonl: row 4",
+    }
+    names = {f.name: f.count for f in split.findings}
+    assert names["identical_tokens"] == 2
+    assert names["identical"] == names["identical_after_cut"] == 1
+
+
+# --- what the rows say about themselves
+
+SCORED = {
+    # id: (columns of four rows, contradictions, ties)
+    "score_chosen": ([{"score_chosen": c, "score_rejected": r} for c, r in [(2, 1), (1, 2.5), (3, 3), (0, 9)]], 2, 1),
+    "chosen-rating": ([{"chosen-rating": c, "rejected-rating": r} for c, r in [(5, 1)] * 4], 0, 0),
+    "chosen_score, missing": ([{"chosen_score": c, "rejected_score": 1.0} for c in (None, 1, 2, 0.5)], 1, 1),
+    "no numbers": ([{"chosen_model": "a", "rejected_model": "a"}] * 4, 0, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("columns", "contradictions", "ties"), SCORED.values(), ids=SCORED)
+@pytest.mark.parametrize("pair", [PAIR, CHAT_PAIR], ids=["text", "messages"])
+def test_load_split_counts_scores_against_the_preference(read, columns, contradictions, ties, pair):
+    write_jsonl(Path("rows.jsonl"), [{**pair, **scores} for scores in columns])
+    split = read("rows.jsonl")
+    counts = {f.name: f.count for f in split.findings}
+    assert counts.get("score_contradictions", 0) == contradictions
+    assert counts.get("score_ties", 0) == ties
+    assert "unread" not in counts
+
+
+def test_load_split_swapped_sides_are_an_error(read):
+    write_jsonl(Path("rows.jsonl"), [{**PAIR, "score_chosen": 1, "score_rejected": 2}] * 3)
+    findings = [f for f in read("rows.jsonl").findings if f.name == "score_contradictions"]
+    _, (error,) = judge({"train": findings}, DataChecks())
+    assert "chosen has a lower score than rejected" in str(error)
+    assert "columns: {chosen: rejected, rejected: chosen}" in str(error)
+
+
+USER_TURNS = {
+    # id: (kind, row, counted)
+    "chat side": ("pair", {**CHAT_PAIR, "chosen": [A, U, A]}, 1),
+    "kto": ("labelled", {"prompt": [U], "completion": [A, U, A], "label": True}, 1),
+    "sft": ("demonstration", {"prompt": [U], "completion": [A, U, A]}, 1),
+    "text side": ("pair", {**PAIR, "rejected": " no\n\nHuman: why?"}, 1),
+    "tool turns": ("pair", {**CHAT_PAIR, "chosen": [A, RESULT, A]}, 0),
+    "prompt": ("pair", {**CHAT_PAIR, "prompt": [U, A, U]}, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "row", "count"), USER_TURNS.values(), ids=USER_TURNS)
+def test_load_split_counts_user_turns_in_answers(read, kind, row, count):
+    write_jsonl(Path("rows.jsonl"), [row])
+    counts = {f.name: f.count for f in read("rows.jsonl", kind=kind).findings}
+    assert counts.get("user_turns", 0) == count
 
 
 # --- what is not read

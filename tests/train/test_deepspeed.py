@@ -38,6 +38,8 @@ CASES = {
     "zero2 lora": {"lora": LORA},
     "zero3 lora": {"lora": LORA},
     "zero3 precomputed": {"reference": {"precompute": True}},
+    "zero2 tokens": {"performance": {"tokens_per_batch": 60}},
+    "zero3 tokens": {"performance": {"tokens_per_batch": 60}},
 }
 
 

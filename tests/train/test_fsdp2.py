@@ -38,6 +38,7 @@ CASES = {
     "dpo lora in bfloat16": {"lora": LORA},
     "dpo mixed": {"sft_mix": {"fraction": 0.5}},
     "dpo precomputed": {"reference": {"precompute": True}},
+    "dpo by tokens": {"performance": {"tokens_per_batch": 70}},
     "kto full": {"kto": {"loss_type": "apo_zero_unpaired"}},  # without an estimate over a batch
     "sft full": {},
     "orpo full": {},

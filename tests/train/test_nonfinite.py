@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from transformers import TrainerCallback
 from prefcli.errors import DivergedError, ExitCode
 from prefcli.training import run as run_module
 from prefcli.training.run import train
-from tests.support.tiny_runs import metric_rows, trainer_of
+from tests.support.tiny_runs import UNTIMED, metric_rows, trainer_of
 
 
 class Poison(TrainerCallback):
@@ -168,22 +170,60 @@ def test_nonfinite_row_that_kto_skips_in_its_metrics_stops_the_run(
     assert "at step 1; rows of the batch" in message
 
 
-class _Waits(TorchDispatchMode):
-    """Counts reads of single numbers; each read waits for a GPU."""
+class Waits(TorchDispatchMode):
+    """Counts the operations of a step for which the host waits, if tensors are on a GPU."""
 
     def __init__(self):
         super().__init__()
-        self.count = 0
+        self.counts = Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function is torch.ops.aten._local_scalar_dense.default
+        if function is torch.ops.aten._local_scalar_dense.default:
+            self.counts["numbers"] += 1
+        if function is torch.ops.aten.index.Tensor:
+            masks = [index for index in args[1] if index is not None and index.dtype == torch.bool]
+            self.counts["masks"] += bool(masks)
         return function(*args, **(kwargs or {}))
 
 
-def test_must_be_finite_waits_for_the_device_once(recipe_data, make_recipe):
-    """Reads one list of all numbers instead of one number at a time."""
+@pytest.mark.parametrize(
+    ("name", "numbers", "masks"), [("dpo", (0, 15), 2), ("sft", (0, 5), 0), ("orpo", (1, 12), 2)]
+)
+def test_micro_batch_reads_few_numbers_from_the_device(
+    recipe_data, make_recipe, name, numbers, masks
+):
+    """Count the numbers that trl reads per micro-batch: on a GPU, where reads are deferred, and
+    elsewhere. Selecting by a mask waits as well."""
+    recipe = make_recipe(recipe_data, "training.max_steps=1").recipe
+    logs = []
+    for deferred, expected in zip((True, False), numbers, strict=True):
+        trainer, _ = trainer_of(recipe, name)
+        trainer.args.save_strategy = "no"
+        trainer.context = dataclasses.replace(trainer.context, defers_reads=deferred)
+        waits, step = Waits(), trainer.training_step
+
+        def watched(*args, waits=waits, step=step):
+            with waits:
+                return step(*args)
+
+        trainer.training_step = watched
+        trainer.train()
+        logs.append(trainer.state.log_history)
+        micro_batches = trainer.args.gradient_accumulation_steps
+        assert waits.counts["numbers"] == expected * micro_batches
+        assert waits.counts["masks"] <= masks * micro_batches
+    deferred_log, log = (next(row for row in rows if "loss" in row) for rows in logs)
+    for key in log.keys() - {key for key in log if key.endswith(UNTIMED)}:
+        assert deferred_log[key] == pytest.approx(log[key], rel=1e-6, abs=1e-8), key
+
+
+def test_check_values_reads_the_device_once_per_step(recipe_data, make_recipe):
+    """Read all numbers of all micro-batches as one list."""
     trainer, _ = trainer_of(make_recipe(recipe_data).recipe, "dpo")
     values = {"the loss": torch.tensor(0.5), "a log-probability": torch.tensor(-40.0)}
-    with _Waits() as waits:
+    waits = Waits()
+    with waits:
         trainer.must_be_finite(values, list)
-    assert waits.count == 0
+        trainer.must_be_finite(values, list)
+        trainer.check_values()
+    assert not waits.counts["numbers"]

@@ -9,8 +9,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
-from prefcli.packed_forward.chunked_lm_head import Head, figures
+from prefcli.packed_forward.chunked_lm_head import Head, label_outputs
 from prefcli.packed_forward.forward import Counts, install, settings
+from prefcli.packed_forward.prefix_attention import LAYOUT, Carrier
 from prefcli.packed_forward.prefix_attention import NAME as SEGMENTS
 from tests.support.scored_rows import (
     FIGURES,
@@ -94,6 +95,20 @@ def test_lm_head_over_many_tiles_equals_trl(family, options, monkeypatch):
     if options:  # the embeddings have their gradient from both ends
         name = "model.embed_tokens.weight"
         assert distance({"": stock.gradients[name]}, {"": fast.gradients[name]}) <= 1e-5
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_packed_forward_of_a_collated_layout_that_is_filled_up_equals_trl(family):
+    """Check a row of a multiple of 64 tokens, as GPUs get it, whose layout comes with the batch."""
+    model, batch = tiny(family), batch_of(pairs())
+    add_fused_lm_head(model, outputs=FIGURES)
+    stock, counts = scored(model, batch), Counts(multiple=64)
+    install(model, *settings(model), counts, SEGMENTS)
+    layout = counts.pack(batch["input_ids"], batch["attention_mask"], batch["labels"])
+    fast = scored(model, {**batch, LAYOUT: Carrier(layout).to(torch.device("cpu"))})
+    assert_same_scores(stock, fast)
+    assert counts.packed == layout.size == 64 * (layout.size // 64) > counts.pack(**batch).longest
+    assert layout.groups[-1].branches == ()
 
 
 def adapted():
@@ -249,8 +264,8 @@ def test_token_metrics_of_the_triton_head_equal_the_chunked_head(monkeypatch):
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 20)
     hidden, targets = torch.randn(7, 8), torch.randint(0, 20, (7,))
-    packed = figures(hidden, head, targets, 0.5, FIGURES)
+    packed = label_outputs(hidden, head, targets, 0.5, FIGURES)
     monkeypatch.setattr("prefcli.packed_forward.chunked_lm_head._use_triton", lambda device: True)
-    stock = figures(hidden, head, targets, 0.5, FIGURES)
+    stock = label_outputs(hidden, head, targets, 0.5, FIGURES)
     for one, other in zip(packed, stock, strict=True):
         assert torch.allclose(one.float(), other.float(), atol=1e-6)

@@ -61,7 +61,7 @@ def prepared(model, choice: str = "auto") -> FastForward:
 def test_unknown_family_is_refused_and_a_wrong_one_fails_the_probe(family, monkeypatch):
     model = tiny(family, **UNSAFE[family])
     packed = prepared(model)
-    assert packed.reason == f"{family} is not among the architectures it is known to be exact for"
+    assert packed.reason == f"it is not verified for model type {family}"
     forward = model.forward
     monkeypatch.setattr("prefcli.packed_forward.supported_models.FAMILIES", FAMILIES | {family})
     packed = prepared(model)
@@ -84,7 +84,7 @@ def test_probe_with_random_weights_detects_a_wrong_layout(monkeypatch):
 @pytest.mark.parametrize(
     ("family", "options", "reason"),
     [
-        ("llama", {"attn": "eager"}, "model.attn_implementation is eager, and only sdpa knows"),
+        ("llama", {"attn": "eager"}, "model.attn_implementation is eager, and it needs sdpa"),
         ("qwen3_moe", {"output_router_logits": True}, "the experts' balancing loss counts"),
         ("gemma", {"final_logit_softcapping": 30.0}, "the logits are capped"),
     ],
@@ -103,7 +103,7 @@ def test_prepare_for_other_outputs_or_packing_falls_back_to_trl():
     model = tiny("llama")
     packed = speed()
     packed.prepare(model, outputs=("log_probs", "log_sum_sq_probs"))
-    assert packed.reason == "trl asks for figures that it does not give"
+    assert packed.reason == "trl requests outputs that it does not compute"
     packed = FastForward(Performance(), "single", max_length=64, packs=True)
     packed.prepare(tiny("llama"), outputs=("log_probs",))
     assert packed.reason == "sft.packing leaves no padding"

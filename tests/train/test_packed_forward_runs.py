@@ -98,7 +98,7 @@ def unsupported(recipe_data, tiny_model, tmp_path):
 def test_run_that_falls_back_prints_the_reason_once(unsupported, make_recipe, capsys):
     recipe = make_recipe(unsupported).recipe
     train(recipe, recipe.dpo)
-    reason = "stablelm is not among the architectures it is known to be exact for"
+    reason = "it is not verified for model type stablelm"
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("speed:")]
     assert lines == [f"speed: rows are scored by trl's own forward: {reason}"]
     assert speed(recipe) == {
@@ -115,7 +115,7 @@ def test_run_with_shared_prefix_on_stops_instead_of_falling_back(
     unsupported, recipe_data, tiny_model, make_recipe
 ):
     recipe = make_recipe(unsupported, "performance.shared_prefix=on").recipe
-    with pytest.raises(RecipeError, match="stablelm is not among") as caught:
+    with pytest.raises(RecipeError, match="not verified for model type stablelm") as caught:
         train(recipe, recipe.dpo)
     assert caught.value.exit_code == 2
     assert caught.value.problems[0].path == "performance.shared_prefix"

@@ -5,12 +5,17 @@ Counts, drops and check-sft rely on it.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from tokenizers import processors
 from transformers import AutoTokenizer
 
 from prefcli.data import tokenize
+from prefcli.data.run_datasets import read_run_datasets
+from prefcli.data.token_view import view
 from prefcli.data.tokenization import tokenize_batch
+from prefcli.methods import Dpo
 from prefcli.model import load_tokenizer
 from tests.support.tiny_runs import ANYTHING, TEMPLATE, labelled, pairs, trainer_of, write_jsonl
 
@@ -231,6 +236,107 @@ def test_trainer_prompt_that_leaves_one_token_is_not_dropped(built, name):
     canonical, prepared_rows, tokenizer = built(name, rows, max_length=16)
     assert {len(tokenize(row, tokenizer)["prompt_ids"]) for row in canonical} == {14, 15}
     assert len(prepared_rows) == len(canonical)
+
+
+WITH_ALL = (
+    "{{ 'tools: ' + tools | tojson if tools else '' }}{% for m in messages %}{{ m.role }}: "
+    "{{ '<think>' + m.thinking + '</think>' if m.thinking is defined else '' }}"
+    "{{ m.content if m.content is string else '' }}"
+    "{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>{% endfor %}"
+    "{{ ' please' if polite else '' }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+QUESTION = {"role": "user", "content": "say red", "name": "sun"}
+CALL = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1.5}}}],
+}
+RESULT = {"role": "tool", "content": "red", "tool_call_id": "1"}
+THOUGHT = {"role": "assistant", "content": " red", "thinking": "big sun"}
+OTHER = {"role": "assistant", "content": " red", "thinking": "small dog"}
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"a": {"type": "number"}}}}]
+COLUMNS = (
+    {"tools": TOOLS},
+    {"tools": json.dumps(TOOLS)},
+    {"chat_template_kwargs": {"polite": True}},
+    {},
+)
+
+
+def tool_rows(name):
+    """Return rows with calls and reasoning and other columns, and two without."""
+    chats = {
+        "sft": {"messages": [QUESTION, CALL, RESULT, THOUGHT]},
+        "kto": {"prompt": [QUESTION, CALL, RESULT], "completion": [THOUGHT], "label": True},
+        "dpo": {"prompt": [QUESTION, CALL, RESULT], "chosen": [THOUGHT], "rejected": [OTHER]},
+    }
+    rows = [{**chats[name], **columns} for columns in COLUMNS]
+    plain = [{"role": "user", "content": "say blue"}], [{"role": "assistant", "content": " no"}]
+    last = {
+        "sft": {"messages": [*plain[0], *plain[1]]},
+        "kto": {"prompt": plain[0], "completion": plain[1], "label": False},
+        "dpo": {"prompt": plain[0], "chosen": plain[1], "rejected": [OTHER]},
+    }
+    return [*rows, last[name], last[name]]
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo", "kto"])
+def test_tokenize_rows_with_tools_and_reasoning_equals_trl(built, name):
+    canonical, prepared_rows, tokenizer = built(
+        name, tool_rows(name), template=WITH_ALL, max_length=999
+    )
+    by_row = []
+    for row, prepared in zip(canonical, prepared_rows, strict=True):
+        ids = tokenize(row, tokenizer)
+        by_row.append(ids["prompt_ids"] + ids.get("chosen_ids", ids.get("completion_ids", [])))
+        if name == "sft":
+            assert prepared["input_ids"] == prepared["labels"] == by_row[-1]
+        else:
+            ids.pop("merged_tokens")
+            assert ids == {key: prepared[key] for key in ids}
+    expected = []
+    for columns in [*COLUMNS, None, None]:
+        chat = [QUESTION, CALL, RESULT, THOUGHT]
+        if columns is None:
+            chat = [
+                {"role": "user", "content": "say blue"},
+                {"role": "assistant", "content": " no"},
+            ]
+        options = {"tools": TOOLS if columns and "tools" in columns else None}
+        options |= (columns or {}).get("chat_template_kwargs", {})
+        expected.append(tokenizer.apply_chat_template(chat, **options)["input_ids"])
+    assert sorted(by_row) == sorted(expected)  # kto's rows are shuffled
+    assert len(set(map(tuple, by_row))) == 4
+
+
+def test_load_split_trainer_without_tools_counts_them_as_unread(recipe_data, make_recipe, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", tool_rows("dpo"))
+    recipe_data["data"] = {"checks": ANYTHING, "train": {"path": str(path)}}
+    recipe_data["model"]["chat_template"] = WITH_ALL
+    recipe = make_recipe(recipe_data).recipe
+    split = read_run_datasets(recipe, recipe.methods["orpo"], load_tokenizer(recipe.model)).train
+    finding = next(f for f in split.findings if f.name == "unread")
+    assert (finding.count, finding.note) == (2, "tools in 2 (such as a list of 1)")
+    assert "does not pass them to the template" in finding.cure
+
+
+def test_view_of_a_call_shows_it_trained(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = WITH_ALL
+    row = {
+        "prompt": [QUESTION],
+        "chosen": [CALL, RESULT, THOUGHT],
+        "rejected": [OTHER],
+        "tools": json.dumps(TOOLS),
+    }
+    parts = view(row, tokenizer, Dpo(), 999, "rows.jsonl: row 1").parts
+    texts = {name: "".join(t.text for t in part.tokens) for name, part in parts.items()}
+    assert "tools: [{" in texts["prompt"]
+    assert '<call>{"name": "f"' in texts["chosen"].replace("\u0120", " ")
+    assert "<think>big sun</think> red" in texts["chosen"]
+    assert "<think>small dog</think> red" in texts["rejected"]
+    assert all(token.trained for token in parts["chosen"].tokens)
 
 
 def test_tokenize_batch_equals_tokenize(tiny_model):

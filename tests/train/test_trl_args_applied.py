@@ -102,6 +102,7 @@ ELSEWHERE = {
     "logging.run_name",
     "performance.shared_prefix",  # test_packed_forward_methods.py
     "performance.compile",  # test_compiled_layers.py
+    "performance.tokens_per_batch",  # test_token_batches.py
     "dpo.loss_weights",  # together with a list of losses, below
     "dpo.label_smoothing",
     "dpo.f_alpha_divergence_coef",  # with alpha_divergence, below

@@ -38,6 +38,7 @@ CASES = {
     "dpo precomputed": {"reference": {"precompute": True}},
     # One demonstration per step, so that one of the processes has none.
     "dpo mixed": {"sft_mix": {"fraction": 0.2}},
+    "dpo by tokens": {"performance": {"tokens_per_batch": 70}, "sft_mix": {"fraction": 0.5}},
     "orpo mixed": {"sft_mix": {"fraction": 0.4}, "lora": LORA},
 }
 

@@ -3,6 +3,7 @@
 
 import pytest
 
+from prefcli.errors import RecipeError
 from prefcli.recipe import load
 from prefcli.recipe.paths import is_commit, is_hub_id
 from tests.support.broken_recipes import GOOD, added, given, mistakes, swapped, table, write
@@ -68,12 +69,27 @@ def test_load_unpinned_remote_code_is_an_error(case, tmp_path):
         "/",
         "./some model",
         "~/model",
-        "s3://bucket/rows",
         "Foo-BAR_foo.bar123",
     ],
 )
 def test_load_valid_paths_and_hub_ids(name, tmp_path):
     load(write(tmp_path, GOOD.replace("some/model", f"'{name}'")))
+
+
+@pytest.mark.parametrize(
+    ("address", "cure"),
+    [
+        ("s3://bucket/rows.jsonl", "download the file"),
+        ("https://example.org/rows.jsonl", "download the file"),
+        ("https://huggingface.co/some/model", "write the hub id"),
+        ("hf://datasets/some/rows/train.jsonl", "a file of a dataset in data_files"),
+        ("file:///data/rows.jsonl", "write the path, /data/rows.jsonl"),
+    ],
+)
+def test_load_address_is_an_error_with_its_cure(address, cure, tmp_path):
+    with pytest.raises(RecipeError, match="an address is neither") as caught:
+        load(write(tmp_path, GOOD.replace("some/model", f"'{address}'")))
+    assert cure in str(caught.value)
 
 
 @pytest.mark.parametrize("folder", ["../runs", "/tmp/x y", "runs/ü", "--x", "~/runs"])

@@ -8,6 +8,7 @@ import re
 import yaml
 
 from prefcli.report.model_card import write_card
+from prefcli.report.run_page import write_report
 from tests.support.run_dirs import RECIPE, RUN, dpo_run, eval_row, sample_rows, write_run
 
 ABOUT = "Direct Preference Optimization (Rafailov et al. 2023,\n    arXiv:2305.18290, eq. 7)."
@@ -107,3 +108,20 @@ def test_card_of_an_empty_run_folder_is_written(tmp_path):
     front, text = card_of(write_run(tmp_path / "a", run={}, recipe=None, rows=[]), about="")
     assert front["tags"] == ["prefcli", "trl"]
     assert "How this run ended is unknown, since it has no run.json." in text
+
+
+def test_card_and_page_hide_secrets_and_escape_what_rows_and_recipe_hold(tmp_path):
+    token = "hf_" + "a1B2" * 6
+    rows = [eval_row(0), eval_row(200)]
+    samples = [
+        {**row, "prompt": f"use {token} \x1b[31m", "greedy": f"key {token}"}
+        for row in sample_rows(0, 1)
+    ]
+    recipe = RECIPE.replace("split: train_prefs", "split: '<b>x</b>'")
+    folder = write_run(tmp_path / "z", recipe=recipe, rows=rows, samples=samples)
+    _, text = card_of(folder)
+    page = write_report(folder).read_text("utf-8")
+    assert token not in text + page
+    assert "(hidden)" in text
+    assert "\x1b" not in text + page
+    assert "<b>x" not in text

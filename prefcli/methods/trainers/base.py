@@ -27,6 +27,8 @@ class TrainerAdapter(ABC):
     """Facts about one trl trainer. The defaults describe a stable trainer of trl."""
 
     batches: ClassVar[BatchKind]
+    token_columns: ClassVar[tuple[str, ...]]
+    """Columns of token ids of a prepared row: the prompt, then the completions."""
     options: ClassVar[Mapping[str, Any]] = {}
     """Options of the trl config that every method on this trainer needs."""
     prompt_margin: ClassVar[int] = 0
@@ -35,6 +37,8 @@ class TrainerAdapter(ABC):
     """The trainer adds a BOS before a row and an EOS after it where they are missing."""
     max_merged_tokens: ClassVar[int | None] = None
     """Tokens of a prompt that may merge with the response; beyond that the trainer fails."""
+    renders_tools: ClassVar[bool] = True
+    """The trainer passes the `tools` of a row to the chat template."""
     keeps_row_order: ClassVar[bool] = False
     """The trainer does not shuffle, so prefcli shuffles the rows once before training."""
     sft_term_scope: ClassVar[Literal["response", "text"]] = "response"
@@ -43,6 +47,8 @@ class TrainerAdapter(ABC):
     """The trainer scores pairs in `concatenated_forward`, from the logits of every token."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """Metrics that this trainer logs and others do not."""
+    conditional_metrics: ClassVar[bool] = False
+    """It logs some metrics only of batches with a positive count, so counts must be read."""
     supports_zero3_lora_checkpointing: ClassVar[bool] = True
     """Gradient checkpointing works with LoRA under ZeRO-3: the trainer makes it reentrant."""
 
@@ -54,6 +60,14 @@ class TrainerAdapter(ABC):
     def row_ids(self, row: Mapping[str, Any]) -> list[int]:
         """Return the token ids of a prepared row, of its chosen side if there are two."""
 
+    def packed_length(self, lengths: Mapping[str, Any], max_length: int) -> Any:
+        """Return the tokens of each row in a packed batch, where a pair has its prompt once.
+
+        lengths: an array per column of `token_columns`.
+        """
+        prompt, *completions = (lengths[name] for name in self.token_columns)
+        return sum((side.clip(max=max_length - prompt) for side in completions), start=prompt)
+
     def ids_and_mask(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return (input_ids, attention_mask) of the rows, of their chosen sides if there are two.
 
@@ -62,6 +76,16 @@ class TrainerAdapter(ABC):
         if "attention_mask" not in batch:
             return None
         return batch["input_ids"], batch["attention_mask"]
+
+    def scored_rows(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """Return input_ids, attention_mask and labels that the model gets for a batch.
+
+        None if the trainer builds its rows later, or if a batch has no separate rows.
+        """
+        if "attention_mask" not in batch:
+            return None
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        return ids, mask, ids.masked_fill(batch["completion_mask"] == 0, IGNORED)
 
     def attention_masks(self, batch: Batch) -> Sequence[torch.Tensor]:
         """Return the masks that mark every token of the batch which is not padding."""

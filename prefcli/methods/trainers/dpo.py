@@ -17,6 +17,7 @@ class DpoAdapter(TrainerAdapter):
     """trl's DPOTrainer."""
 
     batches: ClassVar[BatchKind] = "pairs"
+    token_columns: ClassVar[tuple[str, ...]] = ("prompt_ids", "chosen_ids", "rejected_ids")
 
     def classes(self) -> tuple[type[Any], type[Any]]:
         from trl import DPOConfig, DPOTrainer

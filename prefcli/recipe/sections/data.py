@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from prefcli.config_base import ConfigBase, Count, Fraction, Positive, RuleError, section
+from prefcli.config_base import (
+    ConfigBase,
+    Count,
+    Flag,
+    Fraction,
+    Positive,
+    RuleError,
+    section,
+)
 from prefcli.recipe.paths import PathOrName
 
 
@@ -24,6 +32,9 @@ class Source(ConfigBase):
     revision: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
     """prefcli's column name: the name of the column in the data."""
+    chat: Flag = False
+    """Make turns of texts: a prompt is the user's, each answer the assistant's; the chat template
+    is applied."""
     fraction: Fraction = 1.0
     """Share of the rows to use, drawn with the recipe's seed."""
     rows: Count | None = None
@@ -131,6 +142,16 @@ class DataChecks(ConfigBase):
         ),
     ] = Shares(warn=0.0, error=0.05)
     """Pairs whose chosen and rejected are identical; they are dropped."""
+    identical_tokens: Annotated[
+        Shares,
+        CheckText(
+            "chosen and rejected differ, but not their tokens",
+            "where the chat template removes what differs, name one in model.chat_template that "
+            "writes it; else remove such pairs",
+        ),
+    ] = Shares(warn=0.0, error=0.05)
+    """Pairs that the chat template or the tokenizer makes equal, such as a difference in a
+    reasoning block that the template removes; they are dropped."""
     identical_after_cut: Annotated[
         Shares,
         CheckText(
@@ -177,6 +198,31 @@ class DataChecks(ConfigBase):
     """Rows of data.eval whose prompt is in data.train. Some published mixtures train on their test
     split: huggingface/alignment-handbook, recipes/zephyr-7b-beta/dpo, joins train_prefs and
     test_prefs."""
+    score_contradictions: Annotated[
+        Shares,
+        CheckText(
+            "chosen has a lower score than rejected",
+            "remove such pairs; if they are most of the pairs, compare a few: the sides may be "
+            "swapped, which columns: {chosen: rejected, rejected: chosen} of the source corrects",
+        ),
+    ] = Shares(warn=0.03, error=0.5)
+    """Pairs whose score columns (such as score_chosen and score_rejected) contradict their
+    order."""
+    score_ties: Annotated[
+        Shares,
+        CheckText(
+            "chosen and rejected have the same score", "remove such pairs, or use ipo for them"
+        ),
+    ] = Shares(warn=0.1)
+    """Pairs whose scores are equal, so that the preference is arbitrary."""
+    user_turns: Annotated[
+        Shares,
+        CheckText(
+            "an answer holds turns of the user, which are trained as well",
+            "move all turns but the last answer into the prompt, or cut the answer before them",
+        ),
+    ] = Shares(warn=0.0)
+    """Rows whose chosen, rejected or completion has several turns, or text with `Human:`."""
     chosen_longer: Annotated[
         Shares,
         CheckText(
@@ -209,6 +255,15 @@ class DataChecks(ConfigBase):
     by default: some published templates (with a thinking block that is opened for generation
     only) do so intentionally."""
 
+    not_rendered: Annotated[
+        Shares,
+        CheckText(
+            "the chat template does not write all of the messages",
+            "name a template in model.chat_template that writes it, or remove it from the rows",
+        ),
+    ] = Shares(warn=0.0)
+    """Conversations with a text, a reasoning key or a call that the template removes or changes.
+    Never an error by default: some published templates remove the reasoning of earlier turns."""
     two_bos: Annotated[
         Shares,
         CheckText(

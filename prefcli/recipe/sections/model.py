@@ -41,7 +41,8 @@ class Model(ConfigBase):
     ] = "auto"
     """auto: what transformers picks on this machine."""
     chat_template: str | None = None
-    """A .jinja file, or the template itself. Default: the tokenizer's own."""
+    """A .jinja file, the template itself, or one of chatml, gemma, llama3, mistral, phi3, zephyr.
+    Default: the tokenizer's own."""
     eos_token: Annotated[str, Field(min_length=1)] | None = None
     """The token that ends an answer if it is not the tokenizer's own, e.g. a chat template's
     <|im_end|> on a base model; the trained model keeps it. Default: the tokenizer's."""

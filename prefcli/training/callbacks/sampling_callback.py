@@ -31,6 +31,7 @@ from prefcli.model.stop_tokens import load_stop_tokens
 from prefcli.recipe.compatibility import SHARDED
 from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
+from prefcli.secrets import redact
 
 _LINE_WIDTH = 90
 
@@ -182,7 +183,7 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         self._rows += rows
         # At step 0, replace the file of a run that was killed before its first checkpoint.
         with self._path.open("a" if step else "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.writelines(redact(json.dumps(row)) + "\n" for row in rows)
         self._seconds += time.monotonic() - started
 
     def _reference_answers(self, policy: dict[str, Answers]) -> dict[str, Answers]:

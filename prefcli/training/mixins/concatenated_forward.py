@@ -18,10 +18,14 @@ from transformers import Trainer as TransformersTrainer
 
 from prefcli.methods.trainers.base import IGNORED
 from prefcli.packed_forward.chunked_lm_head import EVERYWHERE
+from prefcli.packed_forward.prefix_attention import LAYOUT
 from prefcli.training.mixins.context import TrainerContext
 
 OUTPUTS = ("log_probs", EVERYWHERE)
 """Outputs of the packed forward that the trainers need."""
+
+Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""input_ids, attention_mask and labels, each (rows, length): chosen rows, then rejected ones."""
 
 Results = tuple[torch.Tensor, ...]
 """Log-probabilities of chosen and of rejected responses, each (pairs,), sums or means over tokens;
@@ -52,28 +56,23 @@ class ConcatenatedForwardMixin(TransformersTrainer):  # type: ignore[misc]  # tr
 
     def concatenated_forward(self, model: Any, batch: Mapping[str, Any]) -> Results:
         """Score both sides of a batch. model: wrapped by the launcher and by peft."""
-        rows = self.concatenated_inputs(batch, device=self.accelerator.device)
-        ids, mask, labels = (
-            rows[f"concatenated_{name}"] for name in ("input_ids", "attention_mask", "labels")
-        )
+        ids, mask, labels = self._concatenated(batch, self.accelerator.device)
         pairs = len(batch["chosen_labels"])
         packed = self.context.packed_forward
         if packed is None or packed.reason is not None:
             results: Results = super().concatenated_forward(model, batch)
             means = torch.cat([logits.detach().mean(-1) for logits in results[2:4]])
             return (*results[:2], *self._text_logits(means, mask, pairs), *results[4:])
-        scored = labels
-        if self._sft_term_covers_prompt:
-            text = torch.where(mask == 1, ids, IGNORED)
-            scored = torch.cat([text[:pairs], labels[pairs:]])
-        # One more column, so that the last token of the longest row has a mean logit.
+        input_ids, attention_mask, scored = self._padded(ids, mask, labels)
         output = model(
-            input_ids=pad(ids, (0, 1)),
-            attention_mask=pad(mask, (0, 1)),
-            labels=pad(scored, (0, 1), value=IGNORED),
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            labels=scored,
             use_cache=False,
             fused_lm_head=True,
+            **{key: batch[key] for key in (LAYOUT,) if key in batch},
         )
+        scored = scored[:, :-1]
         means = output.mean_logits[:, : ids.size(1) - self._sft_term_covers_prompt]
         log_probs = output.log_probs[:, :-1]
         responses = labels[:, 1:] != IGNORED
@@ -85,6 +84,26 @@ class ConcatenatedForwardMixin(TransformersTrainer):  # type: ignore[misc]  # tr
             *self._text_logits(means, mask, pairs),
             self._chosen_nll(log_probs, scored, pairs),
         )
+
+    def scored_rows(self, batch: Mapping[str, torch.Tensor]) -> Rows:
+        """Return input_ids, attention_mask and labels for the layout of the collator."""
+        return self._padded(*self._concatenated(batch, batch["chosen_labels"].device))
+
+    def _concatenated(self, batch: Mapping[str, Any], device: torch.device) -> Rows:
+        rows = self.concatenated_inputs(batch, device=device)
+        ids, mask, labels = (
+            rows[f"concatenated_{name}"] for name in ("input_ids", "attention_mask", "labels")
+        )
+        return ids, mask, labels
+
+    def _padded(self, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> Rows:
+        """Return what the model gets: the labels of the SFT term included, and one more column, so
+        that the last token of the longest row has a mean logit."""
+        if self._sft_term_covers_prompt:
+            pairs = len(labels) // 2
+            text = torch.where(mask == 1, ids, IGNORED)
+            labels = torch.cat([text[:pairs], labels[pairs:]])
+        return pad(ids, (0, 1)), pad(mask, (0, 1)), pad(labels, (0, 1), value=IGNORED)
 
     def _chosen_nll(
         self, log_probs: torch.Tensor, scored: torch.Tensor, pairs: int

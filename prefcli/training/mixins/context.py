@@ -11,6 +11,7 @@ from prefcli.data import Split
 from prefcli.memory.gradient_checkpointing import Choice
 from prefcli.methods import Method
 from prefcli.packed_forward.install import FastForward
+from prefcli.training.token_batches import TokenBudget
 
 if TYPE_CHECKING:
     from prefcli.training.mixins.sft_mix import SftMixture
@@ -24,11 +25,14 @@ class TrainerContext:
     train: Split | None = None
     """Rows of the train dataset, in its order; None for the fake rows of a memory prediction."""
     packed_forward: FastForward | None = None
+    token_budget: TokenBudget | None = None
     checkpointing: Choice | None = None
     reference_is_policy: bool = False
     """The reference is the policy without its trained adapter, so it is always in memory."""
     reference_digest: str = ""
     """Digest of the reference's weights; read on the main process."""
+    defers_reads: bool = False
+    """Read trl's metrics when they are logged, since each read waits for a GPU."""
     recipe_overrides_checkpoint: bool = False
     """On a resume, optimizer settings come from the recipe instead of the checkpoint."""
     sft_mix: SftMixture | None = None

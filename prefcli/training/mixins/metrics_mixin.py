@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer as TransformersTrainer
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.methods.trainers.base import IGNORED
 from prefcli.model.device import peak_memory
 from prefcli.training.eval_sampler import Batch, EvalBatches
-from prefcli.training.mixins.context import TrainerContext
+from prefcli.training.mixins.deferred_metrics import read_metrics, reads_deferred
 from prefcli.training.mixins.metric_sums import (
     SIDES,
     Sums,
@@ -28,6 +28,7 @@ from prefcli.training.mixins.metric_sums import (
     sum_pairs,
     sum_text,
 )
+from prefcli.training.mixins.packed_collation import PackedCollationMixin
 from prefcli.training.mixins.reference_kl import reference_kl
 
 
@@ -44,13 +45,12 @@ class _Evaluation:
         return self.batches[self.at].shared and process != 0
 
 
-class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
+class MetricsMixin(PackedCollationMixin):
     """A trl trainer that sums its rows on the device and reads the sums when it logs.
 
     The sums of an evaluation are separate.
     """
 
-    context: TrainerContext
     clock: Callable[[], float] = staticmethod(time.perf_counter)
     """Seconds from an arbitrary start."""
     _passes: list[Any] | None = None
@@ -90,7 +90,11 @@ class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers i
     ) -> Any:
         self._register_hooks()
         self._passes = []
-        result = super().compute_loss(model, inputs, return_outputs, **kwargs)
+        deferred = self.model.training and self.context.defers_reads
+        with reads_deferred(self.accelerator) if deferred else nullcontext():
+            result = super().compute_loss(model, inputs, return_outputs, **kwargs)
+        if deferred:
+            result = result.as_subclass(torch.Tensor)  # kto's loss has a gathered term
         if self._passes:
             self._add(self._sum_batch(inputs, self._passes))
         self._passes = None
@@ -167,6 +171,7 @@ class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers i
         return float(self.accelerator.reduce(mine, reduction="mean"))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        read_metrics(self._logged["train"])
         if "loss" in logs and self._trained:
             sums = self._reduce(self._trained)
             logs |= per_token_metrics(sums) | self._exact_metrics(sums)
@@ -207,7 +212,7 @@ class MetricsMixin(TransformersTrainer):  # type: ignore[misc]  # transformers i
         return DataLoader(
             self._remove_unused_columns(dataset, description="Evaluation"),
             batch_sampler=batches,
-            collate_fn=self.data_collator,
+            collate_fn=self.collate,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,17 @@ _MAX_ROWS_SHOWN = 8
 _MAX_SKIPPED_STEPS = 30
 _LOG_PROBABILITIES = ("logps/", "rewards/")
 
+
+@dataclass(frozen=True)
+class _Unchecked:
+    """Numbers of a micro-batch that are still on the device."""
+
+    names: tuple[str, ...]
+    values: torch.Tensor
+    places: Callable[[], list[str]]
+    """Finds the rows of the micro-batch."""
+
+
 _Rows = tuple[torch.Tensor, torch.Tensor]
 """input_ids and attention_mask of a micro-batch."""
 
@@ -25,15 +37,15 @@ _Rows = tuple[torch.Tensor, torch.Tensor]
 class NonfiniteMixin(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
     """Checks the loss of every micro-batch and every gradient of a trl trainer.
 
-    Not a callback: callbacks see neither the loss before the backward pass nor the gradient's norm
-    before the optimizer step. trl reads its own metrics with `.item()` in each micro-batch, so one
-    more read costs nothing.
+    They are read once per step, before the optimizer uses the gradient: a read waits for a GPU.
+    Not a callback: callbacks see neither the losses nor the gradient's norm before that step.
     """
 
     context: TrainerContext
     _log_probability: torch.Tensor = torch.tensor(0.0)
     """Sum of the last batch's log-probabilities, from the model's forward."""
     _has_forward_hook: bool = False
+    _unchecked: tuple[_Unchecked, ...] = ()
     _skipped_steps: int = 0
     """Consecutive steps that float16's loss scaling has skipped."""
     _recent: tuple[int, list[_Rows]] = (-1, [])
@@ -53,21 +65,34 @@ class NonfiniteMixin(TransformersTrainer):  # type: ignore[misc]  # transformers
         result = super().compute_loss(model, inputs, return_outputs, **kwargs)
         loss = result[0] if return_outputs else result
         values = {"the loss": loss, "a log-probability": self._log_probability}
+        # A loss can be finite where a log-probability is not: sigmoid(inf) is 1.
+        values |= self._last_metrics()
         self.must_be_finite(values, lambda: self._places(batches))
-        for name, value in self._last_metrics():
-            # A loss can be finite where a log-probability is not: sigmoid(inf) is 1.
-            if not math.isfinite(value):
-                self._stop(f"{name} is {value}", self._places(batches))
         return result
 
     def must_be_finite(
         self, values: Mapping[str, torch.Tensor], places: Callable[[], list[str]]
     ) -> None:
-        """Raise DivergedError on every process if a value is not finite on any of them."""
+        """Have values checked before the optimizer step.
+
+        places: finds the rows that they are from.
+        """
         device = self.args.device
         own = torch.stack([value.detach().to(device).float() for value in values.values()])
+        own = own.as_subclass(torch.Tensor)
+        self._unchecked = (*self._unchecked, _Unchecked(tuple(values), own, places))
+        if self.is_deepspeed_enabled:  # it takes the optimizer step in the backward pass
+            self.check_values()
+
+    def check_values(self) -> None:
+        """Raise DivergedError on every process if a value is not finite on any of them."""
+        unchecked, self._unchecked = self._unchecked, ()
+        if not unchecked:
+            return
+        own = torch.cat([batch.values for batch in unchecked])
         of_all = self.accelerator.gather(own[None]).tolist()  # one wait for the device
-        for name, *column in zip(values, *of_all, strict=True):
+        origins = [(name, batch.places) for batch in unchecked for name in batch.names]
+        for (name, places), *column in zip(origins, *of_all, strict=True):
             bad = [value for value in column if not math.isfinite(value)]
             if bad:
                 mine = column[self.args.process_index]
@@ -81,6 +106,7 @@ class NonfiniteMixin(TransformersTrainer):  # type: ignore[misc]  # transformers
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Check the norm before the optimizer step; DeepSpeed has stepped by then."""
+        self.check_values()
         norm = super()._get_grad_norm(model, grad_norm)
         if norm is None or math.isfinite(float(norm)):
             self._skipped_steps = 0
@@ -97,14 +123,14 @@ class NonfiniteMixin(TransformersTrainer):  # type: ignore[misc]  # transformers
             step, recent = self.state.global_step, []
         self._recent = (step, [*recent, *batches])
 
-    def _last_metrics(self) -> list[tuple[str, float]]:
+    def _last_metrics(self) -> dict[str, torch.Tensor]:
         """Return what trl has just added to its metrics; gathered, so equal on all processes."""
         logged = self.context.method.trainer.logged_metrics(self)
-        return [
-            (name, float(values[-1]))
+        return {
+            name: torch.as_tensor(values[-1])
             for name, values in logged.get("train", {}).items()
             if name.startswith(_LOG_PROBABILITIES) and values
-        ]
+        }
 
     def _stop(self, what: str, places: list[str]) -> None:
         """Raise on every process at once, with the rows of all of them."""

@@ -25,6 +25,8 @@ from prefcli.methods.trainers.base import IGNORED
 from prefcli.training.mixins.nonfinite import NonfiniteMixin
 from prefcli.trl_integration.trl_args import repeated_rows
 
+_ZERO = torch.zeros((), dtype=torch.float64)
+
 _Row = tuple[list[int], int]
 """Token ids, and the position of the response's first token."""
 
@@ -53,6 +55,11 @@ class Schedule:
         """Return the number of a step's first micro-batch, counted from the start of the run."""
         epoch, inside = divmod(step, self._steps)
         return epoch * self._batches + inside * self.accumulation
+
+    def end_batch(self, step: int) -> int:
+        """Return the number of the first micro-batch after those of a step."""
+        epoch, inside = divmod(step, self._steps)
+        return epoch * self._batches + min((inside + 1) * self.accumulation, self._batches)
 
     def preference_rows(self, batch: int) -> int:
         """Count the preference rows before a micro-batch."""
@@ -104,6 +111,7 @@ class _Step:
 
     number: int
     first_batch: int
+    micro_batches: int
     rows: dict[int, _Row]
     """Demonstrations by their position in the stream."""
     preference_rows: int
@@ -129,6 +137,8 @@ class SftMixMixin(NonfiniteMixin):
     """Adds demonstrations to the loss of a trl trainer of preferences."""
 
     _mix_step: _Step | None = None
+    _micro_batches: int = 1
+    """Micro-batches of the step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -139,15 +149,22 @@ class SftMixMixin(NonfiniteMixin):
         self.schedule = self._make_schedule(mixture.fraction)
 
     def _make_schedule(self, fraction: float) -> Schedule:
-        args = self.args
+        args, budget = self.args, self.context.token_budget
         micro_batch = args.per_device_train_batch_size * args.world_size
         rows = len(self.train_dataset)
         return Schedule(
             fraction=fraction,
             rows=rows + repeated_rows(rows, micro_batch, args.world_size),
             micro_batch=micro_batch,
-            accumulation=args.gradient_accumulation_steps,
+            accumulation=args.gradient_accumulation_steps
+            if budget is None
+            else budget.accumulation,
         )
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        self._micro_batches = len(batches)
+        return batches, items
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         number = self.state.global_step
@@ -161,11 +178,12 @@ class SftMixMixin(NonfiniteMixin):
         """Take all rows of the step, since each micro-batch is normalized by all their tokens."""
         schedule = self.schedule
         first = schedule.first_batch(number)
-        end = first + self.current_gradient_accumulation_steps
+        end = schedule.end_batch(number)
         positions = range(schedule.demonstrations(first), schedule.demonstrations(end))
         step = _Step(
             number=number,
             first_batch=first,
+            micro_batches=self._micro_batches,
             rows=dict(zip(positions, self.stream.take(positions), strict=True)),
             preference_rows=schedule.preference_rows(end) - schedule.preference_rows(first),
         )
@@ -179,13 +197,9 @@ class SftMixMixin(NonfiniteMixin):
         step = self._mix_step
         if not self.model.training or step is None or return_outputs:
             return loss  # evaluations have preference rows only
-        self._window.preference_loss += float(loss.detach()) / (
-            self.current_gradient_accumulation_steps
-        )
-        batch = step.first_batch + step.done
-        positions = range(
-            self.schedule.demonstrations(batch), self.schedule.demonstrations(batch + 1)
-        )
+        of_step = loss.detach().double() / self.current_gradient_accumulation_steps
+        self._window.preference_loss = self._window.preference_loss + of_step
+        positions = self._positions(step)
         if not positions or not step.tokens:
             return loss
         nll = self._nll(model, step, positions)
@@ -193,11 +207,23 @@ class SftMixMixin(NonfiniteMixin):
             {"the loss of the demonstrations (sft_mix)": nll},
             lambda: [self.stream.place(position) for position in positions],
         )
-        self._window.nll += float(nll.detach())
+        self._window.nll = self._window.nll + nll.detach().double()
         # trl divides by the micro-batches, and gradients are averaged over processes.
         slots = self.current_gradient_accumulation_steps * self.args.world_size
         share = len(step.rows) / step.preference_rows
         return loss + self.weight * share * slots * nll / step.tokens
+
+    def _positions(self, step: _Step) -> range:
+        """Return the positions in the stream of the current micro-batch's demonstrations."""
+        budget = self.context.token_budget
+        if budget is None or budget.tokens is None:
+            batch = step.first_batch + step.done
+            bounds = (self.schedule.demonstrations(at) for at in (batch, batch + 1))
+        else:
+            start, count = min(step.rows, default=0), len(step.rows)
+            shares = (step.done, step.done + 1)
+            bounds = (start + count * share // step.micro_batches for share in shares)
+        return range(*bounds)
 
     def _nll(self, model: Any, step: _Step, positions: range) -> torch.Tensor:
         """Sum over the response tokens of this process's share of the demonstrations."""
@@ -213,22 +239,25 @@ class SftMixMixin(NonfiniteMixin):
             mask[i, : len(tokens)] = 1
             if own:
                 labels[i, start : len(tokens)] = ids[i, start : len(tokens)]
-        device = self.args.device
+        device, packed = self.args.device, self.context.packed_forward
+        layout = {}
+        if packed is not None and packed.is_in_use:
+            layout = packed.collated(ids, mask, labels)
         output = model(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             labels=labels.to(device),
             use_cache=False,
             fused_lm_head=True,
+            **layout,
         )
         log_probs: torch.Tensor = output.log_probs
         return -log_probs.sum()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            sums = torch.tensor(
-                [self._window.nll, self._window.preference_loss], device=self.args.device
-            )
+            window = (self._window.nll, self._window.preference_loss)
+            sums = torch.stack([value.to(self.args.device) for value in window]).float()
             nll, preference = self.accelerator.reduce(sums, reduction="sum").tolist()
             logs |= self._window.metrics(nll, preference / self.args.world_size)
             self._window = _Window()
@@ -237,14 +266,15 @@ class SftMixMixin(NonfiniteMixin):
 
 @dataclass
 class _Window:
-    """Sums since the last logging step; `nll` and `preference_loss` are of this process only."""
+    """Sums since the last logging step; `nll` and `preference_loss` are of this process only, and
+    on its device."""
 
     steps: int = 0
     demonstrations: int = 0
     tokens: int = 0
     preference_rows: int = 0
-    nll: float = 0.0
-    preference_loss: float = 0.0
+    nll: torch.Tensor = _ZERO
+    preference_loss: torch.Tensor = _ZERO
 
     def add_step(self, step: _Step) -> None:
         self.steps += 1

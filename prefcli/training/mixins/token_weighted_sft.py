@@ -25,8 +25,7 @@ class TokenWeightedSftMixin(TransformersTrainer):  # type: ignore[misc]  # trans
     context: TrainerContext
     loss_weights: list[float]
     _step_tokens: int = 0
-    _device_batches: int = 1
-    """Device batches of the step, over all processes."""
+    """Tokens of the SFT term in the step, over all processes."""
     _weight: float = 1.0
     """Weight of this device batch's mean; 1 if it is the whole step."""
     _eval_tokens_per_row: float | None = None
@@ -39,14 +38,15 @@ class TokenWeightedSftMixin(TransformersTrainer):  # type: ignore[misc]  # trans
         batches, items = super().get_batch_samples(*args, **kwargs)
         own = torch.tensor(sum(map(self._tokens, batches)), device=self.args.device)
         self._step_tokens = int(self.accelerator.gather(own).sum())
-        self._device_batches = len(batches) * self.args.world_size
         return batches, items
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if self.model.training:
             self._weight = 1.0
-            if self._device_batches > 1:
-                self._weight = self._tokens(inputs) * self._device_batches / self._step_tokens
+            if self._step_tokens:
+                # The mean of this batch will be divided by this number.
+                divisor = self.current_gradient_accumulation_steps * self.args.world_size
+                self._weight = self._tokens(inputs) * divisor / self._step_tokens
         if not self.context.method.trainer.concatenates_forward:
             self._plain_loss_weights = self._plain_loss_weights or list(self.loss_weights)
             self.loss_weights = [
