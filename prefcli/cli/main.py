@@ -37,7 +37,7 @@ COMMANDS = {
     "slurm": ("slurm", "Print a job file: `prefcli slurm dpo.yaml --time 4:00:00 > dpo.sbatch`."),
     "recipes": ("recipes", "List, show or copy the shipped recipes."),
     "validate": ("validate", "Report every mistake in recipes, without torch."),
-    "migrate": ("migrate", "Convert another tool's config to a recipe and list what changed."),
+    "migrate": ("migrate", "Convert another tool's config or command to a recipe."),
     "schema": ("validate", "Print the recipe's JSON Schema, for completion in editors."),
     "explain": ("explain", "Explain an error code: what it means, an example and the cure."),
 }

@@ -50,7 +50,7 @@ def migrate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Convert another tool's config or command to a recipe and list what changed.
+    """Convert another tool's config or command to a recipe.
 
     The recipe goes to standard output, the list of renamed and dropped keys to standard error.
     """

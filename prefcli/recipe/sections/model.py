@@ -84,7 +84,7 @@ class Lora(ConfigBase):
     rank: Count = 16
     alpha: Positive = 32.0
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
-    target_modules: Literal["all-linear", "default"] | list[str] = "all-linear"
+    target_modules: Literal["all-linear"] | Literal["default"] | list[str] = "all-linear"
     """all-linear: every linear layer except the output head. default: the layers that peft chooses
     for the architecture. Or a list of layer names."""
     use_rslora: Flag = False
