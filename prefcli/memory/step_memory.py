@@ -124,6 +124,7 @@ class StepMemory:
             accumulation=accumulation,
             packed=lambda: self._is_packed(candidate),
             kind=target.device.kind,
+            strategy=target.strategy,
         )
 
     def _packed(self, candidate: Candidate) -> int | None:

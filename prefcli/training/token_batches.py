@@ -22,6 +22,7 @@ from prefcli.data.lengths import Ints
 from prefcli.data.run_datasets import RunDatasets
 from prefcli.methods import Method
 from prefcli.methods.trainers import TrainerAdapter
+from prefcli.recipe.compatibility import Strategy
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_args import repeated_rows
 
@@ -59,6 +60,7 @@ def choose_token_budget(
     accumulation: int,
     packed: Callable[[], bool],
     kind: str,
+    strategy: Strategy = "single",
 ) -> TokenBudget:
     """Decide whether micro-batches are filled by tokens, and up to how many.
 
@@ -72,6 +74,9 @@ def choose_token_budget(
 
     if setting == "off":
         return by_rows("performance.tokens_per_batch is off")
+    if strategy in ("zero2", "zero3"):
+        # accelerate lets it step after each micro-batch that the trainer does not count.
+        return by_rows("DeepSpeed counts the micro-batches of a step itself")
     if not method.rows_are_independent:
         return by_rows(f"the loss of {method.name} depends on which rows share a micro-batch")
     if setting == "auto" and kind != "cuda":

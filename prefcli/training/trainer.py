@@ -97,6 +97,7 @@ def make_trainer(
         accumulation=options["gradient_accumulation_steps"],
         packed=packed,
         kind=device.kind,
+        strategy=strategy_here(),
     )
     if budget.tokens is not None:
         options["gradient_accumulation_steps"] = 1  # TokenBatchesMixin accumulates

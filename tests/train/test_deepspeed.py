@@ -39,7 +39,6 @@ CASES = {
     "zero3 lora": {"lora": LORA},
     "zero3 precomputed": {"reference": {"precompute": True}},
     "zero2 tokens": {"performance": {"tokens_per_batch": 60}},
-    "zero3 tokens": {"performance": {"tokens_per_batch": 60}},
 }
 
 
