@@ -19,7 +19,13 @@ from prefcli.formats import FORMATS, Format, RowError, detect
 from prefcli.formats.base import BAD_LABEL, Raw, Row, describe
 from prefcli.formats.cells import prepare
 from prefcli.formats.chat import REASONING_KEYS, split_last_turn
-from prefcli.formats.chat_columns import TEMPLATE_COLUMNS, add_chat_columns, rename_reasoning
+from prefcli.formats.chat_columns import (
+    TEMPLATE_COLUMNS,
+    add_chat_columns,
+    reasoning_key,
+    rename_reasoning,
+    without_null_content,
+)
 from prefcli.formats.contents import compare_scores, holds_user_turn, score_columns
 from prefcli.formats.labelled import label_spelling
 from prefcli.formats.unread import cure, unread
@@ -55,7 +61,7 @@ def convert(
     *,
     last_turn: bool = False,
     tools: bool = True,
-    reasoning: str | None = None,
+    template: str = "",
     trains_users: bool = True,
 ) -> Dataset:
     """Convert rows to canonical ones, with `_file` and `_row` (their number in the file).
@@ -66,7 +72,7 @@ def convert(
 
     last_turn: a conversation becomes a prompt and its last turn, which is the completion.
     tools: the trainer passes tools to the chat template.
-    reasoning: the key of messages that reasoning gets, whatever its name in the data.
+    template: the chat template; reasoning gets the key that it reads.
     trains_users: turns of the user in an answer are trained on.
     """
     row_format, blank = _detect(rows, indices, kind, place)
@@ -76,7 +82,8 @@ def convert(
         account,
         place.chat,
         tools,
-        reasoning,
+        "none" in template,
+        reasoning_key(template),
         [] if row_format.kind != "pair" else score_columns(blank.keys() - row_format.reads),
         trains_users,
     )
@@ -125,6 +132,7 @@ class _RowReader:
     account: Account
     chat: bool
     tools: bool
+    tests_null: bool
     reasoning: str | None
     scores: list[tuple[str, str]]
     """Columns that may hold the scores of chosen and rejected."""
@@ -142,6 +150,8 @@ class _RowReader:
         if self.row_format.label_column is not None:
             notes += self._check_spelling(raw[self.row_format.label_column], place)
         row, read = add_chat_columns(raw, row, tools=self.tools)
+        if not self.tests_null:
+            row = without_null_content(row)
         if self.reasoning is not None:
             row, renamed = rename_reasoning(row, self.reasoning)
             notes += renamed

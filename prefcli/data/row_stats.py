@@ -14,8 +14,14 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcli.data.digests import row_key
 from prefcli.data.lengths import Ints
-from prefcli.data.rendered_text import unrendered
-from prefcli.data.tokenization import assistant_masks, sides_of, tokenize, tokenize_batch
+from prefcli.data.rendered_text import Rendering
+from prefcli.data.tokenization import (
+    assistant_masks,
+    sides_of,
+    template_kwargs,
+    tokenize,
+    tokenize_batch,
+)
 from prefcli.errors import DataError
 from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
 from prefcli.methods import RowKind
@@ -109,6 +115,8 @@ def compute_row_stats(
         }
     )
 
+    comparison = Rendering(tokenizer)
+
     def compute_batch(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         columns = {name: values for name, values in batch.items() if not name.startswith("_")}
         parts = [columns]
@@ -127,7 +135,7 @@ def compute_row_stats(
             ),
             strict=True,
         )
-        comparisons = _comparisons(parts, rendered) if chat else repeat((None, False))
+        comparisons = _comparisons(parts, rendered, comparison) if chat else repeat((None, False))
         # No masks for text, which has no assistant turns: read_run_datasets refuses it.
         masks = assistant_masks(columns, tokenizer) if limits.assistant_only else None
         stats = []
@@ -255,18 +263,21 @@ def _opposite_of(row: dict[str, Any]) -> Any:
 
 
 def _comparisons(
-    parts: Sequence[dict[str, list[Any]]], rendered: Sequence[dict[str, list[str]]]
+    parts: Sequence[dict[str, list[Any]]],
+    rendered: Sequence[dict[str, list[str]]],
+    rendering: Rendering,
 ) -> Iterator[tuple[str | None, bool]]:
     """Yield for each row what is not rendered, and whether both sides have the same text."""
-    for at in range(len(next(iter(parts[0].values())))):
-        missing: dict[str, None] = {}
+    options: Iterable[dict[str, Any]] = template_kwargs(parts[0]) or repeat({})
+    for at, own in zip(range(len(next(iter(parts[0].values())))), options, strict=False):
+        missing: set[str] = set()
         texts = []
         for columns, sides in zip(parts, rendered, strict=True):
             for side, side_texts in sides.items():
                 prompt = columns["prompt"][at] if "prompt" in columns else []
-                missing |= dict.fromkeys(unrendered(prompt + columns[side][at], side_texts[at]))
+                missing |= rendering.missing(prompt + columns[side][at], side_texts[at], own)
                 texts.append(side_texts[at])
-        yield ", ".join(missing) or None, len(texts) == 2 and texts[0] == texts[1]
+        yield ", ".join(sorted(missing)) or None, len(texts) == 2 and texts[0] == texts[1]
 
 
 def _tokenize(

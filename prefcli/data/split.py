@@ -14,15 +14,14 @@ from prefcli.data.audit import Audit, row_place
 from prefcli.data.canonical_tables import unify
 from prefcli.data.convert import COLUMNS, Place, convert, pairs_to_labels
 from prefcli.data.digests import rows_digest
-from prefcli.data.findings import Finding, Tally
+from prefcli.data.findings import DROPS, Finding, Tally
 from prefcli.data.lengths import Ints, Lengths
 from prefcli.data.row_sampling import draw_share
 from prefcli.data.row_stats import Limits, RowCheck, are_chats, compute_row_stats
 from prefcli.data.sources import read
 from prefcli.errors import DataError, Problem, RecipeError
-from prefcli.formats.chat_columns import reasoning_key
 from prefcli.methods import RowKind
-from prefcli.recipe.sections import Source
+from prefcli.recipe.sections import DataChecks, Source
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ def load_split(
             audit.account,
             last_turn=last_turn,
             tools=limits.renders_tools,
-            reasoning=reasoning_key(str(tokenizer.chat_template or "")),
+            template=str(tokenizer.chat_template or ""),
             trains_users=not limits.assistant_only,
         )
         _need_template(rows, tokenizer, place)
@@ -164,6 +163,14 @@ def load_split(
             f"all rows were dropped: {reasons}",
             code="DAT015",
             place=", ".join(dict.fromkeys(s.path for s in sources)),
+            hint="; ".join(
+                dict.fromkeys(
+                    DataChecks.words(name).cure
+                    for reason in audit.dropped
+                    if (name := DROPS[reason]) is not None
+                )
+            )
+            or None,
         )
     if shuffle:
         rows = rows.shuffle(seed=seed)

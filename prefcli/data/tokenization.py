@@ -35,7 +35,7 @@ def tokenize_batch(
 
     texts: receives the rendered text of each chat, by completion.
     """
-    template = _template_kwargs(rows)
+    template = template_kwargs(rows)
     rendered: list[str] | None = None if texts is None else []
     for column in ("messages", "text"):
         if column in rows:
@@ -72,7 +72,7 @@ def prompt_alone(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> 
     """Tokenize the prompt as for generation; empty for texts and conversations."""
     if "prompt" not in row:
         return []
-    template = _template_kwargs({name: [value] for name, value in row.items()})
+    template = template_kwargs({name: [value] for name, value in row.items()})
     return _ids([row["prompt"]], tokenizer, template, add_generation_prompt=True)[0]
 
 
@@ -89,7 +89,7 @@ def assistant_masks(
         chats = [p + c for p, c in zip(rows["prompt"], rows["completion"], strict=True)]
     else:
         return None
-    template = _template_kwargs(rows)
+    template = template_kwargs(rows)
     batch: Any = _rendered(
         chats,
         tokenizer,
@@ -118,7 +118,7 @@ def _divide(prompt: Ids, sequences: dict[str, Ids]) -> dict[str, Any]:
     }
 
 
-def _template_kwargs(rows: Mapping[str, list[Any]]) -> list[dict[str, Any]] | None:
+def template_kwargs(rows: Mapping[str, list[Any]]) -> list[dict[str, Any]] | None:
     """Return what trl passes to the chat template for each row; None if no row has anything."""
     if not any(name in rows for name in TEMPLATE_COLUMNS):
         return None

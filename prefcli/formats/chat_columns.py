@@ -63,6 +63,16 @@ def rename_reasoning(row: Row, key: str) -> tuple[Row, list[str]]:
     return ({**row, **changes} if changes else row), notes
 
 
+def without_null_content(row: Row) -> Row:
+    """Write an empty text where the content is null, which some templates write as None."""
+    return {
+        name: [{**m, "content": m["content"] or ""} for m in value]
+        if isinstance(value, list) and any(m["content"] is None for m in value)
+        else value
+        for name, value in row.items()
+    }
+
+
 def _system(raw: Raw, turns: list[Message]) -> list[Message]:
     """Return the turn of the system column; none if the chat has another one."""
     text = raw.get("system")

@@ -18,7 +18,7 @@ _INPUT = "write it into the prompt, or name the columns instruction and input, w
 COLUMNS: Mapping[str, str] = {
     "system": _SYSTEM,
     **dict.fromkeys(("system_prompt", "system_message"), "name the column system"),
-    "input": _INPUT,
+    **dict.fromkeys(("instruction", "input"), _INPUT),
     "context": "write it into the prompt",
     "history": "write it as turns of the messages",
     **dict.fromkeys(("image", "images", "audio", "audios", "video", "videos"), _TEXT_ONLY),
@@ -43,6 +43,7 @@ MESSAGE_KEYS: Mapping[str, str] = {
 
 _MARKS = {"weight", "weights", "sample_weight", "train", "training", "loss"}
 _READ_KEYS = frozenset({"role", "content", "from", "value", *EXTRA_KEYS})
+_OTHER_LISTS = ("tools", "chat_template_kwargs")
 _OF_MESSAGE = "{} of a message"
 _CURES = {**COLUMNS, **{_OF_MESSAGE.format(key): text for key, text in MESSAGE_KEYS.items()}}
 
@@ -57,11 +58,11 @@ def unread(row: Raw, reads: frozenset[str]) -> dict[str, Any]:
         if name not in reads:
             if _is_filled(name, value):
                 values[name] = value
-        elif isinstance(value, list):
+        elif isinstance(value, list) and name not in _OTHER_LISTS:
             for message in value:
                 if isinstance(message, Mapping) and not _READ_KEYS.issuperset(message):
                     values |= _unread_keys(message)
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and name not in _OTHER_LISTS:
             values |= _unread_keys(value)
     return values
 

@@ -11,15 +11,11 @@ from trl.kernels import ChunkedLogProbFunction
 from trl.kernels.chunked_logprob import OPTIONAL_OUTPUTS, _use_triton
 from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as _TRITON_TILE
 
-from prefcli.packed_forward.onednn_linear import times
-
 _TILE = 2**22
 """Logits per tile: enough for a fast product, and few enough for malloc to reuse their memory
 (from 32 MiB on it asks the system each time, which clears every page)."""
 _BLOCK = 2**20
 """Logits of a tile that are processed at once: few enough for a processor's cache."""
-_ROWS = 2048
-"""Rows of the head's gradient that are computed at once."""
 _KEEP = 2**26
 """Exponentials that a trained head keeps for its gradient, 256 MiB; others are recomputed."""
 
@@ -123,7 +119,7 @@ class Head(torch.autograd.Function):
                 if within:
                     cached.append(logits)
                 if direction is not None:
-                    product = times(logits.to(dtype), cast.T).float()
+                    product = (logits.to(dtype) @ cast).float()
                     direction[at] = (product * (-scale / total[at, None])).to(hidden.dtype)
         ctx.scale, ctx.size, ctx.dtype = scale, size, dtype
         if direction is not None:
@@ -148,7 +144,6 @@ class Head(torch.autograd.Function):
         to_weight: torch.Tensor | None = None
         to_bias = log_z.new_zeros(bias.shape) if ctx.needs_input_grad[2] else None
         cast = weight.to(ctx.dtype)
-        together = []
         for at, known in itertools.zip_longest(_slices(len(hidden), ctx.size), cached):
             # d log p[target] / d z = 1[target] - p
             if known is not None:
@@ -164,17 +159,15 @@ class Head(torch.autograd.Function):
             if to_hidden is not None and ctx.dtype == torch.float16:
                 to_hidden[at] = ((shares * factors).to(ctx.dtype) @ cast).to(hidden.dtype)
             elif to_hidden is not None:
-                product = times(shares.to(ctx.dtype), cast.T).float()
+                product = (shares.to(ctx.dtype) @ cast).float()
                 to_hidden[at] = (product * factors).to(hidden.dtype)
             if not ctx.needs_input_grad[1]:
                 continue
             scaled = hidden[at].float() * factors
-            if known is not None:
-                together.append(scaled)
+            if to_weight is None:
+                to_weight = shares.T @ scaled
             else:
-                to_weight = _added(to_weight, [shares], scaled)
-        if together:
-            to_weight = _added(to_weight, cached, torch.cat(together))
+                to_weight.addmm_(shares.T, scaled)
         if to_weight is None and ctx.needs_input_grad[1]:
             to_weight = torch.zeros_like(weight)  # of no label
         return (
@@ -187,24 +180,6 @@ class Head(torch.autograd.Function):
         )
 
 
-def _added(
-    total: torch.Tensor | None, tiles: list[torch.Tensor], hidden: torch.Tensor
-) -> torch.Tensor:
-    """Return total + shares' hidden, (vocabulary, width) in float32.
-
-    tiles: the shares, (labels, vocabulary) together; hidden: (labels, width).
-    """
-    vocabulary, across = tiles[0].size(1), hidden.T.contiguous()
-    products = hidden.new_empty(vocabulary, hidden.size(1)) if total is None else total
-    for at in _slices(vocabulary, _ROWS):
-        product = times(torch.cat([tile[:, at] for tile in tiles]).T.contiguous(), across)
-        if total is None:
-            products[at] = product
-        else:
-            products[at] += product
-    return products
-
-
 def _slices(count: int, size: int) -> list[slice]:
     """Split the range from 0 to `count` into slices of `size`."""
     return [slice(at, min(at + size, count)) for at in range(0, count, size)]
@@ -214,7 +189,7 @@ def _logits(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
     """Return the logits in float32."""
-    logits = times(hidden, weight).float()
+    logits = (hidden @ weight.T).float()
     if bias is not None:
         logits += bias
     if scale != 1.0:

@@ -21,7 +21,6 @@ from prefcli.packed_forward.chunked_lm_head import (
     label_outputs,
 )
 from prefcli.packed_forward.compiled_layers import CompiledLayers
-from prefcli.packed_forward.onednn_linear import install_onednn
 from prefcli.packed_forward.packed_batch import PackedBatch, layout_of
 from prefcli.packed_forward.prefix_attention import LAYOUT, Carrier
 from prefcli.packed_forward.varlen import COMPILED, SPANS
@@ -143,12 +142,10 @@ def install(
         return score(self, kwargs["input_ids"], labels, layout, items, scale, outputs)
 
     compiled = CompiledLayers(model if attention == COMPILED else None)
-    restore = install_onednn(model)
 
     def uninstall() -> None:
         model.forward = stock
         model.set_attn_implementation(before)
-        restore()
         compiled.remove()
 
     model.set_attn_implementation(attention)

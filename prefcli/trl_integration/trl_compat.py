@@ -80,7 +80,6 @@ HOOKS = (
     Hook("transformers.PreTrainedModel._supports_flex_attn"),
     Hook("torch.optim.lr_scheduler.LambdaLR._last_lr", set_by="_update_lr"),
     Hook("torch.nn.Module._compiled_call_impl"),
-    Hook("torch.ops.mkldnn._linear_pointwise"),
     Hook("torch.ops.aten._local_scalar_dense"),
     Hook("torch._C._current_graph_task_id"),
     Hook("torch._C._current_autograd_node"),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 import os
 import platform
-import time
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 import torch
 
+from scripts.acceptance.rates import copy_rate, product_rates
 from scripts.acceptance.rows import Sheet
 from scripts.acceptance.setting import Setting
 
@@ -52,31 +51,6 @@ def _attention(sheet: Sheet) -> None:
 
 
 def _rates(sheet: Sheet, setting: Setting) -> None:
-    sheet.note("TFLOP/s, bf16 products", matrix_rate(setting) / 1e12)
-    size = 2**20 if setting.quick else 2**29
-    source = torch.randn(size, device=setting.device)
-    target = torch.empty_like(source)
-    seconds = _seconds(lambda: target.copy_(source), setting)
-    sheet.note("TB/s, copy, read and written", 2 * source.nbytes / seconds / 1e12)
-
-
-def matrix_rate(setting: Setting) -> float:
-    """Operations a second of a large bf16 product of random numbers (float32 on a CPU)."""
-    size = 256 if setting.quick else 8192
-    dtype = torch.float32 if setting.cpu else torch.bfloat16
-    a, b = (torch.randn(size, size, device=setting.device, dtype=dtype) for _ in "ab")
-    out = torch.empty_like(a)
-    return 2 * size**3 / _seconds(lambda: torch.matmul(a, b, out=out), setting)
-
-
-def _seconds(work: Callable[[], object], setting: Setting) -> float:
-    """The median of some runs, after some to warm up."""
-    took = []
-    for turn in range(3 if setting.quick else 13):
-        setting.wait()
-        began = time.perf_counter()
-        work()
-        setting.wait()
-        if turn > 2 or setting.quick:
-            took.append(time.perf_counter() - began)
-    return sorted(took)[len(took) // 2]
+    for name, rate in product_rates(setting).items():
+        sheet.note(f"TFLOP/s, {name}", rate / 1e12)
+    sheet.note("TB/s, copy, read and written", copy_rate(setting) / 1e12)

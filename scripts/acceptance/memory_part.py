@@ -68,8 +68,6 @@ def _case(sheet: Sheet, setting: Setting, name: str) -> None:
         done = adapter.run(words, file.parent / "dry-run.json")
         sheet.equal("exit code of the dry-run", done["code"], 0)
     if setting.cpu:
-        trainer = adapter.trainer_of(file, "dpo")
-        trainer.train()
         sheet.note("predicted, GiB", _predicted(file.parent))
         sheet.skipped("counted: only CUDA counts its peaks")
         return

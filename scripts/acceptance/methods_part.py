@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from scripts.acceptance.kernels_part import last_lines
+from scripts.acceptance.commands import last_lines
 from scripts.acceptance.rows import Sheet
 from scripts.acceptance.setting import Setting
 from scripts.acceptance.workers import Job, Workers
@@ -58,7 +58,7 @@ def _run(sheet: Sheet, setting: Setting, workers: Workers) -> None:
     seeds = {
         (f"seed {seed}, {kind}", "bf16"): _short(setting, seed, kind)
         for seed in range(1 if setting.quick else _SEEDS)
-        for kind in _SHORT
+        for kind in _short_kinds(setting)
     }
     # Longest first; what is compared with others before what stands alone.
     results = workers.run([*jobs.values(), *seeds.values()], lambda: sheet.left - 6)
@@ -74,28 +74,25 @@ def _run(sheet: Sheet, setting: Setting, workers: Workers) -> None:
         results |= workers.run([job], lambda: sheet.left - 6)
     for name in dict.fromkeys(name for name, _ in jobs):
         sheet.run(name, _judged, sheet, setting, name, jobs, results)
-    for kind in _SHORT:
+    for kind in _short_kinds(setting):
         sheet.run(f"refusals, {kind}", _refusals, sheet, setting, kind, seeds, results)
     if not setting.quick:
         sheet.run("bf16, over all", _bf16, sheet, setting, jobs)
 
 
 def _variants(setting: Setting) -> dict[str, dict[str, Any]]:
-    sections_of = dict(_METHODS)
+    """Return the sections of each kind of run."""
     if setting.quick:
-        sections_of = {name: sections_of[name] for name in ("sft", "dpo", "kto")}
-    sections_of |= {
-        f"{name}, LoRA": sections_of[name] | {"lora": _LORA} for name in list(sections_of)
+        return {"dpo": {"dpo": {}}}
+    sections_of = _METHODS | {
+        f"{name}, LoRA": sections | {"lora": _LORA} for name, sections in _METHODS.items()
     }
-    if setting.quick:
-        sections_of = {n: s for n, s in sections_of.items() if "LoRA" not in n or n == "dpo, LoRA"}
     rows = setting.drawn("T", 16, "mix", _PROMPT, _ANSWER)
     mix = setting.written(setting.work / "rows" / "mix.jsonl", rows, "demonstration")
     sections_of["dpo, sft_mix"] = {"dpo": {}, "sft_mix": {"data": {"path": str(mix)}}}
     sections_of["dpo, precomputed"] = {"dpo": {}, "reference": {"precompute": True}}
-    if not setting.quick:
-        other = str(setting.model("T", seed=1))
-        sections_of["dpo, another reference"] = {"dpo": {}, "reference": {"name_or_path": other}}
+    other = str(setting.model("T", seed=1))
+    sections_of["dpo, another reference"] = {"dpo": {}, "reference": {"name_or_path": other}}
     return sections_of
 
 
@@ -114,6 +111,7 @@ def _job(setting: Setting, name: str, place: str, sections: dict[str, Any]) -> J
             setting.written(path, setting.drawn("T", count, part, _PROMPT, _ANSWER), kind)
         files[part] = path
     changes = dict(sections)
+    samples = place == "bf16" and not setting.quick
     model = dict(changes.pop("model", {}))
     if place in ("fp32", "cpu"):
         model["dtype"] = "float32"
@@ -129,11 +127,11 @@ def _job(setting: Setting, name: str, place: str, sections: dict[str, Any]) -> J
             "training": {
                 "global_batch_size": _BATCH,
                 "per_device_train_batch_size": _BATCH,
-                "max_steps": _STEPS,
+                "max_steps": 2 if setting.quick else _STEPS,
                 "gradient_checkpointing": False,
             },
             "check_sft": {"on_fail": "warn"},
-            "samples": {"prompts": 2, "max_new_tokens": 8} if place == "bf16" else {"prompts": 0},
+            "samples": {"prompts": 2, "max_new_tokens": 8} if samples else {"prompts": 0},
             **changes,
         },
     )
@@ -182,7 +180,7 @@ def _judged(
         tokens = sum(_ANSWER) / 2
         worst = max(abs(pair[0][key] - pair[1][key]) for pair, key in logps) / tokens
         sheet.at_most("log-probabilities a token", worst, 1e-4)
-    sheet.note("loss after four steps", _apart(last, "loss"))
+    sheet.note("loss after the last step", _apart(last, "loss"))
 
 
 def _apart(pair: list[dict[str, float]], key: str) -> float:
@@ -221,6 +219,10 @@ _SHORT: dict[str, dict[str, Any]] = {
     "LoRA": {"lora": _LORA},
     "DoRA": {"lora": {**_LORA, "use_dora": True}},
 }
+
+
+def _short_kinds(setting: Setting) -> list[str]:
+    return ["DoRA"] if setting.quick else list(_SHORT)
 
 
 def _short(setting: Setting, seed: int, kind: str) -> Job:

@@ -7,8 +7,7 @@ import math
 from importlib.util import find_spec
 
 from scripts.acceptance import adapter
-from scripts.acceptance.commands import steps_of
-from scripts.acceptance.kernels_part import last_lines
+from scripts.acceptance.commands import last_lines, steps_of
 from scripts.acceptance.rows import Sheet
 from scripts.acceptance.setting import Setting
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import torch
 
-from scripts.acceptance import adapter
-from scripts.acceptance.commands import Command, steps_of
-from scripts.acceptance.kernels_part import last_lines
+from scripts.acceptance.commands import Command, last_lines, steps_of
 from scripts.acceptance.rows import Sheet
 from scripts.acceptance.setting import Setting
 
@@ -26,12 +24,11 @@ def run(sheet: Sheet, setting: Setting) -> None:
             sheet.run(name, sheet.skipped, why)
             continue
         file = _recipe(setting, strategy)
-        if setting.quick and strategy is None:  # a process less to start
-            adapter.run(["dpo", str(file)], file.parent / "log.txt")
-            continue
-        started[name] = (file, Command(["dpo", str(file)], file.parent / "log.txt"))
+        log = file.parent / "log.txt"
+        command = Command(["dpo", str(file)], log, fork=setting.quick, launched=bool(strategy))
+        started[name] = (file, command)
     for name, (file, command) in started.items():
-        sheet.run(name, _judged, sheet, name, file, command, _run_of(setting, "single"))
+        sheet.run(name, _judged, sheet, setting, name, file, command)
 
 
 def _why_not(setting: Setting, strategy: str | None) -> str | None:
@@ -61,19 +58,21 @@ def _recipe(setting: Setting, strategy: str | None) -> Path:
         training={
             "global_batch_size": 4,
             "per_device_train_batch_size": 4,
-            "max_steps": 8,
+            "max_steps": 4 if setting.quick else 8,
             # Or rounding under another strategy would show in all steps after the first.
             "learning_rate": 1e-7,
             "gradient_checkpointing": False,
-            "save_steps": 4,
+            "save_steps": 2 if setting.quick else 4,
         },
         **launch,
     )
 
 
-def _judged(sheet: Sheet, name: str, file: Path, command: Command, single: Path) -> None:
-    run = file.parent / "run"
-    stopped = name != "ddp" and command.stop_when(lambda: len(steps_of(run)) >= 2, sheet.left - 25)
+def _judged(sheet: Sheet, setting: Setting, name: str, file: Path, command: Command) -> None:
+    run, single = file.parent / "run", _run_of(setting, "single")
+    # The part about signals stops a run of one process, too.
+    stops = name != "ddp" and not setting.quick
+    stopped = stops and command.stop_when(lambda: len(steps_of(run)) >= 2, sheet.left - 25)
     code = command.wait(sheet.left - 20)
     if stopped:
         # It may have been as good as done.

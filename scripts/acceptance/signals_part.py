@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.acceptance import adapter
-from scripts.acceptance.commands import Command, largest_difference, steps_of
-from scripts.acceptance.kernels_part import last_lines
+from scripts.acceptance.commands import Command, largest_difference, last_lines, steps_of
 from scripts.acceptance.rows import Sheet
 from scripts.acceptance.setting import Setting
 
@@ -14,7 +12,7 @@ _RATE = 1e-4
 
 
 def run(sheet: Sheet, setting: Setting) -> None:
-    sheet.run("SIGTERM in step 10", _in_training, sheet, setting)
+    sheet.run("SIGTERM in training", _in_training, sheet, setting)
     if not setting.quick:
         sheet.run("SIGTERM before training", _before, sheet, setting, needs=10)
 
@@ -41,25 +39,21 @@ def _recipe(setting: Setting, name: str, steps: int) -> Path:
             "gradient_checkpointing": False,
         },
         check_sft={"on_fail": "warn"},
-        samples={"prompts": 2, "max_new_tokens": 16},
+        samples={"prompts": 1, "max_new_tokens": 2 if setting.quick else 16},
     )
 
 
 def _in_training(sheet: Sheet, setting: Setting) -> None:
-    steps = 60
+    steps, after = (20, 4) if setting.quick else (60, 10)
     files = [_recipe(setting, name, steps) for name in ("reference_run", "stopped")]
     runs = [file.parent / "run" for file in files]
-    reference_run = None
-    if not setting.quick:
-        reference_run = Command(["dpo", str(files[0])], files[0].parent / "log.txt")
-    stopped = Command(["dpo", str(files[1])], files[1].parent / "log.txt")
-    stopped.stop_when(lambda: len(steps_of(runs[1])) >= 10, sheet.left - 8)
+    uninterrupted, stopped = (
+        Command(["dpo", str(file)], file.parent / "log.txt", fork=setting.quick) for file in files
+    )
+    stopped.stop_when(lambda: len(steps_of(runs[1])) >= after, sheet.left - 8)
     sheet.equal("exit code", stopped.wait(sheet.left - 8), 75)
-    again = Command(["dpo", str(files[1])], files[1].parent / "log.txt")
-    if reference_run is not None:
-        code = reference_run.wait(sheet.left - 8)
-    else:  # a process less to start
-        code = adapter.run(["dpo", str(files[0])], files[0].parent / "log.txt")["code"]
+    again = Command(["dpo", str(files[1])], files[1].parent / "log.txt", fork=setting.quick)
+    code = uninterrupted.wait(sheet.left - 8)
     sheet.equal("exit code of the other run", code, 0)
     sheet.equal("exit code of the second start", again.wait(sheet.left - 8), 0)
     if not (runs[1] / "model").is_dir():

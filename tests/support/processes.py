@@ -20,7 +20,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.distributed import DebugLevel
 
-_TIMEOUT = 120
+_TIMEOUT = 240
 
 
 @dataclass(frozen=True)

@@ -640,9 +640,14 @@ RENDERED = {
     # id: (kind, row, template, what is not rendered)
     "sft, stripped": ("demonstration", {"messages": [U, THOUGHT]}, STRIPPING, "text of assistant in 1"),
     "sft, tool turn": ("demonstration", {"messages": [U, A, RESULT, A]}, STRIPPING, "text of tool in 1"),
+    "sft, a tool turn whose text is elsewhere": ("demonstration", {"messages": [U, A, {**RESULT, "content": "goo"}, A]}, STRIPPING, "text of tool in 1"),
+    "sft, tools": ("demonstration", {"messages": [U, A], "tools": [{"type": "function", "function": {"name": "q"}}]}, STRIPPING, "tools in 1"),
+    "kto, options": ("labelled", {"prompt": [U], "completion": [A], "label": True, "chat_template_kwargs": {"loud": True}}, STRIPPING, "loud of chat_template_kwargs in 1"),
+    "dpo, options": ("pair", {**CHAT_PAIR, "chat_template_kwargs": {"loud": True}}, "{{ loud }}" + STRIPPING, None),
+    "null content": ("demonstration", {"messages": [U, {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "good"}}]}, A]}, STRIPPING, None),
     "sft, key": ("demonstration", {"messages": [U, KEY]}, STRIPPING, "thinking of assistant in 1"),
     "sft, call": ("demonstration", {"messages": [U, {**A, "tool_calls": [{"function": {"name": "find"}}]}, A]}, STRIPPING, "tool_calls of assistant in 1"),
-    "dpo, both": ("pair", {"prompt": [U, A, RESULT], "chosen": [THOUGHT], "rejected": [B]}, STRIPPING, "text of tool in 1, text of assistant in 1"),
+    "dpo, both": ("pair", {"prompt": [U, A, RESULT], "chosen": [THOUGHT], "rejected": [B]}, STRIPPING, "text of assistant in 1, text of tool in 1"),
     "kto": ("labelled", {"prompt": [U], "completion": [THOUGHT], "label": True}, STRIPPING, "text of assistant in 1"),
     "kto of a pair": ("labelled", {"prompt": [U], "chosen": [A], "rejected": [{**B, "thinking": "red dog"}]}, STRIPPING, "thinking of assistant in 1"),
     "the key is read": ("demonstration", {"messages": [U, {**A, "reasoning": "red dog"}]}, READS_REASONING, None),
@@ -663,7 +668,7 @@ def test_load_split_counts_what_the_template_does_not_write(
     notes = [f.note for f in split.findings if f.name == "not_rendered"]
     assert notes == ([] if missing is None else [missing])
     renamed = "1 rows: thinking of messages was passed to the chat template as reasoning"
-    assert (renamed in split.notes) == (missing is None and kind == "pair")
+    assert (renamed in split.notes) == (template == READS_REASONING and kind == "pair")
 
 
 def test_load_split_identical_pairs_are_divided_by_cause(read, tokenizer):

@@ -262,7 +262,7 @@ class DataChecks(ConfigBase):
             "name a template in model.chat_template that writes it, or remove it from the rows",
         ),
     ] = Shares(warn=0.0)
-    """Conversations with a text, a reasoning key or a call that the template removes or changes.
+    """Conversations with text, reasoning, calls, tools or options that the template does not write.
     Never an error by default: some published templates remove the reasoning of earlier turns."""
     two_bos: Annotated[
         Shares,
