@@ -36,7 +36,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 import yaml
-from fault_drill import make_model, make_rows
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -44,7 +43,12 @@ from transformers import AutoModelForCausalLM
 import prefcli.training.finish as finish_module
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.cli import main as prefcli
-from prefcli.recipe.sections import DataChecks
+from prefcli.model import load_policy
+from prefcli.model.loading import weights_digest
+from prefcli.recipe.sections import DataChecks, Model
+
+sys.path.append(str(Path(__file__).parent))
+from fault_drill import make_model, make_rows
 
 PATIENCE = 120.0
 """Seconds after which a command counts as hung."""
@@ -388,6 +392,7 @@ def prepare(work: Path) -> None:
             "learning_rate": 1e-3,
             "max_steps": 6,
             "save_steps": 2,
+            "save_total_limit": 3,
             "logging_steps": 1,
         },
         "check_sft": {"on_fail": "skip"},
@@ -395,16 +400,13 @@ def prepare(work: Path) -> None:
     }
     path = work / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    digests = {}
-    adapter = f"model.name_or_path={sound / 'adapter'}"
-    for mode in ("", "model.adapter=continue", "model.adapter=merge", "model.adapter=stack"):
-        run = work / (mode.partition("=")[2] or "undisturbed")
-        overrides = [f"output_dir={run}", *([adapter, mode] if mode else [])]
-        overrides += ["lora.rank=4"] if "stack" in mode else []
-        code, text = run_command(["dpo", str(path), *overrides])
-        if code != 0:
-            raise SystemExit(f"the sound model does not train:\n{text}")
-        digests[mode] = RunDir(str(run)).read_run()["start_weights"]
+    code, text = run_command(["dpo", str(path), f"output_dir={work / 'undisturbed'}"])
+    if code != 0:
+        raise SystemExit(f"the sound model does not train:\n{text}")
+    digests = {"": RunDir(str(work / "undisturbed")).read_run()["start_weights"]}
+    for mode in ("continue", "merge", "stack"):
+        options = Model(name_or_path=str(sound / "adapter"), adapter=mode)
+        digests[f"model.adapter={mode}"] = weights_digest(load_policy(options, torch.float32, 0))
     (work / "digests.json").write_text(json.dumps(digests))
     shutil.copytree(work / "undisturbed", work / "killed")
     killed = RunDir(str(work / "killed"))
@@ -430,11 +432,15 @@ def fault_table(
         for number in range(start, start + count):
             outcome.tried += 1
             attempts[kind](outcome, number, work, seed)
-            if progress and outcome.tried % 25 == 0:
-                wrong = sum(map(len, outcome.wrong.values()))
-                print(f"{outcome.name}: {outcome.tried} tried, {wrong} wrong", file=sys.stderr)
+            if progress and outcome.tried % 10 == 0:
+                lines = [f"{outcome.name}: {outcome.tried} tried", *_wrong(outcome)]
+                print(*lines, sep="\n", file=sys.stderr, flush=True)
         outcomes.append(outcome)
     return outcomes
+
+
+def _wrong(outcome: Outcome) -> list[str]:
+    return [f"{kind}: {name}" for kind, names in outcome.wrong.items() for name in names]
 
 
 def table(outcomes: list[Outcome]) -> list[str]:
@@ -474,9 +480,7 @@ def main() -> int:
             Path(folder), counts, seed=options.seed, start=options.start, progress=True
         )
     print(*table(outcomes), sep="\n", flush=True)
-    wrong = [
-        f"{kind}: {name}" for o in outcomes for kind, names in o.wrong.items() for name in names
-    ]
+    wrong = [line for outcome in outcomes for line in _wrong(outcome)]
     print(*(f"WRONG: {line}" for line in wrong), sep="\n", file=sys.stderr)
     return 1 if wrong else 0
 

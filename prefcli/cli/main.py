@@ -129,6 +129,8 @@ def main(command: Callable[[], None] = app, *, grace: float = 0.5) -> None:
         if _prints(error, grace):
             _print_problems(error)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)  # 128 + SIGINT, as in shells
     except Exception:  # a bug in prefcli; the traceback may quote anything
         if first_failure.is_distributed():
             time.sleep(grace)

@@ -96,9 +96,20 @@ def open_recipe(
             code="RCP002",
             hint=f"write the recipe first: RECIPE --method {recipe}",
         )
-    if output_dir is None:
-        return load(recipe, overrides or [])
-    return load(recipe, [*(overrides or []), f"output_dir={json.dumps(output_dir)}"])
+    given = [] if output_dir is None else [f"output_dir={json.dumps(output_dir)}"]
+    try:
+        return load(recipe, [*(overrides or []), *given])
+    except RecipeError:
+        from prefcli.recipe.migrate import tool_of_file
+
+        if tool := tool_of_file(recipe):
+            raise RecipeError(
+                f"this is a config of {tool}, not a recipe",
+                place=f"{recipe}:1:1",
+                hint=f"run prefcli migrate {recipe}",
+                code="RCP172",
+            ) from None
+        raise
 
 
 def choose_method(loaded: Loaded, name: str | None) -> Method:

@@ -31,7 +31,7 @@ def splits_key(
     It contains neither the limits of `data.checks` nor what only changes the speed of reading.
     """
     data = recipe.data
-    sources = [*data.train, *(data.eval or []), *(mix.data if mix else [])]
+    sources = [*data.train, *data.eval_sources, *(mix.data if mix else [])]
     try:
         contents = [_content(source) for source in sources]
     except (OSError, PrefcliError):

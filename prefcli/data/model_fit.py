@@ -9,6 +9,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from prefcli.data.split import Split
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.model import load_base_config, load_tokenizer, reference_model
+from prefcli.model.loading import context_length
 from prefcli.recipe.schema import Recipe
 
 
@@ -21,7 +22,7 @@ def check_model_fit(
 ) -> None:
     """Compare max_length and the tokenizer with the model's config. Raises RecipeError."""
     text = config.get_text_config()
-    context = getattr(text, "max_position_embeddings", None)
+    context = context_length(config)
     problems = []
     if context is not None and recipe.data.max_length > context:
         problems.append(

@@ -156,7 +156,7 @@ def compute_row_stats(
                     "unrendered": missing,
                     **{name: name in row_faults for name in faults},
                     "row_key": row_key(row),
-                    "prompt_key": row_key(_prompt_of(row)),
+                    "prompt_key": row_key(prompt_of(row)),
                     "opposite_key": row_key(_opposite_of(row)),
                 }
             )
@@ -243,7 +243,7 @@ def _rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _prompt_of(row: dict[str, Any]) -> Any:
+def prompt_of(row: dict[str, Any]) -> Any:
     """Return the prompt of a row, or the complete row if it has none."""
     if "prompt" in row:
         return row["prompt"]

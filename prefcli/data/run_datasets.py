@@ -15,6 +15,7 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 
 from prefcli.data import Limits, Split, Tally, check_shape, judge, load_split, tokenize
 from prefcli.data.cache_keys import splits_key
+from prefcli.data.prompt_part import prompt_parts
 from prefcli.data.special_tokens import SpecialTokenCheck
 from prefcli.data.split_cache import Splits, cached_splits
 from prefcli.data.token_view import RowView, view
@@ -131,8 +132,8 @@ def shape_checks(recipe: Recipe, method: Method) -> list[Callable[[], str]]:
     checks: list[Callable[[], str]] = [
         functools.partial(check_shape, data.train, "data.train", method.rows)
     ]
-    if data.eval is not None:
-        checks.append(functools.partial(check_shape, data.eval, "data.eval", method.rows))
+    if data.eval_sources:
+        checks.append(functools.partial(check_shape, data.eval_sources, "data.eval", method.rows))
     if mix is not None:
         checks.append(
             functools.partial(
@@ -226,10 +227,12 @@ def read_run_datasets(
         sample=sample,
         checks=[_special_token_check(ends, method, tokenizer)],
     )
-    train = read(data.train, "data.train", shuffle=method.trainer.keeps_row_order)
+    part, rest = prompt_parts(data.held_out, recipe.seed)
+    train = read(data.train, "data.train", shuffle=method.trainer.keeps_row_order, part=rest)
     held_out = None
     if data.eval is not None:
-        held_out = read(data.eval, "data.eval", train_prompts=train.prompts)
+        sources = data.eval_sources or data.train
+        held_out = read(sources, "data.eval", train_prompts=train.prompts, part=part)
     mixed = _demonstrations(recipe, method, tokenizer, ends, sample)
     inputs = RunDatasets(train, held_out, ends, mixed)
     if method.assistant_only and not inputs.train.conversational:

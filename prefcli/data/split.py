@@ -16,6 +16,7 @@ from prefcli.data.convert import COLUMNS, Place, convert, pairs_to_labels
 from prefcli.data.digests import rows_digest
 from prefcli.data.findings import DROPS, Finding, Tally
 from prefcli.data.lengths import Ints, Lengths
+from prefcli.data.prompt_part import PromptPart
 from prefcli.data.row_sampling import draw_share
 from prefcli.data.row_stats import Limits, RowCheck, are_chats, compute_row_stats
 from prefcli.data.sources import read
@@ -113,6 +114,7 @@ def load_split(
     sample: int | None = None,
     train_prompts: Ints | None = None,
     checks: Sequence[Callable[[bool], RowCheck]] = (),
+    part: PromptPart | None = None,
 ) -> Split:
     """Load the rows of all sources as `kind`, without those that can't be trained on.
 
@@ -124,6 +126,7 @@ def load_split(
     sample: read at most that many rows of each source, drawn with the seed.
     train_prompts: keys of prompts that this split should not contain.
     checks: constructors of row checks; the argument is whether the rows are messages.
+    part: only the rows whose prompts are in it. Invalid rows count where they would be trained on.
     """
     audit = Audit(limits, train_prompts)
     notes: list[str] = []
@@ -133,18 +136,24 @@ def load_split(
         raw = read(source, place.where)
         fraction = source.fraction if source.rows is None else min(1.0, source.rows / len(raw))
         indices, count = draw_share(len(raw), fraction, seed, sample)
-        total, available = total + len(indices), available + count
+        account = Account() if part is not None and part.is_held_out else audit.account
         rows = convert(
             raw,
             indices,
             kind,
             place,
-            audit.account,
+            account,
             last_turn=last_turn,
             tools=limits.renders_tools,
             template=str(tokenizer.chat_template or ""),
             trains_users=not limits.assistant_only,
         )
+        if part is not None:
+            valid, rows = len(rows), part.select(rows)
+            others = valid - len(rows) if account is audit.account else len(indices) - len(rows)
+            count = round(count * (1 - others / len(indices)))
+            indices = indices[: len(indices) - others]
+        total, available = total + len(indices), available + count
         _need_template(rows, tokenizer, place)
         row_checks = [check(are_chats(rows)) for check in checks]
         stats = compute_row_stats(rows, tokenizer, kind, limits, num_proc, row_checks)
@@ -157,6 +166,17 @@ def load_split(
     rows = _join(parts, sources)
     dropped = sum(tally.count for tally in audit.dropped.values())
     notes += audit.account.lines()
+    if part is not None:
+        notes.append(part.note)
+    if not len(rows) and not dropped:
+        raise RecipeError(
+            Problem(
+                "the draw has none of the prompts",
+                path="data.eval.from_train",
+                hint="write a larger share, or sources of data.eval",
+                code="DAT005",
+            )
+        )
     if not len(rows):
         reasons = ", ".join(f"{reason} ({t.count})" for reason, t in audit.dropped.items())
         raise DataError(

@@ -395,6 +395,14 @@ RECIPE_CODES: tuple[ErrorCode, ...] = (
         "Write the value itself.",
     ),
     ErrorCode(
+        "RCP172",
+        "config-of-another-tool",
+        "The file has the keys of axolotl, LLaMA-Factory, alignment-handbook, trl, oumi or a run "
+        "of W&B instead of a recipe's.",
+        "prefcli validate config.yaml, where config.yaml is a config of axolotl",
+        "Convert it with `prefcli migrate`.",
+    ),
+    ErrorCode(
         "RCP173",
         "tool-without-migration",
         "`prefcli migrate` recognises the tool, but does not know its keys.",

@@ -82,8 +82,8 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "TRN029",
         "step-not-simulated",
-        "A dry-run with a known GPU memory could not simulate a step, so it is unknown whether "
-        "the step fits.",
+        "A dry-run could not simulate a step, so it is unknown whether the model can be trained, "
+        "and with a known GPU memory whether the step fits.",
         "a model that uses operations without a fake version",
         "Run without a launcher and pass --devices. If the model is the reason, try a short "
         "run on the GPU.",

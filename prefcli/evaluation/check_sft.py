@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.data import Limits, Split, load_split, tokenize
+from prefcli.data.prompt_part import prompt_parts
 from prefcli.data.row_sampling import draw_sorted
 from prefcli.errors import DataError
 from prefcli.evaluation.logprobs import Row, Score, score
@@ -103,13 +104,14 @@ def load_gate_split(recipe: Recipe, kind: RowKind, tokenizer: PreTrainedTokenize
     """Load data.eval, or data.train without it."""
     name = "eval" if recipe.data.eval is not None else "train"
     return load_split(
-        recipe.data.eval or recipe.data.train,
+        recipe.data.eval_sources or recipe.data.train,
         f"data.{name}",
         kind,
         tokenizer,
         limits=Limits(recipe.data.max_length),
         seed=recipe.seed,
         num_proc=recipe.data.num_proc,
+        part=prompt_parts(recipe.data.held_out, recipe.seed)[0],
     )
 
 

@@ -13,6 +13,7 @@ from prefcli.data.row_sampling import spread_order
 from prefcli.data.tokenization import prompt_alone
 from prefcli.evaluation.generate import Prompt
 from prefcli.formats.chat import Message
+from prefcli.model.loading import context_length
 from prefcli.recipe.sections import SampleOptions
 
 _SHOWN = 500
@@ -63,7 +64,7 @@ def sample_prompts(
     """Choose prompts for a model with this config; None if the recipe wants none."""
     if split is None or not options.prompts:
         return None
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(config)
     return choose_prompts(split, tokenizer, options, context)
 
 

@@ -19,7 +19,7 @@ from prefcli.model import (
     with_adapter,
 )
 from prefcli.model.base_model import ModelSource, reference_model
-from prefcli.model.loading import empty_model
+from prefcli.model.loading import context_length, empty_model
 from prefcli.recipe.schema import Recipe
 
 _SUPPORT = {
@@ -123,7 +123,7 @@ def describe_model(recipe: Recipe, start: ModelSource, config: PretrainedConfig)
         rank=adapter.r if adapter is not None else None,
         tied=bool(getattr(text, "tie_word_embeddings", False)),
         vocabulary=text.vocab_size,
-        context=getattr(text, "max_position_embeddings", None),
+        context=context_length(config),
         sizes=Sizes(
             policy=total + (trainable if adapter is not None else 0),
             trainable=trainable,

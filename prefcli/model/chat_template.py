@@ -28,7 +28,9 @@ _MOST_TEXT = 10**6
 """Limits of one short conversation: a template is a program, which may never end."""
 
 
-def check_template(tokenizer: PreTrainedTokenizerBase, where: str, *, own: bool) -> None:
+def check_template(
+    tokenizer: PreTrainedTokenizerBase, where: str, *, own: bool, seconds: float = _SECONDS
+) -> None:
     """Render a question and an answer. Raises RecipeError if the template cannot be used.
 
     own: the template comes with the model. Then it may refuse these messages, unlike the rows of
@@ -43,14 +45,14 @@ def check_template(tokenizer: PreTrainedTokenizerBase, where: str, *, own: bool)
         problem = f"is of type {type(template).__name__}; expected text"
     else:
         try:
-            with _time_limit(_SECONDS):
+            with _time_limit(seconds):
                 text = tokenizer.apply_chat_template(_TURN, tokenize=False)
             if len(text) > _MOST_TEXT:
                 problem = f"makes {len(text):,} characters of a short question and answer"
             else:
                 tokenizer(text)
         except _TimeLimitError:
-            problem = f"does not end within {_SECONDS} s on a short question and answer"
+            problem = f"does not end within {seconds:g} s on a short question and answer"
         # A template is a program and may raise any exception.
         except Exception as error:
             if not own:

@@ -52,6 +52,15 @@ _JSON_FILES = {
     "model": ("config.json", "generation_config.json"),
 }
 """What is loaded: the JSON files that it is read from."""
+_CONTEXT_NAMES = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_length",
+    "n_ctx",
+)
 
 
 @contextmanager
@@ -198,6 +207,13 @@ def load_config(options: Model, where: str = "model") -> PretrainedConfig:
             )
         )
     return config
+
+
+def context_length(config: PretrainedConfig) -> int | None:
+    """Return the context of a model in tokens, by the name that its family gives it."""
+    text = config.get_text_config()
+    lengths = (getattr(text, name, None) for name in _CONTEXT_NAMES)
+    return next((length for length in lengths if isinstance(length, int) and length > 0), None)
 
 
 def load_model(

@@ -157,7 +157,7 @@ def check_model_files(model: PreTrainedModel, weights: WeightFiles, where: str) 
     # The weights of a quantized checkpoint have names and types of their own.
     if getattr(model.config, "quantization_config", None) is not None:
         return []
-    _check_types(weights, where)
+    _check_types(weights, "its config.json has no quantization_config", where)
     with _quiet("transformers.modeling_utils"):
         _, info = type(model).from_pretrained(
             None,
@@ -214,7 +214,7 @@ def check_loading_info(
     )
 
 
-def _check_types(weights: WeightFiles, where: str) -> None:
+def _check_types(weights: WeightFiles, why: str, where: str) -> None:
     """Refuse whole numbers and 8-bit floats, which transformers would cast without their scale."""
     wide = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     wrong = [
@@ -225,8 +225,8 @@ def _check_types(weights: WeightFiles, where: str) -> None:
     if wrong:
         raise RecipeError(
             Problem(
-                f"{weights.folder} has {_count(wrong)} of a type for quantized weights, and its "
-                f"config.json has no quantization_config: {wrong[0]}",
+                f"{weights.folder} has {_count(wrong)} of a type for quantized weights, and {why}: "
+                f"{wrong[0]}",
                 path=f"{where}.name_or_path",
                 hint="name a model in 16 or 32 bits",
                 code="MDL027",
@@ -241,6 +241,7 @@ def check_adapter_files(
 
     Raises RecipeError, and what peft raises about the config.
     """
+    _check_types(weights, "adapters are not quantized", where)
     rows = base.get_input_embeddings().weight.shape[0]
     _check_vocabulary(rows, weights, where)
     model = empty_adapter(base, config)

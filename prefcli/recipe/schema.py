@@ -201,7 +201,7 @@ class Recipe(ConfigBase):
         mix = self.sft_mix.data if self.sft_mix is not None else []
         sections = (
             ("data.train", self.data.train),
-            ("data.eval", self.data.eval or []),
+            ("data.eval", self.data.eval_sources),
             ("sft_mix.data", mix),
         )
         return [

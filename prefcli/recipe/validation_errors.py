@@ -15,9 +15,10 @@ from prefcli.errors import Problem
 from prefcli.methods import METHODS
 from prefcli.recipe.aliases import renamed
 from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import HELD_OUT, SOURCES
 from prefcli.recipe.source_map import Key, Places, dotted
 from prefcli.recipe.suggestions import example, is_source, nearest
-from prefcli.recipe.yaml_reader import scalar
+from prefcli.recipe.yaml_reader import number_or_flag
 from prefcli.text import did_you_mean
 
 _TYPES = {
@@ -69,6 +70,8 @@ def in_data(loc: tuple[int | str, ...], data: Any) -> tuple[Key, tuple[int | str
     for i, part in enumerate(loc):
         if isinstance(part, int) and isinstance(data, Mapping):
             continue  # a single source instead of a list
+        if part in (SOURCES, HELD_OUT):
+            continue  # the form of data.eval
         here = isinstance(data, Mapping) and part in data
         if not here and not (isinstance(data, list) and isinstance(part, int) and part < len(data)):
             return tuple(path), loc[i:]
@@ -195,7 +198,10 @@ def _show(value: Any) -> str:
 def _cure(kind: str, value: Any, path: Key) -> str | None:
     """Suggest a value, if the wrong one shows what was meant."""
     if kind == "list_type" and is_source(path):
-        return f"write {{path: {value if isinstance(value, str) else 'FILE_OR_HUB_ID'}}}"
+        is_name = isinstance(value, str) and value.isprintable()
+        return f"write {{path: {value if is_name else 'FILE_OR_HUB_ID'}}}"
+    if isinstance(value, str) and not value.isprintable():
+        return None  # a terminal would obey it
     if kind == "list_type" and isinstance(value, str | int | float):
         return f"write a list: [{value}]"
     if kind == "model_type" and isinstance(value, str) and is_source(path):
@@ -209,7 +215,7 @@ def _cure(kind: str, value: Any, path: Key) -> str | None:
     if kind == "int_type" and isinstance(value, float) and value.is_integer():
         return f"write {value:.0f}"
     if isinstance(value, str) and kind in ("int_type", "float_type", "bool_type"):
-        meant = scalar(value) if len(value) < 40 and value.isascii() else value
+        meant = number_or_flag(value) if len(value) < 40 and value.isascii() else value
         if isinstance(meant, bool | int | float) and isinstance(meant, bool) == (
             kind == "bool_type"
         ):

@@ -208,6 +208,10 @@ def compose_in_python(text: str, source: str) -> yaml.Node | None:
     loader = _Loader(text, source)
     try:
         return loader.get_single_node()
+    except ValueError:  # from chr()
+        raise yaml.scanner.ScannerError(
+            None, None, "an escape beyond the last character of Unicode", loader.get_mark()
+        ) from None
     finally:
         loader.dispose()
 

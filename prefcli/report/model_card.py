@@ -153,7 +153,10 @@ def _public(name: str) -> str:
 
 
 def _sources(run: Run, path: str) -> list[dict[str, Any]]:
-    return [as_dict(source) for source in as_list(run.recipe_value(path))]
+    value = run.recipe_value(path)
+    if share := as_dict(value).get("from_train"):
+        return [source | {"fraction": share} for source in _sources(run, "data.train")]
+    return [as_dict(source) for source in as_list(value)]
 
 
 def _path(source: dict[str, Any]) -> str:

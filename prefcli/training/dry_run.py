@@ -157,13 +157,16 @@ class _DryRun:
         result, target = self.result, planned.target
         if world_size() > 1:
             # Under a launcher the trainer would wait for the other processes.
-            self._not_simulated("it needs a single process: run without a launcher, with --devices")
+            self._not_simulated(
+                "it needs a single process: run without a launcher, with --devices",
+                unknown=target.gpu_memory is not None,
+            )
             return
         try:
             memory = step.exact(planned)
         # A model may use operations without a fake version; the recipe is not at fault.
         except Exception as error:
-            self._not_simulated(first_line(error))
+            self._not_simulated(first_line(error), unknown=True)
             return
         say(*memory.lines(target))
         self.facts["memory"] = memory.as_dict(target)
@@ -180,9 +183,10 @@ class _DryRun:
         self.facts["cure"] = [advice.change for advice in cure]
         result.try_check(lambda: refuse(memory, target, cure))
 
-    def _not_simulated(self, why: str) -> None:
+    def _not_simulated(self, why: str, *, unknown: bool) -> None:
+        """Report a step that is not simulated. unknown: so it is unknown whether the run works."""
         message = f"memory: the step could not be simulated ({why})"
-        if self.context.target.gpu_memory is not None:
+        if unknown:
             self.result.unchecked.append(Problem(message, code="TRN029"))
         say(f"note: {message}")
 

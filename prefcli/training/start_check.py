@@ -75,6 +75,9 @@ class StartProbe:
     """The measurements of one row before training."""
 
     loss: float
+    """Without the term that balances the experts of a mixture."""
+    balancing: float
+    """That term: the model's coefficient times its auxiliary loss."""
     expected: float | None
     drifts: list[float]
     """|policy - reference| of each side, in nats per token."""
@@ -161,8 +164,10 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         ratios = [metrics[f"rewards/{s}"] / method.reward_scale for s in sides]
         labels = [bool(row["label"])] if "label" in row else []
         chosen_nll = -metrics["logps/chosen"] / tokens[0] if "logps/chosen" in metrics else None
+        balancing = metrics.get("aux_loss", 0.0) * getattr(trainer, "router_aux_loss_coef", 0.0)
         return StartProbe(
-            loss=float(loss),
+            loss=float(loss) - balancing,
+            balancing=balancing,
             expected=method.start_loss(labels, chosen_nll),
             drifts=[abs(r) / n for r, n in zip(ratios, tokens, strict=True)],
             tokens=tokens,
@@ -208,6 +213,8 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         formula = (
             f", loss {first.loss:.4f} matches its formula" if first.expected is not None else ""
         )
+        if first.balancing:
+            formula += f", next to {first.balancing:.4f} that balances the experts"
         return (
             f"step 0: policy and reference agree on {len(self.probes)} rows "
             f"(within {drift:.1g} nats per token){formula}"

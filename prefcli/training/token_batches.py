@@ -80,7 +80,7 @@ def choose_token_budget(
     if not method.rows_are_independent:
         return by_rows(f"the loss of {method.name} depends on which rows share a micro-batch")
     if setting == "auto" and kind != "cuda":
-        return by_rows("larger ones are not measurably faster on this kind of device")
+        return by_rows("auto fills them by tokens on GPUs only")
     if setting == "auto" and accumulation * world == 1:
         return by_rows("a step is one micro-batch")
     if not packed():

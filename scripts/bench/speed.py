@@ -48,7 +48,7 @@ from scripts.acceptance.setting import Setting
 from scripts.bench.profiles import PROFILES, drawn
 
 _CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-_PAIRS = {"C": 4, "S": 8, "M": 8}
+PAIRS = {"C": 4, "S": 8, "M": 8}
 
 
 def setting_of(options: argparse.Namespace, work: Path) -> Setting:
@@ -59,7 +59,7 @@ def setting_of(options: argparse.Namespace, work: Path) -> Setting:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Train one arm and return what was measured."""
     setting = setting_of(options, options.work)
-    case = Case(options.model, options.tuning, options.arm, _PAIRS[options.model])
+    case = Case(options.model, options.tuning, options.arm, PAIRS[options.model])
     shape = setting.shapes[case.model]
     rows = drawn(options.profile, shape.vocabulary, options.batches * case.pairs, options.seed)
     clock = _CLOCKS[options.clock]
@@ -97,24 +97,24 @@ def child(options: argparse.Namespace, work: Path, *words: str) -> dict[str, Any
     return result
 
 
-def machine(options: argparse.Namespace) -> str:
+def machine(threads: int) -> str:
     file = Path("/proc/cpuinfo")
     lines = file.read_text("utf-8").splitlines() if file.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     cpu = f"{named[0] if named else platform.processor()}, {len(named) or '?'} cores"
     cpu += f", {torch.backends.cpu.get_cpu_capability()}"
     gpu = f"{torch.cuda.get_device_name()}; " if torch.cuda.is_available() else ""
-    return f"{gpu}{cpu}; torch {torch.__version__}; {options.threads} threads, {options.clock} time"
+    return f"{gpu}{cpu}; torch {torch.__version__}; {threads} threads"
 
 
 def lines(options: argparse.Namespace, work: Path) -> Iterator[str]:
-    yield machine(options)
+    yield f"{machine(options.threads)}, {options.clock} time"
     rates = child(options, work, "--rates")
     yield "; ".join(f"{name}: {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
     shape = setting_of(options, work).shapes[options.model]
     yield (
         f"Llama {shape.width} wide, {shape.layers} layers, {shape.vocabulary} tokens; "
-        f"{_PAIRS[options.model]} pairs per step"
+        f"{PAIRS[options.model]} pairs per step"
     )
     yield ""
     yield (
@@ -149,7 +149,7 @@ def main() -> None:
     def several(text: str) -> list[str]:
         return text.split(",")
 
-    parser.add_argument("--model", choices=_PAIRS, default="C", help="C on a CPU, S or M on a GPU")
+    parser.add_argument("--model", choices=PAIRS, default="C", help="C on a CPU, S or M on a GPU")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--clock", choices=_CLOCKS, default="wall")
     parser.add_argument("--rounds", type=int, default=1)

@@ -16,27 +16,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
-import yaml
-from transformers import TrainerCallback
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from prefcli.data.lengths import Ints
-from prefcli.data.run_datasets import load_run_datasets
 from prefcli.library_logging import quiet_libraries
-from prefcli.model import detect_device, load_policy, load_tokenizer
-from prefcli.recipe import load
-from prefcli.recipe.sections import DataChecks
 from prefcli.training.token_batches import deal_rows
-from prefcli.training.trainer import make_trainer
+from scripts.acceptance.adapter import trainer_of
+from scripts.acceptance.arms import Laps
+from scripts.acceptance.setting import Setting
 from scripts.bench.profiles import PROFILES, Row, drawn
-from scripts.bench.speed import SIZES, Size, prepare, processor
+from scripts.bench.speed import PAIRS, machine, setting_of
 
 _CHARACTERS = 4
 """Characters per token of English text, roughly."""
@@ -105,85 +102,52 @@ def print_balance(options: argparse.Namespace) -> None:
             print(f"| {name} | {micro_batch} x {accumulation} | {fixed:.3f} | {filled:.3f} |")
 
 
-class _StepTimes(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """Wall-clock seconds of each step."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._began = 0.0
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._began = _now()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.seconds.append(_now() - self._began)
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def timed_steps(folder: Path, size: Size, options: argparse.Namespace, tokens: Any) -> list[float]:
+def timed_steps(
+    setting: Setting, rows: list[Row], options: argparse.Namespace, tokens: Any
+) -> list[float]:
     """Return the seconds of each step but the first two. tokens: performance.tokens_per_batch."""
-    data: dict[str, Any] = {
-        "output_dir": str(folder / "run"),
-        "model": {"name_or_path": str(folder)},
-        "dpo": {},
-        "data": {
-            "train": {"path": str(folder / "rows.jsonl")},
-            "max_length": 2048,
-            "checks": {name: {"warn": None, "error": None} for name in DataChecks.model_fields},
-        },
-        "training": {
+    folder = Path(tempfile.mkdtemp(dir=setting.work))
+    file = setting.recipe(
+        folder,
+        setting.model(options.model),
+        setting.written(folder / "rows.jsonl", rows),
+        dpo={},
+        training={
             "global_batch_size": options.pairs * options.accumulation,
             "per_device_train_batch_size": options.pairs,
-            "learning_rate": 1e-6,
             "max_steps": options.steps + 2,
             "gradient_checkpointing": False,
         },
-        "reference": {"precompute": True},
-        "performance": {"tokens_per_batch": tokens},
-    }
-    file = folder / "recipe.yaml"
-    file.write_text(yaml.safe_dump(data), encoding="utf-8")
-    recipe = load(str(file)).recipe
-    tokenizer, device = load_tokenizer(recipe.model), detect_device()
-    datasets = load_run_datasets(recipe, recipe.methods["dpo"], tokenizer)
-    policy = load_policy(recipe.model, torch.float32, recipe.seed)
-    trainer, _ = make_trainer(
-        recipe, recipe.methods["dpo"], device, policy, tokenizer, datasets, eval_on_start=False
+        reference={"precompute": True},
+        performance={"tokens_per_batch": tokens},
     )
-    trainer.args.save_strategy = "no"
-    times = _StepTimes()
-    trainer.add_callback(times)
+    trainer = trainer_of(file, "dpo")
+    laps = Laps(setting, 0, 1)
+    trainer.add_callback(laps)
     trainer.train()
-    return times.seconds[2:]
+    return laps.wall[2:]
 
 
 def print_speed(options: argparse.Namespace) -> None:
-    size, device = SIZES[options.size], detect_device()
-    torch.set_num_threads(options.threads)
-    where = device.name if device.kind == "cuda" else f"{processor()}, {options.threads} threads"
     print(
-        f"{where}; torch {torch.__version__}; Llama {size.width} wide, {size.layers} layers; "
+        f"{machine(options.threads)}; model {options.model}; "
         f"{options.accumulation} x {options.pairs} pairs per step"
     )
     print("| lengths | budget | tokens/s, fixed rows | tokens/s, token budget | ratio |")
     print("|---" * 5 + "|")
     for profile in options.profiles:
-        count = options.pairs * options.accumulation * (options.steps + 2)
-        rows: list[Row] = drawn(profile, size.vocabulary, count, options.seed)
-        tokens = [sum(map(len, row)) + 2 for row in rows]
-        per_step = sum(tokens) / (options.steps + 2)
-        longest = options.pairs * max(tokens)
         with tempfile.TemporaryDirectory() as name:
-            prepare(Path(name), rows, size)
+            setting = setting_of(options, Path(name))
+            vocabulary = setting.shapes[options.model].vocabulary
+            count = options.pairs * options.accumulation * (options.steps + 2)
+            rows = drawn(profile, vocabulary, count, options.seed)
+            tokens = [sum(map(len, row)) + 2 for row in rows]
+            per_step = sum(tokens) / (options.steps + 2)
+            longest = options.pairs * max(tokens)
             arms: dict[Any, list[float]] = {"off": [], longest: []}
             for _ in range(options.rounds):
                 for arm, seconds in arms.items():
-                    seconds += timed_steps(Path(name), size, options, arm)
+                    seconds += timed_steps(setting, rows, options, arm)
         fixed, filled = (per_step / median(seconds) for seconds in arms.values())
         print(
             f"| {profile} | {longest:,} | {fixed:,.0f} | {filled:,.0f} | {filled / fixed:.2f} |",
@@ -202,7 +166,7 @@ def main() -> None:
     balance.add_argument("--processes", type=int, default=8)
     balance.set_defaults(run=print_balance)
     speed = parts.add_parser("speed")
-    speed.add_argument("--size", choices=SIZES, default="tiny")
+    speed.add_argument("--model", choices=PAIRS, default="C", help="C on a CPU, S or M on a GPU")
     speed.add_argument("--pairs", type=int, default=2)
     speed.add_argument("--accumulation", type=int, default=8)
     speed.add_argument("--steps", type=int, default=3)

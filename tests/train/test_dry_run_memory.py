@@ -84,9 +84,7 @@ def test_dry_run_of_step_without_simulation_is_inconclusive(recipe_data, dry_run
 
     monkeypatch.setattr(step_memory, "predict", refuses)
     code, document, printed = dry_run(recipe_data)
-    assert code == 0
     assert "memory: the step could not be simulated (no such kernel)" in printed
-    code, document, printed = dry_run(recipe_data, "dpo", "--gpu-memory", "80GiB")
     assert (code, document["will_run"]) == (2, None)
     assert document["unchecked"][0]["code"] == "TRN029"
 

@@ -16,6 +16,7 @@ PROGRAMS = [path for path in SCRIPTS if "argparse" in path.read_text("utf-8")]
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
 def test_script_with_help_prints_its_usage(path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    monkeypatch.syspath_prepend(path.parent)  # as Python does for a script
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(path), run_name="__main__")
     assert stop.value.code == 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from prefcli.errors import RecipeError
 from prefcli.model import load_policy
@@ -19,6 +19,14 @@ from prefcli.recipe.sections import Model
 from prefcli.training.run import train
 from tests.support.problems import stops_with
 
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -140,6 +148,22 @@ def test_check_start_weights_tied_head_is_not_missing(model):
     assert check_start_weights(Model(name_or_path=str(model))) == []
 
 
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}),
+        ("mixtral", SMALL | {"num_local_experts": 4}),
+        ("qwen3_moe", SMALL | {"num_experts": 4, "moe_intermediate_size": 32}),
+        ("gemma3_text", SMALL),
+    ],
+)
+def test_check_start_weights_families_with_names_of_their_own_pass(tmp_path, family, config):
+    """transformers converts, ties and merges what their files hold."""
+    described = AutoConfig.for_model(family, vocab_size=64, **config)
+    AutoModelForCausalLM.from_config(described).save_pretrained(tmp_path)
+    assert check_start_weights(Model(name_or_path=str(tmp_path))) == []
+
+
 def make_adapter(base: Path, folder: Path, *, rows: int | None = None, **config) -> Path:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(base)
@@ -161,6 +185,11 @@ ADAPTER_FAULTS = {
         "MDL026",
         "also has base_model.model.model.layers.0.self_attn.q_proj",
         lambda f: configure(f, "adapter_config.json", layers_to_transform=[1]),
+    ),
+    "type": (
+        "MDL027",
+        "uint8",
+        lambda f: rewrite(f, lambda t: {k: v.to(torch.uint8) for k, v in t.items()}, ADAPTER),
     ),
     "rank": (
         "MDL027",

@@ -20,6 +20,7 @@ PATHS = table(
     swapped("a name too long", "runs/x", "a" * 256, "1:13", "output_dir", "RCP017"),
     swapped("bytes count", "runs/x", "\u00e4" * 128, "1:13", "output_dir", "RCP017"),
     swapped("a path too long", "runs/x", LONG, "1:13", "output_dir", "RCP017"),
+    swapped("an escape beyond Unicode", "runs/x", '"\\U00110000"', "1:16", None, "RCP009"),
     given("newline in an override", 'output_dir="a\\nb"', "output_dir", "RCP017"),
     swapped("newline in data", "a.jsonl", '"a\\nb.jsonl"', "5:17", "data.train.path", "RCP017"),
     swapped("long data path", "a.jsonl", "a" * 300 + ".jsonl", "5:17", "data.train.path", "RCP017"),

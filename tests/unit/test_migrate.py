@@ -17,7 +17,6 @@ from prefcli.recipe.migrate.tools import by_trl_names
 from prefcli.recipe.source_map import Places
 from prefcli.recipe.suggestions import all_paths
 from tests.support.migration import (
-    codes_of,
     line_and_column,
     migrated,
     problems_of,
@@ -232,11 +231,6 @@ def test_migrate_mixture_without_a_split_size_trains_on_test_splits(tmp_path):
     assert [s.split for s in recipe.data.train] == ["train", "test"]
 
 
-def test_migrate_mixture_with_template_columns_is_refused(tmp_path):
-    text = f"{MIXTURE}    - {{id: c, columns: [messages, tools], weight: 2.0}}\n"
-    assert codes_of(tmp_path, text) == {"dataset_mixture.datasets[1].columns": "RCP164"}
-
-
 EVALUATED = f"{SIGMOID}eval_strategy: steps\neval_steps: 50\n"
 
 
@@ -413,3 +407,13 @@ def test_command_with_json_prints_one_document(monkeypatch, capsys, tmp_path):
     document = json.loads(capsys.readouterr().out)
     assert document["recipe"] is None
     assert document["problems"][0]["code"] == "RCP159"
+
+
+def test_validate_of_a_config_names_migrate(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["prefcli", "validate", write(tmp_path, HANDBOOK)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert "this is a config of alignment-handbook, not a recipe [RCP172]" in err
+    assert err.count("error:") == 1

@@ -76,6 +76,14 @@ def test_value_that_only_the_shell_knows_is_refused(tmp_path, before, value):
     assert "RCP171" in {p.code for p in problems if p.path == "learning_rate"}
 
 
+def test_number_of_processes_that_only_the_machine_knows_is_missing(tmp_path):
+    text = "torchrun --nproc_per_node=gpu trl/scripts/" + " ".join(WORDS[:10]).replace(
+        "trl dpo", "dpo.py"
+    )
+    problems = migrate(write(tmp_path, text, "run.sh")).problems
+    assert [p.code for p in problems] == ["RCP159"]
+
+
 def test_quotes_and_comments_are_those_of_the_shell(tmp_path):
     text = f"NAME='a run'  # a comment\n{' '.join(WORDS)} --report_to wandb --run_name \"$NAME\"\n"
     assert recipe_of(migrate(write(tmp_path, text, "run.sh"))).logging.run_name == "a run"

@@ -211,7 +211,7 @@ def _properties(node, definitions):
     while "$ref" in node:
         node = definitions[node["$ref"].rpartition("/")[2]]
     properties = dict(node.get("properties", {}))
-    for choice in [*node.get("anyOf", []), *node.get("allOf", [])]:
+    for choice in [c for key in ("anyOf", "allOf", "oneOf") for c in node.get(key, [])]:
         properties |= _properties(choice, definitions)
     return properties
 

@@ -16,15 +16,16 @@ from prefcli.errors import Problem, RecipeError
 from prefcli.recipe import secrets
 from prefcli.recipe.load import load_text
 from prefcli.recipe.migrate.command_lines import is_script, read_command, read_script
-from prefcli.recipe.migrate.config_files import Config, read_yaml
+from prefcli.recipe.migrate.config_files import Config, read_yaml, tool_of_file
 from prefcli.recipe.migrate.draft import Draft, Dropped, Renamed
 from prefcli.recipe.migrate.rules import Drop, apply_rules
+from prefcli.recipe.migrate.settings import TRL_TOOLS
 from prefcli.recipe.migrate.tools import TOOLS, by_trl_names, find_method
 from prefcli.recipe.overrides import key_path, override
 from prefcli.recipe.source_map import Key, Places, dotted, leaves
 from prefcli.recipe.yaml_writer import recipe_text
 
-__all__ = ["TOOLS", "Migration", "migrate"]
+__all__ = ["TOOLS", "Migration", "migrate", "tool_of_file"]
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,8 @@ def _draft(
                 hint=f"write {draft.name(key)}",
                 path=next(iter(tool.table[key].paths), None),
             )
+    if "max_length" in data and data["max_length"] is None and tool.name in TRL_TOOLS:
+        draft.note("max_length null does not truncate in trl; data.max_length is 1024 by default")
     apply_rules(draft, tool.table)
     if draft.assumed:
         listed = ", ".join(f"{key} {value}" for key, value in draft.assumed.items())

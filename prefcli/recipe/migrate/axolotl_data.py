@@ -6,11 +6,11 @@ from typing import Any
 
 from prefcli.recipe.migrate.draft import Draft
 from prefcli.recipe.migrate.rules import is_on, refuse_unknown, word_list
-from prefcli.recipe.migrate.settings import SourceList, held_out, put_sources
+from prefcli.recipe.migrate.settings import NAMED_TEMPLATES, SourceList, held_out, put_sources
 
 KEYS = ("datasets", "test_datasets", "val_set_size")
 _COPIED = ("path", "name", "split", "revision", "data_files")
-_FORMAT_KEYS = {"type", "field_messages", "field_chosen", "field_rejected", "field"}
+_FORMAT_KEYS = {"type", "field_messages", "field_chosen", "field_rejected", "field", "conversation"}
 _UNUSED = {"ds_type"}
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "roles_to_train": (["assistant"], ["gpt"], ["assistant", "gpt"]),
@@ -30,6 +30,18 @@ _ROLES = {
     "tool": {"tool"},
 }
 _CHAT_TYPE = "chat_template"
+_RENDERED = {
+    "intel": {"prompt": "question"},
+    "icr": {"prompt": "input"},
+    "argilla": {
+        "prompt": "instruction",
+        "chosen": "chosen_response",
+        "rejected": "rejected_response",
+    },
+    "prompt_pairs": {},
+    "ultra": {},
+}
+"""Types such as chatml.intel, which render text rows as a named template: their columns."""
 _PAIR_TYPE = "chat_template.default"
 _ARGILLA_TYPES = ("chat_template.argilla_chat", "chat_template.argilla")
 
@@ -47,13 +59,14 @@ def translate(draft: Draft) -> None:
         sources: SourceList = [
             (_source(draft, key, i, entry), (i,)) for i, entry in enumerate(entries)
         ]
-        if any(entry.get("type") == _CHAT_TYPE for entry in entries):
+        row_types = {entry.get("type") for entry in entries}
+        if key == "datasets" and row_types & {_CHAT_TYPE, "sharegpt"}:
             draft.row_types.add("conversations")
         put_sources(draft, path, sources, key)
     if not is_on(draft.given("val_set_size")):
         draft.drop("val_set_size", "it is off")
     else:
-        held_out(draft, "val_set_size")
+        held_out(draft, draft.given("val_set_size"), "val_set_size")
     if draft.given("excess_length_strategy") != "truncate":
         draft.note(
             "axolotl drops rows that are longer than sequence_len; prefcli truncates them at the "
@@ -80,6 +93,8 @@ def _source(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str, 
             hint = "remove it if the run does not need it"
             draft.refuse(key, message, i, name, code="RCP156", hint=hint)
     columns = _columns(draft, key, i, entry)
+    if _is_rendered(entry.get("type")):
+        source["chat"] = True
     return source | ({"columns": columns} if columns else {})
 
 
@@ -88,6 +103,11 @@ def _roles_are_known(roles: Any) -> bool:
         return False
     pairs = [(word_list(names), _ROLES.get(role, set())) for role, names in roles.items()]
     return all(names is not None and known.issuperset(names) for names, known in pairs)
+
+
+def _is_rendered(row_type: Any) -> bool:
+    template, _, shape = str(row_type).partition(".")
+    return template in ("chatml", "llama3") and shape in _RENDERED
 
 
 def _columns(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str, str]:
@@ -102,6 +122,13 @@ def _columns(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str,
         columns = {side: entry.get(f"field_{side}") or side for side in ("chosen", "rejected")}
         if row_type == _PAIR_TYPE:
             columns["conversations"] = entry.get("field_messages") or "messages"
+    elif not is_sft and draft.method != "kto" and _is_rendered(row_type):
+        template, _, shape = str(row_type).partition(".")
+        draft.put("model.chat_template", template, key, i, "type")
+        columns = _RENDERED[shape]
+    elif is_sft and row_type == "sharegpt" and entry.get("conversation") in NAMED_TEMPLATES:
+        draft.put("model.chat_template", entry["conversation"], key, i, "conversation")
+        columns = {"conversations": entry.get("field") or "conversations"}
     elif row_type is not None or is_sft:
         known = (_CHAT_TYPE, "completion") if is_sft else (_PAIR_TYPE, *_ARGILLA_TYPES)
         hint = "convert the rows to messages and remove the type"

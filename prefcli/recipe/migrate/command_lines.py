@@ -174,16 +174,21 @@ class _Processes:
         self.visible: int | None = None
         self.per_node: int | None = None
         self.nodes = 1
+        self.is_known = True
 
     @property
     def total(self) -> int | None:
+        if not self.is_known:
+            return None
         return self.visible if self.per_node is None else self.per_node * self.nodes
 
     def read(self, flag: str, value: str) -> None:
         """Read a flag of accelerate, torchrun or DeepSpeed."""
-        if flag in _PROCESSES and value.isdigit():
+        if flag in _PROCESSES | _NODES and not value.isdigit():
+            self.is_known = False  # such as --nproc_per_node=gpu
+        elif flag in _PROCESSES:
             self.per_node = int(value)
-        elif flag in _NODES and value.isdigit():
+        elif flag in _NODES:
             self.nodes = int(value)
         elif flag == "include":
             hosts = value.split("@")

@@ -69,6 +69,14 @@ def find_tool(data: Mapping[str, Any], path: str) -> Tool:
     )
 
 
+def tool_of_file(path: str) -> str | None:
+    """Return the name of the tool that a YAML file is a config of, if it is one."""
+    try:
+        return find_tool(parse(read_text(path), path)[0], path).name
+    except RecipeError:
+        return None
+
+
 def _fenced_block(text: str, path: str) -> str:
     """Return the one fenced block that is a tool's config, with blank lines before it."""
     blocks = []

@@ -21,7 +21,19 @@ _SHAREGPT = {
 }
 _OPENAI = {"role_tag": "role", "content_tag": "content", "user_tag": "user"}
 _OPENAI |= {"assistant_tag": "assistant", "system_tag": "system"}
-_READ_COLUMNS = {"messages", "chosen", "rejected"}
+_ROWS = {
+    "alpaca": {
+        "prompt": "instruction",
+        "query": "input",
+        "response": "output",
+        "system": "system",
+        "history": "history",
+    },
+    "sharegpt": {"messages": "conversations", "system": "system", "tools": "tools"},
+}
+_ROWS["openai"] = _ROWS["sharegpt"]
+_ANSWERS = {"chosen": "chosen", "rejected": "rejected", "kto_tag": "kto_tag"}
+"""By format, LLaMA-Factory's roles of columns with prefcli's column names."""
 _INFO_KEYS = {
     "hf_hub_url",
     "ms_hub_url",
@@ -53,7 +65,7 @@ def translate(draft: Draft) -> None:
     if draft.given("dataset_dir") is not None:
         draft.drop("dataset_dir", f"the recipe does not need {_INFO_FILE}")
     if is_on(draft.given("val_size")):
-        held_out(draft, "val_size")
+        held_out(draft, draft.given("val_size"), "val_size")
     else:
         draft.drop("val_size", "it is off")
 
@@ -120,30 +132,33 @@ def _source(
 
 def _columns(draft: Draft, key: str, name: str, entry: dict[str, Any]) -> dict[str, Any] | None:
     """Return the entry's columns, or None after refusing rows that prefcli can't read."""
-    formatting, columns = entry.get("formatting", "alpaca"), entry.get("columns", {})
-    hint = "convert the rows to conversations (formatting: sharegpt)"
-    if formatting not in ("sharegpt", "openai"):
-        message = f"{name}: LLaMA-Factory renders {formatting} rows with its own template"
-        draft.refuse(key, message, code="RCP164", hint=hint)
-        return None
-    if unread := sorted(k for k, column in columns.items() if column and k not in _READ_COLUMNS):
-        message = f"{name}: prefcli does not read its {', '.join(unread)}"
-        draft.refuse(key, message, code="RCP164", hint="convert the rows first")
-        return None
+    formatting, given = entry.get("formatting", "alpaca"), entry.get("columns", {})
+    roles = {**_ROWS.get(formatting, {}), **_ANSWERS}
+    unread = sorted(role for role, column in given.items() if column and role not in roles)
     tags = _SHAREGPT | entry.get("tags", {})
-    messages = columns.get("messages", "conversations")
-    if tags not in (_SHAREGPT, _OPENAI) and formatting == "sharegpt":
+    message = None
+    if formatting not in _ROWS:
+        message = f"{name}: LLaMA-Factory renders {formatting} rows with its own template"
+    elif unread:
+        message = f"{name}: prefcli does not read its {', '.join(unread)}"
+    elif tags not in (_SHAREGPT, _OPENAI) and formatting == "sharegpt":
         message = f"{name}: prefcli reads messages with from/value or role/content, not these tags"
-        draft.refuse(key, message, code="RCP164", hint=hint)
+    elif draft.method == "kto" and not given.get("kto_tag"):
+        message = f"{name}: kto reads rows with a label, and its columns have no kto_tag"
+    if message is not None:
+        hint = "convert the rows to conversations (formatting: sharegpt)"
+        draft.refuse(key, message, code="RCP164", hint=hint, path="data.train")
         return None
-    if draft.method == "kto":
-        message = f"{name}: kto reads rows with prompt, completion and label"
-        draft.refuse(key, message, code="RCP164", hint="convert the rows first")
-        return None
-    is_pair = draft.method != "sft"
-    draft.row_types.add("conversations")
-    names = {"conversations" if is_pair or tags == _SHAREGPT else "messages": messages}
-    if is_pair:
-        names |= {side: columns.get(side, side) for side in ("chosen", "rejected")}
+    if formatting == "alpaca" and given.get("history") and draft.method == "sft":
+        draft.note(f"{name}: LLaMA-Factory also trains on the answers of history, prefcli does not")
+    if formatting != "alpaca":
+        draft.row_types.add("conversations")
+        is_openai = tags != _SHAREGPT and draft.method in ("sft", "kto")
+        roles |= {"messages": "messages" if is_openai else "conversations"}
+        roles |= {"kto_tag": "label"}
+        given = {"messages": "conversations", **given}
+    if draft.method not in ("sft", "kto"):
+        given = {"chosen": "chosen", "rejected": "rejected", **given}
+    names = {roles[role]: column for role, column in given.items() if column}
     changed = {column: source for column, source in names.items() if column != source}
     return {"columns": changed} if changed else {}

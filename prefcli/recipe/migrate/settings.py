@@ -17,6 +17,10 @@ SourceList = list[tuple[dict[str, Any], tuple[str | int, ...]]]
 """Data sources, each with its place inside the key that it came from."""
 
 _TRACKERS = get_args(get_args(Logging.model_fields["report_to"].annotation)[0])
+NAMED_TEMPLATES = ("chatml", "gemma", "llama3", "phi3", "zephyr")
+"""The chat templates that prefcli has by name and the tools render the same. mistral's differ."""
+TRL_TOOLS = ("trl", "alignment-handbook", "W&B")
+"""The tools whose defaults are those of trl."""
 _NEVER_STOP = 1_000_000
 """Patience of a run that keeps the best checkpoint but does not stop early."""
 
@@ -87,7 +91,7 @@ def remote_code(draft: Draft) -> None:
 
 def dtype(draft: Draft) -> None:
     """Translate the data type of the weights, with bf16 and fp16."""
-    value, mixed = draft.given("dtype"), draft.given("mixed_precision_dtype")
+    value, mixed = draft.value("dtype"), draft.value("mixed_precision_dtype")
     bf16, fp16 = draft.given("bf16"), draft.given("fp16")
     if mixed is not None:
         bf16, fp16 = str(mixed).lower() == "bf16", str(mixed).lower() == "fp16"
@@ -96,7 +100,14 @@ def dtype(draft: Draft) -> None:
     name = str(value).removeprefix("torch.")
     name = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(name, name)
     full = not _trains_adapter(draft)
-    if value == "auto":
+    if draft.tool == "axolotl" and full and is_on(bf16):
+        draft.note(
+            "axolotl keeps the trained weights in bfloat16, except under FSDP or DeepSpeed; "
+            "prefcli's are float32 with bfloat16 autocast, unless model.dtype is bfloat16"
+        )
+    if name == "float32" and (is_on(bf16) or (bf16 is None and draft.tool in TRL_TOOLS)):
+        draft.drop("dtype", "float32 weights with bfloat16 autocast are model.dtype auto")
+    elif value == "auto":
         draft.drop("dtype", "it is the data type of the model's files")
         draft.note(
             f"{draft.name('dtype')} auto is the data type of the model's files; model.dtype auto "
@@ -181,6 +192,9 @@ def template(draft: Draft) -> None:
     draft.drop("chat_template_jinja", "only chat_template: jinja uses it")
     if name in (None, "tokenizer_default"):
         draft.drop("chat_template", "prefcli's default is the tokenizer's template")
+    elif name in NAMED_TEMPLATES:
+        draft.put("model.chat_template", name, "chat_template")
+        draft.note(f"model.chat_template {name} is prefcli's template of this name")
     elif not isinstance(name, str) or "{" in name or name.endswith(".jinja"):
         draft.put("model.chat_template", name, "chat_template")
     else:
@@ -266,13 +280,20 @@ def lora(draft: Draft) -> None:
 # data
 
 
-def held_out(draft: Draft, key: str, *inside: str | int) -> None:
-    """Drop a setting that splits evaluation rows off the training rows at random."""
-    draft.drop(key, "prefcli does not split evaluation rows off the training rows", *inside)
-    draft.note(
-        f"there is no evaluation: {draft.tool} splits rows off at random, and prefcli trains on "
-        "all of them; write held-out data as data.eval"
-    )
+def held_out(draft: Draft, share: Any, key: str, *inside: str | int) -> None:
+    """Translate a share of the training rows that is split off at random for evaluation."""
+    if isinstance(share, int | float) and 0 < share < 1:
+        draft.put("data.eval", {"from_train": share}, key, *inside)
+        draft.note(
+            f"data.eval.from_train draws prompts with prefcli's seed, so the held-out rows differ "
+            f"from {draft.tool}'s, which draws rows"
+        )
+    else:
+        draft.drop(key, "prefcli holds out a share of the prompts, not a number of rows", *inside)
+        draft.note(
+            f"there is no evaluation: {draft.tool} holds out {share} rows, and the share of all "
+            "rows that they are is not in the file; write it as data.eval: {from_train: SHARE}"
+        )
 
 
 def put_sources(draft: Draft, path: str, sources: SourceList, key: str) -> None:

@@ -269,7 +269,8 @@ def _oumi_methods(data: Data) -> set[str]:
 
 
 def _oumi_defaults(method: str, data: Data) -> Data:
-    defaults = _TRAINING_ARGUMENTS | {"learning_rate": 5e-5}
+    defaults = _TRAINING_ARGUMENTS | {"learning_rate": 5e-5, "dtype": "float32"}
+    defaults["mixed_precision_dtype"] = "none"
     if is_on(data.get("use_peft")):
         defaults |= {"lora_r": 8, "lora_alpha": 8, "lora_dropout": 0.0}
         if is_on(data.get("q_lora")):

@@ -60,23 +60,13 @@ def _put_list(draft: Draft, entries: list[Any]) -> None:
         sources.append(({key: value for key, value in source.items() if value is not None}, (i,)))
     put_sources(draft, "data.train", sources, "datasets")
     if draft.given("test_split_size") is not None:
-        held_out(draft, "test_split_size")
-
-
-_TEMPLATE_COLUMNS = {"chat_template_kwargs", "tools"}
-"""Columns that trl passes to the chat template."""
+        held_out(draft, draft.given("test_split_size"), "test_split_size")
 
 
 def _check_columns(draft: Draft, columns: Any, key: str, *inside: str | int) -> None:
     """Check a list of columns, which needs no translation: prefcli reads those of the method."""
-    names = word_list(columns or [])
-    if names is None:
+    if word_list(columns or []) is None:
         draft.refuse(key, "is not a list of columns", *inside, code="RCP157")
-    for name in names or []:
-        message = f"prefcli ignores the column {name!r}, which trl passes to the chat template"
-        if name in _TEMPLATE_COLUMNS and not any(p.message == message for p in draft.problems):
-            hint = "render these rows first, or remove the column"
-            draft.refuse(key, message, *inside, code="RCP164", hint=hint)
 
 
 def dataset_kwargs(draft: Draft) -> None:
@@ -141,7 +131,7 @@ def _put_mixture(draft: Draft, mixture: dict[str, Any]) -> None:
                 hint="add its train split, or remove this one",
             )
     if not test:
-        held_out(draft, "dataset_mixture", "test_split_size")
+        held_out(draft, mixture["test_split_size"], "dataset_mixture", "test_split_size")
         return
     reason = "data.eval has the official test splits"
     draft.drop("dataset_mixture", reason, "test_split_size")

@@ -4,6 +4,8 @@ A method's own section is in `methods/`; rules between sections are in `recipe/s
 """
 
 from prefcli.recipe.sections.data import (
+    HELD_OUT,
+    SOURCES,
     CheckSft,
     CheckText,
     Data,
@@ -28,6 +30,8 @@ from prefcli.recipe.sections.training import (
 )
 
 __all__ = [
+    "HELD_OUT",
+    "SOURCES",
     "CheckSft",
     "CheckText",
     "Data",

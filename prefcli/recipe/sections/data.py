@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from prefcli.config_base import (
     ConfigBase,
@@ -56,6 +56,23 @@ Sources = Annotated[
     BeforeValidator(_one_or_many, json_schema_input_type=Source | list[Source]),
     Field(min_length=1),
 ]
+
+
+class HeldOut(ConfigBase):
+    """Rows of data.train that are evaluated instead of trained on."""
+
+    from_train: Annotated[float, Field(gt=0.0, lt=1.0)]
+    """Share of the prompts, drawn with the recipe's seed; all rows of a prompt are held out."""
+
+
+SOURCES, HELD_OUT = "list of sources", "held-out rows"
+"""pydantic's tags of the two forms of data.eval."""
+
+
+def _form(value: Any) -> str:
+    is_held_out = isinstance(value, HeldOut) or (isinstance(value, dict) and "from_train" in value)
+    return HELD_OUT if is_held_out else SOURCES
+
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -316,13 +333,30 @@ class Data(ConfigBase):
 
     train: Sources
     """One source or a list of sources."""
-    eval: Sources | None = None
+    eval: (
+        Annotated[
+            Annotated[Sources, Tag(SOURCES)] | Annotated[HeldOut, Tag(HELD_OUT)],
+            Discriminator(_form),
+        ]
+        | None
+    ) = None
+    """One source or a list of sources; or `{from_train: 0.05}`, a share of the prompts of train."""
     max_length: Annotated[int, Field(ge=8)] = 1024
     """Tokens of prompt and completion; longer completions are cut at the end."""
     num_proc: Count | None = None
     """Processes that convert and tokenize rows."""
     checks: DataChecks = section()
     """The share of a split's rows above which a data check warns or is an error."""
+
+    @property
+    def eval_sources(self) -> list[Source]:
+        """The sources of eval; empty if it is missing or held out from train."""
+        return self.eval if isinstance(self.eval, list) else []
+
+    @property
+    def held_out(self) -> float | None:
+        """The share of train's prompts that is evaluated; None if eval has its own sources."""
+        return self.eval.from_train if isinstance(self.eval, HeldOut) else None
 
 
 class SftMix(ConfigBase):
