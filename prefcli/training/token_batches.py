@@ -79,10 +79,8 @@ def choose_token_budget(
         return by_rows("DeepSpeed counts the micro-batches of a step itself")
     if not method.rows_are_independent:
         return by_rows(f"the loss of {method.name} depends on which rows share a micro-batch")
-    if setting == "auto" and kind != "cuda":
-        return by_rows("auto fills them by tokens on GPUs only")
-    if setting == "auto" and accumulation * world == 1:
-        return by_rows("a step is one micro-batch")
+    if setting == "auto" and (kind != "cuda" or world == 1):
+        return by_rows("auto fills them by tokens on several GPUs only")
     if not packed():
         return by_rows("trl's own forward pass computes padded rows")
     # With sft_mix a micro-batch also has demonstrations: no more than it would have otherwise.

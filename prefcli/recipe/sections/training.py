@@ -207,7 +207,7 @@ class Performance(ConfigBase):
     """Fill micro-batches up to this many tokens instead of per_device_train_batch_size rows, and
     deal the rows of a step to the processes by length. Each step has the same rows and the same
     loss. At most per_device_train_batch_size times the longest row. auto: about as many as the
-    largest micro-batch of rows has, on GPUs."""
+    largest micro-batch of rows has, on several GPUs."""
 
 
 class Launch(ConfigBase):
