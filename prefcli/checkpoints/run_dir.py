@@ -77,8 +77,7 @@ class RunDir:
                 "RUN011",
             )
         run = self.read_run()
-        trained = any(self.path.glob("checkpoint-*")) or self.model.exists()
-        if run.get("status") in ("running", "failed", "preempted") and not trained:
+        if run.get("status") in ("running", "failed", "preempted") and not self.has_trained:
             return None  # it ended before there was anything to lose
         if run.get("status") == "finished":
             run["status"] = (
@@ -96,6 +95,11 @@ class RunDir:
         )
         status: Status = run.get("status", "failed")
         return status
+
+    @property
+    def has_trained(self) -> bool:
+        """True if there is anything to lose: a checkpoint or a model."""
+        return any(self.path.glob("checkpoint-*")) or self.model.exists()
 
     def _status_without_model(self) -> Status:
         """Return the state of a finished run without its model: a checkpoint can give it again."""

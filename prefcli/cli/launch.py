@@ -14,36 +14,50 @@ from prefcli.cli.recipe_command import (
     RecipeArgument,
     choose_method,
     command_app,
+    heavy_half,
     located,
     open_recipe,
     print_json,
 )
 from prefcli.console import document
-from prefcli.errors import RecipeError
+from prefcli.launcher.signal_forwarding import SignalForwarder
+from prefcli.methods import Method
 from prefcli.recipe import Loaded
+from prefcli.recipe.schema import Recipe
 
 app = command_app()
 
 
-def start_processes(loaded: Loaded) -> None:
+def start_processes(loaded: Loaded, method: Method, resume: str, *, allow_unusual: bool) -> None:
     """Run this command in the processes of the launch section, and exit with their exit code.
 
-    Returns at once in one of those processes, and for a recipe without a launch section.
+    Returns at once in one of those processes, and if this process is enough.
     """
-    launch = loaded.recipe.launch
-    if launch is None or first_failure.launched():
+    if first_failure.launched():
         return
-    from prefcli.launcher.signal_forwarding import SignalForwarder
+    with heavy_half(loaded):
+        from prefcli.launcher.launch import launch_processes, resolve_launch
 
-    signals = SignalForwarder()
-    from prefcli.launcher.launch import launch_processes
-
-    try:
-        with located(loaded):
-            code = launch_processes(loaded.recipe, launch, sys.argv[1:], signals)
-    finally:
-        signals.restore()
+        recipe = resolve_launch(loaded.recipe, method, resume, allow_unusual=allow_unusual)
+        if recipe is None:
+            return
+        signals = SignalForwarder()
+        try:
+            code = launch_processes(recipe, _worker_arguments(loaded.recipe, recipe), signals)
+        finally:
+            signals.restore()
     raise typer.Exit(code)
+
+
+def _worker_arguments(recipe: Recipe, resolved: Recipe) -> list[str]:
+    """Return the arguments of this command, with the settings that were auto and no longer are."""
+    arguments = sys.argv[1:]
+    if recipe.launch.strategy == "auto":
+        arguments.append(f"launch.strategy={resolved.launch.strategy}")
+    rows = resolved.training.per_device_train_batch_size
+    if rows != recipe.training.per_device_train_batch_size:
+        arguments.append(f"training.per_device_train_batch_size={rows}")
+    return arguments
 
 
 @app.command("launch")
@@ -65,14 +79,6 @@ def launch(
     loaded = open_recipe(recipe, overrides, as_json=as_json)
     chosen = choose_method(loaded, method)
     options = loaded.recipe.launch
-    if options is None:
-        raise RecipeError(
-            "the recipe has no launch section: it trains in one process, or in those of an "
-            "external launcher",
-            code="RCP030",
-            place=loaded.places.source,
-            hint="add one, e.g. `launch: {strategy: ddp, processes: 8}`",
-        )
     with located(loaded):
         processes = processes_in(options)
     config = accelerate_config(loaded.recipe, options, processes)

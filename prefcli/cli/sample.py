@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -46,17 +48,20 @@ def sample(
     """Generate responses with one or more models and show them together."""
     if offline:
         go_offline()
+    if output is not None:
+        with _writing(output):  # before minutes of generation
+            Path(output).parent.mkdir(parents=True, exist_ok=True)
+            Path(output).open("a").close()
     with heavy_half():
         from prefcli.evaluation.generate import Sampling, generate_answers
 
-    if output is not None:
-        _make_parent(Path(output))
     rows = generate_answers(
         models, prompts, chat_template, Sampling(max_new_tokens, temperature, seed)
     )
     if output is not None:
         text = "".join(redact(json.dumps(row)) + "\n" for row in rows)
-        Path(output).write_text(text, encoding="utf-8")
+        with _writing(output):
+            Path(output).write_text(text, encoding="utf-8")
         say(f"{len(rows)} prompts answered, written to {output}")
         return
     for row in rows:
@@ -65,13 +70,14 @@ def sample(
             say(f"  {model}: {row['completions'][model].strip()}")
 
 
-def _make_parent(path: Path) -> None:
-    """Create the output's folder before minutes of generation."""
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """Turn a failed write into a RecipeError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise RecipeError(
-            f"can't write {path}: {error.strerror}",
+            f"can't write {path or 'an empty name'}: {error.strerror}",
             code="RCP027",
             hint="name another file with --output",
         ) from None

@@ -130,7 +130,7 @@ def _method_command(name: str) -> Callable[..., None]:
             _dry_run(loaded, method, dry_run_options, flags, as_json=as_json)
             return
         refuse_without_effect(dry_run_options.given(), "a run", "add --dry-run")
-        start_processes(loaded)
+        start_processes(loaded, method, resume, allow_unusual=allow_unusual)
         _train(loaded, method, flags, force_resume=force_resume, as_json=as_json)
 
     command.__doc__ = METHODS[name].__doc__
@@ -162,16 +162,16 @@ def _dry_run(
     loaded: Loaded, method: Method, options: DryRunOptions, flags: RunFlags, *, as_json: bool
 ) -> None:
     with heavy_half():
+        from prefcli.checkpoints.saved_choices import with_saved_choices
         from prefcli.memory.hardware import target_of
         from prefcli.training.dry_run import dry_run
 
+    recipe = with_saved_choices(loaded.recipe)
     result = dry_run(
-        loaded.recipe,
+        recipe,
         method,
         flags.resume,
-        target=target_of(
-            options.devices, options.strategy, options.gpu_memory, loaded.recipe.launch
-        ),
+        target=target_of(options.devices, options.strategy, options.gpu_memory, recipe.launch),
         allow_unusual=flags.allow_unusual,
         sample=options.sample,
     )

@@ -77,7 +77,7 @@ def trl_map_key(recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBa
 
 def _batch_size(recipe: Recipe, method: Method) -> int | None:
     """Return the device batch size if the method prepares rows in fixed batches."""
-    return recipe.training.per_device_train_batch_size if method.pairs_neighbours else None
+    return recipe.training.train_batch_size if method.pairs_neighbours else None
 
 
 def _content(source: Source) -> str:

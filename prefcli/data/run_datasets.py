@@ -73,7 +73,7 @@ class RunDatasets:
         budget: tokens of preference rows up to which micro-batches are filled.
         """
         epochs = self.sampled_epochs(recipe)
-        tokens = self.train.lengths.packed(recipe.training.per_device_train_batch_size, epochs)
+        tokens = self.train.lengths.packed(recipe.training.train_batch_size, epochs)
         if budget is not None:
             tokens = max(budget, self.train.lengths.longest_packed)
         if self.sft_mix is not None:
@@ -114,7 +114,7 @@ def mixed_rows(recipe: Recipe, method: Method) -> int:
     mix = active_sft_mix(recipe, method)
     if mix is None:
         return 0
-    batch = recipe.training.per_device_train_batch_size
+    batch = recipe.training.train_batch_size
     return math.ceil(batch * mix.fraction / (1 - mix.fraction))
 
 
@@ -257,7 +257,7 @@ def read_run_datasets(
 
 def _drop_single_row(split: Split, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Split:
     """Drop a last row that is alone in its device batch: trl would pair it with itself."""
-    size = recipe.training.per_device_train_batch_size
+    size = recipe.training.train_batch_size
     last = len(split.rows) - 1
     if last == 0 or last % size or split.is_sample:
         return split

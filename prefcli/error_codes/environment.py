@@ -27,7 +27,7 @@ ENVIRONMENT_CODES: tuple[ErrorCode, ...] = (
         "devices-do-not-fit",
         "The launch section asks for processes or a strategy that this machine cannot run.",
         "launch: {processes: 8} on a machine with 4 GPUs",
-        "Set launch.processes to at most the number of visible GPUs. Use `strategy: ddp` on a "
+        "Set launch.processes to at most the number of visible GPUs. Use `strategy: auto` on a "
         "machine without GPUs.",
     ),
     ErrorCode(
@@ -62,8 +62,9 @@ ENVIRONMENT_CODES: tuple[ErrorCode, ...] = (
         "ENV009",
         "several-gpus-one-process",
         "Several GPUs are visible to a process that no launcher started.",
-        "prefcli dpo recipe.yaml on a machine with 4 GPUs, without a launch section",
-        "Write `launch: {strategy: ddp}` in the recipe, or set CUDA_VISIBLE_DEVICES=0 to use one.",
+        "prefcli.training.run.train() in a script, on a machine with 4 GPUs",
+        "Run the command `prefcli`, which starts a process for each GPU, or set "
+        "CUDA_VISIBLE_DEVICES=0 to use one.",
     ),
     # 020-039: job files for Slurm
     ErrorCode(
@@ -87,7 +88,7 @@ ENVIRONMENT_CODES: tuple[ErrorCode, ...] = (
         "strategy-needs-gpus",
         "FSDP and DeepSpeed run on GPUs only, and `--gpus 0` requests none.",
         "launch: {strategy: fsdp2} with --gpus 0",
-        "Write `strategy: ddp`, or remove `--gpus 0`.",
+        "Write `strategy: auto`, or remove `--gpus 0`.",
     ),
     ErrorCode(
         "ENV023",

@@ -222,10 +222,11 @@ RECIPE_CODES: tuple[ErrorCode, ...] = (
     ),
     ErrorCode(
         "RCP030",
-        "no-launch-section",
-        "`prefcli launch` shows the processes of a launch section, and the recipe has none.",
-        "prefcli launch one-gpu.yaml",
-        "Add a section, e.g. `launch: {strategy: ddp, processes: 8}`.",
+        "strategy-not-chosen",
+        "`prefcli launch` shows the processes of one strategy, and `launch.strategy: auto` is "
+        "chosen when a run starts, by the memory of its GPUs.",
+        "prefcli launch dpo.yaml launch.processes=8",
+        "Name a strategy, e.g. launch.strategy=fsdp2. `--dry-run` shows which one fits.",
     ),
     ErrorCode(
         "RCP031",

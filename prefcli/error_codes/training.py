@@ -100,7 +100,8 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
         "step-does-not-fit",
         "The simulated step needs more memory than each GPU has.",
         "full fine-tuning of a 7B model with --gpu-memory 24GiB",
-        "Apply the changes that the message lists, or use more or larger GPUs.",
+        "Apply the changes that the message lists, or use more or larger GPUs. A run whose "
+        "launch.strategy is not auto starts without this prediction.",
     ),
     ErrorCode(
         "TRN032",

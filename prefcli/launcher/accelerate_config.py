@@ -51,7 +51,7 @@ def accelerate_config(recipe: Recipe, launch: Launch, processes: int) -> dict[st
     config: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "NO"
-        if launch.strategy == "ddp" and count == 1
+        if launch.strategy in ("single", "ddp") and count == 1
         else _TYPES[launch.strategy],
         "num_machines": launch.nodes,
         "num_processes": count,
@@ -63,7 +63,7 @@ def accelerate_config(recipe: Recipe, launch: Launch, processes: int) -> dict[st
     }
     if launch.strategy == "fsdp2":
         config["fsdp_config"] = dict(FSDP2)
-    elif launch.strategy != "ddp":
+    elif launch.strategy not in ("single", "ddp"):
         config["deepspeed_config"] = _zero(3 if launch.strategy == "zero3" else 2)
     return config
 
@@ -80,7 +80,7 @@ def command_lines(launch: Launch, processes: int, file: str, words: Sequence[str
         ' --main_process_port "$MASTER_PORT"'
     )
     lines = [f"accelerate launch --config_file {shlex.quote(file)}{node_options * several} {run}"]
-    if launch.strategy == "ddp":
+    if launch.strategy in ("single", "ddp"):
         node_options = (
             f'--nnodes {launch.nodes} --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" '
             '--master-port "$MASTER_PORT"'
@@ -91,7 +91,19 @@ def command_lines(launch: Launch, processes: int, file: str, words: Sequence[str
 
 
 def processes_in(launch: Launch) -> int:
-    """Return launch.processes. Raises RecipeError if it depends on the machine that trains."""
+    """Return launch.processes. Raises RecipeError if it, or the strategy, depends on the machine
+    that trains."""
+    if launch.strategy == "auto":
+        raise RecipeError(
+            Problem(
+                "is auto, which is chosen when a run starts, by the memory of its GPUs",
+                path="launch.strategy",
+                code="RCP030",
+                hint="name it, e.g. launch.strategy=fsdp2; --dry-run shows which one fits",
+            )
+        )
+    if launch.strategy == "single":
+        return 1
     if launch.processes is None:
         raise RecipeError(
             Problem(

@@ -20,12 +20,14 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.rendezvous import RendezvousError, RendezvousParameters
 from torch.distributed.elastic.rendezvous import registry as rendezvous_registry
 
+from prefcli.checkpoints.saved_choices import with_saved_choices
 from prefcli.console import say
 from prefcli.errors import ExitCode, PrefcliError, Problem, RecipeError
 from prefcli.launcher.accelerate_config import accelerate_config
 from prefcli.launcher.agent import Agent, StoppedError, exit_code
 from prefcli.launcher.rendezvous import Rendezvous, check_srun_tasks, find_rendezvous
 from prefcli.launcher.signal_forwarding import LAUNCHER, SignalForwarder
+from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Launch, need_deepspeed
 from prefcli.text import first_line
@@ -34,13 +36,13 @@ _RENDEZVOUS_TIMEOUT = 900
 """Seconds a node waits for the others of its job."""
 
 
-def launch_processes(
-    recipe: Recipe, launch: Launch, arguments: Sequence[str], signals: SignalForwarder
-) -> int:
+def launch_processes(recipe: Recipe, arguments: Sequence[str], signals: SignalForwarder) -> int:
     """Run `prefcli ARGUMENTS` in the processes of the launch section, and return the exit code.
 
-    Raises RecipeError before any process is started, PrefcliError if a process was killed.
+    recipe: without automatic settings. Raises RecipeError before any process is started,
+    PrefcliError if a process was killed.
     """
+    launch = recipe.launch
     check_srun_tasks(launch.nodes)
     processes = count_processes(launch)
     rendezvous = find_rendezvous(launch.nodes) if launch.nodes > 1 else None
@@ -61,18 +63,47 @@ def launch_processes(
     return exit_code(agent.failure, signals)
 
 
+def resolve_launch(
+    recipe: Recipe, method: Method, resume: str, *, allow_unusual: bool
+) -> Recipe | None:
+    """Return the recipe without automatic settings; None if this process can train it alone.
+
+    Raises RecipeError, DataError and GateError.
+    """
+    recipe = with_saved_choices(recipe)
+    launch, gpus = recipe.launch, torch.cuda.device_count()
+    processes = count_processes(launch)
+    alone = launch.strategy == "single" or (
+        launch.strategy == "auto" and processes * launch.nodes == 1
+    )
+    if alone and gpus <= 1:
+        return None
+    if not gpus:
+        # The rule for CPUs needs no rows; the workers apply it to the rows per device.
+        return recipe.model_copy(update={"launch": launch.model_copy(update={"strategy": "ddp"})})
+    if launch.strategy != "auto" and recipe.training.per_device_train_batch_size != "auto":
+        return recipe
+    from prefcli.training.run import choose_launch
+
+    return choose_launch(recipe, method, resume, processes, allow_unusual=allow_unusual)
+
+
 def count_processes(launch: Launch) -> int:
     """Return the number of processes on this machine."""
     gpus = torch.cuda.device_count()
-    if not gpus and launch.strategy != "ddp":
+    if launch.strategy == "single":
+        return 1
+    if not gpus and launch.strategy not in ("auto", "ddp"):
         raise RecipeError(
             Problem(
                 f"{launch.strategy} shards a model over GPUs, and this machine has none",
                 path="launch.strategy",
-                hint="use ddp, which runs on CPUs too",
+                hint="write auto, which is ddp on CPUs",
                 code="ENV003",
             )
         )
+    if launch.processes is None and not gpus and launch.strategy == "auto" and launch.nodes == 1:
+        return 1
     if launch.processes is None and not gpus:
         raise RecipeError(
             Problem(

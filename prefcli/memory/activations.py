@@ -103,7 +103,7 @@ def _bytes_of_frozen(recipe: Recipe, dtype: torch.dtype) -> float:
 
 def _rows(recipe: Recipe, method: Method) -> int:
     """Count the rows of a forward pass with gradients."""
-    batch = recipe.training.per_device_train_batch_size
+    batch = recipe.training.train_batch_size
     return (2 if method.rows == "pair" else 1) * batch + mixed_rows(recipe, method)
 
 

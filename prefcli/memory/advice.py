@@ -70,7 +70,7 @@ def advise(candidate: Candidate, before: Memory, estimate: Predict) -> Iterator[
     """Propose changes, each in addition to those before it, until the step fits."""
     for propose, why in _LADDER:
         change = propose(candidate)
-        if change is None or not _is_allowed(change.candidate):
+        if change is None or not is_allowed(change.candidate):
             continue
         after = estimate(change.candidate)
         saved = before.needed - after.needed
@@ -105,7 +105,7 @@ def fewest_changes(
     return []
 
 
-def _is_allowed(candidate: Candidate) -> bool:
+def is_allowed(candidate: Candidate) -> bool:
     """Return whether prefcli accepts the recipe on its devices."""
     try:
         Recipe.model_validate(candidate.recipe.model_dump(by_alias=True))
@@ -149,7 +149,7 @@ def _precompute(candidate: Candidate) -> Override | None:
 
 def _smaller_batch(candidate: Candidate) -> Override | None:
     smallest, _ = candidate.method.smallest_batch()
-    if candidate.recipe.training.per_device_train_batch_size <= smallest:
+    if candidate.recipe.training.train_batch_size <= smallest:
         return None
     return _set(candidate, "training", "per_device_train_batch_size", smallest)
 
@@ -175,8 +175,12 @@ def _eight_bits(candidate: Candidate) -> Override | None:
 def _lora(candidate: Candidate) -> Override | None:
     if candidate.recipe.trains_adapter or candidate.recipe.model.adapter is not None:
         return None
-    recipe = candidate.recipe.model_copy(update={"lora": Lora()})
-    return Override("lora.rank=16", candidate._replace(recipe=recipe))
+    recipe, rates = candidate.recipe, candidate.method.learning_rates
+    change = "lora.rank=16"
+    if recipe.training.learning_rate is not None:
+        rate = recipe.training.learning_rate * rates.lora / rates.full
+        change += f" training.learning_rate={rate:.3g}"
+    return Override(change, candidate._replace(recipe=recipe.model_copy(update={"lora": Lora()})))
 
 
 def _four_bits(candidate: Candidate) -> Override | None:
@@ -203,7 +207,7 @@ _LADDER: tuple[tuple[Callable[[Candidate], Override | None], str], ...] = (
     (_smaller_batch, "more accumulation, the same global batch, slower"),
     (_shard, "more traffic between the devices"),
     (_eight_bits, "optimizer states in 8 bits; needs bitsandbytes"),
-    (_lora, "an adapter instead of all weights; about ten times the learning rate"),
+    (_lora, "an adapter instead of all weights, with a higher learning rate"),
     (_four_bits, "QLoRA: frozen weights in NF4, slower; needs bitsandbytes"),
     (_shorter, "more completions are cut or dropped"),
 )

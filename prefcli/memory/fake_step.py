@@ -7,6 +7,7 @@ The memory of the step is measured as it runs. The only formulas are those for q
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from datasets import Dataset
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
@@ -94,6 +96,7 @@ def simulate_step(
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         stack.enter_context(_quiet())
+        stack.enter_context(_own_accelerate_state())
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(modules_moved_by(to_type))
         stack.enter_context(grouped_matmul_off())
@@ -179,7 +182,7 @@ def _trainer(
     folder: str,
     make_trainer: TrainerFactory,
 ) -> Any:
-    batch = recipe.training.per_device_train_batch_size
+    batch = recipe.training.train_batch_size
     # The second micro-batch adds to the gradients of the first, and so would every other.
     batches = 2 if recipe.training.global_batch_size > batch else 1
     mix = active_sft_mix(recipe, method)
@@ -292,6 +295,24 @@ def _as_on_a_gpu() -> Iterator[None]:
 
     with logprob_tiles_replaced(nothing, product):
         yield
+
+
+@contextmanager
+def _own_accelerate_state() -> Iterator[None]:
+    """Let accelerate start again afterwards: the run of this process has another device."""
+    states = (PartialState, AcceleratorState, GradientState)
+    before = [dict(state._shared_state) for state in states]
+    environment = dict(os.environ)
+    for state in states:
+        state._shared_state.clear()
+    try:
+        yield
+    finally:
+        for state, content in zip(states, before, strict=True):
+            state._shared_state.clear()
+            state._shared_state.update(content)
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 @contextmanager

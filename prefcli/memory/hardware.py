@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from prefcli.errors import Problem, RecipeError
+from prefcli.first_failure import launched
 from prefcli.model import Device, detect_device
 from prefcli.recipe.compatibility import STRATEGIES, Strategy
 from prefcli.recipe.distributed_env import strategy_here, world_size
@@ -29,17 +30,40 @@ class Hardware:
     """Bytes of each; None if unknown."""
     named: bool = False
     """Whether the command line names it, so that the run may be on another machine."""
+    automatic: bool = False
+    """Whether the memory will decide the strategy (automatic.py), which is single or ddp so far."""
 
     def __str__(self) -> str:
         size = f" of {format_bytes(self.gpu_memory)}" if self.gpu_memory else ""
         if self.devices == 1:
             return f"one GPU{size}"
-        return f"{self.devices} GPUs{size} under {self.strategy}"
+        spread = "" if self.automatic else f" under {self.strategy}"
+        return f"{self.devices} GPUs{size}{spread}"
 
 
-def this_machine() -> Hardware:
-    """Describe the devices of the run that this process belongs to."""
-    return Hardware(detect_device(), world_size(), strategy_here(), None)
+def this_machine(launch: Launch) -> Hardware:
+    """Describe the devices of the run that this process belongs to.
+
+    A launcher has decided the strategy.
+    """
+    if launched():
+        return Hardware(detect_device(), world_size(), strategy_here(), None)
+    return machine_of(launch, 1)
+
+
+def machine_of(launch: Launch, processes: int) -> Hardware:
+    """Describe the devices of a run that starts so many processes on machines like this one."""
+    count, automatic = processes * launch.nodes, launch.strategy == "auto"
+    strategy: Strategy = "ddp" if launch.strategy == "auto" else launch.strategy
+    if strategy == "ddp" and count == 1:
+        strategy = "single"
+    return Hardware(detect_device(), count, strategy, _memory_here(), automatic=automatic)
+
+
+def _memory_here() -> int | None:
+    """Return the bytes of the smallest visible GPU; None without one."""
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return min((torch.cuda.get_device_properties(i).total_memory for i in gpus), default=None)
 
 
 def target_of(
@@ -54,14 +78,17 @@ def target_of(
     """
     here = detect_device()
     named = any(option is not None for option in (devices, strategy, gpu_memory))
-    if launch is not None and devices is None:
-        devices = _launched_devices(launch)
-    if launch is not None and strategy is None and (devices != 1 or launch.strategy != "ddp"):
-        strategy = launch.strategy
+    launch = launch or Launch()
+    automatic = strategy is None and launch.strategy == "auto" and world_size() == 1
     if strategy is not None and strategy not in STRATEGIES:
         raise _option_error("--strategy", strategy, f"write one of {', '.join(STRATEGIES)}")
-    if devices is None and strategy not in (None, "single") and world_size() == 1:
-        raise _option_error("--strategy", str(strategy), "add the number of GPUs, e.g. --devices 8")
+    if devices is None and world_size() == 1:
+        countable = launch.processes is not None or torch.cuda.device_count() > 0
+        if strategy not in (None, "single") and not countable:
+            raise _option_error("--strategy", strategy, "add the number of GPUs, e.g. --devices 8")
+        devices = 1 if strategy == "single" else _launched_devices(launch)
+    if strategy is None and (devices != 1 or launch.strategy != "ddp"):
+        strategy = None if launch.strategy == "auto" else launch.strategy
     if (devices or 1) > 1 and strategy == "single":
         raise _option_error(
             "--strategy", "single", f"{devices} devices need ddp, fsdp2, zero2 or zero3"
@@ -72,17 +99,18 @@ def target_of(
         spread = "single"  # whatever launcher this process has
     elif strategy is None and spread == "single":
         spread = "ddp"
-    if here.kind == "cuda" and gpu_memory is None:
-        size: int | None = torch.cuda.get_device_properties(0).total_memory
-    else:
-        size = _parse_bytes(gpu_memory) if gpu_memory is not None else None
+    size = _parse_bytes(gpu_memory) if gpu_memory is not None else _memory_here()
     if here.kind == "cpu":
         here = Device("cuda", "a GPU", bfloat16=True)  # memory is simulated for a GPU
-    return Hardware(here, count, spread, size, named)
+    return Hardware(here, count, spread, size, named, automatic)
 
 
 def _launched_devices(launch: Launch) -> int:
+    if launch.strategy == "single":
+        return 1
     per_machine = launch.processes or torch.cuda.device_count()
+    if not per_machine and launch.strategy == "auto" and launch.nodes == 1:
+        return 1
     if not per_machine:
         raise RecipeError(
             Problem(

@@ -140,11 +140,11 @@ def predict(
             peaks,
             target,
             adapter=recipe.trains_adapter,
-            accumulates=share > recipe.training.per_device_train_batch_size,
+            half=target.device.autocast_to(recipe.model) is not None,
         )
     else:
         parts, phase = _unsharded(peaks)
-    return Memory(parts, phase, length, recipe.training.per_device_train_batch_size, before)
+    return Memory(parts, phase, length, recipe.training.train_batch_size, before)
 
 
 def _before_sharding(
@@ -160,13 +160,15 @@ def _before_sharding(
     reference = sizes.reference if scored else 0
     itemsize = target.device.dtype(recipe.model, frozen=recipe.trains_adapter).itemsize
     checked = method.needs_sft and recipe.check_sft.on_fail != "skip"
-    largest = sizes.policy if checked or not layered else max(sizes.layer, sizes.root)
-    processes = target.devices // (recipe.launch.nodes if recipe.launch else 1)
-    return BeforeSharding(
-        itemsize * (largest if layered else max(largest, reference)),
-        itemsize * processes * (sizes.policy + reference),
-        for_check_sft=checked and layered,
-    )
+    processes = target.devices // recipe.launch.nodes
+    on_host = itemsize * processes * (sizes.policy + reference)
+    if not layered:
+        return BeforeSharding(itemsize * max(sizes.policy, reference), on_host)
+    if not checked:
+        return BeforeSharding(itemsize * max(sizes.layer, sizes.root), on_host)
+    cast = target.device.autocast_to(recipe.model)
+    scored_bytes = itemsize if cast is None else cast.itemsize
+    return BeforeSharding(scored_bytes * sizes.policy, on_host, for_check_sft=True)
 
 
 def _unsharded(peaks: StepPeaks) -> tuple[dict[str, int], str]:

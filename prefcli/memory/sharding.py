@@ -42,13 +42,13 @@ def blocks(model: torch.nn.Module) -> tuple[int, int]:
 
 
 def sharded(
-    sizes: Sizes, run: StepPeaks, target: Hardware, *, adapter: bool, accumulates: bool
+    sizes: Sizes, run: StepPeaks, target: Hardware, *, adapter: bool, half: bool = False
 ) -> tuple[dict[str, int], str]:
     """Return the parts of a device's peak, and its phase.
 
     run: simulated with bfloat16 weights, which both engines compute with.
     adapter: whether the policy's own weights are frozen, and therefore kept in bfloat16 only.
-    accumulates: whether an update has more than one micro-batch.
+    half: whether passes are in 16 bits; FSDP2 then keeps the reference in these.
     """
     n, trained = target.devices, sizes.trainable
     frozen = sizes.policy - trained
@@ -56,9 +56,10 @@ def sharded(
     if not adapter and run.states_follow_weights:
         states *= 2  # they are in float32
     if target.strategy in ("fsdp1", "fsdp2"):
+        in_half = half and target.strategy == "fsdp2"
         parts = {
             "weights": (4 * trained + 2 * frozen) / n,
-            "reference": (2 if adapter else 4) * sizes.reference / n,
+            "reference": (2 if adapter or in_half else 4) * sizes.reference / n,
             "gradients": 4 * trained / n,
             "optimizer": states,
             # The embeddings stay whole between the passes; a layer is fetched while one is used.
@@ -72,9 +73,6 @@ def sharded(
         if target.strategy == "fsdp1":
             # trl wraps the reference as one, so that its pass gathers all of it.
             parts["gathered"] = max(parts["gathered"], 2 * sizes.reference)
-        if accumulates:
-            # transformers sums up between the devices at the last micro-batch alone.
-            parts["gradients"] += summed * trained
     else:
         share = n if target.strategy == "zero3" else 1
         live = min(sizes.policy, _LIVE) if target.strategy == "zero3" else 0

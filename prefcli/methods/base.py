@@ -207,7 +207,10 @@ class Method(ConfigBase):
         return False
 
     def smallest_batch(self) -> tuple[int, str]:
-        """Return the smallest allowed number of rows per device, and why."""
+        """Return the smallest allowed number of rows per device, and why.
+
+        Above 1, the loss depends on which rows share a device batch.
+        """
         return 1, ""
 
     def for_labels(self, desirable: int, undesirable: int) -> tuple[Self, list[str]]:

@@ -83,7 +83,7 @@ def refuse_many_gpus_without_launcher() -> None:
         raise RecipeError(
             Problem(
                 f"{count} GPUs are visible to a single process",
-                hint="write `launch: {strategy: ddp}` in the recipe (or fsdp2, zero2, zero3), run "
+                hint="run the command prefcli, which starts a process for each GPU, or "
                 f"torchrun --nproc-per-node {count} -m prefcli ..., or set CUDA_VISIBLE_DEVICES=0 "
                 "to use one GPU",
                 code="ENV009",

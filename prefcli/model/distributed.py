@@ -11,17 +11,17 @@ from prefcli.recipe.distributed_env import strategy_here, world_size
 from prefcli.recipe.sections import Launch, need_deepspeed
 
 
-def check_launch_section(launch: Launch | None) -> None:
+def check_launch_section(launch: Launch) -> None:
     """Compare the launch section with what the launcher started. Raises RecipeError."""
     started = strategy_here()
     if started in ("zero2", "zero3"):
         need_deepspeed()
-    if launch is None:
-        return
     nodes = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
+    # One process is what both of these are.
+    same = launch.strategy == "auto" or (started == "single" and launch.strategy == "ddp")
     settings: list[tuple[str, Any, Any]] = [
-        ("strategy", launch.strategy, "ddp" if started == "single" else started),
+        ("strategy", started if same else launch.strategy, started),
         ("processes", launch.processes or processes, processes),
         ("nodes", launch.nodes, nodes),
     ]
@@ -41,7 +41,7 @@ def check_launch_section(launch: Launch | None) -> None:
         )
 
 
-def check_launch_strategy(launch: Launch | None, accelerator: Any) -> None:
+def check_launch_strategy(accelerator: Any) -> None:
     """Check that accelerate did not replace the strategy, as it does with FSDP on a CPU."""
     expected, actual = strategy_here(), strategy_of(accelerator)
     if {expected, actual} <= {"single", "ddp"} or expected == actual:
@@ -50,7 +50,7 @@ def check_launch_strategy(launch: Launch | None, accelerator: Any) -> None:
         Problem(
             f"the launcher requested {expected}, but accelerate uses {actual} "
             f"({accelerator.distributed_type.value} on {accelerator.device.type})",
-            path="launch.strategy" if launch is not None else None,
+            path="launch.strategy",
             hint="make a GPU visible to every process, or use ddp",
             code="ENV008",
         )

@@ -29,6 +29,7 @@ def load_tokenizer(options: Model, *, where: str = "model") -> PreTrainedTokeniz
         tokenizer = AutoTokenizer.from_pretrained(
             options.name_or_path, **from_pretrained_kwargs(options)
         )
+        tokenizer("a")  # some values of its files are read only now
     if options.chat_template is None:
         tokenizer.chat_template = _default_template(tokenizer.chat_template)
     else:

@@ -21,6 +21,7 @@ from prefcli.data.run_datasets import (
     read_run_datasets,
 )
 from prefcli.errors import DataError, Problem, RecipeError
+from prefcli.memory.automatic import refuse_too_large, resolve_automatic
 from prefcli.memory.model_info import describe_model
 from prefcli.memory.optimizer_state_size import on_disk
 from prefcli.methods import Method
@@ -35,7 +36,7 @@ from prefcli.preflight.training_plan import make_plan, sft_mix_lines
 from prefcli.recipe.compatibility import check_combinations
 from prefcli.recipe.published_ranges import check_published_ranges
 from prefcli.recipe.schema import Recipe
-from prefcli.trl_integration.trl_args import accumulate, notes
+from prefcli.trl_integration.trl_args import accumulate, batch_sizes, notes
 
 T = TypeVar("T")
 
@@ -108,7 +109,11 @@ def _check_packages(context: PreflightContext) -> None:
 
 
 def _check_global_batch(context: PreflightContext) -> None:
-    accumulate(context.recipe.training, context.target.devices)
+    training, devices = context.recipe.training, context.target.devices
+    if training.per_device_train_batch_size == "auto":
+        batch_sizes(training, devices)
+    else:
+        accumulate(training, devices)
 
 
 def _check_settings(context: PreflightContext) -> Report:
@@ -240,6 +245,16 @@ def _check_stop_tokens(context: PreflightContext) -> Report:
     return Report(warnings=list(map(str, warnings)))
 
 
+def _check_automatic(context: PreflightContext) -> Report:
+    """Choose the strategy and the rows per device where the recipe leaves them open."""
+    step = context.step_memory
+    resolved = resolve_automatic(context.recipe, context.method, context.target, step)
+    context.recipe, context.target = resolved.recipe, resolved.target
+    if resolved.too_large is not None and step is not None and not context.reports_memory:
+        refuse_too_large(*resolved.too_large, step)
+    return Report([resolved.line] if resolved.line is not None else [])
+
+
 def _check_plan(context: PreflightContext) -> Report:
     recipe, datasets = context.recipe, _known(context.datasets)
     rows, exact = datasets.sequences_per_epoch(context.method, recipe.data.max_length)
@@ -294,6 +309,7 @@ CHECKS: tuple[Check, ...] = (
     Check("rows_fit", ("config", "rows"), _check_rows_fit),
     Check("resumed_rows", ("output_dir", "rows"), _check_resumed_rows),
     Check("stop_tokens", ("rows",), _check_stop_tokens),
-    Check("plan", ("global_batch", "rows"), _check_plan),
+    Check("automatic", ("global_batch",), _check_automatic),
+    Check("plan", ("automatic", "rows"), _check_plan),
     Check("disk_space", ("architecture", "plan"), _check_disk_space),
 )

@@ -13,6 +13,7 @@ from prefcli.checkpoints.run_dir import RunDir, Status
 from prefcli.data.run_datasets import RunDatasets
 from prefcli.memory.hardware import Hardware
 from prefcli.memory.model_info import ModelInfo
+from prefcli.memory.step_memory import Simulations, StepMemory
 from prefcli.methods import Method
 from prefcli.model import Device
 from prefcli.model.base_model import ModelSource
@@ -31,7 +32,7 @@ class PreflightContext:
     method: Method
     """The recipe's; the rows replace it with one whose automatic settings are resolved."""
     target: Hardware
-    """The devices that the run will have."""
+    """The devices that the run will have; a check chooses an automatic strategy."""
     device: Device
     """The device of this process."""
     resume: str = "auto"
@@ -47,6 +48,10 @@ class PreflightContext:
     """The run will be on another machine: this one's packages and disk say little about it."""
     will_be_launched: bool = False
     """A launcher will start the processes of the run; this process is not one of them."""
+    simulations: Simulations | None = None
+    """How to predict the memory of a step; None where no setting depends on it."""
+    reports_memory: bool = False
+    """The caller reports a step that is too large, with advice, instead of the checks."""
 
     failed: bool = False
     status: Status | None = None
@@ -64,6 +69,13 @@ class PreflightContext:
     @property
     def folder(self) -> RunDir:
         return RunDir(self.recipe.output_dir)
+
+    @property
+    def step_memory(self) -> StepMemory | None:
+        """Predicts the memory of a step; None if the model or a simulation is missing."""
+        if self.simulations is None or self.start is None or self.model_info is None:
+            return None
+        return StepMemory(self.recipe, self.start, self.model_info, self.datasets, self.simulations)
 
 
 @dataclass(frozen=True)

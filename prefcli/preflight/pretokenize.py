@@ -19,6 +19,7 @@ from prefcli.methods import Method
 from prefcli.model.device import Device
 from prefcli.preflight.checks import Check, checks_for
 from prefcli.preflight.context import PreflightContext
+from prefcli.recipe.defaults import resolve_defaults, with_batch_size
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_args import build, trl_options
 
@@ -56,6 +57,7 @@ def data_report(recipe: Recipe, method: Method, sample: int | None = None) -> Da
 
     sample: read this many rows of each source.
     """
+    recipe = resolve_defaults(recipe, method)
     context = PreflightContext(
         recipe, method, _ANY_HARDWARE, _CPU, use_row_cache=False, sample=sample
     )
@@ -71,6 +73,7 @@ def pretokenize(recipe: Recipe, method: Method) -> Pretokenized:
 
     Raises RecipeError, also if the cache is not writable, and DataError.
     """
+    recipe = resolve_defaults(recipe, method)
     context = PreflightContext(recipe, method, _ANY_HARDWARE, _CPU)
     warnings = _pass(context, checks_for("fit", "data_checks"))
     datasets, tokenizer = context.datasets, context.tokenizer
@@ -102,6 +105,8 @@ def _run_trl_maps(
 ) -> None:
     """Build trl's trainer on a tiny model: its constructor prepares the rows and caches them."""
     config_class, trl_class = method.trl_classes()
+    if recipe.training.per_device_train_batch_size == "auto":
+        recipe = with_batch_size(recipe, 1)  # the rows do not depend on it
     # All other options are those of the run, as far as its rows depend on them.
     changed = {"precompute_ref_log_probs": False, "report_to": []}
     options = trl_options(recipe, method, _CPU, world=1)

@@ -41,7 +41,7 @@ class Plan:
         )
         return [
             f"plan: {about}{self.steps} steps of {training.global_batch_size} rows "
-            f"({training.per_device_train_batch_size} per device x {self.world_size} devices x "
+            f"({training.train_batch_size} per device x {self.world_size} devices x "
             f"{self.accumulation} accumulated), {self.steps_per_epoch} steps per epoch, "
             f"{self.warmup_steps} warm-up steps, {self.evaluations} evaluations, "
             f"{self.checkpoints} checkpoints",
@@ -58,7 +58,7 @@ def make_plan(
     """
     world = world or world_size()
     accumulation = accumulate(training, world)
-    batches = math.ceil(rows / (training.per_device_train_batch_size * world))
+    batches = math.ceil(rows / (training.train_batch_size * world))
     per_epoch = max(1, math.ceil(batches / accumulation))
     steps = training.max_steps or math.ceil(training.num_train_epochs * per_epoch)
     warmup = training.warmup
@@ -85,7 +85,7 @@ def make_plan(
         steps_per_epoch=per_epoch,
         warmup_steps=int(warmup) if warmup >= 1 else math.ceil(steps * warmup),
         evaluations=evaluations,
-        repeated=repeated_rows(rows, training.per_device_train_batch_size * world, world),
+        repeated=repeated_rows(rows, training.train_batch_size * world, world),
         checkpoints=steps // training.save_steps + bool(steps % training.save_steps),
     )
 

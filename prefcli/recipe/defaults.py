@@ -17,6 +17,7 @@ from prefcli.methods import Method
 from prefcli.recipe.aliases import renamed
 from prefcli.recipe.load import leaves
 from prefcli.recipe.schema import Recipe
+from prefcli.recipe.sections import Training
 from prefcli.recipe.source_map import dotted
 from prefcli.text import first_line
 
@@ -26,8 +27,32 @@ def default_learning_rate(recipe: Recipe, method: Method) -> float:
     return method.learning_rates.lora if recipe.trains_adapter else method.learning_rates.full
 
 
+_PLAIN_BATCH = 8
+"""Rows per device where no memory decides."""
+
+
+def plain_batch_size(training: Training, devices: int = 1, smallest: int = 1) -> int:
+    """The rows per device where no memory decides: a divisor of each device's rows of a step."""
+    share = training.global_batch_size // devices
+    sizes = [n for n in range(smallest, _PLAIN_BATCH + 1) if share % n == 0]
+    return max(sizes, default=smallest)
+
+
+def with_batch_size(recipe: Recipe, rows: int) -> Recipe:
+    """The recipe with that many rows per device."""
+    training = recipe.training.model_copy(update={"per_device_train_batch_size": rows})
+    return recipe.model_copy(update={"training": training})
+
+
 def resolve_defaults(recipe: Recipe, method: Method) -> Recipe:
-    """The recipe with every default that depends on the method or on other settings filled in."""
+    """The recipe with every default that depends on the method or on other settings filled in.
+
+    What depends on the devices stays open (memory/automatic.py).
+    """
+    smallest, _ = method.smallest_batch()
+    if recipe.training.per_device_train_batch_size == "auto" and smallest > 1:
+        # The loss depends on the number, so that it must not depend on the machine.
+        recipe = with_batch_size(recipe, plain_batch_size(recipe.training, smallest=smallest))
     training = recipe.training
     values: dict[str, Any] = {}
     if training.learning_rate is None:

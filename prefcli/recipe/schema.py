@@ -53,7 +53,7 @@ class Recipe(ConfigBase):
     sft_mix: SftMix | None = None
     training: Training = section()
     performance: Performance = section()
-    launch: Launch | None = None
+    launch: Launch = section()
     check_sft: CheckSft = section()
     health: Health = section()
     samples: SampleOptions = section()
@@ -74,6 +74,8 @@ class Recipe(ConfigBase):
     @model_validator(mode="after")
     def _batches_are_large_enough(self) -> Recipe:
         per_device = self.training.per_device_train_batch_size
+        if per_device == "auto":
+            return self
         for method in self.methods.values():
             smallest, why = method.smallest_batch()
             if per_device < smallest:

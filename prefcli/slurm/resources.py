@@ -35,14 +35,16 @@ def find_resources(recipe: Recipe, command: str, gpus: int | None) -> Resources:
     gpus: the option --gpus; 0 runs on CPUs.
     """
     launch = recipe.launch
-    if launch is None or command == CHECK_SFT:
+    if launch.strategy == "single" or command == CHECK_SFT:
         if gpus is not None and gpus > 1:
             raise _too_many_gpus(command, gpus)
         return Resources(1, 1 if gpus is None else gpus)
+    if launch.strategy == "auto" and launch.nodes == 1 and launch.processes is None:
+        return Resources(1, 1 if gpus is None else gpus)
     if gpus == 0:
-        if launch.strategy != "ddp":
+        if launch.strategy not in ("auto", "ddp"):
             message = f"strategy {launch.strategy} needs GPUs, and --gpus is 0"
-            hint = "write strategy: ddp, or remove --gpus 0"
+            hint = "write strategy: auto, or remove --gpus 0"
             raise RecipeError(Problem(message, path="launch.strategy", hint=hint, code="ENV022"))
         if launch.processes is None:
             message = "is not set, and its default is one process per GPU, but --gpus is 0"
@@ -69,10 +71,9 @@ def _too_many_gpus(command: str, gpus: int) -> RecipeError:
             hint="remove --gpus",
         )
     return RecipeError(
-        f"--gpus {gpus}: without a launch section {command} is a single process, which uses one "
-        "GPU",
+        f"--gpus {gpus}: launch.strategy is single, which is one process on one GPU",
         code="ENV020",
-        hint=f"add launch.processes={gpus} to the command line or the recipe",
+        hint="remove one of them",
     )
 
 

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
-
-from transformers import PreTrainedTokenizerBase
 
 from prefcli import first_failure
 from prefcli.console import say
-from prefcli.data import Split
 from prefcli.data.run_datasets import first_row_view, shape_checks
 from prefcli.errors import Problem
 from prefcli.evaluation.sample_prompts import sample_prompts
-from prefcli.memory.activations import Policy
 from prefcli.memory.advice import Candidate, MemoryAdvice, advise, fewest_changes, refuse
-from prefcli.memory.fake_step import StepPeaks, extrapolate_step, simulate_step
-from prefcli.memory.gradient_checkpointing import choose
 from prefcli.memory.hardware import Hardware, target_of
-from prefcli.memory.model_info import describe_model
-from prefcli.memory.prediction import Memory, predict
+from prefcli.memory.step_memory import StepMemory
 from prefcli.methods import Method
 from prefcli.model import detect_device
-from prefcli.packed_forward.supported_models import reason_against_config
 from prefcli.preflight.checks import CHECKS
 from prefcli.preflight.context import PreflightContext
 from prefcli.preflight.result import DryRunResult
+from prefcli.recipe.defaults import plain_batch_size, resolve_defaults, with_batch_size
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.text import first_line
-from prefcli.training.mixins.context import TrainerContext
-from prefcli.training.mixins.sft_mix import Demonstrations, SftMixture
-from prefcli.training.token_batches import choose_token_budget
-from prefcli.training.trainer import trainer_class_of
+from prefcli.training.simulation import SIMULATIONS
 from prefcli.trl_integration.trl_args import (
     assert_args_applied,
     build,
@@ -61,7 +49,8 @@ def dry_run(
     target: hardware of the run; by default what this process can use.
     sample: read this many rows of each source.
     """
-    target = target or target_of()
+    recipe = resolve_defaults(recipe, method)
+    target = target or target_of(launch=recipe.launch)
     say(f"dry-run of prefcli {method.name}: {recipe.model.name_or_path}, for {target}")
     device = detect_device()
     untested = _untested_without_gpu(recipe, device.kind)
@@ -77,8 +66,9 @@ def dry_run(
         sample=sample,
         sample_after_error=_ROWS_AFTER_ERROR,
         elsewhere=device.kind == "cpu" and (target.named or bool(untested)),
-        will_be_launched=target.named
-        or (recipe.launch is not None and not first_failure.launched()),
+        will_be_launched=not first_failure.launched(),
+        simulations=SIMULATIONS,
+        reports_memory=True,
     )
     result = DryRunResult(needs_gpu=bool(untested))
     result.run_checks(context, CHECKS)
@@ -97,13 +87,21 @@ class _DryRun:
     def report(self) -> None:
         """Report all facts that the checks have made available."""
         self._report_rows()
-        recipe, info = self.context.recipe, self.context.model_info
-        if info is not None:
-            self.facts |= info.as_dict()
-            recipe = self._with_automatic_settings()
-        self._report_plan(recipe)
-        if info is not None:
-            self._simulate_step(recipe)
+        context, step = self.context, self.context.step_memory
+        recipe = context.recipe
+        if recipe.training.per_device_train_batch_size == "auto":
+            # The check that resolves it has failed.
+            recipe = with_batch_size(recipe, plain_batch_size(recipe.training))
+        planned = Candidate(recipe, context.method, context.target)
+        if context.model_info is not None:
+            self.facts |= context.model_info.as_dict()
+        if step is not None:
+            planned, checkpointing = step.resolved(planned)
+            say(*step.token_budget_lines(planned), *checkpointing.lines())
+            self.facts["gradient_checkpointing"] = checkpointing.on
+        self._report_plan(planned.recipe)
+        if step is not None:
+            self._simulate_step(planned, step)
 
     def _report_rows(self) -> None:
         """Report the splits and show a row; without a tokenizer, check the shape of the rows."""
@@ -154,86 +152,9 @@ class _DryRun:
             )
         say(f"learning rate: {learning_rate(recipe, context.method):g}")
 
-    def _with_automatic_settings(self) -> Recipe:
-        """Return the recipe with the settings that a run would choose on the target."""
-        context = self.context
-        recipe, method, target, info = (
-            context.recipe,
-            context.method,
-            context.target,
-            context.model_info,
-        )
-        assert info is not None
-        reference_loaded = method.needs_reference and not recipe.reference.precompute
-        checkpointing = choose(
-            recipe,
-            method,
-            target.device,
-            target.strategy,
-            Policy(info.architectures.policy, info.architectures.adapter),
-            length=self._longest,
-            reference=info.sizes.reference if reference_loaded else 0,
-            memory=target.gpu_memory,
-            packed=self._packed_tokens(),
-        )
-        say(*checkpointing.lines())
-        self.facts["gradient_checkpointing"] = checkpointing.on
-        training = recipe.training.model_copy(
-            update={
-                "gradient_checkpointing": checkpointing.on,
-                "optim": recipe.training.optimizer_on(target.device.kind),
-            }
-        )
-        return recipe.model_copy(update={"training": training})
-
-    @property
-    def _longest(self) -> int:
-        """Tokens of the longest row, or its limit if not all rows are read."""
-        datasets = self.context.datasets
-        if datasets is not None and not datasets.is_sample and not self.context.method.packs:
-            return datasets.longest_row
-        return self.context.recipe.data.max_length
-
-    @property
-    def _is_packed(self) -> bool:
-        """Return whether all rows are known and will be scored without padding."""
-        context = self.context
-        recipe, datasets, info = context.recipe, context.datasets, context.model_info
-        if info is None or datasets is None or datasets.is_sample or context.method.packs:
-            return False
-        attention = recipe.model.attn_implementation
-        reason = reason_against_config(
-            info.architectures.policy,
-            "sdpa" if attention == "auto" else attention,
-            context.target.strategy,
-        )
-        return reason is None and recipe.performance.shared_prefix != "off"
-
-    def _packed_tokens(self) -> int | None:
-        """Report how micro-batches are filled; return the tokens of the largest if it is packed."""
-        context, plan, datasets = self.context, self.context.plan, self.context.datasets
-        if plan is None or datasets is None:
-            return None
-        budget = choose_token_budget(
-            context.recipe,
-            context.method,
-            datasets,
-            world=plan.world_size,
-            accumulation=plan.accumulation,
-            packed=lambda: self._is_packed,
-            kind=context.target.device.kind,
-        )
-        say(*budget.lines())
-        if not self._is_packed:
-            return None
-        return datasets.packed(context.recipe, context.method, budget.tokens)
-
-    def _simulate_step(self, recipe: Recipe) -> None:
+    def _simulate_step(self, planned: Candidate, step: StepMemory) -> None:
         """Simulate a step on fake tensors, and look for changes that need less memory."""
-        context, target, result = self.context, self.context.target, self.result
-        start, info = context.start, context.model_info
-        assert start is not None
-        assert info is not None
+        result, target = self.result, planned.target
         if world_size() > 1:
             # Under a launcher the trainer would wait for the other processes.
             self._not_simulated(
@@ -241,33 +162,8 @@ class _DryRun:
                 unknown=target.gpu_memory is not None,
             )
             return
-        # Without rows, kto assumes as many good as bad responses.
-        method = context.method
-        if context.datasets is None:
-            method, _ = method.for_labels(1, 1)
-
-        def memory_of(
-            candidate: Candidate, simulate: Callable[..., StepPeaks] = simulate_run_step
-        ) -> Memory:
-            unchanged = candidate.recipe is recipe
-            model = (
-                info
-                if unchanged
-                else describe_model(candidate.recipe, start, info.architectures.policy)
-            )
-            return predict(
-                candidate.recipe,
-                candidate.method,
-                model.architectures,
-                model.sizes,
-                candidate.target,
-                length=min(self._longest, candidate.recipe.data.max_length),
-                simulate=simulate,
-            )
-
-        planned = Candidate(recipe, method, target)
         try:
-            memory = memory_of(planned)
+            memory = step.exact(planned)
         # A model may use operations without a fake version; the recipe is not at fault.
         except Exception as error:
             self._not_simulated(first_line(error), unknown=True)
@@ -279,13 +175,12 @@ class _DryRun:
         steps: list[MemoryAdvice] = []
         cure: list[MemoryAdvice] = []
         if not result.problems:  # other errors come first
-            quick = functools.partial(memory_of, simulate=extrapolate_run_step)
-            for step in advise(planned, memory, quick):
-                say(f"advice: {step}")
-                steps.append(step)
-            cure = fewest_changes(planned, steps, quick, memory_of)
-        self.facts["remedies"] = [step.as_dict() for step in steps]
-        self.facts["cure"] = [step.change for step in cure]
+            for advice in advise(planned, memory, step.quick):
+                say(f"advice: {advice}")
+                steps.append(advice)
+            cure = fewest_changes(planned, steps, step.quick, step.exact)
+        self.facts["remedies"] = [advice.as_dict() for advice in steps]
+        self.facts["cure"] = [advice.change for advice in cure]
         result.try_check(lambda: refuse(memory, target, cure))
 
     def _not_simulated(self, why: str, *, unknown: bool) -> None:
@@ -294,28 +189,6 @@ class _DryRun:
         if unknown:
             self.result.unchecked.append(Problem(message, code="TRN029"))
         say(f"note: {message}")
-
-
-def _make_trainer(
-    recipe: Recipe,
-    method: Method,
-    tokenizer: PreTrainedTokenizerBase,
-    demonstrations: Split | None,
-    **arguments: Any,
-) -> Any:
-    """Build the trainer of a run for a simulated step: its class, with its mixins."""
-    mixture = None
-    if demonstrations is not None and recipe.sft_mix is not None:
-        mix = recipe.sft_mix
-        stream = Demonstrations(demonstrations, tokenizer, recipe.data.max_length, recipe.seed)
-        mixture = SftMixture(stream, mix.fraction, mix.weight)
-    context = TrainerContext(method, sft_mix=mixture)
-    return trainer_class_of(recipe, context)(context=context, **arguments)
-
-
-simulate_run_step = functools.partial(simulate_step, make_trainer=_make_trainer)
-"""`simulate_step` with the trainer of a run."""
-extrapolate_run_step = functools.partial(extrapolate_step, make_trainer=_make_trainer)
 
 
 def _effective_options(recipe: Recipe, method: Method, world: int) -> dict[str, Any]:

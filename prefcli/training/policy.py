@@ -13,9 +13,11 @@ from prefcli.evaluation.check_sft import SftReport, measure_sft
 from prefcli.methods import Method
 from prefcli.model import Device, check_targets, load_policy, to_device
 from prefcli.model.loading import weights_digest
+from prefcli.model.precision import rounded_on
 from prefcli.preflight.context import Prepared
 from prefcli.recipe.compatibility import SHARDED, Strategy
 from prefcli.recipe.defaults import default_learning_rate
+from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_args import learning_rate
 
@@ -67,7 +69,13 @@ def check_policy(
     if not prepared.method.needs_sft or recipe.check_sft.on_fail == "skip":
         return
     split = prepared.datasets.eval or prepared.datasets.train
-    report = measure_sft(to_device(policy, prepared.device), prepared.tokenizer, split, recipe)
+    cast = prepared.device.autocast_to(recipe.model)
+    if strategy_here() in SHARDED and cast is not None:
+        # It may not fit on a device in float32, and the engine rounds it in each pass, too.
+        with rounded_on(policy, prepared.device.kind, cast):
+            report = measure_sft(policy, prepared.tokenizer, split, recipe)
+    else:
+        report = measure_sft(to_device(policy, prepared.device), prepared.tokenizer, split, recipe)
     record.check_sft = report.as_dict()
     say(*report.lines())
     if report.passed:

@@ -17,11 +17,12 @@ from prefcli.checkpoints.push_to_hub import push
 from prefcli.checkpoints.resume import clean_run_dir
 from prefcli.checkpoints.resume_compat import ResumeDiff
 from prefcli.checkpoints.run_record import RunRecord, now
+from prefcli.checkpoints.saved_choices import with_saved_choices
 from prefcli.console import is_main_process, say
 from prefcli.errors import Problem, RecipeError
 from prefcli.health import Monitor, RunContext
 from prefcli.hub.commits import record_commits
-from prefcli.memory.hardware import this_machine
+from prefcli.memory.hardware import machine_of, this_machine
 from prefcli.methods import Method
 from prefcli.model import detect_device
 from prefcli.model.adapter_merge import copy_adapter
@@ -38,6 +39,7 @@ from prefcli.training.callbacks.sampling_callback import make_samples
 from prefcli.training.final_model import save_model
 from prefcli.training.finish import Outcome, best_step, failure_recorded, finish_run
 from prefcli.training.policy import announce, check_policy, placed, start_policy
+from prefcli.training.simulation import SIMULATIONS
 from prefcli.training.start_check import StartCheckCallback
 from prefcli.training.trainer import make_trainer
 
@@ -64,15 +66,16 @@ def train(
     Raises RecipeError, DataError, GateError, DivergedError and PreemptedError; PushError once
     everything is saved.
     """
-    recipe = resolve_defaults(recipe, method)
+    recipe = resolve_defaults(with_saved_choices(recipe), method)
     context = PreflightContext(
         recipe,
         method,
-        target=this_machine(),
+        target=this_machine(recipe.launch),
         device=detect_device(),
         resume=resume,
         changes=ResumeDiff(force_resume, {"processes": world_size(), "strategy": strategy_here()}),
         allow_unusual=allow_unusual,
+        simulations=SIMULATIONS,
     )
     run_checks(context, checks_for("output_dir"))
     folder = context.folder
@@ -89,13 +92,45 @@ def train(
         return outcome
 
 
+def choose_launch(
+    recipe: Recipe,
+    method: Method,
+    resume: Resume | str,
+    processes: int,
+    *,
+    allow_unusual: bool = False,
+) -> Recipe:
+    """Return the recipe with the automatic settings of a run on several devices.
+
+    They are chosen before the processes start, which share the prepared rows; a failed check stops
+    the run here. processes: per machine. Raises RecipeError, DataError and GateError.
+    """
+    context = PreflightContext(
+        recipe,
+        method,
+        target=machine_of(recipe.launch, processes),
+        device=detect_device(),
+        resume=resume,
+        allow_unusual=allow_unusual,
+        will_be_launched=True,
+        simulations=SIMULATIONS,
+    )
+    for check in checks_for("architecture", "data_checks", "automatic"):
+        report = check.run(context)
+        if check.name == "automatic" and report is not None:
+            say(*report.lines)
+    return context.recipe
+
+
 def _train(context: PreflightContext, callbacks: Sequence[TrainerCallback]) -> Outcome:
-    recipe, folder, resumed = context.recipe, context.folder, context.checkpoint is not None
+    folder, resumed = context.folder, context.checkpoint is not None
+    start = context.recipe.model.name_or_path
     say(
-        f"prefcli {context.method.name}: {recipe.model.name_or_path} on {context.device.name}",
+        f"prefcli {context.method.name}: {start} on {context.device.name}",
         f"output: {folder.path} ({now()}, host {platform.node()}, process {os.getpid()})",
     )
     prepared = prepare(context)
+    recipe = context.recipe  # without automatic settings
     method, has_eval = prepared.method, prepared.datasets.eval is not None
     record = _begin(context, prepared)
     with (
@@ -120,7 +155,7 @@ def _train(context: PreflightContext, callbacks: Sequence[TrainerCallback]) -> O
             recipe_overrides_checkpoint=context.changes.changes_optimizer,
             callbacks=[monitor, *callbacks],
         )
-        check_launch_strategy(recipe.launch, trainer.accelerator)
+        check_launch_strategy(trainer.accelerator)
         if method.needs_reference:
             trainer.add_callback(StartCheckCallback(trainer, recipe, method, record))
         samples = make_samples(

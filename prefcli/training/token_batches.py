@@ -22,6 +22,7 @@ from prefcli.data.lengths import Ints
 from prefcli.data.run_datasets import RunDatasets
 from prefcli.methods import Method
 from prefcli.methods.trainers import TrainerAdapter
+from prefcli.recipe.compatibility import Strategy
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_args import repeated_rows
 
@@ -59,25 +60,27 @@ def choose_token_budget(
     accumulation: int,
     packed: Callable[[], bool],
     kind: str,
+    strategy: Strategy = "single",
 ) -> TokenBudget:
     """Decide whether micro-batches are filled by tokens, and up to how many.
 
     world: processes. accumulation: micro-batches of a step that has a fixed number of rows in each.
     packed: returns whether the packed forward computes the rows. kind: of the device.
     """
-    setting, size = recipe.performance.tokens_per_batch, recipe.training.per_device_train_batch_size
+    setting, size = recipe.performance.tokens_per_batch, recipe.training.train_batch_size
 
     def by_rows(why: str) -> TokenBudget:
         return TokenBudget(None, accumulation, why)
 
     if setting == "off":
         return by_rows("performance.tokens_per_batch is off")
+    if strategy in ("zero2", "zero3"):
+        # accelerate lets it step after each micro-batch that the trainer does not count.
+        return by_rows("DeepSpeed counts the micro-batches of a step itself")
     if not method.rows_are_independent:
         return by_rows(f"the loss of {method.name} depends on which rows share a micro-batch")
-    if setting == "auto" and kind != "cuda":
-        return by_rows("auto fills them by tokens on GPUs only")
-    if setting == "auto" and accumulation * world == 1:
-        return by_rows("a step is one micro-batch")
+    if setting == "auto" and (kind != "cuda" or world == 1):
+        return by_rows("auto fills them by tokens on several GPUs only")
     if not packed():
         return by_rows("trl's own forward pass computes padded rows")
     # With sft_mix a micro-batch also has demonstrations: no more than it would have otherwise.

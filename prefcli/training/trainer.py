@@ -35,7 +35,7 @@ from prefcli.model.lora import (
     freeze_reference_adapter,
     train_in_float32,
 )
-from prefcli.model.precision import keep_adapter_inputs, round_projections
+from prefcli.model.precision import keep_adapter_inputs, round_parameters, round_projections
 from prefcli.packed_forward.install import FastForward
 from prefcli.recipe.compatibility import SHARDED
 from prefcli.recipe.distributed_env import strategy_here, world_size
@@ -97,6 +97,7 @@ def make_trainer(
         accumulation=options["gradient_accumulation_steps"],
         packed=packed,
         kind=device.kind,
+        strategy=strategy_here(),
     )
     if budget.tokens is not None:
         options["gradient_accumulation_steps"] = 1  # TokenBatchesMixin accumulates
@@ -231,6 +232,8 @@ def load_reference(recipe: Recipe, device: Device) -> dict[str, Any]:
     cast = device.autocast_to(recipe.model)
     if cast is not None and strategy_here() in _UNDER_AUTOCAST:
         round_projections(model, cast)
+    elif cast is not None and strategy_here() == "fsdp2":
+        round_parameters(model, cast)
     # An engine that shards it moves it there itself, layer by layer where it can.
     unsharded = strategy_here() not in SHARDED
     return {"ref_model": to_device(model, device) if unsharded else model}

@@ -26,9 +26,25 @@ def repeated_rows(rows: int, micro_batch: int, world: int) -> int:
     return -rows % micro_batch if world > 1 else 0
 
 
+def batch_sizes(training: Training, world: int, smallest: int = 1) -> list[int]:
+    """Return the possible rows per device, in ascending order. Raises RecipeError for none."""
+    share, rest = divmod(training.global_batch_size, world)
+    if rest or share < smallest:
+        raise RecipeError(
+            Problem(
+                f"{training.global_batch_size} rows cannot be divided over {world} devices"
+                + (f" of at least {smallest} rows each" if smallest > 1 else ""),
+                path="training.global_batch_size",
+                hint=f"set a multiple of {world * smallest}",
+                code="TRN068",
+            )
+        )
+    return [rows for rows in range(smallest, share + 1) if share % rows == 0]
+
+
 def accumulate(training: Training, world: int) -> int:
     """Return the micro-batches per optimizer step that give exactly the global batch size."""
-    micro = training.per_device_train_batch_size * world
+    micro = training.train_batch_size * world
     if training.global_batch_size % micro:
         sizes = [
             f"{per_device} (accumulating {training.global_batch_size // (per_device * world)})"
@@ -38,7 +54,7 @@ def accumulate(training: Training, world: int) -> int:
         raise RecipeError(
             Problem(
                 f"{training.global_batch_size} is not a multiple of "
-                f"{training.per_device_train_batch_size} rows per device on {world} devices",
+                f"{training.train_batch_size} rows per device on {world} devices",
                 path="training.global_batch_size",
                 hint=f"set training.per_device_train_batch_size to {', '.join(sizes)}"
                 if sizes
@@ -93,7 +109,7 @@ def trl_options(
         "dataset_num_proc": None if method.pairs_neighbours else recipe.data.num_proc,
         "num_train_epochs": training.num_train_epochs,
         "max_steps": training.max_steps or -1,
-        "per_device_train_batch_size": training.per_device_train_batch_size,
+        "per_device_train_batch_size": training.train_batch_size,
         "per_device_eval_batch_size": training.eval_batch_size,
         "gradient_accumulation_steps": accumulate(training, world or world_size()),
         "learning_rate": learning_rate(recipe, method),

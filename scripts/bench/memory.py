@@ -30,7 +30,7 @@ from prefcli.memory.fake_models import Architectures
 from prefcli.methods import Method
 from prefcli.model import detect_device, load_policy, load_tokenizer, to_device
 from prefcli.recipe import Recipe, load
-from prefcli.training.dry_run import simulate_run_step
+from prefcli.training.simulation import simulate_run_step
 from prefcli.training.trainer import make_trainer
 
 WHOLE = {"training.gradient_checkpointing": False}

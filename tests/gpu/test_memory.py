@@ -13,7 +13,7 @@ from prefcli.memory.dummy_data import one_token_a_word
 from prefcli.memory.fake_models import Architectures
 from prefcli.model import detect_device
 from prefcli.recipe import load
-from prefcli.training.dry_run import simulate_run_step
+from prefcli.training.simulation import simulate_run_step
 from scripts.bench.memory import counted
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -13,9 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from torch.distributed import DebugLevel
 
 _TIMEOUT = 240
 
@@ -29,16 +32,26 @@ class Ended:
     """Standard output and error of each rank."""
 
 
-def in_processes(jobs: Sequence[Callable[[], object]], logs: Path, count: int = 2) -> Ended:
+def in_processes(
+    jobs: Sequence[Callable[[], object]],
+    logs: Path,
+    count: int = 2,
+    *,
+    compare_collectives: bool = False,
+) -> Ended:
     """Run the jobs one after the other in forked processes, each in a new process group.
 
     A job that exits or raises ends its process.
+    compare_collectives: a process that calls another collective than the others, or one of another
+    shape, raises, as with TORCH_DISTRIBUTED_DEBUG=DETAIL. gloo might not notice, and NCCL waits.
     """
     ports = [free_port() for _ in jobs]
     logs.mkdir(parents=True, exist_ok=True)
     files = [logs / f"rank{rank}.log" for rank in range(count)]
     sys.stdout.flush()
     sys.stderr.flush()
+    if compare_collectives:
+        jobs = [functools.partial(_with_compared_collectives, job) for job in jobs]
     children = {_fork(rank, count, jobs, ports, files[rank]): rank for rank in range(count)}
     codes = _wait(children)
     return Ended(codes, [file.read_text("utf-8") for file in files])
@@ -75,6 +88,16 @@ def _fork(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _with_compared_collectives(job: Callable[[], object]) -> None:
+    """Run the job with a process group that compares the calls of all processes.
+
+    DDP of torch 2.13 ends with a segmentation fault where it logs such a group.
+    """
+    torch.distributed.set_debug_level(DebugLevel.DETAIL)
+    with mock.patch.object(torch.distributed.Logger, "set_construction_data_and_log"):
+        job()
 
 
 def _join(rank: int, count: int, port: int) -> None:

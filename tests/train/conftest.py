@@ -18,8 +18,9 @@ from prefcli import cli
 from prefcli.checkpoints import atomic
 from prefcli.console import keep_stdout_for_json
 from prefcli.library_logging import quiet_libraries
+from prefcli.memory import step_memory
+from prefcli.memory.prediction import Memory
 from prefcli.model import load_tokenizer
-from prefcli.training import dry_run as dry_run_module
 from prefcli.training import finish
 from prefcli.training.run import train
 from tests.support.tiny_runs import trainer_of, write_jsonl
@@ -62,11 +63,11 @@ def _without_reports(request, monkeypatch):
 def _without_simulated_step(request, monkeypatch):
     """Skip the simulated step, which takes most of the time of a dry-run."""
 
-    def simulate(*args, **kwargs):
-        raise RuntimeError("the test is not marked `memory`")
+    def predict(*args, length: int, **kwargs) -> Memory:
+        return Memory({}, "a step that is not simulated", length, 1)
 
     if request.node.get_closest_marker("memory") is None:
-        monkeypatch.setattr(dry_run_module, "simulate_run_step", simulate)
+        monkeypatch.setattr(step_memory, "predict", predict)
 
 
 @pytest.fixture(autouse=True)

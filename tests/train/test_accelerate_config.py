@@ -142,6 +142,8 @@ def torchrun(nodes: int, per_node: int) -> dict[str, str]:
         ({}, torchrun(1, 4)),
         ({"processes": 8, "nodes": 2}, torchrun(2, 8)),
         ({"processes": 1}, {}),
+        ({"strategy": "ddp", "processes": 1}, {}),
+        ({"strategy": "single"}, torchrun(1, 1)),
         (
             {"strategy": "fsdp2", "processes": 2},
             {**torchrun(1, 2), "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
@@ -167,7 +169,7 @@ def test_check_launch_section_without_deepspeed_is_refused(monkeypatch):
     set_environment(monkeypatch, **torchrun(1, 2), ACCELERATE_USE_DEEPSPEED="true")
     monkeypatch.setattr("prefcli.recipe.sections.training.find_spec", lambda name: None)
     with pytest.raises(RecipeError) as stop:
-        check_launch_section(None)
+        check_launch_section(Launch())
     assert stop.value.problems[0].code == "RCP029"
 
 
@@ -183,18 +185,18 @@ def accelerator(kind: str, **attributes) -> SimpleNamespace:
 def test_check_launch_strategy_that_accelerate_ignored_is_refused(monkeypatch):
     """accelerate ignores FSDP on CPUs."""
     set_environment(monkeypatch, **torchrun(1, 2), ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
-    check_launch_strategy(None, accelerator("FSDP"))
+    check_launch_strategy(accelerator("FSDP"))
     with pytest.raises(RecipeError, match=r"requested fsdp2, but accelerate uses ddp"):
-        check_launch_strategy(None, accelerator("MULTI_CPU"))
+        check_launch_strategy(accelerator("MULTI_CPU"))
     plugin = SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=2))
     assert strategy_of(accelerator("DEEPSPEED", state=plugin)) == "zero2"
 
 
-def test_refuse_many_gpus_without_launcher_names_the_launch_section(monkeypatch):
+def test_refuse_many_gpus_without_launcher_names_the_command(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    with pytest.raises(RecipeError, match=r"-> write `launch: \{strategy: ddp\}` in the recipe"):
+    with pytest.raises(RecipeError, match=r"-> run the command prefcli"):
         refuse_many_gpus_without_launcher()
     monkeypatch.setenv("LOCAL_RANK", "0")
     refuse_many_gpus_without_launcher()

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
-from prefcli.training import dry_run as dry_run_module
+from prefcli.memory import step_memory
 from tests.support.tiny_runs import pairs, write_jsonl
 
 pytestmark = pytest.mark.memory
@@ -82,7 +82,7 @@ def test_dry_run_of_step_without_simulation_is_inconclusive(recipe_data, dry_run
     def refuses(*args, **kwargs):
         raise RuntimeError("no such kernel\nand more")
 
-    monkeypatch.setattr(dry_run_module, "predict", refuses)
+    monkeypatch.setattr(step_memory, "predict", refuses)
     code, document, printed = dry_run(recipe_data)
     assert "memory: the step could not be simulated (no such kernel)" in printed
     assert (code, document["will_run"]) == (2, None)

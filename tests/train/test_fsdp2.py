@@ -53,7 +53,7 @@ def recipes(model: Path, folder: Path) -> dict[str, Recipe]:
     folder.mkdir()
     data = small_recipe(model, folder)
     data["training"] |= {
-        "global_batch_size": 4,
+        "global_batch_size": 8,  # two micro-batches
         "per_device_train_batch_size": 2,
         "max_steps": 3,
     }

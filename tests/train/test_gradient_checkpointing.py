@@ -15,8 +15,8 @@ from prefcli.memory.fake_models import Architectures
 from prefcli.memory.gradient_checkpointing import choose
 from prefcli.model import Device, count_parameters
 from prefcli.text import format_bytes
-from prefcli.training.dry_run import simulate_run_step
 from prefcli.training.run import train
+from prefcli.training.simulation import simulate_run_step
 from tests.support.tiny_runs import trainer_of
 
 GPU = Device("cuda", "a GPU", bfloat16=True)

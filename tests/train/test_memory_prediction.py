@@ -11,7 +11,7 @@ from prefcli.memory.fake_models import Architectures
 from prefcli.model import detect_device, load_tokenizer
 from prefcli.recipe import load
 from prefcli.recipe.sections import Model
-from prefcli.training.dry_run import simulate_run_step
+from prefcli.training.simulation import simulate_run_step
 from scripts.bench.memory import counted
 from tests.support.tiny_runs import ANYTHING, write_jsonl
 

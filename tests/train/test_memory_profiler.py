@@ -24,7 +24,7 @@ from prefcli.memory.fake_step import _Phases, _quiet
 from prefcli.memory.profiler import Tracker
 from prefcli.model import Device
 from prefcli.recipe.schema import Recipe
-from prefcli.training.dry_run import simulate_run_step
+from prefcli.training.simulation import simulate_run_step
 
 MIB = 2**20
 

@@ -57,6 +57,7 @@ def test_loading_a_file_that_is_no_json_object_names_it(model, file, text):
         ("config.json", {"dtype": "float8"}),
         ("tokenizer_config.json", {"pad_token": 3}),
         ("tokenizer_config.json", {"tokenizer_class": 3}),
+        ("tokenizer_config.json", {"model_max_length": "x"}),
         ("tokenizer.json", {"model": 3}),
         ("generation_config.json", {"eos_token_id": "x"}),
     ],

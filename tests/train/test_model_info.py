@@ -19,7 +19,7 @@ from prefcli.memory.fake_quantized import PackedLinear, pack
 from prefcli.memory.model_info import describe_model
 from prefcli.model import Device, check_model, load_base_config
 from prefcli.recipe import load
-from prefcli.training.dry_run import simulate_run_step
+from prefcli.training.simulation import simulate_run_step
 from tests.support.tiny_runs import ANYTHING, pairs, write_jsonl
 
 LINEAR = 4096 * (4096 + 1024 + 1024 + 4096) + 3 * 4096 * 14336

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from prefcli.model import Device
+from prefcli.model.precision import rounded_on
 from prefcli.training.policy import placed
 from tests.support.scored_rows import tiny
 
@@ -27,3 +29,14 @@ def test_placed_policy_to_be_sharded_leaves_the_device():
     policy.to = lambda *args: moved.append(args) or policy
     placed(policy, META, "fsdp2")
     assert moved == [("cpu",)]
+
+
+def test_rounded_on_restores_the_weights():
+    policy = tiny("llama")
+    before = {name: tensor.data_ptr() for name, tensor in policy.state_dict().items()}
+    values = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    with rounded_on(policy, "cpu", torch.bfloat16):
+        assert {p.dtype for p in policy.parameters()} == {torch.bfloat16}
+        assert {buffer.dtype for buffer in policy.buffers()} == {torch.float32}
+    assert {name: tensor.data_ptr() for name, tensor in policy.state_dict().items()} == before
+    assert all(torch.equal(tensor, values[name]) for name, tensor in policy.state_dict().items())

@@ -20,7 +20,7 @@ from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Model
 from prefcli.text import format_bytes
-from prefcli.training.dry_run import simulate_run_step
+from prefcli.training.simulation import simulate_run_step
 
 GPU = Device("cuda", "a GPU", bfloat16=True)
 
@@ -77,7 +77,7 @@ def step(states: int, activations: int = 900, logits: int = 50, update: int = 0)
     ],
 )
 def test_sharded_weights_are_divided_by_the_devices(strategy, parts):
-    shares, phase = sharded(FULL, step(4 * 1000), on(4, strategy), adapter=False, accumulates=False)
+    shares, phase = sharded(FULL, step(4 * 1000), on(4, strategy), adapter=False)
     assert shares == parts | {"activations": 900, "logits": 50}
     assert phase == "the backward pass"
 
@@ -113,30 +113,28 @@ def test_sharded_weights_are_divided_by_the_devices(strategy, parts):
 )
 def test_sharded_adapter_is_divided_by_the_devices(strategy, parts):
     """Check an adapter, whose states are simulated in float32."""
-    shares, _ = sharded(LORA, step(8 * 100), on(4, strategy), adapter=True, accumulates=False)
+    shares, _ = sharded(LORA, step(8 * 100), on(4, strategy), adapter=True)
     rest = {"reference": 0, "optimizer": 8 * 100 // 4, "activations": 900, "logits": 50}
     assert shares == parts | rest
 
 
-def test_sharded_fsdp_gradients_with_accumulation_are_whole():
-    """Check accumulation, where each device holds all gradients and its shard of their sum."""
-    shares, _ = sharded(FULL, step(4000), on(4, "fsdp2"), adapter=False, accumulates=True)
-    assert shares["gradients"] == 4 * 1000 // 4 + 4 * 1000
+@pytest.mark.parametrize(("strategy", "bytes_per_weight"), [("fsdp1", 4), ("fsdp2", 2)])
+def test_sharded_fsdp2_reference_in_16_bits_is_half(strategy, bytes_per_weight):
+    shares, _ = sharded(FULL, step(4000), on(4, strategy), adapter=False, half=True)
+    assert shares["reference"] == bytes_per_weight * 1000 // 4
 
 
 @pytest.mark.parametrize(("strategy", "gathered"), [("fsdp1", 2 * 5000), ("fsdp2", 2400)])
 def test_sharded_fsdp1_reference_is_gathered_as_one(strategy, gathered):
     """trl wraps it as one: 2 bytes of each weight, where those are more than the policy's part."""
     large = Sizes(policy=1000, trainable=1000, reference=5000, layer=100, root=300)
-    shares, _ = sharded(large, step(4000), on(4, strategy), adapter=False, accumulates=False)
+    shares, _ = sharded(large, step(4000), on(4, strategy), adapter=False)
     assert shares["gathered"] == gathered
 
 
 def test_sharded_peak_may_be_the_optimizer_step():
     """foreach copies a share of the weights: simulated in bfloat16, allocated in float32."""
-    shares, phase = sharded(
-        FULL, step(4000, 90, 10, update=8000), on(4, "fsdp2"), adapter=False, accumulates=False
-    )
+    shares, phase = sharded(FULL, step(4000, 90, 10, update=8000), on(4, "fsdp2"), adapter=False)
     assert phase == "the optimizer's step"
     assert (shares["temporary"], shares["gathered"]) == (2 * 8000 // 4, 0)
     assert "activations" not in shares
@@ -145,7 +143,7 @@ def test_sharded_peak_may_be_the_optimizer_step():
 def test_sharded_zero_buckets_have_a_limit():
     """Check the limits: 1e9 parameters are gathered, and 5e8 gradients reduced, at a time."""
     seven = Sizes(7 * 10**9, 7 * 10**9, 0, 2 * 10**8, 3 * 10**8)
-    shares, _ = sharded(seven, step(28 * 10**9), on(8, "zero3"), adapter=False, accumulates=False)
+    shares, _ = sharded(seven, step(28 * 10**9), on(8, "zero3"), adapter=False)
     assert shares["gathered"] == 2 * 10**9 + 2 * 5 * 10**8
 
 
@@ -225,9 +223,9 @@ def test_predict_for_ddp_is_as_for_one_device():
 @pytest.mark.parametrize(
     ("strategy", "changes", "gpu"),
     [
-        ("fsdp2", {}, WHOLE),  # for check-sft
-        ("fsdp2", {"check_sft": {"on_fail": "skip"}}, ROOT),
-        ("zero3", {"check_sft": {"on_fail": "skip"}}, WHOLE),
+        ("fsdp2", {}, 2 * WHOLE),  # for check-sft, in 16 bits
+        ("fsdp2", {"check_sft": {"on_fail": "skip"}}, 4 * ROOT),
+        ("zero3", {"check_sft": {"on_fail": "skip"}}, 4 * WHOLE),
         ("ddp", {}, None),
     ],
 )
@@ -237,11 +235,11 @@ def test_memory_before_sharding_counts_whole_models(strategy, changes, gpu):
     if gpu is None:
         assert shares.before_sharding is None
         return
-    for_check_sft = gpu == WHOLE and strategy == "fsdp2"
-    assert shares.before_sharding == BeforeSharding(4 * gpu, 8 * 2 * 4 * WHOLE, for_check_sft)
+    for_check_sft = gpu == 2 * WHOLE
+    assert shares.before_sharding == BeforeSharding(gpu, 8 * 2 * 4 * WHOLE, for_check_sft)
     (line,) = (line for line in shares.lines(on(8, strategy)) if "before" in line)
     assert line == (
-        f"memory: before it is sharded: {format_bytes(4 * gpu)} on each GPU"
+        f"memory: before it is sharded: {format_bytes(gpu)} on each GPU"
         + (", for check-sft" if for_check_sft else "")
         + f", and {format_bytes(64 * WHOLE)} of the machine's memory"
     )

@@ -84,7 +84,9 @@ ELSEWHERE = {
     "sft_mix",  # test_sft_mix.py
     "cpo.alpha",  # test_keys_of_alphapo_reach_trl
     "cpo.gamma",
-    "launch",  # test_launch.py, test_launch_config.py
+    "launch.strategy",  # test_automatic.py
+    "launch.processes",  # test_launch.py
+    "launch.nodes",
     "expected",  # test_anchor.py
     "data.train",
     "data.eval",

@@ -100,7 +100,8 @@ def both(tiny_model, tmp_path_factory) -> Both:
 
     patch = pytest.MonkeyPatch()
     patch.setattr("prefcli.training.finish.write_report_and_card", lambda *args, **kwargs: None)
-    ended = in_processes([job(case) for case in CASES], folder / "logs")
+    jobs = [job(case) for case in CASES]
+    ended = in_processes(jobs, folder / "logs", compare_collectives=True)
     assert ended.codes == [0, 0], ended.logs
     for case, recipe in alone.items():
         made = whole_batches if case == KL else make_trainer
@@ -108,6 +109,21 @@ def both(tiny_model, tmp_path_factory) -> Both:
         train(recipe, recipe.methods[case.split()[0]])
     patch.undo()
     return Both(folder / "alone", folder / "together", alone, ended.logs)
+
+
+def test_processes_that_call_different_collectives_fail(tmp_path):
+    """Check that the runs above would not pass if their processes disagreed."""
+
+    def job() -> None:
+        torch.distributed.init_process_group("gloo")
+        if os.environ["RANK"] == "0":
+            torch.distributed.barrier()
+        else:
+            torch.distributed.all_reduce(torch.zeros(1))
+
+    ended = in_processes([job], tmp_path, compare_collectives=True)
+    assert ended.codes == [1, 1]
+    assert "Detected mismatch between collectives on ranks" in ended.logs[0]
 
 
 def figures(row: dict, names: set[str]) -> dict[str, float]:

@@ -9,6 +9,7 @@ import pytest
 from prefcli.methods import METHODS
 from prefcli.recipe import Recipe, load
 from prefcli.recipe.catalog import Shipped, shipped
+from prefcli.recipe.compatibility import check_combinations
 from prefcli.recipe.published_ranges import check_published_ranges
 from tests.support.light_half import run
 
@@ -157,3 +158,12 @@ def test_recipes_of_a_format_share_a_chat_template():
     assert len({t for t in templates if t and "<|user|>" in t}) == 1
     assert len({t for t in templates if t and "<|im_start|>" in t}) == 1
     assert sum(t is not None for t in templates) == 7
+
+
+@every
+def test_recipes_can_be_sharded_unless_they_are_quantized(shipped):
+    """Check what launch.strategy auto falls back to if the model is too large for each GPU."""
+    loaded = load(str(shipped.path)).recipe
+    if loaded.model.quantization is None:
+        for method in loaded.methods.values():
+            assert check_combinations(loaded, method, "fsdp2") == []

@@ -165,3 +165,9 @@ def test_validate_method_without_section_is_an_error(monkeypatch, capsys, tmp_pa
     assert run(monkeypatch, "validate", str(path), "--method", "dpo") == 0
     assert run(monkeypatch, "validate", str(path), "--method", "kto") == 2
     assert "RCP018" in capsys.readouterr().err
+
+
+def test_sample_output_that_cannot_be_written_is_refused_first(monkeypatch, tmp_path, capsys):
+    command = ("sample", "m", "--prompts", "p.jsonl", "--output", str(tmp_path))
+    assert run(monkeypatch, *command) == ExitCode.RECIPE
+    assert "Is a directory [RCP027]" in capsys.readouterr().err

@@ -30,6 +30,7 @@ RECIPE = {
 
 def config_of(launch: dict, processes: int = 8, **model) -> dict:
     recipe = Recipe.model_validate({**RECIPE, "model": {"name_or_path": "m", **model}})
+    launch = {"strategy": "ddp", **launch}
     return accelerate_config(recipe, Launch.model_validate(launch), processes)
 
 
@@ -72,7 +73,7 @@ def test_accelerate_config_precision_is_the_recipes(dtype, precision):
 
 def test_command_lines_on_one_node():
     words = ["dpo", "my recipe.yaml", "dpo.beta=0.2"]
-    assert command_lines(Launch(), 4, "l.yaml", words) == [
+    assert command_lines(Launch(strategy="ddp"), 4, "l.yaml", words) == [
         "accelerate launch --config_file l.yaml -m prefcli dpo 'my recipe.yaml' dpo.beta=0.2",
         "torchrun --standalone --nproc-per-node 4 -m prefcli dpo 'my recipe.yaml' dpo.beta=0.2",
     ]
@@ -84,7 +85,7 @@ def test_command_lines_on_several_nodes_read_variables():
         'accelerate launch --config_file l.yaml --machine_rank "$NODE_RANK" '
         '--main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT" -m prefcli dpo r'
     )
-    _, torchrun = command_lines(Launch(nodes=2), 8, "l.yaml", ["dpo", "r"])
+    _, torchrun = command_lines(Launch(strategy="ddp", nodes=2), 8, "l.yaml", ["dpo", "r"])
     assert torchrun == (
         'torchrun --nnodes 2 --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" '
         '--master-port "$MASTER_PORT" --nproc-per-node 8 -m prefcli dpo r'
@@ -117,7 +118,7 @@ def test_launch_prints_the_accelerate_config(launch):
 
 
 def test_launch_override_changes_the_config(launch):
-    code, out, _ = launch({"processes": 4}, "launch.processes=2", "--json")
+    code, out, _ = launch({"strategy": "ddp", "processes": 4}, "launch.processes=2", "--json")
     document = json.loads(out)
     assert (code, document["accelerate"]["num_processes"]) == (0, 2)
     assert document["commands"][1].endswith("launch.processes=2")
@@ -130,10 +131,17 @@ def test_launch_without_processes_is_an_error(launch):
     assert "[ENV021]" in err
 
 
-def test_launch_without_a_section_is_an_error(launch):
-    code, _, err = launch(None)
+def test_launch_of_an_automatic_strategy_is_an_error(launch):
+    code, _, err = launch({"processes": 8})
     assert code == 2
+    assert "launch.strategy: is auto" in err
     assert "[RCP030]" in err
+
+
+def test_launch_section_single_with_two_processes_is_an_error(launch):
+    code, _, err = launch({"strategy": "single", "processes": 2})
+    assert code == 2
+    assert "launch.strategy single is one process, not 2" in err
 
 
 # Rendezvous.

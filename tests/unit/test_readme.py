@@ -115,7 +115,7 @@ def _anchors(page: Path) -> set[str]:
 def test_examples_are_collected_from_pages_scripts_and_recipes():
     assert {"validate", "data", "dpo", "download", "slurm", "report"} <= {a[0] for a in PREFCLI}
     assert "scripts/slurm/pipeline.sh" in [command[0] for command in COMMANDS]
-    assert ("dpo", "recipes/zephyr.yaml", "launch.strategy=fsdp2") in PREFCLI
+    assert ("dpo", "recipes/smollm3-apo.yaml", "launch.nodes=2") in PREFCLI
 
 
 def test_readme_size_is_within_limits():

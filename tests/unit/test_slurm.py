@@ -139,6 +139,8 @@ def test_job_file_single_process_requests_one_gpu(job):
         (["launch.processes=2", "--gpus", "2", "launch.strategy=zero3"], 1, "gpu:2"),
         (["launch.processes=2", "--gpus", "0"], 1, None),
         (["--gpus", "0"], 1, None),
+        (["--gpus", "8"], 1, "gpu:8"),
+        (["launch.strategy=single"], 1, "gpu:1"),
     ],
 )
 def test_job_file_launch_section_sets_nodes_and_gpus(job, argv, nodes, gres):
@@ -168,7 +170,7 @@ def test_job_file_check_sft_is_a_single_process(job):
     ("argv", "code", "parts"),
     [
         (["--gpus", "4", "launch.processes=8"], "ENV020", ["8 processes", "--gpus is 4"]),
-        (["--gpus", "2"], "ENV020", ["--gpus 2", "launch.processes=2"]),
+        (["--gpus", "2", "launch.strategy=single"], "ENV020", ["--gpus 2", "is single"]),
         (["launch.nodes=2"], "ENV021", ["launch.processes", "--gpus N"]),
         (["launch.nodes=2", "--gpus", "0"], "ENV021", ["launch.processes", "--gpus is 0"]),
         (["launch.strategy=fsdp2", "--gpus", "0"], "ENV022", ["launch.strategy", "fsdp2"]),

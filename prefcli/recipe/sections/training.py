@@ -57,7 +57,10 @@ class Training(ConfigBase):
     global_batch_size: Count = 32
     """Rows per optimizer step over all devices; gradient accumulation follows from it.
     Demonstrations of sft_mix are extra."""
-    per_device_train_batch_size: Count = 8
+    per_device_train_batch_size: Count | Literal["auto"] = "auto"
+    """Rows per forward pass. auto: as many as are predicted to fit on a GPU, preferably without
+    gradient checkpointing; at most 8 on a CPU, under an external launcher, and where the loss
+    depends on it (kto, aot). A resumed run keeps its value."""
     per_device_eval_batch_size: Count | None = None
     """Default: per_device_train_batch_size."""
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
@@ -111,6 +114,8 @@ class Training(ConfigBase):
 
     @model_validator(mode="after")
     def _batch_sizes_divide(self) -> Training:
+        if self.per_device_train_batch_size == "auto":
+            return self
         if self.global_batch_size % self.per_device_train_batch_size:
             sizes = range(1, min(self.global_batch_size, 1024) + 1)
             divisors = [d for d in sizes if not self.global_batch_size % d]
@@ -179,8 +184,14 @@ class Training(ConfigBase):
         return "8bit" in self.optim or "paged" in self.optim
 
     @property
+    def train_batch_size(self) -> int:
+        """per_device_train_batch_size, once auto is resolved."""
+        assert self.per_device_train_batch_size != "auto"
+        return self.per_device_train_batch_size
+
+    @property
     def eval_batch_size(self) -> int:
-        return self.per_device_eval_batch_size or self.per_device_train_batch_size
+        return self.per_device_eval_batch_size or self.train_batch_size
 
 
 class Performance(ConfigBase):
@@ -196,18 +207,30 @@ class Performance(ConfigBase):
     """Fill micro-batches up to this many tokens instead of per_device_train_batch_size rows, and
     deal the rows of a step to the processes by length. Each step has the same rows and the same
     loss. At most per_device_train_batch_size times the longest row. auto: about as many as the
-    largest micro-batch of rows has, on GPUs."""
+    largest micro-batch of rows has, on several GPUs."""
 
 
 class Launch(ConfigBase):
-    """The processes of a run. Default: this process alone, or those of an external launcher."""
+    """The processes of a run, unless an external launcher starts them."""
 
-    strategy: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
-    """ddp: the whole model on each GPU. fsdp2: torch's sharding. zero2, zero3: DeepSpeed's."""
+    strategy: Literal["auto", "single", "ddp", "fsdp2", "zero2", "zero3"] = "auto"
+    """single: one process. ddp: the whole model on each GPU. fsdp2: torch's sharding. zero2, zero3:
+    DeepSpeed's. auto: single for one process; for several, ddp if a step is predicted to fit on
+    each GPU, else fsdp2; ddp on CPUs. A resumed run keeps its strategy."""
     processes: Count | None = None
-    """Per node. Default: one per GPU."""
+    """Per node. Default: one per GPU; without GPUs, one."""
     nodes: Count = 1
     """Each node runs the same command; the job's scheduler lets them find each other."""
+
+    @model_validator(mode="after")
+    def _single_is_one_process(self) -> Launch:
+        count = (self.processes or 1) * self.nodes
+        if self.strategy == "single" and count > 1:
+            raise RuleError(
+                f"launch.strategy single is one process, not {count}; remove processes and nodes, "
+                "or write auto"
+            )
+        return self
 
 
 def need_deepspeed(path: str | None = None) -> None:

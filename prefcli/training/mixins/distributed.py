@@ -1,4 +1,5 @@
-"""DDP that keeps gradients once; FSDP2 that sums in float32, and gathers layer by layer."""
+"""DDP that keeps gradients once; FSDP2 that sums in float32, gathers layer by layer, and shards
+the gradients of each micro-batch."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ class DistributedMixin(TransformersTrainer):  # type: ignore[misc]  # transforme
 
     DDP would hold each gradient twice, by itself and in a bucket. FSDP2 would sum gradients over
     processes in 16 bits and cast the model's outputs to them, so that the log-probability of a
-    response of 300 tokens would be rounded to 2 nats.
+    response of 300 tokens would be rounded to 2 nats. FSDP would hold the gradients of all weights
+    on each device until the last micro-batch of a step; now each micro-batch is summed up, and each
+    device keeps its share.
     """
 
     def _wrap_model(self, *args: Any, **kwargs: Any) -> Any:
@@ -38,6 +41,8 @@ class DistributedMixin(TransformersTrainer):  # type: ignore[misc]  # transforme
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None:
+            self.accelerator.gradient_state.plugin_kwargs["sync_each_batch"] = True
         if plugin is None or plugin.fsdp_version != 2 or plugin.mixed_precision_policy is None:
             return
         plugin.mixed_precision_policy = dataclasses.replace(

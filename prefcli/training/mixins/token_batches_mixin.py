@@ -91,8 +91,10 @@ class TokenBatchesMixin(PackedCollationMixin):
         for number, (batch, weight) in enumerate(zip(inputs, weights, strict=True), start=1):
             # transformers divides the mean over the rows by this number.
             self.current_gradient_accumulation_steps = sum(weights) / weight
+            # As in transformers' own loop: DistributedMixin has FSDP reduce every micro-batch.
+            each = self.accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
             last = number == len(inputs)
-            with nullcontext() if last else self.accelerator.no_sync(model=model):
+            with nullcontext() if each or last else self.accelerator.no_sync(model=model):
                 losses.append(super().training_step(model, batch, num_items_in_batch))
         return torch.stack(losses).sum()
 
