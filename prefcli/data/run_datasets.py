@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
-from prefcli.data import Limits, Split, Tally, check_shape, judge, load_split, tokenize
+from prefcli.data import Finding, Limits, Split, Tally, check_shape, judge, load_split, tokenize
 from prefcli.data.cache_keys import splits_key
+from prefcli.data.digests import row_key
 from prefcli.data.prompt_part import prompt_parts
 from prefcli.data.special_tokens import SpecialTokenCheck
 from prefcli.data.split_cache import Splits, cached_splits
@@ -247,8 +249,10 @@ def read_run_datasets(
     if method.pairs_neighbours:
         inputs = dataclasses.replace(
             inputs,
-            train=_drop_single_row(inputs.train, recipe, tokenizer),
-            eval=_drop_single_row(inputs.eval, recipe, tokenizer) if inputs.eval else None,
+            train=_with_neighbours(_drop_single_row(inputs.train, recipe, tokenizer), recipe),
+            eval=_with_neighbours(_drop_single_row(inputs.eval, recipe, tokenizer), recipe)
+            if inputs.eval
+            else None,
         )
     if method.rows == "labelled":
         _need_both_labels(inputs.train)
@@ -272,6 +276,25 @@ def _drop_single_row(split: Split, recipe: Recipe, tokenizer: PreTrainedTokenize
         dropped={**split.dropped, reason: dropped},
         tokens=split.tokens - tokens,
     )
+
+
+def _with_neighbours(split: Split, recipe: Recipe) -> Split:
+    """Count the rows whose neighbour in the device batch has the same completion."""
+    size = recipe.training.per_device_train_batch_size
+    keys = np.array([row_key(completion) for completion in split.rows["completion"]])
+    batches = [keys[start : start + size] for start in range(0, len(keys), size)]
+    matched = np.flatnonzero(np.concatenate([b == np.roll(b, 1) for b in batches])).tolist()
+    if not matched:
+        return split
+    finding = Finding(
+        "matched_neighbours",
+        len(matched),
+        len(keys),
+        [split.place(at) for at in matched[:3]],
+        len(matched),
+        f"{len(np.unique(keys))} distinct completions",
+    )
+    return dataclasses.replace(split, findings=[*split.findings, finding])
 
 
 def _demonstrations(

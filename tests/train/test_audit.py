@@ -570,3 +570,23 @@ def test_audit_contradictions_count_rows_with_an_earlier_opposite(crafted, make_
     split = audited(make_recipe(crafted).recipe, "kto").train
     (finding,) = (f for f in split.findings if f.name == "contradictions")
     assert (finding.count, finding.first) == (1, ["one.jsonl: row 3"])
+
+
+@pytest.mark.parametrize(("distinct", "expected"), [(1, 8), (2, None), (8, 0)])
+def test_audit_kto_counts_neighbours_with_the_same_completion(
+    crafted, make_recipe, distinct, expected
+):
+    rows = [
+        {"prompt": "q" + "x" * i, "completion": "z" * (i % distinct + 1), "label": i % 2 > 0}
+        for i in range(8)
+    ]
+    write_jsonl(Path("train.jsonl"), rows)
+    crafted["data"] = {"train": {"path": "train.jsonl"}, "max_length": 32}
+    crafted["training"] = {**crafted["training"], "per_device_train_batch_size": 4}
+    split = audited(make_recipe(crafted, "training.global_batch_size=4").recipe, "kto").train
+    counts = {f.name: (f.count, f.note) for f in split.findings}
+    count, note = counts.get("matched_neighbours", (0, ""))
+    if expected is not None:
+        assert count == expected
+    if count:
+        assert note == f"{distinct} distinct completion" + "s"

@@ -46,7 +46,7 @@ def counted(tmp_path, monkeypatch):
         return counts
 
     row_stats = importlib.import_module("prefcli.data.row_stats")
-    calls = counting(files[0], row_stats.tokenize_batch, lambda columns, _: len(columns["prompt"]))
+    calls = counting(files[0], row_stats.tokenize_batch, lambda columns, *_: len(columns["prompt"]))
     monkeypatch.setattr(row_stats, "tokenize_batch", calls)
     for name in ("sft", "dpo", "kto"):
         module = importlib.import_module(f"trl.trainer.{name}_trainer")

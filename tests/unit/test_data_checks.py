@@ -34,6 +34,7 @@ def test_data_checks_defaults():
         "score_contradictions": (0.03, 0.5),
         "score_ties": (0.1, None),
         "user_turns": (0.0, None),
+        "matched_neighbours": (0.05, None),
         "chosen_longer": (0.6, None),
         "prompt_boundary": (0.0, 0.01),
         "template_boundary": (0.0, None),

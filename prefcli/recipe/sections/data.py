@@ -240,6 +240,15 @@ class DataChecks(ConfigBase):
         ),
     ] = Shares(warn=0.0)
     """Rows whose chosen, rejected or completion has several turns, or text with `Human:`."""
+    matched_neighbours: Annotated[
+        Shares,
+        CheckText(
+            "the neighbour in the device batch, whose completion estimates the KL, has the same "
+            "completion",
+            "add rows with other completions, or raise training.per_device_train_batch_size",
+        ),
+    ] = Shares(warn=0.05)
+    """Labelled rows whose KL estimate is not of another completion, so that it is too high."""
     chosen_longer: Annotated[
         Shares,
         CheckText(
