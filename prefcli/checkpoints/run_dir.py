@@ -19,7 +19,6 @@ from prefcli.checkpoints.completeness import fault_of, is_complete
 from prefcli.checkpoints.resume_compat import ResumeDiff
 from prefcli.console import warn
 from prefcli.errors import Problem, RecipeError
-from prefcli.model.weight_files import has_model_files, read_adapter_files, read_model_files
 from prefcli.recipe.defaults import read_saved_recipe
 from prefcli.recipe.schema import Recipe
 from prefcli.report.run_data import (
@@ -79,10 +78,8 @@ class RunDir:
         run = self.read_run()
         if run.get("status") in ("running", "failed", "preempted") and not self.has_trained:
             return None  # it ended before there was anything to lose
-        if run.get("status") == "finished":
-            run["status"] = (
-                self._status_without_model() if not _is_model(self.model) else "finished"
-            )
+        status: Status = run.get("status", "failed")
+        lacks_model = status == "finished" and not _is_model(self.model)
         changes.judge(
             self.path,
             {
@@ -91,10 +88,9 @@ class RunDir:
                 **read_saved_recipe(self.recipe, recipe, run.get("effective", {})),
             },
             {"method": method, **changes.here, **as_data(recipe)},
-            finished=run.get("status") == "finished",
+            finished=status == "finished" and not lacks_model,
         )
-        status: Status = run.get("status", "failed")
-        return status
+        return self._status_without_model() if lacks_model else status
 
     @property
     def has_trained(self) -> bool:
@@ -217,8 +213,16 @@ def _escaped(value: Any) -> Any:
 
 def _is_model(folder: Path) -> bool:
     """Check whether a folder holds a model or an adapter with readable weights."""
-    is_full = (folder / "config.json").is_file() and has_model_files(folder)
-    if not is_full and not (folder / "adapter_config.json").is_file():
+    is_full, is_adapter = (
+        (folder / name).is_file() for name in ("config.json", "adapter_config.json")
+    )
+    if not is_full and not is_adapter:
+        return False
+    # Here, since it imports torch, which reports of a run folder do without.
+    from prefcli.model.weight_files import has_model_files, read_adapter_files, read_model_files
+
+    is_full = is_full and has_model_files(folder)
+    if not is_full and not is_adapter:
         return False
     try:
         (read_model_files if is_full else read_adapter_files)(folder)

@@ -280,7 +280,7 @@ def _drop_single_row(split: Split, recipe: Recipe, tokenizer: PreTrainedTokenize
 
 def _with_neighbours(split: Split, recipe: Recipe) -> Split:
     """Count the rows whose neighbour in the device batch has the same completion."""
-    size = recipe.training.per_device_train_batch_size
+    size = recipe.training.train_batch_size
     keys = np.array([row_key(completion) for completion in split.rows["completion"]])
     batches = [keys[start : start + size] for start in range(0, len(keys), size)]
     matched = np.flatnonzero(np.concatenate([b == np.roll(b, 1) for b in batches])).tolist()

@@ -436,7 +436,9 @@ def test_trainer_keeps_the_rows_of_the_split(recipe_data, make_recipe, tmp_path,
         recipe.data.train, "data.train", recipe.methods[name].rows, tokenizer, limits=Limits(16, recipe.methods[name].trainer.prompt_margin),
         seed=recipe.seed, num_proc=2, shuffle=recipe.methods[name].trainer.keeps_row_order,
     )  # fmt: skip
-    assert two.as_dict() == split.as_dict()
+    two, one = two.as_dict(), split.as_dict()
+    one["findings"].pop("matched_neighbours", None)  # of device batches, which come later
+    assert two == one
 
 
 def test_split_counts_tokens_as_trl_divides_them(recipe_data, make_recipe, tmp_path):

@@ -87,7 +87,7 @@ def test_dry_run_of_a_model_without_weights_fails(recipe_data, dry_run, tiny_mod
     recipe_data["model"]["name_or_path"] = str(folder)
     code, document, _ = dry_run(recipe_data)
     assert code == 2
-    assert "no .safetensors file" in document["problems"][0]["message"]
+    assert "neither model.safetensors nor an index" in document["problems"][0]["message"]
     assert "model.init: random" in document["problems"][0]["hint"]
     assert dry_run(recipe_data, "sft", "model.init=random")[0] == 0
 
@@ -107,7 +107,7 @@ def test_dry_run_of_a_reference_without_weights_fails(recipe_data, dry_run, tiny
     assert code == 2
     (problem,) = document["problems"]
     assert problem["path"] == "reference.name_or_path"
-    assert "no .safetensors file" in problem["message"]
+    assert problem["code"] == "MDL001"
     assert "init" not in problem["hint"]
     # SimPO has no reference, so that none is loaded.
     assert dry_run(recipe_data, "simpo")[0] == 0

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from prefcli.errors import DivergedError
@@ -144,12 +143,12 @@ def test_collapse_ends_the_run_and_is_in_its_report(task, make_recipe):
     assert (folder / "model").exists()
 
 
-def test_run_on_weights_that_are_nan_stops_at_step_0(task, make_recipe, tiny_model, tmp_path):
+def test_run_on_weights_that_overflow_stops_at_step_0(task, make_recipe, tiny_model, tmp_path):
     """sft has no check-sft, so the evaluation before the first step ends the run."""
     broken = tmp_path / "broken"
     shutil.copytree(tiny_model, broken)
     weights = load_file(broken / "model.safetensors")
-    weights["model.norm.weight"][3] = torch.nan
+    weights["model.norm.weight"][:] = 3e38
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     recipe = make_recipe(task(), f"model.name_or_path={broken}").recipe
     with pytest.raises(DivergedError, match="eval_loss"):

@@ -228,7 +228,6 @@ def test_worker_environment_shares_the_cores(monkeypatch):
 @pytest.mark.parametrize(
     ("launch", "gpus", "path", "code"),
     [
-        ({}, 0, "launch.processes", "ENV003"),
         ({"strategy": "fsdp2", "processes": 2}, 0, "launch.strategy", "ENV003"),
         ({"processes": 4}, 2, "launch.processes", "ENV003"),
         ({"strategy": "zero3"}, 2, "launch.strategy", "RCP029"),

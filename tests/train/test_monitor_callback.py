@@ -175,10 +175,22 @@ def test_monitor_accepts_an_infinite_gradient_in_float16(
 
 def test_run_dir_truncates_and_clears_all_logs(tmp_path):
     folder = RunDir(str(tmp_path))
-    files = folder.metrics, folder.health, folder.samples
-    for path in files:
-        path.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"ste')
+    entries = {
+        folder.metrics: {"loss": 0.5},
+        folder.health: {
+            "rule": "kl",
+            "level": "warn",
+            "message": "m",
+            "meaning": "n",
+            "advice": "a",
+        },
+        folder.samples: {"place": "a.jsonl: row 1", "prompt": "p"},
+    }
+    for path, entry in entries.items():
+        lines = [json.dumps({"step": step} | entry) for step in (2, 4, 6)]
+        path.write_text("\n".join([*lines, '{"ste']))
     truncate_logs(folder, 4)
-    assert {path.read_text() for path in files} == {'{"step": 2}\n{"step": 4}\n'}
+    for path in entries:
+        assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [2, 4]
     folder.clear()
-    assert not any(path.exists() for path in files)
+    assert not any(path.exists() for path in entries)

@@ -20,10 +20,10 @@ def resolved(folder, *overrides, method="dpo"):
 
 @pytest.fixture
 def run(tmp_path):
-    """A finished run, and a function that edits its saved recipe."""
+    """A preempted run, and a function that edits its saved recipe."""
     folder = RunDir(str(tmp_path / "run"))
     folder.start(resolved(tmp_path), "dpo")
-    folder.write_run({"status": "finished", "method": "dpo", "effective": {"learning_rate": 5e-7}})
+    folder.write_run({"status": "preempted", "method": "dpo", "effective": {"learning_rate": 5e-7}})
     folder.model.mkdir()
 
     def edit(change):
@@ -81,7 +81,7 @@ def test_run_with_another_default_is_a_different_run(run, tmp_path):
 
 def test_run_of_an_earlier_version_with_open_defaults_can_be_resumed(run, tmp_path):
     folder = run(lambda saved: saved["training"].update(learning_rate=None, warmup_ratio=None))
-    assert folder.check(resolved(tmp_path), "dpo") == "finished"
+    assert folder.check(resolved(tmp_path), "dpo") == "preempted"
     with pytest.raises(RecipeError) as caught:
         folder.check(resolved(tmp_path, "training.learning_rate=1e-6"), "dpo")
     assert "training.learning_rate was 5e-07" in str(caught.value)
