@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 
 from prefcli.recipe.paths import is_commit
@@ -34,8 +35,11 @@ def commit_of(name: str, kind: Kind, revision: str | None) -> str | None:
     """
     if revision is not None and is_commit(revision):
         return revision
-    ref = _folder(name, kind) / "refs" / (revision or constants.DEFAULT_REVISION)
+    folder = _folder(name, kind)
+    if folder is None:
+        return None
     try:
+        ref = folder / "refs" / (revision or constants.DEFAULT_REVISION)
         return ref.read_text("utf-8").strip() or None
     except OSError:
         return None
@@ -43,9 +47,11 @@ def commit_of(name: str, kind: Kind, revision: str | None) -> str | None:
 
 def snapshot(name: str, kind: Kind, revision: str | None) -> Path | None:
     """Return the folder of a commit in the cache, which may lack files, or None."""
-    commit = commit_of(name, kind, revision)
-    folder = _folder(name, kind) / "snapshots" / (commit or "")
-    return folder if commit is not None and folder.is_dir() else None
+    commit, folder = commit_of(name, kind, revision), _folder(name, kind)
+    if commit is None or folder is None:
+        return None
+    path = folder / "snapshots" / commit
+    return path if path.is_dir() else None
 
 
 def missing_files(name: str, revision: str | None, *, weights: bool = True) -> list[str]:
@@ -71,5 +77,9 @@ def missing_files(name: str, revision: str | None, *, weights: bool = True) -> l
     return missing + [shard for shard in sorted(shards) if not is_cached(shard)]
 
 
-def _folder(name: str, kind: Kind) -> Path:
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
+def _folder(name: str, kind: Kind) -> Path | None:
+    """Return the folder of a repository; None if the name can only be a path."""
+    try:
+        return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
+    except HFValidationError:
+        return None

@@ -103,6 +103,9 @@ HOOKS = (
     Hook("trl.kernels.chunked_logprob._backward_tile"),
     Hook("trl.kernels.chunked_logprob._addmm_fp32", ("acc", "a", "b")),
     Hook("transformers.integrations.moe._can_use_grouped_mm"),
+    Hook("accelerate.state.PartialState._shared_state"),
+    Hook("accelerate.state.AcceleratorState._shared_state"),
+    Hook("accelerate.state.GradientState._shared_state"),
 )
 
 check_hooks(HOOKS)

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.checkpoints.run_record import RunRecord
 from prefcli.training.run import train
+from tests.support.problems import stops_with
 
 ALWAYS = {
     "status",
@@ -69,7 +70,8 @@ def test_record_of_older_prefcli_is_loaded(tmp_path):
     assert record.started is None
 
 
-def test_record_that_is_unreadable_is_empty(tmp_path):
+def test_record_that_is_unreadable_raises(tmp_path):
     folder = RunDir(str(tmp_path))
     folder.run.write_text("{", encoding="utf-8")
-    assert RunRecord.load(folder).as_dict() == RunRecord(folder).as_dict()
+    with stops_with("RUN016"):
+        RunRecord.load(folder)

@@ -155,7 +155,7 @@ RULES = table(
     added("floor missing", "training: {lr_scheduler_type: cosine_with_min_lr}", "6:31", "training.lr_scheduler_type", "RCP016"),
     added("floor unread", "training: {min_lr_ratio: 0.1}", "6:26", "training.min_lr_ratio", "RCP016 | write cosine_with_min_lr"),
     added("batch", "training: {global_batch_size: 9, per_device_train_batch_size: 2}", "6:31", "training.global_batch_size", "RCP016"),
-    added("enormous batch", "training: {global_batch_size: 1000000000000000003}", "6:31", "training.global_batch_size", "RCP016"),
+    added("enormous batch", "training: {global_batch_size: 1000000000000000003, per_device_train_batch_size: 8}", "6:31", "training.global_batch_size", "RCP016"),
     added("run name", "logging: {run_name: a}", "6:21", "logging.run_name", "RCP016"),
     added("eval steps", "training: {eval_steps: 5}", "6:24", "training.eval_steps", "RCP016"),
     added("kto alone in a batch", "kto: {}\ntraining: {per_device_train_batch_size: 1}", "7:41", "training.per_device_train_batch_size", "RCP016"),

@@ -92,9 +92,9 @@ class TokenBatchesMixin(PackedCollationMixin):
             # transformers divides the mean over the rows by this number.
             self.current_gradient_accumulation_steps = sum(weights) / weight
             # As in transformers' own loop: DistributedMixin has FSDP reduce every micro-batch.
-            each = self.accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
+            sync_all = self.accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
             last = number == len(inputs)
-            with nullcontext() if each or last else self.accelerator.no_sync(model=model):
+            with nullcontext() if sync_all or last else self.accelerator.no_sync(model=model):
                 losses.append(super().training_step(model, batch, num_items_in_batch))
         return torch.stack(losses).sum()
 
