@@ -13,7 +13,7 @@ from prefcli.checkpoints.run_dir import RunDir
 from prefcli.console import warn
 from prefcli.health import Advice, upgrade_advice
 from prefcli.metrics import Row, is_eval
-from prefcli.report.run_data import HEALTH_FILE, METRICS_FILE, SAMPLES_FILE, read_entry
+from prefcli.report.run_data import HEALTH_FILE, METRICS_FILE, SAMPLES_FILE, read_log
 
 
 class MetricsLog:
@@ -31,10 +31,10 @@ class MetricsLog:
 
     def rows(self) -> list[dict[str, float | None]]:
         """Read the metrics that an earlier process of this run measured."""
-        return [entry for _, entry in read_log(self.metrics)]
+        return entries_of(self.metrics)
 
     def advice(self) -> list[dict[str, Any]]:
-        return [upgrade_advice(entry) for _, entry in read_log(self._health)]
+        return [upgrade_advice(entry) for entry in entries_of(self._health)]
 
 
 def is_finite(value: float | None) -> bool:
@@ -53,11 +53,8 @@ def truncate_logs(folder: RunDir, step: int, *, evaluation: bool = False) -> Non
 
 
 def _lines_up_to(step: int, path: Path, *, without_evaluation: bool) -> Iterator[str]:
-    entries = read_log(path)
-    text = path.read_text("utf-8", errors="replace")
-    # A kill may have cut the last line short.
-    unreadable = sum(bool(line.strip()) for line in text.split("\n")[:-1]) - len(entries)
-    if unreadable > 0:
+    entries, unreadable = _read(path)
+    if unreadable:
         warn(f"{path.name}: {unreadable} lines can't be read and are dropped")
     for line, entry in entries:
         is_evaluation = "prompt" in entry or is_eval(entry)
@@ -66,14 +63,13 @@ def _lines_up_to(step: int, path: Path, *, without_evaluation: bool) -> Iterator
             yield line
 
 
-def read_log(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return the lines of a log that prefcli can have written, each with its content."""
-    if not path.exists():
-        return []
-    lines = path.read_text("utf-8", errors="replace").split("\n")
-    entries = ((line, read_entry(line)) for line in lines)
-    is_valid = _VALID.get(path.name, dict)
-    return [(line, entry) for line, entry in entries if entry is not None and is_valid(entry)]
+def entries_of(path: Path) -> list[dict[str, Any]]:
+    """Return the content of the lines that prefcli can have written; none without a file."""
+    return [entry for _, entry in _read(path)[0]]
+
+
+def _read(path: Path) -> tuple[list[tuple[str, dict[str, Any]]], int]:
+    return read_log(path, _VALID[path.name])
 
 
 def _is_metrics(entry: Mapping[str, Any]) -> bool:

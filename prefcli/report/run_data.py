@@ -161,10 +161,10 @@ def read_run(name: str | Path) -> Run:
     """Read a run folder. Raises RecipeError if `name` is not in one."""
     path = find_run(name)
     recipe_text = _text(path / RECIPE_FILE)
-    metrics, broken_metrics = _lines(path / METRICS_FILE)
+    metrics, broken_metrics = _objects(path / METRICS_FILE)
     metrics.sort(key=lambda row: float(row["step"]))
-    advice, broken_advice = _lines(path / HEALTH_FILE)
-    samples, broken_samples = _lines(path / SAMPLES_FILE)
+    advice, broken_advice = _objects(path / HEALTH_FILE)
+    samples, broken_samples = _objects(path / SAMPLES_FILE)
     run = Run(
         path=path,
         name=path.absolute().name,
@@ -223,16 +223,28 @@ def _yaml(text: str) -> dict[str, Any]:
         return {}
 
 
-def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Return (objects with a step, number of other lines); a truncated last line is not counted."""
+def _objects(path: Path) -> tuple[list[dict[str, Any]], int]:
+    entries, unreadable = read_log(path)
+    return [entry for _, entry in entries], unreadable
+
+
+def read_log(
+    path: Path, is_valid: Callable[[dict[str, Any]], object] = bool
+) -> tuple[list[tuple[str, dict[str, Any]]], int]:
+    """Return (lines that are valid objects with a step, each with its object; number of others).
+
+    A last line that was cut short is not counted.
+    """
     *complete, last = _text(path).split("\n")
-    entries = [read_entry(line) for line in (*complete, last) if line.strip()]
-    readable = [entry for entry in entries if entry is not None]
-    truncated = bool(last.strip()) and entries[-1] is None
-    return readable, len(entries) - len(readable) - truncated
+    lines = [line for line in (*complete, last) if line.strip()]
+    entries = [
+        (line, entry) for line in lines if (entry := _entry(line)) is not None and is_valid(entry)
+    ]
+    cut_short = bool(last.strip()) and _entry(last) is None
+    return entries, len(lines) - len(entries) - cut_short
 
 
-def read_entry(line: str) -> dict[str, Any] | None:
+def _entry(line: str) -> dict[str, Any] | None:
     """Read a line of a log: an object with a finite step, or None."""
     try:
         entry = as_dict(json.loads(line))

@@ -194,3 +194,11 @@ def test_run_dir_truncates_and_clears_all_logs(tmp_path):
         assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [2, 4]
     folder.clear()
     assert not any(path.exists() for path in entries)
+
+
+def test_truncate_logs_reports_a_broken_line_before_a_last_line_without_newline(tmp_path, capsys):
+    folder = RunDir(str(tmp_path))
+    folder.metrics.write_text('{"step": 2}\n{"st\n{"step": 4}')
+    truncate_logs(folder, 4)
+    assert folder.metrics.read_text() == '{"step": 2}\n{"step": 4}\n'
+    assert "metrics.jsonl: 1 lines can't be read" in capsys.readouterr().out

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from prefcli import preemption
-from prefcli.checkpoints.metrics_log import read_log
+from prefcli.checkpoints.metrics_log import entries_of
 from prefcli.console import say, warn
 from prefcli.data import Split
 from prefcli.data.token_text import escape_text
@@ -212,7 +212,7 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
 
     def _recall(self) -> None:
         """Restore the rows before a resume, with the reference's answers at the start."""
-        self._rows = [row for _, row in read_log(self._path)]
+        self._rows = entries_of(self._path)
         self._reference = {
             row["place"]: row["reference"] for row in self._rows if "reference" in row
         }
