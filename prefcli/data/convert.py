@@ -160,7 +160,7 @@ class _RowReader:
             self.account.note(note, here)
         if self.trains_users and holds_user_turn(row):
             self.account.count("user_turns", "an answer", here)
-        read |= self.row_format.reads
+        read = read.union(self.row_format.reads)
         if self.scores:
             read |= self._compare_scores(raw, here)
         is_chat = isinstance(row.get("messages", row.get("prompt")), list)

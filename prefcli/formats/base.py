@@ -34,12 +34,17 @@ class Format(ABC):
 
     name: ClassVar[str]
     kind: ClassVar[RowKind]
-    columns: ClassVar[str]
-    """The columns as text, for messages to the user."""
-    reads: ClassVar[frozenset[str]]
+    reads: ClassVar[tuple[str, ...]]
     """The columns that `convert` reads; all others are counted as unread."""
+    content: ClassVar[str] = ""
+    """What the columns hold, if their names do not show it."""
     label_column: ClassVar[str | None] = None
     """The column of labels."""
+
+    @property
+    def columns(self) -> str:
+        """The columns as text, for messages to the user."""
+        return ", ".join(self.reads) + (f" ({self.content})" if self.content else "")
 
     @abstractmethod
     def claims(self, row: Raw) -> bool:

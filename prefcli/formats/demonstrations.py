@@ -14,8 +14,7 @@ class Messages(Format):
 
     name: ClassVar[str] = "messages"
     kind: ClassVar[RowKind] = "demonstration"
-    columns: ClassVar[str] = "messages"
-    reads: ClassVar[frozenset[str]] = frozenset({"messages"})
+    reads: ClassVar[tuple[str, ...]] = ("messages",)
 
     def claims(self, row: Raw) -> bool:
         return has(row, *self.reads)
@@ -37,8 +36,7 @@ class Conversations(Messages):
     """A conversation in `conversations`, ShareGPT's name."""
 
     name: ClassVar[str] = "conversations"
-    columns: ClassVar[str] = "conversations"
-    reads: ClassVar[frozenset[str]] = frozenset({"conversations"})
+    reads: ClassVar[tuple[str, ...]] = ("conversations",)
 
 
 class PromptCompletion(Format):
@@ -46,8 +44,7 @@ class PromptCompletion(Format):
 
     name: ClassVar[str] = "prompt and completion"
     kind: ClassVar[RowKind] = "demonstration"
-    columns: ClassVar[str] = "prompt, completion"
-    reads: ClassVar[frozenset[str]] = frozenset({"prompt", "completion"})
+    reads: ClassVar[tuple[str, ...]] = ("prompt", "completion")
 
     def claims(self, row: Raw) -> bool:
         return has(row, "prompt", "completion")
@@ -64,8 +61,7 @@ class Text(Format):
 
     name: ClassVar[str] = "text"
     kind: ClassVar[RowKind] = "demonstration"
-    columns: ClassVar[str] = "text"
-    reads: ClassVar[frozenset[str]] = frozenset({"text"})
+    reads: ClassVar[tuple[str, ...]] = ("text",)
 
     def claims(self, row: Raw) -> bool:
         return has(row, "text")

@@ -41,9 +41,8 @@ class InstructionOutput(Instructions):
 
     name: ClassVar[str] = "instruction and output"
     kind: ClassVar[RowKind] = "demonstration"
-    columns: ClassVar[str] = "instruction, input, output"
+    reads: ClassVar[tuple[str, ...]] = ("instruction", "input", "output")
     answers: ClassVar[tuple[str, ...]] = ("output",)
-    reads: ClassVar[frozenset[str]] = frozenset({"instruction", "input", "output"})
 
     def answer(self, row: Raw, prompt: list[dict[str, str]]) -> Row:
         return {"completion": complete(prompt, row["output"], "output")}
@@ -54,9 +53,8 @@ class InstructionPairs(Instructions):
 
     name: ClassVar[str] = "instruction pairs"
     kind: ClassVar[RowKind] = "pair"
-    columns: ClassVar[str] = "instruction, input, chosen, rejected"
+    reads: ClassVar[tuple[str, ...]] = ("instruction", "input", "chosen", "rejected")
     answers: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
-    reads: ClassVar[frozenset[str]] = frozenset({"instruction", "input", "chosen", "rejected"})
 
     def answer(self, row: Raw, prompt: list[dict[str, str]]) -> Row:
         return {side: complete(prompt, row[side], side) for side in self.answers}
@@ -67,9 +65,8 @@ class InstructionLabelled(Instructions):
 
     name: ClassVar[str] = "instruction with kto_tag"
     kind: ClassVar[RowKind] = "labelled"
-    columns: ClassVar[str] = "instruction, input, output, kto_tag"
+    reads: ClassVar[tuple[str, ...]] = ("instruction", "input", "output", "kto_tag")
     answers: ClassVar[tuple[str, ...]] = ("output", "kto_tag")
-    reads: ClassVar[frozenset[str]] = frozenset({"instruction", "input", "output", "kto_tag"})
     label_column: ClassVar[str | None] = "kto_tag"
 
     def answer(self, row: Raw, prompt: list[dict[str, str]]) -> Row:

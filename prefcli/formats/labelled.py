@@ -42,8 +42,7 @@ class Labelled(Format):
 
     name: ClassVar[str] = "labelled"
     kind: ClassVar[RowKind] = "labelled"
-    columns: ClassVar[str] = "prompt, completion, label"
-    reads: ClassVar[frozenset[str]] = frozenset({"prompt", "completion", "label"})
+    reads: ClassVar[tuple[str, ...]] = ("prompt", "completion", "label")
     label_column: ClassVar[str | None] = "label"
 
     def claims(self, row: Raw) -> bool:
@@ -63,8 +62,7 @@ class LabelledMessages(Format):
 
     name: ClassVar[str] = "labelled messages"
     kind: ClassVar[RowKind] = "labelled"
-    columns: ClassVar[str] = "messages, label"
-    reads: ClassVar[frozenset[str]] = frozenset({"messages", "label"})
+    reads: ClassVar[tuple[str, ...]] = ("messages", "label")
     label_column: ClassVar[str | None] = "label"
     conversation: ClassVar[str] = "messages"
 
@@ -83,6 +81,5 @@ class LabelledConversations(LabelledMessages):
     """The same in `conversations`, ShareGPT's name."""
 
     name: ClassVar[str] = "labelled conversations"
-    columns: ClassVar[str] = "conversations, label"
-    reads: ClassVar[frozenset[str]] = frozenset({"conversations", "label"})
+    reads: ClassVar[tuple[str, ...]] = ("conversations", "label")
     conversation: ClassVar[str] = "conversations"

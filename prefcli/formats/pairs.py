@@ -24,8 +24,7 @@ class Pairs(Format):
 
     name: ClassVar[str] = "pairs"
     kind: ClassVar[RowKind] = "pair"
-    columns: ClassVar[str] = "prompt, chosen, rejected"
-    reads: ClassVar[frozenset[str]] = frozenset({"prompt", "chosen", "rejected"})
+    reads: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
 
     def claims(self, row: Raw) -> bool:
         return has(row, "prompt", "chosen", "rejected")
@@ -60,8 +59,7 @@ class ShareGptPairs(Format):
 
     name: ClassVar[str] = "sharegpt pairs"
     kind: ClassVar[RowKind] = "pair"
-    columns: ClassVar[str] = "conversations, chosen, rejected"
-    reads: ClassVar[frozenset[str]] = frozenset({"conversations", "chosen", "rejected"})
+    reads: ClassVar[tuple[str, ...]] = ("conversations", "chosen", "rejected")
 
     def claims(self, row: Raw) -> bool:
         return has(row, "conversations", "chosen", "rejected")
@@ -80,8 +78,8 @@ class ChatPairs(Format):
 
     name: ClassVar[str] = "conversation pairs"
     kind: ClassVar[RowKind] = "pair"
-    columns: ClassVar[str] = "chosen, rejected (complete conversations)"
-    reads: ClassVar[frozenset[str]] = frozenset({"chosen", "rejected"})
+    reads: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
+    content: ClassVar[str] = "complete conversations"
 
     def claims(self, row: Raw) -> bool:
         return (
@@ -114,8 +112,8 @@ class HhPairs(Format):
 
     name: ClassVar[str] = "Human/Assistant text pairs"
     kind: ClassVar[RowKind] = "pair"
-    columns: ClassVar[str] = "chosen, rejected (texts with '\\n\\nHuman:' and '\\n\\nAssistant:')"
-    reads: ClassVar[frozenset[str]] = frozenset({"chosen", "rejected"})
+    reads: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
+    content: ClassVar[str] = "texts with '\\n\\nHuman:' and '\\n\\nAssistant:'"
 
     def claims(self, row: Raw) -> bool:
         return (
