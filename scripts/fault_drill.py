@@ -29,6 +29,7 @@ import struct
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -277,22 +278,25 @@ def _be_a_run(
     if rank == 0:
         watch_phases()
         _timeline = [(0, time.monotonic())] if timeline is not None else None
-    code: Any = 1
-    try:
-        sys.argv = ["prefcli", "dpo", str(recipe), f"output_dir={run}"]
-        prefcli()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
+    code = run_prefcli(["dpo", str(recipe), f"output_dir={run}"])
     if timeline is not None and _timeline is not None:
         began = _timeline[0][1]
         spans = [(number, at - began) for number, at in _timeline]
         timeline.write_text(json.dumps([*spans, (7, time.monotonic() - began)]))
-    os._exit(int(code))
+    os._exit(code)
+
+
+def run_prefcli(arguments: list[str]) -> int:
+    """Run prefcli in this process; return its exit code, 1 after a traceback."""
+    sys.argv = ["prefcli", *arguments]
+    try:
+        prefcli()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 # --- The drill -----------------------------------------------------------------------------------

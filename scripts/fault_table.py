@@ -24,7 +24,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,13 +41,12 @@ from transformers import AutoModelForCausalLM
 
 import prefcli.training.finish as finish_module
 from prefcli.checkpoints.run_dir import RunDir
-from prefcli.cli import main as prefcli
 from prefcli.model import load_policy
 from prefcli.model.loading import weights_digest
 from prefcli.recipe.sections import DataChecks, Model
 
 sys.path.append(str(Path(__file__).parent))
-from fault_drill import make_model, make_rows
+from fault_drill import make_model, make_rows, run_prefcli
 
 PATIENCE = 120.0
 """Seconds after which a command counts as hung."""
@@ -332,18 +330,10 @@ def _be_prefcli(arguments: list[str], log: int) -> None:
     os.dup2(log, 2)
     torch.set_num_threads(1)
     finish_module.write_report_and_card = lambda *args, **kwargs: None
-    sys.argv = ["prefcli", *arguments]
-    code: Any = 1
-    try:
-        prefcli()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    except BaseException:
-        traceback.print_exc()
+    code = run_prefcli(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(int(code))
+    os._exit(code)
 
 
 def _judge(outcome: Outcome, name: str, code: int | None, text: str) -> str:

@@ -7,25 +7,20 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
-from prefcli import preemption
-from prefcli.errors import PreemptedError
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
 from prefcli.training import finish
 from prefcli.training.run import train
 from tests.support.deepspeed import deepspeed_on_cpus
+from tests.support.preempted_runs import train_until_signal
 from tests.support.processes import in_processes
 from tests.support.tiny_runs import metric_rows, small_recipe
 
@@ -112,18 +107,8 @@ def test_zero_run_has_the_losses_of_one_process(alone, sharded, case):
     assert record["model"]["max_difference"] <= 1e-4
 
 
-def stopped(recipe: Recipe, step: int) -> None:
-    """Train until a signal asks the second process to stop."""
-
-    class Ask(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == step and os.environ["RANK"] == "1":
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    preemption.install_handlers()
-    with deepspeed_on_cpus(recipe), pytest.raises(PreemptedError):
-        train(recipe, recipe.dpo, callbacks=[Ask()])
-    preemption.install_handlers()  # forgets the signal
+def stopped(recipe: Recipe) -> None:
+    train_until_signal(recipe, 2, deepspeed_on_cpus(recipe))
 
 
 @pytest.mark.parametrize("case", ["zero2", "zero3"])
@@ -132,7 +117,7 @@ def test_zero_run_stops_and_resumes_to_the_same_model(
 ):
     recipe = recipes(tiny_model, tmp_path / "stopped")[case]
     # DeepSpeed cannot start twice in a process.
-    for job in (functools.partial(stopped, recipe, 2), functools.partial(run_sharded, recipe)):
+    for job in (functools.partial(stopped, recipe), functools.partial(run_sharded, recipe)):
         ended = in_processes([job], tmp_path / "logs")
         assert ended.codes == [0, 0], "\n".join(ended.logs)
     assert "resum" in ended.logs[0]

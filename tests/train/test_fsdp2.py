@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
-from transformers import TrainerCallback
 
-from prefcli import preemption
-from prefcli.errors import PreemptedError
 from prefcli.model import Device
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
@@ -27,6 +22,7 @@ from prefcli.training import run as run_module
 from prefcli.training.run import train
 from prefcli.training.trainer import make_trainer
 from tests.support.fsdp2 import fsdp2_on_cpus
+from tests.support.preempted_runs import train_until_signal
 from tests.support.processes import in_processes
 from tests.support.tiny_runs import metric_rows, sentence, small_recipe, write_jsonl
 
@@ -171,18 +167,8 @@ def test_fsdp2_run_in_bfloat16_sums_in_float32(sharded, case):
     assert all(abs(40 * total - round(40 * total)) > 1e-3 for total in sums)
 
 
-def stopped(recipe: Recipe, step: int) -> None:
-    """Train under FSDP2 until a signal asks the second process to stop."""
-
-    class Ask(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == step and os.environ["RANK"] == "1":
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    preemption.install_handlers()
-    with fsdp2_on_cpus(), pytest.raises(PreemptedError):
-        train(recipe, recipe.dpo, callbacks=[Ask()])
-    preemption.install_handlers()  # forgets the signal
+def stopped(recipe: Recipe) -> None:
+    train_until_signal(recipe, 2, fsdp2_on_cpus())
 
 
 @pytest.mark.parametrize("case", ["dpo full", "dpo lora"])
@@ -190,7 +176,7 @@ def test_fsdp2_run_stops_and_resumes_to_the_same_losses(
     case, sharded, tiny_model, tmp_path, no_pages
 ):
     recipe = recipes(tiny_model, tmp_path / "stopped")[case]
-    jobs = [functools.partial(stopped, recipe, 2), functools.partial(run_sharded, case, recipe)]
+    jobs = [functools.partial(stopped, recipe), functools.partial(run_sharded, case, recipe)]
     ended = in_processes(jobs, tmp_path / "logs")
     assert ended.codes == [0, 0], "\n".join(ended.logs)
     assert "resum" in ended.logs[0]
