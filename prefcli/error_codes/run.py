@@ -116,8 +116,8 @@ RUN_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "RUN017",
         "model-is-gone",
-        "The run is finished, but its model/ is gone or incomplete, and there is no checkpoint to "
-        "save it from.",
+        "The run has finished, but its model/ is missing or incomplete, and the folder has no "
+        "checkpoint from which prefcli could save it again.",
         "mv runs/dpo/model elsewhere, then the same command again",
         "Restore model/, or name another output_dir to train the model again.",
     ),

@@ -81,7 +81,7 @@ class _TimeLimitError(Exception):
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Interrupt Python code after some seconds, in the main thread; elsewhere there is no limit."""
+    """Interrupt Python code after some seconds. Works in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -186,15 +186,14 @@ def check_loading_info(
     missing, unused = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     if missing:
         others = f"; it has {_some(unused)} instead" if unused else ""
+        hint = "restore the complete weights, or correct config.json if it describes another model"
+        if missing == ["lm_head.weight"]:
+            hint += "; for a head that is the embedding, write tie_word_embeddings: true there"
         problems.append(
             Problem(
                 f"{name} lacks {_count(missing)} of {model}: {_some(missing)}{others}",
                 path=f"{where}.name_or_path",
-                hint="restore the complete weights, or correct config.json if it describes another "
-                "model; for a head that is the embedding, write tie_word_embeddings: true there"
-                if missing == ["lm_head.weight"]
-                else "restore the complete weights, or correct config.json if it describes another "
-                "model",
+                hint=hint,
                 code="MDL026",
             )
         )

@@ -291,8 +291,8 @@ def held_out(draft: Draft, share: Any, key: str, *inside: str | int) -> None:
     else:
         draft.drop(key, "prefcli holds out a share of the prompts, not a number of rows", *inside)
         draft.note(
-            f"there is no evaluation: {draft.tool} holds out {share} rows, and the share of all "
-            "rows that they are is not in the file; write it as data.eval: {from_train: SHARE}"
+            f"the recipe does not evaluate: {draft.tool} holds out {share} rows, and the file does "
+            "not say how many rows the data has; write data.eval: {from_train: SHARE}"
         )
 
 
