@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.first_failure import launched
+from prefcli.recipe.compatibility import Strategy
+from prefcli.recipe.defaults import with_batch_size, with_strategy
 from prefcli.recipe.schema import Recipe
 
 
@@ -16,13 +18,13 @@ def with_saved_choices(recipe: Recipe) -> Recipe:
     if not folder.run.is_file() or not folder.has_trained:
         return recipe
     run = folder.read_run()
-    strategy = run.get("strategy")
+    strategy: Strategy | None = run.get("strategy")
     rows = run.get("effective", {}).get("per_device_train_batch_size")
-    launch, training = recipe.launch, recipe.training
+    launch = recipe.launch
     several = (launch.processes or 1) * launch.nodes > 1
-    fits = strategy not in (None, "fsdp1") and not (several and strategy == "single")
-    if launch.strategy == "auto" and fits and not launched():
-        launch = launch.model_copy(update={"strategy": strategy})
-    if training.per_device_train_batch_size == "auto" and rows is not None:
-        training = training.model_copy(update={"per_device_train_batch_size": rows})
-    return recipe.model_copy(update={"launch": launch, "training": training})
+    is_open = launch.strategy == "auto" and not launched()
+    if is_open and strategy is not None and not (several and strategy == "single"):
+        recipe = with_strategy(recipe, strategy)
+    if recipe.training.per_device_train_batch_size == "auto" and rows is not None:
+        recipe = with_batch_size(recipe, rows)
+    return recipe

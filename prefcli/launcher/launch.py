@@ -28,6 +28,7 @@ from prefcli.launcher.agent import Agent, StoppedError, exit_code
 from prefcli.launcher.rendezvous import Rendezvous, check_srun_tasks, find_rendezvous
 from prefcli.launcher.signal_forwarding import LAUNCHER, SignalForwarder
 from prefcli.methods import Method
+from prefcli.recipe.defaults import with_strategy
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Launch, need_deepspeed
 from prefcli.text import first_line
@@ -80,7 +81,7 @@ def resolve_launch(
         return None
     if not gpus:
         # The rule for CPUs needs no rows; the workers apply it to the rows per device.
-        return recipe.model_copy(update={"launch": launch.model_copy(update={"strategy": "ddp"})})
+        return with_strategy(recipe, "ddp")
     if launch.strategy != "auto" and recipe.training.per_device_train_batch_size != "auto":
         return recipe
     from prefcli.training.run import choose_launch

@@ -18,7 +18,7 @@ from prefcli.memory.prediction import Memory
 from prefcli.memory.step_memory import StepMemory
 from prefcli.methods import Method
 from prefcli.recipe.compatibility import Strategy
-from prefcli.recipe.defaults import plain_batch_size, with_batch_size
+from prefcli.recipe.defaults import plain_batch_size, with_batch_size, with_strategy
 from prefcli.recipe.schema import Recipe
 from prefcli.text import first_line, format_bytes
 from prefcli.trl_integration.trl_args import batch_sizes
@@ -44,7 +44,7 @@ def resolve_automatic(
     step: None if the model is unknown. Raises RecipeError if the rows cannot be divided.
     """
     if not target.automatic and recipe.launch.strategy == "auto":
-        recipe = _with_strategy(recipe, target.strategy)  # a launcher has chosen it
+        recipe = with_strategy(recipe, target.strategy)  # a launcher has chosen it
     by_memory = recipe.training.per_device_train_batch_size == "auto"
     if not by_memory and not target.automatic:
         return Resolved(recipe, target)
@@ -68,7 +68,7 @@ def resolve_automatic(
         rows = plain_batch_size(recipe.training, target.devices, smallest)
         recipe = with_batch_size(recipe, rows)
     line = f"launch: {_describe(recipe, target)}, {why}"
-    return Resolved(_with_strategy(recipe, target.strategy), target, line)
+    return Resolved(with_strategy(recipe, target.strategy), target, line)
 
 
 def refuse_too_large(candidate: Candidate, memory: Memory, step: StepMemory) -> None:
@@ -101,7 +101,7 @@ def _by_memory(candidate: Candidate, sizes: Sequence[int], step: StepMemory) -> 
         rows = trial.most_rows(sizes)
         memory = trial.memory(rows or sizes[0])
         chosen = candidate._replace(
-            recipe=_with_strategy(with_batch_size(candidate.recipe, rows or sizes[0]), strategy),
+            recipe=with_strategy(with_batch_size(candidate.recipe, rows or sizes[0]), strategy),
             target=spread,
         )
         if rows is not None:
@@ -115,7 +115,7 @@ def _by_memory(candidate: Candidate, sizes: Sequence[int], step: StepMemory) -> 
             return Resolved(chosen.recipe, spread, line)
         refused.append((trial.of(sizes[0]), memory))
     too_large, memory = refused[-1]
-    recipe = _with_strategy(with_batch_size(candidate.recipe, sizes[0]), too_large.target.strategy)
+    recipe = with_strategy(with_batch_size(candidate.recipe, sizes[0]), too_large.target.strategy)
     return Resolved(recipe, too_large.target, too_large=(too_large, memory))
 
 
@@ -148,13 +148,6 @@ class _Trial:
 
     def _is_too_large(self, rows: int) -> bool:
         return not self.memory(rows).fits(self._target)
-
-
-def _with_strategy(recipe: Recipe, strategy: Strategy) -> Recipe:
-    if strategy == "fsdp1":  # only an external launcher starts it
-        return recipe
-    launch = recipe.launch.model_copy(update={"strategy": strategy})
-    return recipe.model_copy(update={"launch": launch})
 
 
 def _describe(recipe: Recipe, target: Hardware) -> str:

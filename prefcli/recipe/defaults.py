@@ -15,6 +15,7 @@ import yaml
 from prefcli.errors import Problem, RecipeError
 from prefcli.methods import Method
 from prefcli.recipe.aliases import renamed
+from prefcli.recipe.compatibility import Strategy
 from prefcli.recipe.load import leaves
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Training
@@ -32,16 +33,24 @@ _PLAIN_BATCH = 8
 
 
 def plain_batch_size(training: Training, devices: int = 1, smallest: int = 1) -> int:
-    """The rows per device where no memory decides: a divisor of each device's rows of a step."""
+    """Return the rows per device where no memory decides: a divisor of those of a step."""
     share = training.global_batch_size // devices
     sizes = [n for n in range(smallest, _PLAIN_BATCH + 1) if share % n == 0]
     return max(sizes, default=smallest)
 
 
 def with_batch_size(recipe: Recipe, rows: int) -> Recipe:
-    """The recipe with that many rows per device."""
+    """Return the recipe with so many rows per device."""
     training = recipe.training.model_copy(update={"per_device_train_batch_size": rows})
     return recipe.model_copy(update={"training": training})
+
+
+def with_strategy(recipe: Recipe, strategy: Strategy) -> Recipe:
+    """Return the recipe with a strategy; unchanged for fsdp1, which external launchers start."""
+    if strategy == "fsdp1":
+        return recipe
+    launch = recipe.launch.model_copy(update={"strategy": strategy})
+    return recipe.model_copy(update={"launch": launch})
 
 
 def resolve_defaults(recipe: Recipe, method: Method) -> Recipe:
