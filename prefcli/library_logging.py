@@ -38,6 +38,8 @@ _HARMLESS = {
     "Failed to load CPU gemm_4bit_forward": "a CPU kernel, not needed on a GPU",
     "There were missing keys in the checkpoint model loaded: ['lm_head.weight'].": "it is tied to "
     "the embeddings, which are present",
+    "You have requested `ensure_weight_tying`, but no tied modules": "it is set for models whose "
+    "head is the embedding",
     "mtime may not be reliable": "checkpoints are ordered by their step, as intended",
 }
 """Beginnings of warnings that are not shown, with the reason why they are harmless here."""

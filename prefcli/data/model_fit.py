@@ -33,15 +33,20 @@ def check_model_fit(
                 code="MDL023",
             )
         )
-    problems += _tokens_past_embedding(tokenizer, text.vocab_size, where)
+    own = where == "reference" or recipe.model.tokenizer is None
+    path = f"{where}.{'name_or_path' if own else 'tokenizer'}"
+    problems += _tokens_past_embedding(tokenizer, text.vocab_size, where, path)
     if problems:
         raise RecipeError(problems)
 
 
 def _tokens_past_embedding(
-    tokenizer: PreTrainedTokenizerBase, rows: int, where: str
+    tokenizer: PreTrainedTokenizerBase, rows: int, where: str, path: str
 ) -> list[Problem]:
-    """Find tokens without a row in the embedding; added tokens that nothing uses may have none."""
+    """Find tokens without a row in the embedding; added tokens that nothing uses may have none.
+
+    path: the key that names the tokenizer.
+    """
     past = past_embedding(tokenizer, rows)
     added = tokenizer.get_added_vocab()
     own = sorted(past.keys() - added.keys(), key=lambda token: past[token])
@@ -50,7 +55,7 @@ def _tokens_past_embedding(
             Problem(
                 f"the tokenizer has {len(tokenizer)} tokens, the {where} only {rows}: {own[0]!r} "
                 f"is {past[own[0]]}",
-                path=f"{where}.name_or_path",
+                path=path,
                 hint="name a folder whose tokenizer and model belong together",
                 code="MDL022",
             )
@@ -59,7 +64,7 @@ def _tokens_past_embedding(
         Problem(
             f"the {name} token {token!r} is {past[token]} in the tokenizer, and the embedding of "
             f"the {where} has rows 0 to {rows - 1}",
-            path=f"{where}.name_or_path",
+            path=path,
             hint=f"make an existing token the {name} token in tokenizer_config.json, or resize the "
             "embedding (resize_token_embeddings) and save the model again",
             code="MDL031",

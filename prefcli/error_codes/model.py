@@ -84,8 +84,9 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL011",
         "invalid-lora-target",
-        "`lora.target_modules` names a layer that the model does not have, or peft refuses the "
-        "adapter.",
+        "`lora.target_modules` names a layer that the model does not have, "
+        "`lora.modules_to_save` one that is neither the embedding nor the output head, or peft "
+        "refuses the adapter.",
         "lora: {target_modules: [q_prj]}",
         "Write layers that the message lists, or all-linear. Adapters on experts need "
         "lora.dropout: 0.",

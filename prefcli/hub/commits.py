@@ -31,6 +31,8 @@ def named_repositories(recipe: Recipe) -> list[Repository]:
     """Return the models and datasets that a recipe names, on the hub or local."""
     model, reference = recipe.model, recipe.reference
     repositories = [Repository("model.name_or_path", "model", model.name_or_path, model.revision)]
+    if (name := model.tokenizer) is not None:
+        repositories.append(Repository("model.tokenizer", "model", name, model.tokenizer_revision))
     if (name := reference.name_or_path) is not None:
         repositories.append(Repository("reference.name_or_path", "model", name, reference.revision))
     return repositories + [

@@ -91,12 +91,14 @@ def total(downloads: Sequence[Downloaded]) -> str:
 def _tasks(recipe: Recipe) -> Iterator[tuple[object, Callable[[], Iterator[Downloaded]]]]:
     """Yield a function for each download, with a key that is equal for the same download."""
     model, reference = recipe.model, recipe.reference
-    models = [("model", model.name_or_path, model.revision, model.init != "random")]
+    models = [("model.name_or_path", model.name_or_path, model.revision, model.init != "random")]
+    if model.tokenizer is not None:
+        models.append(("model.tokenizer", model.tokenizer, model.tokenizer_revision, False))
     if reference.name_or_path is not None:
-        models.append(("reference", reference.name_or_path, reference.revision, True))
-    for section, name, revision, weights in models:
+        models.append(("reference.name_or_path", reference.name_or_path, reference.revision, True))
+    for path, name, revision, weights in models:
         key: tuple[object, ...] = (name, revision, weights, model.trust_remote_code)
-        repository = Repository(f"{section}.name_or_path", "model", name, revision)
+        repository = Repository(path, "model", name, revision)
         yield key, partial(_models, repository, weights=weights, code=model.trust_remote_code)
     for path, source in recipe.sources:
         key = (source.path, source.revision, source.name, str(source.data_files))

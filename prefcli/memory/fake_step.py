@@ -212,7 +212,7 @@ def _trainer(
         processing_class=tokenizer,
         **arguments,
     )
-    if recipe.model.quantization is not None and recipe.model.dtype != "bfloat16":
+    if recipe.trains_adapter_in_float32:
         train_in_float32(trainer.model, {})
     trainer.remove_callback(PrinterCallback)
     if mix is not None and method.trainer.concatenates_forward:

@@ -301,6 +301,8 @@ def reference_model(reference: Reference, policy: Model) -> Model | None:
     named = {
         "name_or_path": reference.name_or_path,
         "revision": reference.revision,
+        "tokenizer": None,
+        "tokenizer_revision": None,
         "adapter": None,
         "init": "pretrained",
     }

@@ -29,6 +29,9 @@ def lora_config(options: Lora, revision: str | None = None) -> LoraConfig:
         target_modules=_PEFT_TARGETS[options.target_modules]
         if isinstance(options.target_modules, str)
         else list(options.target_modules),
+        modules_to_save=list(options.modules_to_save or []) or None,  # peft adds to it
+        # A head that is the embedding stays the embedding.
+        ensure_weight_tying=bool(options.modules_to_save),
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
     )
@@ -53,6 +56,7 @@ def _default_targets(model: PreTrainedModel) -> list[str]:
 def check_targets(options: Lora, model: PreTrainedModel) -> list[str]:
     """Return the names of the layers that get an adapter. Raises RecipeError."""
     head = model.get_output_embeddings()
+    _check_whole_layers(options, model)
     linear = {
         name: module
         for name, module in model.named_modules()
@@ -79,6 +83,22 @@ def check_targets(options: Lora, model: PreTrainedModel) -> list[str]:
             )
         targets += matched
     return targets
+
+
+def _check_whole_layers(options: Lora, model: PreTrainedModel) -> None:
+    """Check that modules_to_save are the embeddings or the output head. Raises RecipeError."""
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    names = [name.rpartition(".")[2] for name, module in model.named_modules() if module in ends]
+    for name in options.modules_to_save or []:
+        if name not in names:
+            raise RecipeError(
+                Problem(
+                    f"{name!r} is not the embedding or the output head of the model",
+                    path="lora.modules_to_save",
+                    hint=f"choose from {', '.join(names)}",
+                    code="MDL011",
+                )
+            )
 
 
 def trainable_config(config: LoraConfig) -> LoraConfig:
@@ -128,9 +148,9 @@ def freeze_reference_adapter(model: torch.nn.Module) -> None:
 
 @torch.no_grad()
 def train_in_float32(model: torch.nn.Module, before: dict[str, torch.Tensor]) -> None:
-    """Train adapters of a quantized base in float32.
+    """Train adapters of a quantized base, and the whole layers next to an adapter, in float32.
 
-    trl rounds them to bfloat16, which loses a step of 5e-6 on any weight above 1e-3.
+    trl and peft keep them in bfloat16, which loses a step of 5e-6 on any weight above 1e-3.
     before: the unrounded weights of an adapter that is trained further.
     """
     for name, parameter in model.named_parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,24 @@ from prefcli.model.base_model import resolve_model
 from prefcli.model.chat_template import check_template
 from prefcli.model.loading import loading
 from prefcli.model.remote_code import from_pretrained_kwargs
+from prefcli.recipe.paths import is_local
 from prefcli.recipe.sections import Model
 from prefcli.text import first_line
 
 
 def load_tokenizer(options: Model, *, where: str = "model") -> PreTrainedTokenizerBase:
-    """Load the tokenizer of the model or adapter, else of the adapter's base.
+    """Load model.tokenizer, or that of the model or adapter, else of the adapter's base.
 
     Raises RecipeError if there is none or it has no EOS token.
     """
-    source = resolve_model(options, where=where)
-    folder = Path(options.name_or_path).expanduser()
-    if source.adapter is not None and not (folder / "tokenizer_config.json").is_file():
-        return load_tokenizer(source.base, where=where)
-    with loading(options, "tokenizer", where):
-        tokenizer = AutoTokenizer.from_pretrained(
-            options.name_or_path, **from_pretrained_kwargs(options)
-        )
-        tokenizer("a")  # some values of its files are read only now
+    if options.tokenizer is not None:
+        tokenizer = _named_tokenizer(options, where)
+    else:
+        source = resolve_model(options, where=where)
+        folder = Path(options.name_or_path).expanduser()
+        if source.adapter is not None and not (folder / "tokenizer_config.json").is_file():
+            return load_tokenizer(source.base, where=where)
+        tokenizer = _read_tokenizer(options, where)
     if options.chat_template is None:
         tokenizer.chat_template = _default_template(tokenizer.chat_template)
     else:
@@ -41,8 +42,9 @@ def load_tokenizer(options: Model, *, where: str = "model") -> PreTrainedTokeniz
     if tokenizer.eos_token is None:
         raise RecipeError(
             Problem(
-                f"the tokenizer of {options.name_or_path} has no end-of-sequence token",
-                path=f"{where}.name_or_path",
+                f"the tokenizer of {options.tokenizer or options.name_or_path} has no "
+                "end-of-sequence token",
+                path=f"{where}.{'tokenizer' if options.tokenizer else 'name_or_path'}",
                 hint="name one in model.eos_token",
                 code="MDL012",
             )
@@ -51,6 +53,35 @@ def load_tokenizer(options: Model, *, where: str = "model") -> PreTrainedTokeniz
         # Safe for training: labels are masked by position, so EOS tokens stay trained.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _read_tokenizer(options: Model, where: str) -> PreTrainedTokenizerBase:
+    with loading(options, "tokenizer", where):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            options.name_or_path, **from_pretrained_kwargs(options)
+        )
+        tokenizer("a")  # some values of its files are read only now
+    return tokenizer
+
+
+def _named_tokenizer(options: Model, where: str) -> PreTrainedTokenizerBase:
+    """Load model.tokenizer. Code that comes with it runs only from a local folder."""
+    assert options.tokenizer is not None
+    repository = Model(
+        name_or_path=options.tokenizer,
+        revision=options.tokenizer_revision,
+        init="random",  # it needs no weights
+        trust_remote_code=options.trust_remote_code and is_local(options.tokenizer),
+    )
+    try:
+        return _read_tokenizer(repository, where)
+    except RecipeError as error:
+        raise RecipeError(
+            [
+                replace(p, path=(p.path or "").replace("name_or_path", "tokenizer"))
+                for p in error.problems
+            ]
+        ) from None
 
 
 def _set_eos(tokenizer: PreTrainedTokenizerBase, token: str, where: str) -> None:

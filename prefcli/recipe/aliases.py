@@ -36,6 +36,9 @@ ALIASES: dict[str, str] = {
     "use_flash_attention_2": "model.attn_implementation",
     "chat_template_path": "model.chat_template",
     "template": "model.chat_template",
+    "tokenizer_name": "model.tokenizer",
+    "tokenizer_name_or_path": "model.tokenizer",
+    "tokenizer_config": "model.tokenizer",
     # lora
     "r": "lora.rank",
     "lora_r": "lora.rank",
@@ -44,6 +47,8 @@ ALIASES: dict[str, str] = {
     "lora_dropout": "lora.dropout",
     "lora_target": "lora.target_modules",
     "lora_target_modules": "lora.target_modules",
+    "lora_modules_to_save": "lora.modules_to_save",
+    "additional_target": "lora.modules_to_save",
     "use_peft": "lora",
     "peft": "lora",
     "adapter": "lora",

@@ -91,6 +91,15 @@ COMBINATIONS = (
         "transformers documentation, attention backends",
     ),
     Combination(
+        "error",
+        "lora.modules_to_save",
+        lambda c: c.recipe.lora is not None and bool(c.recipe.lora.modules_to_save) and c.sharded,
+        "whole layers next to an adapter are trained in float32 and its base is frozen in 16 bits, "
+        "which prefcli does not shard together",
+        "use ddp or zero2, or train all weights",
+        "not tested by prefcli",
+    ),
+    Combination(
         "warning",
         "model.dtype",
         lambda c: c.recipe.model.dtype == "float16" and c.method.rows != "demonstration",

@@ -19,7 +19,8 @@ _HUB = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 def hub_names(recipe: Recipe) -> list[str]:
     """Models and datasets that are not local files."""
     data = [source.path for _, source in recipe.sources]
-    names = [recipe.model.name_or_path, recipe.reference.name_or_path, *data]
+    model, reference = recipe.model, recipe.reference
+    names = [model.name_or_path, model.tokenizer, reference.name_or_path, *data]
     return [name for name in dict.fromkeys(names) if name is not None and not is_local(name)]
 
 

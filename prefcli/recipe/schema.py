@@ -90,6 +90,11 @@ class Recipe(ConfigBase):
         adapter = self.model.adapter
         if adapter == "stack" and self.lora is None:
             raise RuleError("model.adapter stack needs a lora section for the new adapter")
+        if adapter == "stack" and self.lora is not None and self.lora.modules_to_save:
+            raise RuleError(
+                "model.adapter stack saves the sum of two adapters, which has no place for "
+                "lora.modules_to_save; remove it, or merge the adapter into its base first"
+            )
         if adapter == "continue" and self.lora is not None:
             raise RuleError(
                 "model.adapter continue trains the existing adapter with its own rank, alpha and "
@@ -194,6 +199,17 @@ class Recipe(ConfigBase):
     def trains_adapter(self) -> bool:
         """True if a LoRA adapter is trained, a new or an existing one."""
         return self.lora is not None or self.model.adapter == "continue"
+
+    @property
+    def trains_adapter_in_float32(self) -> bool:
+        """True if trained weights have to be raised to float32, above a base in 16 bits or less.
+
+        peft does so for low-rank matrices, unless trl sees a quantized base, and not for whole
+        layers.
+        """
+        has_layers = self.lora is not None and bool(self.lora.modules_to_save)
+        quantized = self.model.quantization is not None
+        return self.model.dtype != "bfloat16" and (has_layers or quantized)
 
     @property
     def sources(self) -> list[tuple[str, Source]]:

@@ -116,7 +116,7 @@ def make_trainer(
         arguments["peft_config"] = lora_config(recipe.lora, recipe.model.revision)
     if recipe.trains_adapter and not method.keeps_dropout:
         disable_base_dropout(policy)
-    in_float32 = recipe.model.quantization is not None and recipe.model.dtype != "bfloat16"
+    in_float32 = recipe.trains_adapter_in_float32
     before = (
         {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
         if in_float32 and recipe.model.adapter == "continue"

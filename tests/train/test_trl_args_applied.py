@@ -73,6 +73,8 @@ ELSEWHERE = {
     "model.init",
     "model.dtype",
     "model.attn_implementation",
+    "model.tokenizer",  # test_lora_targets.py
+    "model.tokenizer_revision",
     "model.chat_template",
     "model.eos_token",  # test_tokens_seen.py
     "model.adapter",
@@ -113,6 +115,7 @@ ELSEWHERE = {
     "lora.alpha",
     "lora.dropout",
     "lora.target_modules",
+    "lora.modules_to_save",  # test_lora_targets.py
     "lora.use_rslora",
     "lora.use_dora",
 }

@@ -21,6 +21,7 @@ FIRES = [
         {"model.attn_implementation": "flash_attention_2", "model.dtype": "float32"},
         "single",
     ),
+    ("lora.modules_to_save", {"lora": LORA | {"modules_to_save": ["lm_head"]}}, "fsdp2"),
     ("model.dtype", {"model.dtype": "float16"}, "single"),
     ("reference.precompute", {"reference.precompute": True, "lora": LORA}, "single"),
     ("lora", {"lora": LORA}, "fsdp1"),
@@ -49,9 +50,9 @@ def fired(recipe: Recipe, strategy: str, method: str = "dpo") -> list[int]:
 
 
 def test_every_combination_has_a_test():
-    assert len(COMBINATIONS) == len(FIRES) == 7
+    assert len(COMBINATIONS) == len(FIRES) == 8
     assert [combination.path for combination in COMBINATIONS] == [path for path, _, _ in FIRES]
-    assert [combination.level for combination in COMBINATIONS] == ["error"] * 4 + ["warning"] * 3
+    assert [combination.level for combination in COMBINATIONS] == ["error"] * 5 + ["warning"] * 3
     assert all(combination.source and combination.instead for combination in COMBINATIONS)
 
 

@@ -131,7 +131,6 @@ _REFUSED = {
         "model_init_kwargs ref_model_init_kwargs model_kwargs rope_scaling"
     ),
     "the weights are random; write model.init: random": "load_pretrained_weights=true",
-    "prefcli trains no full layers next to an adapter": "lora_modules_to_save additional_target",
     "prefcli adapts modules, not single parameters": "lora_target_parameters",
     "prefcli trains the LoRA layers only": "lora_bias=none",
     "prefcli initializes adapters to zero": "pissa_init lora_init_weights=default loftq_config",
@@ -148,11 +147,8 @@ _REFUSED = {
     "prefcli disables dropout in preference training": "disable_dropout=true",
     "trl has no such SFT term; write cpo_alpha for the one that trl has": "sft_weight",
     "prefcli does not generate in evaluations": "predict_with_generate",
-    "prefcli does not change the tokenizer": (
+    "prefcli does not change the tokenizer; save it with these tokens and write model.tokenizer": (
         "resize_vocab add_special_tokens tokens eot_tokens added_tokens_overrides tokenizer_kwargs"
-    ),
-    "prefcli uses the tokenizer of the model's folder or repository": (
-        "tokenizer_config tokenizer tokenizer_name_or_path"
     ),
     "prefcli does not have this attention": "shift_attn",
     "prefcli does not add a system message; add it to the data": (
@@ -248,6 +244,7 @@ _SETTINGS: dict[str, Rule] = {
         "model_name_or_path model_revision adapter_name_or_path create_new_adapter",
         "model.name_or_path model.revision model.adapter",
     ),
+    **_together(settings.tokenizer, "tokenizer_name_or_path", "model.tokenizer"),
     **_together(settings.remote_code, "trust_remote_code", "model.trust_remote_code"),
     **_together(settings.dtype, "dtype bf16 fp16 mixed_precision_dtype", "model.dtype"),
     **_together(
@@ -265,8 +262,9 @@ _SETTINGS: dict[str, Rule] = {
     **_together(settings.special_tokens, "special_tokens", "model.eos_token"),
     **_together(
         settings.lora,
-        f"use_peft lora_target_modules lora_target_linear {' '.join(settings.LORA)}",
-        f"lora.target_modules {' '.join(settings.LORA.values())}",
+        "use_peft lora_target_modules lora_target_linear lora_modules_to_save "
+        f"{' '.join(settings.LORA)}",
+        f"lora.target_modules lora.modules_to_save {' '.join(settings.LORA.values())}",
     ),
     **_together(
         settings.train_on_prompt,
@@ -349,6 +347,7 @@ _AXOLOTL = frozenset(
     eval_steps save_strategy save_steps early_stopping_patience load_best_model_at_end
     metric_for_best_model greater_is_better gradient_accumulation_steps warmup_ratio warmup_steps
     lr_scheduler_kwargs trust_remote_code lora_r lora_alpha lora_dropout lora_target_modules
+    lora_modules_to_save tokenizer_name_or_path
     load_in_4bit load_in_8bit attn_implementation dataset_num_proc rpo_alpha simpo_gamma cpo_alpha
     hub_model_id hub_strategy hub_revision push_to_hub precompute_ref_log_probs report_to
     model_name_or_path model_revision adapter_name_or_path use_peft use_rslora use_dora max_length
@@ -400,12 +399,14 @@ NAMES: dict[str, str] = {
     """,
     "LLaMA-Factory": f"""
         {_TRL_NAMES} finetuning_type=use_peft lora_target=lora_target_modules lora_rank=lora_r
+        additional_target=lora_modules_to_save
         flash_attn=attn_implementation template=chat_template cutoff_len=max_length
         pref_beta=beta pref_loss=loss_type pref_ftx=rpo_alpha kto_chosen_weight=desirable_weight
         kto_rejected_weight=undesirable_weight early_stopping_steps=early_stopping_patience
     """,
     "axolotl": """
         base_model=model_name_or_path revision_of_model=model_revision adapter=use_peft
+        tokenizer_config=tokenizer_name_or_path
         lora_model_dir=adapter_name_or_path peft_use_rslora=use_rslora peft_use_dora=use_dora
         sequence_len=max_length dataset_processes=dataset_num_proc num_epochs=num_train_epochs
         micro_batch_size=per_device_train_batch_size eval_batch_size=per_device_eval_batch_size
@@ -419,7 +420,8 @@ NAMES: dict[str, str] = {
     "oumi": """
         model.model_name=model_name_or_path model.adapter_model=adapter_name_or_path
         model.torch_dtype_str=dtype model.model_max_length=max_length training.optimizer=optim
-        training.enable_gradient_checkpointing=gradient_checkpointing model.tokenizer_name=tokenizer
+        training.enable_gradient_checkpointing=gradient_checkpointing
+        model.tokenizer_name=tokenizer_name_or_path
         peft.q_lora_bits=quantization_bit peft.bnb_4bit_compute_dtype=compute_dtype
     """,
 }

@@ -73,6 +73,15 @@ def _put_adapter(draft: Draft, name: str) -> None:
     )
 
 
+def tokenizer(draft: Draft) -> None:
+    """Translate a tokenizer that is not the model's."""
+    key = "tokenizer_name_or_path"
+    if draft.given(key) == draft.given("model_name_or_path"):
+        draft.drop(key, "it is the model's own")
+    elif is_on(draft.given(key)):
+        draft.put("model.tokenizer", draft.given(key), key)
+
+
 def remote_code(draft: Draft) -> None:
     """Translate trust_remote_code, which prefcli allows for local models and pinned commits."""
     name, revision = str(draft.given("model_name_or_path")), draft.given("model_revision")
@@ -241,7 +250,7 @@ def _trains_adapter(draft: Draft) -> bool:
 def lora(draft: Draft) -> None:
     """Translate the settings of the adapter, if the file trains one."""
     kind = draft.value("use_peft")
-    settings = ("lora_target_modules", "lora_target_linear", *LORA)
+    settings = ("lora_target_modules", "lora_target_linear", "lora_modules_to_save", *LORA)
     draft.handled |= {*settings}
     if not _trains_adapter(draft):
         if is_on(kind) and kind != "full":
@@ -258,6 +267,8 @@ def lora(draft: Draft) -> None:
     for key, path in LORA.items():
         if (value := draft.value(key)) is not None:
             draft.put(path, value, key)
+    if is_on(layers := draft.given("lora_modules_to_save")):
+        draft.put("lora.modules_to_save", word_list(layers) or layers, "lora_modules_to_save")
     modules = draft.value("lora_target_modules")
     names = word_list(modules) if modules else None
     if is_on(draft.given("lora_target_linear")):

@@ -40,6 +40,11 @@ class Model(ConfigBase):
         "auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"
     ] = "auto"
     """auto: what transformers picks on this machine."""
+    tokenizer: PathOrName | None = None
+    """Hub id or folder of the tokenizer if it is not the model's, e.g. one with the special tokens
+    of a chat template in place of unused ones; model/ gets it. Its tokens must have rows in the
+    model's embedding."""
+    tokenizer_revision: str | None = None
     chat_template: str | None = None
     """A .jinja file, the template itself, or one of chatml, gemma, llama3, mistral, phi3, zephyr.
     Default: the tokenizer's own."""
@@ -61,6 +66,12 @@ class Model(ConfigBase):
     def _remote_code_is_pinned(self) -> Model:
         if self.trust_remote_code and not is_local(self.name_or_path):
             check_pinned(self.revision, "revision", "name_or_path")
+        return self
+
+    @model_validator(mode="after")
+    def _tokenizer_revision_needs_tokenizer(self) -> Model:
+        if self.tokenizer_revision is not None and self.tokenizer is None:
+            raise RuleError("tokenizer_revision has no effect without tokenizer; see revision")
         return self
 
     @model_validator(mode="after")
@@ -87,6 +98,10 @@ class Lora(ConfigBase):
     target_modules: Literal["all-linear"] | Literal["default"] | list[str] = "all-linear"
     """all-linear: every linear layer except the output head. default: the layers that peft chooses
     for the architecture. Or a list of layer names."""
+    modules_to_save: list[str] | None = None
+    """Whole layers that are trained and saved together with the adapter: the embeddings, the
+    output head, or both, e.g. [embed_tokens, lm_head] if the chat template writes tokens that the
+    model was not trained on."""
     use_rslora: Flag = False
     """Scale by alpha/sqrt(rank) (Kalajdzievski 2023, arXiv:2312.03732)."""
     use_dora: Flag = False
