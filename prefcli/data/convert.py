@@ -30,6 +30,7 @@ from prefcli.formats.contents import compare_scores, holds_user_turn, score_colu
 from prefcli.formats.labelled import label_spelling
 from prefcli.formats.unread import cure, unread
 from prefcli.methods import RowKind
+from prefcli.recipe.sections import Source
 
 COLUMNS: dict[RowKind, tuple[str, ...]] = {
     "pair": ("prompt", "chosen", "rejected", *TEMPLATE_COLUMNS),
@@ -50,6 +51,18 @@ class Place:
     where: str
     chat: bool = False
     """Texts become turns."""
+    prompt_template: str | None = None
+    """Writes the prompts of instructions."""
+
+    @classmethod
+    def of(cls, sources: Sequence[Source], i: int, where: str) -> Place:
+        """Return the place of a source. where: dotted path of the sources."""
+        path = where if len(sources) == 1 else f"{where}[{i}]"
+        return cls(sources[i].path, path, sources[i].chat, sources[i].prompt_template)
+
+    def prepare(self, row: Raw) -> tuple[Raw, list[str]]:
+        """Return the row as the source's options change it, and notes about that."""
+        return prepare(row, chat=self.chat, prompt_template=self.prompt_template)
 
 
 def convert(
@@ -80,7 +93,7 @@ def convert(
         row_format,
         blank,
         account,
-        place.chat,
+        place,
         tools,
         "none" in template,
         reasoning_key(template),
@@ -130,7 +143,7 @@ class _RowReader:
     row_format: Format
     blank: dict[str, None]
     account: Account
-    chat: bool
+    source: Place
     tools: bool
     tests_null: bool
     reasoning: str | None
@@ -145,7 +158,7 @@ class _RowReader:
 
     def read(self, raw: Raw, place: str) -> Row:
         """Convert a row, and count what is not read. Raises RowError."""
-        raw, notes = prepare({**self.blank, **raw}, chat=self.chat)
+        raw, notes = self.source.prepare({**self.blank, **raw})
         row = self.row_format.convert(raw)
         if self.row_format.label_column is not None:
             notes += self._check_spelling(raw[self.row_format.label_column], place)
@@ -226,7 +239,7 @@ def _detect(
     first_error = None
     for index in indices[:ROWS_TRIED]:
         try:
-            row, _ = prepare(rows.row(index), chat=place.chat)
+            row, _ = place.prepare(rows.row(index))
             row_format = detect(row)
         except RowError as error:
             first_error = first_error or Problem(

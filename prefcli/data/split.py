@@ -132,7 +132,7 @@ def load_split(
     notes: list[str] = []
     parts, total, available = [], 0, 0
     for i, source in enumerate(sources):
-        place = Place(source.path, where if len(sources) == 1 else f"{where}[{i}]", source.chat)
+        place = Place.of(sources, i, where)
         raw = read(source, place.where)
         fraction = source.fraction if source.rows is None else min(1.0, source.rows / len(raw))
         indices, count = draw_share(len(raw), fraction, seed, sample)
@@ -222,7 +222,7 @@ def check_shape(
     account = Account()
     total = valid = 0
     for i, source in enumerate(sources):
-        place = Place(source.path, where if len(sources) == 1 else f"{where}[{i}]", source.chat)
+        place = Place.of(sources, i, where)
         raw = read(source, place.where)
         valid += len(convert(raw, range(len(raw)), kind, place, account, last_turn=last_turn))
         total += len(raw)

@@ -9,21 +9,26 @@ from typing import Any
 
 from prefcli.formats.base import Raw, RowError
 from prefcli.formats.chat import from_json, is_messages
+from prefcli.formats.prompt_template import write_prompt
 
 JSON_MESSAGES = "messages in JSON text were read as messages"
 TEXT_AS_TURNS = "texts were read as turns of a chat (chat: true)"
+PROMPT_TEMPLATE = "prompts were written with prompt_template"
 
 _CELLS = ("prompt", "chosen", "rejected", "completion", "messages", "conversations")
 _HH_TURNS = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
-def prepare(row: Raw, *, chat: bool) -> tuple[Raw, list[str]]:
+def prepare(row: Raw, *, chat: bool, prompt_template: str | None = None) -> tuple[Raw, list[str]]:
     """Return the row with messages instead of their JSON text, and notes about what was done.
 
-    chat: a text prompt becomes a user turn, and with it each side an assistant turn. Raises
-    RowError for messages as Python text.
+    chat: a text prompt becomes a user turn, and with it each side an assistant turn.
+    prompt_template: instruction and input become a text prompt. Raises RowError for messages as
+    Python text, and without an instruction for the template.
     """
+    if prompt_template is not None:
+        return write_prompt(row, prompt_template), [PROMPT_TEMPLATE]
     changes: dict[str, Any] = {}
     for name in _CELLS:
         value = row.get(name)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from prefcli.formats import FORMATS, RowError, detect
-from prefcli.formats.cells import JSON_MESSAGES, TEXT_AS_TURNS, prepare
+from prefcli.formats.cells import JSON_MESSAGES, PROMPT_TEMPLATE, TEXT_AS_TURNS, prepare
 from prefcli.formats.chat_columns import add_chat_columns
 from prefcli.formats.labelled import to_label
 
@@ -176,6 +176,32 @@ CELLS = {
 @pytest.mark.parametrize(("row", "chat", "changed", "notes"), CELLS.values(), ids=CELLS)
 def test_prepare_reads_cells(row, chat, changed, notes):
     assert prepare(row, chat=chat) == ({**row, **changed}, notes)
+
+
+ALPACA = "### Instruction:\nadd\n\n"
+PROMPTS = {
+    # id: (template, row, prompt)
+    "alpaca": ("alpaca", {"instruction": "add", "input": ""}, f"{ALPACA}### Response:\n"),
+    "alpaca, input": ("alpaca", {"instruction": "add", "input": "1 2"}, f"{ALPACA}### Input:\n1 2\n\n### Response:\n"),
+    "own text": ("Q: {instruction} {input}\nA:", {"instruction": "{input}", "input": "1"}, "Q: {input} 1\nA:"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("template", "row", "prompt"), PROMPTS.values(), ids=PROMPTS)
+def test_prepare_writes_the_prompt_of_an_instruction(template, row, prompt):
+    for answers, expected in (
+        ({"output": "3", "id": 1}, {"completion": "3", "id": 1}),
+        ({"chosen": "3", "rejected": "4"}, {"chosen": "3", "rejected": "4"}),
+    ):
+        written, notes = prepare(row | answers, chat=False, prompt_template=template)
+        assert notes == [PROMPT_TEMPLATE]
+        assert written.pop("prompt").endswith(prompt)
+        assert written == expected
+
+
+def test_prepare_prompt_template_without_an_instruction_raises():
+    with pytest.raises(RowError, match="nothing in 'instruction'"):
+        prepare({"prompt": "q", "completion": "a"}, chat=False, prompt_template="alpaca")
 
 
 def test_prepare_python_list_raises():

@@ -59,8 +59,8 @@ def translate(draft: Draft) -> None:
         sources: SourceList = [
             (_source(draft, key, i, entry), (i,)) for i, entry in enumerate(entries)
         ]
-        row_types = {entry.get("type") for entry in entries}
-        if key == "datasets" and row_types & {_CHAT_TYPE, "sharegpt"}:
+        has_chats = any(entry.get("type") in (_CHAT_TYPE, "sharegpt") for entry in entries)
+        if key == "datasets" and has_chats:
             draft.row_types.add("conversations")
         put_sources(draft, path, sources, key)
     if not is_on(draft.given("val_set_size")):
@@ -95,6 +95,8 @@ def _source(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str, 
     columns = _columns(draft, key, i, entry)
     if _is_rendered(entry.get("type")):
         source["chat"] = True
+    elif (template := _prompt_template(entry.get("type"))) is not None and draft.method == "sft":
+        source["prompt_template"] = template
     return source | ({"columns": columns} if columns else {})
 
 
@@ -110,14 +112,47 @@ def _is_rendered(row_type: Any) -> bool:
     return template in ("chatml", "llama3") and shape in _RENDERED
 
 
+def _prompt_template(row_type: Any) -> str | None:
+    """Return the text around an instruction: Alpaca's, or that of the file's own type."""
+    if not isinstance(row_type, dict):
+        return "alpaca" if row_type == "alpaca" else None
+    formats = {row_type.get("format"), row_type.get("no_input_format", row_type.get("format"))}
+    if not row_type.get("field_input"):
+        formats = {row_type.get("no_input_format", row_type.get("format"))}
+    text = formats.pop()
+    has_system = row_type.get("field_system") or row_type.get("system_prompt")
+    if has_system or formats or not isinstance(text, str) or "{instruction}" not in text:
+        return None
+    return text.replace("{{", "{").replace("}}", "}")
+
+
+def _is_plain_pair(row_type: dict[str, Any]) -> bool:
+    """Return whether a type of the file's own takes the texts of pairs as they are."""
+    names = ("prompt", "chosen", "rejected")
+    plain = all(row_type.get(f"{name}_format") in (None, f"{{{name}}}") for name in names)
+    return plain and not row_type.get("field_system")
+
+
 def _columns(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str, str]:
     """Return prefcli's column names with the names in the data, if they differ."""
     row_type, is_sft = entry.get("type"), draft.method == "sft"
     columns: dict[str, str] = {}
     if is_sft and row_type == _CHAT_TYPE:
         columns = {"messages": entry.get("field_messages") or "messages"}
+    elif is_sft and _prompt_template(row_type) is not None:
+        names = ("instruction", "input", "output")
+        fields = row_type if isinstance(row_type, dict) else {}
+        columns = {name: fields.get(f"field_{name}") or name for name in names}
     elif is_sft and row_type == "completion":
         columns = {"text": entry.get("field") or "text"}
+    elif (
+        not is_sft
+        and draft.method != "kto"
+        and isinstance(row_type, dict)
+        and _is_plain_pair(row_type)
+    ):
+        names = ("prompt", "chosen", "rejected")
+        columns = {name: row_type.get(f"field_{name}") or name for name in names}
     elif draft.method != "kto" and not is_sft and row_type in (_PAIR_TYPE, *_ARGILLA_TYPES):
         columns = {side: entry.get(f"field_{side}") or side for side in ("chosen", "rejected")}
         if row_type == _PAIR_TYPE:
@@ -130,7 +165,7 @@ def _columns(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str,
         draft.put("model.chat_template", entry["conversation"], key, i, "conversation")
         columns = {"conversations": entry.get("field") or "conversations"}
     elif row_type is not None or is_sft:
-        known = (_CHAT_TYPE, "completion") if is_sft else (_PAIR_TYPE, *_ARGILLA_TYPES)
+        known = (_CHAT_TYPE, "completion", "alpaca") if is_sft else (_PAIR_TYPE, *_ARGILLA_TYPES)
         hint = "convert the rows to messages and remove the type"
         if draft.method != "kto":
             hint = f"write type: {' or '.join(known)}; or {hint}"

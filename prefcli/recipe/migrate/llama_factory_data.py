@@ -44,6 +44,7 @@ _INFO_KEYS = {
     "subset",
 }
 _INFO_KEYS |= {"split", "columns", "tags", "file_sha1"}
+_TYPES: dict[str, type] = {"formatting": str, "file_name": str, "columns": dict, "tags": dict}
 
 
 def translate(draft: Draft) -> None:
@@ -110,6 +111,11 @@ def _source(
     if unknown := sorted(entry.keys() - _INFO_KEYS):
         message = f"{name}: prefcli migrate does not know the keys {', '.join(unknown)}"
         draft.refuse(key, message, code="RCP155", hint=f"remove them from {_INFO_FILE}")
+        return None
+    wrong = [k for k, kind in _TYPES.items() if not isinstance(entry.get(k, kind()), kind)]
+    if wrong:
+        message = f"{name}: {', '.join(wrong)} of {folder / _INFO_FILE} has the wrong type"
+        draft.refuse(key, message, code="RCP165", hint=f"correct the entry in {_INFO_FILE}")
         return None
     columns = _columns(draft, key, name, entry)
     if columns is None:

@@ -397,7 +397,11 @@ def loss(draft: Draft) -> None:
     if draft.given("loss_weights") is not None and draft.method == "dpo":
         draft.put("dpo.loss_weights", draft.given("loss_weights"), "loss_weights")
     tau = draft.given("discopop_tau")
-    if tau is not None and draft.method == "dpo" and "discopop" in (given or ()):
+    if (
+        tau is not None
+        and draft.method == "dpo"
+        and "discopop" in (given if isinstance(given, list) else [given])
+    ):
         draft.put("dpo.discopop_tau", tau, "discopop_tau")
     else:
         draft.drop("discopop_tau", "only the loss discopop uses it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from prefcli.config_base import (
     ConfigBase,
@@ -16,6 +16,12 @@ from prefcli.config_base import (
     section,
 )
 from prefcli.recipe.paths import PathOrName
+
+
+def _has_instruction(template: str) -> str:
+    if template != "alpaca" and "{instruction}" not in template:
+        raise RuleError("the text has no {instruction}; write one, or alpaca")
+    return template
 
 
 class Source(ConfigBase):
@@ -35,6 +41,9 @@ class Source(ConfigBase):
     chat: Flag = False
     """Make turns of texts: a prompt is the user's, each answer the assistant's; the chat template
     is applied."""
+    prompt_template: Annotated[str, AfterValidator(_has_instruction)] | None = None
+    """Text of the prompt with {instruction} and {input}, or alpaca for Stanford Alpaca's: rows of
+    instruction, input and answers become texts instead of a chat."""
     fraction: Fraction = 1.0
     """Share of the rows to use, drawn with the recipe's seed."""
     rows: Count | None = None
@@ -44,6 +53,12 @@ class Source(ConfigBase):
     def _rows_or_fraction(self) -> Source:
         if self.rows is not None and self.fraction != 1.0:
             raise RuleError("rows and fraction both limit the source; remove one")
+        return self
+
+    @model_validator(mode="after")
+    def _chat_or_prompt_template(self) -> Source:
+        if self.chat and self.prompt_template is not None:
+            raise RuleError("chat makes turns of a prompt and prompt_template a text; remove one")
         return self
 
 
