@@ -1,7 +1,9 @@
 """Migration of alignment-handbook's and trl's configs, and the command."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +13,9 @@ from prefcli.methods import METHODS
 from prefcli.recipe.aliases import ALIASES, UNSUPPORTED
 from prefcli.recipe.load import load
 from prefcli.recipe.migrate import TOOLS, migrate
+from prefcli.recipe.migrate import draft as draft_module
 from prefcli.recipe.migrate.draft import Draft
-from prefcli.recipe.migrate.rules import Drop, MultiKeyRule, Refuse
+from prefcli.recipe.migrate.rules import Drop, Refuse, Together
 from prefcli.recipe.migrate.tools import by_trl_names
 from prefcli.recipe.source_map import Places
 from prefcli.recipe.suggestions import all_paths
@@ -290,7 +293,7 @@ def test_migrate_token_in_another_key_is_refused_and_hidden(tmp_path):
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
 def test_two_names_of_a_setting_with_other_values_are_a_problem(tool):
-    names = tool.trl_names()
+    names = tool.trl_names
     for name, trl_name in names.items():
         for other in (n for n, trl in names.items() if trl == trl_name and n != name):
             entries = {tuple(name.split(".")): 1, tuple(other.split(".")): 2}
@@ -314,11 +317,18 @@ def test_rule_table_paths_are_in_the_schema(tool):
     known = {*all_paths()}
     for key, rule in tool.table.items():
         assert {*rule.paths} <= known, key
-        if isinstance(rule, Refuse | MultiKeyRule) or key not in ALIASES:
+        if isinstance(rule, Refuse | Together) or key not in ALIASES:
             continue
         # aliases.py, which suggests prefcli's key for a foreign one in a recipe, agrees.
         if rule.paths and ALIASES[key].partition(".")[0] not in METHODS:
             assert ALIASES[key] in rule.paths, key
+
+
+def test_paths_that_functions_write_are_in_the_schema():
+    sources = [path.read_text() for path in Path(draft_module.__file__).parent.glob("*.py")]
+    written = re.findall(r"\.put(?:_given)?\(\s*\"([a-z_.]+)\"", "".join(sources))
+    assert len(written) > 40
+    assert {*written} - {*all_paths()} == set()
 
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)

@@ -17,10 +17,10 @@ from prefcli.recipe import secrets
 from prefcli.recipe.load import load_text
 from prefcli.recipe.migrate.command_lines import is_script, read_command, read_script
 from prefcli.recipe.migrate.config_files import Config, read_yaml, tool_of_file
-from prefcli.recipe.migrate.draft import Draft, Dropped, Renamed
+from prefcli.recipe.migrate.draft import TRL_TOOLS, Draft, Dropped, Renamed
+from prefcli.recipe.migrate.file_method import find_method, possible_methods
 from prefcli.recipe.migrate.rules import Drop, apply_rules
-from prefcli.recipe.migrate.settings import TRL_TOOLS
-from prefcli.recipe.migrate.tools import TOOLS, by_trl_names, find_method
+from prefcli.recipe.migrate.tools import TOOLS, by_trl_names
 from prefcli.recipe.overrides import key_path, override
 from prefcli.recipe.source_map import Key, Places, dotted, leaves
 from prefcli.recipe.yaml_writer import recipe_text
@@ -92,7 +92,7 @@ def migrate(
     if isinstance(method_or_problem, Problem):
         # Any of the methods would have these problems.
         common: list[Problem] | None = None
-        for name in tool.candidate_methods(data) if tool.method_key is None else ():
+        for name in possible_methods(tool, data) if tool.method_key is None else ():
             reported = _draft(config, data, paths, name, devices, overrides).problems
             common = reported if common is None else [p for p in common if p in reported]
         problems = _in_file_order([*problems, method_or_problem, *(common or [])])
@@ -137,7 +137,7 @@ def _draft(
         devices or config.devices,
         tool.defaults(method, data),
         paths,
-        {trl: name for name, trl in reversed(tool.trl_names().items())},
+        {trl: name for name, trl in reversed(tool.trl_names.items())},
         tuple(given),
         notes=[*config.notes],
     )

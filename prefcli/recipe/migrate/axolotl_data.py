@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from prefcli.recipe.migrate.draft import Draft
-from prefcli.recipe.migrate.rules import is_on, refuse_unknown, word_list
-from prefcli.recipe.migrate.settings import NAMED_TEMPLATES, SourceList, held_out, put_sources
+from prefcli.recipe.migrate.model_settings import NAMED_TEMPLATES
+from prefcli.recipe.migrate.reasons import SAME_TRAINING
+from prefcli.recipe.migrate.rules import refuse_unknown, word_list
+from prefcli.recipe.migrate.sources import SourceList, put_held_out, put_sources
 
 KEYS = ("datasets", "test_datasets", "val_set_size")
 _COPIED = ("path", "name", "split", "revision", "data_files")
@@ -63,10 +65,7 @@ def translate(draft: Draft) -> None:
         if key == "datasets" and has_chats:
             draft.row_types.add("conversations")
         put_sources(draft, path, sources, key)
-    if not is_on(draft.given("val_set_size")):
-        draft.drop("val_set_size", "it is off")
-    else:
-        held_out(draft, draft.given("val_set_size"), "val_set_size")
+    put_held_out(draft, draft.given("val_set_size"), "val_set_size")
     if draft.given("excess_length_strategy") != "truncate":
         draft.note(
             "axolotl drops rows that are longer than sequence_len; prefcli truncates them at the "
@@ -187,7 +186,7 @@ def plugins(draft: Draft) -> None:
     """Drop plugins that save memory, and refuse others."""
     for i, plugin in enumerate(word_list(draft.given("plugins") or []) or []):
         if any(name in plugin.lower() for name in _MEMORY_PLUGINS):
-            draft.drop("plugins", "it changes memory or speed, but not the result of training", i)
+            draft.drop("plugins", SAME_TRAINING, i)
         else:
             message, hint = f"prefcli does not have the plugin {plugin}", "remove it"
             draft.refuse("plugins", message, i, code="RCP156", hint=hint)

@@ -123,7 +123,7 @@ def _wandb(config: Config) -> Config:
     """Take the training arguments of W&B's config.yaml, which also holds the model's config."""
     entries: dict[Key, Any] = {}
     unread: list[str] = []
-    names, places = config.tool.trl_names(), Places(config.places.source)
+    names, places = config.tool.trl_names, Places(config.places.source)
     for marks, source in ((places.keys, config.places.keys), (places.values, config.places.values)):
         marks |= {(*p[:1], *p[2:]) if p[1:2] == ("value",) else p: m for p, m in source.items()}
     for (key, *_), entry in config.entries.items():

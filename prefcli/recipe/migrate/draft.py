@@ -10,6 +10,9 @@ from typing import Any
 from prefcli.errors import Problem
 from prefcli.recipe.source_map import Key, Places, dotted
 
+TRL_TOOLS = ("trl", "alignment-handbook", "W&B")
+"""The tools whose defaults are those of trl."""
+
 
 @dataclass(frozen=True)
 class Renamed:
@@ -118,6 +121,11 @@ class Draft:
                 self.assumed[self.name(key)] = self.defaults.get(key, value)
             elif path.rpartition(".")[2] != origin[-1] or value != self.data[key]:
                 self.renamed.append(Renamed(dotted(origin), self.places.key(origin), path, value))
+
+    def put_given(self, path: str, key: str) -> None:
+        """Write the file's value, unless it is null or missing."""
+        if (value := self.given(key)) is not None:
+            self.put(path, value, key)
 
     def drop(self, key: str, reason: str, *inside: str | int) -> None:
         """Record why `key` is not needed, if the file has it."""

@@ -1,7 +1,8 @@
 """The table of all tools' keys: what each becomes, or why it is dropped or refused.
 
-A setting that several tools have is listed once, by trl's name; NAMES has the other names. The
-rules of the data come first in a tool's table, as evaluation needs data.eval.
+A setting that several tools have is listed once, by trl's name; names.py has the other names, and
+reasons.py the keys that become nothing. The rules of the data come first in a tool's table, as
+evaluation needs data.eval.
 """
 
 from __future__ import annotations
@@ -10,196 +11,31 @@ from collections.abc import Callable
 from typing import Any
 
 from prefcli.methods import METHODS
-from prefcli.recipe.migrate import axolotl_data, llama_factory_data, oumi_data, settings, trl_data
+from prefcli.recipe.migrate import (
+    axolotl_data,
+    llama_factory_data,
+    method_settings,
+    model_settings,
+    oumi_data,
+    output_settings,
+    training_settings,
+    trl_data,
+)
 from prefcli.recipe.migrate.draft import Draft
-from prefcli.recipe.migrate.rules import Drop, MultiKeyRule, Refuse, Rename, Rule, RuleTable, is_on
-from prefcli.recipe.yaml_reader import scalar
+from prefcli.recipe.migrate.names import NOT_IN
+from prefcli.recipe.migrate.reasons import reasons
+from prefcli.recipe.migrate.rules import Rename, Rule, RuleTable, Together, is_on, switch
 
-_SAME_TRAINING = "it changes memory or speed, but not the result of training"
-_LAUNCHER = "the launch section, torchrun or accelerate sets up distributed training"
-_LOGGING = "prefcli logs to metrics.jsonl every training.logging_steps"
-
-_DROPPED = {
-    _SAME_TRAINING: """
-        use_liger_kernel liger_kernel_config torch_compile torch_compile_backend torchdynamo
-        torch_compile_mode jit_mode_eval use_ipex dataloader_num_workers dataloader_pin_memory
-        dataloader_prefetch_factor dataloader_persistent_workers eval_accumulation_steps
-        torch_empty_cache_steps full_determinism activation_offloading eval_do_concat_batches
-        eval_use_gather_object batch_eval_metrics precompute_ref_batch_size padding_free
-        pad_to_multiple_of use_logits_to_keep use_liger_loss low_cpu_mem_usage use_cache
-        enable_liger_kernel use_unsloth use_unsloth_gc upcast_layernorm compile shard_for_eval
-        dataloader_main_process_only empty_device_cache_steps use_deterministic gpu_memory_limit
-        flash_attn_cross_entropy flash_attn_rms_norm flash_attn_fuse_mlp flash_attn_fuse_qkv
-        pad_to_sequence_len lora_mlp_kernel lora_qkv_kernel lora_o_kernel liger_rope liger_rms_norm
-        liger_swiglu liger_glu_activation liger_layer_norm liger_fused_linear_cross_entropy
-        liger_cross_entropy unsloth_lora_mlp unsloth_lora_qkv unsloth_lora_o cut_cross_entropy
-        unsloth_cross_entropy_loss dpo_padding_free dpo_use_liger_kernel dpo_use_logits_to_keep
-        xformers_attention bnb_4bit_quant_storage gradient_checkpointing_kwargs use_reentrant_gc
-    """,
-    _LAUNCHER: """
-        ddp_timeout ddp_find_unused_parameters ddp_backend ddp_bucket_cap_mb ddp_broadcast_buffers
-        deepspeed fsdp fsdp_config fsdp_version fsdp_min_num_params local_rank ddp device_map
-        use_cpu
-        fsdp_transformer_layer_cls_to_wrap fsdp_final_state_dict_type no_cuda use_mps_device
-        ray_run_name ray_storage_path ray_num_workers ray_init_kwargs ray_scope use_ray launcher
-        resources_per_worker placement_strategy world_size nccl_default_timeout_minutes
-    """,
-    _LOGGING: """
-        log_level log_level_replica logging_strategy logging_first_step logging_dir disable_tqdm
-        logging_nan_inf_filter log_on_each_node include_tokens_per_second project trackio_space_id
-        include_num_input_tokens_seen include_inputs_for_metrics include_for_metrics plot_loss
-        skip_memory_metrics compute_accuracy dep_log_level include_performance_metrics telemetry
-        include_alternative_mfu_metrics log_model_summary profiler eval_table_size profiler_steps
-        eval_max_new_tokens eval_table_max_new_tokens include_tkps
-    """,
-    "set it in the tracker's environment variable, such as WANDB_PROJECT": """
-        wandb_entity wandb_watch wandb_log_model wandb_mode mlflow_tracking_uri swanlab_project
-        swanlab_run_name swanlab_mode swanlab_workspace comet_project_name comet_experiment_key
-        hf_mlflow_log_artifacts
-    """,
-    "log in with `hf auth login`, or export HF_TOKEN": """
-        hub_token push_to_hub_token hf_use_auth_token use_auth_token hf_hub_token ms_hub_token
-        om_hub_token push_to_hub_organization
-    """,
-    "datasets caches the converted rows": """
-        overwrite_cache preprocessing_only preprocessing_batch_size tokenized_path buffer_size
-        dataset_prepared_path push_dataset_to_hub dataset_keep_in_memory
-    """,
-    "prefcli resumes its own runs and never overwrites another": """
-        overwrite_output_dir resume_from_checkpoint ignore_data_skip try_resume_from_last_checkpoint
-    """,
-    "the precision follows the device": """
-        tf32 bf16_full_eval fp16_full_eval half_precision_backend fp16_opt_level compute_dtype
-    """,
-    "transformers reads it from the model's files": """
-        model_type tokenizer_type tokenizer_use_fast tokenizer_legacy is_llama_derived_model
-        is_mistral_derived_model is_qwen_derived_model is_falcon_derived_model
-    """,
-    "padding is masked by position, whatever its token": """
-        pad_token padding_value label_pad_token_id tokenizer_pad_token
-    """,
-    "trl 1.x does not read it": """
-        num_of_sequences chars_per_token dataset_batch_size force_use_ref_model model_adapter_name
-        ref_adapter_name ignore_bias_buffers
-    """,
-    "only generation uses it": """
-        temperature top_p top_k max_new_tokens do_sample generation_max_length generation_num_beams
-    """,
-    "the section of the method replaces it": "stage rl trainer_type",
-    "`prefcli METHOD` trains": "do_train do_predict",
-    "evaluation runs whenever data.eval is given": "do_eval eval_on_start eval_delay",
-    "prefcli reads the columns that the method needs": "remove_unused_columns label_names",
-    "prefcli has one seed for everything": "data_seed",
-    "prefcli's losses are means over all devices": "average_tokens_across_devices",
-    "checkpoints include the optimizer state, so that runs can resume": "save_only_model",
-    "weights are always saved as safetensors": "save_safetensors save_on_each_node",
-    "a preempted run saves a checkpoint": "enable_jit_checkpoint",
-    "prefcli always saves the model": "save_final_model peft_save_mode",
-    "`samples` writes answers during training": "generate_during_eval",
-    "prefcli's 4bit quantizes twice, as QLoRA does": "use_bnb_nested_quant double_quantization",
-    "the task is always causal language modeling": "lora_task_type is_encoder_decoder",
-    "data.max_length bounds prompt and completion": "max_prompt_length",
-    "prefcli truncates long rows at the end and counts them": "excess_length_strategy",
-    "prefcli always shuffles rows": "shuffle_dataset",
-    "evaluation rows are packed like training rows": "eval_packing eval_sample_packing",
-    "only sync_ref_model uses it": "ref_model_mixup_alpha ref_model_sync_steps",
-    "prefcli uses the tokenizer's chat template": "enable_thinking",
-    "HF_HOME sets the cache folder": "cache_dir",
-    "prefcli stops if a loss is not finite": "loss_watchdog_threshold loss_watchdog_patience",
-    "--dry-run checks the output folder": "save_first_step debug",
-    "prefcli is always strict": "strict",
+_OPTIMIZERS = {
+    "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw": "paged_adamw_32bit",
+    "paged_adamw_bnb_8bit": "paged_adamw_8bit",
+    "adamw_hf": "adamw_torch",
 }
-"""Reasons, each with the keys that are dropped for it."""
-
-_DROPPED_WITH_NOTE = {
-    "prefcli shuffles rows and does not group them by length": "group_by_length length_column_name",
-    "prefcli also trains on the last, smaller batch of an epoch": "dataloader_drop_last",
-    "prefcli does not report to this tracker": "use_swanlab use_comet",
-}
-"""The same where the results of the run differ slightly, which the recipe says."""
-
-_REFUSED = {
-    "prefcli does not have NEFTune": "neftune_noise_alpha",
-    "prefcli's SFT loss has no label smoothing": "label_smoothing_factor",
-    "prefcli never changes the batch size": "auto_find_batch_size",
-    "prefcli's optimizers have no other settings": "optim_args",
-    "prefcli has one optimizer for all modules": "optim_target_modules",
-    "prefcli configures accelerate itself": "parallelism_config",
-    "write optim: adafactor": "adafactor",
-    "the only 4bit format is nf4": "bnb_4bit_quant_type=nf4 quantization_type=nf4",
-    "prefcli passes no other arguments to the model": (
-        "model_init_kwargs ref_model_init_kwargs model_kwargs rope_scaling"
-    ),
-    "the weights are random; write model.init: random": "load_pretrained_weights=true",
-    "prefcli adapts modules, not single parameters": "lora_target_parameters",
-    "prefcli trains the LoRA layers only": "lora_bias=none",
-    "prefcli initializes adapters to zero": "pissa_init lora_init_weights=default loftq_config",
-    "peft sets it for Conv1D layers": "lora_fan_in_fan_out",
-    "prefcli has one learning rate for all weights": (
-        "loraplus_lr_ratio embedding_lr embedding_lr_scale"
-    ),
-    "prefcli does not stream data": "dataset_streaming streaming",
-    "prefcli truncates at the end": "truncation_mode=keep_start",
-    "prefcli's packing does not split rows": "packing_strategy=bfd,ffd",
-    "prefcli never updates the reference model": "sync_ref_model",
-    "prefcli's dpo always has a reference; use simpo or orpo": "reference_free",
-    "prefcli does not weight pairs by the policy (WPO)": "use_weighting dpo_use_weighting",
-    "prefcli disables dropout in preference training": "disable_dropout=true",
-    "trl has no such SFT term; write cpo_alpha for the one that trl has": "sft_weight",
-    "prefcli does not generate in evaluations": "predict_with_generate",
-    "prefcli does not change the tokenizer; save it with these tokens and write model.tokenizer": (
-        "resize_vocab add_special_tokens tokens eot_tokens added_tokens_overrides tokenizer_kwargs"
-    ),
-    "prefcli does not have this attention": "shift_attn",
-    "prefcli does not add a system message; add it to the data": (
-        "default_system default_system_message"
-    ),
-    "prefcli concatenates its sources": "mix_strategy=concat",
-    "prefcli's sft trains on every assistant turn of a conversation": "mask_history",
-    "trl's sigmoid loss has no label smoothing; use pref_loss: robust": "dpo_label_smoothing",
-    "prefcli does not add a BCO term to another loss": "pref_bco_weight",
-    "an adapter is the reference itself; write its folder as ref_model": "ref_model_adapters",
-    "the reference is quantized like the policy": "ref_model_quantization_bit",
-    "prefcli always shuffles rows": "disable_shuffling shuffle_merged_datasets=true",
-    "prefcli has other optimizers": "use_galore use_badam use_apollo use_muon use_adam_mini",
-    "prefcli does not add layers (LLaMA Pro)": "use_llama_pro",
-    "prefcli trains on text only": (
-        "image_max_pixels video_max_pixels freeze_vision_tower processor_type is_multimodal"
-    ),
-    "prefcli trains all layers": "unfrozen_parameters freeze_layers",
-    "prefcli has its own metrics": "metrics_function",
-    "prefcli does not have ReLoRA": "relora relora_steps",
-    "prefcli does not have GPTQ": "gptq",
-    "prefcli does not remove repeated rows": "dataset_exact_deduplication",
-    "prefcli does not pretrain": "pretraining_dataset",
-    "trl 1.16 has no such setting; write dpo_loss_type: [sigmoid_norm]": "dpo_norm_loss",
-    "its meaning depends on the number of devices; write gradient_accumulation_steps": "batch_size",
-    "prefcli's cosine schedule does not end in a constant": "cosine_constant_lr_ratio",
-}
-"""Reasons, each with the keys that are refused for it, as `key` or `key=harmless values`."""
+"""transformers' other names of the same optimizers."""
 
 
-def _reasons() -> dict[str, Rule]:
-    """Return the rules of all keys that are dropped or refused, whatever the tool."""
-    rules: dict[str, Rule] = {}
-    for reason, keys in _DROPPED.items():
-        rules |= dict.fromkeys(keys.split(), Drop(reason))
-    for reason, keys in _DROPPED_WITH_NOTE.items():
-        rules |= dict.fromkeys(keys.split(), Drop(reason, reason))
-    for reason, keys in _REFUSED.items():
-        why, _, hint = reason.partition("; ")
-        for key in keys.split():
-            name, _, harmless = key.partition("=")
-            values = tuple(map(scalar, harmless.split(","))) if harmless else ()
-            rules[name] = Refuse(why, hint or None, harmless=values)
-    return rules
-
-
-def _words(text: str) -> list[str]:
-    return text.split()
-
-
-def _rename(paths: str) -> dict[str, Rule]:
+def _renamed(paths: str) -> dict[str, Rule]:
     """Return the rules of keys that become a path: `section.key`, or `key=section.other`."""
     rules: dict[str, Rule] = {}
     for word in paths.split():
@@ -208,8 +44,15 @@ def _rename(paths: str) -> dict[str, Rule]:
     return rules
 
 
-def _together(translate: Callable[[Draft], None], keys: str, paths: str = "") -> dict[str, Rule]:
-    return dict.fromkeys(keys.split(), MultiKeyRule(translate, *paths.split()))
+def _together(
+    translate: Callable[[Draft], None], keys: str, otherwise: str = ""
+) -> dict[str, Rule]:
+    return dict.fromkeys(keys.split(), Together(translate, otherwise))
+
+
+def _name_in(names: dict[str, str]) -> Callable[[Any], Any]:
+    """Return a reader of values that may have other names."""
+    return lambda value: names.get(value, value) if isinstance(value, str) else value
 
 
 def _gradient_checkpointing(value: Any) -> Any:
@@ -218,7 +61,7 @@ def _gradient_checkpointing(value: Any) -> Any:
 
 
 _SETTINGS: dict[str, Rule] = {
-    **_rename("""
+    **_renamed("""
         output_dir seed dataset_num_proc=data.num_proc training.num_train_epochs
         training.learning_rate training.weight_decay training.max_grad_norm training.adam_beta1
         training.adam_beta2 training.adam_epsilon training.logging_steps training.save_total_limit
@@ -233,196 +76,135 @@ _SETTINGS: dict[str, Rule] = {
     "gradient_checkpointing": Rename(
         "training.gradient_checkpointing", read=_gradient_checkpointing
     ),
-    "disable_gradient_checkpointing": Rename(
-        "training.gradient_checkpointing", read=lambda on: not is_on(on)
+    "disable_gradient_checkpointing": switch("training.gradient_checkpointing", False, True),
+    "pure_bf16": switch("model.dtype", "bfloat16"),
+    "use_dft_loss": switch("sft.loss_type", "dft"),
+    "optim": Rename("training.optim", read=_name_in(_OPTIMIZERS)),
+    "max_steps": Rename(
+        "training.max_steps", read=lambda steps: None if steps in (-1, 0) else steps
     ),
-    "pure_bf16": Rename("model.dtype", read=lambda on: "bfloat16" if is_on(on) else "auto"),
-    "use_dft_loss": Rename("sft.loss_type", read=lambda on: "dft" if is_on(on) else "nll"),
-    "optim": Rename("training.optim", read=lambda name: settings.OPTIMIZERS.get(str(name), name)),
+    "load_in_4bit": switch("model.quantization", "4bit"),
+    "load_in_8bit": switch("model.quantization", "8bit"),
+    "quantization_bit": Rename("model.quantization", read=lambda bits: f"{bits}bit"),
+    "attn_implementation": Rename(
+        "model.attn_implementation", read=_name_in(model_settings.ATTENTION)
+    ),
+    "use_flash_attention_2": switch("model.attn_implementation", "flash_attention_2"),
+    "flash_attention": switch("model.attn_implementation", "flash_attention_2"),
+    "sdp_attention": switch("model.attn_implementation", "sdpa"),
+    "eager_attention": switch("model.attn_implementation", "eager"),
+    "flex_attention": switch("model.attn_implementation", "flex_attention"),
     **_together(
-        settings.start,
+        model_settings.start,
         "model_name_or_path model_revision adapter_name_or_path create_new_adapter",
-        "model.name_or_path model.revision model.adapter",
-    ),
-    **_together(settings.tokenizer, "tokenizer_name_or_path", "model.tokenizer"),
-    **_together(settings.remote_code, "trust_remote_code", "model.trust_remote_code"),
-    **_together(settings.dtype, "dtype bf16 fp16 mixed_precision_dtype", "model.dtype"),
-    **_together(
-        settings.attention,
-        "attn_implementation use_flash_attention_2 flash_attention sdp_attention eager_attention "
-        "flex_attention",
-        "model.attn_implementation",
+        "the starting adapter's adapter_config.json names its base",
     ),
     **_together(
-        settings.quantization,
-        "load_in_4bit load_in_8bit quantization_bit quantization_method q_lora",
-        "model.quantization",
-    ),
-    **_together(settings.template, "chat_template chat_template_jinja", "model.chat_template"),
-    **_together(settings.special_tokens, "special_tokens", "model.eos_token"),
-    **_together(
-        settings.lora,
-        "use_peft lora_target_modules lora_target_linear lora_modules_to_save "
-        f"{' '.join(settings.LORA)}",
-        f"lora.target_modules lora.modules_to_save {' '.join(settings.LORA.values())}",
+        model_settings.tokenizer, "tokenizer_name_or_path", "it is the model's own tokenizer"
     ),
     **_together(
-        settings.train_on_prompt,
+        model_settings.remote_code,
+        "trust_remote_code",
+        "transformers has the classes of most models",
+    ),
+    **_together(
+        model_settings.dtype,
+        "dtype bf16 fp16 mixed_precision_dtype",
+        "the precision follows the device: bfloat16 autocast if it supports it",
+    ),
+    **_together(
+        model_settings.template,
+        "chat_template chat_template_jinja",
+        "only chat_template: jinja uses the other key",
+    ),
+    **_together(model_settings.special_tokens, "special_tokens"),
+    **_together(
+        model_settings.lora,
+        " ".join(model_settings.LORA_KEYS),
+        "the section lora does not need it",
+    ),
+    **_together(
+        method_settings.train_on_prompt,
         "train_on_prompt",
-        "sft.assistant_only_loss sft.completion_only_loss",
+        "only sft trains on prompts, and on completions alone by default",
     ),
-    **_together(settings.packing, "packing neat_packing", "sft.packing"),
+    **_together(method_settings.packing, "packing neat_packing"),
+    **_together(method_settings.loss, "loss_type loss_weights rpo_alpha discopop_tau"),
+    **_together(method_settings.divergence, "f_divergence_type f_alpha_divergence_coef"),
+    **_together(method_settings.margin, "simpo_gamma gamma_beta_ratio"),
     **_together(
-        settings.loss,
-        "loss_type loss_weights rpo_alpha discopop_tau",
-        "dpo.loss_type dpo.loss_weights dpo.discopop_tau kto.loss_type sft.loss_type cpo.loss_type "
-        "simpo.cpo_alpha",
+        method_settings.completion_length,
+        "max_completion_length",
+        "trl reads it for encoder-decoder models only",
     ),
-    **_together(
-        settings.divergence,
-        "f_divergence_type f_alpha_divergence_coef",
-        "dpo.f_divergence_type dpo.f_alpha_divergence_coef",
-    ),
-    **_together(settings.margin, "simpo_gamma gamma_beta_ratio", "simpo.gamma cpo.gamma"),
-    **_together(settings.completion_length, "max_completion_length"),
     **_together(trl_data.dataset_kwargs, "dataset_kwargs"),
-    **_together(settings.max_steps, "max_steps", "training.max_steps"),
     **_together(
-        settings.schedule,
-        "lr_scheduler_type lr_scheduler_kwargs cosine_min_lr_ratio",
-        "training.lr_scheduler_type training.min_lr_ratio",
+        training_settings.schedule, "lr_scheduler_type lr_scheduler_kwargs cosine_min_lr_ratio"
     ),
     **_together(
-        settings.warmup, "warmup_ratio warmup_steps", "training.warmup_ratio training.warmup_steps"
+        training_settings.warmup,
+        "warmup_ratio warmup_steps",
+        "warmup_steps overrides warmup_ratio, and a constant schedule has no warmup",
     ),
     **_together(
-        settings.batch_size,
-        "per_device_train_batch_size gradient_accumulation_steps",
-        "training.global_batch_size training.per_device_train_batch_size",
+        training_settings.batch_size, "per_device_train_batch_size gradient_accumulation_steps"
     ),
-    **_together(settings.accelerator, "accelerator_config"),
     **_together(
-        settings.evaluation,
+        training_settings.accelerator, "accelerator_config", "prefcli configures accelerate itself"
+    ),
+    **_together(
+        training_settings.evaluation,
         "eval_strategy eval_steps per_device_eval_batch_size evals_per_epoch",
-        "training.eval_steps training.per_device_eval_batch_size",
+        "data.eval and training.eval_steps, a number of steps, say when prefcli evaluates",
     ),
     **_together(
-        settings.early_stopping,
+        training_settings.early_stopping,
         "load_best_model_at_end early_stopping_patience early_stopping_threshold "
         "metric_for_best_model greater_is_better",
-        "training.early_stopping.patience training.early_stopping.threshold "
-        "training.early_stopping.metric",
+        "training.early_stopping, if the recipe has it, always ends with the best checkpoint",
     ),
     **_together(
-        settings.saving,
+        training_settings.saving,
         "save_strategy save_steps saves_per_epoch save_epoch",
-        "training.save_steps",
+        "prefcli saves a checkpoint every training.save_steps",
     ),
     **_together(
-        settings.push_to_hub,
-        " ".join(settings.HUB_KEYS),
-        "push_to_hub.repo_id push_to_hub.private push_to_hub.revision",
+        output_settings.push_to_hub,
+        "push_to_hub hub_model_id hub_private_repo hub_revision hub_strategy hub_always_push",
+        "prefcli pushes the finished model once, if the recipe has a section push_to_hub",
     ),
     **_together(
-        settings.trackers,
-        f"report_to run_name wandb_run_id {settings.TRACKER_SWITCHES}",
-        "logging.report_to logging.run_name",
+        output_settings.trackers,
+        f"report_to run_name wandb_run_id {output_settings.TRACKER_SWITCHES}",
+        "logging.report_to lists the trackers",
     ),
-    **_reasons(),
+    **reasons(),
 }
 
-_NOT_TRL = frozenset(
-    _words("""
-    adapter_name_or_path create_new_adapter mixed_precision_dtype flash_attention sdp_attention
-    eager_attention flex_attention quantization_bit quantization_method q_lora chat_template_jinja
-    special_tokens lora_target_linear train_on_prompt neat_packing cosine_min_lr_ratio
-    evals_per_epoch saves_per_epoch save_epoch pure_bf16 use_dft_loss
-    disable_gradient_checkpointing
-    """)
-)
-_AXOLOTL = frozenset(
-    _words("""
-    output_dir seed max_steps learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon
-    max_grad_norm logging_steps save_total_limit bf16 fp16 gradient_checkpointing eval_strategy
-    eval_steps save_strategy save_steps early_stopping_patience load_best_model_at_end
-    metric_for_best_model greater_is_better gradient_accumulation_steps warmup_ratio warmup_steps
-    lr_scheduler_kwargs trust_remote_code lora_r lora_alpha lora_dropout lora_target_modules
-    lora_modules_to_save tokenizer_name_or_path
-    load_in_4bit load_in_8bit attn_implementation dataset_num_proc rpo_alpha simpo_gamma cpo_alpha
-    hub_model_id hub_strategy hub_revision push_to_hub precompute_ref_log_probs report_to
-    model_name_or_path model_revision adapter_name_or_path use_peft use_rslora use_dora max_length
-    num_train_epochs per_device_train_batch_size per_device_eval_batch_size optim
-    lr_scheduler_type beta desirable_weight undesirable_weight loss_type loss_weights
-    label_smoothing packing run_name train_on_prompt chat_template chat_template_jinja
-    special_tokens lora_target_linear cosine_min_lr_ratio evals_per_epoch saves_per_epoch
-    flash_attention sdp_attention eager_attention flex_attention wandb_project use_wandb
-    mlflow_experiment_name use_mlflow use_tensorboard wandb_run_id accelerator_config
-    """)
-)
-"""The settings of axolotl, which ignores other tools' keys."""
 
+def _table(tool: str, translate_data: Callable[[Draft], None], *data_keys: str) -> RuleTable:
+    """Return the rules of a tool's keys: those of its data, and the settings that it has."""
+    keys = " ".join(data_keys)
+    data = _together(translate_data, keys)
+    return data | {key: rule for key, rule in _SETTINGS.items() if key not in NOT_IN.get(tool, ())}
 
-def _data(translate: Callable[[Draft], None], keys: tuple[str, ...]) -> dict[str, Rule]:
-    return _together(translate, " ".join(keys), "data.train data.eval sft.packing")
-
-
-_IN_TRL = {key: rule for key, rule in _SETTINGS.items() if key not in _NOT_TRL}
 
 TABLES: dict[str, RuleTable] = {
-    "trl": _data(trl_data.translate, trl_data.KEYS) | _IN_TRL,
-    "W&B": _data(trl_data.translate, trl_data.KEYS) | _IN_TRL,
-    "alignment-handbook": _data(
-        trl_data.translate_mixture, (*trl_data.MIXTURE_KEYS, *trl_data.KEYS)
-    )
-    | _IN_TRL,
-    "LLaMA-Factory": _data(llama_factory_data.translate, llama_factory_data.KEYS) | _SETTINGS,
-    "oumi": _data(oumi_data.translate, ("data",)) | _SETTINGS,
+    "trl": _table("trl", trl_data.translate, *trl_data.KEYS),
+    "W&B": _table("W&B", trl_data.translate, *trl_data.KEYS),
+    "alignment-handbook": _table(
+        "alignment-handbook", trl_data.translate_mixture, *trl_data.MIXTURE_KEYS, *trl_data.KEYS
+    ),
+    "LLaMA-Factory": _table(
+        "LLaMA-Factory", llama_factory_data.translate, *llama_factory_data.KEYS
+    ),
+    "oumi": {
+        **_table("oumi", oumi_data.translate, "data"),
+        **_together(oumi_data.quantization, "q_lora quantization_bit"),
+    },
     "axolotl": {
-        **_data(axolotl_data.translate, axolotl_data.KEYS),
-        **{key: rule for key, rule in _SETTINGS.items() if key in _AXOLOTL | _reasons().keys()},
+        **_table("axolotl", axolotl_data.translate, *axolotl_data.KEYS),
         **_together(axolotl_data.plugins, "plugins"),
     },
 }
 """The rules of each tool's keys, by trl's names."""
-
-_TRL_NAMES = """
-    torch_dtype=dtype evaluation_strategy=eval_strategy max_seq_length=max_length
-    activation_checkpointing=gradient_checkpointing preprocessing_num_workers=dataset_num_proc
-    hub_model_revision=hub_revision push_to_hub_model_id=hub_model_id
-    ref_model=ref_model_name_or_path
-"""
-NAMES: dict[str, str] = {
-    "trl": _TRL_NAMES,
-    "alignment-handbook": _TRL_NAMES,
-    "W&B": f"""
-        {_TRL_NAMES} _name_or_path=model_name_or_path _attn_implementation=attn_implementation
-    """,
-    "LLaMA-Factory": f"""
-        {_TRL_NAMES} finetuning_type=use_peft lora_target=lora_target_modules lora_rank=lora_r
-        additional_target=lora_modules_to_save
-        flash_attn=attn_implementation template=chat_template cutoff_len=max_length
-        pref_beta=beta pref_loss=loss_type pref_ftx=rpo_alpha kto_chosen_weight=desirable_weight
-        kto_rejected_weight=undesirable_weight early_stopping_steps=early_stopping_patience
-    """,
-    "axolotl": """
-        base_model=model_name_or_path revision_of_model=model_revision adapter=use_peft
-        tokenizer_config=tokenizer_name_or_path
-        lora_model_dir=adapter_name_or_path peft_use_rslora=use_rslora peft_use_dora=use_dora
-        sequence_len=max_length dataset_processes=dataset_num_proc num_epochs=num_train_epochs
-        micro_batch_size=per_device_train_batch_size eval_batch_size=per_device_eval_batch_size
-        optimizer=optim lr_scheduler=lr_scheduler_type evaluation_strategy=eval_strategy
-        rl_beta=beta dpo_beta=beta orpo_alpha=beta kto_desirable_weight=desirable_weight
-        kto_undesirable_weight=undesirable_weight dpo_loss_type=loss_type
-        dpo_loss_weights=loss_weights dpo_label_smoothing=label_smoothing sample_packing=packing
-        train_on_inputs=train_on_prompt wandb_name=run_name bfloat16=bf16 float16=fp16 bf16=bf16
-        fp16=fp16 eval_strategy=eval_strategy
-    """,
-    "oumi": """
-        model.model_name=model_name_or_path model.adapter_model=adapter_name_or_path
-        model.torch_dtype_str=dtype model.model_max_length=max_length training.optimizer=optim
-        training.enable_gradient_checkpointing=gradient_checkpointing
-        model.tokenizer_name=tokenizer_name_or_path
-        peft.q_lora_bits=quantization_bit peft.bnb_4bit_compute_dtype=compute_dtype
-    """,
-}
-"""Each tool's own names of settings, as `name=trl's name`."""

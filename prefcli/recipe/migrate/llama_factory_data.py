@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from prefcli.recipe.migrate.draft import Draft
-from prefcli.recipe.migrate.rules import is_on, word_list
-from prefcli.recipe.migrate.settings import evaluates, held_out, put_sources
+from prefcli.recipe.migrate.rules import word_list
+from prefcli.recipe.migrate.sources import evaluates, put_held_out, put_sources
 
 KEYS = ("dataset", "eval_dataset", "dataset_dir", "max_samples", "val_size")
 _INFO_FILE = "dataset_info.json"
@@ -65,10 +65,7 @@ def translate(draft: Draft) -> None:
             put_sources(draft, path, [(source, ()) for source in sources if source], key)
     if draft.given("dataset_dir") is not None:
         draft.drop("dataset_dir", f"the recipe does not need {_INFO_FILE}")
-    if is_on(draft.given("val_size")):
-        held_out(draft, draft.given("val_size"), "val_size")
-    else:
-        draft.drop("val_size", "it is off")
+    put_held_out(draft, draft.given("val_size"), "val_size")
 
 
 def _read_info(draft: Draft) -> tuple[Path, dict[str, Any]] | None:

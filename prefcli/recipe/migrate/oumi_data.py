@@ -6,7 +6,7 @@ from typing import Any
 
 from prefcli.recipe.migrate.draft import Draft
 from prefcli.recipe.migrate.rules import is_on, refuse_unknown
-from prefcli.recipe.migrate.settings import SourceList, evaluates, put_sources
+from prefcli.recipe.migrate.sources import SourceList, evaluates, put_sources
 
 _OWN_CLASSES = ("text_sft", "text_sft_jsonl", "PromptResponseDataset", "preference_dpo")
 """oumi's generic dataset classes, whose dataset_path or hub name is the data."""
@@ -83,3 +83,12 @@ def _source(draft: Draft, split: str, i: int, entry: dict[str, Any]) -> dict[str
     for key in entry.keys() - {*known, "sample_count", "mixture_proportion"}:
         refuse_unknown(draft, "data", *inside, key)
     return source
+
+
+def quantization(draft: Draft) -> None:
+    """Translate the bits of quantized weights, which only q_lora uses."""
+    if is_on(draft.given("q_lora")):
+        draft.put("model.quantization", f"{draft.value('quantization_bit')}bit", "quantization_bit")
+        draft.drop("q_lora", "model.quantization replaces it")
+    else:
+        draft.drop("quantization_bit", "only q_lora uses it")

@@ -39,17 +39,16 @@ class Rule(ABC):
 class Rename(Rule):
     """Writes the value to a path; with several paths, to the one in the method's section.
 
-    `read` converts the value, or raises ValueError with the reason why it can't.
+    read: converts the value, or returns None if it is off.
     """
 
-    def __init__(self, *paths: str, read: Callable[[Any], Any] | None = None) -> None:
+    def __init__(self, *paths: str, read: Callable[[Any], Any] = lambda value: value) -> None:
         self.paths = paths
         self.read = read
         sections = {path.partition(".")[0] for path in paths}
         self.methods = frozenset(sections) if sections <= METHODS.keys() else None
 
     def apply(self, draft: Draft, key: str) -> None:
-        value = draft.value(key)
         if self.methods is not None and draft.method not in self.methods:
             draft.refuse(
                 key,
@@ -58,15 +57,17 @@ class Rename(Rule):
                 hint=f"remove it, or pass --method {'|'.join(sorted(self.methods))}",
             )
             return
-        (path,) = (
-            path
-            for path in self.paths
-            if self.methods is None or path.startswith(f"{draft.method}.")
-        )
-        try:
-            draft.put(path, self.read(value) if self.read else value, key)
-        except ValueError as error:
-            draft.refuse(key, str(error), code="RCP157", path=path)
+        of_method = [path for path in self.paths if path.startswith(f"{draft.method}.")]
+        value = self.read(draft.value(key))
+        if value is None:
+            draft.drop(key, "it is off")
+        else:
+            draft.put((of_method or self.paths)[0], value, key)
+
+
+def switch(path: str, on: Any, off: Any = None) -> Rename:
+    """Return the rule of a switch, which writes `on` to a path, or `off` unless that is None."""
+    return Rename(path, read=lambda value: on if is_on(value) else off)
 
 
 class Drop(Rule):
@@ -87,10 +88,9 @@ class Refuse(Rule):
     Harmless values are dropped; by default those that disable the feature.
     """
 
-    def __init__(
-        self, reason: str, hint: str | None = None, *, harmless: tuple[Any, ...] = ()
-    ) -> None:
-        self.reason, self.hint, self.harmless = reason, hint, harmless
+    def __init__(self, reason: str, hint: str = "", *, harmless: tuple[Any, ...] = ()) -> None:
+        self.reason, self.harmless = reason, harmless
+        self.hint = hint or "remove it if the run does not need it"
 
     def apply(self, draft: Draft, key: str) -> None:
         value = draft.given(key)
@@ -99,26 +99,28 @@ class Refuse(Rule):
         elif not self.harmless and not is_on(value):
             draft.drop(key, "it is off")
         else:
-            hint = self.hint or "remove it if the run does not need it"
-            draft.refuse(key, self.reason, code="RCP156", hint=hint)
+            draft.refuse(key, self.reason, code="RCP156", hint=self.hint)
 
 
-class MultiKeyRule(Rule):
-    """Several keys that only have a meaning together; applied once, after the single keys."""
+class Together(Rule):
+    """Several keys that only have a meaning together; applied once, after the single keys.
 
-    def __init__(self, translate: Callable[[Draft], None], *paths: str) -> None:
-        self.translate = translate
-        self.paths = paths
+    otherwise: why those keys are dropped that `translate` has no use for.
+    """
+
+    def __init__(self, translate: Callable[[Draft], None], otherwise: str) -> None:
+        self.translate, self.otherwise = translate, otherwise
 
     def apply(self, draft: Draft, key: str) -> None:
-        raise AssertionError("applied once, by apply_rules()")
+        if key not in draft.handled and self.otherwise:
+            draft.drop(key, self.otherwise)
 
 
 RuleTable = Mapping[str, Rule]
 
 
 def refuse_unknown(draft: Draft, key: str, *inside: str | int) -> None:
-    """Refuse a key that no rule is for, unless it has no value."""
+    """Refuse a key that no rule is for."""
     hint = "remove it if the run does not need it, or report it as missing"
     draft.refuse(key, "prefcli migrate does not know this key", *inside, code="RCP155", hint=hint)
 
@@ -127,7 +129,7 @@ def apply_rules(draft: Draft, table: RuleTable) -> None:
     """Translate every key of the file, so that each is written, dropped or refused."""
     for key in [*draft.data, *(k for k in draft.defaults if k not in draft.data)]:
         rule = table.get(key)
-        if isinstance(rule, MultiKeyRule):
+        if isinstance(rule, Together):
             continue
         if draft.value(key) is None:
             draft.drop(key, "it is not set")
@@ -135,8 +137,11 @@ def apply_rules(draft: Draft, table: RuleTable) -> None:
             refuse_unknown(draft, key)
         else:
             rule.apply(draft, key)
-    for multi in dict.fromkeys(r for r in table.values() if isinstance(r, MultiKeyRule)):
-        multi.translate(draft)
+    for together in dict.fromkeys(rule for rule in table.values() if isinstance(rule, Together)):
+        together.translate(draft)
+    for key, rule in table.items():
+        if isinstance(rule, Together):
+            rule.apply(draft, key)
     for key, value in draft.data.items():
         if key not in draft.handled and not is_on(value):
             draft.drop(key, "it is not set" if value is None else "it is off")

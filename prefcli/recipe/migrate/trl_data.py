@@ -7,7 +7,7 @@ from typing import Any
 
 from prefcli.recipe.migrate.draft import Draft
 from prefcli.recipe.migrate.rules import is_on, refuse_unknown, word_list
-from prefcli.recipe.migrate.settings import SourceList, evaluates, held_out, put_sources
+from prefcli.recipe.migrate.sources import SourceList, evaluates, put_held_out, put_sources
 
 KEYS = (
     "dataset_name",
@@ -60,7 +60,7 @@ def _put_list(draft: Draft, entries: list[Any]) -> None:
         sources.append(({key: value for key, value in source.items() if value is not None}, (i,)))
     put_sources(draft, "data.train", sources, "datasets")
     if draft.given("test_split_size") is not None:
-        held_out(draft, draft.given("test_split_size"), "test_split_size")
+        put_held_out(draft, draft.given("test_split_size"), "test_split_size")
 
 
 def _check_columns(draft: Draft, columns: Any, key: str, *inside: str | int) -> None:
@@ -131,7 +131,7 @@ def _put_mixture(draft: Draft, mixture: dict[str, Any]) -> None:
                 hint="add its train split, or remove this one",
             )
     if not test:
-        held_out(draft, mixture["test_split_size"], "dataset_mixture", "test_split_size")
+        put_held_out(draft, mixture["test_split_size"], "dataset_mixture", "test_split_size")
         return
     reason = "data.eval has the official test splits"
     draft.drop("dataset_mixture", reason, "test_split_size")
