@@ -15,12 +15,12 @@ from typing import Any
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe import secrets
 from prefcli.recipe.load import load_text
-from prefcli.recipe.migrate.command_lines import is_script, read_command, read_script
 from prefcli.recipe.migrate.config_files import Config, read_yaml, tool_of_file
 from prefcli.recipe.migrate.draft import TRL_TOOLS, Draft, Dropped, Renamed
 from prefcli.recipe.migrate.file_method import find_method, possible_methods
 from prefcli.recipe.migrate.rules import Drop, apply_rules
 from prefcli.recipe.migrate.tools import TOOLS, by_trl_names
+from prefcli.recipe.migrate.training_command import is_script, read_command, read_script
 from prefcli.recipe.overrides import key_path, override
 from prefcli.recipe.source_map import Key, Places, dotted, leaves
 from prefcli.recipe.yaml_writer import recipe_text

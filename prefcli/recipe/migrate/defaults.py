@@ -16,7 +16,7 @@ _TRAINING_ARGUMENTS = {
     "lr_scheduler_type": "linear",
 }
 _KTO = {"desirable_weight": 1.0, "undesirable_weight": 1.0}
-_TRL = {
+_TRL: dict[str, dict[str, Any]] = {
     "all": _TRAINING_ARGUMENTS | {"learning_rate": 1e-6},
     "sft": {"learning_rate": 2e-5},
     "kto": _KTO,
@@ -64,7 +64,9 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """By tool, and by what they depend on; later entries replace earlier ones."""
 
-_TRL_REQUIRED = {"simpo": ("loss_type",)}  # without it trl ignores simpo_gamma
+_TRL_REQUIRED: dict[str, tuple[str, ...]] = {
+    "simpo": ("loss_type",)  # without it trl ignores simpo_gamma
+}
 _REQUIRED: dict[str, dict[str, tuple[str, ...]]] = {
     "trl": _TRL_REQUIRED,
     "alignment-handbook": _TRL_REQUIRED,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from prefcli.recipe.migrate.draft import Draft
-from prefcli.recipe.migrate.rules import is_on
+from prefcli.recipe.migrate.rules import is_on, refuse_unknown
 
+_NONE: Mapping[str, Collection[Any]] = {}
 SourceList = list[tuple[dict[str, Any], tuple[str | int, ...]]]
 """Data sources, each with its place inside the key that it came from."""
 
@@ -14,6 +16,44 @@ SourceList = list[tuple[dict[str, Any], tuple[str | int, ...]]]
 def evaluates(draft: Draft) -> bool:
     """Return whether the file has an evaluation strategy other than `no`."""
     return is_on(draft.value("eval_strategy"))
+
+
+def sections(draft: Draft, value: Any, key: str, *inside: str | int) -> list[dict[str, Any]]:
+    """Return a list of sections; refuse anything else, and return an empty list."""
+    if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+        return value
+    draft.refuse(key, "is not a list of sections", *inside, code="RCP157")
+    return []
+
+
+def read_section(
+    draft: Draft,
+    section: Mapping[str, Any],
+    names: str,
+    ignored: str,
+    key: str,
+    *inside: str | int,
+    harmless: Mapping[str, Collection[Any]] = _NONE,
+) -> dict[str, Any]:
+    """Return the values of a section by prefcli's names; refuse keys that nothing is for.
+
+    names: the names that are read, as `name` or `name=prefcli's name`. ignored: names that are read
+    elsewhere, or change nothing. harmless: by other names, the values that match what prefcli does.
+    """
+    targets = {name.partition("=")[0]: name.rpartition("=")[2] for name in names.split()}
+    values = {}
+    for name, value in section.items():
+        if value is None or name in ignored.split():
+            continue
+        if name in targets:
+            values[targets[name]] = value
+        elif name not in harmless:
+            refuse_unknown(draft, key, *inside, name)
+        elif value not in harmless[name]:
+            message = f"prefcli has no setting for {value!r}"
+            hint = "remove it if the run does not need it"
+            draft.refuse(key, message, *inside, name, code="RCP156", hint=hint)
+    return values
 
 
 def put_sources(draft: Draft, path: str, sources: SourceList, key: str) -> None:

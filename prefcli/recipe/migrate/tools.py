@@ -22,9 +22,9 @@ class Tool:
 
     name: str
     marks: str
-    """Keys of which a file has one."""
+    """Keys that no other tool has; one is enough."""
     needs: str = ""
-    """A key that it must have as well."""
+    """A key that a file must have as well."""
     method_key: str | None = None
     """The key that names the method, by trl's name."""
     has_own_names: bool = False

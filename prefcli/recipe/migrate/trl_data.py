@@ -6,8 +6,15 @@ import re
 from typing import Any
 
 from prefcli.recipe.migrate.draft import Draft
-from prefcli.recipe.migrate.rules import is_on, refuse_unknown, word_list
-from prefcli.recipe.migrate.sources import SourceList, evaluates, put_held_out, put_sources
+from prefcli.recipe.migrate.rules import is_on, word_list
+from prefcli.recipe.migrate.sources import (
+    SourceList,
+    evaluates,
+    put_held_out,
+    put_sources,
+    read_section,
+    sections,
+)
 
 KEYS = (
     "dataset_name",
@@ -18,6 +25,7 @@ KEYS = (
     "datasets",
     "test_split_size",
 )
+MIXTURE_KEYS = ("dataset_mixture", "dataset_mixer", "dataset_splits", "dataset_configs")
 
 
 def translate(draft: Draft) -> None:
@@ -39,25 +47,16 @@ def translate(draft: Draft) -> None:
         put_sources(draft, "data.eval", [(test, ())], "dataset_name")
     else:
         draft.drop("dataset_test_split", "evaluation is off")
-    draft.handled |= {"dataset_config", "dataset_train_split", "dataset_test_split"}
-    draft.handled |= {"dataset_text_field"}
+    draft.handled |= {*KEYS} - {"datasets", "test_split_size"}
 
 
 def _put_list(draft: Draft, entries: list[Any]) -> None:
     sources: SourceList = []
     for i, entry in enumerate(entries):
-        source = dict(entry) if isinstance(entry, dict) else {"path": entry}
-        _check_columns(draft, source.pop("columns", None), "datasets", i, "columns")
-        if source.pop("data_dir", None) is not None:
-            draft.refuse(
-                "datasets",
-                "prefcli does not have data_dir",
-                i,
-                "data_dir",
-                code="RCP156",
-                hint="list the files under data_files",
-            )
-        sources.append(({key: value for key, value in source.items() if value is not None}, (i,)))
+        section = dict(entry) if isinstance(entry, dict) else {"path": entry}
+        _check_columns(draft, section.pop("columns", None), "datasets", i, "columns")
+        source = read_section(draft, section, "path name split data_files", "", "datasets", i)
+        sources.append((source, (i,)))
     put_sources(draft, "data.train", sources, "datasets")
     if draft.given("test_split_size") is not None:
         put_held_out(draft, draft.given("test_split_size"), "test_split_size")
@@ -72,22 +71,11 @@ def _check_columns(draft: Draft, columns: Any, key: str, *inside: str | int) -> 
 def dataset_kwargs(draft: Draft) -> None:
     """Translate trl's dataset_kwargs, which may only turn off special tokens."""
     given = draft.given("dataset_kwargs")
-    for name, value in (given if isinstance(given, dict) else {}).items():
-        if name in ("add_special_tokens", "append_concat_token") and value is False:
-            reason = "prefcli does not add special tokens to rendered chats"
-            draft.drop("dataset_kwargs", reason, name)
-        else:
-            draft.refuse(
-                "dataset_kwargs",
-                "prefcli has no such setting",
-                name,
-                code="RCP156",
-                hint="remove it if the run does not need it",
-            )
-
-
-MIXTURE_KEYS = ("dataset_mixture", "dataset_mixer", "dataset_splits", "dataset_configs")
-_SOURCE_KEYS = {"id": "path", "config": "name", "split": "split", "weight": "fraction"}
+    if isinstance(given, dict):
+        switches = ("add_special_tokens", "append_concat_token", "skip_prepare_dataset")
+        harmless = dict.fromkeys(switches, (False,))
+        read_section(draft, given, "", "", "dataset_kwargs", harmless=harmless)
+        draft.drop("dataset_kwargs", "prefcli does not add special tokens to rendered chats")
 
 
 def translate_mixture(draft: Draft) -> None:
@@ -101,40 +89,43 @@ def translate_mixture(draft: Draft) -> None:
 
 
 def _put_mixture(draft: Draft, mixture: dict[str, Any]) -> None:
-    entries = mixture.get("datasets")
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        message = "must have a list `datasets` of sections with an id"
-        draft.refuse("dataset_mixture", message, code="RCP157")
-        return
-    sources: SourceList = [
-        (_source(draft, entry, i), ("datasets", i)) for i, entry in enumerate(entries)
-    ]
-    for key in mixture.keys() - {"datasets", "seed", "test_split_size"}:
-        refuse_unknown(draft, "dataset_mixture", key)
+    key = "dataset_mixture"
+    sources: SourceList = []
+    for i, entry in enumerate(sections(draft, mixture.get("datasets"), key, "datasets")):
+        inside = ("datasets", i)
+        _check_columns(draft, entry.get("columns"), key, *inside, "columns")
+        if not isinstance(entry.get("id"), str):
+            draft.refuse(key, "the dataset has no id", *inside, code="RCP157")
+            entry["id"] = ""
+        names = "id=path config=name split weight=fraction"
+        sources.append((read_section(draft, entry, names, "columns", key, *inside), inside))
+    read_section(draft, mixture, "", "datasets seed test_split_size", key)
     if "seed" in mixture:
-        draft.drop("dataset_mixture", "prefcli has one seed for everything", "seed")
+        draft.drop(key, "prefcli has one seed for everything", "seed")
     splits_again = is_on(mixture.get("test_split_size"))
     test = [source for source in sources if splits_again and _is_test(source[0])]
     train = [source for source in sources if source not in test]
-    put_sources(draft, "data.train", train, "dataset_mixture")
-    if not splits_again:
-        return
+    put_sources(draft, "data.train", train, key)
     train_paths = {source["path"] for source, _ in train}
-    for source, inside in test:
+    for source, place in test:
         if source["path"] not in train_paths:
             draft.refuse(
-                "dataset_mixture",
+                key,
                 f"only the test split of {source['path']} is in the mixture, and prefcli does not "
                 "train on test splits",
-                *inside,
+                *place,
                 code="RCP164",
                 hint="add its train split, or remove this one",
             )
-    if not test:
-        put_held_out(draft, mixture["test_split_size"], "dataset_mixture", "test_split_size")
-        return
-    reason = "data.eval has the official test splits"
-    draft.drop("dataset_mixture", reason, "test_split_size")
+    if test:
+        _put_official_tests(draft, test)
+    elif splits_again:
+        put_held_out(draft, mixture["test_split_size"], key, "test_split_size")
+
+
+def _put_official_tests(draft: Draft, test: SourceList) -> None:
+    """Write data.eval for the official test splits in a mixture."""
+    draft.drop("dataset_mixture", "data.eval has the official test splits", "test_split_size")
     if evaluates(draft):
         put_sources(draft, "data.eval", test, "dataset_mixture")
     use = "are data.eval" if "data.eval" in draft.values else "are not used"
@@ -143,18 +134,6 @@ def _put_mixture(draft: Draft, mixture: dict[str, Any]) -> None:
         f"all rows; here the test splits {use} and only the train splits are trained on, so the "
         "results are not comparable"
     )
-
-
-def _source(draft: Draft, entry: dict[str, Any], i: int) -> dict[str, Any]:
-    _check_columns(draft, entry.get("columns"), "dataset_mixture", "datasets", i, "columns")
-    for key in entry.keys() - _SOURCE_KEYS.keys() - {"columns"}:
-        refuse_unknown(draft, "dataset_mixture", "datasets", i, key)
-    if not isinstance(entry.get("id"), str):
-        message = "the dataset has no id"
-        draft.refuse("dataset_mixture", message, "datasets", i, code="RCP157")
-        entry = {**entry, "id": ""}
-    given = {key: value for key, value in entry.items() if key in _SOURCE_KEYS}
-    return {_SOURCE_KEYS[key]: value for key, value in given.items() if value is not None}
 
 
 def _is_test(source: dict[str, Any]) -> bool:
