@@ -129,6 +129,11 @@ _LOG_ODDS = Panel(
     "them.",
     baseline=0.0,
 )
+_ENDING = Panel(
+    "Ending",
+    "The probability of the stop token where held-out responses end, and the share of samples that "
+    "stopped before samples.max_new_tokens.",
+)
 _LENGTH = Panel(
     "Tokens per response", "If chosen responses are longer, the policy also learns length."
 )
@@ -405,6 +410,32 @@ _ALL = (
         scope="reference",
         watch="evaluations",
         panel=Panel("KL to the reference"),
+    ),
+    Metric(
+        "end_probability",
+        "p_end",
+        "end probability",
+        "Mean probability of the stop token where the chosen or demonstrated held-out responses "
+        "end. If it stays near zero, generation does not stop.",
+        "#.3g",
+        better="higher",
+        abs_tol=0.01,
+        scope="all",
+        watch="evaluations",
+        panel=_ENDING,
+        line="probability",
+    ),
+    Metric(
+        "samples_ended",
+        "ended",
+        "samples ended",
+        "Share of the samples that stopped by themselves, before samples.max_new_tokens.",
+        ".3f",
+        better="higher",
+        abs_tol=0.01,
+        watch="evaluations",
+        panel=_ENDING,
+        line="samples",
     ),
     Metric(
         "mean_token_accuracy",

@@ -17,12 +17,17 @@ from datasets.table import InMemoryTable
 
 from prefcli.data.arrow_cache import store_table
 from prefcli.formats.base import Row
-from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
+from prefcli.formats.training_marks import MASKED_TURNS
 
 _CHUNK = 1000
 _PLAIN = ListOf({"role": Value("string"), "content": Value("string")})
 _WITH_KEYS = ListOf(Json())
-_TEMPLATE_FEATURES = {"tools": Value("string"), "chat_template_kwargs": Json()}
+_OPTIONAL = {
+    "tools": Value("string"),
+    "chat_template_kwargs": Json(),
+    MASKED_TURNS: ListOf(Value("int32")),
+}
+"""Columns that a row may lack."""
 
 
 @dataclass
@@ -37,15 +42,15 @@ class CanonicalTables:
     _tables: list[pa.Table] = field(default_factory=list)
     _json: set[str] = field(default_factory=set)
     """Columns of messages with other keys than role and content."""
-    _template: set[str] = field(default_factory=set)
-    """Columns for the chat template that a row has."""
+    _optional: set[str] = field(default_factory=set)
+    """Those columns of _OPTIONAL that a row has."""
 
     def add(self, row: Row) -> None:
         """Add a row with the types of the first."""
         self._chunk.append(row)
         for name, value in row.items():
-            if name in TEMPLATE_COLUMNS:
-                self._template.add(name)
+            if name in _OPTIONAL:
+                self._optional.add(name)
             elif isinstance(value, list) and any(map(_has_other_keys, value)):
                 self._json.add(name)
         if len(self._chunk) == _CHUNK:
@@ -67,7 +72,7 @@ class CanonicalTables:
         self._chunk = []
 
     def _features(self, example: Row) -> Features:
-        columns = [name for name in example if name not in (*TEMPLATE_COLUMNS, "_file", "_row")]
+        columns = [name for name in example if name not in (*_OPTIONAL, "_file", "_row")]
         if self.rename:
             columns = ["prompt", *self.rename]
         features = {
@@ -75,7 +80,7 @@ class CanonicalTables:
             for name in columns
             if name not in self.without
         }
-        features |= {n: f for n, f in _TEMPLATE_FEATURES.items() if n in self._template}
+        features |= {n: f for n, f in _OPTIONAL.items() if n in self._optional}
         return Features({**features, "_file": Value("string"), "_row": Value("int64")})
 
     def _feature(self, name: str, example: Row) -> Any:
@@ -92,7 +97,7 @@ def unify(parts: Sequence[Dataset]) -> list[Dataset]:
     features = dict(parts[0].features)
     for part in parts[1:]:
         for name, feature in part.features.items():
-            if name in TEMPLATE_COLUMNS or (feature == _WITH_KEYS and features.get(name) == _PLAIN):
+            if name in _OPTIONAL or (feature == _WITH_KEYS and features.get(name) == _PLAIN):
                 features[name] = feature
     ordered = Features(
         {
@@ -113,7 +118,7 @@ def _has_other_keys(message: Mapping[str, Any]) -> bool:
 
 
 def _fits(features: Features, wider: Features) -> bool:
-    return set(wider) - set(features) <= set(TEMPLATE_COLUMNS) and all(
+    return set(wider) - set(features) <= set(_OPTIONAL) and all(
         name in wider and (f == wider[name] or (f, wider[name]) == (_PLAIN, _WITH_KEYS))
         for name, f in features.items()
     )

@@ -28,6 +28,7 @@ from prefcli.formats.chat_columns import (
 )
 from prefcli.formats.contents import compare_scores, holds_user_turn, score_columns
 from prefcli.formats.labelled import label_spelling
+from prefcli.formats.training_marks import MASKED_NOTE, MASKED_TURNS, Training, take_marks
 from prefcli.formats.unread import cure, unread
 from prefcli.methods import RowKind
 from prefcli.recipe.sections import Source
@@ -35,7 +36,7 @@ from prefcli.recipe.sections import Source
 COLUMNS: dict[RowKind, tuple[str, ...]] = {
     "pair": ("prompt", "chosen", "rejected", *TEMPLATE_COLUMNS),
     "labelled": ("prompt", "completion", "label", *TEMPLATE_COLUMNS),
-    "demonstration": ("messages", "prompt", "completion", "text", *TEMPLATE_COLUMNS),
+    "demonstration": ("messages", "prompt", "completion", "text", *TEMPLATE_COLUMNS, MASKED_TURNS),
 }
 """Columns a canonical row of each kind may have."""
 
@@ -75,7 +76,7 @@ def convert(
     last_turn: bool = False,
     tools: bool = True,
     template: str = "",
-    trains_users: bool = True,
+    training: Training | None = None,
 ) -> Dataset:
     """Convert rows to canonical ones, with `_file` and `_row` (their number in the file).
 
@@ -86,7 +87,7 @@ def convert(
     last_turn: a conversation becomes a prompt and its last turn, which is the completion.
     tools: the trainer passes tools to the chat template.
     template: the chat template; reasoning gets the key that it reads.
-    trains_users: turns of the user in an answer are trained on.
+    training: what is trained on of demonstrations; None if complete answers are.
     """
     row_format, blank = _detect(rows, indices, kind, place)
     reader = _RowReader(
@@ -98,7 +99,7 @@ def convert(
         "none" in template,
         reasoning_key(template),
         [] if row_format.kind != "pair" else score_columns(blank.keys() - row_format.reads),
-        trains_users,
+        training is None or not training.assistant_only,
     )
     invalid, invalid_but_dropped = InvalidRows(), InvalidRows()
     # Every kind yields demonstrations: the chosen side of a pair, or the rows labelled true.
@@ -118,6 +119,7 @@ def convert(
                 row |= {"prompt": prompt, "completion": answer}
             _check_surrogates(row)
             reader.check_types(row, row_place)
+            row = take_marks(row, training)
         except RowError as error:
             if error.drop is None:
                 invalid.add(error, row_place)
@@ -128,6 +130,8 @@ def convert(
         if reason := _drop_reason(row, kind):
             account.drop(reason, row_place)
         elif not invalid.count:
+            if MASKED_TURNS in row:
+                account.note(MASKED_NOTE, functools.partial(str, row_place))
             tables.add({**row, "_file": file, "_row": number})
     if invalid.count:
         raise invalid.error(len(indices), place.file)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from prefcli.errors import Problem
 from prefcli.formats.base import BAD_LABEL, PARTED, TURNS
+from prefcli.formats.training_marks import ALL_MASKED
 from prefcli.recipe.sections import DataChecks
 
 DROPS: dict[str, str | None] = {
@@ -33,6 +34,7 @@ DROPS: dict[str, str | None] = {
     BAD_LABEL: "bad_label",
     "no assistant token within max_length": "nothing_trained",
     "no assistant token marked by the chat template": "nothing_trained",
+    ALL_MASKED: "nothing_trained",
     "label is false (sft uses only rows labelled true)": None,
 }
 """Why a row is dropped: the finding of `data.checks` that it counts for, if any."""

@@ -16,12 +16,12 @@ from prefcli.data.digests import row_key
 from prefcli.data.lengths import Ints
 from prefcli.data.rendered_text import Rendering
 from prefcli.data.tokenization import (
-    assistant_masks,
     sides_of,
     template_kwargs,
     tokenize,
     tokenize_batch,
 )
+from prefcli.data.turn_masks import loss_masks
 from prefcli.errors import DataError
 from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
 from prefcli.methods import RowKind
@@ -44,6 +44,8 @@ class Limits:
     """Tools of a row are passed to the chat template."""
     assistant_only: bool = False
     """Train only on what the chat template marks as the assistant's."""
+    trains_prompt: bool = False
+    """Train on prompts as well."""
 
     @property
     def room(self) -> int:
@@ -137,7 +139,12 @@ def compute_row_stats(
         )
         comparisons = _comparisons(parts, rendered, comparison) if chat else repeat((None, False))
         # No masks for text, which has no assistant turns: read_run_datasets refuses it.
-        masks = assistant_masks(columns, tokenizer) if limits.assistant_only else None
+        masks = loss_masks(
+            columns,
+            tokenizer,
+            assistant_only=limits.assistant_only,
+            trains_prompt=limits.trains_prompt,
+        )
         stats = []
         for ids, row, mask, (missing, same_text) in zip(
             tokenized, _rows(columns), masks or repeat(None), comparisons, strict=False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import math
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
-from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from prefcli.data import Finding, Limits, Split, Tally, check_shape, judge, load_split, tokenize
 from prefcli.data.cache_keys import splits_key
@@ -21,6 +19,7 @@ from prefcli.data.prompt_part import prompt_parts
 from prefcli.data.special_tokens import SpecialTokenCheck
 from prefcli.data.split_cache import Splits, cached_splits
 from prefcli.data.token_view import RowView, view
+from prefcli.data.turn_masks import with_generation_markers
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method, Sft
 from prefcli.model.stop_tokens import StopTokens, load_stop_tokens
@@ -150,7 +149,7 @@ def first_row_view(
 ) -> RowView:
     """Return the tokens of the split's first row."""
     if method.assistant_only:
-        tokenizer = _with_generation_markers(tokenizer)
+        tokenizer = with_generation_markers(tokenizer, "sft.assistant_only_loss")
     row = split.for_trl()[0]
     return view(row, tokenizer, method, recipe.data.max_length, split.place(0))
 
@@ -211,7 +210,7 @@ def read_run_datasets(
     """Load all splits from their sources without judging the findings."""
     data = recipe.data
     if method.assistant_only:
-        tokenizer = _with_generation_markers(tokenizer)
+        tokenizer = with_generation_markers(tokenizer, "sft.assistant_only_loss")
     ends = load_stop_tokens(recipe.model, tokenizer, adapter=recipe.trains_adapter)
     read = functools.partial(
         load_split,
@@ -223,6 +222,7 @@ def read_run_datasets(
             method.trainer.max_merged_tokens,
             method.trainer.renders_tools,
             method.assistant_only,
+            method.trains_prompt,
         ),
         seed=recipe.seed,
         num_proc=data.num_proc,
@@ -340,24 +340,3 @@ def _need_both_labels(split: Split) -> None:
             if split.is_sample
             else "add rows with the other label, or train on the desirable rows with `prefcli sft`",
         )
-
-
-def _with_generation_markers(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Return the tokenizer with a chat template that marks assistant turns, as trl will use it."""
-    if tokenizer.chat_template is None or has_generation_markers(tokenizer.chat_template):
-        return tokenizer
-    try:
-        template = get_training_chat_template(tokenizer)
-    except ValueError:
-        raise RecipeError(
-            Problem(
-                "the chat template does not mark assistant turns",
-                path="sft.assistant_only_loss",
-                hint="set model.chat_template to a template with {% generation %} and "
-                "{% endgeneration %} around them",
-                code="MDL017",
-            )
-        ) from None
-    marked = copy.copy(tokenizer)
-    marked.chat_template = template
-    return marked

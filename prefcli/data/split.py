@@ -21,6 +21,7 @@ from prefcli.data.row_sampling import draw_share
 from prefcli.data.row_stats import Limits, RowCheck, are_chats, compute_row_stats
 from prefcli.data.sources import read
 from prefcli.errors import DataError, Problem, RecipeError
+from prefcli.formats.training_marks import Training
 from prefcli.methods import RowKind
 from prefcli.recipe.sections import DataChecks, Source
 
@@ -61,6 +62,10 @@ class Split:
     def for_trl(self) -> Dataset:
         """Return the columns that a trl trainer takes."""
         return self.rows.remove_columns(["_file", "_row"])
+
+    def share_of(self, finding: str) -> float:
+        """Return the share of rows of a finding of `data.checks`; 0 without it."""
+        return next((f.share for f in self.findings if f.name == finding), 0.0)
 
     @property
     def fingerprint(self) -> str:
@@ -131,6 +136,8 @@ def load_split(
     audit = Audit(limits, train_prompts)
     notes: list[str] = []
     parts, total, available = [], 0, 0
+    masks_turns = kind == "demonstration" and not last_turn
+    training = Training(limits.assistant_only, limits.trains_prompt) if masks_turns else None
     for i, source in enumerate(sources):
         place = Place.of(sources, i, where)
         raw = read(source, place.where)
@@ -146,7 +153,7 @@ def load_split(
             last_turn=last_turn,
             tools=limits.renders_tools,
             template=str(tokenizer.chat_template or ""),
-            trains_users=not limits.assistant_only,
+            training=training,
         )
         if part is not None:
             valid, rows = len(rows), part.select(rows)
@@ -220,11 +227,16 @@ def check_shape(
     Raises what `load_split` raises.
     """
     account = Account()
+    # Whether the turns of users are trained on depends on the method; a run checks that.
+    training = Training(assistant_only=True) if kind == "demonstration" and not last_turn else None
     total = valid = 0
     for i, source in enumerate(sources):
         place = Place.of(sources, i, where)
         raw = read(source, place.where)
-        valid += len(convert(raw, range(len(raw)), kind, place, account, last_turn=last_turn))
+        indices = range(len(raw))
+        valid += len(
+            convert(raw, indices, kind, place, account, last_turn=last_turn, training=training)
+        )
         total += len(raw)
     reasons = "".join(f"; {reason}: {t.count} ({t.rows})" for reason, t in account.dropped.items())
     return (

@@ -13,12 +13,12 @@ from prefcli.data.special_tokens import SpecialTokens
 from prefcli.data.token_text import TokenText
 from prefcli.data.tokenization import (
     Ids,
-    assistant_masks,
     is_chat,
     prompt_alone,
     sides_of,
     tokenize,
 )
+from prefcli.data.turn_masks import loss_masks
 from prefcli.methods import Method
 
 _WIDTH = 100
@@ -141,7 +141,12 @@ def view(
     prompt, sides = ids["prompt_ids"], sides_of(ids)
     prompt_trained = method.trainer.sft_term_scope == "text" or method.trains_prompt
     columns = {name: [value] for name, value in row.items()}
-    masks = assistant_masks(columns, tokenizer) if method.assistant_only else None
+    masks = loss_masks(
+        columns,
+        tokenizer,
+        assistant_only=method.assistant_only,
+        trains_prompt=method.trains_prompt,
+    )
     marked = masks[0] if masks else None
     texts = TokenText(tokenizer)
     parts = {}

@@ -83,11 +83,8 @@ def assistant_masks(
 
     The chat template marks these tokens. rows: by column.
     """
-    if "messages" in rows:
-        chats = rows["messages"]
-    elif "prompt" in rows and isinstance(rows["prompt"][0], list):
-        chats = [p + c for p, c in zip(rows["prompt"], rows["completion"], strict=True)]
-    else:
+    chats = chats_of(rows)
+    if chats is None:
         return None
     template = template_kwargs(rows)
     batch: Any = _rendered(
@@ -102,6 +99,15 @@ def assistant_masks(
         batch["assistant_masks"] if template is None else [row["assistant_masks"] for row in batch]
     )
     return masks
+
+
+def chats_of(rows: Mapping[str, list[Any]]) -> list[list[Any]] | None:
+    """Return the messages of prompt and completion of demonstrations; None for texts."""
+    if "messages" in rows:
+        return rows["messages"]
+    if "prompt" in rows and isinstance(rows["prompt"][0], list):
+        return [p + c for p, c in zip(rows["prompt"], rows["completion"], strict=True)]
+    return None
 
 
 def is_chat(row: Mapping[str, Any]) -> bool:

@@ -10,14 +10,20 @@ which may time out in the others; a file lock replaces it.
 from __future__ import annotations
 
 import copy
+import functools
 from contextlib import AbstractContextManager
 from typing import Any
 
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from prefcli.data.arrow_cache import cache_folder
 from prefcli.data.digests import json_digest
 from prefcli.data.run_once import file_lock
+from prefcli.data.split import Split
+from prefcli.data.turn_masks import add_labels, with_generation_markers
+from prefcli.formats.training_marks import MASKED_TURNS
+from prefcli.methods import Method
 from prefcli.trl_integration.trl_compat import preparation_serialized
 
 
@@ -50,6 +56,27 @@ class CachedMapDataset(Dataset):  # type: ignore[misc]  # datasets is untyped
             for name, value in (options.get("fn_kwargs") or {}).items()
         }
         return json_digest([self._fingerprint, self.key, step.__qualname__, batching, arguments])
+
+
+def rows_for_trl(
+    split: Split, method: Method, tokenizer: PreTrainedTokenizerBase, key: str
+) -> CachedMapDataset:
+    """Return the rows of a split as trl's trainer takes them.
+
+    Rows with masked turns have labels, which trl's own preparation would make without the masks.
+    """
+    rows = CachedMapDataset.of(split.for_trl(), key)
+    if MASKED_TURNS not in rows.column_names:
+        return rows
+    if method.assistant_only:
+        tokenizer = with_generation_markers(tokenizer, "sft.assistant_only_loss")
+    label = functools.partial(
+        add_labels,
+        tokenizer=tokenizer,
+        assistant_only=method.assistant_only,
+        trains_prompt=method.trains_prompt,
+    )
+    return CachedMapDataset.of(rows.map(label, batched=True, remove_columns=[MASKED_TURNS]), key)
 
 
 def serialized(trl_class: type[Any], key: str) -> AbstractContextManager[None]:

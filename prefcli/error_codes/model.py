@@ -131,7 +131,8 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL017",
         "no-generation-markers",
-        "`assistant_only_loss` needs a chat template that marks the assistant's turns.",
+        "`assistant_only_loss` and turns with `weight: 0` need a chat template that marks the "
+        "assistant's turns.",
         "sft: {assistant_only_loss: true} with a template without {% generation %}",
         "Set model.chat_template to a template with {% generation %} and {% endgeneration %} "
         "around the assistant's turns.",

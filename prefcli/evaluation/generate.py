@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import (
@@ -25,6 +25,15 @@ from prefcli.model.base_model import with_merged_adapter
 from prefcli.recipe.sections import Model, Source
 
 Prompt = str | list[Message]
+
+
+class Answer(NamedTuple):
+    """A generated completion."""
+
+    text: str
+    """Without special tokens."""
+    ended: bool
+    """It ends with a stop token, and not at max_new_tokens."""
 
 
 class NotANumberError(RecipeError):
@@ -55,7 +64,8 @@ def generate_answers(
         model, tokenizer = load_for_generation(
             Model(name_or_path=name, chat_template=chat_template)
         )
-        columns[name] = generate(model, tokenizer, prompts, options)
+        answers = generate(model, tokenizer, prompts, options)
+        columns[name] = [answer.text for answer in answers]
     return [
         {
             "prompt": prompt,
@@ -104,8 +114,8 @@ def generate(
     options: Sampling,
     *,
     stop_ids: Collection[int] | None = None,
-) -> list[str]:
-    """Generate one completion per prompt, in order, without special tokens.
+) -> list[Answer]:
+    """Generate one completion per prompt, in order.
 
     Seeds torch's random state. Raises NotANumberError.
 
@@ -121,13 +131,13 @@ def generate(
     ids = [prompt_alone({"prompt": prompt}, tokenizer) for prompt in prompts]
     # Sort by length, so that padding, and with it sampling, depends on the prompts only.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    texts = [""] * len(ids)
+    answers = [Answer("", False)] * len(ids)
     for start in range(0, len(order), options.batch_size):
         batch = order[start : start + options.batch_size]
         completions = _generate_batch(model, tokenizer, [ids[i] for i in batch], options, stop_ids)
-        for i, text in zip(batch, completions, strict=True):
-            texts[i] = text
-    return texts
+        for i, answer in zip(batch, completions, strict=True):
+            answers[i] = answer
+    return answers
 
 
 class _CheckFinite(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
@@ -158,7 +168,7 @@ def _generate_batch(
     prompts: list[Ids],
     options: Sampling,
     stop_ids: Collection[int] | None,
-) -> list[str]:
+) -> list[Answer]:
     longest = max(map(len, prompts))
     pad = tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts])
@@ -168,7 +178,10 @@ def _generate_batch(
         if options.temperature > 0
         else {"do_sample": False}
     )
-    if stop_ids is not None:
+    if stop_ids is None:
+        eos = model.generation_config.eos_token_id
+        stop_ids = [eos] if isinstance(eos, int) else eos or []
+    if stop_ids:
         sampling["eos_token_id"] = sorted(stop_ids)
     output = model.generate(
         input_ids=ids.to(model.device),
@@ -179,4 +192,10 @@ def _generate_batch(
         logits_processor=LogitsProcessorList([_CheckFinite(), _CheckPreemption()]),
         **sampling,
     )
-    return [tokenizer.decode(row[longest:], skip_special_tokens=True) for row in output.tolist()]
+    return [
+        Answer(
+            tokenizer.decode(row[longest:], skip_special_tokens=True),
+            not set(stop_ids).isdisjoint(row[longest:]),
+        )
+        for row in output.tolist()
+    ]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefcli.formats.base import TURNS, RowError, describe
+from prefcli.formats.training_marks import UNTRAINED, is_untrained
 
 Message = dict[str, Any]
 """role and content, and those of EXTRA_KEYS that have a value."""
@@ -82,9 +83,11 @@ def _message(value: Any, where: str) -> Message:
 
 def _extra(value: Mapping[str, Any], where: str) -> Message:
     extra = {key: value[key] for key in EXTRA_KEYS if value.get(key)}
+    if is_untrained(value):
+        extra[UNTRAINED] = True
     if "tool_calls" in extra:
         extra["tool_calls"] = _tool_calls(extra["tool_calls"], where)
-    for key in extra.keys() - {"tool_calls"}:
+    for key in extra.keys() - {"tool_calls", UNTRAINED}:
         if not isinstance(extra[key], str):
             raise RowError(f"{describe(extra[key])} as {key} of {where}", "text")
     return extra

@@ -7,9 +7,11 @@ from typing import Any
 
 from prefcli.formats.base import Raw
 from prefcli.formats.chat import EXTRA_KEYS
+from prefcli.formats.training_marks import MARK_KEYS, is_mark
 
 _TEXT_ONLY = "remove such rows, since prefcli trains on text only"
 _MARK = "remove what is not to be trained on, or the mark"
+_TURN_MARK = "write 0 or 1, since a turn is trained on or not"
 _AS_TURNS = "set chat: true of the source, which reads it with texts as turns"
 _SYSTEM = "write it into the system turn that the chat has"
 _TOOLS = "write them into the system turn, since this trainer does not pass them to the template"
@@ -36,7 +38,7 @@ TEXT_COLUMNS: Mapping[str, str] = dict.fromkeys(("system", "history", "tools"), 
 
 MESSAGE_KEYS: Mapping[str, str] = {
     **dict.fromkeys(("audio", "audios", "video", "videos"), _TEXT_ONLY),
-    **dict.fromkeys(("weight", "train", "training", "loss"), _MARK),
+    **dict.fromkeys(MARK_KEYS, _TURN_MARK),
     **dict.fromkeys(("context", "documents"), "write it into the content"),
 }
 """The same for the keys of messages."""
@@ -76,7 +78,9 @@ def _unread_keys(message: Mapping[str, Any]) -> dict[str, Any]:
     return {
         _OF_MESSAGE.format(key): value
         for key, value in message.items()
-        if key not in _READ_KEYS and _is_filled(key, value)
+        if key not in _READ_KEYS
+        and not (key in MARK_KEYS and is_mark(value))
+        and _is_filled(key, value)
     }
 
 

@@ -10,6 +10,7 @@ from prefcli.health.accuracy import Accuracy
 from prefcli.health.base import LEVEL_NAMES, LEVELS, Advice, HealthRule, Level, upgrade_advice
 from prefcli.health.collapse import Collapse
 from prefcli.health.displacement import Displacement
+from prefcli.health.end_token import EndToken
 from prefcli.health.finite import Finite
 from prefcli.health.forgetting import Forgetting
 from prefcli.health.gradient import Gradient
@@ -38,6 +39,7 @@ class Health(ConfigBase):
     saturation: Saturation = section()
     gradient: Gradient = section()
     length: Length = section()
+    end_token: EndToken = section()
     kto_kl: KtoKl = section()
     orpo_odds: OrpoOdds = section()
     overfitting: Overfitting = section()

@@ -23,6 +23,10 @@ class RunContext:
     starts_at_reference: bool = False
     """The policy starts as its reference: margins start at 0 and rewards measure the distance."""
     mixes_sft: bool = False
+    adapter: bool = False
+    """An adapter is trained, and the base's weights are not."""
+    matched_neighbours: float = 0.0
+    """Share of the rows whose neighbour in the device batch has the same completion."""
     fp16: bool = False
     """The loss scaling of float16 overflows sometimes by design, and skips that step."""
 
@@ -37,6 +41,8 @@ class RunContext:
         eval_rows: int = 0,
         other_reference: bool = False,
         mixes_sft: bool = False,
+        adapter: bool = False,
+        matched_neighbours: float = 0.0,
         fp16: bool = False,
     ) -> RunContext:
         """Return the context of a run.
@@ -51,6 +57,8 @@ class RunContext:
             eval_rows=eval_rows,
             starts_at_reference=method.needs_reference and not other_reference,
             mixes_sft=mixes_sft,
+            adapter=adapter,
+            matched_neighbours=matched_neighbours,
             fp16=fp16,
         )
 

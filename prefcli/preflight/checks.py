@@ -268,6 +268,7 @@ def _check_plan(context: PreflightContext) -> Report:
     context.plan = plan
     return Report(
         [*plan.lines(recipe.training), *sft_mix_lines(recipe, datasets.sft_mix, plan)],
+        plan.warnings(recipe.training),
     )
 
 

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from prefcli.data.audit_report import DataReport
 from prefcli.data.cache_keys import trl_map_key
 from prefcli.data.run_datasets import RunDatasets
-from prefcli.data.trl_map_cache import CachedMapDataset, serialized
+from prefcli.data.trl_map_cache import rows_for_trl, serialized
 from prefcli.errors import RecipeError
 from prefcli.memory.hardware import Hardware
 from prefcli.methods import Method
@@ -117,8 +117,8 @@ def _run_trl_maps(
         trl_class(
             model=_tiny_model(tokenizer),
             args=build(options | {"output_dir": folder}, config_class),
-            train_dataset=CachedMapDataset.of(inputs.train.for_trl(), key),
-            eval_dataset=CachedMapDataset.of(inputs.eval.for_trl(), key) if inputs.eval else None,
+            train_dataset=rows_for_trl(inputs.train, method, tokenizer, key),
+            eval_dataset=rows_for_trl(inputs.eval, method, tokenizer, key) if inputs.eval else None,
             processing_class=tokenizer,
             **reference,
         )

@@ -13,6 +13,7 @@ from prefcli.recipe.sections import Training
 from prefcli.trl_integration.trl_args import accumulate, repeated_rows
 
 _MANY_REPEATS = 5
+_FEW_DEMONSTRATIONS = 5
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Plan:
 
     exact: bool
     """False if packing decides how many sequences the rows make."""
+    rows: int
+    """Rows, or packed sequences, per epoch."""
     world_size: int
     accumulation: int
     steps: int
@@ -47,6 +50,22 @@ class Plan:
             f"{self.checkpoints} checkpoints",
             *repeated,
         ]
+
+    def warnings(self, training: Training) -> list[str]:
+        """Describe what keeps the run from teaching much."""
+        warnings = []
+        if self.rows < training.global_batch_size:
+            warnings.append(
+                f"plan: training.global_batch_size is {training.global_batch_size}, but there are "
+                f"only {self.rows} rows, so each step has {self.rows}; lower it, or add rows"
+            )
+        if self.warmup_steps >= self.steps:
+            rate = "0 in the only step" if self.steps == 1 else "below its full value in all steps"
+            warnings.append(
+                f"plan: all {self.steps} steps are warm-up, so the learning rate is {rate}; set "
+                "training.warmup_ratio=0, or train longer"
+            )
+        return warnings
 
 
 def make_plan(
@@ -79,6 +98,7 @@ def make_plan(
         evaluations = 2 + ((steps - 1) // every if every else 0)
     return Plan(
         exact=exact,
+        rows=rows,
         world_size=world,
         accumulation=accumulation,
         steps=steps,
@@ -104,6 +124,11 @@ def sft_mix_lines(recipe: Recipe, split: Split | None, plan: Plan) -> list[str]:
     ]
     if total < 1:
         lines.append("warning: sft_mix: these steps are too few to include a demonstration")
+    elif total < _FEW_DEMONSTRATIONS:
+        lines.append(
+            f"warning: sft_mix: the run includes only about {total:.0f} demonstrations; raise "
+            "sft_mix.fraction, or train longer"
+        )
     elif total > _MANY_REPEATS * len(split.rows):
         times = total / len(split.rows)
         lines.append(f"warning: sft_mix: each demonstration is used about {times:.0f} times")

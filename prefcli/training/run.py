@@ -169,6 +169,7 @@ def _train(context: PreflightContext, callbacks: Sequence[TrainerCallback]) -> O
         )
         if samples is not None:
             trainer.add_callback(samples)
+            trainer.add_eval_metrics(samples.eval_metrics)
         announce(recipe, method, trainer)
         record.save()
         _train_and_evaluate(trainer, monitor, context, has_eval=has_eval)
@@ -237,6 +238,8 @@ def _health_monitor(recipe: Recipe, prepared: Prepared) -> Monitor:
         eval_rows=len(eval_split.rows) if eval_split is not None else 0,
         other_reference=recipe.reference.name_or_path is not None,
         mixes_sft=prepared.datasets.sft_mix is not None,
+        adapter=recipe.trains_adapter,
+        matched_neighbours=prepared.datasets.train.share_of("matched_neighbours"),
         fp16=prepared.device.half(recipe.model),
     )
     return Monitor(recipe.health.rules, facts)

@@ -22,7 +22,7 @@ from prefcli.checkpoints.atomic_checkpoints import AtomicCheckpointsMixin
 from prefcli.console import is_main_process
 from prefcli.data.cache_keys import trl_map_key
 from prefcli.data.run_datasets import RunDatasets
-from prefcli.data.trl_map_cache import CachedMapDataset, serialized
+from prefcli.data.trl_map_cache import rows_for_trl, serialized
 from prefcli.errors import DataError
 from prefcli.memory.activations import Policy
 from prefcli.memory.gradient_checkpointing import Choice, choose, memory_here
@@ -126,6 +126,7 @@ def make_trainer(
     context = TrainerContext(
         method,
         train=datasets.train,
+        stop_ids=datasets.stop_tokens.ids,
         packed_forward=packed_forward,
         token_budget=budget,
         checkpointing=checkpointing,
@@ -150,8 +151,8 @@ def make_trainer(
             context=context,
             model=policy,
             args=config,
-            train_dataset=CachedMapDataset.of(datasets.train.for_trl(), key),
-            eval_dataset=CachedMapDataset.of(evaluated.for_trl(), key) if evaluated else None,
+            train_dataset=rows_for_trl(datasets.train, method, tokenizer, key),
+            eval_dataset=rows_for_trl(evaluated, method, tokenizer, key) if evaluated else None,
             processing_class=tokenizer,
             callbacks=[*callbacks, *_early_stopping(recipe)],
             **arguments,

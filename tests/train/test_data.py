@@ -748,7 +748,7 @@ UNREAD = {
     "text pair, context": ("pair", {**PAIR, "context": "a b"}, {"context": "text 'a b'"}),
     "chat pair, image": ("pair", {**CHAT_PAIR, "image": "a.png"}, {"image": "text 'a.png'"}),
     "text, sample weight": ("demonstration", {"text": "a", "weight": 0.5}, {"weight": "float 0.5"}),
-    "sft, masked turn": ("demonstration", {"messages": [U, {**A, "weight": 0}, U, A]}, {"weight of a message": "int 0"}),
+    "sft, weighted turn": ("demonstration", {"messages": [U, {**A, "weight": 0.5}, U, A]}, {"weight of a message": "float 0.5"}),
     "pair, margin": ("pair", {**CHAT_PAIR, "margin": 2}, {"margin": "int 2"}),
     "kto, input": ("labelled", {**LABELLED, "input": "x"}, {"input": "text 'x'"}),
     "kto, audio": ("labelled", {"prompt": [U], "completion": [{**A, "audio": "a.wav"}], "label": True}, {"audio of a message": "text 'a.wav'"}),

@@ -10,6 +10,8 @@ import pytest
 from prefcli import cli
 from prefcli.errors import RecipeError
 from prefcli.memory.hardware import target_of
+from prefcli.preflight.training_plan import make_plan
+from prefcli.recipe.sections import Training
 from tests.support.tiny_runs import pairs, write_jsonl
 
 GIB = 2**30
@@ -38,6 +40,23 @@ def test_dry_run_for_too_many_devices_fails(recipe_data, dry_run):
     assert problem["message"] == "16 is not a multiple of 4 rows per device on 8 devices"
     assert problem["hint"].endswith("to 1 (accumulating 2), 2 (accumulating 1)")
     assert document["memory"]["rows"] == 4  # the other checks run as well
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps", "warnings"),
+    [
+        (100, None, []),
+        (20, 10, ["so each step has 20;"]),
+        (32, None, ["the learning rate is 0 in the only step"]),
+        (20, None, ["so each step has 20;", "the learning rate is 0 in the only step"]),
+    ],
+)
+def test_plan_of_a_run_that_can_teach_little_warns(rows, steps, warnings):
+    training = Training(global_batch_size=32, per_device_train_batch_size=4, max_steps=steps)
+    plan = make_plan(training, rows, has_eval=False, world=1)
+    given = plan.warnings(training)
+    assert len(given) == len(warnings)
+    assert all(text in line for text, line in zip(warnings, given, strict=True))
 
 
 @pytest.mark.parametrize(

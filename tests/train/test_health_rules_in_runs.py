@@ -55,6 +55,8 @@ def task(recipe_data, tmp_path):
             "learning_rate": 5e-4,
             **training,
         }
+        # From random weights, so short a run does not learn to end its answers.
+        recipe_data["health"] = {"end_token": "off"}
         return recipe_data
 
     return make
@@ -116,6 +118,28 @@ def test_run_on_pairs_that_differ_in_length_warns_of_length(task, make_recipe):
 def test_run_of_ipo_with_a_large_target_warns_of_margin(task, make_recipe):
     data = task(learning_rate=1e-2)
     assert reported_by(run(data, make_recipe, "ipo", "ipo.beta=0.05")) == {"margin": "warn"}
+
+
+def test_adapter_that_does_not_learn_the_stop_token_warns_and_all_weights_do(
+    task, make_recipe, tiny_model, tmp_path
+):
+    """The base has never seen its stop token: the weights of that token are far from all states."""
+    unseen = tmp_path / "unseen"
+    shutil.copytree(tiny_model, unseen)
+    weights = load_file(unseen / "model.safetensors")
+    weights["lm_head.weight"][1] = 0.0
+    save_file(weights, unseen / "model.safetensors", metadata={"format": "pt"})
+    data = task(max_steps=40) | {"samples": {"prompts": 2, "max_new_tokens": 4}}
+    data["data"]["eval"]["rows"] = 32
+    base = (f"model.name_or_path={unseen}", "health.end_token=warn", "training.learning_rate=5e-3")
+    adapter = run(data, make_recipe, "sft", *base, "lora.rank=2")
+    assert reported_by(adapter) == {"end_token": "warn"}
+    last = metric_rows(adapter.output_dir)[-1]
+    assert last["eval_end_probability"] < 0.05
+    assert last["eval_samples_ended"] == 0
+    full = run(data, make_recipe, "sft", *base, f"output_dir={tmp_path}/full")
+    assert reported_by(full) == {}
+    assert metric_rows(full.output_dir)[-1]["eval_end_probability"] > 0.1
 
 
 @pytest.mark.report

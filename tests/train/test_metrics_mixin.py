@@ -27,6 +27,19 @@ def by_hand(model, tokenizer, row, side, before=()) -> tuple[float, int]:
     return float(logps[-len(answer) :].sum()), len(answer)
 
 
+def mean_end(model, tokenizer, rows, side, before=()) -> float:
+    """The mean probability of the last token of a response, by plain transformers."""
+    ends = []
+    for row in rows:
+        ids = tokenize(row, tokenizer)
+        text = [*before, *ids["prompt_ids"], *ids[f"{side}_ids"]]
+        assert text[-1] == tokenizer.eos_token_id
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([text[:-1]])).logits[0, -1]
+        ends.append(float(logits.softmax(-1)[text[-1]]))
+    return sum(ends) / len(ends)
+
+
 @pytest.fixture
 def uneven(recipe_data):
     """A recipe with ten eval rows in batches of four, so that the last batch is smaller."""
@@ -53,6 +66,8 @@ def test_evaluation_of_pairs_averages_over_rows_and_tokens(uneven, make_recipe, 
         assert metrics[f"eval_tokens/{side}"] == sum(n for _, n in scores) / len(scores)
     nll = -sum(logp for logp, _ in chosen) / sum(n for _, n in chosen)
     assert metrics["eval_perplexity"] == pytest.approx(math.exp(nll), rel=1e-4)
+    end = mean_end(model, tokenizer, inputs.eval.rows, "chosen", before)
+    assert metrics["eval_end_probability"] == pytest.approx(end, rel=1e-4)
     if name in ("simpo", "orpo"):  # rewards are beta times the mean over a response's tokens
         beta = trainer.beta
         margins = [beta * (c / n - r / m) for (c, n), (r, m) in zip(chosen, rejected, strict=True)]
@@ -91,6 +106,9 @@ def test_evaluation_of_labelled_rows_averages_over_rows(uneven, make_recipe, tmp
         assert metrics[f"eval_tokens/{side}"] == sum(n for _, n in mine) / len(mine)
         assert metrics[f"eval_rewards/{side}"] == pytest.approx(0.0, abs=1e-6)
     assert metrics["eval_reference_kl"] == pytest.approx(0.0, abs=1e-9)
+    desirable = [row for row in rows if row["label"]]
+    end = mean_end(model, tokenizer, desirable, "completion")
+    assert metrics["eval_end_probability"] == pytest.approx(end, rel=1e-4)
 
 
 def test_evaluation_of_demonstrations_averages_over_tokens(uneven, make_recipe):
@@ -102,6 +120,19 @@ def test_evaluation_of_demonstrations_averages_over_tokens(uneven, make_recipe):
     nll = -sum(logp for logp, _ in scores) / sum(n for _, n in scores)
     assert metrics["eval_loss"] == pytest.approx(nll, rel=1e-5)
     assert metrics["eval_perplexity"] == pytest.approx(math.exp(nll), rel=1e-4)
+    end = mean_end(model, tokenizer, inputs.eval.rows, "completion")
+    assert metrics["eval_end_probability"] == pytest.approx(end, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "override"),
+    [("orpo", "performance.shared_prefix=off"), ("sft", "sft.packing=true")],
+)
+def test_end_probability_is_the_same_in_every_forward(uneven, make_recipe, name, override):
+    usual, _ = trainer_of(make_recipe(uneven).recipe, name)
+    other, _ = trainer_of(make_recipe(uneven, override).recipe, name)
+    ends = [trainer.evaluate()["eval_end_probability"] for trainer in (usual, other)]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ def run(recipe, name: str, checkpoint: Path | None = None):
     )
     if samples is not None:
         trainer.add_callback(samples)
+        trainer.add_eval_metrics(samples.eval_metrics)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer, samples
 

@@ -461,6 +461,15 @@ def test_kto_kl_that_moved_is_silent(context, stream):
     assert reported(context, stream) == []
 
 
+def test_kto_kl_of_matched_pairs_warns_whatever_its_value():
+    matched = RunContext(Kto(), 300, 30, starts_at_reference=True, matched_neighbours=0.6)
+    (advice,) = advice_of(matched, rows(3, kl(0.3)))
+    assert (advice.rule, advice.level, advice.step) == ("kto_kl", "warn", 1)
+    assert advice.seen == "60% of the rows are paired with their own completion"
+    few = RunContext(Kto(), 300, 30, starts_at_reference=True, matched_neighbours=0.4)
+    assert reported(few, rows(3, kl(0.3))) == []
+
+
 def test_kto_kl_defers_to_no_learning():
     assert reported(KTO, rows(12, {"kl": 0.0, "rewards/margins": 1e-5})) == [
         ("no_learning", "warn")
@@ -492,6 +501,53 @@ def test_orpo_odds_that_do_not_rise_warn():
 )
 def test_orpo_odds_above_0_or_rising_or_early_are_silent(context, stream):
     assert reported(context, stream) == []
+
+
+# --- end_token
+
+
+def ends(probability, step, **others):
+    return at(step, {"end_probability": probability, **others})
+
+
+def test_end_token_that_an_adapter_does_not_learn_warns():
+    lora = RunContext(Sft(), 300, 30, batch=32, adapter=True)
+    stream = [ends(1e-4, 0), ends(2e-4, 80, samples_ended=0.125)]
+    (advice,) = advice_of(lora, stream)
+    assert (advice.rule, advice.level, advice.step) == ("end_token", "warn", 80)
+    assert advice.seen == (
+        "the stop token has a mean probability of 0.0002 where held-out answers end, was 0.0001 "
+        "at step 0; 12% of the samples stopped by themselves"
+    )
+    assert "adapter" in advice.means
+    assert "lora" in advice.change
+    (advice,) = advice_of(SFT, stream)
+    assert "adapter" not in advice.means
+    assert "raise training.learning_rate" in advice.change
+
+
+def test_end_token_that_is_unlearnt_warns():
+    (advice,) = advice_of(DPO, [ends(0.6, 0), ends(0.01, 80)])
+    assert "unlearned" in advice.means
+    assert "lower training.learning_rate" in advice.change
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        [ends(1e-4, 0), ends(0.3, 80)],
+        [ends(1e-4, 0), ends(1e-4, 59)],  # 30 steps of warm-up, and 30 more
+        [ends(0.9, 0), ends(0.2, 80)],
+    ],
+)
+def test_end_token_is_silent_on_likely_ends_and_early_steps(stream):
+    assert reported(SFT, stream) == []
+
+
+def test_end_token_of_a_run_that_does_not_learn_defers_to_no_learning():
+    stream = [at(0, {"loss": 2.0, "end_probability": 1e-4})]
+    stream += [at(80, {"loss": 2.0, "end_probability": 1e-4})]
+    assert reported(SFT, stream) == [("no_learning", "warn")]
 
 
 # --- overfitting

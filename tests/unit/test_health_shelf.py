@@ -28,7 +28,7 @@ def test_rules_have_the_names_of_their_keys():
     assert {rule.name: type(rule) for rule in RULES} == {
         name: type(rule) for name, rule in Health()
     }
-    assert len(RULES) == 13
+    assert len(RULES) == 14
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
@@ -55,7 +55,7 @@ def test_rules_apply_to_methods_with_their_metrics():
         name: {rule.name for rule in RULES if rule.applies(method())}
         for name, method in METHODS.items()
     }
-    everywhere = {"finite", "no_learning", "gradient", "overfitting", "forgetting"}
+    everywhere = {"finite", "no_learning", "gradient", "overfitting", "forgetting", "end_token"}
     pairs = {"collapse", "displacement", "margin", "accuracy", "saturation", "length"}
     assert watched == {
         "sft": everywhere,

@@ -39,7 +39,7 @@ def test_metrics_of_a_method_are_in_the_table(method):
 
 def test_metrics_of_methods_follow_their_rows_and_reference():
     measured = {name: {*method().metrics} for name, method in METHODS.items()}
-    assert measured["sft"] == {"mean_token_accuracy", "perplexity"}
+    assert measured["sft"] == {"mean_token_accuracy", "perplexity", "end_probability"}
     assert measured["dpo"] == measured["ipo"]
     assert measured["dpo"] - measured["kto"] == {
         "rewards/accuracies",

@@ -23,7 +23,7 @@ from prefcli.checkpoints.metrics_log import entries_of
 from prefcli.console import say, warn
 from prefcli.data import Split
 from prefcli.data.token_text import escape_text
-from prefcli.evaluation.generate import NotANumberError, Sampling, generate
+from prefcli.evaluation.generate import Answer, NotANumberError, Sampling, generate
 from prefcli.evaluation.sample_prompts import SamplePrompts, sample_prompts
 from prefcli.methods import Method
 from prefcli.model.inference import eval_mode_preserving_rng
@@ -103,6 +103,8 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         """The reference's answers by place."""
         self._rows: list[dict[str, Any]] = []
         self._last_step = -1
+        self._ended = (0, 0)
+        """The last answers that ended with a stop token, and all of them; of the main process."""
         self._seconds = 0.0
         self._disabled = False
 
@@ -150,18 +152,24 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             # The last process was interrupted before it.
             self._sample(state.global_step)
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+    def eval_metrics(self) -> dict[str, float]:
+        """Answer the prompts of an evaluation, and return its metrics on every process."""
+        state, accelerator = self._trainer.state, self._trainer.accelerator
         if state.is_world_process_zero and state.global_step != self._last_step:
             self._sample(state.global_step)
+        counts = torch.tensor(self._ended, dtype=torch.float32, device=accelerator.device)
+        ended, answers = accelerator.reduce(counts, reduction="sum").tolist()
+        return {"samples_ended": ended / answers} if answers else {}
 
     def _sample(self, step: int) -> None:
         """Answer all prompts once. A failure is a warning and does not stop the run."""
-        self._last_step = step
+        self._last_step, self._ended = step, (0, 0)
         if self._disabled:
             return
         started = time.monotonic()
         try:
-            policy = self._answers(self._trainer.model)
+            answers = self._answers(self._trainer.model)
+            policy = _texts(answers)
             if step == 0 and self._has_reference:
                 self._reference = self._reference_answers(policy)
         except preemption.BreakOff:
@@ -180,6 +188,8 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             if prompt.place in self._reference:
                 row["reference"] = self._reference[prompt.place]
             rows.append(row)
+        ended = [a.ended for both in answers.values() for a in both.values()]
+        self._ended = sum(ended), len(ended)
         self._rows += rows
         # At step 0, replace the file of a run that was killed before its first checkpoint.
         with self._path.open("a" if step else "w", encoding="utf-8") as file:
@@ -190,9 +200,11 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         """Return the reference's answers before the first step, when most policies equal it."""
         if not self._other_reference:
             return policy
-        return {} if self._reference_not_loaded else self._answers(self._trainer.ref_model)
+        if self._reference_not_loaded:
+            return {}
+        return _texts(self._answers(self._trainer.ref_model))
 
-    def _answers(self, model: Any) -> dict[str, Answers]:
+    def _answers(self, model: Any) -> dict[str, dict[str, Answer]]:
         """Return answers by place. One batch for all, so that padding is always the same."""
         prompts = self._prompts.prompts
         texts = [prompt.prompt for prompt in prompts]
@@ -206,8 +218,8 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
                 for options in (greedy, self._sampling)
             ]
         return {
-            prompt.place: {"greedy": greedy_text, "sampled": sampled_text}
-            for prompt, greedy_text, sampled_text in zip(prompts, *answers, strict=True)
+            prompt.place: {"greedy": greedily, "sampled": sampled}
+            for prompt, greedily, sampled in zip(prompts, *answers, strict=True)
         }
 
     def _recall(self) -> None:
@@ -222,6 +234,13 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
                 f"samples: without answers of the reference to {len(missing)} prompts, which were "
                 "not among those at the start of the run"
             )
+
+
+def _texts(answers: dict[str, dict[str, Answer]]) -> dict[str, Answers]:
+    return {
+        place: {name: answer.text for name, answer in both.items()}
+        for place, both in answers.items()
+    }
 
 
 def _start(text: str) -> str:

@@ -24,6 +24,8 @@ class TrainerContext:
     method: Method
     train: Split | None = None
     """Rows of the train dataset, in its order; None for the fake rows of a memory prediction."""
+    stop_ids: frozenset[int] = frozenset()
+    """Ids at which generation stops after training."""
     packed_forward: FastForward | None = None
     token_budget: TokenBudget | None = None
     checkpointing: Choice | None = None

@@ -53,6 +53,20 @@ def sum_text(output: Any) -> Sums:
     }
 
 
+def sum_ends(
+    log_probs: torch.Tensor, labels: torch.Tensor, stop_ids: torch.Tensor, *, packs: bool
+) -> Sums:
+    """Add up the probability of the last stop token of each row that has one.
+
+    log_probs: of all labels but the first. packs: rows are joined, and all stop tokens count.
+    """
+    is_end = torch.isin(labels[:, 1:], stop_ids)
+    if not packs:
+        is_end &= is_end.flip(1).cumsum(1).flip(1) == 1
+    probabilities = log_probs.detach().float().exp() * is_end
+    return {"ends": is_end.sum(), "ends_probability": probabilities.sum()}
+
+
 def _side(
     name: str, rows: torch.Tensor, logps: torch.Tensor, tokens: torch.Tensor, rewards: torch.Tensor
 ) -> Sums:
@@ -75,6 +89,8 @@ def per_token_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     trained = next((s for s in ("text", "chosen") if sums.get(f"{s}_tokens")), None)
     if trained is not None:
         metrics["perplexity"] = _exp(-sums[f"{trained}_logp"] / sums[f"{trained}_tokens"])
+    if ends := sums.get("ends"):
+        metrics["end_probability"] = sums["ends_probability"] / ends
     for length in _LENGTHS:
         if rows := sums.get(f"{length}_rows"):
             metrics[f"rewards/margins_chosen_{length}"] = sums[f"{length}_margin"] / rows

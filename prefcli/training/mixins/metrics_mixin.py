@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.methods.trainers.base import IGNORED
+from prefcli.metrics import EVAL_PREFIX, is_eval
 from prefcli.model.device import peak_memory
 from prefcli.training.eval_sampler import Batch, EvalBatches
 from prefcli.training.mixins.deferred_metrics import read_metrics, reads_deferred
@@ -24,6 +25,7 @@ from prefcli.training.mixins.metric_sums import (
     ld_weights,
     per_row,
     per_token_metrics,
+    sum_ends,
     sum_labelled,
     sum_pairs,
     sum_text,
@@ -58,6 +60,9 @@ class MetricsMixin(PackedCollationMixin):
     _hooked: bool = False
     _trained: Sums | None = None
     _evaluated: Sums | None = None
+    _eval_sources: Sequence[Callable[[], Mapping[str, float]]] = ()
+    _stop_ids: torch.Tensor | None = None
+    """Ids of the stop tokens, on the device."""
     _since: float | None = None
     """Time of the last logging step, or of the first step, plus the time spent outside steps."""
     _eval: _Evaluation | None = None
@@ -104,7 +109,12 @@ class MetricsMixin(PackedCollationMixin):
 
     def concatenated_forward(self, model: Any, batch: Any) -> tuple[Any, ...]:
         """Sum the pairs that ORPO and CPO score here; the first two results are log-probs."""
+        self._register_hooks()
+        self._passes = []
         results: tuple[Any, ...] = super().concatenated_forward(model, batch)
+        for output in self._passes[:1]:
+            labels = batch["chosen_labels"]
+            self._add_ends(_label_log_probs(output, labels), labels)
         method = self.context.method
         scores = [side.detach().float() for side in results[:2]]
         tokens = [(batch[f"{side}_labels"][:, 1:] != IGNORED).sum(1) for side in SIDES]
@@ -116,15 +126,37 @@ class MetricsMixin(PackedCollationMixin):
         self._passes = None  # these are summed now
         return results
 
+    def _add_ends(
+        self,
+        log_probs: torch.Tensor,
+        labels: torch.Tensor,
+        rows: torch.Tensor | slice = slice(None),
+        *,
+        packs: bool = False,
+    ) -> None:
+        """Add up the ends of chosen or demonstrated responses of held-out rows."""
+        if self.model.training or not self.context.stop_ids:
+            return
+        if self._stop_ids is None:
+            self._stop_ids = torch.tensor(sorted(self.context.stop_ids), device=labels.device)
+        length = labels.size(1) - 1
+        self._add(sum_ends(log_probs[rows, :length], labels[rows], self._stop_ids, packs=packs))
+
     def _sum_batch(self, inputs: Mapping[str, torch.Tensor], passes: list[Any]) -> Sums:
         kind = self.context.method.trainer.batches
         if kind == "text":
+            packs = "attention_mask" not in inputs
+            self._add_ends(passes[0].log_probs, inputs["labels"], packs=packs)
             return sum_text(passes[0])
-        scored = inputs["completion_mask"][:, 1:]
+        mask = inputs["completion_mask"]
+        answers = inputs["label"].bool() if kind == "labelled" else slice(mask.size(0) // 2)
+        labels = inputs["input_ids"].where(mask == 1, IGNORED)
+        scored = mask[:, 1:]
         length, tokens = scored.size(1), scored.sum(1)
         if kind == "labelled":
             # trl scores the mismatched completions of the KL term before the rows themselves.
             passes = passes[1::2] if self.calculate_KL else passes
+        self._add_ends(passes[0].log_probs[:, -length:], labels, answers)
         policy = per_row(passes[0], length)
         weights = ld_weights(scored, ld) if (ld := getattr(self, "ld_alpha", None)) else None
         weighted = per_row(passes[0], length, weights)
@@ -143,7 +175,11 @@ class MetricsMixin(PackedCollationMixin):
                     module.register_forward_hook(self._keep_pass)
 
     def _keep_pass(self, module: Any, args: Any, output: Any) -> None:
-        if self._passes is not None and getattr(output, "log_probs", None) is not None:
+        if self._passes is None:
+            return
+        # trl's own forward for ORPO and CPO returns logits, from which an evaluation takes some.
+        takes_logits = not self.model.training and self.context.method.trainer.concatenates_forward
+        if takes_logits or getattr(output, "log_probs", None) is not None:
             self._passes.append(output)
 
     def _add(self, sums: Sums) -> None:
@@ -170,8 +206,18 @@ class MetricsMixin(PackedCollationMixin):
         mine = torch.tensor(value, dtype=torch.float64, device=self.args.device)
         return float(self.accelerator.reduce(mine, reduction="mean"))
 
+    def add_eval_metrics(self, source: Callable[[], Mapping[str, float]]) -> None:
+        """Add a source of further metrics of evaluations.
+
+        It is called on every process after an evaluation, before the metrics are logged.
+        """
+        self._eval_sources = [*self._eval_sources, source]
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         read_metrics(self._logged["train"])
+        if is_eval(logs):
+            for source in self._eval_sources:
+                logs |= {f"{EVAL_PREFIX}{name}": value for name, value in source().items()}
         if "loss" in logs and self._trained:
             sums = self._reduce(self._trained)
             logs |= per_token_metrics(sums) | self._exact_metrics(sums)
@@ -270,6 +316,17 @@ class MetricsMixin(PackedCollationMixin):
 
 def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
     return sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights)
+
+
+def _label_log_probs(output: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Return the log-probabilities of all labels but the first; output has at least their rows."""
+    rows, length = labels.size(0), labels.size(1) - 1
+    log_probs: torch.Tensor | None = getattr(output, "log_probs", None)
+    if log_probs is not None:
+        return log_probs[:rows, :length]
+    targets = labels[:, 1:].clamp(min=0)
+    logits: torch.Tensor = output.logits[:rows, :length]
+    return logits.gather(2, targets[..., None]).squeeze(2) - logits.logsumexp(2)
 
 
 def _precomputed(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
