@@ -47,12 +47,12 @@ class EndToken(HealthRule):
             means = "the policy rarely ended its answers before this run, and a preference between "
             means += "answers that both end does not teach it"
             change = "run `prefcli sft` first, until eval_end_probability is high"
-        elif run.adapter:
+        elif run.frozen_head:
             means += "; the adapter changes neither the embedding nor the output weights of the "
             means += "stop token"
             change = (
-                "choose a chat template that ends answers with a token that the base model knows, "
-                "or train all weights (without the lora section)"
+                "name the embeddings and the head in lora.modules_to_save, or choose a chat "
+                "template that ends answers with a token that the base model knows"
             )
         return self.advice(
             history,

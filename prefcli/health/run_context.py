@@ -23,8 +23,8 @@ class RunContext:
     starts_at_reference: bool = False
     """The policy starts as its reference: margins start at 0 and rewards measure the distance."""
     mixes_sft: bool = False
-    adapter: bool = False
-    """An adapter is trained, and the base's weights are not."""
+    frozen_head: bool = False
+    """An adapter is trained, and neither the embeddings nor the output head are."""
     matched_neighbours: float = 0.0
     """Share of the rows whose neighbour in the device batch has the same completion."""
     fp16: bool = False
@@ -41,7 +41,7 @@ class RunContext:
         eval_rows: int = 0,
         other_reference: bool = False,
         mixes_sft: bool = False,
-        adapter: bool = False,
+        frozen_head: bool = False,
         matched_neighbours: float = 0.0,
         fp16: bool = False,
     ) -> RunContext:
@@ -57,7 +57,7 @@ class RunContext:
             eval_rows=eval_rows,
             starts_at_reference=method.needs_reference and not other_reference,
             mixes_sft=mixes_sft,
-            adapter=adapter,
+            frozen_head=frozen_head,
             matched_neighbours=matched_neighbours,
             fp16=fp16,
         )

@@ -238,7 +238,7 @@ def _health_monitor(recipe: Recipe, prepared: Prepared) -> Monitor:
         eval_rows=len(eval_split.rows) if eval_split is not None else 0,
         other_reference=recipe.reference.name_or_path is not None,
         mixes_sft=prepared.datasets.sft_mix is not None,
-        adapter=recipe.trains_adapter,
+        frozen_head=recipe.lora is not None and not recipe.lora.modules_to_save,
         matched_neighbours=prepared.datasets.train.share_of("matched_neighbours"),
         fp16=prepared.device.half(recipe.model),
     )

@@ -511,7 +511,7 @@ def ends(probability, step, **others):
 
 
 def test_end_token_that_an_adapter_does_not_learn_warns():
-    lora = RunContext(Sft(), 300, 30, batch=32, adapter=True)
+    lora = RunContext(Sft(), 300, 30, batch=32, frozen_head=True)
     stream = [ends(1e-4, 0), ends(2e-4, 80, samples_ended=0.125)]
     (advice,) = advice_of(lora, stream)
     assert (advice.rule, advice.level, advice.step) == ("end_token", "warn", 80)
@@ -520,7 +520,7 @@ def test_end_token_that_an_adapter_does_not_learn_warns():
         "at step 0; 12% of the samples stopped by themselves"
     )
     assert "adapter" in advice.means
-    assert "lora" in advice.change
+    assert "lora.modules_to_save" in advice.change
     (advice,) = advice_of(SFT, stream)
     assert "adapter" not in advice.means
     assert "raise training.learning_rate" in advice.change
