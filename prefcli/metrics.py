@@ -153,6 +153,16 @@ _ALL = (
         line="loss",
     ),
     Metric(
+        "aux_loss",
+        "balance",
+        "expert balance",
+        "The auxiliary loss that keeps the experts of a mixture equally used. The loss includes it "
+        "times router_aux_loss_coef of the model's config.",
+        rel_tol=0.01,
+        watch="always",
+        panel=Panel("Expert balance"),
+    ),
+    Metric(
         "preference_loss",
         "pref_loss",
         "preference loss",

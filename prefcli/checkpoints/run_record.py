@@ -53,6 +53,8 @@ class RunRecord:
     hub: list[dict[str, str | None]] | None = None
     """Commits of everything that comes from the hub."""
     plan: dict[str, int] | None = None
+    parts: dict[str, dict[str, int]] | None = None
+    """Parameters of each part of the model: trained, frozen, not reached by rows of text."""
     check_sft: dict[str, Any] | None = None
     step_zero: list[list[float]] | None = None
     """Reference log-probabilities of a few rows, for a resume to compare."""

@@ -195,9 +195,9 @@ ENVIRONMENT_CODES: tuple[ErrorCode, ...] = (
     ),
     ErrorCode(
         "ENV052",
-        "other-disk-full",
-        "A disk other than that of output_dir is full, usually that of a cache or of temporary "
-        "files.",
+        "other-disk-not-writable",
+        "A disk other than that of output_dir is full or cannot be written, usually that of a "
+        "cache or of temporary files.",
         "HF_HOME on a small home directory",
         "Free some space, or move the caches: set TMPDIR, HF_HOME and HF_DATASETS_CACHE to a "
         "larger disk.",

@@ -84,12 +84,12 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL011",
         "invalid-lora-target",
-        "`lora.target_modules` names a layer that the model does not have, "
-        "`lora.modules_to_save` one that is neither the embedding nor the output head, or peft "
-        "refuses the adapter.",
+        "`lora.target_modules` or `lora.target_parameters` names a layer that the model does not "
+        "have, `lora.modules_to_save` one that is neither the embedding nor the output head, or "
+        "peft refuses the adapter.",
         "lora: {target_modules: [q_prj]}",
-        "Write layers that the message lists, or all-linear. Adapters on experts need "
-        "lora.dropout: 0.",
+        "Write layers that the message lists, or all-linear. target_parameters: experts adapts the "
+        "routed experts of a mixture.",
     ),
     ErrorCode(
         "MDL012",
@@ -255,5 +255,13 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
         "translation model.",
         'config.json: {"model_type": "t5"}',
         "Name a causal language model, such as Llama, Qwen or GPT-2.",
+    ),
+    ErrorCode(
+        "MDL033",
+        "model-files-cannot-be-saved",
+        "The config, the generation config or the tokenizer of the model cannot be saved, or the "
+        "saved tokenizer reads back differently. The run would fail when it saves model/.",
+        "a chat template that the tokenizer's files do not keep",
+        "Correct the file that the message describes.",
     ),
 )

@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.initialization import no_init_weights
 from trl.kernels import chunked_logprob
 
 from prefcli.data.run_datasets import mixed_rows
@@ -23,6 +24,7 @@ from prefcli.memory.optimizer_state_size import BITSANDBYTES, on_device, on_disk
 from prefcli.methods import Method
 from prefcli.model import Device, count_parameters, lora_config
 from prefcli.model.lora import trainable_config
+from prefcli.model.parts import freeze_towers
 from prefcli.model.precision import projections
 from prefcli.model.remote_code import from_config_kwargs
 from prefcli.recipe.schema import Recipe
@@ -109,14 +111,17 @@ def _rows(recipe: Recipe, method: Method) -> int:
 
 def _model(recipe: Recipe, policy: Policy, dtype: torch.dtype) -> Any:
     eager = recipe.model.attn_implementation == "eager"
-    model = AutoModelForCausalLM.from_config(
-        policy.config,
-        dtype=dtype,
-        **from_config_kwargs(policy.config, recipe.model),
-        **({"attn_implementation": "eager"} if eager else {}),
-    )
+    with no_init_weights():  # some initializations read values, which fake tensors do not have
+        model = AutoModelForCausalLM.from_config(
+            policy.config,
+            dtype=dtype,
+            **from_config_kwargs(policy.config, recipe.model),
+            **({"attn_implementation": "eager"} if eager else {}),
+        )
+    if not recipe.trains_adapter:
+        freeze_towers(model)
     if recipe.lora is not None:
-        return get_peft_model(model, lora_config(recipe.lora))
+        return get_peft_model(model, lora_config(recipe.lora, model))
     return get_peft_model(model, trainable_config(policy.adapter)) if policy.adapter else model
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from prefcli.memory.fake_quantized import pack
 from prefcli.methods import Method
 from prefcli.model import Device
 from prefcli.model.lora import trainable_config
+from prefcli.model.parts import freeze_towers
 from prefcli.model.precision import round_projections
 from prefcli.model.remote_code import from_config_kwargs
 from prefcli.packed_forward.truncated_model import of_depth
@@ -41,6 +43,8 @@ def make_policy(recipe: Recipe, architectures: Architectures, device: Device) ->
         pack(model, recipe.model.quantization)
         model.is_loaded_in_4bit = recipe.model.quantization == "4bit"
         model.is_loaded_in_8bit = recipe.model.quantization == "8bit"
+    if not recipe.trains_adapter:
+        freeze_towers(model)
     if recipe.model.adapter != "continue":
         return model
     assert architectures.adapter is not None
@@ -65,9 +69,11 @@ def make_reference(
 def _model(recipe: Recipe, config: PretrainedConfig, device: Device) -> PreTrainedModel:
     # Attention that needs a GPU takes about as much memory as sdpa.
     eager = recipe.model.attn_implementation == "eager"
-    return AutoModelForCausalLM.from_config(
-        config,
-        dtype=device.dtype(recipe.model, frozen=recipe.trains_adapter),
-        **from_config_kwargs(config, recipe.model),
-        **({"attn_implementation": "eager"} if eager else {}),
-    )
+    # Some initializations read their values, which fake tensors do not have.
+    with no_init_weights():
+        return AutoModelForCausalLM.from_config(
+            config,
+            dtype=device.dtype(recipe.model, frozen=recipe.trains_adapter),
+            **from_config_kwargs(config, recipe.model),
+            **({"attn_implementation": "eager"} if eager else {}),
+        )

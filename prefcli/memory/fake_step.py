@@ -199,7 +199,7 @@ def _trainer(
         options["optim"] = "sgd"
     arguments: dict[str, Any] = {"ref_model": reference} if reference is not None else {}
     if recipe.lora is not None:
-        arguments["peft_config"] = lora_config(recipe.lora)
+        arguments["peft_config"] = lora_config(recipe.lora, policy)
     tokenizer = one_token_a_word()
     trainer = make_trainer(
         plain,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peft import PeftModel
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.errors import Problem, RecipeError
@@ -20,6 +22,15 @@ from prefcli.model import (
 )
 from prefcli.model.base_model import ModelSource, reference_model
 from prefcli.model.loading import context_length, empty_model
+from prefcli.model.lora import skipped_layers
+from prefcli.model.parts import (
+    EXPERTS,
+    PartSize,
+    freeze_towers,
+    part_sizes,
+    sizes_as_dict,
+    table_of,
+)
 from prefcli.recipe.schema import Recipe
 
 _SUPPORT = {
@@ -48,6 +59,12 @@ class ModelInfo:
     vocabulary: int
     context: int | None
     sizes: Sizes
+    parts: Mapping[str, PartSize]
+    """What is trained of each part of the policy, with its adapter."""
+    target_parameters: Sequence[str] = ()
+    """Parameters outside linear layers that get an adapter."""
+    skipped: Sequence[str] = ()
+    """Linear layers that all-linear skips, since peft cannot adapt them."""
 
     def lines(self, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
         """Describe the model for the log."""
@@ -65,6 +82,26 @@ class ModelInfo:
                 f"lora: rank {self.rank} on {sum(self.adapted.values())} layers ({layers}): "
                 f"{self.trainable:,} parameters trained"
             )
+            lines += self._unadapted_lines()
+        return [*lines, *table_of(self.parts)]
+
+    def _unadapted_lines(self) -> list[str]:
+        """Describe the parts of a mixture of experts that get no adapter, or an unusual one."""
+        lines = []
+        experts = self.parts.get(EXPERTS)
+        if self.target_parameters:
+            lines.append(f"lora: adapters on the parameters {', '.join(self.target_parameters)}")
+        elif experts is not None and not experts.trained:
+            lines.append(
+                f"lora: no adapter on the routed experts ({experts.frozen:,} parameters), which "
+                "are not linear layers: write lora.target_parameters: experts and "
+                "lora.dropout: 0 to adapt them"
+            )
+        if self.skipped:
+            lines.append(
+                f"lora: no adapter on {len(self.skipped)} linear layers such as {self.skipped[0]}: "
+                "peft takes their names for those of experts"
+            )
         return lines
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,6 +110,7 @@ class ModelInfo:
             "parameters": self.parameters,
             "trainable": self.trainable,
             "lora_layers": sum(self.adapted.values()),
+            "parts": sizes_as_dict(self.parts),
             "tied_embeddings": self.tied,
             "vocabulary": self.vocabulary,
             "context": self.context,
@@ -91,19 +129,23 @@ def describe_model(recipe: Recipe, start: ModelSource, config: PretrainedConfig)
     total, _ = count_parameters(model)
     layer, root = blocks(model)
     targets: list[str] = []
+    skipped: list[str] = []
     adapter = None
     if recipe.lora is not None:
         targets = check_targets(recipe.lora, model)
-        adapter = lora_config(recipe.lora)
+        skipped = skipped_layers(recipe.lora, model)
+        adapter = lora_config(recipe.lora, model)
     elif recipe.model.adapter == "continue":
         adapter = start.adapter
-    trainable = total
-    if adapter is not None:
-        peft = with_adapter(model, adapter)
-        _, trainable = count_parameters(peft)
+    policy: PreTrainedModel | PeftModel = model
+    if adapter is None:
+        freeze_towers(model)
+    else:
+        policy = peft = with_adapter(model, adapter)
         targets = targets or [
             name for name, module in peft.named_modules() if hasattr(module, "lora_A")
         ]
+    _, trainable = count_parameters(policy)
     named = reference_model(recipe.reference, recipe.model)
     reference = load_base_config(named, where="reference") if named is not None else None
     reference_size = (
@@ -131,6 +173,9 @@ def describe_model(recipe: Recipe, start: ModelSource, config: PretrainedConfig)
             layer=layer,
             root=root,
         ),
+        parts=part_sizes(policy),
+        skipped=skipped,
+        target_parameters=tuple(adapter.target_parameters or ()) if adapter is not None else (),
     )
 
 

@@ -152,6 +152,12 @@ def resolve_model(options: Model, *, where: str = "model") -> ModelSource:
     )
 
 
+def resolve_base(options: Model, *, where: str = "model") -> Model:
+    """Return the full model under any adapters. Raises RecipeError."""
+    source = resolve_model(options, where=where)
+    return options if source.adapter is None else resolve_base(source.base, where=where)
+
+
 def _require_safetensors(options: Model, where: str) -> None:
     """Refuse an adapter with pickled weights, which peft would load."""
     name = options.name_or_path
@@ -159,7 +165,7 @@ def _require_safetensors(options: Model, where: str) -> None:
     exists = (folder / ADAPTER_WEIGHTS).is_file()
     if not folder.is_dir():
         with loading(options, "adapter", where):
-            exists = _download(name, ADAPTER_WEIGHTS, options.revision)
+            exists = download_file(name, ADAPTER_WEIGHTS, options.revision) is not None
     if not exists:
         raise RecipeError(
             Problem(
@@ -172,15 +178,14 @@ def _require_safetensors(options: Model, where: str) -> None:
 
 
 @lru_cache
-def _download(name: str, file: str, revision: str | None) -> bool:
-    """Download a file and return whether the repository has it. Raises OSError without access."""
+def download_file(name: str, file: str, revision: str | None) -> Path | None:
+    """Download a file; None if the repository does not have it. Raises OSError without access."""
     try:
-        hf_hub_download(name, file, revision=revision)
+        return Path(hf_hub_download(name, file, revision=revision))
     except LocalEntryNotFoundError as error:
         raise OSError(str(error)) from None
     except EntryNotFoundError:
-        return False
-    return True
+        return None
 
 
 def check_model(options: Model, lora: Lora | None) -> ModelSource:
@@ -255,10 +260,7 @@ def _adapter_folder(options: Model) -> Path | None:
 
 def load_base_config(options: Model, *, where: str = "model") -> PretrainedConfig:
     """Load the config of the base model under any adapters. Raises RecipeError."""
-    source = resolve_model(options, where=where)
-    if source.adapter is None:
-        return load_config(options, where)
-    return load_base_config(source.base, where=where)
+    return load_config(resolve_base(options, where=where), where)
 
 
 def load_policy(

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from peft.utils import (
-    INCLUDE_LINEAR_LAYERS_SHORTHAND,
-    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
-)
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from transformers import PreTrainedModel
 
 from prefcli.errors import Problem, RecipeError
+from prefcli.model.parts import expert_parameters, tower_of, towers
 from prefcli.recipe.sections import Lora
 
-_PEFT_TARGETS = {"all-linear": INCLUDE_LINEAR_LAYERS_SHORTHAND, "default": None}
 
+def lora_config(options: Lora, model: PreTrainedModel, revision: str | None = None) -> LoraConfig:
+    """Build peft's config for a model. revision: the model's, which loading the adapter needs.
 
-def lora_config(options: Lora, revision: str | None = None) -> LoraConfig:
-    """Build peft's config. revision: the base model's, which loading the adapter needs."""
+    Raises RecipeError for a layer or a parameter that the model does not have.
+    """
+    targets = check_targets(options, model)
+    # peft's own all-linear includes towers, and experts that no longer are linear layers.
+    if options.target_modules != "all-linear" and not towers(model):
+        targets = _named_targets(options.target_modules, model)
     return LoraConfig(
         revision=revision,
         task_type=TaskType.CAUSAL_LM,
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules=_PEFT_TARGETS[options.target_modules]
-        if isinstance(options.target_modules, str)
-        else list(options.target_modules),
+        target_modules=targets,
+        target_parameters=check_parameters(options, model) or None,
         modules_to_save=list(options.modules_to_save or []) or None,  # peft adds to it
         # A head that is the embedding stays the embedding.
         ensure_weight_tying=bool(options.modules_to_save),
@@ -37,49 +41,44 @@ def lora_config(options: Lora, revision: str | None = None) -> LoraConfig:
     )
 
 
-def _default_targets(model: PreTrainedModel) -> list[str]:
-    """Return the layers that peft chooses for the model's architecture. Raises RecipeError."""
+def _named_targets(named: str | list[str], model: PreTrainedModel) -> list[str]:
+    """Return the layers that the recipe names, or that peft chooses for the architecture.
+
+    Raises RecipeError if peft does not know the architecture.
+    """
+    if not isinstance(named, str):
+        return named
     architecture = model.config.model_type
     targets = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(architecture)
     if targets is None:
-        raise RecipeError(
-            Problem(
-                f"peft has no default layers for the architecture {architecture}",
-                path="lora.target_modules",
-                hint="write all-linear, or a list of layers",
-                code="MDL011",
-            )
+        raise _invalid_target(
+            f"peft has no default layers for the architecture {architecture}",
+            "write all-linear, or a list of layers",
         )
     return list(targets)
 
 
 def check_targets(options: Lora, model: PreTrainedModel) -> list[str]:
     """Return the names of the layers that get an adapter. Raises RecipeError."""
-    head = model.get_output_embeddings()
     _check_whole_layers(options, model)
-    linear = {
-        name: module
-        for name, module in model.named_modules()
-        if (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
-        and module is not head
-    }
+    linear = _linear_layers(options, model)
     if options.target_modules == "all-linear":
-        return list(linear)
-    names_of_layers = options.target_modules
-    if names_of_layers == "default":
-        names_of_layers = _default_targets(model)
+        skipped = skipped_layers(options, model)
+        return [name for name in linear if name not in skipped]
     targets: list[str] = []
-    for target in names_of_layers:
+    for target in _named_targets(options.target_modules, model):
         matched = [n for n in linear if n == target or n.endswith(f".{target}")]
         if not matched:
             names = sorted({name.rpartition(".")[2] for name in linear})
-            raise RecipeError(
-                Problem(
-                    f"the model has no linear layer named {target!r}",
-                    path="lora.target_modules",
-                    hint=f"choose from {', '.join(names)}; or write all-linear",
-                    code="MDL011",
-                )
+            raise _invalid_target(
+                f"the model has no linear layer named {target!r}",
+                f"choose from {', '.join(names)}; or write all-linear",
+            )
+        if moved := _moved_to_experts(matched, model):
+            raise _invalid_target(
+                f"peft gives the adapter of {min(moved)} to the routed experts of a "
+                f"{model.config.model_type} model instead",
+                f"remove {target}; to adapt the experts, write lora.target_parameters: experts",
             )
         targets += matched
     return targets
@@ -91,14 +90,75 @@ def _check_whole_layers(options: Lora, model: PreTrainedModel) -> None:
     names = [name.rpartition(".")[2] for name, module in model.named_modules() if module in ends]
     for name in options.modules_to_save or []:
         if name not in names:
-            raise RecipeError(
-                Problem(
-                    f"{name!r} is not the embedding or the output head of the model",
-                    path="lora.modules_to_save",
-                    hint=f"choose from {', '.join(names)}",
-                    code="MDL011",
-                )
+            raise _invalid_target(
+                f"{name!r} is not the embedding or the output head of the model",
+                f"choose from {', '.join(names)}",
+                path="lora.modules_to_save",
             )
+
+
+def skipped_layers(options: Lora, model: PreTrainedModel) -> list[str]:
+    """Return the linear layers that all-linear skips, since peft cannot adapt them."""
+    if options.target_modules != "all-linear":
+        return []
+    linear = _linear_layers(options, model)
+    moved = _moved_to_experts(linear, model)
+    return [name for name in linear if name in moved]
+
+
+def _linear_layers(options: Lora, model: PreTrainedModel) -> list[str]:
+    """Return the linear layers except the head; those of towers only if the recipe names some."""
+    named = options.target_modules
+    head = model.get_output_embeddings()
+    with_towers = not isinstance(named, str) and any(tower_of(name) is not None for name in named)
+    return [
+        name
+        for name, module in model.named_modules()
+        if (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
+        and module is not head
+        and (with_towers or tower_of(name) is None)
+    ]
+
+
+def _moved_to_experts(names: list[str], model: PreTrainedModel) -> set[str]:
+    """Return the layers whose names peft takes for those of experts in an older transformers.
+
+    In some mixtures that includes shared experts and dense layers, which peft cannot adapt there.
+    """
+    config = LoraConfig(target_modules=names)
+    with suppress(ValueError):  # some of the names are fused with others that are not given
+        convert_peft_config_for_transformers(config, model, None)
+        return set(names) - set(config.target_modules or ())
+    return set(names)
+
+
+def check_parameters(options: Lora, model: PreTrainedModel) -> list[str]:
+    """Return the parameters outside linear layers that get an adapter. Raises RecipeError."""
+    chosen = options.target_parameters
+    if chosen is None:
+        return []
+    experts = expert_parameters(model)
+    if chosen == "experts":
+        if not experts:
+            raise _invalid_target(
+                "the model has no parameter that holds the weights of all routed experts",
+                "remove it; all-linear adapts experts that are linear layers",
+                path="lora.target_parameters",
+            )
+        return experts
+    names = [name for name, _ in model.named_parameters()]
+    for parameter in chosen:
+        if not any(n == parameter or n.endswith(f".{parameter}") for n in names):
+            raise _invalid_target(
+                f"the model has no parameter named {parameter!r}",
+                f"choose from {', '.join(experts)}" if experts else "remove it",
+                path="lora.target_parameters",
+            )
+    return list(chosen)
+
+
+def _invalid_target(what: str, hint: str, path: str = "lora.target_modules") -> RecipeError:
+    return RecipeError(Problem(what, path=path, hint=hint, code="MDL011"))
 
 
 def trainable_config(config: LoraConfig) -> LoraConfig:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from prefcli.errors import Problem
-from prefcli.model.base_model import resolve_model
+from prefcli.model.base_model import resolve_base
 from prefcli.model.loading import load_config, load_generation_config
 from prefcli.recipe.sections import Model
 
@@ -34,9 +34,7 @@ def load_stop_tokens(
     adapter: the run saves an adapter. A full model is saved with the tokenizer's EOS added, by
     transformers' Trainer. Raises RecipeError.
     """
-    base = options
-    while (resolved := resolve_model(base, where=where)).adapter is not None:
-        base = resolved.base
+    base = resolve_base(options, where=where)
     tokenizer_eos = frozenset([tokenizer.eos_token_id])
     config = load_config(base, where)
     initial_ids, source = tokenizer_eos, "the tokenizer"

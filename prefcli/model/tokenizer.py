@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, VIDEO_PROCESSOR_NAME
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.model.base_model import resolve_model
+from prefcli.model.base_model import download_file, resolve_base, resolve_model
 from prefcli.model.chat_template import check_template
 from prefcli.model.loading import loading
 from prefcli.model.remote_code import from_pretrained_kwargs
@@ -82,6 +84,38 @@ def _named_tokenizer(options: Model, where: str) -> PreTrainedTokenizerBase:
                 for p in error.problems
             ]
         ) from None
+
+
+def saved_tokenizer_fault(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Read a saved tokenizer back; return how it differs from the one that was saved, or None."""
+    try:
+        saved = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        return f"its tokenizer can't be loaded: {first_line(error)}"
+    if saved.chat_template != tokenizer.chat_template:
+        return "its chat template is not the one that was trained with"
+    if len(saved) != len(tokenizer):
+        return f"its tokenizer has {len(saved)} tokens instead of {len(tokenizer)}"
+    return None
+
+
+_PROCESSOR_FILES = (PROCESSOR_NAME, IMAGE_PROCESSOR_NAME, VIDEO_PROCESSOR_NAME)
+
+
+def processor_files(options: Model) -> list[Path]:
+    """Return the files of the processor that prepares images and sound for the base model.
+
+    For a hub id, the hub is asked for those that are not in the cache.
+    """
+    base = resolve_base(options)
+    folder = Path(base.name_or_path).expanduser()
+    if folder.is_dir():
+        return [folder / name for name in _PROCESSOR_FILES if (folder / name).is_file()]
+    paths = []
+    for name in _PROCESSOR_FILES:
+        with suppress(OSError):  # unreachable: only what is in the cache
+            paths.append(download_file(base.name_or_path, name, base.revision))
+    return [path for path in paths if path is not None]
 
 
 def _set_eos(tokenizer: PreTrainedTokenizerBase, token: str, where: str) -> None:

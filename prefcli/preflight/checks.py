@@ -29,8 +29,10 @@ from prefcli.model import check_model, load_base_config, load_tokenizer
 from prefcli.model.base_model import check_start_weights, reference_model
 from prefcli.model.device import refuse_many_gpus_without_launcher
 from prefcli.model.distributed import check_launch_section
+from prefcli.model.parts import UNREACHED
 from prefcli.preflight.context import PreflightContext
 from prefcli.preflight.requirements import check_packages
+from prefcli.preflight.save_check import check_saving, processor_lines
 from prefcli.preflight.stop_token_check import tokenizer_warnings
 from prefcli.preflight.training_plan import make_plan, sft_mix_lines
 from prefcli.recipe.compatibility import check_combinations
@@ -179,6 +181,15 @@ def _check_architecture(context: PreflightContext) -> Report:
     return Report(info.lines(context.tokenizer))
 
 
+def _check_saving(context: PreflightContext) -> None:
+    check_saving(context.recipe, _known(context.config), _known(context.tokenizer))
+
+
+def _check_processor(context: PreflightContext) -> Report | None:
+    parts = _known(context.model_info).parts
+    return Report(*processor_lines(context.recipe)) if parts.keys() & set(UNREACHED) else None
+
+
 def _check_published_ranges(context: PreflightContext) -> Report:
     parameters = _known(context.model_info).parameters
     return Report(
@@ -304,6 +315,8 @@ CHECKS: tuple[Check, ...] = (
     Check("fit", ("config", "tokenizer"), _check_fit),
     Check("reference", ("config", "tokenizer"), _check_reference),
     Check("architecture", ("base_model", "config"), _check_architecture),
+    Check("saving", ("config", "tokenizer"), _check_saving),
+    Check("processor", ("architecture",), _check_processor),
     Check("published_ranges", ("architecture",), _check_published_ranges),
     Check("rows", ("tokenizer",), _check_rows),
     Check("data_checks", ("rows",), _check_data_checks),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from prefcli.memory.step_memory import Simulations, StepMemory
 from prefcli.methods import Method
 from prefcli.model import Device
 from prefcli.model.base_model import ModelSource
+from prefcli.model.parts import PartSize
 from prefcli.preflight.training_plan import Plan
 from prefcli.recipe.schema import Recipe
 
@@ -88,13 +90,20 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     datasets: RunDatasets
     plan: Plan
+    parts: Mapping[str, PartSize]
 
     @classmethod
     def of(cls, context: PreflightContext) -> Prepared:
         """Take the facts of a context whose checks have all passed."""
         assert context.tokenizer is not None
+        assert context.model_info is not None
         assert context.datasets is not None
         assert context.plan is not None
         return cls(
-            context.method, context.device, context.tokenizer, context.datasets, context.plan
+            context.method,
+            context.device,
+            context.tokenizer,
+            context.datasets,
+            context.plan,
+            context.model_info.parts,
         )

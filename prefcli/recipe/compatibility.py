@@ -101,6 +101,14 @@ COMBINATIONS = (
     ),
     Combination(
         "warning",
+        "lora.target_parameters",
+        lambda c: c.recipe.lora is not None and bool(c.recipe.lora.target_parameters) and c.sharded,
+        "adapters on the parameters of experts have only been tried on whole models",
+        "check the log-probabilities of the first evaluation, or use ddp",
+        "not tested by prefcli",
+    ),
+    Combination(
+        "warning",
         "model.dtype",
         lambda c: c.recipe.model.dtype == "float16" and c.method.rows != "demonstration",
         "float16 overflows easily in preference losses",

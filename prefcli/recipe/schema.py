@@ -90,11 +90,13 @@ class Recipe(ConfigBase):
         adapter = self.model.adapter
         if adapter == "stack" and self.lora is None:
             raise RuleError("model.adapter stack needs a lora section for the new adapter")
-        if adapter == "stack" and self.lora is not None and self.lora.modules_to_save:
-            raise RuleError(
-                "model.adapter stack saves the sum of two adapters, which has no place for "
-                "lora.modules_to_save; remove it, or merge the adapter into its base first"
-            )
+        if adapter == "stack" and self.lora is not None:
+            for key in ("modules_to_save", "target_parameters"):
+                if getattr(self.lora, key):
+                    raise RuleError(
+                        "model.adapter stack saves the sum of two adapters, which has no place for "
+                        f"lora.{key}; remove it, or merge the adapter into its base first"
+                    )
         if adapter == "continue" and self.lora is not None:
             raise RuleError(
                 "model.adapter continue trains the existing adapter with its own rank, alpha and "

@@ -12,6 +12,8 @@ from prefcli.checkpoints.run_dir import RunDir
 from prefcli.console import is_main_process, say
 from prefcli.model import Device
 from prefcli.model.adapter_merge import sum_adapters
+from prefcli.model.parts import towers
+from prefcli.model.tokenizer import processor_files
 from prefcli.recipe.schema import Recipe
 from prefcli.training.verify_model import log_probabilities, probe_rows, verify_model
 
@@ -35,6 +37,11 @@ def save_model(trainer: Trainer, folder: RunDir, recipe: Recipe, device: Device)
                 return {}
             (partial / "training_args.bin").unlink(missing_ok=True)
             shutil.rmtree(partial / "ref", ignore_errors=True)  # the adapter of the reference
+            if not recipe.trains_adapter and towers(
+                trainer.accelerator.unwrap_model(trainer.model)
+            ):
+                for file in processor_files(recipe.model):
+                    shutil.copyfile(file, partial / file.name)
             if recipe.model.adapter == "stack":
                 sum_adapters(folder.below, partial)
     except Exception:

@@ -13,6 +13,7 @@ from prefcli.evaluation.check_sft import SftReport, measure_sft
 from prefcli.methods import Method
 from prefcli.model import Device, check_targets, load_policy, to_device
 from prefcli.model.loading import weights_digest
+from prefcli.model.parts import freeze_towers
 from prefcli.model.precision import rounded_on
 from prefcli.preflight.context import Prepared
 from prefcli.recipe.compatibility import SHARDED, Strategy
@@ -44,6 +45,8 @@ def start_policy(
             else ""
         )
         say(f"lora: continuing the existing adapter, rank {config.r}{dropout}")
+    else:
+        freeze_towers(policy)
     return policy
 
 

@@ -27,6 +27,7 @@ from prefcli.methods import Method
 from prefcli.model import detect_device
 from prefcli.model.adapter_merge import copy_adapter
 from prefcli.model.distributed import check_launch_strategy
+from prefcli.model.parts import sizes_as_dict
 from prefcli.preflight.checks import CHECKS, checks_for, run_checks
 from prefcli.preflight.context import PreflightContext, Prepared
 from prefcli.recipe.defaults import resolve_defaults
@@ -211,6 +212,7 @@ def _begin(context: PreflightContext, prepared: Prepared) -> RunRecord:
     record = RunRecord.begin(folder, recipe, prepared.method, prepared.device, changes.here)
     say(f"lineage: {format_lineage(record.lineage, prepared.method.name)}")
     record.data = {split.name: split.as_dict() for split in prepared.datasets.splits}
+    record.parts = sizes_as_dict(prepared.parts)
     record.plan = {"steps": prepared.plan.steps, "warmup_steps": prepared.plan.warmup_steps}
     before = None
     if context.checkpoint is not None:

@@ -113,7 +113,7 @@ def make_trainer(
         accelerator_config={"non_blocking": device.kind == "cuda"},
     )
     if recipe.lora is not None:
-        arguments["peft_config"] = lora_config(recipe.lora, recipe.model.revision)
+        arguments["peft_config"] = lora_config(recipe.lora, policy, recipe.model.revision)
     if recipe.trains_adapter and not method.keeps_dropout:
         disable_base_dropout(policy)
     in_float32 = recipe.trains_adapter_in_float32
@@ -298,6 +298,8 @@ def _effective_lora(model: Any) -> dict[str, Any]:
     config = model.peft_config["default"]
     names = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
     targets = config.target_modules  # a regular expression in adapters of some tools
+    parameters = {"target_parameters": config.target_parameters} if config.target_parameters else {}
     return {name: getattr(config, name) for name in names} | {
-        "target_modules": targets if isinstance(targets, str) else sorted(targets)
+        "target_modules": targets if isinstance(targets, str) else sorted(targets),
+        **parameters,
     }

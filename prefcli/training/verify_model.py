@@ -14,13 +14,14 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from torch.nn.functional import cross_entropy
-from transformers import AutoTokenizer, PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.integrations import deepspeed
 
 from prefcli.errors import PrefcliError
 from prefcli.evaluation.logprobs import completion_logits
 from prefcli.model import Device, load_policy, to_device
 from prefcli.model.inference import eval_mode_preserving_rng
+from prefcli.model.tokenizer import saved_tokenizer_fault
 from prefcli.recipe.compatibility import SHARDED
 from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
@@ -160,15 +161,9 @@ def _check_config_and_tokenizer(folder: Path, trainer: Trainer, *, adapter: bool
     config = "adapter_config.json" if adapter else "config.json"
     if not (folder / config).is_file():
         raise _fault(folder, f"it lacks {config}")
-    tokenizer = trainer.processing_class
-    try:
-        saved = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise _fault(folder, f"its tokenizer can't be loaded: {error}") from None
-    if saved.chat_template != tokenizer.chat_template:
-        raise _fault(folder, "its chat template is not the one that was trained with")
-    if len(saved) != len(tokenizer):
-        raise _fault(folder, f"its tokenizer has {len(saved)} tokens instead of {len(tokenizer)}")
+    fault = saved_tokenizer_fault(folder, trainer.processing_class)
+    if fault is not None:
+        raise _fault(folder, fault)
 
 
 def _parameters(model: torch.nn.Module, *, trained_only: bool) -> dict[str, tuple[int, ...]]:

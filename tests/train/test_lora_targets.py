@@ -28,7 +28,7 @@ def test_default_targets_are_those_of_peft(config, layers):
         model = AutoModelForCausalLM.from_config(config)
     options = Lora(target_modules="default")
     assert {name.rpartition(".")[2] for name in check_targets(options, model)} == layers
-    adapted = get_peft_model(model, lora_config(options))
+    adapted = get_peft_model(model, lora_config(options, model))
     assert set(adapted.peft_config["default"].target_modules) == layers
 
 

@@ -100,6 +100,10 @@ def reference(bench: Bench) -> None:
     bench.data["reference"] = {"name_or_path": str(other)}
 
 
+def saving(bench: Bench) -> None:
+    bench.patch.setattr("tempfile.tempdir", str(bench.folder / "nowhere"))
+
+
 def architecture(bench: Bench) -> None:
     bench.data["lora"] = {"target_modules": ["query"]}
 
@@ -157,6 +161,7 @@ PLANTED = {
         config,
         fit,
         reference,
+        saving,
         architecture,
         published_ranges,
         rows,
@@ -189,7 +194,7 @@ def command(tmp_path, monkeypatch, capsys):
     return run
 
 
-ONLY_WARN = {"stop_tokens"}
+ONLY_WARN = {"stop_tokens", "processor"}
 NEEDS_A_GPU = {"automatic"}
 """Checks of the memory of a GPU: tests/train/test_automatic.py."""
 

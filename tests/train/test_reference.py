@@ -537,5 +537,6 @@ def test_check_sft_adapter_without_model_adapter_is_merged(
     assert check_sft(bare).perplexity == pytest.approx(check_sft(plain).perplexity, rel=1e-5)
 
 
-def test_lora_config_has_the_revision_of_the_base():
-    assert lora_config(Lora(), "v1").revision == "v1"
+def test_lora_config_has_the_revision_of_the_base(tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert lora_config(Lora(), model, "v1").revision == "v1"

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from prefcli.health import Health
 from prefcli.methods import METHODS
@@ -255,7 +256,9 @@ def test_every_lora_key_reaches_peft(recipe_data, make_recipe):
         "use_rslora": True,
         "use_dora": True,
     }
-    config = lora_config(make_recipe(recipe_data).recipe.lora)
+    recipe = make_recipe(recipe_data).recipe
+    model = AutoModelForCausalLM.from_pretrained(recipe.model.name_or_path)
+    config = lora_config(recipe.lora, model)
     assert (config.r, config.lora_alpha, config.lora_dropout) == (3, 5, 0.25)
     assert config.target_modules == {"q_proj"}
     assert config.use_rslora

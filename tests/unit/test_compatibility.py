@@ -22,6 +22,11 @@ FIRES = [
         "single",
     ),
     ("lora.modules_to_save", {"lora": LORA | {"modules_to_save": ["lm_head"]}}, "fsdp2"),
+    (
+        "lora.target_parameters",
+        {"lora": LORA | {"target_parameters": "experts", "dropout": 0.0}},
+        "fsdp2",
+    ),
     ("model.dtype", {"model.dtype": "float16"}, "single"),
     ("reference.precompute", {"reference.precompute": True, "lora": LORA}, "single"),
     ("lora", {"lora": LORA}, "fsdp1"),
@@ -50,9 +55,9 @@ def fired(recipe: Recipe, strategy: str, method: str = "dpo") -> list[int]:
 
 
 def test_every_combination_has_a_test():
-    assert len(COMBINATIONS) == len(FIRES) == 8
+    assert len(COMBINATIONS) == len(FIRES) == 9
     assert [combination.path for combination in COMBINATIONS] == [path for path, _, _ in FIRES]
-    assert [combination.level for combination in COMBINATIONS] == ["error"] * 5 + ["warning"] * 3
+    assert [combination.level for combination in COMBINATIONS] == ["error"] * 5 + ["warning"] * 4
     assert all(combination.source and combination.instead for combination in COMBINATIONS)
 
 

@@ -27,7 +27,8 @@ LORA = {
     "use_dora": "lora.use_dora",
 }
 LORA_KEYS = (
-    *("use_peft", "lora_target_modules", "lora_target_linear", "lora_modules_to_save"),
+    *("use_peft", "lora_target_modules", "lora_target_linear"),
+    *("lora_target_parameters", "lora_modules_to_save"),
     *LORA,
 )
 
@@ -198,6 +199,9 @@ def lora(draft: Draft) -> None:
     for key, path in LORA.items():
         if (value := draft.value(key)) is not None:
             draft.put(path, value, key)
+    if is_on(parameters := draft.given("lora_target_parameters")):
+        value = word_list(parameters) or parameters
+        draft.put("lora.target_parameters", value, "lora_target_parameters")
     if is_on(layers := draft.given("lora_modules_to_save")):
         draft.put("lora.modules_to_save", word_list(layers) or layers, "lora_modules_to_save")
     modules = draft.value("lora_target_modules")

@@ -122,7 +122,6 @@ _REFUSED = {
         "model_init_kwargs ref_model_init_kwargs model_kwargs rope_scaling"
     ),
     "the weights are random; write model.init: random": "load_pretrained_weights=true",
-    "prefcli adapts modules, not single parameters": "lora_target_parameters",
     "prefcli trains the LoRA layers only": "lora_bias=none",
     "prefcli initializes adapters to zero": "pissa_init lora_init_weights=default loftq_config",
     "peft sets it for Conv1D layers": "lora_fan_in_fan_out",

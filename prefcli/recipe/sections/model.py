@@ -97,7 +97,12 @@ class Lora(ConfigBase):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     target_modules: Literal["all-linear"] | Literal["default"] | list[str] = "all-linear"
     """all-linear: every linear layer except the output head. default: the layers that peft chooses
-    for the architecture. Or a list of layer names."""
+    for the architecture. Or a list of layer names. Vision and audio towers, which rows of text do
+    not reach, get no adapter unless the list names layers in them."""
+    target_parameters: Literal["experts"] | list[str] | None = None
+    """Parameters outside linear layers that get an adapter as well. experts: the weights of the
+    routed experts, which transformers keeps in one parameter per layer. Or a list of names. Needs
+    dropout: 0 and no use_dora."""
     modules_to_save: list[str] | None = None
     """Whole layers that are trained and saved together with the adapter: the embeddings, the
     output head, or both, e.g. [embed_tokens, lm_head] if the chat template writes tokens that the
@@ -118,6 +123,21 @@ class Lora(ConfigBase):
                 "remove lm_head"
             )
         return value
+
+    @model_validator(mode="after")
+    def _parameters_without_dropout(self) -> Lora:
+        if self.target_parameters is None:
+            return self
+        if not self.target_parameters:
+            raise RuleError("an empty target_parameters adapts nothing; remove it")
+        if self.dropout or self.use_dora:
+            key = "dropout" if self.dropout else "use_dora"
+            value = "0" if self.dropout else "false"
+            raise RuleError(
+                f"peft supports no {key} on parameters: with target_parameters, write {key}: "
+                f"{value}"
+            )
+        return self
 
 
 class Reference(ConfigBase):

@@ -33,6 +33,9 @@ from prefcli.training.mixins.metric_sums import (
 from prefcli.training.mixins.packed_collation import PackedCollationMixin
 from prefcli.training.mixins.reference_kl import reference_kl
 
+_BALANCING = 5
+"""Place of the term that balances experts in the results of ORPO's and CPO's forward pass."""
+
 
 @dataclass
 class _Evaluation:
@@ -123,6 +126,9 @@ class MetricsMixin(PackedCollationMixin):
             logps = [mean * count for mean, count in zip(scores, tokens, strict=True)]
         rewards = [method.reward_scale * method.transform_scores(side) for side in scores]
         self._add(sum_pairs(logps, tokens, rewards))
+        if len(results) > _BALANCING:
+            mode = "train" if self.model.training else "eval"
+            self._logged[mode]["aux_loss"].append(float(results[_BALANCING]))
         self._passes = None  # these are summed now
         return results
 
