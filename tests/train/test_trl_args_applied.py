@@ -116,6 +116,7 @@ ELSEWHERE = {
     "lora.alpha",
     "lora.dropout",
     "lora.target_modules",
+    "lora.target_parameters",  # test_parts.py
     "lora.modules_to_save",  # test_lora_targets.py
     "lora.use_rslora",
     "lora.use_dora",
