@@ -19,6 +19,8 @@ from prefcli.recipe.migrate.sources import (
 KEYS = ("datasets", "test_datasets", "val_set_size")
 _COPIED = "path name split revision data_files"
 _READ = "type field_messages field_chosen field_rejected field conversation roles ds_type"
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Keys of messages that prefcli passes to the chat template under the name that it reads."""
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "roles_to_train": (["assistant"], ["gpt"], ["assistant", "gpt"]),
     "train_on_eos": ("turn", "last"),
@@ -26,6 +28,8 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
         {"role": "role", "content": "content"},
         {"role": "from", "content": "value"},
     ),
+    "field_thinking": _REASONING,
+    "template_thinking_key": _REASONING,
     "message_field_role": ("role", "from"),
     "message_field_content": ("content", "value"),
 }
@@ -108,10 +112,12 @@ def _source(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str, 
     columns: dict[str, str] = {}
     if isinstance(row_type, dict) and _is_read(row_type, kind):
         columns = {name: row_type.get(f"field_{name}") or name for name in _OWN_FIELDS[kind]}
-    elif kind == "pair" and template in ("chatml", "llama3") and shape in _RENDERED:
+    elif kind != "sft" and template in ("chatml", "llama3") and shape in _RENDERED:
         draft.put("model.chat_template", template, key, i, "type")
         source["chat"] = True
         columns = _RENDERED[shape]
+        if kind == "labelled":
+            columns = {name: columns[name] for name in columns.keys() & {"prompt"}}
     elif row_type == "sharegpt" and entry.get("conversation") not in NAMED_TEMPLATES:
         _refuse_type(draft, kind, key, i, row_type)
     elif isinstance(row_type, str) and row_type in _FIELDS[kind]:

@@ -11,7 +11,7 @@ from typing import Any
 from prefcli.errors import Problem, RecipeError
 from prefcli.methods import METHODS
 from prefcli.recipe.migrate.tools import TOOLS, Tool, other_tool
-from prefcli.recipe.source_map import Key, Places
+from prefcli.recipe.source_map import Key, Places, dotted
 from prefcli.recipe.yaml_reader import MissingValue, parse, read_text
 
 
@@ -100,6 +100,7 @@ def _fenced_block(text: str, path: str) -> str:
     return blocks[0]
 
 
+_INTERPOLATION = re.compile(r"\$\{([\w.]+)\}")
 _OUMI_SECTIONS = ("model", "training", "peft", "trainer_kwargs")
 
 
@@ -116,6 +117,11 @@ def _oumi(config: Config) -> Config:
 
     for path, value in config.entries.items():
         add(path, value)
+    plain = {dotted(path): value for path, value in entries.items()}
+    for path, value in entries.items():
+        name = _INTERPOLATION.fullmatch(value) if isinstance(value, str) else None
+        if name and isinstance(plain.get(name[1]), str | int | float):
+            entries[path] = plain[name[1]]
     return Config(config.tool, entries, config.places, config.problems)
 
 

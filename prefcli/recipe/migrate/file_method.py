@@ -45,6 +45,10 @@ def find_method(
     if tool.method_key and not methods:
         hint = f"prefcli trains {', '.join(METHODS)}"
         return Problem("prefcli does not have this method", place, path, hint, code="RCP154")
+    loss = paths.get("loss_type")
+    if not methods and loss and possible_methods(tool, {**data, "loss_type": None}):
+        message = f"no method of prefcli has the loss {data['loss_type']}"
+        return Problem(message, places.value(loss), dotted(loss), code="RCP154")
     names = [method for method in METHODS if method in methods]
     reason = f"the keys fit {', '.join(names)}" if names else "the keys contradict each other"
     return Problem(

@@ -78,6 +78,8 @@ _SETTINGS: dict[str, Rule] = {
     ),
     "disable_gradient_checkpointing": switch("training.gradient_checkpointing", False, True),
     "pure_bf16": switch("model.dtype", "bfloat16"),
+    "bfloat16": switch("model.dtype", "bfloat16"),
+    "float16": switch("model.dtype", "float16"),
     "use_dft_loss": switch("sft.loss_type", "dft"),
     "optim": Rename("training.optim", read=_name_in(_OPTIMIZERS)),
     "max_steps": Rename(
@@ -201,6 +203,7 @@ TABLES: dict[str, RuleTable] = {
     "oumi": {
         **_table("oumi", oumi_data.translate, "data"),
         **_together(oumi_data.quantization, "q_lora quantization_bit"),
+        **_together(oumi_data.tokenizer_options, "tokenizer_kwargs"),
     },
     "axolotl": {
         **_table("axolotl", axolotl_data.translate, *axolotl_data.KEYS),

@@ -16,6 +16,8 @@ ATTENTION = {
     "fa2": "flash_attention_2",
     "fa3": "flash_attention_3",
     "kernels-community/flash-attn2": "flash_attention_2",
+    "kernels-community/vllm-flash-attn3": "flash_attention_3",
+    "xformers": "sdpa",
     "disabled": "eager",
 }
 """Other names of attention implementations."""

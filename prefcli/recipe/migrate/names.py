@@ -29,10 +29,12 @@ _NAMES = {
         rl_beta=beta dpo_beta=beta orpo_alpha=beta kto_desirable_weight=desirable_weight
         kto_undesirable_weight=undesirable_weight dpo_loss_type=loss_type
         dpo_loss_weights=loss_weights dpo_label_smoothing=label_smoothing sample_packing=packing
-        train_on_inputs=train_on_prompt wandb_name=run_name bfloat16=bf16 float16=fp16 bf16=bf16
-        fp16=fp16 eval_strategy=eval_strategy
+        train_on_inputs=train_on_prompt wandb_name=run_name
+        eval_strategy=eval_strategy
     """,
     "oumi": """
+        training.trainer_kwargs.max_seq_length=max_length
+        training.trainer_kwargs.max_length=max_length
         model.model_name=model_name_or_path model.adapter_model=adapter_name_or_path
         model.tokenizer_name=tokenizer_name_or_path model.torch_dtype_str=dtype
         model.model_max_length=max_length training.optimizer=optim
@@ -50,7 +52,8 @@ _NOT_IN_TRL = """
     adapter_name_or_path create_new_adapter mixed_precision_dtype flash_attention sdp_attention
     eager_attention flex_attention quantization_bit q_lora chat_template_jinja special_tokens
     lora_target_linear train_on_prompt neat_packing cosine_min_lr_ratio evals_per_epoch
-    saves_per_epoch save_epoch pure_bf16 use_dft_loss disable_gradient_checkpointing
+    saves_per_epoch save_epoch pure_bf16 use_dft_loss disable_gradient_checkpointing bfloat16
+    float16
 """
 _NOT_IN_AXOLOTL = """
     alpha assistant_only_loss chat_template_path completion_only_loss create_new_adapter

@@ -17,6 +17,7 @@ from prefcli.recipe.migrate.sources import (
 _OWN_CLASSES = ("text_sft", "text_sft_jsonl", "PromptResponseDataset", "preference_dpo")
 """oumi's generic dataset classes, whose dataset_path or hub name is the data."""
 _COLLATORS = ("text_completions_only_with_padding", "text_with_padding")
+_ALL_TURNS = "ALL_ASSISTANT_TURNS"
 _SPLIT_KEYS = (
     "datasets pack stream seed mixture_strategy use_torchdata use_async_dataset target_col "
     "collator_kwargs"
@@ -43,12 +44,13 @@ def translate(draft: Draft) -> None:
         if split == "train" or evaluates(draft):
             put_sources(draft, path, sources, "data")
         if split == "train":
-            harmless = {"collator_name": _COLLATORS}
+            harmless = {"collator_name": _COLLATORS, "train_target": (_ALL_TURNS,)}
             read_section(draft, section, "", _SPLIT_KEYS, "data", split, harmless=harmless)
             if is_on(section.get("pack")) and draft.method == "sft":
                 draft.put("sft.packing", True, "data", split, "pack")
-            if section.get("collator_name") == _COLLATORS[0]:
-                draft.put("sft.assistant_only_loss", True, "data", split, "collator_name")
+            for key, value in (("collator_name", _COLLATORS[0]), ("train_target", _ALL_TURNS)):
+                if section.get(key) == value:
+                    draft.put("sft.assistant_only_loss", True, "data", split, key)
 
 
 def _source(draft: Draft, split: str, i: int, entry: dict[str, Any]) -> dict[str, Any]:
@@ -80,3 +82,11 @@ def quantization(draft: Draft) -> None:
         draft.drop("q_lora", "model.quantization replaces it")
     else:
         draft.drop("quantization_bit", "only q_lora uses it")
+
+
+def tokenizer_options(draft: Draft) -> None:
+    """Translate tokenizer_kwargs, which may only set the padding token."""
+    given = draft.given("tokenizer_kwargs")
+    if isinstance(given, dict):
+        read_section(draft, given, "", "pad_token", "tokenizer_kwargs")
+        draft.drop("tokenizer_kwargs", "padding is masked by position, whatever its token")

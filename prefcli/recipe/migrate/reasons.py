@@ -25,9 +25,13 @@ _DROPPED = {
         liger_cross_entropy unsloth_lora_mlp unsloth_lora_qkv unsloth_lora_o cut_cross_entropy
         unsloth_cross_entropy_loss dpo_padding_free dpo_use_liger_kernel dpo_use_logits_to_keep
         xformers_attention bnb_4bit_quant_storage gradient_checkpointing_kwargs use_reentrant_gc
+        use_kernels use_v1_kernels use_scattermoe use_sonicmoe experts_implementation tiled_mlp
+        fused_attn_kernel liger_rms_norm_gated flex_attn_compile_kwargs
+        experimental_skip_move_to_device
     """,
     _LAUNCHER: """
         ddp_timeout ddp_find_unused_parameters ddp_backend ddp_bucket_cap_mb ddp_broadcast_buffers
+        dp_shard_size dp_replicate_size
         deepspeed fsdp fsdp_config fsdp_version fsdp_min_num_params local_rank ddp device_map
         use_cpu
         fsdp_transformer_layer_cls_to_wrap fsdp_final_state_dict_type no_cuda use_mps_device
@@ -44,7 +48,8 @@ _DROPPED = {
     """,
     "set it in the tracker's environment variable, such as WANDB_PROJECT": """
         wandb_entity wandb_watch wandb_log_model wandb_mode mlflow_tracking_uri swanlab_project
-        swanlab_run_name swanlab_mode swanlab_workspace comet_project_name comet_experiment_key
+        swanlab_run_name swanlab_mode swanlab_workspace swanlab_description
+        swanlab_experiment_name comet_project_name comet_experiment_key
         hf_mlflow_log_artifacts
     """,
     "log in with `hf auth login`, or export HF_TOKEN": """
@@ -56,7 +61,8 @@ _DROPPED = {
         dataset_prepared_path push_dataset_to_hub dataset_keep_in_memory
     """,
     "prefcli resumes its own runs and never overwrites another": """
-        overwrite_output_dir resume_from_checkpoint ignore_data_skip try_resume_from_last_checkpoint
+        overwrite_output_dir resume_from_checkpoint ignore_data_skip auto_resume_from_checkpoints
+        try_resume_from_last_checkpoint
     """,
     "the precision follows the device": """
         tf32 bf16_full_eval fp16_full_eval half_precision_backend fp16_opt_level compute_dtype
@@ -105,6 +111,12 @@ _DROPPED_WITH_NOTE = {
     "prefcli shuffles rows and does not group them by length": "group_by_length length_column_name",
     "prefcli also trains on the last, smaller batch of an epoch": "dataloader_drop_last",
     "prefcli does not report to this tracker": "use_swanlab use_comet",
+    "prefcli does not generate in evaluations": "predict_with_generate",
+    "prefcli trains on the end of a turn if the chat template marks it as the assistant's": (
+        "eot_tokens"
+    ),
+    "prefcli uses transformers' tokenizer and chat template": "tokenizer_use_mistral_common",
+    "prefcli does not add rows without tokens to the embedding": "resize_token_embeddings_to_32x",
 }
 """The same where the results of the run differ slightly, which the recipe says."""
 
@@ -119,7 +131,7 @@ _REFUSED = {
     "prefcli quantizes with bitsandbytes; write bnb": "quantization_method=bnb,bitsandbytes",
     "the only 4bit format is nf4": "bnb_4bit_quant_type=nf4 quantization_type=nf4",
     "prefcli passes no other arguments to the model": (
-        "model_init_kwargs ref_model_init_kwargs model_kwargs rope_scaling"
+        "model_init_kwargs ref_model_init_kwargs model_kwargs model_config rope_scaling"
     ),
     "the weights are random; write model.init: random": "load_pretrained_weights=true",
     "prefcli trains the LoRA layers only": "lora_bias=none",
@@ -136,9 +148,8 @@ _REFUSED = {
     "prefcli does not weight pairs by the policy (WPO)": "use_weighting dpo_use_weighting",
     "prefcli disables dropout in preference training": "disable_dropout=true",
     "trl has no such SFT term; write cpo_alpha for the one that trl has": "sft_weight",
-    "prefcli does not generate in evaluations": "predict_with_generate",
     "prefcli does not change the tokenizer; save it with these tokens and write model.tokenizer": (
-        "resize_vocab add_special_tokens tokens eot_tokens added_tokens_overrides tokenizer_kwargs"
+        "resize_vocab add_special_tokens tokens added_tokens_overrides"
     ),
     "prefcli does not have this attention": "shift_attn",
     "prefcli does not add a system message; add it to the data": (
@@ -160,6 +171,11 @@ _REFUSED = {
     "prefcli has its own metrics": "metrics_function",
     "prefcli does not have ReLoRA": "relora relora_steps",
     "prefcli does not have GPTQ": "gptq",
+    "prefcli quantizes linear layers only": "quantize_moe_experts",
+    "prefcli does not train for a quantized model (QAT)": "qat",
+    "prefcli shards weights and data only; other shards change the number of rows of a step": (
+        "tensor_parallel_size context_parallel_size expert_parallel_size"
+    ),
     "prefcli does not remove repeated rows": "dataset_exact_deduplication",
     "prefcli does not pretrain": "pretraining_dataset",
     "trl 1.16 has no such setting; write dpo_loss_type: [sigmoid_norm]": "dpo_norm_loss",

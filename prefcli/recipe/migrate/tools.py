@@ -98,6 +98,9 @@ _OTHERS = {
     "reward_pretrain micro_train_batch_size": (
         "these are the arguments of OpenRLHF, whose keys prefcli migrate does not know"
     ),
+    "model_class kernel_config sample_backend": (
+        "this is a config of LLaMA-Factory's version 1, whose keys prefcli migrate does not know"
+    ),
     "dataset_mixer_list dataset_mixer_list_splits with_tracking": (
         "this is a config of open-instruct, which has its own trainer and keys"
     ),

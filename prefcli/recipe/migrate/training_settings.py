@@ -71,7 +71,10 @@ def schedule(draft: Draft) -> None:
     floor = draft.given("cosine_min_lr_ratio")
     peak, key = draft.value("learning_rate"), "lr_scheduler_kwargs"
     inside: tuple[str, ...] = ()
-    if kind == "cosine" and floor:
+    if kind == "cosine" and floor == 1:
+        kind, floor = "constant_with_warmup", None
+        draft.drop("cosine_min_lr_ratio", "a cosine that never falls is constant")
+    elif kind == "cosine" and floor:
         kind, key = "cosine_with_min_lr", "cosine_min_lr_ratio"
     elif kind == "cosine_with_min_lr" and "min_lr_rate" in options:
         floor, inside = options.pop("min_lr_rate"), ("min_lr_rate",)
