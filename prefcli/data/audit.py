@@ -32,6 +32,8 @@ class Audit:
     """Keys of the prompts of data.train, if this split must not contain them."""
     account: Account = field(default_factory=Account)
     """The counts of the rows before they were tokenized."""
+    cures: dict[str, str] = field(default_factory=dict)
+    """What to do about a finding, where that depends on the rows or the template."""
     tokens: int = 0
     prompts: Ints = field(default_factory=lambda: _NO_KEYS)
     """Keys of the prompts of the remaining rows."""
@@ -140,7 +142,7 @@ class Audit:
                 tallies[name].first,
                 remaining[name],
                 notes.get(name, ""),
-                self.account.unread_cure if name == "unread" else "",
+                self.account.unread_cure if name == "unread" else self.cures.get(name, ""),
             )
             for name in DataChecks.model_fields
             if name in tallies

@@ -58,6 +58,10 @@ class RowCheck(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...
 
+    @property
+    def cures(self) -> Mapping[str, str]:
+        """What to do about a fault, where that depends on the template."""
+
     def __call__(
         self, ids: Mapping[str, Any], room: int, trained: Sequence[int] | None = None
     ) -> Iterable[str]:

@@ -8,7 +8,7 @@ after it is harmless: ChatML templates write <|im_end|> and a line end, and gene
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, takewhile
 from typing import Any, ClassVar, Literal, get_args
 
@@ -22,6 +22,10 @@ Fault = Literal["no_bos", "two_bos", "no_end"]
 
 # How vocabularies spell a space and line ends: literally, in SentencePiece, in byte-level BPE.
 _SPACES = frozenset(" \t\n\r▁ĠĊĉč")
+_HEADER_CURE = (
+    "generation stops at {0}, which begins the turn after an answer and which the chat template "
+    "does not write after the last one: write {0} there in model.chat_template"
+)
 _SPACE_BYTES = {"<0x09>", "<0x0A>", "<0x0D>", "<0x20>"}
 
 
@@ -74,6 +78,7 @@ class SpecialTokenCheck:
     """Ids at which generation stops."""
     blanks: frozenset[int]
     """Ids of whitespace tokens."""
+    cures: Mapping[str, str] = field(default_factory=dict)
     names: ClassVar[tuple[str, ...]] = get_args(Fault)
 
     @classmethod
@@ -86,7 +91,10 @@ class SpecialTokenCheck:
         chat: bool,
     ) -> SpecialTokenCheck:
         special = SpecialTokens.of(tokenizer, method, chat=chat)
-        return cls(special, stop_ids, _whitespace_ids(tokenizer))
+        blanks = _whitespace_ids(tokenizer)
+        header = _stop_in_header(tokenizer, stop_ids, blanks) if chat else None
+        cures = {} if header is None else {"no_end": _HEADER_CURE.format(header)}
+        return cls(special, stop_ids, blanks, cures)
 
     def __call__(
         self, ids: Mapping[str, Any], room: int, trained: Sequence[int] | None = None
@@ -125,6 +133,35 @@ class SpecialTokenCheck:
             if token in self.stop_ids or token not in self.blanks:
                 return token in self.stop_ids
         return False
+
+
+def _stop_in_header(
+    tokenizer: PreTrainedTokenizerBase, stop_ids: frozenset[int], blanks: frozenset[int]
+) -> str | None:
+    """Return the stop token with which the header of the turn after an answer begins, if it does.
+
+    Some models end a turn at the next turn's header, such as <|user|>, and their templates write
+    nothing after the last answer.
+    """
+    words = "prefcliquestion", "prefclianswer", "prefclireply"
+    roles = "user", "assistant", "user"
+    chat = [{"role": role, "content": word} for role, word in zip(roles, words, strict=True)]
+    try:
+        text = str(tokenizer.apply_chat_template(chat, tokenize=False))
+        alone = str(tokenizer.apply_chat_template(chat[:2], tokenize=False))
+    # A chat template is a program and may raise any exception.
+    except Exception:
+        return None
+    between = text.partition(words[1])[2].partition(words[2])[0]
+    after = alone.partition(words[1])[2]
+    starts = []
+    for part in (between, after):
+        ids = tokenizer(part, add_special_tokens=False)["input_ids"]
+        starts.append(next((i for i in ids if i not in blanks), None))
+    first, last = starts
+    if first not in stop_ids or first == last:
+        return None
+    return str(tokenizer.convert_ids_to_tokens(first))
 
 
 def _whitespace_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

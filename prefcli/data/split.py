@@ -163,6 +163,8 @@ def load_split(
         total, available = total + len(indices), available + count
         _need_template(rows, tokenizer, place)
         row_checks = [check(are_chats(rows)) for check in checks]
+        for check in row_checks:
+            audit.cures |= check.cures
         stats = compute_row_stats(rows, tokenizer, kind, limits, num_proc, row_checks)
         keep = audit.add(rows, stats)
         if len(keep) < len(rows):

@@ -56,6 +56,23 @@ def test_special_token_check_end_token_that_is_not_a_stop_token_is_no_end():
     assert faults(TEXT, llama3(), {1}) == {"no_end"}
 
 
+def test_special_token_check_names_a_stop_token_that_begins_the_next_turn():
+    """Some models stop at the header of the next turn, and end the last answer with nothing."""
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+    ended = template.replace("{% endfor %}", "{% endfor %}<|user|>")
+    special = ("<|eos|>", "<|user|>", "<|assistant|>")
+    for text, names in ((template, {"no_end"}), (ended, set())):
+        tokenizer = letters(*special, template=text, eos_token="<|eos|>")
+        assert faults(CHAT, tokenizer, {0, 1}) == names
+        check = SpecialTokenCheck.of(tokenizer, frozenset({0, 1}), Dpo(), chat=True)
+        assert check.cures.keys() == names
+        assert all("write <|user|> there" in cure for cure in check.cures.values())
+    assert SpecialTokenCheck.of(no_end(), frozenset({1}), Dpo(), chat=True).cures == {}
+
+
 def test_special_token_check_one_side_without_end_is_no_end():
     row = {**CHAT, "rejected": [{"role": "assistant", "content": "no"}] * 2}
     template = ENDED.replace("m.role == 'assistant'", "m.role == 'assistant' and not loop.last")
