@@ -60,7 +60,7 @@ class RowCheck(Protocol):
 
     @property
     def cures(self) -> Mapping[str, str]:
-        """What to do about a fault, where that depends on the template."""
+        """Cures of faults that depend on the template, by fault."""
 
     def __call__(
         self, ids: Mapping[str, Any], room: int, trained: Sequence[int] | None = None

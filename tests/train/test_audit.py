@@ -365,6 +365,7 @@ def test_load_split_row_check_findings_are_counted(crafted, tokenizer):
     @dataclasses.dataclass
     class EvenPrompts:
         names: tuple[str, ...] = ("template_boundary",)
+        cures: dict[str, str] = dataclasses.field(default_factory=dict)
 
         def __call__(self, ids, room, trained=None):
             return [] if len(ids["prompt_ids"]) % 2 else ["template_boundary"]
