@@ -58,7 +58,8 @@ def data(
         from prefcli.preflight.pretokenize import data_report
 
         report = data_report(loaded.recipe, chosen, sample)
-    say(f"data of prefcli {chosen.name}: tokens of {loaded.recipe.model.name_or_path}")
+    model = loaded.recipe.model
+    say(f"data of prefcli {chosen.name}: tokens of {model.tokenizer or model.name_or_path}")
     _print(report)
     problems = [loaded.locate(problem) for problem in report.errors]
     code = ExitCode.DATA if problems else ExitCode.DONE
@@ -67,7 +68,7 @@ def data(
         "problems": [problem.as_dict() for problem in problems],
         "recipe": recipe,
         "method": chosen.name,
-        "model": loaded.recipe.model.name_or_path,
+        "model": model.name_or_path,
         "sampled": report.is_sample,
         **report.as_dict(),
     }

@@ -11,6 +11,7 @@ from prefcli.data.sources import read
 from prefcli.errors import UnreachableError
 from prefcli.hub.cache import commit_of, missing_files, snapshot
 from prefcli.hub.commits import changed_commits, record_commits, used_commits
+from prefcli.recipe.offline import hub_names
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Source
 
@@ -146,3 +147,11 @@ def test_missing_files_of_an_adapter_are_its_weights(put):
     assert missing_files("org/adapter", None) == ["adapter_model.safetensors"]
     put("model", "org/adapter", "main", OLD, adapter_model__safetensors="")
     assert missing_files("org/adapter", None) == []
+
+
+def test_used_commits_has_the_named_tokenizer(put):
+    put("model", "org/model", "main", OLD)
+    put("model", "org/tokens", "v1", NEW)
+    model = {"name_or_path": "org/model", "tokenizer": "org/tokens", "tokenizer_revision": "v1"}
+    assert entry("model", "org/tokens", "v1", NEW) in used_commits(recipe(model=model))
+    assert "org/tokens" in hub_names(recipe(model=model))

@@ -90,12 +90,14 @@ def migrate(
     problems = [*config.problems, *collisions, *_mask_tokens(data, paths, config)]
     method_or_problem = find_method(tool, data, places, paths, method or config.method)
     if isinstance(method_or_problem, Problem):
+        is_unclear = method_or_problem.code == "RCP152"
+        drafts = [
+            _draft(config, data, paths, name, devices, overrides).problems
+            for name in (possible_methods(tool, data) if is_unclear else ())
+        ]
         # Any of the methods would have these problems.
-        common: list[Problem] | None = None
-        for name in possible_methods(tool, data) if tool.method_key is None else ():
-            reported = _draft(config, data, paths, name, devices, overrides).problems
-            common = reported if common is None else [p for p in common if p in reported]
-        problems = _in_file_order([*problems, method_or_problem, *(common or [])])
+        common = [p for p in drafts[0] if all(p in d for d in drafts)] if drafts else []
+        problems = _in_file_order([*problems, method_or_problem, *common])
         return Migration(tool.name, problems=problems)
     draft = _draft(config, data, paths, method_or_problem, devices, overrides)
     draft.problems += problems

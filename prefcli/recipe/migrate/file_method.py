@@ -49,6 +49,9 @@ def find_method(
     if not methods and loss and possible_methods(tool, {**data, "loss_type": None}):
         message = f"no method of prefcli has the loss {data['loss_type']}"
         return Problem(message, places.value(loss), dotted(loss), code="RCP154")
+    if rlhf := paths.get("reward_funcs") or paths.get("num_generations"):
+        message = "is of GRPO or RLOO, which prefcli does not train"
+        return Problem(message, places.key(rlhf), dotted(rlhf), code="RCP154")
     names = [method for method in METHODS if method in methods]
     reason = f"the keys fit {', '.join(names)}" if names else "the keys contradict each other"
     return Problem(

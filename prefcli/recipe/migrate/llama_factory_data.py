@@ -12,15 +12,10 @@ from prefcli.recipe.migrate.sources import evaluates, put_held_out, put_sources
 
 KEYS = ("dataset", "eval_dataset", "dataset_dir", "max_samples", "val_size")
 _INFO_FILE = "dataset_info.json"
-_SHAREGPT = {
-    "role_tag": "from",
-    "content_tag": "value",
-    "user_tag": "human",
-    "assistant_tag": "gpt",
-    "system_tag": "system",
-}
-_OPENAI = {"role_tag": "role", "content_tag": "content", "user_tag": "user"}
-_OPENAI |= {"assistant_tag": "assistant", "system_tag": "system"}
+_TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag", "system_tag")
+_SHAREGPT = dict(zip(_TAGS, ("from", "value", "human", "gpt", "system"), strict=True))
+_OPENAI = dict(zip(_TAGS, ("role", "content", "user", "assistant", "system"), strict=True))
+_CHATS = {"messages": "conversations", "system": "system", "tools": "tools"}
 _ROWS = {
     "alpaca": {
         "prompt": "instruction",
@@ -29,22 +24,14 @@ _ROWS = {
         "system": "system",
         "history": "history",
     },
-    "sharegpt": {"messages": "conversations", "system": "system", "tools": "tools"},
+    "sharegpt": _CHATS,
+    "openai": _CHATS,
 }
-_ROWS["openai"] = _ROWS["sharegpt"]
 _ANSWERS = {"chosen": "chosen", "rejected": "rejected", "kto_tag": "kto_tag"}
 """By format, LLaMA-Factory's roles of columns with prefcli's column names."""
-_INFO_KEYS = {
-    "hf_hub_url",
-    "ms_hub_url",
-    "om_hub_url",
-    "file_name",
-    "formatting",
-    "ranking",
-    "subset",
-}
-_INFO_KEYS |= {"split", "columns", "tags", "file_sha1"}
 _TYPES: dict[str, type] = {"formatting": str, "file_name": str, "columns": dict, "tags": dict}
+_INFO_KEYS = {*_TYPES, "hf_hub_url", "ms_hub_url", "om_hub_url", "ranking", "subset", "split"}
+_INFO_KEYS |= {"file_sha1"}
 
 
 def translate(draft: Draft) -> None:

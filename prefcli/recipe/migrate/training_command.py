@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,62 +84,48 @@ class Launch(NamedTuple):
     line: int
 
 
-class _Processes:
-    """The number of processes that a launcher starts."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.visible: int | None = None
-        self.per_node: int | None = None
-        self.nodes = 1
-        self.is_known = True
-
-    @property
-    def total(self) -> int | None:
-        if not self.is_known:
-            return None
-        return self.visible if self.per_node is None else self.per_node * self.nodes
-
-    def read(self, flag: str, value: str) -> None:
-        """Read a flag of accelerate, torchrun or DeepSpeed."""
-        if flag in (*_PROCESSES, *_NODES) and not value.isdigit():
-            self.is_known = False  # such as --nproc_per_node=gpu
-        elif flag in _PROCESSES:
-            self.per_node = int(value)
-        elif flag in _NODES:
-            self.nodes = int(value)
-        elif flag == "include":
-            hosts = value.split("@")
-            self.per_node = sum(len(host.partition(":")[2].split(",")) for host in hosts)
-        elif flag == "config_file" and (path := _find(value, self.folder)):
-            count = parse(read_text(str(path)), str(path))[0].get("num_processes")
-            if isinstance(count, int) and self.per_node is None:
-                self.per_node = count
-
-
 def _launch(words: list[Word], folder: Path) -> Launch | None:
     """Recognise a training command behind launchers and environment variables."""
-    processes = _Processes(folder)
-    launcher = False
-    skip = False
+    launcher: dict[str, str] = {}
+    is_launched = skip = False
     for i, word in enumerate(words):
         text, rest = word.text, words[i + 1 :]
         name, after = Path(text).name, rest[0].text if rest else ""
         if skip:
             skip = False
         elif match := ASSIGNMENT.fullmatch(text):
-            if match[1] == "CUDA_VISIBLE_DEVICES" and match[2]:
-                processes.visible = len(match[2].split(","))
+            launcher[match[1]] = match[2]
         elif name in ("accelerate", "torchrun", "deepspeed"):
-            launcher = True
+            is_launched = True
         elif text.startswith("-"):
             flag, _, value = text.lstrip("-").partition("=")
-            skip = launcher and not value and flag not in _SWITCHES
-            processes.read(flag.replace("-", "_"), value or after)
+            skip = is_launched and not value and flag not in _SWITCHES
+            launcher[flag.replace("-", "_")] = value or after
         elif program := _match(name, after, rest):
             tool, method, count = program
-            return Launch(tool, method, rest[count:], processes.total, word.mark[0])
+            return Launch(tool, method, rest[count:], _devices(launcher, folder), word.mark[0])
     return None
+
+
+def _devices(launcher: Mapping[str, str], folder: Path) -> int | None:
+    """Return the number of processes by the flags of accelerate, torchrun or DeepSpeed.
+
+    Without them, it is the number of visible devices.
+    """
+    counts = {name: launcher[name] for name in (*_PROCESSES, *_NODES) if name in launcher}
+    if not all(count.isdigit() for count in counts.values()):
+        return None  # such as --nproc_per_node=gpu
+    nodes = next((int(counts[name]) for name in _NODES if name in counts), 1)
+    for name in counts.keys() - {*_NODES}:
+        return int(counts[name]) * nodes
+    if hosts := launcher.get("include"):
+        return sum(len(host.partition(":")[2].split(",")) for host in hosts.split("@"))
+    if path := _find(launcher.get("config_file", ""), folder):
+        count = parse(read_text(str(path)), str(path))[0].get("num_processes")
+        if isinstance(count, int):
+            return count
+    visible = launcher.get("CUDA_VISIBLE_DEVICES")
+    return len(visible.split(",")) if visible else None
 
 
 def _match(name: str, after: str, rest: list[Word]) -> tuple[Tool, str | None, int] | None:

@@ -17,13 +17,8 @@ from prefcli.recipe.migrate.sources import (
 )
 
 KEYS = (
-    "dataset_name",
-    "dataset_config",
-    "dataset_train_split",
-    "dataset_test_split",
-    "dataset_text_field",
-    "datasets",
-    "test_split_size",
+    *("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split"),
+    *("dataset_text_field", "datasets", "test_split_size"),
 )
 MIXTURE_KEYS = ("dataset_mixture", "dataset_mixer", "dataset_splits", "dataset_configs")
 
