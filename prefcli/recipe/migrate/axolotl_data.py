@@ -7,8 +7,9 @@ from typing import Any
 from prefcli.recipe.migrate.draft import Draft
 from prefcli.recipe.migrate.model_settings import NAMED_TEMPLATES
 from prefcli.recipe.migrate.reasons import SAME_TRAINING
-from prefcli.recipe.migrate.rules import word_list
+from prefcli.recipe.migrate.rules import RuleBook, word_list
 from prefcli.recipe.migrate.sources import (
+    NOT_NEEDED,
     SourceList,
     put_held_out,
     put_sources,
@@ -16,7 +17,7 @@ from prefcli.recipe.migrate.sources import (
     sections,
 )
 
-KEYS = ("datasets", "test_datasets", "val_set_size")
+RULES = RuleBook()
 _COPIED = "path name split revision data_files"
 _READ = "type field_messages field_chosen field_rejected field conversation roles ds_type"
 _REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -79,9 +80,9 @@ _RENDERED = {
 """Types such as chatml.intel, which render text rows as a named template: their columns."""
 
 
+@RULES.together("datasets test_datasets val_set_size", NOT_NEEDED)
 def translate(draft: Draft) -> None:
     """Translate datasets and test_datasets."""
-    draft.handled |= {*KEYS}
     for key, path in (("datasets", "data.train"), ("test_datasets", "data.eval")):
         entries = draft.given(key)
         if entries is None:
@@ -187,6 +188,7 @@ def _prompt_template(row_type: Any) -> str | None:
 _MEMORY_PLUGINS = ("liger", "cut_cross_entropy", "kernels")
 
 
+@RULES.together("plugins")
 def plugins(draft: Draft) -> None:
     """Drop plugins that save memory, and refuse others."""
     for i, plugin in enumerate(word_list(draft.given("plugins") or []) or []):

@@ -1,8 +1,9 @@
 """The table of all tools' keys: what each becomes, or why it is dropped or refused.
 
 A setting that several tools have is listed once, by trl's name; names.py has the other names, and
-reasons.py the keys that become nothing. The rules of the data come first in a tool's table, as
-evaluation needs data.eval.
+reasons.py the keys that become nothing. Keys that only have a meaning together are registered by
+the functions that translate them, in *_settings.py and *_data.py. The rules of the data come first
+in a tool's table, as evaluation needs data.eval.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ from prefcli.recipe.migrate import (
     training_settings,
     trl_data,
 )
-from prefcli.recipe.migrate.draft import Draft
 from prefcli.recipe.migrate.names import NOT_IN
 from prefcli.recipe.migrate.reasons import reasons
-from prefcli.recipe.migrate.rules import Rename, Rule, RuleTable, Together, is_on, switch
+from prefcli.recipe.migrate.rules import Rename, Rule, RuleTable, is_on, switch
 
 _OPTIMIZERS = {
     "adamw_bnb_8bit": "adamw_8bit",
@@ -42,12 +42,6 @@ def _renamed(paths: str) -> dict[str, Rule]:
         key, _, path = word.rpartition("=")
         rules[key or path.rpartition(".")[2]] = Rename(path)
     return rules
-
-
-def _together(
-    translate: Callable[[Draft], None], keys: str, otherwise: str = ""
-) -> dict[str, Rule]:
-    return dict.fromkeys(keys.split(), Together(translate, otherwise))
 
 
 def _name_in(names: dict[str, str]) -> Callable[[Any], Any]:
@@ -96,118 +90,26 @@ _SETTINGS: dict[str, Rule] = {
     "sdp_attention": switch("model.attn_implementation", "sdpa"),
     "eager_attention": switch("model.attn_implementation", "eager"),
     "flex_attention": switch("model.attn_implementation", "flex_attention"),
-    **_together(
-        model_settings.start,
-        "model_name_or_path model_revision adapter_name_or_path create_new_adapter",
-        "the starting adapter's adapter_config.json names its base",
-    ),
-    **_together(
-        model_settings.tokenizer, "tokenizer_name_or_path", "it is the model's own tokenizer"
-    ),
-    **_together(
-        model_settings.remote_code,
-        "trust_remote_code",
-        "transformers has the classes of most models",
-    ),
-    **_together(
-        model_settings.dtype,
-        "dtype bf16 fp16 mixed_precision_dtype",
-        "the precision follows the device: bfloat16 autocast if it supports it",
-    ),
-    **_together(
-        model_settings.template,
-        "chat_template chat_template_jinja",
-        "only chat_template: jinja uses the other key",
-    ),
-    **_together(model_settings.special_tokens, "special_tokens"),
-    **_together(
-        model_settings.lora,
-        " ".join(model_settings.LORA_KEYS),
-        "the section lora does not need it",
-    ),
-    **_together(
-        method_settings.train_on_prompt,
-        "train_on_prompt",
-        "only sft trains on prompts, and on completions alone by default",
-    ),
-    **_together(method_settings.packing, "packing neat_packing"),
-    **_together(method_settings.loss, "loss_type loss_weights rpo_alpha discopop_tau"),
-    **_together(method_settings.divergence, "f_divergence_type f_alpha_divergence_coef"),
-    **_together(method_settings.margin, "simpo_gamma gamma_beta_ratio"),
-    **_together(
-        method_settings.completion_length,
-        "max_completion_length",
-        "trl reads it for encoder-decoder models only",
-    ),
-    **_together(trl_data.dataset_kwargs, "dataset_kwargs"),
-    **_together(
-        training_settings.schedule, "lr_scheduler_type lr_scheduler_kwargs cosine_min_lr_ratio"
-    ),
-    **_together(
-        training_settings.warmup,
-        "warmup_ratio warmup_steps",
-        "warmup_steps overrides warmup_ratio, and a constant schedule has no warmup",
-    ),
-    **_together(
-        training_settings.batch_size, "per_device_train_batch_size gradient_accumulation_steps"
-    ),
-    **_together(
-        training_settings.accelerator, "accelerator_config", "prefcli configures accelerate itself"
-    ),
-    **_together(
-        training_settings.evaluation,
-        "eval_strategy eval_steps per_device_eval_batch_size evals_per_epoch",
-        "data.eval and training.eval_steps, a number of steps, say when prefcli evaluates",
-    ),
-    **_together(
-        training_settings.early_stopping,
-        "load_best_model_at_end early_stopping_patience early_stopping_threshold "
-        "metric_for_best_model greater_is_better",
-        "training.early_stopping, if the recipe has it, always ends with the best checkpoint",
-    ),
-    **_together(
-        training_settings.saving,
-        "save_strategy save_steps saves_per_epoch save_epoch",
-        "prefcli saves a checkpoint every training.save_steps",
-    ),
-    **_together(
-        output_settings.push_to_hub,
-        "push_to_hub hub_model_id hub_private_repo hub_revision hub_strategy hub_always_push",
-        "prefcli pushes the finished model once, if the recipe has a section push_to_hub",
-    ),
-    **_together(
-        output_settings.trackers,
-        f"report_to run_name wandb_run_id {output_settings.TRACKER_SWITCHES}",
-        "logging.report_to lists the trackers",
-    ),
+    **model_settings.RULES,
+    **method_settings.RULES,
+    **training_settings.RULES,
+    **output_settings.RULES,
     **reasons(),
 }
 
 
-def _table(tool: str, translate_data: Callable[[Draft], None], *data_keys: str) -> RuleTable:
-    """Return the rules of a tool's keys: those of its data, and the settings that it has."""
-    keys = " ".join(data_keys)
-    data = _together(translate_data, keys)
-    return data | {key: rule for key, rule in _SETTINGS.items() if key not in NOT_IN.get(tool, ())}
+def _table(tool: str, data: RuleTable) -> RuleTable:
+    """Return the rules of a tool's keys: those of its data, and of the settings that it has."""
+    others = {*data, *NOT_IN.get(tool, ())}
+    return {**data, **{key: rule for key, rule in _SETTINGS.items() if key not in others}}
 
 
 TABLES: dict[str, RuleTable] = {
-    "trl": _table("trl", trl_data.translate, *trl_data.KEYS),
-    "W&B": _table("W&B", trl_data.translate, *trl_data.KEYS),
-    "alignment-handbook": _table(
-        "alignment-handbook", trl_data.translate_mixture, *trl_data.MIXTURE_KEYS, *trl_data.KEYS
-    ),
-    "LLaMA-Factory": _table(
-        "LLaMA-Factory", llama_factory_data.translate, *llama_factory_data.KEYS
-    ),
-    "oumi": {
-        **_table("oumi", oumi_data.translate, "data"),
-        **_together(oumi_data.quantization, "q_lora quantization_bit"),
-        **_together(oumi_data.tokenizer_options, "tokenizer_kwargs"),
-    },
-    "axolotl": {
-        **_table("axolotl", axolotl_data.translate, *axolotl_data.KEYS),
-        **_together(axolotl_data.plugins, "plugins"),
-    },
+    "trl": _table("trl", trl_data.RULES),
+    "W&B": _table("W&B", trl_data.RULES),
+    "alignment-handbook": _table("alignment-handbook", trl_data.RULES | trl_data.MIXTURE_RULES),
+    "LLaMA-Factory": _table("LLaMA-Factory", llama_factory_data.RULES),
+    "oumi": _table("oumi", oumi_data.RULES),
+    "axolotl": _table("axolotl", axolotl_data.RULES),
 }
 """The rules of each tool's keys, by trl's names."""

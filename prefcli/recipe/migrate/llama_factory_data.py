@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from prefcli.recipe.migrate.draft import Draft
-from prefcli.recipe.migrate.rules import word_list
-from prefcli.recipe.migrate.sources import evaluates, put_held_out, put_sources
+from prefcli.recipe.migrate.rules import RuleBook, word_list
+from prefcli.recipe.migrate.sources import NOT_NEEDED, evaluates, put_held_out, put_sources
 
-KEYS = ("dataset", "eval_dataset", "dataset_dir", "max_samples", "val_size")
+RULES = RuleBook()
 _INFO_FILE = "dataset_info.json"
 _TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag", "system_tag")
 _SHAREGPT = dict(zip(_TAGS, ("from", "value", "human", "gpt", "system"), strict=True))
@@ -34,9 +34,9 @@ _INFO_KEYS = {*_TYPES, "hf_hub_url", "ms_hub_url", "om_hub_url", "ranking", "sub
 _INFO_KEYS |= {"file_sha1"}
 
 
+@RULES.together("dataset eval_dataset dataset_dir max_samples val_size", NOT_NEEDED)
 def translate(draft: Draft) -> None:
     """Translate dataset and eval_dataset by the entries of dataset_info.json."""
-    draft.handled |= {*KEYS}
     if (info := _read_info(draft)) is None:
         return
     folder, entries = info
@@ -50,8 +50,6 @@ def translate(draft: Draft) -> None:
         sources = [_source(draft, key, name, folder, entries) for name in names]
         if None not in sources and (key == "dataset" or evaluates(draft)):
             put_sources(draft, path, [(source, ()) for source in sources if source], key)
-    if draft.given("dataset_dir") is not None:
-        draft.drop("dataset_dir", f"the recipe does not need {_INFO_FILE}")
     put_held_out(draft, draft.given("val_size"), "val_size")
 
 

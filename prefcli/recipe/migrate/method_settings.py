@@ -6,9 +6,14 @@ from typing import Any
 
 from prefcli.methods import METHODS
 from prefcli.recipe.migrate.draft import Draft
-from prefcli.recipe.migrate.rules import is_on
+from prefcli.recipe.migrate.rules import RuleBook, is_on
+
+RULES = RuleBook()
 
 
+@RULES.together(
+    "train_on_prompt", "only sft trains on prompts, and on completions alone by default"
+)
 def train_on_prompt(draft: Draft) -> None:
     """Translate the turns of a conversation that sft trains on."""
     if draft.method == "sft" and is_on(draft.value("train_on_prompt")):
@@ -17,6 +22,7 @@ def train_on_prompt(draft: Draft) -> None:
         draft.put("sft.assistant_only_loss", True, "train_on_prompt")
 
 
+@RULES.together("packing neat_packing")
 def packing(draft: Draft) -> None:
     """Translate packing, which LLaMA-Factory calls neat_packing if rows do not see each other."""
     attends = draft.tool == "LLaMA-Factory" and not is_on(draft.given("neat_packing"))
@@ -34,6 +40,7 @@ def packing(draft: Draft) -> None:
             draft.put("sft.packing", True, key)
 
 
+@RULES.together("max_completion_length", "trl reads it for encoder-decoder models only")
 def completion_length(draft: Draft) -> None:
     """Refuse max_completion_length, unless trl only reads it for encoder-decoder models."""
     key = "max_completion_length"
@@ -42,6 +49,7 @@ def completion_length(draft: Draft) -> None:
         draft.refuse(key, message, code="RCP156", hint="remove it if data.max_length is enough")
 
 
+@RULES.together("loss_type loss_weights rpo_alpha discopop_tau")
 def loss(draft: Draft) -> None:
     """Translate the loss and its SFT term. ipo and simpo are losses in trl, methods here."""
     given = draft.given("loss_type")
@@ -95,6 +103,7 @@ def _put_sft_term(draft: Draft, single: Any, weight: Any) -> None:
         )
 
 
+@RULES.together("f_divergence_type f_alpha_divergence_coef")
 def divergence(draft: Draft) -> None:
     """Translate f_divergence_type, with f_alpha_divergence_coef for alpha_divergence."""
     draft.put_given("dpo.f_divergence_type", "f_divergence_type")
@@ -104,6 +113,7 @@ def divergence(draft: Draft) -> None:
         draft.drop("f_alpha_divergence_coef", "only alpha_divergence uses it")
 
 
+@RULES.together("simpo_gamma gamma_beta_ratio")
 def margin(draft: Draft) -> None:
     """Translate simpo_gamma, or the ratio of gamma to beta in the SimPO authors' trainer."""
     ratio, beta = draft.given("gamma_beta_ratio"), draft.value("beta")

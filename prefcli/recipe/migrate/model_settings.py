@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from prefcli.recipe.migrate.draft import TRL_TOOLS, Draft
-from prefcli.recipe.migrate.rules import is_on, word_list
+from prefcli.recipe.migrate.rules import RuleBook, is_on, word_list
 from prefcli.recipe.paths import is_commit, is_local
 
+RULES = RuleBook()
 NAMED_TEMPLATES = ("chatml", "gemma", "llama3", "phi3", "zephyr")
 """The chat templates that prefcli has by name and the tools render the same. mistral's differ."""
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -35,6 +36,10 @@ LORA_KEYS = (
 )
 
 
+@RULES.together(
+    "model_name_or_path model_revision adapter_name_or_path create_new_adapter",
+    "the starting adapter's adapter_config.json names its base",
+)
 def start(draft: Draft) -> None:
     """Translate the starting model, which may be an adapter."""
     name, adapter = draft.given("model_name_or_path"), draft.given("adapter_name_or_path")
@@ -75,12 +80,14 @@ def _put_adapter(draft: Draft, name: str) -> None:
     )
 
 
+@RULES.together("tokenizer_name_or_path", "it is the model's own tokenizer")
 def tokenizer(draft: Draft) -> None:
     """Translate a tokenizer that is not the model's."""
     if draft.given("tokenizer_name_or_path") != draft.given("model_name_or_path"):
         draft.put_given("model.tokenizer", "tokenizer_name_or_path")
 
 
+@RULES.together("trust_remote_code", "transformers has the classes of most models")
 def remote_code(draft: Draft) -> None:
     """Translate trust_remote_code, which prefcli allows for local models and pinned commits."""
     name, revision = str(draft.given("model_name_or_path")), draft.given("model_revision")
@@ -96,6 +103,10 @@ def remote_code(draft: Draft) -> None:
         )
 
 
+@RULES.together(
+    "dtype bf16 fp16 mixed_precision_dtype",
+    "the precision follows the device: bfloat16 autocast if it supports it",
+)
 def dtype(draft: Draft) -> None:
     """Translate the data type of the weights, with bf16 and fp16."""
     value, mixed = draft.value("dtype"), draft.value("mixed_precision_dtype")
@@ -144,6 +155,7 @@ def _is_sharded(draft: Draft) -> bool:
     return (draft.devices or 1) > 1 or any(is_on(draft.given(k)) for k in ("deepspeed", "fsdp"))
 
 
+@RULES.together("chat_template chat_template_jinja", "only chat_template: jinja uses the other key")
 def template(draft: Draft) -> None:
     """Translate the chat template: its text, or the name of one."""
     name, jinja = draft.given("chat_template"), draft.given("chat_template_jinja")
@@ -165,6 +177,7 @@ def template(draft: Draft) -> None:
         )
 
 
+@RULES.together("special_tokens")
 def special_tokens(draft: Draft) -> None:
     """Translate the end token, and drop those that hardly ever differ from the tokenizer's."""
     given = draft.given("special_tokens")
@@ -186,6 +199,7 @@ def _trains_adapter(draft: Draft) -> bool:
     return draft.value("use_peft") in (True, "lora", "qlora")
 
 
+@RULES.together(" ".join(LORA_KEYS), "the section lora does not need it")
 def lora(draft: Draft) -> None:
     """Translate the settings of the adapter, if the file trains one."""
     kind = draft.value("use_peft")

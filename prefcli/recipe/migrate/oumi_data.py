@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from prefcli.recipe.migrate.draft import Draft
-from prefcli.recipe.migrate.rules import is_on
+from prefcli.recipe.migrate.rules import RuleBook, is_on
 from prefcli.recipe.migrate.sources import (
+    NOT_NEEDED,
     SourceList,
     evaluates,
     put_sources,
@@ -14,6 +15,7 @@ from prefcli.recipe.migrate.sources import (
     sections,
 )
 
+RULES = RuleBook()
 _OWN_CLASSES = ("text_sft", "text_sft_jsonl", "PromptResponseDataset", "preference_dpo")
 """oumi's generic dataset classes, whose dataset_path or hub name is the data."""
 _COLLATORS = ("text_completions_only_with_padding", "text_with_padding")
@@ -28,9 +30,9 @@ _SOURCE_KEYS = (
 )
 
 
+@RULES.together("data", NOT_NEEDED)
 def translate(draft: Draft) -> None:
     """Translate data.train and data.validation."""
-    draft.handled.add("data")
     splits = draft.given("data")
     for split, path in (("train", "data.train"), ("validation", "data.eval")):
         section = splits.get(split) if isinstance(splits, dict) else None
@@ -75,6 +77,7 @@ def _source(draft: Draft, split: str, i: int, entry: dict[str, Any]) -> dict[str
     return source
 
 
+@RULES.together("q_lora quantization_bit")
 def quantization(draft: Draft) -> None:
     """Translate the bits of quantized weights, which only q_lora uses."""
     if is_on(draft.given("q_lora")):
@@ -84,6 +87,7 @@ def quantization(draft: Draft) -> None:
         draft.drop("quantization_bit", "only q_lora uses it")
 
 
+@RULES.together("tokenizer_kwargs")
 def tokenizer_options(draft: Draft) -> None:
     """Translate tokenizer_kwargs, which may only set the padding token."""
     given = draft.given("tokenizer_kwargs")

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import get_args
 
 from prefcli.recipe.migrate.draft import Draft
-from prefcli.recipe.migrate.rules import is_on, word_list
+from prefcli.recipe.migrate.rules import RuleBook, is_on, word_list
 from prefcli.recipe.sections import Logging
 
+RULES = RuleBook()
 _TRACKERS = get_args(get_args(Logging.model_fields["report_to"].annotation)[0])
 _SWITCHES = {
     "wandb": ("wandb_project", "use_wandb", "enable_wandb"),
@@ -19,6 +20,9 @@ TRACKER_SWITCHES = " ".join(switch for switches in _SWITCHES.values() for switch
 """Keys that enable a tracker."""
 
 
+@RULES.together(
+    f"report_to run_name wandb_run_id {TRACKER_SWITCHES}", "logging.report_to lists the trackers"
+)
 def trackers(draft: Draft) -> None:
     """Translate experiment trackers, and the name of the run there."""
     given, key = draft.given("report_to"), "report_to"
@@ -43,6 +47,10 @@ def trackers(draft: Draft) -> None:
         draft.put_given("logging.run_name", run_name)
 
 
+@RULES.together(
+    "push_to_hub hub_model_id hub_private_repo hub_revision hub_strategy hub_always_push",
+    "prefcli pushes the finished model once, if the recipe has a section push_to_hub",
+)
 def push_to_hub(draft: Draft) -> None:
     """Translate the push of the finished model; in axolotl, hub_model_id alone enables it."""
     repository, implied = draft.given("hub_model_id"), draft.tool == "axolotl"

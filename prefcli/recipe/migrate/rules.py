@@ -119,6 +119,21 @@ class Together(Rule):
 RuleTable = Mapping[str, Rule]
 
 
+class RuleBook(dict[str, Rule]):
+    """The rules of some keys, which a module adds to next to the functions that translate them."""
+
+    def together(
+        self, keys: str, otherwise: str = ""
+    ) -> Callable[[Callable[[Draft], None]], Callable[[Draft], None]]:
+        """Register a function for several keys; see Together."""
+
+        def register(translate: Callable[[Draft], None]) -> Callable[[Draft], None]:
+            self.update(dict.fromkeys(keys.split(), Together(translate, otherwise)))
+            return translate
+
+        return register
+
+
 def refuse_unknown(draft: Draft, key: str, *inside: str | int) -> None:
     """Refuse a key that no rule is for."""
     hint = "remove it if the run does not need it, or report it as missing"

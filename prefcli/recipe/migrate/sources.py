@@ -9,6 +9,7 @@ from prefcli.recipe.migrate.draft import Draft
 from prefcli.recipe.migrate.rules import is_on, refuse_unknown
 
 _NONE: Mapping[str, Collection[Any]] = {}
+NOT_NEEDED = "data.train and data.eval do not need it"
 SourceList = list[tuple[dict[str, Any], tuple[str | int, ...]]]
 """Data sources, each with its place inside the key that it came from."""
 

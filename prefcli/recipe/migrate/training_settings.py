@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from prefcli.metrics import metric
 from prefcli.recipe.migrate.draft import Draft
-from prefcli.recipe.migrate.rules import is_on
+from prefcli.recipe.migrate.rules import RuleBook, is_on
 from prefcli.recipe.sections import Training
 
+RULES = RuleBook()
 _NEVER_STOP = 1_000_000
 """Patience of a run that keeps the best checkpoint but does not stop early."""
 
 
+@RULES.together("per_device_train_batch_size gradient_accumulation_steps")
 def batch_size(draft: Draft) -> None:
     """Translate per-device batch size and accumulation, with the number of devices."""
     names = ("per_device_train_batch_size", "gradient_accumulation_steps")
@@ -41,6 +43,7 @@ def batch_size(draft: Draft) -> None:
         )
 
 
+@RULES.together("accelerator_config", "prefcli configures accelerate itself")
 def accelerator(draft: Draft) -> None:
     """Refuse accelerate's configuration if it splits the batches."""
     given = draft.given("accelerator_config")
@@ -49,6 +52,10 @@ def accelerator(draft: Draft) -> None:
         draft.refuse("accelerator_config", message, code="RCP156", hint=hint)
 
 
+@RULES.together(
+    "warmup_ratio warmup_steps",
+    "warmup_steps overrides warmup_ratio, and a constant schedule has no warmup",
+)
 def warmup(draft: Draft) -> None:
     """Translate warmup as in transformers: warmup_steps above 0 overrides warmup_ratio."""
     ratio, steps = draft.value("warmup_ratio"), draft.given("warmup_steps")
@@ -64,6 +71,7 @@ def warmup(draft: Draft) -> None:
             draft.note("axolotl's default warmup is 3 % of the steps, and at most 100 steps")
 
 
+@RULES.together("lr_scheduler_type lr_scheduler_kwargs cosine_min_lr_ratio")
 def schedule(draft: Draft) -> None:
     """Translate the schedule, and the floor of a cosine."""
     kind, given = draft.value("lr_scheduler_type"), draft.given("lr_scheduler_kwargs")
@@ -99,6 +107,10 @@ def schedule(draft: Draft) -> None:
         draft.refuse("lr_scheduler_kwargs", message, name, code="RCP156", hint=hint)
 
 
+@RULES.together(
+    "eval_strategy eval_steps per_device_eval_batch_size evals_per_epoch",
+    "data.eval and training.eval_steps, a number of steps, say when prefcli evaluates",
+)
 def evaluation(draft: Draft) -> None:
     """Translate the evaluation schedule. It follows the data in a table, as it needs data.eval."""
     if "data.eval" not in draft.values:
@@ -116,6 +128,11 @@ def evaluation(draft: Draft) -> None:
     )
 
 
+@RULES.together(
+    "load_best_model_at_end early_stopping_patience early_stopping_threshold metric_for_best_model "
+    "greater_is_better",
+    "training.early_stopping, if the recipe has it, always ends with the best checkpoint",
+)
 def early_stopping(draft: Draft) -> None:
     """Translate the best checkpoint as the model, and early stopping. It follows evaluation()."""
     best, patience = "load_best_model_at_end", draft.given("early_stopping_patience")
@@ -158,6 +175,10 @@ def _put_metric(draft: Draft) -> None:
         )
 
 
+@RULES.together(
+    "save_strategy save_steps saves_per_epoch save_epoch",
+    "prefcli saves a checkpoint every training.save_steps",
+)
 def saving(draft: Draft) -> None:
     """Translate the checkpoint schedule. It follows early stopping, which sets it."""
     strategy, steps = draft.given("save_strategy"), draft.given("save_steps")

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from prefcli.recipe.migrate.draft import Draft
-from prefcli.recipe.migrate.rules import is_on, word_list
+from prefcli.recipe.migrate.rules import RuleBook, is_on, word_list
 from prefcli.recipe.migrate.sources import (
     SourceList,
     evaluates,
@@ -16,13 +16,16 @@ from prefcli.recipe.migrate.sources import (
     sections,
 )
 
-KEYS = (
-    *("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split"),
-    *("dataset_text_field", "datasets", "test_split_size"),
+RULES = RuleBook()
+MIXTURE_RULES = RuleBook()
+_KEYS = (
+    "dataset_name dataset_config dataset_train_split dataset_test_split dataset_text_field "
+    "datasets test_split_size"
 )
-MIXTURE_KEYS = ("dataset_mixture", "dataset_mixer", "dataset_splits", "dataset_configs")
+_MIXTURE_KEYS = "dataset_mixture dataset_mixer dataset_splits dataset_configs"
 
 
+@RULES.together(_KEYS)
 def translate(draft: Draft) -> None:
     """Translate dataset_name with its splits, or the list `datasets`."""
     if isinstance(entries := draft.given("datasets"), list):
@@ -42,7 +45,7 @@ def translate(draft: Draft) -> None:
         put_sources(draft, "data.eval", [(test, ())], "dataset_name")
     else:
         draft.drop("dataset_test_split", "evaluation is off")
-    draft.handled |= {*KEYS} - {"datasets", "test_split_size"}
+    draft.handled |= {*_KEYS.split()} - {"datasets", "test_split_size"}
 
 
 def _put_list(draft: Draft, entries: list[Any]) -> None:
@@ -63,6 +66,7 @@ def _check_columns(draft: Draft, columns: Any, key: str, *inside: str | int) -> 
         draft.refuse(key, "is not a list of columns", *inside, code="RCP157")
 
 
+@RULES.together("dataset_kwargs")
 def dataset_kwargs(draft: Draft) -> None:
     """Translate trl's dataset_kwargs, which may only turn off special tokens."""
     given = draft.given("dataset_kwargs")
@@ -73,6 +77,7 @@ def dataset_kwargs(draft: Draft) -> None:
         draft.drop("dataset_kwargs", "prefcli does not add special tokens to rendered chats")
 
 
+@MIXTURE_RULES.together(f"{_MIXTURE_KEYS} {_KEYS}")
 def translate_mixture(draft: Draft) -> None:
     """Translate the handbook's dataset_mixture, its older dataset_mixer, or trl's keys."""
     if isinstance(mixture := draft.given("dataset_mixture"), dict):
