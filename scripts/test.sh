@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Install prefcli with everything its tests need, then run every check. Arguments go to pytest.
+# Install prefcli with everything its tests need, then run every check. Arguments go to pytest;
+# `-m slow` runs the long tests that are left out here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh test
@@ -10,4 +11,4 @@ mypy
 lint-imports
 # A small model on a small machine is fastest on one thread, and the numbers are then the same
 # everywhere. Two processes share the test files in their given order, so that long ones do not run last.
-OMP_NUM_THREADS=1 pytest -n 2 --dist loadscope --no-loadscope-reorder "$@"
+OMP_NUM_THREADS=1 pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow" "$@"

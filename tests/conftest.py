@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,24 @@ def tiny_model(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_pairs(tmp_path_factory) -> Path:
+    from tests.support.tiny_runs import write_pairs
+
+    return write_pairs(tmp_path_factory.mktemp("tiny-pairs"))
+
+
 @pytest.fixture
-def recipe_data(tiny_model, tmp_path) -> dict:
+def recipe_data(tiny_model, tiny_pairs, tmp_path) -> Iterator[dict]:
+    """A recipe whose rows are those of all tests: prepared once, and not to be changed."""
     from tests.support.tiny_runs import small_recipe
 
-    return small_recipe(tiny_model, tmp_path)
+    before = {path: path.read_bytes() for path in tiny_pairs.iterdir()}
+    yield small_recipe(tiny_model, tmp_path, tiny_pairs)
+    for path, content in before.items():
+        if path.read_bytes() != content:
+            path.write_bytes(content)
+            raise AssertionError(f"the test changed {path.name}, which all tests read")
 
 
 @pytest.fixture
@@ -54,7 +68,7 @@ def make_recipe(tmp_path):
 
     def make(data: dict, *overrides: str) -> Loaded:
         path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump(data), encoding="utf-8")
+        path.write_text(yaml.dump(data, Dumper=yaml.CSafeDumper), encoding="utf-8")
         return load(str(path), overrides)
 
     return make

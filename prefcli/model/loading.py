@@ -344,13 +344,27 @@ def check_weights(options: Model, where: str = "model", *, values: bool = False)
     folder = None if options.init == "random" else _weights_folder(options)
     if folder is None:
         return []
+    files = [(str(file), file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
+    states = tuple((name, state.st_size, state.st_mtime_ns) for name, state in files)
+    warnings = _check_headers(options.model_dump_json(), folder, where, states)
+    if values:
+        check_values(read_model_files(folder, where), where)
+    return list(warnings)
+
+
+@lru_cache
+def _check_headers(
+    options_json: str, folder: Path, where: str, _states: tuple[tuple[str, int, int], ...]
+) -> tuple[str, ...]:
+    """Compare the headers with the config: once a process for files that have not changed.
+
+    A run loads the same model as policy and as reference, after the dry-run's checks.
+    """
+    options = Model.model_validate_json(options_json)
     weights = read_model_files(folder, where)
     model = empty_model(load_config(options, where), options, where)
     with loading(options, "model", where):
-        warnings = check_model_files(model, weights, where)
-    if values:
-        check_values(weights, where)
-    return warnings
+        return tuple(check_model_files(model, weights, where))
 
 
 def check_weights_exist(options: Model, where: str = "model") -> None:

@@ -218,7 +218,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _yaml(text: str) -> dict[str, Any]:
     try:
-        return as_dict(yaml.safe_load(text))
+        loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+        return as_dict(yaml.load(text, loader))
     except yaml.YAMLError:
         return {}
 

@@ -70,6 +70,13 @@ def write_jsonl(path: Path, rows: list) -> Path:
     return path
 
 
+def write_pairs(folder: Path) -> Path:
+    """Write train.jsonl and eval.jsonl, and return the folder."""
+    write_jsonl(folder / "train.jsonl", pairs(24))
+    write_jsonl(folder / "eval.jsonl", pairs(40)[30:])
+    return folder
+
+
 def save_tiny_model(folder: Path) -> None:
     """Save a two-layer Llama with random weights and a byte-level BPE tokenizer."""
     bpe = Tokenizer(models.BPE())
@@ -104,10 +111,13 @@ def save_tiny_model(folder: Path) -> None:
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
-def small_recipe(model: Path, folder: Path) -> dict:
-    """A valid recipe with every method, as plain data to change in a test."""
-    train = write_jsonl(folder / "train.jsonl", pairs(24))
-    held_out = write_jsonl(folder / "eval.jsonl", pairs(40)[30:])
+def small_recipe(model: Path, folder: Path, rows: Path | None = None) -> dict:
+    """A valid recipe with every method, as plain data to change in a test.
+
+    rows: a folder that has train.jsonl and eval.jsonl already.
+    """
+    if rows is None:
+        rows = write_pairs(folder)
     return {
         "output_dir": str(folder / "run"),
         "model": {"name_or_path": str(model)},
@@ -119,8 +129,8 @@ def small_recipe(model: Path, folder: Path) -> dict:
         "simpo": {},
         "cpo": {},
         "data": {
-            "train": {"path": str(train)},
-            "eval": {"path": str(held_out)},
+            "train": {"path": str(rows / "train.jsonl")},
+            "eval": {"path": str(rows / "eval.jsonl")},
             "max_length": 64,
             "checks": ANYTHING,
         },

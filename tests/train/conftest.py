@@ -6,7 +6,9 @@ import functools
 import gc
 import json
 import os
+import shutil
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -21,9 +23,10 @@ from prefcli.library_logging import quiet_libraries
 from prefcli.memory import step_memory
 from prefcli.memory.prediction import Memory
 from prefcli.model import load_tokenizer
+from prefcli.recipe import load
 from prefcli.training import finish
 from prefcli.training.run import train
-from tests.support.tiny_runs import trainer_of, write_jsonl
+from tests.support.tiny_runs import small_recipe, trainer_of, write_jsonl
 
 torch.set_num_threads(1)
 quiet_libraries()
@@ -110,13 +113,22 @@ def trl_rows(recipe_data, make_recipe, tmp_path):
     return build
 
 
-@pytest.fixture
-def sft_adapter(recipe_data, make_recipe, tmp_path):
+@pytest.fixture(scope="session")
+def sft_run(tiny_model, tmp_path_factory) -> Path:
     """Train a LoRA adapter by SFT with a large learning rate, so that it differs from its base."""
-    output = tmp_path / "sft"
-    lora = {"rank": 2, "alpha": 6, "dropout": 0.1}
-    data = {**recipe_data, "output_dir": str(output), "lora": lora}
-    data["training"] = {**data["training"], "learning_rate": 0.05, "max_steps": 6}
-    recipe = make_recipe(data).recipe
-    train(recipe, recipe.sft)
-    return output / "model"
+    folder = tmp_path_factory.mktemp("sft-run")
+    data = small_recipe(tiny_model, folder)
+    data["lora"] = {"rank": 2, "alpha": 6, "dropout": 0.1}
+    data["training"] |= {"learning_rate": 0.05, "max_steps": 6}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    recipe = load(str(folder / "recipe.yaml")).recipe
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finish, "write_report_and_card", lambda *args, **kwargs: None)
+        train(recipe, recipe.sft)
+    return Path(recipe.output_dir)
+
+
+@pytest.fixture
+def sft_adapter(sft_run, tmp_path) -> Path:
+    """A copy of the adapter, in its run folder, which the test may change."""
+    return Path(shutil.copytree(sft_run, tmp_path / "sft")) / "model"

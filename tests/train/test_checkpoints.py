@@ -173,7 +173,7 @@ def test_checkpoint_killed_before_its_move_is_removed_on_resume(
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
-def test_save_total_limit_keeps_the_best_checkpoint(recipe_data, make_recipe):
+def test_save_total_limit_keeps_the_best_checkpoint(recipe_data, tmp_path, make_recipe):
     """Check a run whose loss grows, so that its last checkpoint is not the best."""
     recipe_data["training"] |= {
         "max_steps": 8,
@@ -184,7 +184,7 @@ def test_save_total_limit_keeps_the_best_checkpoint(recipe_data, make_recipe):
     }
     # Train on swapped sides, so that each step makes the eval loss worse.
     rows = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in pairs(24)]
-    write_jsonl(Path(recipe_data["data"]["train"]["path"]), rows)
+    recipe_data["data"]["train"]["path"] = str(write_jsonl(tmp_path / "swapped.jsonl", rows))
     recipe = make_recipe(recipe_data).recipe
     train(recipe, recipe.dpo)
     run = RunDir(recipe.output_dir)

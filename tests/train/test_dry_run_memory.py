@@ -111,6 +111,7 @@ def test_dry_run_of_sft_ignores_sft_mix(recipe_data, dry_run, tmp_path):
     assert dry_run(recipe_data, "sft")[1]["memory"] == plain
 
 
+@pytest.mark.slow
 def test_dry_run_cure_contains_only_needed_changes(recipe_data, dry_run, tmp_path):
     """Check that all changes are listed, and that the cure contains only those needed to fit."""
     rows = write_jsonl(tmp_path / "many.jsonl", pairs(64))
@@ -129,6 +130,7 @@ def test_dry_run_cure_contains_only_needed_changes(recipe_data, dry_run, tmp_pat
     assert dry_run(recipe_data, "dpo", cure, "--gpu-memory", size)[0] == 0
 
 
+@pytest.mark.slow
 def test_dry_run_does_not_advise_invalid_batch_sizes(recipe_data, dry_run):
     """Check kto, which needs two rows per device, with nine rows per step."""
     recipe_data["training"] |= {"global_batch_size": 9, "per_device_train_batch_size": 3}

@@ -132,11 +132,7 @@ def test_dry_run_writes_no_files(recipe_data, dry_run, tmp_path, tiny_model, met
     after = listing(tmp_path) | listing(tiny_model)
     after.pop(str(tmp_path / "recipe.yaml"))
     assert after == before
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "recipe.yaml",
-        "train.jsonl",
-        "eval.jsonl",
-    }
+    assert {path.name for path in tmp_path.iterdir()} == {"recipe.yaml"}
 
 
 def test_command_with_closed_output_exits_with_0(tmp_path):

@@ -80,7 +80,9 @@ LENGTH_NORMALIZED = {"cpo": ("cpo.loss_type=alphapo",)}
 log-probabilities without a reference; AlphaPO compares means."""
 
 
-@pytest.mark.parametrize("name", ["dpo", "kto", "cpo", "sft"])
+@pytest.mark.parametrize(
+    "name", ["dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("kto", "cpo", "sft"))]
+)
 def test_healthy_run_gets_no_advice(task, make_recipe, name):
     recipe = run(task(), make_recipe, name, *LENGTH_NORMALIZED.get(name, ()))
     assert reported_by(recipe) == {}
@@ -89,32 +91,38 @@ def test_healthy_run_gets_no_advice(task, make_recipe, name):
     assert last.get("eval_rewards/accuracies", 1.0) > 0.8
 
 
+@pytest.mark.slow
 def test_run_on_random_labels_warns_of_accuracy(task, make_recipe):
     data = task(kind_or_rude(960, 1, right=0.5), kind_or_rude(480, 2, right=0.5))
     assert reported_by(run(data, make_recipe)) == {"accuracy": "warn"}
 
 
+@pytest.mark.slow
 def test_run_with_swapped_eval_labels_warns_of_accuracy(task, make_recipe, capsys):
     data = task(held_out=kind_or_rude(160, 2, right=0.0))
     assert reported_by(run(data, make_recipe))["accuracy"] == "warn"
     assert "rejected swapped" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_run_with_a_tiny_learning_rate_warns_of_no_learning(task, make_recipe):
     assert reported_by(run(task(learning_rate=1e-9), make_recipe)) == {"no_learning": "warn"}
 
 
+@pytest.mark.slow
 def test_run_on_repeated_pairs_warns_of_overfitting(task, make_recipe):
     data = task(kind_or_rude(16, 1, right=0.5) * 20, learning_rate=5e-3)
     assert reported_by(run(data, make_recipe))["overfitting"] == "warn"
 
 
+@pytest.mark.slow
 def test_run_on_pairs_that_differ_in_length_warns_of_length(task, make_recipe):
     biased = kind_or_rude(1600, 1, by_length=True)
     recipe = run(task(biased, max_steps=95, learning_rate=2e-3), make_recipe)
     assert reported_by(recipe)["length"] == "warn"
 
 
+@pytest.mark.slow
 def test_run_of_ipo_with_a_large_target_warns_of_margin(task, make_recipe):
     data = task(learning_rate=1e-2)
     assert reported_by(run(data, make_recipe, "ipo", "ipo.beta=0.05")) == {"margin": "warn"}

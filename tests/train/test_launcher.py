@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.support.processes import free_port
@@ -47,6 +48,7 @@ def test_launch_failed_rank_sets_exit_code_and_error(tiny_model, tmp_path):
     assert json.loads(done.stdout)["exit_code"] == 4
 
 
+@pytest.mark.slow
 def test_launch_two_nodes_train_together(tiny_model, tmp_path):
     """Both nodes are this machine, with one process each."""
     data = small_recipe(tiny_model, tmp_path)

@@ -195,6 +195,7 @@ def test_checkpoint_that_others_may_write_is_refused(recipe_data, make_recipe):
     assert error.value.exit_code == ExitCode.RECIPE
 
 
+@pytest.mark.slow
 def test_fault_drill_on_one_and_two_processes_passes(tmp_path):
     """Run a few random moments of scripts/fault_drill.py, with sft_mix and samples."""
     ended = subprocess.run(

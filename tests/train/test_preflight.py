@@ -130,10 +130,12 @@ def data_checks(bench: Bench) -> None:
 
 
 def resumed_rows(bench: Bench) -> None:
+    rows = write_jsonl(bench.folder / "changing.jsonl", pairs(24))
+    bench.data["data"]["train"]["path"] = str(rows)
     bench.data["training"] |= {"max_steps": 4, "save_steps": 2}
     bench.train()
     interrupt(bench.data["output_dir"], "checkpoint-4")
-    write_jsonl(Path(bench.data["data"]["train"]["path"]), pairs(30)[6:])
+    write_jsonl(rows, pairs(30)[6:])
 
 
 def plan(bench: Bench) -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from prefcli.evaluation.check_sft import check_sft
 from prefcli.evaluation.generate import Sampling, generate_answers
 from prefcli.recipe import load
@@ -15,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "recipes" / "quickstart"
 
 
+@pytest.mark.slow
 def test_quickstart_dpo_ranks_nearly_all_held_out_pairs(tmp_path):
     sft = load(str(QUICKSTART / "sft.yaml"), [f"output_dir={tmp_path / 'sft'}"]).recipe
     sft_model = train(sft, sft.sft).model

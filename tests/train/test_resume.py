@@ -95,6 +95,7 @@ def weights(run: str | Path) -> dict[str, torch.Tensor]:
     return load_file(next(folder.glob("*.safetensors")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_run_after_sigkill_equals_an_uninterrupted_run(killed_and_resumed, case, tmp_path):
     recipe, (code, output) = killed_and_resumed[case]
