@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install prefcli with everything its tests need, then run every check. Arguments go to pytest;
-# `-m slow` runs the long tests that are left out here.
+# `-m slow` runs the long tests, which are skipped here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh test

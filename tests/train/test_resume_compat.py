@@ -17,7 +17,7 @@ from tests.support.tiny_runs import interrupt, metric_rows, pairs, write_jsonl
 
 @pytest.fixture
 def half_done(recipe_data, make_recipe, tmp_path):
-    """A recipe, with rows of its own, whose run stopped after two of four steps."""
+    """A recipe with its rows in a separate file, whose run stopped after two of four steps."""
     recipe_data["data"]["train"]["path"] = str(write_jsonl(tmp_path / "rows.jsonl", pairs(24)))
     recipe_data["training"] |= {"max_steps": 4, "save_steps": 2, "lr_scheduler_type": "constant"}
     recipe = make_recipe(recipe_data).recipe

@@ -88,7 +88,9 @@ def _commands() -> list[tuple[str, ...]]:
 
 COMMANDS = _commands()
 PREFCLI = [command[1:] for command in COMMANDS if command[0] == "prefcli"] + [
-    command[command.index("prefcli") + 1 :] for command in COMMANDS if "-m" in command
+    command[command.index("prefcli") + 1 :]
+    for command in COMMANDS
+    if {"-m", "prefcli"} <= set(command)
 ]
 
 
