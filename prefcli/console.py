@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import TextIO
 
+from prefcli.errors import Problem, RecipeError
 from prefcli.secrets import redact
 
 _json_on_stdout = False
@@ -73,15 +74,73 @@ def say(*lines: str) -> None:
     except BrokenPipeError:
         # The reader is gone (`| head`), which must not end the run.
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        _drop_line(error)
 
 
 def document(text: str) -> None:
-    """Print the result for a script to standard output."""
+    """Print the result of a command to standard output. Raises RecipeError if that fails."""
     if is_main_process():
         try:
             print(redact(visible(text)), flush=True)
         except BrokenPipeError:
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            _drop_unwritten()
+            raise RecipeError(_unwritable(error)) from None
+
+
+def output_problem() -> Problem | None:
+    """Return why standard output cannot be written; None if an empty line arrives."""
+    try:
+        print(flush=True)
+    except OSError as error:
+        _drop_unwritten()
+        return _unwritable(error)
+    return None
+
+
+def _unwritable(error: OSError) -> Problem:
+    return Problem(
+        f"can't write to standard output: {error.strerror}",
+        hint="send it to a file on a disk with free space",
+        code="ENV061",
+    )
+
+
+def print_error(text: str) -> None:
+    """Print to standard error, if that is possible."""
+    try:
+        print(redact(visible(text)), end="", file=sys.stderr, flush=True)
+    except OSError:
+        _drop_unwritten()
+
+
+_warned_of_dropped_lines = False
+
+
+def _drop_line(error: OSError) -> None:
+    """Drop a line that the log cannot take, e.g. as its disk is full; the run continues."""
+    global _warned_of_dropped_lines
+    _drop_unwritten()
+    if not _warned_of_dropped_lines:
+        _warned_of_dropped_lines = True
+        print_error(f"warning: lines of the log are dropped: {error.strerror}\n")
+
+
+def _drop_unwritten() -> None:
+    """Replace streams with text that could not be written, which Python would try again to write.
+
+    The new ones have the same files, whose disks may have room later.
+    """
+    for name in ("stdout", "stderr"):
+        old = getattr(sys, name)
+        try:
+            old.flush()
+        except OSError:
+            handle = os.dup(old.fileno())
+            new = open(handle, "w", encoding="utf-8", errors=old.errors)  # noqa: SIM115
+            setattr(sys, name, new)
 
 
 def warn(message: str) -> None:

@@ -152,6 +152,13 @@ def _disk_problem(error: Exception, folder: RunDir) -> Problem | None:
     number = _errno_of(error)
     if number is None and not isinstance(error, (OSError, RuntimeError, SafetensorError)):
         return None
+    if number == errno.ENOENT and not folder.path.is_dir():
+        return Problem(
+            f"{folder.path} was moved or deleted during the run",
+            path="output_dir",
+            hint="move it back and rerun the same command, which resumes from the last checkpoint",
+            code="ENV062",
+        )
     probed = _probe(folder.path)
     # The disk may have recovered since the error, and torch gives no error number.
     if probed or (target and (number in _FAILURES or _TORCH_WRITER in str(error))):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from prefcli.cli.recipe_command import Json, command_app, print_json
-from prefcli.console import document, say
+from prefcli.console import document
 from prefcli.error_codes import ERROR_CODES, ErrorCode
 from prefcli.error_codes.markdown import error_reference
 from prefcli.errors import RecipeError
@@ -36,9 +36,9 @@ def explain(
         document(error_reference(entries).rstrip("\n"))
     elif code is None:
         width = max(len(entry.code) for entry in entries)
-        say(*(f"{entry.code:<{width}}  {entry.name}" for entry in entries))
+        document("\n".join(f"{entry.code:<{width}}  {entry.name}" for entry in entries))
     else:
-        say(*_lines(entries[0]))
+        document("\n".join(_lines(entries[0])))
 
 
 def _find(code: str) -> ErrorCode:

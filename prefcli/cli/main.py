@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from prefcli import __version__, first_failure, preemption
-from prefcli.console import is_main_process, say, visible
+from prefcli.console import is_main_process, output_problem, print_error, say
 from prefcli.cuda_allocator import use_expandable_segments
 from prefcli.errors import ExitCode, PrefcliError, Problem, RecipeError
 from prefcli.methods import METHODS
@@ -131,7 +131,10 @@ def main(command: Callable[[], None] = app, *, grace: float = 0.5) -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, as in shells
-    except Exception:  # a bug in prefcli; the traceback may quote anything
+    except Exception as error:  # a bug in prefcli; the traceback may quote anything
+        if isinstance(error, OSError) and (problem := output_problem()) is not None:
+            _print_problems(RecipeError(problem))  # typer's own output, such as --help
+            sys.exit(ExitCode.RECIPE)
         if first_failure.is_distributed():
             time.sleep(grace)
         if first_failure.first_to_fail():
@@ -164,7 +167,7 @@ def _prints(error: PrefcliError, grace: float) -> bool:
 
 def _print_error(text: str) -> None:
     rank = "" if is_main_process() else f"rank {os.environ['RANK']}: "
-    print(redact(visible(rank + text)), end="", file=sys.stderr, flush=True)
+    print_error(rank + text)
 
 
 def refuse_secrets(arguments: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prefcli.cli.recipe_command import Json, command_app, print_json
-from prefcli.console import say
+from prefcli.console import document, say
 from prefcli.recipe import catalog
 
 app = command_app()
@@ -33,7 +33,7 @@ def list_recipes(as_json: Json = False) -> None:
 @recipes_app.command("show")
 def show_recipe(name: str) -> None:
     """Print a shipped recipe."""
-    say(catalog.find(name).path.read_text(encoding="utf-8").rstrip())
+    document(catalog.find(name).path.read_text(encoding="utf-8").rstrip())
 
 
 @recipes_app.command("copy")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from prefcli.cli.recipe_command import Offline, command_app, heavy_half
-from prefcli.console import say
+from prefcli.console import document, say
 from prefcli.errors import RecipeError
 from prefcli.recipe.offline import go_offline
+from prefcli.recipe.sections.output import LOWEST_TEMPERATURE
 from prefcli.secrets import redact
 
 app = command_app()
@@ -46,6 +48,7 @@ def sample(
     offline: Offline = False,
 ) -> None:
     """Generate responses with one or more models and show them together."""
+    _check_values(models, prompts, temperature)
     if offline:
         go_offline()
     if output is not None:
@@ -55,19 +58,35 @@ def sample(
     with heavy_half():
         from prefcli.evaluation.generate import Sampling, generate_answers
 
-    rows = generate_answers(
-        models, prompts, chat_template, Sampling(max_new_tokens, temperature, seed)
-    )
+    sampling = Sampling(max_new_tokens, temperature, seed)
+    rows: list[dict[str, Any]] = []
+    # After each model, so that a later one that fails costs no answers.
+    for rows in generate_answers(models, prompts, chat_template, sampling):
+        if output is not None:
+            lines = [redact(json.dumps(row)) + "\n" for row in rows]
+            with _writing(output):
+                Path(output).write_text("".join(lines), encoding="utf-8")
     if output is not None:
-        text = "".join(redact(json.dumps(row)) + "\n" for row in rows)
-        with _writing(output):
-            Path(output).write_text(text, encoding="utf-8")
         say(f"{len(rows)} prompts answered, written to {output}")
         return
     for row in rows:
-        say("", f"prompt: {row['shown']}")
-        for model in models:
-            say(f"  {model}: {row['completions'][model].strip()}")
+        answers = [f"  {model}: {row['completions'][model].strip()}" for model in models]
+        document("\n".join(["", f"prompt: {row['shown']}", *answers]))
+
+
+def _check_values(models: list[str], prompts: str, temperature: float) -> None:
+    """Raise RecipeError for values that typer accepts and no model can use."""
+    empty = "MODEL" if not all(models) else "--prompts" if not prompts else None
+    if empty is not None:
+        raise RecipeError(
+            f"{empty} is empty", code="RCP033", hint="check the variable that it comes from"
+        )
+    if temperature and not LOWEST_TEMPERATURE <= temperature < math.inf:
+        raise RecipeError(
+            f"--temperature {temperature:g} is out of range",
+            code="RCP033",
+            hint=f"write 0 for greedy answers, or at least {LOWEST_TEMPERATURE:g}",
+        )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -71,7 +71,8 @@ def run_once(path: Path, what: str, read: Callable[[], T | None], make: Callable
         if waited:
             _raise_saved(failure)
         try:
-            failure.unlink(missing_ok=True)
+            with suppress(OSError):  # a cache that is not writable
+                failure.unlink(missing_ok=True)
             return make()
         except (DataError, RecipeError) as error:
             _save_error(failure, error)

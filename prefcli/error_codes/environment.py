@@ -260,4 +260,19 @@ ENVIRONMENT_CODES: tuple[ErrorCode, ...] = (
         "--gpu-memory 80TiBs",
         "Write the value as the message shows.",
     ),
+    ErrorCode(
+        "ENV061",
+        "output-not-writable",
+        "Standard output of a command that prints a result cannot be written. A run continues "
+        "without its log.",
+        "prefcli schema > /full/disk/schema.json",
+        "Free some space, or send the output to a file on another disk.",
+    ),
+    ErrorCode(
+        "ENV062",
+        "run-folder-gone",
+        "The run folder was moved, renamed or deleted while the run was writing to it.",
+        "mv runs/dpo runs/old during training",
+        "Move it back and rerun the same command, which resumes from the last checkpoint.",
+    ),
 )

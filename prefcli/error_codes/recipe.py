@@ -193,6 +193,13 @@ RECIPE_CODES: tuple[ErrorCode, ...] = (
         "Remove the option, or add the one that the message names.",
     ),
     ErrorCode(
+        "RCP033",
+        "invalid-option-value",
+        "An option or an argument of the command line is empty, or its number is out of range.",
+        "prefcli sample '' --prompts prompts.jsonl",
+        "Write a value; check the shell variable that it comes from.",
+    ),
+    ErrorCode(
         "RCP026",
         "no-such-recipe",
         "No recipe is given, or no shipped recipe has this name.",

@@ -152,7 +152,8 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
         "The loss, a log-probability or the gradient norm is NaN or infinite. The run stops before "
         "the weights change and names the rows of the batch.",
         "training: {learning_rate: 1.0}",
-        "Lower training.learning_rate, or check the named rows; with float16, use bfloat16.",
+        "Lower training.learning_rate, or check the named rows. At the first step the rows or the "
+        "starting weights are the cause. With float16, use bfloat16.",
     ),
     ErrorCode(
         "TRN064",

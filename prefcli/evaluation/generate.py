@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,29 +52,29 @@ class Sampling:
 
 def generate_answers(
     models: Sequence[str], prompts_file: str, chat_template: str | None, options: Sampling
-) -> list[dict[str, Any]]:
-    """Generate answers of several models to the same prompts.
+) -> Iterator[list[dict[str, Any]]]:
+    """Generate answers of several models to the same prompts; yields all rows after each model.
 
-    Returns one row per prompt: `prompt`, `shown` (its last message), `completions` by model, and
+    A row per prompt: `prompt`, `shown` (its last message), `completions` by model, and
     `completion`, the last model's. Raises RecipeError and DataError.
     """
     prompts = read_prompts(prompts_file)
-    columns = {}
+    columns: dict[str, list[str]] = {}
     for name in models:
         model, tokenizer = load_for_generation(
             Model(name_or_path=name, chat_template=chat_template)
         )
         answers = generate(model, tokenizer, prompts, options)
         columns[name] = [answer.text for answer in answers]
-    return [
-        {
-            "prompt": prompt,
-            "shown": prompt if isinstance(prompt, str) else prompt[-1]["content"],
-            "completions": {name: columns[name][i] for name in models},
-            "completion": columns[models[-1]][i],
-        }
-        for i, prompt in enumerate(prompts)
-    ]
+        yield [
+            {
+                "prompt": prompt,
+                "shown": prompt if isinstance(prompt, str) else prompt[-1]["content"],
+                "completions": {answered: texts[i] for answered, texts in columns.items()},
+                "completion": columns[name][i],
+            }
+            for i, prompt in enumerate(prompts)
+        ]
 
 
 def read_prompts(path: str) -> list[Prompt]:

@@ -145,3 +145,19 @@ def test_unsupported_attention_falls_back_to_trls_forward(recipe_data, make_reci
     assert trainer.context.packed_forward.counts.as_dict()["fast_calls"] == 0
     with pytest.raises(RecipeError, match="eager"):
         trainer_of(make_recipe(recipe_data, "performance.shared_prefix=on").recipe, "orpo")
+
+
+def test_orpo_at_certainty_has_a_finite_loss_and_gradient(recipe_data, make_recipe):
+    """In trl the gradient is NaN where exp(log p) is 1 in float32."""
+    trainer, _ = trainer_of(make_recipe(recipe_data).recipe, "orpo")
+    chosen = torch.tensor([0.0, -1e-9, -3e-8, -1e-6, -0.5], requires_grad=True)
+    rejected = torch.full_like(chosen, -1.0)
+    losses, *_ = trainer.odds_ratio_loss(chosen, rejected)
+    losses.sum().backward()
+    assert losses.isfinite().all()
+    assert chosen.grad.isfinite().all()
+    usual = chosen.detach()[3:].requires_grad_()
+    expected, *_ = ORPOTrainer.odds_ratio_loss(trainer, usual, rejected[3:])
+    expected.sum().backward()
+    assert losses[3:].equal(expected)
+    assert chosen.grad[3:].equal(usual.grad)

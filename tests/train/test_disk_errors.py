@@ -19,6 +19,7 @@ from prefcli.checkpoints.atomic import writing
 from prefcli.checkpoints.completeness import is_complete
 from prefcli.checkpoints.disk import DiskSpace, disk_errors_reported
 from prefcli.checkpoints.run_dir import RunDir
+from prefcli.data.run_once import run_once
 from prefcli.training.run import train
 from tests.support.problems import stops_with
 
@@ -185,3 +186,23 @@ def test_disk_space_of_a_large_checkpoint_names_the_rate_for_a_preemption(checkp
     space = DiskSpace(checkpoint, checkpoints_kept=1, model=0, free=0)
     assert len(space.lines()) == lines
     assert ("276.6 MiB per second" in space.lines()[-1]) == (lines == 2)
+
+
+def test_run_whose_folder_is_moved_away_stops_and_resumes_when_it_is_back(
+    long, make_recipe, tmp_path
+):
+    recipe = make_recipe(long).recipe
+    run, aside = Path(recipe.output_dir), tmp_path / "aside"
+    with stops_with("ENV062"):
+        train(recipe, recipe.dpo, callbacks=[AtStep(3, lambda: run.rename(aside))])
+    aside.rename(run)
+    assert train(recipe, recipe.dpo).metrics
+
+
+def test_run_once_in_a_read_only_cache_does_the_work(tmp_path):
+    if not mount(tmp_path, "ro"):
+        pytest.skip("mounting is not allowed here")
+    try:
+        assert run_once(tmp_path / "rows.json", "data", lambda: None, lambda: 3) == 3
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)

@@ -72,6 +72,18 @@ def test_nonfinite_loss_names_the_rows_of_its_batch(recipe_data, make_recipe, wi
     assert not list(Path(recipe.output_dir).glob("checkpoint-*"))
 
 
+def test_nonfinite_loss_at_the_first_step_does_not_blame_the_learning_rate(
+    recipe_data, make_recipe, with_callback
+):
+    recipe = make_recipe(recipe_data).recipe
+    with_callback(Poison(math.nan, step=0))
+    with pytest.raises(DivergedError) as caught:
+        train(recipe, recipe.sft)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.path) == ("TRN063", "data.train")
+    assert "the learning rate is not the cause" in problem.hint
+
+
 def test_nonfinite_gradient_stops_before_the_optimizer_step(
     recipe_data, make_recipe, with_callback, monkeypatch
 ):

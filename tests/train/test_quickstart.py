@@ -35,7 +35,8 @@ def test_quickstart_dpo_ranks_nearly_all_held_out_pairs(tmp_path):
     assert after.chosen_more_likely > 0.9
 
     models = [sft_model, outcome.model]
-    rows = generate_answers(models, str(QUICKSTART / "data" / "prompts.jsonl"), None, Sampling(48))
+    prompts = str(QUICKSTART / "data" / "prompts.jsonl")
+    *_, rows = generate_answers(models, prompts, None, Sampling(48))
     assert len(rows) == 5
     changed = [row for row in rows if len(set(row["completions"].values())) == 2]
     assert len(changed) >= 3

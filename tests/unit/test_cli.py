@@ -51,6 +51,33 @@ def test_light_commands_import_no_torch(argv):
     assert result.stdout.splitlines()[-1] == "HEAVY []", result.stderr
 
 
+def test_ctrl_c_during_the_imports_is_130_without_a_traceback():
+    code = (
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "import prefcli.cli\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (result.returncode, result.stderr) == (130, "")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["", "--prompts", "p.jsonl"],
+        ["m", "--prompts", ""],
+        ["m", "--prompts", "p.jsonl", "--temperature", "1e-300"],
+    ],
+    ids=["model", "prompts", "temperature"],
+)
+def test_sample_with_a_value_that_no_model_can_use_is_refused(monkeypatch, capsys, argv):
+    assert run(monkeypatch, "sample", *argv) == 2
+    assert "RCP033" in capsys.readouterr().err
+
+
 def test_help_lists_every_exit_code_and_method(monkeypatch, capsys):
     assert run(monkeypatch, "--help") == 0
     text = capsys.readouterr().out

@@ -7,9 +7,12 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from prefcli.config_base import ConfigBase, Count, Flag, Positive, RuleError
+from prefcli.config_base import ConfigBase, Count, Flag, RuleError
 from prefcli.methods import Method
 from prefcli.text import did_you_mean
+
+LOWEST_TEMPERATURE = 1e-4
+"""Logits that are divided by less overflow."""
 
 
 class SampleOptions(ConfigBase):
@@ -23,7 +26,7 @@ class SampleOptions(ConfigBase):
     """Number of prompts, spread over data.eval; 0 disables samples."""
     max_new_tokens: Count = 64
     """Longest response, in tokens."""
-    temperature: Positive = 1.0
+    temperature: Annotated[float, Field(ge=LOWEST_TEMPERATURE)] = 1.0
     """Temperature of sampled responses."""
 
     @model_validator(mode="after")

@@ -33,6 +33,10 @@ logits of both, which trl averages; the NLL of the chosen responses; for a mixtu
 experts, the balancing loss."""
 
 
+_CERTAIN = -(2.0**-22)
+"""Log-probabilities closer to 0 than this are certain in float32, where 1 - p is rounded to 0."""
+
+
 class ConcatenatedForwardMixin(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped
     """trl's ORPOTrainer or CPOTrainer with the packed forward."""
 
@@ -84,6 +88,14 @@ class ConcatenatedForwardMixin(TransformersTrainer):  # type: ignore[misc]  # tr
             *self._text_logits(means, mask, pairs),
             self._chosen_nll(log_probs, scored, pairs),
         )
+
+    def odds_ratio_loss(self, chosen: torch.Tensor, rejected: torch.Tensor) -> Any:
+        """Compute ORPO's loss, finite also at certainty: the odds of p = 1 are infinite.
+
+        The gradient of a certain response is 0 there; trl's is NaN.
+        """
+        sides = (side.float().clamp(max=_CERTAIN) for side in (chosen, rejected))
+        return super().odds_ratio_loss(*sides)
 
     def scored_rows(self, batch: Mapping[str, torch.Tensor]) -> Rows:
         """Return input_ids, attention_mask and labels for the layout of the collator."""

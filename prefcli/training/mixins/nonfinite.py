@@ -117,6 +117,22 @@ class NonfiniteMixin(TransformersTrainer):  # type: ignore[misc]  # transformers
             self._stop(f"the gradient norm is {float(norm)}", self._places(self._recent[1]))
         return norm
 
+    def _cure(self) -> tuple[str, str]:
+        """Return the key and the hint that fit what was seen before."""
+        if self._skipped_steps > _MAX_SKIPPED_STEPS:
+            return "model.dtype", (
+                f"write bfloat16 or float32: float16 overflowed in {self._skipped_steps} steps in "
+                "a row, although its scale was lowered each time"
+            )
+        if self.state.global_step == 0:
+            return "data.train", (
+                "check these rows and the starting weights: no step has changed the weights yet, "
+                "so the learning rate is not the cause"
+            )
+        norms = [row["grad_norm"] for row in self.state.log_history if "grad_norm" in row]
+        last = f" (the last gradient norm in the log is {norms[-1]:.3g})" if norms else ""
+        return "training.learning_rate", f"lower it{last}, or check these rows"
+
     def _remember(self, batches: list[_Rows]) -> None:
         step, recent = self._recent
         if step != self.state.global_step:
@@ -139,11 +155,12 @@ class NonfiniteMixin(TransformersTrainer):  # type: ignore[misc]  # transformers
         hidden = len(places) - _MAX_ROWS_SHOWN
         rows = f"; rows of the batch: {shown}" if places else ""
         rows += f" and {hidden} more" if hidden > 0 else ""
+        path, hint = self._cure()
         raise DivergedError(
             Problem(
                 f"{what} at step {self.state.global_step + 1}{rows}",
-                path="training.learning_rate",
-                hint="lower it, or check these rows; no final model was written",
+                path=path,
+                hint=f"{hint}; no final model was written",
                 code="TRN063",
             )
         )
