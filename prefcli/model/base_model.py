@@ -25,6 +25,7 @@ from prefcli.model.loading import (
     loading,
     missing_folder,
 )
+from prefcli.model.lora import restore_whole_layers
 from prefcli.model.weight_files import (
     check_adapter_files,
     check_values,
@@ -281,6 +282,11 @@ def load_policy(
             revision=options.revision,
             is_trainable=options.adapter == "continue",
         )
+        if source.adapter.modules_to_save and options.dtype != "bfloat16":
+            weights = load_peft_weights(
+                options.name_or_path, device="cpu", revision=options.revision
+            )
+            restore_whole_layers(policy, weights)
     if options.adapter == "continue":
         return policy
     model = policy.merge_and_unload().to(dtype)

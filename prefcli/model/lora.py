@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from contextlib import suppress
 
 import torch
@@ -204,6 +205,25 @@ def freeze_reference_adapter(model: torch.nn.Module) -> None:
     for name, module in model.named_modules():
         if name.endswith(".lora_dropout.ref") and isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+
+
+def has_whole_layers(model: torch.nn.Module) -> bool:
+    """Check for layers that are trained together with an adapter, in another dtype than its base.
+
+    Such a model only runs under autocast.
+    """
+    return any(".modules_to_save." in name for name, _ in model.named_parameters())
+
+
+def restore_whole_layers(model: PeftModel, weights: Mapping[str, torch.Tensor]) -> None:
+    """Load the whole layers of an adapter in float32; peft rounds them to the dtype of the base.
+
+    weights: of the adapter's file.
+    """
+    for name, parameter in model.named_parameters():
+        if ".modules_to_save." in name and parameter.dtype != torch.float32:
+            exact = weights[name.replace(".modules_to_save.default", "")]
+            parameter.data = exact.to(parameter.device, torch.float32)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from prefcli.errors import PrefcliError
 from prefcli.evaluation.logprobs import completion_logits
 from prefcli.model import Device, load_policy, to_device
 from prefcli.model.inference import eval_mode_preserving_rng
+from prefcli.model.lora import has_whole_layers
 from prefcli.model.tokenizer import saved_tokenizer_fault
 from prefcli.recipe.compatibility import SHARDED
 from prefcli.recipe.distributed_env import strategy_here
@@ -113,7 +114,7 @@ def verify_model(
         raise _fault(folder, f"its parameters are not those that were trained, e.g. {odd[0]}")
     if not stacked and strategy_here() not in SHARDED:
         check_values(folder, policy, model)
-    autocast = where == "cuda" and device.autocast(recipe.model)
+    autocast = (where == "cuda" or has_whole_layers(model)) and device.autocast(recipe.model)
     again = log_probabilities(model, rows, autocast=autocast)
     differences = [(a - b).abs().mean().item() for a, b in zip(trained, again, strict=True)]
     difference = max(differences, default=0.0)

@@ -51,7 +51,12 @@ def test_keep_adapter_inputs_changes_no_product_under_autocast(dora):
     assert (casts[-1] == torch.bfloat16) != dora
 
 
-@pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["full", "lora"])
+WHOLE_LAYERS = {"rank": 2, "modules_to_save": ["embed_tokens", "lm_head"]}
+
+
+@pytest.mark.parametrize(
+    "lora", [None, {"rank": 2}, WHOLE_LAYERS], ids=["full", "lora", "whole layers"]
+)
 def test_run_under_autocast_casts_once(recipe_data, make_recipe, monkeypatch, lora):
     """The whole run, with samples and the distance to the reference, on a CPU in bfloat16."""
     trainers = []
