@@ -185,14 +185,15 @@ def _prompt_template(row_type: Any) -> str | None:
     return text.replace("{{", "{").replace("}}", "}")
 
 
-_MEMORY_PLUGINS = ("liger", "cut_cross_entropy", "kernels")
+_OTHER_PLUGINS = ("liger", "cut_cross_entropy", "kernels", "swanlab")
+"""Plugins that save memory, and of a tracker."""
 
 
 @RULES.together("plugins")
 def plugins(draft: Draft) -> None:
-    """Drop plugins that save memory, and refuse others."""
+    """Drop plugins that do not change training, and refuse others."""
     for i, plugin in enumerate(word_list(draft.given("plugins") or []) or []):
-        if any(name in plugin.lower() for name in _MEMORY_PLUGINS):
+        if any(name in plugin.lower() for name in _OTHER_PLUGINS):
             draft.drop("plugins", SAME_TRAINING, i)
         else:
             message, hint = f"prefcli does not have the plugin {plugin}", "remove it"

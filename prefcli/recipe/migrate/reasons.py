@@ -49,7 +49,8 @@ _DROPPED = {
     "set it in the tracker's environment variable, such as WANDB_PROJECT": """
         wandb_entity wandb_watch wandb_log_model wandb_mode mlflow_tracking_uri swanlab_project
         swanlab_run_name swanlab_mode swanlab_workspace swanlab_description
-        swanlab_experiment_name comet_project_name comet_experiment_key
+        swanlab_experiment_name swanlab_log_completions swanlab_completion_log_interval
+        swanlab_completion_max_buffer swanlab_log_model comet_project_name comet_experiment_key
         hf_mlflow_log_artifacts
     """,
     "log in with `hf auth login`, or export HF_TOKEN": """

@@ -35,12 +35,19 @@ def batch_size(draft: Draft) -> None:
         )
     else:
         total = rows * steps * draft.devices
-        draft.put("training.global_batch_size", total, names[1])
-        draft.put("training.per_device_train_batch_size", rows, names[0])
         draft.note(
             f"global_batch_size {total} is per-device {rows} x accumulation {steps} x "
             f"{draft.devices} devices"
         )
+        if draft.tool == "LLaMA-Factory" and draft.method == "kto" and (rows, steps % 2) == (1, 0):
+            rows = 2
+            draft.note(
+                "training.per_device_train_batch_size is 2: LLaMA-Factory pairs each row with "
+                "another of the dataset for the KL term, and prefcli, like trl, with another of "
+                "the device's batch"
+            )
+        draft.put("training.global_batch_size", total, names[1])
+        draft.put("training.per_device_train_batch_size", rows, names[0])
 
 
 @RULES.together("accelerator_config", "prefcli configures accelerate itself")
