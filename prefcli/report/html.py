@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from prefcli.console import visible
 from prefcli.metrics import metric
 from prefcli.report.panels import MAX_POINTS
 from prefcli.report.run_data import format_value
+from prefcli.secrets import redact
 
 
 def metric_title(key: str) -> str:
@@ -18,19 +20,24 @@ def metric_title(key: str) -> str:
     return metric(key).title
 
 
+def _shown(value: Any) -> Any:
+    """Escape the control characters of a text; markup of macros is as it is."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 _PAGES = Environment(
     loader=PackageLoader("prefcli.report"),
     autoescape=True,
     undefined=StrictUndefined,
+    finalize=_shown,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_PAGES.filters["visible"] = visible
 _PAGES.filters["metric_title"] = metric_title
 _PAGES.globals["format_value"] = format_value
 _PAGES.globals["max_points"] = MAX_POINTS
 
 
 def render(template: str, content: Mapping[str, Any]) -> str:
-    """Return a page made from a template in `templates/`."""
-    return _PAGES.get_template(template).render(**content)
+    """Return a page made from a template in `templates/`, without the secrets of its texts."""
+    return redact(_PAGES.get_template(template).render(**content))

@@ -20,7 +20,6 @@ from prefcli.report.run_data import (
 )
 from prefcli.report.samples import samples
 from prefcli.report.verdict import verdict
-from prefcli.secrets import redact
 
 _COLOURS = {"note": "note", "warn": "warning", "stop": "error"}
 _LABEL_WIDTH = 0.04
@@ -31,7 +30,7 @@ def write_report(folder: Path) -> Path:
     """Write report.html of a run folder, in whatever state the run is. May raise OSError."""
     run = read_run(folder)
     path = run.path / "report.html"
-    path.write_text(redact(run_page(run)), encoding="utf-8", errors="backslashreplace")
+    path.write_text(run_page(run), encoding="utf-8", errors="backslashreplace")
     return path
 
 

@@ -105,6 +105,21 @@ def test_data_page_escapes_its_text():
     assert "first: &lt;b&gt;.jsonl: row 1" in page
 
 
+def test_data_page_hides_secrets_and_escapes_control_characters():
+    """Findings and notes show values and column names of the rows."""
+    note = "unread: a\x1b[31mb in 3 (such as text 'hf_abcdefghijklmnopqrstuvwx \u202e<script>')"
+    finding = {**SPLIT["findings"]["cut"], "note": note, "where": "\x9b.jsonl: row 1"}
+    warning = {"code": "DAT014", "message": note, "hint": note}
+    split = {**SPLIT, "findings": {"cut": finding}, "notes": [note], "dropped": {note: 1}}
+    page = data_page({**DOCUMENT, "warnings": [warning], "splits": {"train": split}})
+    read(page)
+    assert page.count("(hidden)") == 5
+    assert "hf_abc" not in page
+    assert page.count(r"a\x1b[31mb") == 5
+    assert not {"\x1b", "\x9b", "\u202e"} & set(page)
+    assert "<script>" not in page.partition("<body")[2].replace("(hidden)", "")
+
+
 def test_data_page_shows_findings_and_lengths():
     page = data_page(DOCUMENT)
     assert "12 of 1,234 rows (0.972 %): a completion is cut at max_length" in page
