@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,7 +117,8 @@ def convert(
             if last_turn and "messages" in row:
                 prompt, answer = split_last_turn(row.pop("messages"), "messages")
                 row |= {"prompt": prompt, "completion": answer}
-            _check_surrogates(row)
+            texts = {name: _texts(value) for name, value in row.items()}
+            _check_surrogates(texts)
             reader.check_types(row, row_place)
             row = take_marks(row, training)
         except RowError as error:
@@ -127,7 +128,7 @@ def convert(
                 invalid_but_dropped.add(error, row_place)
                 account.drop(error.drop, row_place, error.actual)
             continue
-        if reason := _drop_reason(row, kind):
+        if reason := _drop_reason(row, texts, kind):
             account.drop(reason, row_place)
         elif not invalid.count:
             if MASKED_TURNS in row:
@@ -162,21 +163,29 @@ class _RowReader:
 
     def read(self, raw: Raw, place: str) -> Row:
         """Convert a row, and count what is not read. Raises RowError."""
-        raw, notes = self.source.prepare({**self.blank, **raw})
+        if not self.blank.keys() <= raw.keys():
+            raw = {**self.blank, **raw}
+        raw, notes = self.source.prepare(raw)
         row = self.row_format.convert(raw)
+        here = functools.partial(str, place)
         if self.row_format.label_column is not None:
             notes += self._check_spelling(raw[self.row_format.label_column], place)
+        if not _is_plain(raw, self.row_format.reads):
+            row = self._read_more(raw, row, notes, here)
+        for note in notes:
+            self.account.note(note, here)
+        if self.trains_users and holds_user_turn(row):
+            self.account.count("user_turns", "an answer", here)
+        return row
+
+    def _read_more(self, raw: Raw, row: Row, notes: list[str], here: Callable[[], str]) -> Row:
+        """Add what other columns and keys of messages hold, and count what is not read."""
         row, read = add_chat_columns(raw, row, tools=self.tools)
         if not self.tests_null:
             row = without_null_content(row)
         if self.reasoning is not None:
             row, renamed = rename_reasoning(row, self.reasoning)
             notes += renamed
-        here = functools.partial(str, place)
-        for note in notes:
-            self.account.note(note, here)
-        if self.trains_users and holds_user_turn(row):
-            self.account.count("user_turns", "an answer", here)
         read = read.union(self.row_format.reads)
         if self.scores:
             read |= self._compare_scores(raw, here)
@@ -267,12 +276,39 @@ def _is_usable(source_kind: RowKind, kind: RowKind) -> bool:
     )
 
 
+def _is_plain(raw: Raw, reads: tuple[str, ...]) -> bool:
+    """Check for a row with no column but these, and messages of role and content alone.
+
+    Most rows are so, and need no search for anything else.
+    """
+    for name, value in raw.items():
+        if name not in reads:
+            return False
+        if isinstance(value, list):
+            for message in value:
+                if (
+                    not isinstance(message, dict)
+                    or len(message) != 2
+                    or not isinstance(message.get("content", message.get("value")), str)
+                ):
+                    return False
+        elif not isinstance(value, str | bool):
+            return False
+    return True
+
+
 def _texts(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list):
         return []
-    return [text for message in value for text in map(message.get, _TEXT_KEYS) if text]
+    texts = []
+    for message in value:
+        if len(message) == 2:
+            texts.append(message["content"] or "")
+        else:
+            texts += [text for text in map(message.get, _TEXT_KEYS) if text]
+    return texts
 
 
 def _missing(values: dict[str, Any], row: Row, *, chat: bool) -> dict[str, Any]:
@@ -286,10 +322,10 @@ def _missing(values: dict[str, Any], row: Row, *, chat: bool) -> dict[str, Any]:
     }
 
 
-def _check_surrogates(row: dict[str, Any]) -> None:
-    """Refuse half of an emoji, which JSON allows and no tokenizer accepts."""
-    for name, value in row.items():
-        for text in _texts(value):
+def _check_surrogates(texts: Mapping[str, list[str]]) -> None:
+    """Refuse half of an emoji, which JSON allows and no tokenizer accepts. texts: by column."""
+    for name, values in texts.items():
+        for text in values:
             if not text.isascii():
                 try:
                     text.encode()
@@ -305,22 +341,23 @@ def _type_name(value: Any) -> str:
     return "text" if isinstance(value, str) else "messages"
 
 
-def _has_content(value: Any) -> bool:
+def _has_content(value: Any, texts: list[str]) -> bool:
     """Check for a text that is not blank, or a call."""
-    return any(text.strip() for text in _texts(value)) or (
-        isinstance(value, list) and any("tool_calls" in message for message in value)
-    )
+    for text in texts:
+        if text.strip():
+            return True
+    return isinstance(value, list) and any("tool_calls" in message for message in value)
 
 
-def _drop_reason(row: dict[str, Any], kind: RowKind) -> str | None:
+def _drop_reason(row: Row, texts: Mapping[str, list[str]], kind: RowKind) -> str | None:
     for name in ("prompt", "chosen", "rejected", "completion", "text"):
         if name == "rejected" and kind == "demonstration":
             continue
-        if name in row and not _has_content(row[name]):
+        if name in row and not _has_content(row[name], texts[name]):
             return f"empty {name}"
     if "messages" in row:
         turns = [m for m in row["messages"] if m["role"] == "assistant"]
-        if not all(_has_content([turn]) for turn in turns):
+        if not all(_has_content([turn], _texts([turn])) for turn in turns):
             return "empty assistant message"
     if kind != "demonstration" and "chosen" in row and row["chosen"] == row["rejected"]:
         return "chosen and rejected are identical"

@@ -30,8 +30,8 @@ class Rendering:
 
         options: what the template is called with for this row.
         """
-        turns = tuple((m["role"], bool(m["content"]), *sorted(m.keys())) for m in chat)
-        signature = (turns, bool(options.get("tools")), *sorted(options))
+        turns = [(m["role"], bool(m["content"]), *(sorted(m) if len(m) > 2 else ())) for m in chat]
+        signature = (*turns, bool(options.get("tools")), *sorted(options))
         if signature not in self._by_signature:
             self._by_signature[signature] = tuple(self._probe(chat, options))
         return {*self._by_signature[signature], *_not_in(chat, text)}

@@ -28,6 +28,9 @@ from prefcli.methods import RowKind
 from prefcli.text import last_line
 
 _BATCH = 1000
+_KEYS = ("row_key", "prompt_key", "opposite_key")
+"""Names of the keys that `_keys_of` returns."""
+_NO_OPPOSITE = row_key(None)
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def compute_row_stats(
     sides = ("chosen", "rejected") if pairs else ("completion",)
     boundary = "template_boundary" if chat else "prompt_boundary"
     faults = (boundary, *(name for check in checks for name in check.names))
-    keys = ("row_key", "prompt_key", "opposite_key")
+    keys = _KEYS
     numbers = ("tokens", "prompt", *sides, *map(_end, sides), *keys)
     features = Features(
         {
@@ -166,9 +169,7 @@ def compute_row_stats(
                     **counts,
                     "unrendered": missing,
                     **{name: name in row_faults for name in faults},
-                    "row_key": row_key(row),
-                    "prompt_key": row_key(prompt_of(row)),
-                    "opposite_key": row_key(_opposite_of(row)),
+                    **_keys_of(row),
                 }
             )
         return {name: [entry[name] for entry in stats] for name in features}
@@ -214,7 +215,7 @@ def measure_row(
     drop, room = None, limits.room
     max_merged_tokens = None if chat else limits.max_merged_tokens
     counts = {"tokens": 0, "prompt": 0}
-    trained, complete = [], []
+    sequences = []
     for at, ids in enumerate(parts):
         prompt = len(ids["prompt_ids"])
         sides = sides_of(ids)
@@ -230,13 +231,17 @@ def measure_row(
         for side, tokens in sides.items():
             counts |= {side: len(tokens), _end(side): prompt + len(tokens)}
             counts["tokens"] += min(prompt + len(tokens), room)
-            complete.append(ids["prompt_ids"] + tokens)
-            trained.append(complete[-1][:room])
-    if len(trained) == 2 and trained[0] == trained[1]:
-        cause = "after the cut at max_length"
-        if complete[0] == complete[1]:
-            cause = f"once {'the chat template is applied' if same_text else 'tokenized'}"
-        drop = drop or f"chosen and rejected are identical {cause}"
+            sequences.append((ids["prompt_ids"], tokens))
+    if len(sequences) == 2 and drop is None:
+        (prompt_ids, chosen), (other_ids, rejected) = sequences
+        if prompt_ids is not other_ids:
+            prompt_ids, chosen, rejected = [], prompt_ids + chosen, other_ids + rejected
+        left = room - len(prompt_ids)
+        if chosen == rejected:
+            cause = "the chat template is applied" if same_text else "tokenized"
+            drop = f"chosen and rejected are identical once {cause}"
+        elif chosen[:left] == rejected[:left]:
+            drop = "chosen and rejected are identical after the cut at max_length"
     return {**counts, "drop": drop}
 
 
@@ -266,11 +271,19 @@ def prompt_of(row: dict[str, Any]) -> Any:
     return before if any(m["role"] in ("user", "tool") for m in before) else messages
 
 
-def _opposite_of(row: dict[str, Any]) -> Any:
-    """Return the row with the opposite preference or label; None for a demonstration."""
+def _keys_of(row: dict[str, Any]) -> dict[str, int]:
+    """Return the keys of a row, of its prompt, and of the row with the opposite preference or
+    label. Each part is digested once; demonstrations have no opposite."""
+    parts = {name: row_key(row[name]) for name in sorted(row)}
+    opposite = _NO_OPPOSITE
     if "chosen" in row and "rejected" in row:
-        return {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
-    return {**row, "label": not row["label"]} if "label" in row else None
+        swapped = {**parts, "chosen": parts["rejected"], "rejected": parts["chosen"]}
+        opposite = hash(tuple(swapped.values()))
+    elif "label" in row:
+        opposite = hash(tuple({**parts, "label": row_key(not row["label"])}.values()))
+    prompt = parts["prompt"] if "prompt" in parts else row_key(prompt_of(row))
+    # The hash of a tuple of numbers is the same in every process.
+    return dict(zip(_KEYS, (hash(tuple(parts.values())), prompt, opposite), strict=True))
 
 
 def _comparisons(

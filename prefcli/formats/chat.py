@@ -32,19 +32,19 @@ _UNSUPPORTED = ("function_call", "images", "image")
 
 def is_messages(value: Any) -> bool:
     """Check for a list of messages or a single message, in either spelling."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return "role" in value or "from" in value
     return isinstance(value, list) and bool(value) and all(map(is_message, value))
 
 
 def is_message(value: Any) -> bool:
     """Check for a message in either spelling."""
-    return isinstance(value, Mapping) and ("role" in value or "from" in value)
+    return isinstance(value, dict) and ("role" in value or "from" in value)
 
 
 def to_messages(value: Any, column: str) -> list[Message]:
     """Convert `value` to a list of {role, content}. Raises RowError naming the column."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
         raise RowError(f"{describe(value)} in {column!r}", "a list of messages")
@@ -52,7 +52,7 @@ def to_messages(value: Any, column: str) -> list[Message]:
 
 
 def _message(value: Any, where: str) -> Message:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise RowError(f"{describe(value)} in {where}", "a message with role and content")
     for key in _UNSUPPORTED:
         if value.get(key):
@@ -96,8 +96,8 @@ def _extra(value: Mapping[str, Any], where: str) -> Message:
 def _tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
     """Return calls whose arguments are objects, which is what chat templates expect."""
     calls = from_json(value)
-    calls = [calls] if isinstance(calls, Mapping) else calls
-    if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
+    calls = [calls] if isinstance(calls, dict) else calls
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise RowError(f"{describe(value)} as tool_calls of {where}", "a list of calls")
     return [_with_arguments(call) for call in calls]
 
@@ -122,9 +122,9 @@ def from_json(value: Any) -> Any:
 def _joined_parts(parts: list[Any], where: str) -> str:
     texts: list[str] = []
     for part in parts:
-        text = part.get("text") if isinstance(part, Mapping) else part
+        text = part.get("text") if isinstance(part, dict) else part
         if not isinstance(text, str):
-            kind = part.get("type") if isinstance(part, Mapping) else None
+            kind = part.get("type") if isinstance(part, dict) else None
             raise RowError(
                 f"{f'a part of type {kind!r}' if kind else describe(part)} in content of {where}",
                 "parts of text",
