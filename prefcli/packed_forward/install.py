@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
 from prefcli.errors import Problem, RecipeError
+from prefcli.model.lora import has_whole_layers
 from prefcli.packed_forward import prefix_attention as segments
 from prefcli.packed_forward import varlen
 from prefcli.packed_forward.forward import Counts, install, settings
@@ -209,7 +210,8 @@ class FastForward:
         # Quantised weights are multiplied in a dtype of their own.
         own = self._autocast is not None or getattr(model, "is_quantized", False)
         kind = model.device.type
-        cast = self._autocast is not None and model.dtype == torch.float32
+        in_float32 = model.dtype == torch.float32 or has_whole_layers(model)
+        cast = self._autocast is not None and in_float32
         with torch.autocast(kind, self._autocast, enabled=cast):
             return disagreement(
                 model,
