@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
+from prefcli.console import say
 from prefcli.data.account import Account, InvalidRows
 from prefcli.data.canonical_tables import CanonicalTables, unify
 from prefcli.data.readers import ROWS_TRIED
@@ -41,7 +43,11 @@ COLUMNS: dict[RowKind, tuple[str, ...]] = {
 """Columns a canonical row of each kind may have."""
 
 
+PROGRESS_SECONDS = 30.0
+"""Time between lines about the rows read."""
 _TEXT_KEYS = ("content", *REASONING_KEYS)
+_CONTEXT = ("prompt", "messages", "text")
+"""Columns that the model reads; an answer does not show what it was made from."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,11 @@ def convert(
         else {},
         without={"label"} if kind == "demonstration" else set(),
     )
-    for index in indices:
+    report_at = time.monotonic() + PROGRESS_SECONDS
+    for done, index in enumerate(indices):
+        if time.monotonic() >= report_at:
+            say(f"{place.where}: {done:,} of {len(indices):,} rows of {place.file} read")
+            report_at += PROGRESS_SECONDS
         file, number = rows.place(index)
         row_place = f"{file}: row {number}"
         try:
@@ -312,13 +322,14 @@ def _texts(value: Any) -> list[str]:
 
 
 def _missing(values: dict[str, Any], row: Row, *, chat: bool) -> dict[str, Any]:
-    """Return the unread values without the texts that other columns of the row contain."""
+    """Return the unread values without the texts that the prompt or the messages contain."""
+    texts = [text for name in _CONTEXT if name in row for text in _texts(row[name])]
     return {
         name: value
         for name, value in values.items()
         if not isinstance(value, str)
         or cure(name, chat=chat) is None
-        or not any(value.strip() in text for part in row.values() for text in _texts(part))
+        or not any(value.strip() in text for text in texts)
     }
 
 

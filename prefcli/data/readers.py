@@ -8,6 +8,7 @@ not name the row when they fail.
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import mmap
 import sys
@@ -137,25 +138,38 @@ class DatasetRows(LazyRows):
         return self._block[index - start]
 
 
+@functools.lru_cache(maxsize=64)
+def _mapped(path: Path, version: tuple[int, int, int]) -> mmap.mmap:
+    """Map a file into memory. Few stay mapped: each one is an open file, and a source may have
+    more files than a process may open."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 class JsonLines(LazyRows):
     """One JSON object per line, without blank lines."""
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._path, status = path, path.stat()
+        self._version = status.st_ino, status.st_size, status.st_mtime_ns
         self._spans: list[tuple[int, int]] = []
         self.numbers: list[int] = []
-        start = len(_BOM) if self._text[: len(_BOM)] == _BOM else 0
+        text = self._text
+        start = len(_BOM) if text[: len(_BOM)] == _BOM else 0
         number = 0
-        while start < len(self._text):
+        while start < len(text):
             # Only \n ends a line: JSON strings may contain U+2028 and its like.
-            end = self._text.find(b"\n", start)
-            end = len(self._text) if end < 0 else end
+            end = text.find(b"\n", start)
+            end = len(text) if end < 0 else end
             number += 1
-            if self._text[start:end].strip():
+            if text[start:end].strip():
                 self._spans.append((start, end))
                 self.numbers.append(number)
             start = end + 1
+
+    @property
+    def _text(self) -> mmap.mmap:
+        return _mapped(self._path, self._version)
 
     def head(self) -> str:
         """Return the first character that is not a space."""

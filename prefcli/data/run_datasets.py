@@ -332,6 +332,14 @@ def _need_both_labels(split: Split) -> None:
     labels = set(split.rows["label"])
     if len(labels) == 1:
         only = str(labels.pop()).lower()
+        invalid = next((f for f in split.findings if f.name == "bad_label"), None)
+        if invalid is not None:
+            raise DataError(
+                f"all valid labels are {only}, and {invalid.line()}",
+                code="DAT016",
+                place=split.rows[0]["_file"],
+                hint=DataChecks.words("bad_label").cure,
+            )
         raise DataError(
             f"all labels are {only}" + (" in this sample" if split.is_sample else ""),
             code="DAT016",

@@ -9,11 +9,15 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
+from prefcli.model.chat_template import time_limit
 
 Ids = list[int]
 
 _IDS_ONLY = {"return_attention_mask": False, "return_token_type_ids": False}
 """Options of a tokenizer that take a fifth of its time off."""
+
+TEMPLATE_SECONDS, _PER_CHAT = 30.0, 0.3
+"""Limits of the chat template, which is a program and may never end for some rows."""
 
 SIDES = ("chosen", "rejected", "completion")
 """The columns that may hold a completion."""
@@ -169,13 +173,14 @@ def _rendered(
     **options: Any,
 ) -> list[Any]:
     """Apply the chat template to conversations, to each with its own options if there are any."""
-    if template is None:
-        batch: list[Any] = tokenizer.apply_chat_template(chats, **options)
-        return batch
-    return [
-        tokenizer.apply_chat_template(chat, **{**options, **own})
-        for chat, own in zip(chats, template, strict=True)
-    ]
+    with time_limit(TEMPLATE_SECONDS + _PER_CHAT * (len(chats) - 1)):
+        if template is None:
+            batch: list[Any] = tokenizer.apply_chat_template(chats, **options)
+            return batch
+        return [
+            tokenizer.apply_chat_template(chat, **{**options, **own})
+            for chat, own in zip(chats, template, strict=True)
+        ]
 
 
 def _with_eos(value: Any, tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -45,13 +45,13 @@ def check_template(
         problem = f"is of type {type(template).__name__}; expected text"
     else:
         try:
-            with _time_limit(seconds):
+            with time_limit(seconds):
                 text = tokenizer.apply_chat_template(_TURN, tokenize=False)
             if len(text) > _MOST_TEXT:
                 problem = f"makes {len(text):,} characters of a short question and answer"
             else:
                 tokenizer(text)
-        except _TimeLimitError:
+        except TimeLimitError:
             problem = f"does not end within {seconds:g} s on a short question and answer"
         # A template is a program and may raise any exception.
         except Exception as error:
@@ -75,19 +75,19 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-class _TimeLimitError(Exception):
+class TimeLimitError(Exception):
     """A piece of code that did not end within its limit."""
 
 
 @contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float) -> Iterator[None]:
     """Interrupt Python code after some seconds. Works in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: Any) -> None:
-        raise _TimeLimitError
+        raise TimeLimitError(f"it does not end within {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, interrupt)
     remaining, _ = signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import resource
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +15,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
-from prefcli.data import Limits, judge, load_split
+from prefcli.data import Limits, convert, judge, load_split, tokenization
 from prefcli.data.row_stats import measure_row
 from prefcli.data.run_datasets import load_run_datasets
 from prefcli.errors import DataError, ExitCode, PrefcliError, RecipeError
@@ -748,6 +750,7 @@ UNREAD = {
     "text pair, context": ("pair", {**PAIR, "context": "a b"}, {"context": "text 'a b'"}),
     "chat pair, image": ("pair", {**CHAT_PAIR, "image": "a.png"}, {"image": "text 'a.png'"}),
     "text, sample weight": ("demonstration", {"text": "a", "weight": 0.5}, {"weight": "float 0.5"}),
+    "pairs, context in an answer only": ("pair", {**PAIR, "context": " good"}, {"context": "text ' good'"}),
     "sft, weighted turn": ("demonstration", {"messages": [U, {**A, "weight": 0.5}, U, A]}, {"weight of a message": "float 0.5"}),
     "pair, margin": ("pair", {**CHAT_PAIR, "margin": 2}, {"margin": "int 2"}),
     "kto, input": ("labelled", {**LABELLED, "input": "x"}, {"input": "text 'x'"}),
@@ -784,12 +787,58 @@ def test_load_split_values_without_effect_are_silent(read, row):
     assert split.notes == []
 
 
+def test_load_split_of_more_files_than_may_be_open(read, tmp_path):
+    """A memory-mapped file counts as an open one."""
+    (tmp_path / "many").mkdir()
+    for number in range(200):
+        write_jsonl(tmp_path / "many" / f"{number:03}.jsonl", [{**PAIR, "prompt": f"q {number}"}])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 120, hard))
+    try:
+        split = read("many")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert split.rows["prompt"][:] == [f"q {number}" for number in range(200)]
+
+
+def test_load_split_template_that_does_not_end_for_a_row_names_it(read, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenization, "TEMPLATE_SECONDS", 0.3)
+    endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    looping = copy.deepcopy(tokenizer)
+    looping.chat_template = (
+        "{% if 'loop' in messages[0].content %}" + endless + "{% endif %}" + TEMPLATE
+    )
+    loop = {**CHAT_PAIR, "prompt": [{**U, "content": "loop"}]}
+    write_jsonl(Path("rows.jsonl"), [CHAT_PAIR, loop])
+    with pytest.raises(
+        DataError, match=r"rows.jsonl: row 2: .* does not end within 0.3 s"
+    ) as caught:
+        read("rows.jsonl", tokenizer=looping)
+    assert caught.value.problems[0].code == "DAT017"
+
+
+def test_load_split_of_many_rows_reports_its_progress(read, monkeypatch, capsys):
+    monkeypatch.setattr(convert, "PROGRESS_SECONDS", 0.0)
+    write_jsonl(Path("rows.jsonl"), [PAIR] * 2)
+    read("rows.jsonl")
+    assert capsys.readouterr().out.splitlines() == [
+        "data.train: 0 of 2 rows of rows.jsonl read",
+        "data.train: 1 of 2 rows of rows.jsonl read",
+    ]
+
+
 def test_load_run_datasets_kto_with_one_label_raises(recipe_data, make_recipe, tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [LABELLED] * 4)
     recipe_data["data"]["train"] = {"path": str(path)}
     recipe = make_recipe(recipe_data).recipe
     with pytest.raises(DataError, match="all labels are true"):
         load_run_datasets(recipe, recipe.methods["kto"], load_tokenizer(recipe.model))
+    # Half of the labels are 1 and -1.
+    rows = [{**LABELLED, "label": label} for label in (1, -1, 1, -1)]
+    write_jsonl(path, rows)
+    with pytest.raises(DataError, match=r"all valid labels are true, .*found int -1") as caught:
+        load_run_datasets(recipe, recipe.methods["kto"], load_tokenizer(recipe.model))
+    assert caught.value.problems[0].code == "DAT016"
 
 
 def test_load_split_text_and_message_sources_raise(read):
