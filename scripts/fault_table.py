@@ -3,6 +3,7 @@
 
     python scripts/fault_table.py                               # 300 model faults, 150 run faults
     python scripts/fault_table.py --model 1 --run 0 --start 17  # one fault again, by its number
+    python scripts/fault_table.py --run 0 --family gemma3       # faults of a multimodal model
 
 A fault is a generator and a seed: number N of one --seed is always the same. A model fault goes
 through `prefcli dpo --dry-run`, and if that says `will run`, through the run. A run fault is
@@ -37,7 +38,13 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    LlamaConfig,
+    MixtralConfig,
+    PretrainedConfig,
+)
 
 import prefcli.training.finish as finish_module
 from prefcli.checkpoints.run_dir import RunDir
@@ -354,11 +361,47 @@ def _last(text: str) -> str:
 
 # --- The table -----------------------------------------------------------------------------------
 
+FAMILIES = ("llama", "mixtral", "gemma3")
 
-def prepare(work: Path) -> None:
+
+def _family(name: str, llama: LlamaConfig) -> PretrainedConfig:
+    """Return the config of a model of another kind with the sizes and tokens of `llama`."""
+    if name == "mixtral":
+        return MixtralConfig(**_sizes(llama), num_local_experts=4)
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    tokens = {name: getattr(llama, name) for name in ("bos_token_id", "eos_token_id")}
+    return Gemma3Config(
+        text_config=_sizes(llama) | {"head_dim": 8, "sliding_window": 64},
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_index=5,
+        **tokens,
+        pad_token_id=llama.pad_token_id,
+    )
+
+
+def _sizes(config: LlamaConfig) -> dict[str, Any]:
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    heads = ("num_attention_heads", "num_key_value_heads", "max_position_embeddings")
+    tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {name: getattr(config, name) for name in (*names, *heads, *tokens)}
+
+
+def prepare(work: Path, family: str) -> None:
     """Make the sound model, adapter and runs."""
     sound = work / "sound"
     make_model(sound / "model")
+    if family != "llama":
+        torch.manual_seed(0)
+        config = _family(family, LlamaConfig.from_pretrained(sound / "model"))
+        AutoModelForCausalLM.from_config(config).save_pretrained(sound / "model")
     torch.manual_seed(1)
     base = AutoModelForCausalLM.from_pretrained(sound / "model")
     lora = LoraConfig(
@@ -408,10 +451,16 @@ def prepare(work: Path) -> None:
 
 
 def fault_table(
-    work: Path, counts: dict[str, int], *, seed: int, start: int = 0, progress: bool = False
+    work: Path,
+    counts: dict[str, int],
+    *,
+    seed: int,
+    start: int = 0,
+    family: str = "llama",
+    progress: bool = False,
 ) -> list[Outcome]:
     """Plant that many faults of each kind, and return how the commands ended."""
-    prepare(work)
+    prepare(work, family)
     outcomes = []
     attempts: dict[str, Callable[[Outcome, int, Path, int], None]] = {
         "model": try_model_fault,
@@ -463,11 +512,17 @@ def main() -> int:
     parser.add_argument("--run", type=int, default=150, help="faults of run folders")
     parser.add_argument("--start", type=int, default=0, help="number of the first fault")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--family", choices=FAMILIES, default="llama", help="kind of the model")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="prefcli-faults-") as folder:
         counts = {"model": options.model, "run": options.run}
         outcomes = fault_table(
-            Path(folder), counts, seed=options.seed, start=options.start, progress=True
+            Path(folder),
+            counts,
+            seed=options.seed,
+            start=options.start,
+            family=options.family,
+            progress=True,
         )
     print(*table(outcomes), sep="\n", flush=True)
     wrong = [line for outcome in outcomes for line in _wrong(outcome)]

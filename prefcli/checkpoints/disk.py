@@ -172,7 +172,7 @@ def _disk_problem(error: Exception, folder: RunDir) -> Problem | None:
         )
     if number in _FULL:
         return Problem(
-            f"a disk other than that of {folder.path} is full: {error}",
+            f"a disk other than that of {folder.path} is full: {os.strerror(number)}",
             hint="check TMPDIR, HF_HOME and HF_DATASETS_CACHE, which may be on it",
             code="ENV052",
         )
@@ -180,10 +180,17 @@ def _disk_problem(error: Exception, folder: RunDir) -> Problem | None:
 
 
 def _errno_of(error: Exception) -> int | None:
+    """Return the number of an error, or that of a full disk which it follows from."""
     if isinstance(error, OSError):
         return error.errno
-    match = _RUST_ERRNO.search(str(error))
-    return int(match[1]) if match else None
+    if match := _RUST_ERRNO.search(str(error)):
+        return int(match[1])
+    earlier: BaseException | None = error
+    # datasets fails to close a file that it could not finish.
+    while (earlier := earlier.__cause__ or earlier.__context__) is not None:
+        if isinstance(earlier, OSError) and earlier.errno in _FULL:
+            return earlier.errno
+    return None
 
 
 def _probe(folder: Path) -> int | None:

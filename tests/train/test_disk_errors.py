@@ -170,6 +170,9 @@ def test_disk_error_inside_a_library_names_its_cause(tmp_path):
 def test_full_disk_of_another_folder_is_reported_as_such(tmp_path):
     error = OSError(errno.ENOSPC, "No space left on device")
     assert "HF_HOME" in message_of(tmp_path, error, "ENV052", None)
+    later = ValueError("I/O operation on closed file")
+    later.__context__ = error
+    assert "HF_HOME" in message_of(tmp_path, later, "ENV052", None)
 
 
 @pytest.mark.parametrize(
