@@ -21,6 +21,7 @@ from prefcli.slurm import DEFAULT_GRACE
 from prefcli.text import first_line, format_bytes
 
 _FREE_SPACE = "free some space"
+_WRONG_KIND = ("a folder is where a file belongs, or a file where a folder does", "move it away")
 _RECONNECT = "check that it is mounted, e.g. with `ls`, or name another folder"
 _FAILURES = {
     errno.ENOSPC: ("the disk is full", _FREE_SPACE),
@@ -36,6 +37,9 @@ _FAILURES = {
     errno.ENOTCONN: ("the network file system is no longer connected", _RECONNECT),
     errno.ENODEV: ("the disk is gone", _RECONNECT),
     errno.ENXIO: ("the disk is gone", _RECONNECT),
+    errno.EISDIR: _WRONG_KIND,
+    errno.ENOTDIR: _WRONG_KIND,
+    errno.EEXIST: _WRONG_KIND,
 }
 """Error numbers of a failed write: the cause as text, and the cure."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
