@@ -189,11 +189,12 @@ def _errno_of(error: Exception) -> int | None:
         return error.errno
     if match := _RUST_ERRNO.search(str(error)):
         return int(match[1])
-    earlier: BaseException | None = error
     # datasets fails to close a file that it could not finish.
-    while (earlier := earlier.__cause__ or earlier.__context__) is not None:
+    earlier = error.__cause__ or error.__context__
+    while earlier is not None:
         if isinstance(earlier, OSError) and earlier.errno in _FULL:
             return earlier.errno
+        earlier = earlier.__cause__ or earlier.__context__
     return None
 
 

@@ -150,6 +150,7 @@ def message_of(
         (errno.ENOTCONN, "the network file system is no longer connected"),
         (errno.EDQUOT, "the disk quota is used up"),
         (errno.EACCES, "permission denied"),
+        (errno.EISDIR, "a folder is where a file belongs"),
     ],
 )
 def test_disk_error_names_its_cause(tmp_path, number, cause):
