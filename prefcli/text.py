@@ -23,15 +23,26 @@ def _line(error: BaseException, index: int) -> str:
     return lines[index].strip()[:_LONGEST] if lines else type(error).__name__
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 step, 2,000 steps."""
+    return f"{number:,} {noun}{'s'[: number != 1]}"
+
+
 def format_bytes(size: float) -> str:
     """Format a number of bytes: 1.5 GiB, 20.0 MiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def closest(word: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the candidate that a mistyped word probably means, if one is close enough."""
+    """Return the candidate that a mistyped word probably means, if one is close enough.
+
+    Of several that start with it, the first: adamw_torch for adamw.
+    """
     import difflib  # needed for mistakes only
 
+    candidates = list(candidates)
+    if starts := [name for name in candidates if len(word) > 3 and name.startswith(word)]:
+        return starts[0]
     return next(iter(difflib.get_close_matches(word, list(candidates), n=1, cutoff=cutoff)), None)
 
 

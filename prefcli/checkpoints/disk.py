@@ -18,7 +18,7 @@ from prefcli.checkpoints.run_dir import RunDir
 from prefcli.errors import PrefcliError, Problem, RecipeError
 from prefcli.recipe.schema import Recipe
 from prefcli.slurm import DEFAULT_GRACE
-from prefcli.text import first_line, format_bytes
+from prefcli.text import counted, first_line, format_bytes
 
 _FREE_SPACE = "free some space"
 _WRONG_KIND = ("a folder is where a file belongs, or a file where a folder does", "move it away")
@@ -68,8 +68,9 @@ class DiskSpace:
 
     def lines(self) -> list[str]:
         """Describe the space for the log."""
+        checkpoints = counted(self.checkpoints_kept, "checkpoint")
         lines = [
-            f"disk: needs at most {format_bytes(self.needed)} ({self.checkpoints_kept} checkpoints "
+            f"disk: needs at most {format_bytes(self.needed)} ({checkpoints} "
             f"of {format_bytes(self.checkpoint)}, model/ of {format_bytes(self.model)}); "
             f"{format_bytes(self.free)} are free"
         ]

@@ -47,7 +47,7 @@ def data(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Audit the rows that a run would train on: counts, lengths, problems.
+    """Audit the rows of a run: counts, lengths, problems.
 
     Exits with 4 if more rows have a problem than data.checks allows, as a run would.
     """
@@ -91,7 +91,9 @@ def prepare(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Read, audit and tokenize the rows before a job, for its run to reuse.
+    """Read, audit and tokenize the rows before a job.
+
+    The run of the job reuses them.
 
     The rows are cached in datasets' cache (HF_DATASETS_CACHE), for every run with the same rows,
     tokenizer and limits. Needs no GPU, and only the tokenizer and configuration of the model.

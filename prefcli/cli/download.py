@@ -9,12 +9,14 @@ import typer
 from prefcli.cli.recipe_command import Json, LocatedError, command_app, open_recipe, print_json
 from prefcli.console import is_screen, say
 from prefcli.errors import PrefcliError, RecipeError
+from prefcli.recipe.overrides import refuse_spaces
 
 app = command_app()
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Recipes, and the overrides for all of them."""
+    refuse_spaces(arguments)
     recipes = [argument for argument in arguments if "=" not in argument]
     if not recipes:
         raise RecipeError(
@@ -33,7 +35,7 @@ def download(
     ],
     as_json: Json = False,
 ) -> None:
-    """Download a recipe's models and data for training with --offline.
+    """Download models and data for --offline.
 
     Of a model, only safetensors, configuration and tokenizer are downloaded.
     """

@@ -67,7 +67,7 @@ def launch(
     method: MethodOption = None,
     as_json: Json = False,
 ) -> None:
-    """Print how `prefcli METHOD RECIPE` starts its processes.
+    """Print how a run starts its processes.
 
     The output is a file for `accelerate launch --config_file`, with the equivalent commands of
     accelerate and torchrun in its comments.

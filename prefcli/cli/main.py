@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from prefcli import __version__, first_failure, preemption
+from prefcli.cli.usage import CLICK_ERROR, check_command, usage_problem
 from prefcli.console import is_main_process, output_problem, print_error, say
 from prefcli.cuda_allocator import use_expandable_segments
 from prefcli.errors import ExitCode, PrefcliError, Problem, RecipeError
@@ -25,24 +26,40 @@ from prefcli.telemetry import no_telemetry
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-COMMANDS = {
-    **{name: ("train", (method.__doc__ or "").splitlines()[0]) for name, method in METHODS.items()},
-    "launch": ("launch", "Print how `prefcli METHOD RECIPE` starts its processes."),
-    "download": ("download", "Download a recipe's models and data for training with --offline."),
-    "data": ("data", "Audit the rows that a run would train on: counts, lengths, problems."),
-    "prepare": ("data", "Read, audit and tokenize the rows before a job, for its run to reuse."),
-    "check-sft": ("check_sft", "Measure the perplexity of chosen responses before training."),
-    "sample": ("sample", "Generate responses with one or more models and show them together."),
-    "report": ("report", "Summarize a run as text and as one page, or compare several runs."),
-    "slurm": ("slurm", "Print a job file: `prefcli slurm dpo.yaml --time 4:00:00 > dpo.sbatch`."),
-    "recipes": ("recipes", "List, show or copy the shipped recipes."),
-    "validate": ("validate", "Report every mistake in recipes, without torch."),
-    "migrate": ("migrate", "Convert another tool's config or command to a recipe."),
-    "schema": ("validate", "Print the recipe's JSON Schema, for completion in editors."),
-    "explain": ("explain", "Explain an error code: what it means, an example and the cure."),
+COMMAND_GROUPS = {
+    "Start": {
+        "init": ("init", "Write a recipe for your own model and data."),
+        "recipes": ("recipes", "List, show or copy the shipped recipes."),
+        "validate": ("validate", "Report every mistake in recipes, without torch."),
+        "migrate": ("migrate", "Convert another tool's config or command to a recipe."),
+    },
+    "Train, or with --dry-run check everything": {
+        name: ("train", method.suits) for name, method in METHODS.items()
+    },
+    "Data": {
+        "data": ("data", "Audit the rows of a run: counts, lengths, problems."),
+        "prepare": ("data", "Read, audit and tokenize the rows before a job."),
+        "download": ("download", "Download models and data for --offline."),
+    },
+    "Models and runs": {
+        "check-sft": ("check_sft", "Measure the perplexity of chosen responses before training."),
+        "sample": ("sample", "Generate responses with one or more models."),
+        "runs": ("runs", "List the runs in a folder with their last evaluation."),
+        "report": ("report", "Summarize a run as one page, or compare several."),
+    },
+    "Jobs": {
+        "launch": ("launch", "Print how a run starts its processes."),
+        "slurm": ("slurm", "Print a job file for a Slurm cluster."),
+    },
+    "Help": {
+        "explain": ("explain", "Explain an error code, or a key of the recipe."),
+        "schema": ("validate", "Print the recipe's JSON Schema, for editors."),
+        "env": ("env", "Print versions and devices, for a bug report."),
+    },
 }
-"""Command: its module in this package, which is imported only when the command is used, and the
-first sentence of its help."""
+"""Heading: command: its module in this package, which is imported only when the command is used,
+and a line about it."""
+COMMANDS = {name: entry for group in COMMAND_GROUPS.values() for name, entry in group.items()}
 
 RENAMED_COMMANDS = {"fetch": "download"}
 RENAMED_OPTIONS = {"--resume-anyway": "--force-resume"}
@@ -67,8 +84,11 @@ class _Commands(TyperGroup):
         return self.commands.get(cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+        for heading, group in COMMAND_GROUPS.items():
+            with formatter.section(heading):
+                # Of one width, so that the columns of the groups are aligned.
+                lines = [(f"{name:<9}", summary) for name, (_, summary) in group.items()]
+                formatter.write_dl(lines)
 
 
 app = typer.Typer(
@@ -76,8 +96,6 @@ app = typer.Typer(
     cls=_Commands,
     epilog=_EXIT_CODES,
     rich_markup_mode=None,  # boxes are slow to start and clutter logs
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -103,14 +121,25 @@ def options(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the version.", is_eager=True, callback=_print_version
+            "--version", "-V", help="Print the version.", is_eager=True, callback=_print_version
         ),
     ] = False,
 ) -> None:
     """Preference tuning of language models from one typed recipe."""
 
 
-def main(command: Callable[[], None] = app, *, grace: float = 0.5) -> None:
+def _run() -> None:
+    """Run the command of the arguments. Raises RecipeError for what click refuses."""
+    arguments = sys.argv[1:] or ["--help"]
+    check_command(arguments, COMMANDS)
+    try:
+        code = app(arguments, standalone_mode=False)
+    except CLICK_ERROR as error:
+        raise RecipeError(usage_problem(error, arguments)) from None
+    sys.exit(code or 0)
+
+
+def main(command: Callable[[], None] = _run, *, grace: float = 0.5) -> None:
     """Run the command line, print errors and exit with the exit code.
 
     If several processes fail on a node, only the first one prints.

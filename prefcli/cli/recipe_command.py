@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prefcli.cli.usage import check_recipe_argument
 from prefcli.console import document, is_main_process, keep_stdout_for_json, say
 from prefcli.errors import PrefcliError, Problem, RecipeError
 from prefcli.methods import METHODS, Method
@@ -90,12 +91,7 @@ def open_recipe(
 ) -> Loaded:
     """Load a command's recipe, with standard output reserved for JSON if it was requested."""
     keep_stdout_for_json(as_json)
-    if recipe in (*METHODS, "check-sft") and not Path(recipe).exists():
-        raise RecipeError(
-            f"{recipe} is a method, where the recipe was expected",
-            code="RCP002",
-            hint=f"write the recipe first: RECIPE --method {recipe}",
-        )
+    check_recipe_argument(recipe, overrides or ())
     given = [] if output_dir is None else [f"output_dir={json.dumps(output_dir)}"]
     try:
         return load(recipe, [*(overrides or []), *given])

@@ -13,8 +13,14 @@ from prefcli.console import document, say
 from prefcli.recipe import catalog
 
 app = command_app()
-recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+recipes_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 app.add_typer(recipes_app, name="recipes", help="List, show or copy the shipped recipes.")
+
+
+@recipes_app.callback()
+def _list_without_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_recipes()
 
 
 @recipes_app.command("list")
@@ -39,7 +45,9 @@ def show_recipe(name: str) -> None:
 @recipes_app.command("copy")
 def copy_recipe(
     name: Annotated[str, typer.Argument(help="A recipe, or a folder of recipes with its data.")],
-    target: Annotated[Path, typer.Argument(help="Folder to copy into.")],
+    target: Annotated[
+        Path, typer.Argument(help="Folder to copy into, or a name for the copy (NEW.yaml).")
+    ] = Path(),
 ) -> None:
     """Copy a shipped recipe, or a folder of recipes with its data, for editing."""
     for path in catalog.copy(name, target):

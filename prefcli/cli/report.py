@@ -31,7 +31,7 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Summarize a run as text and as one page, or compare several runs."""
+    """Summarize a run as one page, or compare several."""
     keep_stdout_for_json(as_json)
     from prefcli.report.compare_page import compare_page, differing, short_names
     from prefcli.report.run_data import read_run

@@ -24,11 +24,21 @@ app = command_app()
 @app.command()
 def sample(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Model folders or hub ids to compare.")
+        list[str],
+        typer.Argument(metavar="MODEL...", help="Model folders, runs or hub ids to compare."),
     ],
     prompts: Annotated[
-        str, typer.Option("--prompts", help="Data file with a `prompt` column.", metavar="FILE")
-    ],
+        str | None,
+        typer.Option("--prompts", help="Data file with a `prompt` column.", metavar="FILE"),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            help="A prompt; a user's turn if the model has a chat template. Can be repeated.",
+            metavar="TEXT",
+        ),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option("--output", help="Write prompts and completions as JSONL.", metavar="FILE"),
@@ -47,7 +57,11 @@ def sample(
     ] = None,
     offline: Offline = False,
 ) -> None:
-    """Generate responses with one or more models and show them together."""
+    """Generate responses with one or more models."""
+    if prompts is None and not prompt:
+        raise RecipeError(
+            "no prompts are given", code="RCP034", hint='write --prompts FILE or --prompt "TEXT"'
+        )
     _check_values(models, prompts, temperature)
     if offline:
         go_offline()
@@ -61,7 +75,7 @@ def sample(
     sampling = Sampling(max_new_tokens, temperature, seed)
     rows: list[dict[str, Any]] = []
     # After each model, so that a later one that fails costs no answers.
-    for rows in generate_answers(models, prompts, chat_template, sampling):
+    for rows in generate_answers(models, prompts, chat_template, sampling, texts=prompt or ()):
         if output is not None:
             lines = [redact(json.dumps(row)) + "\n" for row in rows]
             with _writing(output):
@@ -74,9 +88,9 @@ def sample(
         document("\n".join(["", f"prompt: {row['shown']}", *answers]))
 
 
-def _check_values(models: list[str], prompts: str, temperature: float) -> None:
+def _check_values(models: list[str], prompts: str | None, temperature: float) -> None:
     """Raise RecipeError for values that typer accepts and no model can use."""
-    empty = "MODEL" if not all(models) else "--prompts" if not prompts else None
+    empty = "MODEL" if not all(models) else "--prompts" if prompts == "" else None
     if empty is not None:
         raise RecipeError(
             f"{empty} is empty", code="RCP033", hint="check the variable that it comes from"

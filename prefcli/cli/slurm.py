@@ -104,7 +104,9 @@ def slurm(
         bool, typer.Option("--allow-unusual", help="Pass --allow-unusual to the run.")
     ] = False,
 ) -> None:
-    """Print a job file: `prefcli slurm dpo.yaml --time 4:00:00 > dpo.sbatch`.
+    """Print a job file for a Slurm cluster.
+
+    For example: prefcli slurm dpo.yaml --time 4:00:00 > dpo.sbatch
 
     Nodes and GPUs come from the recipe's launch section. Slurm signals prefcli before the time
     limit; the run saves a checkpoint, exits with 75, is requeued and resumes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from prefcli.cli.recipe_command import (
 )
 from prefcli.console import say
 from prefcli.errors import ExitCode, PrefcliError
+from prefcli.recipe.local_files import missing_files
 from prefcli.recipe.trackers import tracker_problems
 
 app = command_app()
@@ -36,7 +38,7 @@ def validate(
 ) -> None:
     """Report every mistake in recipes, without torch.
 
-    Warns about trackers that are not installed here; a run or a dry-run needs them.
+    Warns about trackers, files and folders that are not here; a run or a dry-run needs them.
     """
     recipes, overrides = split_arguments(arguments)
     results = [_check(recipe, overrides, method, quiet=as_json) for recipe in recipes]
@@ -59,7 +61,13 @@ def _check(recipe: str, overrides: list[str], method: str | None, *, quiet: bool
                 print(f"error: {problem}", file=sys.stderr)
         problems = [problem.as_dict() for problem in error.problems]
         return {"recipe": recipe, "valid": False, "problems": problems}
-    warnings = [loaded.locate(p) for p in tracker_problems(loaded.recipe.logging)]
+    warnings = [
+        loaded.locate(problem)
+        for problem in (
+            *tracker_problems(loaded.recipe.logging),
+            *missing_files(loaded.recipe, Path(recipe).parent),
+        )
+    ]
     if not quiet:
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
@@ -72,7 +80,7 @@ def _check(recipe: str, overrides: list[str], method: str | None, *, quiet: bool
 
 @app.command()
 def schema() -> None:
-    """Print the recipe's JSON Schema, for completion in editors."""
-    from prefcli.recipe.schema import Recipe
+    """Print the recipe's JSON Schema, for editors."""
+    from prefcli.recipe.reference import recipe_json_schema
 
-    print_json(Recipe.model_json_schema(by_alias=True))
+    print_json(recipe_json_schema())

@@ -132,7 +132,7 @@ class InvalidRows:
     def add(self, error: RowError, place: str) -> None:
         """Count a row."""
         self.count += 1
-        cause = self._causes.setdefault(error.expected, _Cause())
+        cause = self._causes.setdefault(error.expected, _Cause(hint=error.hint))
         cause.rows.add(lambda: place)
         cause.values[error.actual] += 1
 
@@ -150,6 +150,8 @@ class InvalidRows:
 class _Cause:
     rows: Tally = field(default_factory=Tally)
     values: Counter[str] = field(default_factory=Counter)
+    hint: str | None = None
+    """The cure of its first row."""
 
     def problem(self, expected: str, total: int) -> Problem:
         count = self.rows.count
@@ -157,6 +159,7 @@ class _Cause:
         return Problem(
             f"{rows}found {_counted(self.values)}; expected {expected}",
             place=self.rows.rows,
+            hint=self.hint,
             code="DAT010",
         )
 

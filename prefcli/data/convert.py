@@ -266,7 +266,10 @@ def _detect(
             row_format = detect(row)
         except RowError as error:
             first_error = first_error or Problem(
-                str(error), place="{}: row {}".format(*rows.place(index)), code="DAT010"
+                str(error),
+                place="{}: row {}".format(*rows.place(index)),
+                hint=error.hint,
+                code="DAT010",
             )
             continue
         if row_format is not None and _is_usable(row_format.kind, kind):
@@ -391,8 +394,11 @@ def _wrong_kind(row_format: Format, kind: RowKind, place: Place) -> DataError:
 
 
 def _no_format(kind: RowKind, rows: RawRows, place: Place) -> DataError:
-    hint = f"rename columns with {place.where}.columns, for example {{prompt: question}}"
     names = set(rows.column_names)
+    hint = f"name them with {place.where}.columns: {_meant_columns(kind, rows.column_names)}"
+    if len(names) == 1 and isinstance(rows.parts[0].rows[0].get(rows.column_names[0]), list):
+        (key,) = names
+        hint = f"the rows are under the key {key!r}: `jq -c '.{key}[]' FILE > NEW.jsonl`"
     if {"chosen", "rejected"} <= names:
         others = names - {"chosen", "rejected"}
         name = others.pop() if len(others) == 1 else "..."
@@ -409,6 +415,31 @@ def _no_format(kind: RowKind, rows: RawRows, place: Place) -> DataError:
         place=place.file,
         hint=hint,
     )
+
+
+_SYNONYMS = {
+    "prompt": ("question", "instruction", "query", "input", "context", "problem"),
+    "chosen": ("good", "better", "response_j", "preferred", "accepted", "winner", "positive"),
+    "rejected": ("bad", "worse", "response_k", "dispreferred", "refused", "loser", "negative"),
+    "completion": ("response", "answer", "output", "generation", "text"),
+    "label": ("good", "rating", "score", "is_good", "thumbs_up", "feedback"),
+}
+_COLUMNS: Mapping[RowKind, tuple[str, ...]] = {
+    "pair": ("prompt", "chosen", "rejected"),
+    "labelled": ("prompt", "completion", "label"),
+    "demonstration": ("prompt", "completion"),
+}
+
+
+def _meant_columns(kind: RowKind, names: Sequence[str]) -> str:
+    """The `columns` section that these columns probably need; ... where none fits."""
+    plain = {name.lower(): name for name in names}
+    renamed = {
+        column: next((plain[word] for word in _SYNONYMS[column] if word in plain), "...")
+        for column in _COLUMNS[kind]
+        if column not in names
+    }
+    return f"{{{', '.join(f'{column}: {name}' for column, name in renamed.items())}}}"
 
 
 def _columns_for(kind: RowKind) -> str:

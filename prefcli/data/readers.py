@@ -51,7 +51,12 @@ def read_file(path: Path, name: str) -> RawFile:
     """
     try:
         if path.stat().st_size == 0:
-            raise DataError("the file is empty", code="DAT002", place=name)
+            raise DataError(
+                "the file is empty",
+                code="DAT002",
+                place=name,
+                hint="write one JSON object per line, or name another file",
+            )
         _refuse_wide_characters(path, name)
         match path.suffix.lower():
             case ".csv":
@@ -234,9 +239,23 @@ def _parse(line: bytes) -> Any:
         raise RowError(
             f"{describe(text)}, which is not JSON (column {error.colno}: {error.msg})",
             "one JSON object per line",
+            hint=_json_cure(text, error),
         ) from None
     except (ValueError, RecursionError) as error:
         raise RowError(_undecodable(error), "one JSON object per line, in UTF-8") from None
+
+
+def _json_cure(text: str, error: json.JSONDecodeError) -> str:
+    """The cure for a line that is not JSON, by what it looks like."""
+    if text in ("{", "["):
+        return "the objects are spread over several lines: `jq -c . FILE > NEW.jsonl`"
+    if error.msg == "Extra data" and text.endswith(","):
+        return "remove the comma at the end of each line"
+    if text.startswith("{'"):
+        return "this is Python, not JSON: write the rows with json.dumps"
+    if not text.endswith("}"):
+        return "the line is cut off; copy or write the file again"
+    return "write each row with json.dumps, one per line"
 
 
 def _object(value: Any) -> Raw:
@@ -271,7 +290,9 @@ def _one_object(value: dict[str, Any], name: str) -> DataError:
         "expected an array of rows, or one row per line",
         code="DAT001",
         place=name,
-        hint=f"write the array under {lists[0]!r} to a separate file" if lists else None,
+        hint=f"write the array under {lists[0]!r} to a separate file"
+        if lists
+        else "write each object on a line of its file: `jq -c . FILE > NEW.jsonl`",
     )
 
 

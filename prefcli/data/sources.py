@@ -58,7 +58,9 @@ class RawRows:
                 values.append(self.row(index)[column])
             except RowError as error:
                 file, number = self.place(index)
-                raise DataError(str(error), code="DAT010", place=f"{file}: row {number}") from None
+                raise DataError(
+                    str(error), code="DAT010", place=f"{file}: row {number}", hint=error.hint
+                ) from None
         return values
 
     def _find(self, index: int) -> tuple[RawFile, int]:
@@ -150,7 +152,12 @@ def _check_columns(rows: RawRows, source: Source, where: str) -> None:
         Problem(
             f"no column {original!r} in {source.path}; it has {', '.join(names)}",
             path=f"{where}.columns.{name}",
-            hint=did_you_mean(original, names),
+            hint=did_you_mean(original, names)
+            or (
+                f"the keys are prefcli's names: write {{{original}: {name}}}"
+                if name in names
+                else f"write one of {', '.join(names)}"
+            ),
             code="DAT009",
         )
         for name, original in source.columns.items()

@@ -24,6 +24,7 @@ from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.formats.training_marks import Training
 from prefcli.methods import RowKind
 from prefcli.recipe.sections import DataChecks, Source
+from prefcli.text import counted
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ class Split:
         read = f"a sample of {self.read} of {self.available}" if self.is_sample else str(self.read)
         lines = [f"{read} rows read, {len(self.rows)} kept, {self.tokens} tokens"]
         for reason, dropped in self.dropped.items():
-            lines.append(f"{dropped.count} rows dropped: {reason} (first: {dropped.rows})")
+            lines.append(
+                f"{counted(dropped.count, 'row')} dropped: {reason} (first: {dropped.rows})"
+            )
         # If all rows of a finding are dropped, the lines above have counted them.
         lines += [str(finding) for finding in self.findings if finding.remaining]
         return [f"{self.name}: {line}" for line in (*lines, *self.notes, self.lengths.line())]

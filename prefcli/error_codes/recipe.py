@@ -253,6 +253,21 @@ RECIPE_CODES: tuple[ErrorCode, ...] = (
     ),
     # 150-199: migration of another tool's config
     ErrorCode(
+        "RCP034",
+        "command-line",
+        "An option is unknown, an argument is missing, or an option has no value or a wrong one.",
+        "prefcli dpo recipe.yaml --beta 0.2",
+        "Write what the message suggests. A key of the recipe is given as KEY=VALUE, without --.",
+    ),
+    ErrorCode(
+        "RCP035",
+        "unknown-command",
+        "The first argument is not a command of prefcli. It may be a recipe, another tool's word "
+        "or a misspelt command.",
+        "prefcli train recipe.yaml",
+        "Write the command that the message suggests; `prefcli --help` lists all commands.",
+    ),
+    ErrorCode(
         "RCP150",
         "unknown-tool",
         "`prefcli migrate` recognises a config by its keys, and this file has none of the keys of "

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -51,35 +53,61 @@ class Sampling:
 
 
 def generate_answers(
-    models: Sequence[str], prompts_file: str, chat_template: str | None, options: Sampling
+    models: Sequence[str],
+    prompts_file: str | None,
+    chat_template: str | None,
+    options: Sampling,
+    *,
+    texts: Sequence[str] = (),
 ) -> Iterator[list[dict[str, Any]]]:
     """Generate answers of several models to the same prompts; yields all rows after each model.
+
+    models: hub ids, folders, or runs, whose model/ is used. The prompts are `texts` and those of
+    the file. A text is a user's turn for a model with a chat template.
 
     A row per prompt: `prompt`, `shown` (its last message), `completions` by model, and
     `completion`, the last model's. Raises RecipeError and DataError.
     """
-    prompts = read_prompts(prompts_file)
+    prompts: list[Prompt] = [*texts]
+    if prompts_file is not None:
+        prompts += read_prompts(prompts_file)
     columns: dict[str, list[str]] = {}
     for name in models:
         model, tokenizer = load_for_generation(
-            Model(name_or_path=name, chat_template=chat_template)
+            Model(name_or_path=_model_of_run(name), chat_template=chat_template)
         )
-        answers = generate(model, tokenizer, prompts, options)
-        columns[name] = [answer.text for answer in answers]
+        turns: list[Prompt] = [[{"role": "user", "content": text}] for text in texts]
+        given = turns + prompts[len(texts) :] if tokenizer.chat_template else prompts
+        columns[name] = [answer.text for answer in generate(model, tokenizer, given, options)]
         yield [
             {
                 "prompt": prompt,
                 "shown": prompt if isinstance(prompt, str) else prompt[-1]["content"],
-                "completions": {answered: texts[i] for answered, texts in columns.items()},
+                "completions": {answered: column[i] for answered, column in columns.items()},
                 "completion": columns[name][i],
             }
             for i, prompt in enumerate(prompts)
         ]
 
 
+def _model_of_run(name: str) -> str:
+    """Return the model folder of a run folder, and every other name unchanged."""
+    run = Path(name).expanduser()
+    is_run = (run / "run.json").is_file() and not (run / "config.json").is_file()
+    return str(run / "model") if is_run else name
+
+
 def read_prompts(path: str) -> list[Prompt]:
     """Read the `prompt` column of a data file, as text or messages."""
-    rows = read(Source(path=path), "--prompts")
+    try:
+        source = Source(path=path)
+    except ValidationError:
+        raise RecipeError(
+            f"there is no data file {path!r}",
+            code="DAT003",
+            hint='name a data file with a prompt column, or write --prompt "TEXT" for a text',
+        ) from None
+    rows = read(source, "--prompts")
     if "prompt" not in rows.column_names:
         raise DataError(
             f"found columns {', '.join(rows.column_names)}; expected prompt",

@@ -21,11 +21,17 @@ BAD_LABEL = "the label is neither true nor false"
 class RowError(ValueError):
     """A row that does not have the format of its source. Equal `expected`: the same cause."""
 
-    def __init__(self, actual: str, expected: str, *, drop: str | None = None) -> None:
-        """drop: the reason to drop such rows while they are few; None: they stop the run."""
+    def __init__(
+        self, actual: str, expected: str, *, drop: str | None = None, hint: str | None = None
+    ) -> None:
+        """drop: the reason to drop such rows while they are few; None: they stop the run.
+
+        hint: the cure.
+        """
         self.actual = actual
         self.expected = expected
         self.drop = drop
+        self.hint = hint
         super().__init__(f"found {actual}; expected {expected}")
 
 
@@ -58,6 +64,20 @@ class Format(ABC):
 def has(row: Raw, *columns: str) -> bool:
     """Check that the row has all columns. A null counts, so that such rows are reported."""
     return all(column in row for column in columns)
+
+
+NULL_HINT = "fill in or remove rows without a value"
+
+
+def not_text(value: Any) -> str | None:
+    """Return the cure for a value where a text was expected, if it shows what was meant."""
+    if value is None:
+        return NULL_HINT
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        return "write the text itself, not a list with one text"
+    if isinstance(value, int | float):
+        return "write it as text, in quotes"
+    return None
 
 
 def describe(value: Any) -> str:

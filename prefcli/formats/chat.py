@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from prefcli.formats.base import TURNS, RowError, describe
+from prefcli.formats.base import TURNS, RowError, describe, not_text
 from prefcli.formats.training_marks import UNTRAINED, is_untrained
 
 Message = dict[str, Any]
@@ -75,9 +75,18 @@ def _message(value: Any, where: str) -> Message:
     if isinstance(content, list):
         content = _joined_parts(content, where)
     if not isinstance(role, str) or role not in _ROLES:
-        raise RowError(f"{describe(role)} as role of {where}", f"one of {', '.join(_ROLES)}")
+        raise RowError(
+            f"{describe(role)} as role of {where}",
+            f"one of {', '.join(_ROLES)}",
+            hint="rename the role; answers have the role assistant, questions user",
+        )
     if not isinstance(content, str) and not (content is None and "tool_calls" in extra):
-        raise RowError(f"{describe(content)} as content of {where}", "text")
+        texts = [key for key in ("text", "value", "message") if isinstance(value.get(key), str)]
+        raise RowError(
+            f"{describe(content)} as content of {where}",
+            "text",
+            hint=f"rename the key {texts[0]!r} to content" if texts else not_text(content),
+        )
     return {"role": _ROLES[role], "content": content, **extra}
 
 
@@ -176,7 +185,9 @@ def to_prompt(value: Any) -> str | list[Message]:
         return check_prompt(to_messages(value, "prompt"))
     if value == []:
         return []
-    raise RowError(f"{describe(value)} in 'prompt'", "text or a list of messages")
+    raise RowError(
+        f"{describe(value)} in 'prompt'", "text or a list of messages", hint=not_text(value)
+    )
 
 
 def complete(prompt: str | list[Message], value: Any, column: str) -> str | list[Message]:
@@ -184,9 +195,17 @@ def complete(prompt: str | list[Message], value: Any, column: str) -> str | list
     if isinstance(prompt, str):
         if isinstance(value, str):
             return value
-        raise RowError(f"{describe(value)} in {column!r} with a text prompt", "text")
+        raise RowError(
+            f"{describe(value)} in {column!r} with a text prompt",
+            "text",
+            hint="write the prompt as messages too" if is_messages(value) else not_text(value),
+        )
     if is_messages(value):
         return after_prompt(to_messages(value, column), prompt, column)
     if isinstance(value, str):
         return [{"role": "assistant", "content": value}]
-    raise RowError(f"{describe(value)} in {column!r}", "an assistant message or its text")
+    raise RowError(
+        f"{describe(value)} in {column!r}",
+        "an assistant message or its text",
+        hint=not_text(value),
+    )

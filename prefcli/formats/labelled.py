@@ -29,6 +29,7 @@ def to_label(value: Any, column: str) -> bool:
             f"{describe(value)} in {column!r}",
             "true or false, or 1 or 0 throughout the column",
             drop=BAD_LABEL,
+            hint=f"write true for rows to learn from and false for the others in {column!r}",
         )
     return _TEXTS[_key(value)][0] if isinstance(value, str) else bool(value)
 

@@ -54,6 +54,8 @@ class Method(ConfigBase):
     """
 
     name: ClassVar[str]
+    suits: ClassVar[str]
+    """The data and the model that it is for, in a few words."""
     rows: ClassVar[RowKind]
     trainer: ClassVar[TrainerAdapter]
     """The trl trainer that runs it."""

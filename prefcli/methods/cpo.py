@@ -23,6 +23,7 @@ class Cpo(Method):
     """Contrastive Preference Optimization (Xu et al. 2024, arXiv:2401.08417, eq. 3), AlphaPO."""
 
     name: ClassVar[str] = "cpo"
+    suits: ClassVar[str] = "pairs, and a model that is already good at the task"
     rows: ClassVar[RowKind] = "pair"
     needs_reference: ClassVar[bool] = False
     trainer: ClassVar[TrainerAdapter] = CPO

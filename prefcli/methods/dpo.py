@@ -51,6 +51,7 @@ class Dpo(Method):
     """Direct Preference Optimization (Rafailov et al. 2023, arXiv:2305.18290, eq. 7)."""
 
     name: ClassVar[str] = "dpo"
+    suits: ClassVar[str] = "pairs, and a model fine-tuned on similar text; the default"
     rows: ClassVar[RowKind] = "pair"
     trainer: ClassVar[TrainerAdapter] = DPO
     strength_key: ClassVar[str | None] = "beta"

@@ -20,6 +20,7 @@ class Ipo(Method):
     """Identity Preference Optimization (Azar et al. 2023, arXiv:2310.12036, eq. 17): noisy data."""
 
     name: ClassVar[str] = "ipo"
+    suits: ClassVar[str] = "pairs with noisy or contested labels"
     rows: ClassVar[RowKind] = "pair"
     trainer: ClassVar[TrainerAdapter] = DPO
     strength_key: ClassVar[str | None] = "beta"

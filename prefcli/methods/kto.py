@@ -19,6 +19,7 @@ class Kto(Method):
     """Kahneman-Tversky Optimization (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7): ratings."""
 
     name: ClassVar[str] = "kto"
+    suits: ClassVar[str] = "single responses labelled good or bad"
     rows: ClassVar[RowKind] = "labelled"
     trainer: ClassVar[TrainerAdapter] = KTO
     strength_key: ClassVar[str | None] = "beta"
@@ -31,6 +32,8 @@ class Kto(Method):
     undesirable_weight: Weight = "auto"
     """Weight of rows labelled false (the paper's lambda_U). auto: 1, or more if they are rare."""
     loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
+    """kto: the paper's loss. apo_zero_unpaired: APO-zero (D'Oosterlinck et al. 2024,
+    arXiv:2408.06266) on single responses, which needs no estimate of the KL."""
 
     def trl_options(self) -> Mapping[str, Any]:
         desirable, undesirable = self._weights

@@ -15,6 +15,7 @@ class Orpo(Method):
     """Odds Ratio Preference Optimization (Hong et al. 2024, arXiv:2403.07691, eq. 6): no SFT."""
 
     name: ClassVar[str] = "orpo"
+    suits: ClassVar[str] = "pairs, a base model and one stage"
     rows: ClassVar[RowKind] = "pair"
     needs_reference: ClassVar[bool] = False
     needs_sft: ClassVar[bool] = False

@@ -14,6 +14,7 @@ class Sft(Method):
     """Supervised fine-tuning: next-token cross-entropy on demonstrations, the stage before DPO."""
 
     name: ClassVar[str] = "sft"
+    suits: ClassVar[str] = "demonstrations; the stage before the others"
     rows: ClassVar[RowKind] = "demonstration"
     trainer: ClassVar[TrainerAdapter] = SFT
     needs_reference: ClassVar[bool] = False

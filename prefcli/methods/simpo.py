@@ -14,6 +14,7 @@ class Simpo(Method):
     """Simple Preference Optimization (Meng et al. 2024, arXiv:2405.14734, eq. 6): no reference."""
 
     name: ClassVar[str] = "simpo"
+    suits: ClassVar[str] = "pairs with long responses, and no memory for a reference"
     rows: ClassVar[RowKind] = "pair"
     needs_reference: ClassVar[bool] = False
     trainer: ClassVar[TrainerAdapter] = CPO

@@ -10,6 +10,7 @@ from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Training
+from prefcli.text import counted
 from prefcli.trl_integration.trl_args import accumulate, repeated_rows
 
 _MANY_REPEATS = 5
@@ -43,11 +44,11 @@ class Plan:
             else []
         )
         return [
-            f"plan: {about}{self.steps} steps of {training.global_batch_size} rows "
-            f"({training.train_batch_size} per device x {self.world_size} devices x "
-            f"{self.accumulation} accumulated), {self.steps_per_epoch} steps per epoch, "
-            f"{self.warmup_steps} warm-up steps, {self.evaluations} evaluations, "
-            f"{self.checkpoints} checkpoints",
+            f"plan: {about}{counted(self.steps, 'step')} of {training.global_batch_size} rows "
+            f"({training.train_batch_size} per device x {counted(self.world_size, 'device')} x "
+            f"{self.accumulation} accumulated), {counted(self.steps_per_epoch, 'step')} per epoch, "
+            f"{counted(self.warmup_steps, 'warm-up step')}, "
+            f"{counted(self.evaluations, 'evaluation')}, {counted(self.checkpoints, 'checkpoint')}",
             *repeated,
         ]
 

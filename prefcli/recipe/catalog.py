@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefcli.errors import RecipeError
+from prefcli.text import did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -56,7 +57,9 @@ def copy(name: str, target: Path) -> list[Path]:
     source = (root() / name.removesuffix("/").removeprefix("recipes/")).resolve()
     if not source.is_dir() or root().resolve() not in source.parents:
         source = find(name).path
-    destination = target / source.name
+    names_file = target.suffix in (".yaml", ".yml") and source.is_file()
+    destination = target if names_file else target / source.name
+    target = destination.parent
     if destination.exists():
         raise RecipeError(
             f"{destination} exists already",
@@ -85,7 +88,12 @@ def _about(path: Path) -> str:
 
 
 def _unknown(name: str) -> RecipeError:
-    names = ", ".join(recipe.name for recipe in shipped())
+    names = [recipe.name for recipe in shipped()]
+    inside = [known for known in names if known.startswith(f"{name}/")]
     return RecipeError(
-        f"no shipped recipe is called {name!r}", code="RCP026", hint=f"write one of {names}"
+        f"{name} is a folder of recipes" if inside else f"no shipped recipe is called {name!r}",
+        code="RCP026",
+        hint=f"write one of {', '.join(inside)}"
+        if inside
+        else did_you_mean(name, names) or "`prefcli recipes list` lists them",
     )

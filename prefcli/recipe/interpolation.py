@@ -18,6 +18,7 @@ MAX_VALUES, MAX_CHAIN, MAX_CHARACTERS, MAX_COPIED = 100, 10, 2_000, 2_000
 _OPEN = "???"
 """OmegaConf's mark for a missing value."""
 _RESOLVER = re.compile(r"\$\{\s*([\w.]+)\s*:")
+_SHELL_VARIABLE = re.compile(r"\$([A-Z_][A-Z0-9_]*)(?=/|$)")
 _WHOLE = re.compile(r"\$\{[^${}]*\}")
 _FORMS = "forms: ${section.key}, ${oc.env:NAME}, ${oc.env:NAME,default}, ${recipe_dir:}"
 
@@ -83,6 +84,17 @@ def _collect(
     waiting: dict[Key, str] = {}
     refused, problems = [], []
     for at, text in list(leaves(data)):
+        if isinstance(text, str) and (name := _SHELL_VARIABLE.match(text)):
+            problems.append(
+                Problem(
+                    f"{name[0]} is not replaced by its value",
+                    place=places.value(at),
+                    path=dotted(at),
+                    hint=f"write ${{oc.env:{name[1]}}}{text[name.end() :]}",
+                    code="RCP012",
+                )
+            )
+            continue
         if not isinstance(text, str) or ("${" not in text and text != _OPEN):
             continue
         problem = _malformed(at, text, places)

@@ -33,8 +33,30 @@ def key_path(text: str) -> Key | None:
     return tuple(int(index) if index else name for index, name in _PART.findall(text))
 
 
+def refuse_spaces(arguments: Sequence[str]) -> None:
+    """Raise RecipeError for KEY = VALUE, which the shell passes as three arguments."""
+    for before, text, after in zip(("", *arguments), arguments, (*arguments[1:], ""), strict=False):
+        if text == "=" or (text.startswith("=") and "=" not in before):
+            key, value = before, text[1:] or after
+        elif text.endswith("=") and after and "=" not in after:
+            key, value = text[:-1], after
+        else:
+            continue
+        if key_path(key) is not None:
+            raise RecipeError(
+                "spaces around the =",
+                place=f"override {f'{key} = {value}'[:200]!r}",
+                hint=f"write {key}={value}",
+                code="RCP013",
+            )
+
+
 def override(data: dict[str, Any], overrides: Sequence[str], places: Places) -> list[Problem]:
-    """Apply each override to `data` in place; those that can't be applied are reported."""
+    """Apply each override to `data` in place; those that can't be applied are reported.
+
+    Raises RecipeError for an override with spaces.
+    """
+    refuse_spaces(overrides)
     problems = []
     for text in overrides:
         place = f"override {text[:200]!r}"
@@ -46,6 +68,13 @@ def override(data: dict[str, Any], overrides: Sequence[str], places: Places) -> 
         if not equals or path is None or len(path) > MAX_DEPTH:
             message = f"{name[:40]!r} can't be a key" if equals else "not KEY=VALUE"
             problems.append(Problem(message, place=place, hint=_FORM, code="RCP013"))
+            continue
+        if name.startswith(("+", "~")):
+            without = text.lstrip("+~")
+            hint = f"remove the {name[0]}: {without}"
+            problems.append(
+                Problem(f"{name[0]} is not part of a key", place=place, hint=hint, code="RCP013")
+            )
             continue
         if not value.strip():
             problems.append(_no_value(place, path))

@@ -38,7 +38,9 @@ class Recipe(ConfigBase):
     """Everything about a run, in one file."""
 
     output_dir: PathText
+    """The run folder: checkpoints, metrics, report and model/."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Seed of the order of rows, of dropout, of new weights and of samples."""
     model: Model
     lora: Lora | None = None
     reference: Reference = section()

@@ -33,6 +33,8 @@ _TYPES = {
     "model_type": "a section with keys",
     "model_attributes_type": "a section with keys",
 }
+_KEY_AND_VALUE = re.compile(r"([a-z_]+) ?[:=] ?(\S+)")
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 _BOUNDS = {
     "gt": "a number above {}",
     "ge": "{} or more",
@@ -206,6 +208,8 @@ def _cure(kind: str, value: Any, path: Key) -> str | None:
         return f"write a list: [{value}]"
     if kind == "model_type" and isinstance(value, str) and is_source(path):
         return f"write {{path: {value}}}"
+    if kind == "model_type" and (match := _KEY_AND_VALUE.fullmatch(str(value))):
+        return f"write `{match[1]}: {match[2]}`, with a space after the colon"
     if kind == "model_type":
         return example(path) or "write {} for all defaults, or `key: value` lines below it"
     if kind == "string_type" and isinstance(value, bool | int):
@@ -215,11 +219,17 @@ def _cure(kind: str, value: Any, path: Key) -> str | None:
     if kind == "int_type" and isinstance(value, float) and value.is_integer():
         return f"write {value:.0f}"
     if isinstance(value, str) and kind in ("int_type", "float_type", "bool_type"):
+        without = value.rstrip(", ")
+        if _DECIMAL_COMMA.fullmatch(without):
+            return f"write {without.replace(',', '.')}, with a decimal point"
+        if without != value and isinstance(number_or_flag(without), bool | int | float):
+            return f"write {without}, without the comma"
         meant = number_or_flag(value) if len(value) < 40 and value.isascii() else value
         if isinstance(meant, bool | int | float) and isinstance(meant, bool) == (
             kind == "bool_type"
         ):
             return "write it without quotes"
+        return f"write {_TYPES[kind]}"
     return None
 
 

@@ -117,6 +117,14 @@ def syntax_problem(error: yaml.MarkedYAMLError, source: str) -> Problem:
     """PyYAML's error as a problem with its cure."""
     message = " ".join(filter(None, (error.context, error.problem)))
     at = error.problem_mark or error.context_mark
+    if bracket := _never_closed(error):
+        closing = "}" if bracket == "{" else "]"
+        return Problem(
+            f"YAML: this {bracket} is never closed",
+            place=mark(error.context_mark, source),
+            hint=f"add the {closing}",
+            code="RCP009",
+        )
     for mistake in _MISTAKES:
         if re.search(mistake.pattern, message, re.DOTALL):
             at = (mistake.at_start and error.context_mark) or at
@@ -125,6 +133,18 @@ def syntax_problem(error: yaml.MarkedYAMLError, source: str) -> Problem:
                 f"YAML: {mistake.meaning}", place=place, hint=mistake.cure, code="RCP009"
             )
     return Problem(f"YAML: {message}", place=mark(at, source) if at else source, code="RCP009")
+
+
+def _never_closed(error: yaml.MarkedYAMLError) -> str | None:
+    """The bracket that lacks its partner, if PyYAML stopped in a later line."""
+    start, stop = error.context_mark, error.problem_mark
+    text = getattr(start, "buffer", None)
+    if start is None or stop is None or text is None or start.line == stop.line:
+        return None
+    rest = text[start.pointer :]
+    pair = {"{": "}", "[": "]"}
+    closing = pair.get(rest[:1])
+    return rest[0] if closing and rest.count(rest[0]) > rest.count(closing) else None
 
 
 def mark(at: Any, source: str) -> str:

@@ -76,6 +76,8 @@ def _float(text: str) -> float:
     return math.nan if text == ".nan" else float(text)
 
 
+_CURLY = ("\N{LEFT DOUBLE QUOTATION MARK}", "\N{RIGHT DOUBLE QUOTATION MARK}")
+
 _SCALARS = {
     "tag:yaml.org,2002:bool": lambda text: text.lower() == "true",
     "tag:yaml.org,2002:null": lambda text: None,
@@ -228,11 +230,7 @@ def _build(node: yaml.Node, path: Key, places: Places, problems: list[Problem]) 
         place = mark(key_node.start_mark, places.source)
         name = key_node.value
         if not isinstance(name, str) or not name or not name.isprintable():
-            problems.append(
-                Problem(
-                    "a key must be a plain word", place, dotted(path) or None, SPACE, code="RCP009"
-                )
-            )
+            problems.append(_key_problem(name, place, dotted(path) or None))
             continue
         here = (*path, name)
         if name in result:
@@ -252,6 +250,15 @@ def _build(node: yaml.Node, path: Key, places: Places, problems: list[Problem]) 
     return result
 
 
+def _key_problem(name: Any, place: str, path: str | None) -> Problem:
+    message, hint = "a key must be a plain word", SPACE
+    spaces = [c for c in name if c.isspace() and not c.isascii()] if isinstance(name, str) else []
+    if spaces:
+        message = f"the key has a space that YAML does not know (U+{ord(spaces[0]):04X})"
+        hint = "replace it by an ordinary space; it often comes from a web page"
+    return Problem(message, place, path, hint, code="RCP009")
+
+
 def _scalar(node: yaml.ScalarNode, path: Key, places: Places, problems: list[Problem]) -> Any:
     build = _SCALARS.get(node.tag)
     try:
@@ -260,6 +267,8 @@ def _scalar(node: yaml.ScalarNode, path: Key, places: Places, problems: list[Pro
             raise ValueError("no value")
         if "\0" in node.value:
             raise ValueError("a NUL character in the text")
+        if not node.style and node.value[:1] in _CURLY and node.value[-1:] in _CURLY:
+            raise ValueError(f"curly quotes are part of the text {node.value}; write straight ones")
         return build(node.value) if build else node.value
     except ValueError as error:
         hint = "write a value ({} for a section of defaults, null for nothing) or remove the key"

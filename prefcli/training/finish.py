@@ -17,6 +17,7 @@ from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.report.run_data import read_run
 from prefcli.report.verdict import verdict
+from prefcli.text import counted
 from prefcli.training.callbacks.monitor_callback import MonitorCallback
 from prefcli.training.callbacks.sampling_callback import SamplingCallback
 
@@ -122,7 +123,7 @@ def _closing_lines(
     method: Method, folder: RunDir, steps: int, monitor: MonitorCallback
 ) -> list[str]:
     lines = [
-        f"{steps} steps of {method.name}{monitor.since} in {monitor.elapsed}; "
+        f"{counted(steps, 'step')} of {method.name}{monitor.since} in {monitor.elapsed}; "
         f"the model is in {folder.model}",
         *verdict(read_run(folder.path)).lines(),
     ]

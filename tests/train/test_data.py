@@ -317,7 +317,7 @@ def test_load_split_pairs_become_two_labelled_rows(read):
     lines = split.lines()
     assert lines[:2] == [
         f"train: 5 rows read, 8 kept, {split.tokens} tokens",
-        "train: 1 rows dropped: empty chosen (first: rows.jsonl: row 5)",
+        "train: 1 row dropped: empty chosen (first: rows.jsonl: row 5)",
     ]
     assert "train: 4 pairs became two labelled rows each" in lines
 
@@ -395,11 +395,11 @@ def test_load_split_counts_every_dropped_row(read):
     assert split.lines()[:8] == [
         f"train: 20 rows read, 7 kept, {tokens} tokens",
         "train: 4 rows dropped: empty chosen (first: rows.jsonl: row 2, row 3, row 16)",
-        "train: 1 rows dropped: empty rejected (first: rows.jsonl: row 4)",
+        "train: 1 row dropped: empty rejected (first: rows.jsonl: row 4)",
         "train: 3 rows dropped: empty prompt (first: rows.jsonl: row 6, row 7, row 18)",
         "train: 2 rows dropped: chosen and rejected are identical (first: rows.jsonl: row 8, row 17)",
         "train: 2 rows dropped: the prompt alone fills max_length (first: rows.jsonl: row 9, row 10)",
-        "train: 1 rows dropped: chosen and rejected are identical after the cut at max_length (first: rows.jsonl: row 15)",
+        "train: 1 row dropped: chosen and rejected are identical after the cut at max_length (first: rows.jsonl: row 15)",
         "train: cut: 3 of 20 rows (15 %): a completion is cut at max_length (chosen in 2, rejected in 2; max_length 105 cuts at most 1 %); first: rows.jsonl: row 11, row 12, row 14",
     ]
 
@@ -526,7 +526,7 @@ INVALID = {
     "rows without columns": ("pair", b"{}\n{}\n", "", "DAT011", "found columns none | expected prompt, chosen, rejected"),
     "nothing left": ("pair", lines({**PAIR, "chosen": ""}, {**PAIR, "chosen": " bad"}), "", "DAT015", "all rows were dropped: empty chosen (1), chosen and rejected are identical (1)"),
     "nothing left, messages": ("pair", lines({**CHAT_PAIR, "chosen": [{**A, "content": ""}]}), "", "DAT015", "all rows were dropped: empty chosen (1)"),
-    "pairs for sft text": ("demonstration", lines({"question": "q", "answer": "a"}), "", "DAT011", "found columns question, answer | rename columns with data.train.columns"),
+    "pairs for sft text": ("demonstration", lines({"question": "q", "answer": "a"}), "", "DAT011", "found columns question, answer | name them with data.train.columns"),
     "labelled for dpo": ("pair", lines(LABELLED), "", "DAT012", "found prompt, completion, label, which is labelled | prefcli kto"),
     "messages for dpo": ("pair", lines(MESSAGES), "", "DAT012", "found messages, which is messages | prefcli sft"),
     "messages for kto": ("labelled", lines(MESSAGES), "", "DAT012", "which is messages | prefcli sft"),
@@ -1070,7 +1070,7 @@ def test_kto_drops_a_single_last_row(recipe_data, make_recipe, tmp_path):
     assert (len(inputs.train.rows), len(inputs.eval.rows)) == (8, 4)
     assert sum(d.count for d in inputs.train.dropped.values()) == 1
     assert any(
-        "rows dropped: single row in the last device batch of 4" in x for x in inputs.train.lines()
+        "row dropped: single row in the last device batch of 4" in x for x in inputs.train.lines()
     )
     trainer, _ = trainer_of(recipe, "kto")
     for start in (0, 4):

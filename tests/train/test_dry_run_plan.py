@@ -12,6 +12,7 @@ from prefcli.errors import RecipeError
 from prefcli.memory.hardware import target_of
 from prefcli.preflight.training_plan import make_plan
 from prefcli.recipe.sections import Training
+from prefcli.text import counted
 from tests.support.tiny_runs import pairs, write_jsonl
 
 GIB = 2**30
@@ -24,7 +25,9 @@ def test_dry_run_for_other_devices_changes_the_accumulation(recipe_data, dry_run
     for devices, accumulation in ((1, 6), (2, 3), (6, 1)):
         code, document, printed = dry_run(recipe_data, "dpo", "--devices", str(devices))
         assert (code, document["accumulation"], document["steps"]) == (0, accumulation, 1)
-        assert f"(4 per device x {devices} devices x {accumulation} accumulated)" in printed
+        assert (
+            f"(4 per device x {counted(devices, 'device')} x {accumulation} accumulated)" in printed
+        )
         memory = document["memory"]
         assert (memory["devices"], memory["rows"]) == (devices, 4)
         assert memory["strategy"] == ("single" if devices == 1 else "ddp")

@@ -21,7 +21,7 @@ WRONG = table(
     given("half a character", "\udc80=3", None, "RCP013"),
     given("forty-one levels", ".".join("a" * 41) + "=3", None, "RCP013"),
     given("hydra's delete", "~dpo", None, "RCP013"),
-    given("hydra's add", "+seed=3", "+seed", "RCP001 | mean seed?"),
+    given("hydra's add", "+seed=3", None, "RCP013 | remove the +: seed=3"),
     given("an option", "--seed=3", "--seed", "RCP001 | mean seed?"),
     given("unknown top", "sede=1", "sede", "RCP001 | mean seed?"),
     given("unknown below", "dpo.bta=1", "dpo.bta", "RCP001 | mean beta?"),

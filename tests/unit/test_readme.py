@@ -177,7 +177,9 @@ def test_documented_command_names_existing_files(command):
             assert (ROOT / word).is_file(), word
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "mistakes.md"], ids=lambda page: page.name
+)
 def test_inline_command_names_existing_commands_and_options(page):
     tree = _command_tree()
     for span in re.findall(r"`(prefcli [^`]+)`", page.read_text("utf-8")):

@@ -36,6 +36,7 @@ class Source(ConfigBase):
     data_files: str | list[str] | None = None
     """Files inside a folder or hub dataset."""
     revision: str | None = None
+    """Branch, tag or commit of the hub dataset."""
     columns: dict[str, str] = Field(default_factory=dict)
     """prefcli's column name: the name of the column in the data."""
     chat: Flag = False
@@ -105,7 +106,9 @@ class Shares(ConfigBase):
     """Shares of a split's rows above which a check warns or is an error. null: never."""
 
     warn: Share | None = None
+    """Warn above this share."""
     error: Share | None = None
+    """Stop above this share."""
 
 
 class DataChecks(ConfigBase):

@@ -45,6 +45,7 @@ class Model(ConfigBase):
     of a chat template in place of unused ones; model/ gets it. Its tokens must have rows in the
     model's embedding."""
     tokenizer_revision: str | None = None
+    """Branch, tag or commit of the tokenizer on the hub."""
     chat_template: str | None = None
     """A .jinja file, the template itself, or one of chatml, gemma, llama3, mistral, phi3, zephyr.
     Default: the tokenizer's own."""
@@ -93,8 +94,11 @@ class Lora(ConfigBase):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685). Without it, all weights are trained."""
 
     rank: Count = 16
+    """Rank of the two matrices that are trained per layer (r in the paper)."""
     alpha: Positive = 32.0
+    """The product of the matrices is scaled by alpha/rank."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of an adapter's inputs that are zeroed in training."""
     target_modules: Literal["all-linear"] | Literal["default"] | list[str] = "all-linear"
     """all-linear: every linear layer except the output head. default: the layers that peft chooses
     for the architecture. Or a list of layer names. Vision and audio towers, which rows of text do
@@ -146,6 +150,7 @@ class Reference(ConfigBase):
     name_or_path: PathOrName | None = None
     """A model other than the starting policy: hub id, folder, or a folder with an adapter."""
     revision: str | None = None
+    """Branch, tag or commit of the reference on the hub."""
     precompute: Flag = False
     """Score all rows once, before training, and cache the log-probabilities on disk for later
     runs: the reference needs no memory during training."""

@@ -52,6 +52,7 @@ class Training(ConfigBase):
     """How long and how fast to train, and when to evaluate and save. The keys are transformers'."""
 
     num_train_epochs: Positive = 1.0
+    """Passes over the training rows; 0.5 stops after half of them."""
     max_steps: Count | None = None
     """Stop after this many optimizer steps, whatever num_train_epochs says."""
     global_batch_size: Count = 32
@@ -75,11 +76,13 @@ class Training(ConfigBase):
         "inverse_sqrt",
         "polynomial",
     ] = "cosine"
+    """How the learning rate falls after warm-up."""
     min_lr_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """The end of cosine_with_min_lr, as a share of the learning rate."""
     warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Share of the steps. Default: 0.1, unless warmup_steps is given."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Steps over which the learning rate rises from zero, in place of warmup_ratio."""
     optim: Literal[
         "auto",
         "adamw_torch",
@@ -94,15 +97,20 @@ class Training(ConfigBase):
     """auto: adamw_torch_fused on a GPU, which is faster there and needs no copies of the weights;
     adamw_torch on a CPU."""
     weight_decay: NonNegative = 0.0
+    """AdamW's decay of the weights, applied to all but biases and norms."""
     adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """Decay rate of Adam's average of gradients."""
     adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    """Decay rate of Adam's average of squared gradients."""
     adam_epsilon: Positive = 1e-8
+    """Added to the root in Adam's denominator."""
     max_grad_norm: NonNegative = 1.0
-    """0: gradients are not clipped."""
+    """Gradients with a larger norm are scaled down to it; 0: gradients are not clipped."""
     gradient_checkpointing: Flag | Literal["auto"] = "auto"
     """Recompute activations in the backward pass: less memory, about a third slower. auto: only if
     a step would not fit comfortably into the device's memory without it; the log says so."""
     logging_steps: Count = 10
+    """Log the training metrics every so many steps."""
     eval_steps: Count | None = None
     """Default: evaluate before the first step and after the last."""
     save_steps: Count = 500

@@ -32,6 +32,7 @@ from prefcli.recipe.compatibility import SHARDED
 from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.secrets import redact
+from prefcli.text import counted
 
 _LINE_WIDTH = 90
 
@@ -119,8 +120,8 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             else []
         )
         return [
-            f"samples: {len(self._prompts.prompts)} prompts of data.eval are answered at the "
-            "start, at each evaluation and at the end, greedily and at temperature "
+            f"samples: answers to {counted(len(self._prompts.prompts), 'prompt')} of data.eval at "
+            "the start, at each evaluation and at the end, greedy and at temperature "
             f"{self._sampling.temperature:g}, in {self._path} (samples.prompts=0 disables it)",
             *no_reference,
         ]

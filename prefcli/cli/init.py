@@ -1,0 +1,101 @@
+"""A first recipe, written from a few answers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefcli.cli.recipe_command import command_app
+from prefcli.console import say
+from prefcli.errors import RecipeError
+from prefcli.methods import METHODS
+
+app = command_app()
+
+
+@app.command()
+def init(
+    recipe: Annotated[Path, typer.Argument(metavar="[RECIPE]", help="The file to write.")] = Path(
+        "recipe.yaml"
+    ),
+    model: Annotated[
+        str | None, typer.Option(help="Hub id or folder of the model.", metavar="MODEL")
+    ] = None,
+    train: Annotated[
+        str | None, typer.Option(help="Data to train on: a file or a hub id.", metavar="DATA")
+    ] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            "--eval", help="Data to evaluate on. Default: 5 % of the training data.", metavar="DATA"
+        ),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Default: dpo.", metavar="|".join(METHODS))
+    ] = None,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Train a LoRA adapter instead of all weights.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a recipe for your own model and data.
+
+    Each key has a comment. Asks for what is not given as an option, if there is a terminal.
+    """
+    from prefcli.recipe.load import load_text
+    from prefcli.recipe.starter import starter_recipe
+
+    if recipe.exists() and not force:
+        raise RecipeError(
+            f"{recipe} exists already",
+            code="RCP027",
+            hint="name another file, or add --force to overwrite it",
+        )
+    name = _answer("--method", "Method", method, default="dpo")
+    if name not in METHODS:
+        raise RecipeError(
+            f"--method {name}: no such method",
+            code="RCP019",
+            hint=f"write one of {', '.join(METHODS)}",
+        )
+    text = starter_recipe(
+        name,
+        _answer("--model", "Model (hub id or folder)", model),
+        _answer("--train", "Training data (file or hub id)", train),
+        held_out=evaluate,
+        lora=lora,
+        output_dir=f"runs/{recipe.stem}-{name}",
+    )
+    load_text(text, str(recipe))
+    try:
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        recipe.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(
+            f"can't write {recipe}: {error.strerror}", code="RCP027", hint="name another file"
+        ) from None
+    say(
+        f"written to {recipe}; next:",
+        f"  prefcli validate {recipe}",
+        f"  prefcli data {recipe}",
+        f"  prefcli {name} {recipe} --dry-run",
+        f"  prefcli {name} {recipe}",
+    )
+
+
+def _answer(option: str, question: str, given: str | None, default: str | None = None) -> str:
+    """The option's value, or the answer at the terminal. Raises RecipeError without one."""
+    if given is not None:
+        return given
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        return str(typer.prompt(question, default=default))
+    if default is not None:
+        return default
+    raise RecipeError(
+        f"{option} is missing",
+        code="RCP034",
+        hint="write prefcli init RECIPE --model MODEL --train DATA",
+    )

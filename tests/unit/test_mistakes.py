@@ -1,0 +1,43 @@
+"""Ordinary mistakes on the command line and in a recipe get a code, a place and a cure."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from prefcli import cli
+from tests.support.mistakes import Mistake, mistakes
+
+
+@pytest.fixture
+def prefcli(tmp_path, monkeypatch, capsys):
+    """Run a command line in an empty folder: (exit code, standard error)."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["prefcli", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return int(stop.value.code or 0), capsys.readouterr().err
+
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+@mistakes("command_line.yaml")
+def test_mistake_on_the_command_line_is_answered(mistake: Mistake, prefcli):
+    mistake.make(Path())
+    mistake.check(*prefcli(*shlex.split(mistake.command)))
+
+
+@mistakes("recipe.yaml")
+def test_mistake_in_a_recipe_is_answered(mistake: Mistake, prefcli):
+    mistake.make(Path())
+    mistake.check(*prefcli("validate", "ok.yaml"))
+
+
+def test_recipe_without_a_mistake_is_valid(prefcli):
+    Mistake("none", "", "", "").make(Path())
+    assert prefcli("validate", "ok.yaml") == (0, "")
