@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from prefcli.model import (
     with_adapter,
 )
 from prefcli.model.base_model import ModelSource, reference_model
-from prefcli.model.loading import context_length, empty_model
+from prefcli.model.loading import context_length, empty_model, loading
 from prefcli.model.lora import skipped_layers
 from prefcli.model.parts import (
     EXPERTS,
@@ -141,7 +142,10 @@ def describe_model(recipe: Recipe, start: ModelSource, config: PretrainedConfig)
     if adapter is None:
         freeze_towers(model)
     else:
-        policy = peft = with_adapter(model, adapter)
+        # The config of a saved adapter may hold anything.
+        saved = loading(recipe.model, "adapter") if recipe.lora is None else nullcontext()
+        with saved:
+            policy = peft = with_adapter(model, adapter)
         targets = targets or [
             name for name, module in peft.named_modules() if hasattr(module, "lora_A")
         ]

@@ -223,6 +223,16 @@ def test_check_start_weights_adapter_fault_names_file_or_tensor(tiny_model, tmp_
         load_policy(options, torch.float32, 0)
 
 
+def test_dry_run_of_an_adapter_that_peft_cannot_build_reports_it(
+    tiny_model, tmp_path, recipe_data, dry_run
+):
+    folder = make_adapter(tiny_model, tmp_path / "adapter")
+    configure(folder, "adapter_config.json", alpha_pattern=[3])
+    recipe_data["model"] = {"name_or_path": str(folder), "adapter": "continue"}
+    code, document, _ = dry_run(recipe_data)
+    assert (code, document["problems"][0]["code"]) == (2, "MDL002")
+
+
 def test_check_start_weights_sound_adapters_pass(tiny_model, tmp_path):
     for name, config in {
         "dora": {"use_dora": True},
