@@ -134,6 +134,11 @@ _ENDING = Panel(
     "The probability of the stop token where held-out responses end, and the share of samples that "
     "stopped before samples.max_new_tokens.",
 )
+_REPETITION = Panel(
+    "Repetition",
+    "Share of 4-grams of words in greedy samples that repeat earlier ones, and share of the greedy "
+    "samples that differ from each other.",
+)
 _LENGTH = Panel(
     "Tokens per response", "If chosen responses are longer, the policy also learns length."
 )
@@ -446,6 +451,31 @@ _ALL = (
         watch="evaluations",
         panel=_ENDING,
         line="samples",
+    ),
+    Metric(
+        "samples_repeated",
+        "repeated",
+        "repetition",
+        "Share of the 4-grams of words in greedy samples that repeat earlier ones of the same "
+        "sample (seq-rep-4); near 1 the answers loop.",
+        ".3f",
+        better="lower",
+        abs_tol=0.02,
+        watch="evaluations",
+        panel=_REPETITION,
+        line="repeated 4-grams",
+    ),
+    Metric(
+        "samples_distinct",
+        "distinct",
+        "distinct samples",
+        "Share of the greedy samples that differ from each other; a policy that has collapsed "
+        "gives the same answer to every prompt.",
+        ".3f",
+        better="higher",
+        abs_tol=0.01,
+        panel=_REPETITION,
+        line="distinct samples",
     ),
     Metric(
         "mean_token_accuracy",

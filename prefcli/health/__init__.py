@@ -22,6 +22,7 @@ from prefcli.health.monitor import Monitor
 from prefcli.health.no_learning import NoLearning
 from prefcli.health.orpo_odds import OrpoOdds
 from prefcli.health.overfitting import Overfitting
+from prefcli.health.repetition import Repetition
 from prefcli.health.run_context import RunContext
 from prefcli.health.saturation import Saturation
 
@@ -40,6 +41,7 @@ class Health(ConfigBase):
     gradient: Gradient = section()
     length: Length = section()
     end_token: EndToken = section()
+    repetition: Repetition = section()
     kto_kl: KtoKl = section()
     orpo_odds: OrpoOdds = section()
     overfitting: Overfitting = section()

@@ -11,6 +11,7 @@ from typing import Literal
 
 from prefcli.health.collapse import FLOOR
 from prefcli.health.overfitting import MAX_RATIO
+from prefcli.health.repetition import LOOPING
 from prefcli.metrics import METRICS, Row, metric
 from prefcli.report.run_data import Run, format_value
 
@@ -27,11 +28,14 @@ _COMPARED = (
     "perplexity",
     "reference_kl",
     "mean_token_accuracy",
+    "samples_repeated",
 )
 """Metrics that the log, the page and the model card compare; plots show the others."""
 
 _REBOUND = 1.02
 """Ratio of the last eval loss to the lowest from which it counts as risen again."""
+_LAST_ROWS = 5
+"""Training rows at the end of a run that are averaged."""
 _FEW_ROWS = 50
 """Number of held-out rows below which metrics are noisy."""
 _LENGTH_GAP = 0.2
@@ -103,7 +107,7 @@ def ruined(run: Run) -> list[str]:
     if not run.evals:
         return []
     first, last = run.evals[0], run.model_eval
-    reasons = []
+    reasons = _opposite_labels(run)
     before, after = first.get("loss"), last.get("loss")
     if "loss" in last and after is None:
         reasons.append("the model is broken: its held-out loss is not finite")
@@ -128,13 +132,41 @@ def ruined(run: Run) -> list[str]:
     return reasons
 
 
+def _opposite_labels(run: Run) -> list[str]:
+    """Return the reason if train and eval accuracies are on opposite sides of chance."""
+    held_out = run.model_eval.get("rewards/accuracies")
+    last = [a for row in run.rows[-_LAST_ROWS:] if (a := row.get("rewards/accuracies")) is not None]
+    if held_out is None or not last:
+        return []
+    error = accuracy_error(run.eval_rows)
+    trained = sum(last) / len(last)
+    if held_out >= 0.5 - error or trained <= 0.5 + error:
+        return []
+    return [
+        f"the labels of data.eval are opposite to those of data.train: accuracy {trained:.2f} on "
+        f"training pairs and {held_out:.2f} on held-out ones. Swap chosen and rejected of one"
+    ]
+
+
 def judge(run: Run) -> tuple[Level, str]:
     """Return what the last evaluation says about the model."""
     if not run.evals:
         return "note", "nothing was evaluated, since the recipe has no data.eval"
     first, last = run.evals[0], run.model_eval
+    repeated = last.get("samples_repeated")
+    if repeated is not None and repeated > LOOPING and _risen(first, last, "samples_repeated"):
+        return "warning", (
+            f"greedy answers loop: {repeated:.0%} of their 4-grams repeat earlier ones. Lower the "
+            "learning rate, raise beta or add an SFT term"
+        )
     accuracy = last.get("rewards/accuracies")
     if accuracy is not None:
+        margin = last.get("rewards/margins")
+        if run.ties_at_start and first is not last and margin is not None and not margin:
+            return "warning", (
+                "the policy did not move from its reference, so that all pairs are ties: check "
+                "the learning rate and the number of steps"
+            )
         start = first.get("rewards/accuracies") if first is not last else None
         return _judge_accuracy(accuracy, start, run.eval_rows)
     before, after = first.get("loss"), last.get("loss")
@@ -151,6 +183,11 @@ def judge(run: Run) -> tuple[Level, str]:
     if margin is not None:
         return "good", f"desirable held-out responses have {margin:.4f} more reward"
     return "good", f"the held-out loss fell {text}"
+
+
+def _risen(first: Row, last: Row, key: str) -> bool:
+    before, after = first.get(key), last.get(key)
+    return before is not None and after is not None and after - before > METRICS[key].abs_tol
 
 
 def _judge_accuracy(accuracy: float, start: float | None, rows: int | None) -> tuple[Level, str]:
@@ -199,6 +236,11 @@ def observations(run: Run) -> list[str]:
         lines.append(
             f"accuracy is {longer:.2f} where the chosen response is longer and {shorter:.2f} where "
             "it is shorter: part of what the policy learned is length"
+        )
+    repeated = last.get("samples_repeated")
+    if repeated is not None and repeated > LOOPING and not _risen(first, last, "samples_repeated"):
+        lines.append(
+            f"greedy answers loop, as they did at the start: {repeated:.0%} of their 4-grams repeat"
         )
     if run.eval_rows is not None and run.eval_rows < _FEW_ROWS:
         lines.append(f"only {run.eval_rows} rows were held out, so these metrics are noisy")

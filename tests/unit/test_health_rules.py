@@ -550,6 +550,24 @@ def test_end_token_of_a_run_that_does_not_learn_defers_to_no_learning():
     assert reported(SFT, stream) == [("no_learning", "warn")]
 
 
+# --- repetition
+
+
+def loops(share, step):
+    return at(step, {"samples_repeated": share})
+
+
+def test_repetition_that_rises_warns():
+    (advice,) = advice_of(DPO, [loops(0.1, 0), loops(0.3, 40), loops(0.6, 80)])
+    assert (advice.rule, advice.level, advice.step) == ("repetition", "warn", 80)
+    assert advice.seen == "60% of the 4-grams in greedy samples repeat earlier ones, 10% at step 0"
+
+
+@pytest.mark.parametrize("shares", [(0.1, 0.5), (0.45, 0.6), (0.7,)])
+def test_repetition_is_silent_on_moderate_or_old_loops(shares):
+    assert reported(DPO, [loops(share, 40 * i) for i, share in enumerate(shares)]) == []
+
+
 # --- overfitting
 
 

@@ -28,7 +28,7 @@ def test_rules_have_the_names_of_their_keys():
     assert {rule.name: type(rule) for rule in RULES} == {
         name: type(rule) for name, rule in Health()
     }
-    assert len(RULES) == 14
+    assert len(RULES) == 15
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
@@ -55,7 +55,8 @@ def test_rules_apply_to_methods_with_their_metrics():
         name: {rule.name for rule in RULES if rule.applies(method())}
         for name, method in METHODS.items()
     }
-    everywhere = {"finite", "no_learning", "gradient", "overfitting", "forgetting", "end_token"}
+    everywhere = {"finite", "no_learning", "gradient", "overfitting", "forgetting"}
+    everywhere |= {"end_token", "repetition"}
     pairs = {"collapse", "displacement", "margin", "accuracy", "saturation", "length"}
     assert watched == {
         "sft": everywhere,

@@ -61,6 +61,36 @@ def test_verdict_follows_the_accuracy(tmp_path, accuracy, level, text):
     assert outcome.title.startswith("Finished: " if level == "good" else "Finished, but ")
 
 
+def test_verdict_of_a_run_that_did_not_move_is_not_about_labels(tmp_path):
+    outcome = finished_with(tmp_path, **{"rewards/accuracies": 0.0, "rewards/margins": 0.0})
+    assert outcome.level == "warning"
+    assert "did not move from its reference" in outcome.title
+
+
+def test_verdict_names_opposite_labels_before_a_ruined_model(tmp_path):
+    rows = [eval_row(0), *(train_row(step) for step in range(100, 201, 20))]
+    rows.append(eval_row(200, **{"rewards/accuracies": 0.1, "loss": 2.5}))
+    outcome = verdict_of(tmp_path, rows)
+    assert outcome.level == "error"
+    assert "labels of data.eval are opposite to those of data.train" in outcome.title
+    assert any("got much worse" in detail for detail in outcome.details)
+
+
+def test_verdict_of_answers_that_loop_is_not_good(tmp_path):
+    rows = [
+        eval_row(0, samples_repeated=0.08),
+        train_row(1),
+        eval_row(200, samples_repeated=0.61),
+    ]
+    outcome = verdict_of(tmp_path, rows)
+    assert outcome.level == "warning"
+    assert "greedy answers loop: 61% of their 4-grams" in outcome.title
+    rows[0]["eval_samples_repeated"] = 0.7
+    outcome = verdict_of(tmp_path, rows)
+    assert outcome.level == "good"
+    assert "greedy answers loop, as they did at the start: 61%" in "".join(outcome.details)
+
+
 def test_verdict_on_few_rows_does_not_judge_an_accuracy_near_chance(tmp_path):
     run = {**RUN, "data": {"eval": {"kept": 9}}}  # the error is 1/sqrt(9) = 0.33
     outcome = finished_with(tmp_path, run=run, **{"rewards/accuracies": 0.78})

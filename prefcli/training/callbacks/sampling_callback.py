@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from prefcli.recipe.schema import Recipe
 from prefcli.secrets import redact
 from prefcli.text import counted
 
+_METRICS = ("samples_ended", "samples_repeated", "samples_distinct")
 _LINE_WIDTH = 90
 
 Answers = dict[str, str]
@@ -104,8 +105,8 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         """The reference's answers by place."""
         self._rows: list[dict[str, Any]] = []
         self._last_step = -1
-        self._ended = (0, 0)
-        """The last answers that ended with a stop token, and all of them; of the main process."""
+        self._sums: Mapping[str, tuple[float, float]] = {}
+        """Metric: (sum, count) over the last answers; empty on the other processes."""
         self._seconds = 0.0
         self._disabled = False
 
@@ -158,13 +159,18 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         state, accelerator = self._trainer.state, self._trainer.accelerator
         if state.is_world_process_zero and state.global_step != self._last_step:
             self._sample(state.global_step)
-        counts = torch.tensor(self._ended, dtype=torch.float32, device=accelerator.device)
-        ended, answers = accelerator.reduce(counts, reduction="sum").tolist()
-        return {"samples_ended": ended / answers} if answers else {}
+        sums = [self._sums.get(name, (0.0, 0.0)) for name in _METRICS]
+        counts = torch.tensor(sums, dtype=torch.float32, device=accelerator.device)
+        reduced = accelerator.reduce(counts, reduction="sum").tolist()
+        return {
+            name: total / count
+            for name, (total, count) in zip(_METRICS, reduced, strict=True)
+            if count
+        }
 
     def _sample(self, step: int) -> None:
         """Answer all prompts once. A failure is a warning and does not stop the run."""
-        self._last_step, self._ended = step, (0, 0)
+        self._last_step, self._sums = step, {}
         if self._disabled:
             return
         started = time.monotonic()
@@ -189,8 +195,7 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             if prompt.place in self._reference:
                 row["reference"] = self._reference[prompt.place]
             rows.append(row)
-        ended = [a.ended for both in answers.values() for a in both.values()]
-        self._ended = sum(ended), len(ended)
+        self._sums = _measure(answers)
         self._rows += rows
         # At step 0, replace the file of a run that was killed before its first checkpoint.
         with self._path.open("a" if step else "w", encoding="utf-8") as file:
@@ -235,6 +240,29 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
                 f"samples: without answers of the reference to {len(missing)} prompts, which were "
                 "not among those at the start of the run"
             )
+
+
+def _measure(answers: dict[str, dict[str, Answer]]) -> dict[str, tuple[float, float]]:
+    """Return (sum, count) of each metric of the samples."""
+    ended = [answer.ended for both in answers.values() for answer in both.values()]
+    greedy = [both["greedy"].text.strip() for both in answers.values()]
+    repeated = [share for text in greedy if (share := repeated_4_grams(text)) is not None]
+    sums = (
+        (sum(ended), len(ended)),
+        (sum(repeated), len(repeated)),
+        (len(set(greedy)), len(greedy)),
+    )
+    return dict(zip(_METRICS, sums, strict=True))
+
+
+def repeated_4_grams(text: str) -> float | None:
+    """Return the share of 4-grams of words that occur earlier; None for fewer than four words.
+
+    seq-rep-4 of Welleck et al. 2020 (arXiv:1908.04319): 1 - |unique 4-grams| / |4-grams|.
+    """
+    words = text.split()
+    grams = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return 1 - len(set(grams)) / len(grams) if grams else None
 
 
 def _texts(answers: dict[str, dict[str, Answer]]) -> dict[str, Answers]:
