@@ -147,7 +147,8 @@ def test_adapter_that_does_not_learn_the_stop_token_warns_and_all_weights_do(
     assert last["eval_samples_ended"] == 0
     full = run(data, make_recipe, "sft", *base, f"output_dir={tmp_path}/full")
     assert reported_by(full) == {}
-    assert metric_rows(full.output_dir)[-1]["eval_end_probability"] > 0.1
+    learned = metric_rows(full.output_dir)[-1]["eval_end_probability"]
+    assert learned > max(0.05, 2 * last["eval_end_probability"])
 
 
 @pytest.mark.report
