@@ -26,6 +26,7 @@ ALWAYS = {
     "strategy",
     "data",
     "hub",
+    "parts",
     "plan",
     "effective",
     "model",
