@@ -264,4 +264,11 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
         "a chat template that the tokenizer's files do not keep",
         "Correct the file that the message describes.",
     ),
+    ErrorCode(
+        "MDL034",
+        "incomplete-model-folder",
+        "The folder of a model has no config.json, or no tokenizer.",
+        "model: {name_or_path: models/copied-without-tokenizer}",
+        "Copy or download the complete folder, or name the tokenizer's folder in model.tokenizer.",
+    ),
 )

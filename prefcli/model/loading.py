@@ -36,7 +36,7 @@ from prefcli.model.weight_files import (
 )
 from prefcli.recipe.paths import looks_like_path
 from prefcli.recipe.sections import Model
-from prefcli.text import first_line
+from prefcli.text import closest, first_line
 
 _JSON_FILES = {
     "config": ("config.json",),
@@ -102,6 +102,7 @@ def loading(options: Model, what: str, where: str = "model") -> Iterator[None]:
             # Without its files, transformers fails with an error about the tokenizer that it built.
             if isinstance(error, OSError) or (what == "tokenizer" and TOKENIZER in missing):
                 raise _unreachable(options, where, missing) from None
+        _check_complete(path, what, where)
         _check_json_files(path, _JSON_FILES[what], where)
         raise RecipeError(
             Problem(
@@ -111,6 +112,30 @@ def loading(options: Model, what: str, where: str = "model") -> Iterator[None]:
                 code="MDL002",
             )
         ) from None
+
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+
+def _check_complete(folder: Path, what: str, where: str) -> None:
+    """Raise RecipeError for a model folder without a config or a tokenizer."""
+    if not folder.is_dir() or _hint("", folder) is not None:
+        return
+    lacks, hint = None, ""
+    if what in ("config", "model") and not (folder / "config.json").exists():
+        lacks, hint = "config.json", "copy or download the complete folder of the model"
+    elif what == "tokenizer" and not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        lacks = "tokenizer (tokenizer.json, tokenizer.model or a vocabulary)"
+        hint = f"copy that of the model it was made from, or name it in {where}.tokenizer"
+    if lacks is not None:
+        raise RecipeError(
+            Problem(
+                f"{folder} has no {lacks}",
+                path=f"{where}.name_or_path",
+                hint=hint,
+                code="MDL034",
+            )
+        )
 
 
 def _describe(error: BaseException) -> str:
@@ -151,12 +176,20 @@ def _missing_files(options: Model) -> list[str]:
 
 
 def _unreachable(options: Model, where: str, missing: list[str]) -> UnreachableError:
+    path = Path(options.name_or_path)
+    near = (
+        closest(path.name, [entry.name for entry in path.parent.iterdir()])
+        if (path.parent != Path() and path.parent.is_dir())
+        else None
+    )
     return UnreachableError(
         Problem(
             f"the hub is unreachable for {options.name_or_path}, and the cache lacks "
             f"{', '.join(missing) or 'a part of it'}",
             path=f"{where}.name_or_path",
-            hint="if an earlier stage writes that folder, run that stage first; otherwise run "
+            hint=f"did you mean {path.parent / near}?"
+            if near
+            else "if an earlier stage writes that folder, run that stage first; otherwise run "
             "`prefcli download RECIPE` on a machine with a network",
             code="MDL003",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,3 +22,33 @@ def test_mistake_in_data_is_answered(mistake: Mistake, tiny_model, tmp_path, mon
     with pytest.raises(SystemExit) as stop:
         cli.main()
     mistake.check(int(stop.value.code or 0), capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("lacks", "message", "cure"),
+    [
+        (("config.json",), "has no config.json", "complete folder"),
+        (("tokenizer.json", "tokenizer_config.json"), "has no tokenizer", "model.tokenizer"),
+    ],
+    ids=["config", "tokenizer"],
+)
+def test_incomplete_model_folder_names_what_it_lacks(
+    recipe_data, dry_run, tiny_model, tmp_path, lacks, message, cure
+):
+    folder = shutil.copytree(tiny_model, tmp_path / "copied")
+    for name in lacks:
+        (folder / name).unlink()
+    recipe_data["model"]["name_or_path"] = str(folder)
+    code, document, _ = dry_run(recipe_data)
+    assert code == 2
+    problems = [entry for entry in document["problems"] if entry["code"] == "MDL034"]
+    assert problems
+    assert message in problems[0]["message"]
+    assert cure in problems[0]["hint"]
+
+
+def test_misspelt_model_folder_names_its_neighbour(recipe_data, dry_run, tiny_model, monkeypatch):
+    monkeypatch.chdir(tiny_model.parent.parent)
+    recipe_data["model"]["name_or_path"] = f"{tiny_model.parent.name}/{tiny_model.name[:-1]}"
+    _, document, _ = dry_run(recipe_data)
+    assert any("did you mean" in str(entry) for entry in document["unchecked"]), document
