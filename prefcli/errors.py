@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     DIVERGED = 5
     PUSH_FAILED = 6
     REQUEUE = 75
+    INTERRUPTED = 130
 
     @property
     def meaning(self) -> str:
@@ -34,6 +35,7 @@ _MEANINGS = {
     ExitCode.DIVERGED: "training diverged (a non-finite number, or a health rule stopped it)",
     ExitCode.PUSH_FAILED: "saved, but the push to the hub failed",
     ExitCode.REQUEUE: "preempted; rerun the same command to resume from the last checkpoint",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C; once training runs, a checkpoint is saved first",
 }
 
 
@@ -142,3 +144,9 @@ class PreemptedError(PrefcliError):
     """A signal preempted the run after it saved what it could; the same command resumes it."""
 
     exit_code = ExitCode.REQUEUE
+
+
+class InterruptedRunError(PreemptedError):
+    """The user pressed Ctrl-C, and the run stopped after it saved a checkpoint."""
+
+    exit_code = ExitCode.INTERRUPTED

@@ -1,4 +1,4 @@
-"""Handles SIGTERM and SIGUSR1, by which a scheduler preempts a job.
+"""Handles SIGTERM and SIGUSR1, by which a scheduler preempts a job, and Ctrl-C during training.
 
 Before `defer_signals` there is nothing to save, and a signal ends the command at once. Afterwards a
 signal is only recorded, and training checks `received_signal` where it can stop.
@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from prefcli.console import is_main_process, is_screen, stream
+from prefcli.console import is_main_process, is_screen, print_error, stream
 from prefcli.errors import ExitCode, PreemptedError, PrefcliError
-from prefcli.first_failure import another_failed
+from prefcli.first_failure import another_failed, is_distributed
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+INTERRUPT = "SIGINT"
+"""What `received_signal` returns after Ctrl-C."""
 _SHOW_CURSOR = b"\x1b[?25h"
 _INTERVAL = 0.5
 """Seconds between attempts to end the command."""
@@ -59,6 +61,8 @@ def ignore_signals() -> None:
     _done.set()
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if signal.getsignal(signal.SIGINT) is _on_interrupt:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def received_signal() -> str | None:
@@ -83,6 +87,10 @@ def defer_signals() -> None:
     if _received is not None and not _deferred:
         raise Stop
     _deferred = True
+    # In launched processes, the launcher handles Ctrl-C; SIGINT may be ignored, as by nohup.
+    if not is_distributed() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        with suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, _on_interrupt)
 
 
 @contextmanager
@@ -119,6 +127,16 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         _received = signal.Signals(number).name
     if not (_deferred or _done.is_set()):
         raise Stop
+
+
+def _on_interrupt(number: int, frame: FrameType | None) -> None:
+    """Record the first Ctrl-C, so that a checkpoint is saved; the second stops at once."""
+    global _received
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if _done.is_set():
+        raise KeyboardInterrupt
+    _received = _received or INTERRUPT
+    print_error("interrupted: saving a checkpoint; press Ctrl-C again to stop without it\n")
 
 
 def _watch_signals(attempts: int) -> None:

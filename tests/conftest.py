@@ -23,10 +23,13 @@ _cache = tempfile.TemporaryDirectory(prefix="prefcli-tests-")
 os.environ["HF_DATASETS_CACHE"] = _cache.name
 
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
 @pytest.fixture(autouse=True)
 def _restored_signal_handlers():
     """Restore the handlers: a command that ends ignores signals, but the test process continues."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

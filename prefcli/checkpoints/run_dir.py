@@ -30,7 +30,8 @@ from prefcli.report.run_data import (
 )
 from prefcli.secrets import redact
 
-Status = Literal["running", "finished", "diverged", "failed", "preempted"]
+Status = Literal["running", "finished", "diverged", "failed", "preempted", "interrupted"]
+_RESUMABLE = ("running", "failed", "preempted", "interrupted")
 
 # What a run that was killed right after its start may have left.
 _STARTED = {".lock", "recipe.yaml", "recipe.yaml.partial", "run.json.partial"}
@@ -76,7 +77,7 @@ class RunDir:
                 "RUN011",
             )
         run = self.read_run()
-        if run.get("status") in ("running", "failed", "preempted") and not self.has_trained:
+        if run.get("status") in _RESUMABLE and not self.has_trained:
             return None  # it ended before there was anything to lose
         status: Status = run.get("status", "failed")
         lacks_model = status == "finished" and not _is_model(self.model)

@@ -18,7 +18,7 @@ from prefcli import __version__, first_failure, preemption
 from prefcli.cli.usage import CLICK_ERROR, check_command, usage_problem
 from prefcli.console import is_main_process, output_problem, print_error, say
 from prefcli.cuda_allocator import use_expandable_segments
-from prefcli.errors import ExitCode, PrefcliError, Problem, RecipeError
+from prefcli.errors import ExitCode, PreemptedError, PrefcliError, Problem, RecipeError
 from prefcli.methods import METHODS
 from prefcli.secrets import is_secret, redact
 from prefcli.telemetry import no_telemetry
@@ -159,7 +159,7 @@ def main(command: Callable[[], None] = _run, *, grace: float = 0.5) -> None:
             _print_problems(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)  # 128 + SIGINT, as in shells
+        sys.exit(ExitCode.INTERRUPTED)
     except Exception as error:  # a bug in prefcli; the traceback may quote anything
         if isinstance(error, OSError) and (problem := output_problem()) is not None:
             _print_problems(RecipeError(problem))  # typer's own output, such as --help
@@ -176,7 +176,7 @@ def main(command: Callable[[], None] = _run, *, grace: float = 0.5) -> None:
 def _print_problems(error: PrefcliError) -> None:
     for problem in error.problems:
         # Preemption is not an error.
-        start = "" if error.exit_code == ExitCode.REQUEUE else "error: "
+        start = "" if isinstance(error, PreemptedError) else "error: "
         _print_error(f"{start}{problem}\n")
     if "--json" in sys.argv:
         problems = [problem.as_dict() for problem in error.problems]
@@ -186,7 +186,7 @@ def _print_problems(error: PrefcliError) -> None:
 
 def _prints(error: PrefcliError, grace: float) -> bool:
     """True for the process that prints an error: the main one, or the first that fails alone."""
-    if error.exit_code == ExitCode.REQUEUE:
+    if isinstance(error, PreemptedError):
         # Not marked as a failure: the other processes must save, not stop.
         return is_main_process()
     if not is_main_process():

@@ -24,6 +24,7 @@ from prefcli.cli.recipe_command import (
     section,
 )
 from prefcli.console import say
+from prefcli.errors import ExitCode
 from prefcli.methods import METHODS, Method
 from prefcli.recipe import Loaded
 from prefcli.recipe.defaults import resolve_defaults
@@ -153,7 +154,7 @@ def _train(
             )
     except KeyboardInterrupt:
         say("interrupted; rerun the same command to resume from the last checkpoint, if any")
-        raise typer.Exit(130) from None  # 128 + SIGINT, as in shells
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     if as_json:
         print_json(vars(outcome))
 

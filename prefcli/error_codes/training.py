@@ -214,4 +214,12 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
         "Configure the tracker as its message says, or remove it from logging.report_to; "
         "metrics.jsonl is always written.",
     ),
+    ErrorCode(
+        "TRN069",
+        "interrupted",
+        "Ctrl-C asked the run to stop; it saved a checkpoint and exited with code 130. A second "
+        "Ctrl-C stops at once, without one.",
+        "prefcli dpo recipe.yaml, then Ctrl-C",
+        "Rerun the same command to resume from the checkpoint.",
+    ),
 )

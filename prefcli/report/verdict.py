@@ -15,8 +15,8 @@ class Verdict:
     """How a run ended and how good its model is."""
 
     state: str
-    """finished, diverged, stopped (by a health rule), failed, preempted, running (or killed), or
-    unknown."""
+    """finished, diverged, stopped (by a health rule), failed, preempted, interrupted, running (or
+    killed), or unknown."""
     level: Level
     title: str
     judgement: str = ""
@@ -70,8 +70,9 @@ def _unfinished(run: Run) -> tuple[str, Level, str, list[str]]:
             perplexity = format_value("perplexity", gate.get("perplexity"))
             why = f"check-sft failed: perplexity {perplexity} is above {gate.get('max_perplexity')}"
         return "failed", "error", f"Failed{at}", [*filter(None, [why]), *no_model]
-    if run.status == "preempted":
-        return "preempted", "note", f"Preempted{at}", [*filter(None, [why]), *no_model]
+    if run.status in ("preempted", "interrupted"):
+        title = f"{run.status.capitalize()}{at}"
+        return run.status, "note", title, [*filter(None, [why]), *no_model]
     if run.status == "running":
         written = f"the last row of metrics.jsonl was written at {run.last_written}"
         title = f"Not finished: still running, or killed{at}"

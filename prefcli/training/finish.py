@@ -11,7 +11,7 @@ from transformers import Trainer
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.checkpoints.run_record import RunRecord
 from prefcli.console import is_main_process, say, warn
-from prefcli.errors import DivergedError, PreemptedError, PrefcliError
+from prefcli.errors import DivergedError, InterruptedRunError, PreemptedError, PrefcliError
 from prefcli.methods import Method
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
@@ -81,7 +81,8 @@ def failure_recorded(record: RunRecord) -> Iterator[None]:
     try:
         yield
     except PreemptedError as error:
-        record.end("preempted", str(error))
+        interrupted = isinstance(error, InterruptedRunError)
+        record.end("interrupted" if interrupted else "preempted", str(error))
         record.save()
         raise
     except PrefcliError as error:

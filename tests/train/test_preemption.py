@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from prefcli import preemption
 from prefcli.checkpoints.completeness import owes_evaluation
 from prefcli.checkpoints.run_dir import RunDir
-from prefcli.errors import ExitCode, PreemptedError
+from prefcli.errors import ExitCode, InterruptedRunError, PreemptedError
 from prefcli.report.run_data import read_run
 from prefcli.report.verdict import verdict
 from prefcli.training.callbacks import sampling_callback as samples_module
@@ -89,6 +89,26 @@ PLACES = {
 def uninterrupted() -> list[Path]:
     """Cache the uninterrupted run, which is the same for every place."""
     return []
+
+
+def test_ctrl_c_saves_a_checkpoint_and_the_run_resumes_to_the_same_weights(
+    longer, make_recipe, tmp_path, monkeypatch, capsys
+):
+    whole = make_recipe({**longer, "output_dir": str(tmp_path / "whole")}).recipe
+    train(whole, whole.dpo)
+    recipe = make_recipe(longer).recipe
+    send_at(monkeypatch, PreemptionMixin, "training_step", 1, number=signal.SIGINT)
+    with pytest.raises(InterruptedRunError, match="interrupted at step 2: saved checkpoint-2"):
+        train(recipe, recipe.dpo)
+    assert InterruptedRunError.exit_code == 130
+    assert "press Ctrl-C again" in capsys.readouterr().err
+    run = RunDir(recipe.output_dir).read_run()
+    assert run["status"] == "interrupted"
+    assert verdict(read_run(recipe.output_dir)).state == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the second stops at once"
+    preemption.install_handlers()
+    train(recipe, recipe.dpo)
+    assert same(recipe.output_dir, whole.output_dir)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -19,7 +19,7 @@ from transformers import Trainer as TransformersTrainer
 from prefcli import preemption
 from prefcli.checkpoints.completeness import owes_evaluation
 from prefcli.console import say
-from prefcli.errors import PreemptedError
+from prefcli.errors import InterruptedRunError, PreemptedError
 from prefcli.model.inference import eval_mode_preserving_rng
 from prefcli.training.mixins.context import TrainerContext
 
@@ -172,6 +172,12 @@ class PreemptionMixin(TransformersTrainer):  # type: ignore[misc]  # transformer
             # A process that exits early may end the launcher while another still writes.
             self.accelerator.wait_for_everyone()
             how = f"saved checkpoint-{step} in {time.monotonic() - began:.1f} s"
+        if preemption.received_signal() == preemption.INTERRUPT:
+            raise InterruptedRunError(
+                f"interrupted at step {step}: {how}",
+                hint="rerun the same command to resume from it",
+                code="TRN069",
+            )
         raise PreemptedError(
             f"preempted ({preemption.received_signal()}) at step {step}: {how}",
             hint="rerun the same command to resume from it",
