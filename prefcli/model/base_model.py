@@ -95,6 +95,9 @@ def resolve_model(options: Model, *, where: str = "model") -> ModelSource:
         )
     with loading(options, "adapter", where):
         config = PeftConfig.from_pretrained(name, revision=options.revision)
+        for key in ("r", "lora_alpha", "lora_dropout"):
+            if isinstance(value := getattr(config, key, None), bool):  # it would count as 0 or 1
+                raise ValueError(f"{key} is {value} in adapter_config.json; expected a number")
     if not isinstance(config, LoraConfig):
         raise RecipeError(
             Problem(

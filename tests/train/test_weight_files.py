@@ -197,6 +197,11 @@ ADAPTER_FAULTS = {
         lambda f: configure(f, "adapter_config.json", r=3),
     ),
     "invalid_rank": ("MDL002", "adapter", lambda f: configure(f, "adapter_config.json", r="x")),
+    "flag_as_alpha": (
+        "MDL002",
+        "lora_alpha is True",
+        lambda f: configure(f, "adapter_config.json", lora_alpha=True),
+    ),
     "own_base": (
         "MDL009",
         "names itself",
