@@ -94,7 +94,7 @@ def load(path, kind, tokenizer):
         assert len(split.place(0)) > 0
 
 
-@settings(quick, max_examples=1000)
+@settings(quick, max_examples=400)
 @given(rows=st.one_of(files, pairs), kind=kinds, ascii_=st.booleans(), array=st.booleans())
 def test_load_split_any_rows_load_or_raise(tmp_path_factory, tokenizer, rows, kind, ascii_, array):
     path = tmp_path_factory.getbasetemp() / ("any.json" if array else "any.jsonl")
@@ -107,7 +107,7 @@ def test_load_split_any_rows_load_or_raise(tmp_path_factory, tokenizer, rows, ki
     load(path, kind, tokenizer)
 
 
-@settings(quick, max_examples=1000)
+@settings(quick, max_examples=400)
 @given(
     content=st.one_of(
         st.binary(max_size=40),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ CASES = {
     "orpo full": {},
     "simpo lora": {"lora": LORA},
 }
+SLOW = ("dpo lora in bfloat16", "dpo precomputed", "dpo by tokens", "orpo full", "simpo lora")
+EACH = [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES]
 WHOLE = [case for case in CASES if "bfloat16" not in case]
 HALF = [case for case in CASES if "bfloat16" in case]
 DEVICE = Device("cpu", "a CPU that computes in bfloat16", bfloat16=True)
@@ -67,13 +70,23 @@ def recipes(model: Path, folder: Path) -> dict[str, Recipe]:
 
 @dataclass
 class Runs:
-    folder: Path
+    """Runs of the cases, each made when a test first reads it."""
+
+    recipes: dict[str, Recipe]
+    train: Callable[[str, Recipe], None]
+    finished: set[str] = field(default_factory=set)
+
+    def folder(self, case: str) -> Path:
+        if case not in self.finished:
+            self.train(case, self.recipes[case])
+            self.finished.add(case)
+        return Path(self.recipes[case].output_dir)
 
     def metrics(self, case: str) -> list[dict]:
-        return metric_rows(self.folder / case)
+        return metric_rows(self.folder(case))
 
     def record(self, case: str) -> dict:
-        return json.loads((self.folder / case / "run.json").read_text("utf-8"))
+        return json.loads((self.folder(case) / "run.json").read_text("utf-8"))
 
 
 def run(case: str, recipe: Recipe) -> None:
@@ -111,23 +124,22 @@ def no_pages():
 
 @pytest.fixture(scope="module")
 def alone(tiny_model, tmp_path_factory, no_pages) -> Runs:
-    folder = tmp_path_factory.mktemp("fsdp2") / "alone"
-    for case, recipe in recipes(tiny_model, folder).items():
-        run(case, recipe)
-    return Runs(folder)
+    return Runs(recipes(tiny_model, tmp_path_factory.mktemp("fsdp2") / "alone"), run)
 
 
 @pytest.fixture(scope="module")
 def sharded(tiny_model, tmp_path_factory, no_pages) -> Runs:
     folder = tmp_path_factory.mktemp("fsdp2") / "sharded"
-    for case, recipe in recipes(tiny_model, folder).items():
+
+    def run_in_two(case: str, recipe: Recipe) -> None:
         job = functools.partial(run_sharded, case, recipe)
         ended = in_processes([job], folder / f"logs of {case}")
         assert ended.codes == [0, 0], "\n".join(ended.logs)
-    return Runs(folder)
+
+    return Runs(recipes(tiny_model, folder), run_in_two)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EACH)
 def test_fsdp2_run_has_the_losses_of_one_process(alone, sharded, case):
     one, two = (
         [row["loss"] for row in runs.metrics(case) if "loss" in row] for runs in (alone, sharded)
@@ -137,12 +149,12 @@ def test_fsdp2_run_has_the_losses_of_one_process(alone, sharded, case):
     assert sharded.record(case)["strategy"] == "fsdp2"
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EACH)
 def test_fsdp2_run_verifies_its_model(sharded, case):
     assert sharded.record(case)["model"]["max_difference"] <= (1e-4 if case in WHOLE else 0.05)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EACH)
 def test_fsdp2_run_scores_every_batch_packed(sharded, case):
     speed = sharded.record(case)["speed"]
     assert speed["shared_prefix"] == "in use"
@@ -156,10 +168,10 @@ def test_fsdp2_run_shards_the_reference_layer_by_layer(sharded, case):
 
     trl would shard the reference as one unit and gather all of it at once.
     """
-    assert json.loads((sharded.folder / case / "units.json").read_text()) == [6, 6]
+    assert json.loads((sharded.folder(case) / "units.json").read_text()) == [6, 6]
 
 
-@pytest.mark.parametrize("case", HALF)
+@pytest.mark.parametrize("case", [case for case in HALF if case not in SLOW])
 def test_fsdp2_run_in_bfloat16_sums_in_float32(sharded, case):
     """Check that the mean of ten sums is not a multiple of 1/40, as it would be in bfloat16."""
     (first,) = (row for row in sharded.metrics(case) if "eval_loss" in row and not row["step"])
@@ -185,7 +197,7 @@ def test_fsdp2_run_stops_and_resumes_to_the_same_losses(
     assert losses == pytest.approx(expected, abs=1e-6)
     trained, straight = (
         load_file(next((folder / "model").glob("*.safetensors")))
-        for folder in (Path(recipe.output_dir), sharded.folder / case)
+        for folder in (Path(recipe.output_dir), sharded.folder(case))
     )
     assert trained.keys() == straight.keys()
     for name, tensor in trained.items():

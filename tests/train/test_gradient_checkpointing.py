@@ -133,7 +133,12 @@ def test_choose_follows_the_recipe(auto, choice):
 
 @pytest.mark.parametrize(
     ("name", "overrides"),
-    [("dpo", []), ("dpo", ["lora.rank=4"]), ("kto", []), ("orpo", [])],
+    [
+        ("dpo", []),
+        ("dpo", ["lora.rank=4"]),
+        pytest.param("kto", [], marks=pytest.mark.slow),
+        pytest.param("orpo", [], marks=pytest.mark.slow),
+    ],
     ids=["dpo", "lora", "kto", "orpo"],
 )
 def test_activation_estimate_is_close_to_the_simulation(make_recipe, recipe_data, name, overrides):

@@ -25,6 +25,7 @@ CASES = {
     "simpo-whole": ("simpo", {"training.gradient_checkpointing": False}),
     "dpo-mixed": ("dpo", {"sft_mix.fraction": 0.2}),
 }
+SLOW = ("orpo-one-batch", "simpo-whole", "dpo-mixed")
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,10 @@ def recipe_of(small, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU's own test is in tests/gpu")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in CASES],
+)
 def test_simulated_step_holds_the_bytes_of_a_real_one(recipe_of, name):
     recipe, method = recipe_of(name)
     resolved, _ = method.for_labels(8, 8)

@@ -177,6 +177,7 @@ def test_simulated_bytes_grow_linearly_with_layers():
         assert four[part] - two[part] == 2 * layer
 
 
+@pytest.mark.slow
 def test_simulated_bytes_without_checkpointing_grow_faster():
     one, two, four = depths("sft", checkpointing=False)
     assert four[1] - two[1] == 2 * STEP
@@ -187,6 +188,7 @@ def test_simulated_bytes_without_checkpointing_grow_faster():
     assert (four[0] - two[0]) / 2 > STEP + 4 * 64 * 4 * numbers
 
 
+@pytest.mark.slow
 def test_tracker_of_bert_matches_the_published_peak(tmp_path):
     """bert-large-uncased, 512 tokens, float32, batch 1 with 4 accumulated, on a V100.
 

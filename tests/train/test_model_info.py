@@ -79,6 +79,7 @@ def mistral(tiny_model, tmp_path):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.memory
 def test_dry_run_of_all_weights_exceeds_the_memory(mistral, dry_run):
     data = mistral(4)

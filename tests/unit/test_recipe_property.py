@@ -14,7 +14,7 @@ from tests.support.broken_recipes import GOOD, write
 
 # The deadline is far above what a slow machine needs; it catches what would take minutes.
 quick = settings(
-    max_examples=150,
+    max_examples=100,
     deadline=timedelta(seconds=5),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     derandomize=True,
@@ -193,7 +193,7 @@ rows = st.one_of(
 )
 
 
-@settings(quick, max_examples=500)
+@settings(quick, max_examples=200)
 @given(first=rows, row=rows)
 def test_format_any_row_is_read_or_a_row_error(first, row):
     shape = detect(first)
