@@ -24,10 +24,12 @@ from datasets import Dataset, load_dataset
 from prefcli.errors import DataError, RecipeError
 from prefcli.formats import Raw, RowError
 from prefcli.formats.base import describe
-from prefcli.text import last_line
+from prefcli.text import format_bytes, last_line
 
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = 1000
+MAX_LINE = 16 * 2**20
+"""Bytes of one row of JSON; to tokenize it would take a minute, before it is cut."""
 ROWS_TRIED = 100
 """Rows that are read to find the columns and the format of a source."""
 
@@ -235,6 +237,12 @@ def _columns(rows: Sequence[Raw]) -> list[str]:
 
 
 def _parse(line: bytes) -> Any:
+    if len(line) > MAX_LINE:
+        raise RowError(
+            f"a row of {format_bytes(len(line))}",
+            f"at most {format_bytes(MAX_LINE)} per row",
+            hint="divide the row, or remove it: no model reads so much text at once",
+        )
     try:
         return json.loads(line.decode("utf-8"))
     except json.JSONDecodeError as error:

@@ -168,7 +168,7 @@ def scalar(text: str) -> Any:
     try:
         node = compose(text, "")
     except yaml.MarkedYAMLError as error:
-        if text.lstrip().startswith(("[", "{")):
+        if text.lstrip().startswith(("[", "{", '"')):
             raise RecipeError(syntax_problem(error, "")) from None
         return text
     except yaml.YAMLError:

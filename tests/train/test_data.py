@@ -22,6 +22,7 @@ from prefcli.errors import DataError, ExitCode, PrefcliError, RecipeError
 from prefcli.methods import METHODS
 from prefcli.model import load_tokenizer
 from prefcli.recipe.sections import DataChecks, Source
+from tests.support.problems import stops_with
 from tests.support.tiny_runs import ANYTHING, TEMPLATE, pairs, trainer_of, write_jsonl
 
 U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": " good"}
@@ -1053,6 +1054,16 @@ def test_measure_row_merged_tokens_above_limit_drops_row(recipe_data, make_recip
     assert measure_row([row], Limits(64, max_merged_tokens=1), chat=True)["drop"] is None
     assert measure_row([row], Limits(64), chat=False)["drop"] is None
     assert load_run_datasets(recipe, method, tokenizer).train.dropped == {}
+
+
+def test_load_split_row_of_many_megabytes_is_refused(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr("prefcli.data.readers.MAX_LINE", 200)
+    rows = write_jsonl(tmp_path / "rows.jsonl", [*pairs(3), {**pairs(1)[0], "chosen": "a" * 300}])
+    with stops_with("DAT010") as caught:
+        load_split(
+            [Source(path=str(rows))], "data.train", "pair", tokenizer, limits=Limits(64), seed=0
+        )
+    assert "rows.jsonl: row 4" in str(caught.value)
 
 
 def test_kto_drops_a_single_last_row(recipe_data, make_recipe, tmp_path):

@@ -21,6 +21,7 @@ WRONG = table(
     given("half a character", "\udc80=3", None, "RCP013"),
     given("forty-one levels", ".".join("a" * 41) + "=3", None, "RCP013"),
     given("hydra's delete", "~dpo", None, "RCP013"),
+    given("an escape beyond Unicode", 'output_dir="\\U00110000"', "output_dir", "RCP009"),
     given("hydra's add", "+seed=3", None, "RCP013 | remove the +: seed=3"),
     given("an option", "--seed=3", "--seed", "RCP001 | mean seed?"),
     given("unknown top", "sede=1", "sede", "RCP001 | mean seed?"),
