@@ -135,6 +135,7 @@ def test_dry_run_writes_no_files(recipe_data, dry_run, tmp_path, tiny_model, met
     assert {path.name for path in tmp_path.iterdir()} == {"recipe.yaml"}
 
 
+@pytest.mark.slow
 def test_command_with_closed_output_exits_with_0(tmp_path):
     """Close the output after one line, as `prefcli ... | head -1` does."""
     root = Path(__file__).parents[2]

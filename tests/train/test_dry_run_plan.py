@@ -126,6 +126,7 @@ def test_dry_run_options_without_dry_run_fail(
     assert not Path(recipe_data["output_dir"]).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.memory
 def test_dry_run_for_a_gpu_smaller_than_the_driver_advises_nothing(recipe_data, dry_run):
     """Check that no change is advised, since none of a tiny recipe saves enough."""

@@ -41,7 +41,14 @@ CASES = {
     "orpo full": {},
     "simpo lora": {"lora": LORA},
 }
-SLOW = ("dpo lora in bfloat16", "dpo precomputed", "dpo by tokens", "orpo full", "simpo lora")
+SLOW = (
+    "dpo lora in bfloat16",
+    "dpo mixed",
+    "dpo precomputed",
+    "dpo by tokens",
+    "orpo full",
+    "simpo lora",
+)
 EACH = [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES]
 WHOLE = [case for case in CASES if "bfloat16" not in case]
 HALF = [case for case in CASES if "bfloat16" in case]

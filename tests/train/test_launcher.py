@@ -28,6 +28,7 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
 
 
+@pytest.mark.slow
 def test_launch_failed_rank_sets_exit_code_and_error(tiny_model, tmp_path):
     data = small_recipe(tiny_model, tmp_path)
     data["data"]["train"] = {"path": f"{tmp_path}/train-{RANK}.jsonl"}

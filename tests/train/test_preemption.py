@@ -111,7 +111,10 @@ def test_ctrl_c_saves_a_checkpoint_and_the_run_resumes_to_the_same_weights(
     assert same(recipe.output_dir, whole.output_dir)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p in ("saving", "samples"))) for p in PLACES],
+)
 def test_run_preempted_at_any_place_equals_an_uninterrupted_run(
     place, longer, make_recipe, monkeypatch, tmp_path, uninterrupted
 ):
@@ -151,7 +154,11 @@ def test_run_preempted_at_any_place_equals_an_uninterrupted_run(
     assert same(folder.path, uninterrupted[0])
 
 
-@pytest.mark.parametrize("patience", [1, 6], ids=["stopped early", "in its last epoch"])
+@pytest.mark.parametrize(
+    "patience",
+    [pytest.param(1, marks=pytest.mark.slow), 6],
+    ids=["stopped early", "in its last epoch"],
+)
 def test_run_preempted_in_its_last_evaluation_repeats_it(
     recipe_data, make_recipe, monkeypatch, tmp_path, patience
 ):

@@ -279,7 +279,10 @@ def test_recipe_reference_without_such_a_method_raises(recipe_data, make_recipe)
         make_recipe(recipe_data)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora", "continue", "stack"])
+@pytest.mark.parametrize(
+    "kind",
+    ["full", *(pytest.param(k, marks=pytest.mark.slow) for k in ("lora", "continue")), "stack"],
+)
 def test_resume_uses_the_reference_of_the_start(recipe_data, make_recipe, sft_adapter, kind):
     """Weights and losses of 2 + 2 steps equal those of 4; the reference stays the same."""
     if kind in ("continue", "stack"):
@@ -337,7 +340,7 @@ def test_train_adapter_with_missing_base_raises(recipe_data, make_recipe, sft_ad
         train(recipe, recipe.dpo)
 
 
-@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+@pytest.mark.parametrize("quantization", ["4bit", pytest.param("8bit", marks=pytest.mark.slow)])
 def test_load_policy_quantized_base_trains_float32_adapters(
     recipe_data, make_recipe, tiny_model, tmp_path, quantization, capsys, monkeypatch
 ):
@@ -396,7 +399,12 @@ def adapt(model: Path, folder: Path, **options) -> Path:
     ("options", "refused"),
     [
         ({"target_modules": ["q_proj", "embed_tokens"]}, ["continue", "stack"]),
-        ({"target_modules": ["q_proj", "lm_head"]}, ["continue", "stack"]),
+        pytest.param(
+            {"target_modules": ["q_proj", "lm_head"]},
+            ["continue", "stack"],
+            marks=pytest.mark.slow,
+            id="head",
+        ),
         ({"target_modules": ["q_proj"], "bias": "lora_only"}, ["continue", "stack"]),
         ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, ["stack"]),
         ({"target_modules": ["q_proj"], "trainable_token_indices": [3, 4]}, ["stack"]),

@@ -41,7 +41,13 @@ def build(make_recipe, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("dpo", "full"), ("dpo", "lora"), ("ipo", "continue"), ("kto", "lora")]
+    ("name", "kind"),
+    [
+        pytest.param("dpo", "full", marks=pytest.mark.slow),
+        ("dpo", "lora"),
+        pytest.param("ipo", "continue", marks=pytest.mark.slow),
+        ("kto", "lora"),
+    ],
 )
 def test_run_with_precompute_equals_run_without(
     recipe_data,

@@ -41,6 +41,7 @@ def prefcli(tmp_path_factory):
     return run, site, empty
 
 
+@pytest.mark.slow
 def test_wheel_without_sources_runs_the_quickstart_recipes(prefcli):
     run, site, empty = prefcli
     assert (site / "prefcli" / "py.typed").is_file()
