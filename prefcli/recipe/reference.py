@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 from prefcli import __version__
@@ -71,10 +72,11 @@ def _section(key: dict[str, Any], sections: dict[str, Any]) -> dict[str, Any] | 
     return next((section for section in inner if section is not None), None)
 
 
-def recipe_keys() -> list[RecipeKey]:
+@cache
+def recipe_keys() -> tuple[RecipeKey, ...]:
     """Return all keys in the schema's order; a section is followed by its keys."""
     schema = recipe_json_schema()
-    return list(_keys(schema, schema["$defs"], ""))
+    return tuple(_keys(schema, schema["$defs"], ""))
 
 
 def _keys(section: dict[str, Any], sections: dict[str, Any], prefix: str) -> Iterator[RecipeKey]:

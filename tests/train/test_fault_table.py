@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "fault_table.py"
 
 def test_fault_table_of_a_few_faults_finds_nothing_wrong():
     ended = subprocess.run(
-        [sys.executable, str(SCRIPT), *("--model", "2", "--run", "1", "--seed", "1")],
+        [sys.executable, str(SCRIPT), *("--model", "1", "--run", "1", "--seed", "1")],
         capture_output=True,
         text=True,
         timeout=280,

@@ -94,8 +94,8 @@ def uninterrupted() -> list[Path]:
 def test_ctrl_c_saves_a_checkpoint_and_the_run_resumes_to_the_same_weights(
     longer, make_recipe, tmp_path, monkeypatch, capsys
 ):
-    whole = make_recipe({**longer, "output_dir": str(tmp_path / "whole")}).recipe
-    train(whole, whole.dpo)
+    expected = make_recipe({**longer, "output_dir": str(tmp_path / "expected")}).recipe
+    train(expected, expected.dpo)
     recipe = make_recipe(longer).recipe
     send_at(monkeypatch, PreemptionMixin, "training_step", 1, number=signal.SIGINT)
     with pytest.raises(InterruptedRunError, match="interrupted at step 2: saved checkpoint-2"):
@@ -108,7 +108,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_run_resumes_to_the_same_weights(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the second stops at once"
     preemption.install_handlers()
     train(recipe, recipe.dpo)
-    assert same(recipe.output_dir, whole.output_dir)
+    assert same(recipe.output_dir, expected.output_dir)
 
 
 @pytest.mark.parametrize(

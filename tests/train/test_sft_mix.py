@@ -154,7 +154,13 @@ def test_mixed_step_matches_the_formula_in_loss_and_gradient(mixed_data, make_re
         torch.testing.assert_close(got, step, rtol=2e-4, atol=3e-7)
 
 
-@pytest.mark.parametrize("name", PREFERENCE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] * (n in ("ipo", "simpo", "cpo")))
+        for n in PREFERENCE
+    ],
+)
 def test_mixed_run_keeps_preference_rows_and_their_metrics(mixed_data, make_recipe, name):
     """Compare the steps with and without the mix, with a policy that does not change."""
     mixed_data["training"] |= {"max_steps": 7, "learning_rate": 1e-30}
@@ -176,7 +182,11 @@ def test_mixed_run_keeps_preference_rows_and_their_metrics(mixed_data, make_reci
     assert compared > 50
 
 
-@pytest.mark.parametrize("lora", [None, {**LORA, "dropout": 0.2}], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "lora",
+    [pytest.param(None, marks=pytest.mark.slow), {**LORA, "dropout": 0.2}],
+    ids=["full", "lora"],
+)
 def test_fraction_zero_equals_a_run_without_mix_bit_for_bit(mixed_data, make_recipe, lora):
     if lora:
         mixed_data["lora"] = lora
@@ -212,7 +222,9 @@ def _flat(values: list) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("name", "lora"), [("kto", None), ("dpo", {**LORA, "dropout": 0.1})], ids=["full", "lora"]
+    ("name", "lora"),
+    [pytest.param("kto", None, marks=pytest.mark.slow), ("dpo", {**LORA, "dropout": 0.1})],
+    ids=["full", "lora"],
 )
 def test_mixed_run_resumed_after_five_steps_equals_ten_steps(mixed_data, make_recipe, name, lora):
     if lora:
