@@ -90,6 +90,7 @@ def tokens(document) -> int:
     return document["memory"]["tokens"]
 
 
+@pytest.mark.slow
 def test_dry_run_simulates_the_longest_row(recipe_data, dry_run, tmp_path):
     """Check that the simulated row fills max_length if rows are sampled or packed."""
     assert tokens(dry_run(recipe_data)[1]) < 64

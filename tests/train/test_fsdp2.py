@@ -190,7 +190,7 @@ def stopped(recipe: Recipe) -> None:
     train_until_signal(recipe, 2, fsdp2_on_cpus())
 
 
-@pytest.mark.parametrize("case", ["dpo full", "dpo lora"])
+@pytest.mark.parametrize("case", [pytest.param("dpo full", marks=pytest.mark.slow), "dpo lora"])
 def test_fsdp2_run_stops_and_resumes_to_the_same_losses(
     case, sharded, tiny_model, tmp_path, no_pages
 ):

@@ -170,6 +170,7 @@ def depths(method: str, *, checkpointing: bool) -> list[tuple[int, int]]:
     return totals
 
 
+@pytest.mark.slow
 def test_simulated_bytes_grow_linearly_with_layers():
     one, two, four = depths("dpo", checkpointing=True)
     for part, layer in enumerate((STEP + REFERENCE + 2 * STORED, STEP + REFERENCE)):

@@ -34,7 +34,10 @@ def test_train_prints_and_records_the_verification(recipe_data, make_recipe, cap
     assert record["max_difference"] < 1e-6
 
 
-@pytest.mark.parametrize("change", ["tied", "stack", "continue", "bfloat16", "dora"])
+@pytest.mark.parametrize(
+    "change",
+    ["tied", "stack", pytest.param("continue", marks=pytest.mark.slow), "bfloat16", "dora"],
+)
 def test_verify_model_accepts_models_and_adapters_of_all_kinds(
     recipe_data, make_recipe, tiny_model, tmp_path, change
 ):
