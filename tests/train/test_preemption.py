@@ -94,10 +94,10 @@ def uninterrupted() -> list[Path]:
 def test_ctrl_c_saves_a_checkpoint_and_the_run_resumes_to_the_same_weights(
     longer, make_recipe, tmp_path, monkeypatch, capsys
 ):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     expected = make_recipe({**longer, "output_dir": str(tmp_path / "expected")}).recipe
     train(expected, expected.dpo)
     recipe = make_recipe(longer).recipe
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     send_at(monkeypatch, PreemptionMixin, "training_step", 1, number=signal.SIGINT)
     with pytest.raises(InterruptedRunError, match="interrupted at step 2: saved checkpoint-2"):
         train(recipe, recipe.dpo)
