@@ -91,7 +91,7 @@ CALLS = {"sft": 2, "dpo": 3, "kto": 4, "orpo": 1}
 
 def test_trainer_rows_are_tokenized_once_by_all_processes(fresh, make_recipe, tmp_path, counted):
     recipe = make_recipe(fresh).recipe
-    changed = ("output_dir=other", "training.learning_rate=2e-3", "dpo.beta=0.2")
+    changed = (f"output_dir={tmp_path / 'other'}", "training.learning_rate=2e-3", "dpo.beta=0.2")
     other = make_recipe(fresh, *changed).recipe
     for name in METHODS:
         ended = in_processes([functools.partial(trainer_of, recipe, name)], tmp_path / "logs")
