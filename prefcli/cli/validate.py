@@ -18,7 +18,8 @@ from prefcli.cli.recipe_command import (
     print_json,
 )
 from prefcli.console import say
-from prefcli.errors import ExitCode, PrefcliError
+from prefcli.errors import ExitCode, PrefcliError, Problem
+from prefcli.recipe import Loaded
 from prefcli.recipe.local_files import missing_files
 from prefcli.recipe.trackers import tracker_problems
 
@@ -66,6 +67,7 @@ def _check(recipe: str, overrides: list[str], method: str | None, *, quiet: bool
         for problem in (
             *tracker_problems(loaded.recipe.logging),
             *missing_files(loaded.recipe, Path(recipe).parent),
+            *_steps_and_epochs(loaded),
         )
     ]
     if not quiet:
@@ -76,6 +78,22 @@ def _check(recipe: str, overrides: list[str], method: str | None, *, quiet: bool
     if warnings:
         result["warnings"] = [warning.as_dict() for warning in warnings]
     return result
+
+
+def _steps_and_epochs(loaded: Loaded) -> list[Problem]:
+    """One problem if both the number of steps and that of epochs are written."""
+    written = loaded.places.keys.keys() | loaded.places.overrides.keys()
+    both = {("training", "max_steps"), ("training", "num_train_epochs")} <= written
+    if not both or loaded.recipe.training.max_steps is None:
+        return []
+    return [
+        Problem(
+            "training.max_steps decides how long the run is, so num_train_epochs has no effect",
+            path="training.num_train_epochs",
+            hint="remove one of them",
+            code="RCP016",
+        )
+    ]
 
 
 @app.command()

@@ -38,6 +38,14 @@ def test_mistake_in_a_recipe_is_answered(mistake: Mistake, prefcli):
     mistake.check(*prefcli("validate", "ok.yaml"))
 
 
+def test_steps_and_epochs_together_are_a_warning(prefcli):
+    Mistake("none", "", "", "").make(Path())
+    code, printed = prefcli("validate", "ok.yaml", "training.num_train_epochs=2")
+    assert code == 0
+    assert printed.startswith("warning: override 'training.num_train_epochs=2'")
+    assert "[RCP016]" in printed
+
+
 def test_recipe_without_a_mistake_is_valid(prefcli):
     Mistake("none", "", "", "").make(Path())
     assert prefcli("validate", "ok.yaml") == (0, "")
