@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +49,7 @@ def init(
     from prefcli.recipe.load import load_text
     from prefcli.recipe.starter import starter_recipe
 
-    if recipe.exists() and not force:
+    if os.path.exists(recipe) and not force:
         raise RecipeError(
             f"{recipe} exists already",
             code="RCP027",

@@ -5,6 +5,7 @@ click stops at the first one. What it can't know is what the words would mean in
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,20 +138,21 @@ def check_recipe_argument(recipe: str, overrides: Sequence[str]) -> None:
     """Raise RecipeError, with the likely cause, if the argument can't be a recipe."""
     path = Path(recipe)
     place = recipe if recipe.isprintable() and recipe else repr(recipe)
-    if recipe in (*METHODS, "check-sft") and not path.exists():
+    exists = os.path.exists(recipe)  # Path.exists raises for a name that is too long
+    if recipe in (*METHODS, "check-sft") and not exists:
         raise RecipeError(
             f"{recipe} is a method, where the recipe was expected",
             code="RCP002",
             hint=f"write the recipe first: RECIPE --method {recipe}",
         )
-    if path.suffix.lower() in _DATA_SUFFIXES and path.is_file():
+    if exists and path.suffix.lower() in _DATA_SUFFIXES and path.is_file():
         raise RecipeError(
             "this is a data file, not a recipe",
             place=place,
             hint=f"name it in a recipe: data: {{train: {{path: {recipe}}}}}",
             code="RCP011",
         )
-    if recipe.isprintable() and not path.exists() and (hint := _meant_recipe(recipe, overrides)):
+    if recipe.isprintable() and not exists and (hint := _meant_recipe(recipe, overrides)):
         raise RecipeError("no such file", place=place, hint=hint, code="RCP011")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def generate_answers(
 def _model_of_run(name: str) -> str:
     """Return the model folder of a run folder, and every other name unchanged."""
     run = Path(name).expanduser()
-    is_run = (run / "run.json").is_file() and not (run / "config.json").is_file()
+    is_run = os.path.isfile(run / "run.json") and not os.path.isfile(run / "config.json")
     return str(run / "model") if is_run else name
 
 

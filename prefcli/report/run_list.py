@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ _NUMBERS = (*_METRICS.values(), "step")
 
 def find_runs(folder: Path) -> list[Run]:
     """Read the runs in a folder and in its subfolders, the newest first. Raises RecipeError."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise RecipeError(
             f"{folder}: no such folder", code="RUN100", hint="name the folder that holds the runs"
         )

@@ -38,6 +38,18 @@ def test_mistake_in_a_recipe_is_answered(mistake: Mistake, prefcli):
     mistake.check(*prefcli("validate", "ok.yaml"))
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("dpo", "{}"), ("{}",), ("runs", "{}"), ("init", "{}", "--model", "m", "--train", "t.jsonl")],
+    ids=" ".join,
+)
+def test_name_that_is_too_long_for_a_file_is_answered(command, prefcli):
+    code, printed = prefcli(*(word.format("x" * 5000) for word in command))
+    assert code == 2
+    assert printed.startswith("error: ")
+    assert "Traceback" not in printed
+
+
 def test_steps_and_epochs_together_are_a_warning(prefcli):
     Mistake("none", "", "", "").make(Path())
     code, printed = prefcli("validate", "ok.yaml", "training.num_train_epochs=2")
