@@ -60,7 +60,7 @@ def _commented(text: str) -> str:
         assert match is not None, line
         path[len(match[1]) // 2 :] = [match[2]]
         sentence = _first_sentence(about[".".join(path)])
-        beside = f"{line:<{_COLUMN}}# {sentence}"
+        beside = f"{line:<{_COLUMN - 2}}  # {sentence}"
         if len(beside) <= _WIDTH:
             lines.append(beside)
         else:
@@ -71,4 +71,4 @@ def _commented(text: str) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    return re.split(r"(?<!et al)[.;] ", text, maxsplit=1)[0].rstrip(".")
+    return re.split(r"(?<!et al)(?<!, eq)[.;] ", text, maxsplit=1)[0].rstrip(".")

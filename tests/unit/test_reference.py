@@ -80,6 +80,16 @@ def test_explain_a_section_lists_its_keys(monkeypatch, capsys):
     assert "data.train.path" in explained(monkeypatch, capsys, "data.train[0].path")
 
 
+def test_starter_recipe_keeps_long_names_apart_from_comments(tmp_path):
+    model, data = f"/models/{'m' * 60}", f"data/{'d' * 60}.jsonl"
+    text = starter_recipe("dpo", model, data, held_out=data, lora=True, output_dir="runs/first")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, "utf-8")
+    recipe = load(str(path)).recipe
+    assert recipe.model.name_or_path == model
+    assert recipe.data.train[0].path == recipe.data.eval_sources[0].path == data
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("lora", [False, True])
 def test_starter_recipe_is_valid_and_has_a_comment_per_key(method, lora, tmp_path):
