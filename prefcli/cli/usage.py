@@ -14,7 +14,6 @@ import typer
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.methods import METHODS
-from prefcli.recipe import catalog
 from prefcli.text import closest, did_you_mean
 
 CLICK_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
@@ -157,6 +156,8 @@ def check_recipe_argument(recipe: str, overrides: Sequence[str]) -> None:
 
 
 def _meant_recipe(recipe: str, overrides: Sequence[str]) -> str | None:
+    from prefcli.recipe import catalog  # with the schema, which --help does not need
+
     if "=" in recipe:
         first = next(filter(_is_recipe, overrides), "RECIPE")
         return f"write the recipe before KEY=VALUE: {first} {recipe}"
