@@ -136,6 +136,8 @@ def _run() -> None:
         code = app(arguments, standalone_mode=False)
     except CLICK_ERROR as error:
         raise RecipeError(usage_problem(error, arguments)) from None
+    except typer.Abort:  # Ctrl-C or the end of input at a question
+        code = ExitCode.INTERRUPTED
     sys.exit(code or 0)
 
 

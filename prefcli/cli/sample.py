@@ -62,7 +62,7 @@ def sample(
         raise RecipeError(
             "no prompts are given", code="RCP034", hint='write --prompts FILE or --prompt "TEXT"'
         )
-    _check_values(models, prompts, temperature)
+    _check_values(models, prompts, prompt or [], temperature)
     if offline:
         go_offline()
     if output is not None:
@@ -88,10 +88,13 @@ def sample(
         document("\n".join(["", f"prompt: {row['shown']}", *answers]))
 
 
-def _check_values(models: list[str], prompts: str | None, temperature: float) -> None:
+def _check_values(
+    models: list[str], prompts: str | None, texts: list[str], temperature: float
+) -> None:
     """Raise RecipeError for values that typer accepts and no model can use."""
-    empty = "MODEL" if not all(models) else "--prompts" if prompts == "" else None
-    if empty is not None:
+    files = [] if prompts is None else [prompts]
+    given = {"MODEL": models, "--prompts": files, "--prompt": texts}
+    for empty in (name for name, values in given.items() if not all(values)):
         raise RecipeError(
             f"{empty} is empty", code="RCP033", hint="check the variable that it comes from"
         )

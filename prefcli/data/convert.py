@@ -260,6 +260,7 @@ def _detect(
     Earlier rows may be the invalid ones.
     """
     first_error = None
+    row: Raw = {}
     for index in indices[:ROWS_TRIED]:
         try:
             row, _ = place.prepare(rows.row(index))
@@ -278,7 +279,7 @@ def _detect(
             raise _wrong_kind(row_format, kind, place)
     if first_error is not None:
         raise DataError(first_error)
-    raise _no_format(kind, rows, place)
+    raise _no_format(kind, rows, place, row)
 
 
 def _is_usable(source_kind: RowKind, kind: RowKind) -> bool:
@@ -393,10 +394,11 @@ def _wrong_kind(row_format: Format, kind: RowKind, place: Place) -> DataError:
     )
 
 
-def _no_format(kind: RowKind, rows: RawRows, place: Place) -> DataError:
+def _no_format(kind: RowKind, rows: RawRows, place: Place, row: Raw) -> DataError:
+    """Return the error of a source whose rows have no known format. row: one of them."""
     names = set(rows.column_names)
     hint = f"name them with {place.where}.columns: {_meant_columns(kind, rows.column_names)}"
-    if len(names) == 1 and isinstance(rows.parts[0].rows[0].get(rows.column_names[0]), list):
+    if len(names) == 1 and isinstance(row.get(rows.column_names[0]), list):
         (key,) = names
         hint = f"the rows are under the key {key!r}: `jq -c '.{key}[]' FILE > NEW.jsonl`"
     if {"chosen", "rejected"} <= names:

@@ -260,11 +260,11 @@ def _json_cure(text: str, error: json.JSONDecodeError) -> str:
     """The cure for a line that is not JSON, by what it looks like."""
     if text in ("{", "["):
         return "the objects are spread over several lines: `jq -c . FILE > NEW.jsonl`"
-    if error.msg == "Extra data" and text.endswith(","):
+    if error.msg == "Extra data" and text[error.pos :].strip() == ",":
         return "remove the comma at the end of each line"
     if text.startswith("{'"):
         return "this is Python, not JSON: write the rows with json.dumps"
-    if not text.endswith("}"):
+    if text.startswith("{") and ("Unterminated" in error.msg or error.pos >= len(text)):
         return "the line is cut off; copy or write the file again"
     return "write each row with json.dumps, one per line"
 

@@ -104,7 +104,7 @@ def read_prompts(path: str) -> list[Prompt]:
         source = Source(path=path)
     except ValidationError:
         raise RecipeError(
-            f"there is no data file {path!r}",
+            f"no such data file: {path!r}",
             code="DAT003",
             hint='name a data file with a prompt column, or write --prompt "TEXT" for a text',
         ) from None

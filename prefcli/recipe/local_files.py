@@ -18,7 +18,7 @@ def missing_files(recipe: Recipe, folder: Path) -> list[Problem]:
     """
     return [
         Problem(
-            f"there is no {name} here",
+            f"no such file or folder: {name}",
             path=path,
             hint=_meant(name, folder),
             code=code,

@@ -141,7 +141,7 @@ def _never_closed(error: yaml.MarkedYAMLError) -> str | None:
     text = getattr(start, "buffer", None)
     if start is None or stop is None or text is None or start.line == stop.line:
         return None
-    rest = text[start.pointer :]
+    rest = re.sub(r"(?m)(^|\s)#.*$", "", text[start.pointer :])
     pair = {"{": "}", "[": "]"}
     closing = pair.get(rest[:1])
     return rest[0] if closing and rest.count(rest[0]) > rest.count(closing) else None

@@ -143,7 +143,7 @@ def _opposite_labels(run: Run) -> list[str]:
     if held_out >= 0.5 - error or trained <= 0.5 + error:
         return []
     return [
-        f"the labels of data.eval are opposite to those of data.train: accuracy {trained:.2f} on "
+        f"the labels of data.eval look opposite to those of data.train: accuracy {trained:.2f} on "
         f"training pairs and {held_out:.2f} on held-out ones. Swap chosen and rejected of one"
     ]
 

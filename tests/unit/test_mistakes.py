@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,6 +51,21 @@ def test_name_that_is_too_long_for_a_file_is_answered(command, prefcli):
     assert code == 2
     assert printed.startswith("error: ")
     assert "Traceback" not in printed
+
+
+def test_init_whose_question_is_not_answered_exits_with_130(tmp_path):
+    terminal, other_end = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "prefcli", "init", str(tmp_path / "new.yaml")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=other_end,
+        stdout=other_end,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.write(terminal, b"\x04")  # the end of input
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == 130
 
 
 def test_steps_and_epochs_together_are_a_warning(prefcli):

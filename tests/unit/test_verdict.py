@@ -72,7 +72,7 @@ def test_verdict_names_opposite_labels_before_a_ruined_model(tmp_path):
     rows.append(eval_row(200, **{"rewards/accuracies": 0.1, "loss": 2.5}))
     outcome = verdict_of(tmp_path, rows)
     assert outcome.level == "error"
-    assert "labels of data.eval are opposite to those of data.train" in outcome.title
+    assert "labels of data.eval look opposite to those of data.train" in outcome.title
     assert any("got much worse" in detail for detail in outcome.details)
 
 
