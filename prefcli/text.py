@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 _LONGEST = 300
 """Characters of a library's message that are shown."""
@@ -26,6 +26,18 @@ def _line(error: BaseException, index: int) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: 1 step, 2,000 steps."""
     return f"{number:,} {noun}{'s'[: number != 1]}"
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Return rows of cells as lines whose columns are aligned. right: columns aligned there."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if at in right else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def format_bytes(size: float) -> str:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/recipe.md from the schema, docs/cli.md from the commands, docs/mistakes.md from tests.
+"""Write the generated pages of docs: keys, commands, error codes, and mistakes from the tests.
 
 python scripts/make_reference_docs.py
 """
@@ -14,6 +14,8 @@ import yaml
 from typer.cli import get_docs_for_click
 
 from prefcli.cli.main import COMMAND_GROUPS, command_tree
+from prefcli.error_codes import ERROR_CODES
+from prefcli.error_codes.markdown import error_reference
 from prefcli.recipe.reference import recipe_keys
 from prefcli.recipe.reference_page import recipe_page
 
@@ -89,6 +91,7 @@ def _code(text: str) -> str:
 PAGES = {
     "recipe.md": lambda: recipe_page(recipe_keys()),
     "cli.md": cli_page,
+    "errors.md": lambda: error_reference(ERROR_CODES.values()),
     "mistakes.md": mistakes_page,
 }
 """Page in docs: the function that writes it."""

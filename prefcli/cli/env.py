@@ -14,7 +14,7 @@ import typer
 from prefcli import __version__
 from prefcli.cli.recipe_command import Json, command_app, print_json
 from prefcli.console import document
-from prefcli.text import format_bytes
+from prefcli.text import aligned, format_bytes
 
 app = command_app()
 
@@ -68,8 +68,7 @@ def env(
     if as_json:
         print_json(facts)
         return
-    width = max(map(len, facts))
-    document("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))
+    document("\n".join(aligned(list(facts.items()))))
 
 
 def _version(package: str) -> str | None:

@@ -15,7 +15,7 @@ from prefcli.error_codes import ERROR_CODES, ErrorCode
 from prefcli.error_codes.markdown import error_reference
 from prefcli.errors import RecipeError
 from prefcli.methods import METHODS
-from prefcli.text import did_you_mean
+from prefcli.text import aligned, did_you_mean
 
 if TYPE_CHECKING:
     from prefcli.recipe.reference import RecipeKey
@@ -53,8 +53,7 @@ def explain(
     elif markdown:
         document(error_reference(entries).rstrip("\n"))
     elif subject is None:
-        width = max(len(entry.code) for entry in entries)
-        document("\n".join(f"{entry.code:<{width}}  {entry.name}" for entry in entries))
+        document("\n".join(aligned([(entry.code, entry.name) for entry in entries])))
     else:
         document("\n".join(_lines(entries[0])))
 
@@ -95,7 +94,6 @@ def _lines_of_key(key: RecipeKey, keys: Sequence[RecipeKey]) -> list[str]:
     default = "required" if key.default is None else f"default: {key.default}"
     last = key.path.rpartition(".")[2]
     inside = [inner for inner in keys if inner.path.startswith(f"{key.path}.")]
-    width = max((len(inner.path) for inner in inside), default=0)
     form = f"    write {last}: VALUE, or {key.path}=VALUE after the recipe"
     return [
         key.path,
@@ -103,7 +101,7 @@ def _lines_of_key(key: RecipeKey, keys: Sequence[RecipeKey]) -> list[str]:
         *textwrap.wrap(key.description, 96, initial_indent="    ", subsequent_indent="    "),
         *(f"    published for {line}" for line in _published(key.path)),
         *([] if key.is_section else [form]),
-        *(f"  {inner.path:<{width}}  {inner.type}" for inner in inside),
+        *(f"  {line}" for line in aligned([(inner.path, inner.type) for inner in inside])),
     ]
 
 
@@ -111,13 +109,17 @@ def _published(path: str) -> list[str]:
     """The published ranges of a key, by method, for models of 7 billion parameters."""
     lines = []
     for name, method in METHODS.items():
-        for training, lora in (("full", False), ("LoRA", True)):
-            band = method().bands(lora=lora, parameters=7_000_000_000).get(path)
-            if band is not None:
-                line = f"{name}, {training}: {band.low:g} to {band.high:g} ({band.source})"
-                lines.append(line)
-    merged = dict.fromkeys(line.replace(", full:", ":").replace(", LoRA:", ":") for line in lines)
-    return list(merged) if len(merged) * 2 == len(lines) else lines
+        full, lora = (
+            method().bands(lora=lora, parameters=7_000_000_000).get(path) for lora in (False, True)
+        )
+        same = full == lora
+        bands = {name: full} if same else {f"{name}, full": full, f"{name}, LoRA": lora}
+        lines += [
+            f"{which}: {band.low:g} to {band.high:g} ({band.source})"
+            for which, band in bands.items()
+            if band is not None
+        ]
+    return lines
 
 
 def _lines(entry: ErrorCode) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from prefcli.cli.recipe_command import command_app
+from prefcli.cli.recipe_command import check_method, command_app, write_file
 from prefcli.console import say
 from prefcli.errors import RecipeError
 from prefcli.methods import METHODS
@@ -56,12 +56,7 @@ def init(
             hint="name another file, or add --force to overwrite it",
         )
     name = _answer("--method", "Method", method, default="dpo")
-    if name not in METHODS:
-        raise RecipeError(
-            f"--method {name}: no such method",
-            code="RCP019",
-            hint=f"write one of {', '.join(METHODS)}",
-        )
+    check_method(name)
     text = starter_recipe(
         name,
         _answer("--model", "Model (hub id or folder)", model),
@@ -71,15 +66,9 @@ def init(
         output_dir=f"runs/{recipe.stem}-{name}",
     )
     load_text(text, str(recipe))
-    try:
-        recipe.parent.mkdir(parents=True, exist_ok=True)
-        recipe.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(
-            f"can't write {recipe}: {error.strerror}", code="RCP027", hint="name another file"
-        ) from None
+    write_file(recipe, text)
     say(
-        f"written to {recipe}; next:",
+        "next:",
         f"  prefcli validate {recipe}",
         f"  prefcli data {recipe}",
         f"  prefcli {name} {recipe} --dry-run",

@@ -120,13 +120,18 @@ def choose_method(loaded: Loaded, name: str | None) -> Method:
             place=loaded.places.source,
             hint=f"add --method {'|'.join(methods)}",
         )
+    check_method(name)
+    return section(loaded, name)
+
+
+def check_method(name: str) -> None:
+    """Raise RecipeError for a value of `--method` that is not a method."""
     if name not in METHODS:
         raise RecipeError(
             f"--method {name}: no such method",
             code="RCP019",
             hint=f"write one of {', '.join(METHODS)}",
         )
-    return section(loaded, name)
 
 
 def section(loaded: Loaded, name: str) -> Method:
@@ -161,10 +166,10 @@ def print_json(content: Any) -> None:
     document(json.dumps(content, indent=2, default=str))
 
 
-def write_file(path: Path, text: str, *, option: str) -> None:
+def write_file(path: Path, text: str, *, option: str | None = None) -> None:
     """Write a text file and its folder on the main process, and print where it is.
 
-    option: the option that named the file. Raises RecipeError.
+    option: the option that named the file; None for an argument. Raises RecipeError.
     """
     if not is_main_process():
         return
@@ -175,7 +180,7 @@ def write_file(path: Path, text: str, *, option: str) -> None:
         raise RecipeError(
             Problem(
                 f"can't write {path}: {error.strerror}",
-                hint=f"name another file with {option}",
+                hint="name another file" + (f" with {option}" if option else ""),
                 code="RCP027",
             )
         ) from None

@@ -14,7 +14,7 @@ import typer
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.methods import METHODS
-from prefcli.text import closest, did_you_mean
+from prefcli.text import did_you_mean
 
 CLICK_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 """ClickException, which typer does not export; some versions of typer have a copy of their own."""
@@ -157,6 +157,7 @@ def check_recipe_argument(recipe: str, overrides: Sequence[str]) -> None:
 
 def _meant_recipe(recipe: str, overrides: Sequence[str]) -> str | None:
     from prefcli.recipe import catalog  # with the schema, which --help does not need
+    from prefcli.recipe.paths import neighbour
 
     if "=" in recipe:
         first = next(filter(_is_recipe, overrides), "RECIPE")
@@ -165,10 +166,5 @@ def _meant_recipe(recipe: str, overrides: Sequence[str]) -> str | None:
     shipped = {known for one in catalog.shipped() for known in (one.name, one.folder) if known}
     if name in shipped:
         return f"{name} is a shipped recipe: run prefcli recipes copy {name}"
-    path = Path(recipe)
-    try:
-        beside = [entry.name for entry in path.parent.iterdir() if _is_recipe(entry.name)]
-    except OSError:
-        return None
-    match = closest(path.name, beside) or closest(f"{path.name}.yaml", beside, 0.95)
-    return f"did you mean {path.parent / match}?" if match else None
+    near = neighbour(Path(recipe), _YAML)
+    return f"did you mean {near}?" if near else None

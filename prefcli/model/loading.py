@@ -27,6 +27,7 @@ from prefcli.errors import PrefcliError, Problem, RecipeError, UnreachableError
 from prefcli.hub.cache import ADAPTER, TOKENIZER, missing_files, offline, snapshot
 from prefcli.model.remote_code import from_config_kwargs, from_pretrained_kwargs
 from prefcli.model.weight_files import (
+    WeightFiles,
     check_finite,
     check_loading_info,
     check_model_files,
@@ -34,9 +35,9 @@ from prefcli.model.weight_files import (
     has_model_files,
     read_model_files,
 )
-from prefcli.recipe.paths import looks_like_path
+from prefcli.recipe.paths import looks_like_path, neighbour
 from prefcli.recipe.sections import Model
-from prefcli.text import closest, first_line
+from prefcli.text import first_line
 
 _JSON_FILES = {
     "config": ("config.json",),
@@ -177,17 +178,13 @@ def _missing_files(options: Model) -> list[str]:
 
 def _unreachable(options: Model, where: str, missing: list[str]) -> UnreachableError:
     path = Path(options.name_or_path)
-    near = (
-        closest(path.name, [entry.name for entry in path.parent.iterdir()])
-        if (path.parent != Path() and path.parent.is_dir())
-        else None
-    )
+    near = neighbour(path) if path.parent != Path() else None
     return UnreachableError(
         Problem(
             f"the hub is unreachable for {options.name_or_path}, and the cache lacks "
             f"{', '.join(missing) or 'a part of it'}",
             path=f"{where}.name_or_path",
-            hint=f"did you mean {path.parent / near}?"
+            hint=f"did you mean {near}?"
             if near
             else "if an earlier stage writes that folder, run that stage first; otherwise run "
             "`prefcli download RECIPE` on a machine with a network",
@@ -379,16 +376,16 @@ def check_weights(options: Model, where: str = "model", *, values: bool = False)
         return []
     files = [(str(file), file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
     states = tuple((name, state.st_size, state.st_mtime_ns) for name, state in files)
-    warnings = _check_headers(options.model_dump_json(), folder, where, states)
+    weights, warnings = _check_headers(options.model_dump_json(), folder, where, states)
     if values:
-        check_values(read_model_files(folder, where), where)
+        check_values(weights, where)
     return list(warnings)
 
 
 @lru_cache
 def _check_headers(
     options_json: str, folder: Path, where: str, _states: tuple[tuple[str, int, int], ...]
-) -> tuple[str, ...]:
+) -> tuple[WeightFiles, tuple[str, ...]]:
     """Compare the headers with the config: once a process for files that have not changed.
 
     A run loads the same model as policy and as reference, after the dry-run's checks.
@@ -397,7 +394,7 @@ def _check_headers(
     weights = read_model_files(folder, where)
     model = empty_model(load_config(options, where), options, where)
     with loading(options, "model", where):
-        return tuple(check_model_files(model, weights, where))
+        return weights, tuple(check_model_files(model, weights, where))
 
 
 def check_weights_exist(options: Model, where: str = "model") -> None:

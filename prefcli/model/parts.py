@@ -15,6 +15,8 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from prefcli.text import aligned
+
 UNREACHED = ("vision tower", "audio tower", "projector")
 """Parts that no row of text reaches."""
 EXPERTS = "experts"
@@ -76,13 +78,7 @@ def table_of(sizes: Mapping[str, PartSize]) -> list[str]:
     for part, size in sizes.items():
         counts = [size.trained, size.frozen, size.not_reached][: len(columns)]
         rows.append([part, *(f"{count:,}" for count in counts)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [f"parts: {row[0].ljust(widths[0])}", *map(str.rjust, row[1:], widths[1:])],
-        )
-        for row in rows
-    ]
+    return [f"parts: {line}" for line in aligned(rows, range(1, len(columns) + 1))]
 
 
 def sizes_as_dict(sizes: Mapping[str, PartSize]) -> dict[str, dict[str, int]]:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prefcli.errors import Problem
-from prefcli.recipe.paths import is_local
+from prefcli.recipe.paths import is_local, neighbour
 from prefcli.recipe.schema import Recipe
-from prefcli.text import closest
 
 
 def missing_files(recipe: Recipe, folder: Path) -> list[Problem]:
@@ -51,11 +50,6 @@ def _meant(name: str, folder: Path) -> str:
     beside = folder / path
     if not path.is_absolute() and folder.resolve() != Path.cwd() and beside.exists():
         return f"it is next to the recipe: write ${{recipe_dir:}}/{name}, or run prefcli there"
-    try:
-        neighbours = [entry.name for entry in path.parent.iterdir()]
-    except OSError:
-        neighbours = []
-    match = closest(path.name, neighbours)
-    if match is not None:
-        return f"did you mean {path.parent / match}?"
+    if (near := neighbour(path)) is not None:
+        return f"did you mean {near}?"
     return "paths are relative to the folder in which prefcli runs; it may exist only where it runs"

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from prefcli.config_base import RuleError
+from prefcli.text import closest
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 """Suffixes of data files."""
@@ -35,6 +36,22 @@ def is_local(name: str) -> bool:
         or path.suffix.lower() in SUFFIXES
         or path.exists()
     )
+
+
+def neighbour(path: Path, suffixes: tuple[str, ...] = ()) -> Path | None:
+    """Return the file or folder next to a path whose name is close to it.
+
+    suffixes: consider names with one of these, which the path may lack.
+    """
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return None
+    if suffixes:
+        names = [name for name in names if name.lower().endswith(suffixes)]
+    complete = (closest(path.name + suffix, names, 0.95) for suffix in suffixes)
+    name = closest(path.name, names) or next(filter(None, complete), None)
+    return path.parent / name if name else None
 
 
 def is_commit(revision: str | None) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from prefcli.errors import RecipeError
 from prefcli.report.run_data import METRICS_FILE, RECORD_FILE, Run, read_run
 from prefcli.report.verdict import verdict
+from prefcli.text import aligned
 
 _METRICS = {
     "rewards/accuracies": "accuracy",
@@ -51,18 +52,9 @@ def run_row(run: Run, folder: Path) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Return the lines of a table: a head, then a line per row."""
-    cells = [
-        [head if row is None else _cell(head, row[head]) for head in rows[0]]
-        for row in (None, *rows)
-    ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if head in _NUMBERS else cell.ljust(width)
-            for head, cell, width in zip(rows[0], line, widths, strict=True)
-        ).rstrip()
-        for line in cells
-    ]
+    heads = list(rows[0])
+    cells = [heads, *([_cell(head, row[head]) for head in heads] for row in rows)]
+    return aligned(cells, [at for at, head in enumerate(heads) if head in _NUMBERS])
 
 
 def _cell(head: str, value: Any) -> str:

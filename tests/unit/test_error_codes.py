@@ -85,7 +85,7 @@ def test_every_entry_is_used():
 
 def test_docs_page_is_current():
     page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
-    assert page == error_reference(ERROR_CODES.values()), "run scripts/make_error_docs.py"
+    assert page == error_reference(ERROR_CODES.values()), "run scripts/make_reference_docs.py"
 
 
 def test_explain_prints_meaning_example_and_cure(monkeypatch, capsys):
