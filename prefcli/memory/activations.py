@@ -14,11 +14,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import AutoModelForCausalLM, PretrainedConfig
-from transformers.initialization import no_init_weights
+from transformers import PretrainedConfig
 from trl.kernels import chunked_logprob
 
 from prefcli.data.run_datasets import mixed_rows
+from prefcli.memory.fake_models import compute_as_on, model_without_weights
 from prefcli.memory.fake_quantized import BITS_PER_WEIGHT
 from prefcli.memory.optimizer_state_size import BITSANDBYTES, on_device, on_disk
 from prefcli.methods import Method
@@ -26,7 +26,6 @@ from prefcli.model import Device, count_parameters, lora_config
 from prefcli.model.lora import trainable_config
 from prefcli.model.parts import freeze_towers
 from prefcli.model.precision import projections
-from prefcli.model.remote_code import from_config_kwargs
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_compat import LOGPROB_TILE_COLUMNS, modules_moved_by
 
@@ -70,7 +69,7 @@ def estimate_activation_memory(
         FakeTensorMode(allow_non_fake_inputs=True),
         modules_moved_by(to_type),
     ):
-        model = _model(recipe, policy, dtype)
+        model = _model(recipe, policy, machine)
         parameters, trained = count_parameters(model)
         # A reference of this architecture keeps its projections in the dtype of autocast.
         halved = (
@@ -109,20 +108,16 @@ def _rows(recipe: Recipe, method: Method) -> int:
     return (2 if method.rows == "pair" else 1) * batch + mixed_rows(recipe, method)
 
 
-def _model(recipe: Recipe, policy: Policy, dtype: torch.dtype) -> Any:
-    eager = recipe.model.attn_implementation == "eager"
-    with no_init_weights():  # some initializations read values, which fake tensors do not have
-        model = AutoModelForCausalLM.from_config(
-            policy.config,
-            dtype=dtype,
-            **from_config_kwargs(policy.config, recipe.model),
-            **({"attn_implementation": "eager"} if eager else {}),
-        )
+def _model(recipe: Recipe, policy: Policy, machine: Device) -> Any:
+    model: Any = model_without_weights(recipe, policy.config, machine)
     if not recipe.trains_adapter:
         freeze_towers(model)
     if recipe.lora is not None:
-        return get_peft_model(model, lora_config(recipe.lora, model))
-    return get_peft_model(model, trainable_config(policy.adapter)) if policy.adapter else model
+        model = get_peft_model(model, lora_config(recipe.lora, model))
+    elif policy.adapter:
+        model = get_peft_model(model, trainable_config(policy.adapter))
+    compute_as_on(model, recipe, machine)
+    return model
 
 
 def to_type(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:

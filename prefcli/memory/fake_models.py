@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -14,7 +15,7 @@ from prefcli.methods import Method
 from prefcli.model import Device
 from prefcli.model.lora import trainable_config
 from prefcli.model.parts import freeze_towers
-from prefcli.model.precision import round_projections
+from prefcli.model.precision import keep_adapter_inputs, round_projections
 from prefcli.model.remote_code import from_config_kwargs
 from prefcli.packed_forward.truncated_model import of_depth
 from prefcli.recipe.schema import Recipe
@@ -38,7 +39,7 @@ class Architectures:
 
 def make_policy(recipe: Recipe, architectures: Architectures, device: Device) -> Any:
     """Build the policy, with the adapter that it continues."""
-    model = _model(recipe, architectures.policy, device)
+    model = model_without_weights(recipe, architectures.policy, device)
     if recipe.model.quantization is not None:
         pack(model, recipe.model.quantization)
         model.is_loaded_in_4bit = recipe.model.quantization == "4bit"
@@ -59,21 +60,48 @@ def make_reference(
         return None
     if architectures.reference is None and recipe.trains_adapter:
         return None
-    model = _model(recipe, architectures.reference or architectures.policy, device)
+    config = architectures.reference or architectures.policy
+    model = model_without_weights(recipe, config, device)
     cast = device.autocast_to(recipe.model)
     if cast is not None:
         round_projections(model, cast)
     return model
 
 
-def _model(recipe: Recipe, config: PretrainedConfig, device: Device) -> PreTrainedModel:
+def model_without_weights(
+    recipe: Recipe, config: PretrainedConfig, device: Device
+) -> PreTrainedModel:
+    """Build a model in the dtype of the policy."""
     # Attention that needs a GPU takes about as much memory as sdpa.
     eager = recipe.model.attn_implementation == "eager"
     # Some initializations read their values, which fake tensors do not have.
     with no_init_weights():
-        return AutoModelForCausalLM.from_config(
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config,
             dtype=device.dtype(recipe.model, frozen=recipe.trains_adapter),
             **from_config_kwargs(config, recipe.model),
             **({"attn_implementation": "eager"} if eager else {}),
         )
+        model.tie_weights()  # transformers ties them when it initializes them
+    return model
+
+
+def compute_as_on(model: torch.nn.Module, recipe: Recipe, device: Device) -> None:
+    """Let a policy keep for its backward pass what it keeps on `device`.
+
+    Under autocast a run leaves the inputs of adapters in their dtype.
+    """
+    if device.autocast_to(recipe.model) is not None:
+        keep_adapter_inputs(model)
+    if device.kind == "cuda":
+        for module in model.modules():
+            if type(module) is torch.nn.Dropout:
+                module.__class__ = _FusedDropout
+
+
+class _FusedDropout(torch.nn.Dropout):
+    """Dropout of a GPU: its mask takes a byte per value; a CPU's has the dtype of the input."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        dropped: torch.Tensor = torch.native_dropout(input, self.p, self.training)[0]
+        return dropped

@@ -26,7 +26,12 @@ from prefcli.data import Split
 from prefcli.data.run_datasets import active_sft_mix
 from prefcli.memory.activations import to_type
 from prefcli.memory.dummy_data import demonstrations, one_token_a_word, rows_of
-from prefcli.memory.fake_models import Architectures, make_policy, make_reference
+from prefcli.memory.fake_models import (
+    Architectures,
+    compute_as_on,
+    make_policy,
+    make_reference,
+)
 from prefcli.memory.optimizer_state_size import BITSANDBYTES, on_device
 from prefcli.memory.profiler import Peak, Tracker
 from prefcli.methods import Method
@@ -214,6 +219,7 @@ def _trainer(
     )
     if recipe.trains_adapter_in_float32:
         train_in_float32(trainer.model, {})
+    compute_as_on(trainer.model, recipe, device)
     trainer.remove_callback(PrinterCallback)
     if mix is not None and method.trainer.concatenates_forward:
         add_fused_lm_head(trainer.base_policy)  # trl prepares it for the other trainers

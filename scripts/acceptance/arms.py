@@ -6,7 +6,9 @@ import resource
 import time
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -81,7 +83,9 @@ def uses_liger(setting: Setting, arm: str) -> bool:
 class Laps(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Seconds per step and peak memory of each lap of `warm` untimed and `timed` timed steps.
 
-    Loading and the optimizer are included. The device is waited for at the ends of a lap.
+    Loading and the optimizer are included. The device is waited for at the ends of a lap. On a GPU
+    the time is the median of the timed steps, since Triton compiles kernels for sizes that are new
+    to it, which a long run does not notice; elsewhere it is the mean.
     """
 
     def __init__(self, setting: Setting, warm: int, timed: int) -> None:
@@ -89,6 +93,7 @@ class Laps(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         self._warm = warm
         self._timed = timed
         self._began = 0.0, 0.0
+        self._marks: list[torch.cuda.Event] = []
         self.wall: list[float] = []
         self.cpu: list[float] = []
         self.peaks: list[float] = []
@@ -101,13 +106,23 @@ class Laps(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         if at == self._warm:
             self._setting.wait()
             self._began = time.perf_counter(), time.process_time()
+            self._marks = []
+            self._mark()
+
+    def _mark(self) -> None:
+        if not self._setting.cpu:
+            self._marks.append(torch.cuda.Event(enable_timing=True))
+            self._marks[-1].record()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._mark()
         if state.global_step % (self._warm + self._timed):
             return
         self._setting.wait()
         wall, cpu = self._began
-        self.wall.append((time.perf_counter() - wall) / self._timed)
+        mean = (time.perf_counter() - wall) / self._timed
+        steps = [a.elapsed_time(b) / 1000 for a, b in pairwise(self._marks)]
+        self.wall.append(median(steps) if steps else mean)
         self.cpu.append((time.process_time() - cpu) / self._timed)
         if self._setting.cpu:
             self.peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)

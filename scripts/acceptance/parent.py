@@ -25,6 +25,8 @@ from scripts.acceptance.tables import printed, table
 _SCRIPT = Path(__file__).parents[1] / "gpu_acceptance.py"
 _LOGGED = 200_000
 """Bytes of a part's output that log.txt keeps."""
+_RUN_LOGGED = 4000
+"""Bytes of the output of each run of a part that failed."""
 _CHILDREN = 6
 """That a part may need, one after another dying."""
 _GRACE = 3.0
@@ -224,6 +226,10 @@ class Acceptance:
                 if path.stem in names or "-" in path.stem:
                     log.write(f"\n===== {path.stem}\n{text}\n")
                     path.unlink()
+            for name in {row["part"] for row in rows if row["verdict"] == "FAIL"} & {*names}:
+                for path in sorted((self._work / name).rglob("log.txt")):
+                    text = path.read_bytes()[-_RUN_LOGGED:].decode("utf-8", "replace")
+                    log.write(f"\n===== {path.parent.relative_to(self._work)}\n{text}\n")
         failed = sum(row["verdict"] == "FAIL" for row in rows if row["part"] in names)
         print(f"{', '.join(names)}: {failed} failed; {self._left:.0f} s left", flush=True)
 
@@ -260,6 +266,9 @@ def main() -> int:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     work = _work_folder()
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        # Each part and each run would compile all libraries again, which takes 20 seconds.
+        os.environ["PYTHONPYCACHEPREFIX"] = str(work / "pycache")
     os.environ |= {
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(work / "hub"),

@@ -55,7 +55,7 @@ def _in_training(sheet: Sheet, setting: Setting) -> None:
     again = Command(["dpo", str(files[1])], files[1].parent / "log.txt", fork=setting.quick)
     code = uninterrupted.wait(sheet.left - 8)
     sheet.equal("exit code of the other run", code, 0)
-    sheet.equal("exit code of the second start", again.wait(sheet.left - 8), 0)
+    sheet.equal("exit code of the second start", again.wait(sheet.left - 12), 0)
     if not (runs[1] / "model").is_dir():
         sheet.note("last lines", last_lines(again.log))
         return
