@@ -18,8 +18,9 @@ from prefcli.cli.recipe_command import (
     print_json,
 )
 from prefcli.console import say
-from prefcli.errors import ExitCode, PrefcliError, Problem
+from prefcli.errors import ExitCode, PrefcliError, Problem, RecipeError
 from prefcli.recipe import Loaded
+from prefcli.recipe.context_length import context_of, context_problem
 from prefcli.recipe.local_files import missing_files
 from prefcli.recipe.trackers import tracker_problems
 
@@ -54,6 +55,9 @@ def _check(recipe: str, overrides: list[str], method: str | None, *, quiet: bool
     try:
         loaded = open_recipe(recipe, overrides, as_json=quiet)
         methods = list(loaded.recipe.methods)
+        context = context_of(loaded.recipe.model.name_or_path)
+        if context and (too_long := context_problem(loaded.recipe.data.max_length, context)):
+            raise RecipeError(loaded.locate(too_long))
         if method is not None:
             methods = [choose_method(loaded, method).name]
     except PrefcliError as error:

@@ -10,6 +10,7 @@ from prefcli.data.split import Split
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.model import load_base_config, load_tokenizer, reference_model
 from prefcli.model.loading import context_length
+from prefcli.recipe.context_length import context_problem
 from prefcli.recipe.schema import Recipe
 
 
@@ -24,15 +25,8 @@ def check_model_fit(
     text = config.get_text_config()
     context = context_length(config)
     problems = []
-    if context is not None and recipe.data.max_length > context:
-        problems.append(
-            Problem(
-                f"{recipe.data.max_length} exceeds the {where}'s context of {context} tokens",
-                path="data.max_length",
-                hint=f"write {context} or less",
-                code="MDL023",
-            )
-        )
+    if context is not None and (problem := context_problem(recipe.data.max_length, context, where)):
+        problems.append(problem)
     own = where == "reference" or recipe.model.tokenizer is None
     path = f"{where}.{'name_or_path' if own else 'tokenizer'}"
     problems += _tokens_past_embedding(tokenizer, text.vocab_size, where, path)

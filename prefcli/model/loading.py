@@ -35,6 +35,7 @@ from prefcli.model.weight_files import (
     has_model_files,
     read_model_files,
 )
+from prefcli.recipe.context_length import CONTEXT_NAMES
 from prefcli.recipe.paths import looks_like_path, neighbour
 from prefcli.recipe.sections import Model
 from prefcli.text import first_line
@@ -53,15 +54,6 @@ _JSON_FILES = {
     "model": ("config.json", "generation_config.json"),
 }
 """What is loaded: the JSON files that it is read from."""
-_CONTEXT_NAMES = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "max_sequence_length",
-    "max_seq_length",
-    "seq_length",
-    "n_ctx",
-)
 
 
 @contextmanager
@@ -242,7 +234,7 @@ def load_config(options: Model, where: str = "model") -> PretrainedConfig:
 def context_length(config: PretrainedConfig) -> int | None:
     """Return the context of a model in tokens, by the name that its family gives it."""
     text = config.get_text_config()
-    lengths = (getattr(text, name, None) for name in _CONTEXT_NAMES)
+    lengths = (getattr(text, name, None) for name in CONTEXT_NAMES)
     return next((length for length in lengths if isinstance(length, int) and length > 0), None)
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.recipe import interpolation, secrets
+from prefcli.recipe.context_length import with_max_length
 from prefcli.recipe.overrides import key_path, override
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.source_map import Key, Places, leaves, put
@@ -75,7 +76,7 @@ def _load(text: str, source: str, overrides: Sequence[str]) -> Loaded:
                 problems.append(problem)
     if problems or recipe is None:
         raise RecipeError(sorted(problems, key=_in_file_order))
-    return Loaded(recipe, places)
+    return Loaded(with_max_length(recipe), places)
 
 
 def _validate(data: dict[str, Any], loose: dict[Key, str]) -> Recipe:

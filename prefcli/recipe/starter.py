@@ -7,6 +7,7 @@ from textwrap import wrap
 from typing import Any
 
 from prefcli.methods import METHODS
+from prefcli.recipe.context_length import context_of
 from prefcli.recipe.reference import recipe_keys
 from prefcli.recipe.yaml_writer import recipe_text
 
@@ -31,7 +32,7 @@ def starter_recipe(
         "model.name_or_path": model,
         "data.train": {"path": train},
         "data.eval": {"path": held_out} if held_out else {"from_train": _EVAL_SHARE},
-        "data.max_length": 1024,
+        "data.max_length": min(1024, context_of(model) or 1024),
         "training.num_train_epochs": 1,
         "training.global_batch_size": 32,
         "training.learning_rate": chosen.learning_rates.lora

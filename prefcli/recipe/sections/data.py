@@ -369,7 +369,8 @@ class Data(ConfigBase):
     ) = None
     """One source or a list of sources; or `{from_train: 0.05}`, a share of the prompts of train."""
     max_length: Annotated[int, Field(ge=8)] = 1024
-    """Tokens of prompt and completion; longer completions are cut at the end."""
+    """Tokens of prompt and completion; longer completions are cut at the end. The default is
+    lowered to the context of a model in a local folder."""
     num_proc: Count | None = None
     """Processes that convert and tokenize rows."""
     checks: DataChecks = section()
