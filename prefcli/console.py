@@ -1,17 +1,21 @@
-"""Output for people: plain lines, printed by the main process only."""
+"""Output for people, by the main process only: plain lines, with colours on a terminal."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sys
+import textwrap
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TextIO
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.secrets import redact
 
 _json_on_stdout = False
+_verbose = False
 _above: Callable[[str], None] | None = None
 
 
@@ -19,6 +23,12 @@ def keep_stdout_for_json(enabled: bool) -> None:
     """Send lines to standard error, since --json prints one JSON document to standard output."""
     global _json_on_stdout
     _json_on_stdout = enabled
+
+
+def show_details(enabled: bool) -> None:
+    """Print the details of a run's start on a terminal, too; a log always has them."""
+    global _verbose
+    _verbose = enabled
 
 
 def is_main_process() -> bool:
@@ -32,9 +42,12 @@ def stream() -> TextIO:
 
 
 def is_screen() -> bool:
-    """Return whether output is a terminal that can be redrawn, and NO_COLOR is not set."""
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") in (None, "", "dumb", "unknown")
-    return stream().isatty() and not plain
+    """Return whether output is a terminal that can be redrawn."""
+    return _is_terminal(stream())
+
+
+def _is_terminal(file: TextIO) -> bool:
+    return file.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
 
 
 def print_above(view: Callable[[str], None] | None) -> None:
@@ -65,7 +78,7 @@ def say(*lines: str) -> None:
     """Print lines and flush, so that a cluster log is complete when the job is killed."""
     if not lines or not is_main_process():
         return
-    text = redact(visible("\n".join(lines)))
+    text = _shown_on(stream(), redact(visible("\n".join(lines))))
     if _above is not None:
         _above(text)
         return
@@ -76,6 +89,63 @@ def say(*lines: str) -> None:
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         _drop_line(error)
+
+
+def say_brief(brief: Iterable[str], complete: Iterable[str]) -> None:
+    """Print the brief lines on a terminal without -v, and the complete ones elsewhere."""
+    say(*(brief if is_screen() and not _verbose else complete))
+
+
+def detail(*lines: str) -> None:
+    """Print lines that a terminal shows only with -v."""
+    say_brief((), lines)
+
+
+_LABEL = re.compile(r"(?P<label>[a-z][a-z/-]*( [a-z0-9-]+){0,2}):(?= |$)", re.IGNORECASE)
+_STYLES = {
+    "error": "1;31",
+    "warning": "33",
+    "note": "36",
+    "done": "1;32",
+    "next": "1",
+}
+"""ANSI codes by the first word of a line; another label is bold."""
+
+
+def _shown_on(file: TextIO, text: str) -> str:
+    """Return text with words kept whole and with colours, if the file is a terminal.
+
+    NO_COLOR takes the colours (no-color.org).
+    """
+    if not _is_terminal(file):
+        return text
+    width = shutil.get_terminal_size().columns
+    lines = [part for line in text.split("\n") for part in _wrapped(line, width)]
+    return "\n".join(lines if os.environ.get("NO_COLOR") else map(_coloured, lines))
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    if len(line) <= width:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    return textwrap.wrap(
+        line,
+        width,
+        subsequent_indent=indent,
+        replace_whitespace=False,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _coloured(line: str) -> str:
+    match = _LABEL.match(line)
+    if match is not None:
+        style = _STYLES.get(match["label"], "1")
+        return f"\x1b[{style}m{match[0]}\x1b[0m{line[match.end() :]}"
+    if line.startswith("    -> "):
+        return f"    \x1b[36m->\x1b[0m{line[6:]}"
+    return line
 
 
 def document(text: str) -> None:
@@ -111,7 +181,8 @@ def _unwritable(error: OSError) -> Problem:
 def print_error(text: str) -> None:
     """Print to standard error, if that is possible."""
     try:
-        print(redact(visible(text)), end="", file=sys.stderr, flush=True)
+        shown = _shown_on(sys.stderr, redact(visible(text)))
+        print(shown, end="", file=sys.stderr, flush=True)
     except OSError:
         _drop_unwritten()
 

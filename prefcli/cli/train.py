@@ -23,7 +23,7 @@ from prefcli.cli.recipe_command import (
     resolve_offline,
     section,
 )
-from prefcli.console import say
+from prefcli.console import say, show_details
 from prefcli.errors import ExitCode
 from prefcli.methods import METHODS, Method
 from prefcli.recipe import Loaded
@@ -116,8 +116,15 @@ def _method_command(name: str) -> Callable[..., None]:
             ),
         ] = None,
         offline: Offline = False,
+        verbose: Annotated[
+            bool,
+            typer.Option(
+                "--verbose", "-v", help="Print details on a terminal, too; a log has them always."
+            ),
+        ] = False,
         as_json: Json = False,
     ) -> None:
+        show_details(verbose)
         loaded = open_recipe(recipe, overrides, as_json=as_json, output_dir=output_dir)
         method = section(loaded, name)
         loaded = replace(loaded, recipe=resolve_defaults(loaded.recipe, method))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from prefcli.cli.recipe_command import (
     open_recipe,
     print_json,
 )
-from prefcli.console import say
+from prefcli.console import print_error, say
 from prefcli.errors import ExitCode, PrefcliError, Problem, RecipeError
 from prefcli.recipe import Loaded
 from prefcli.recipe.context_length import context_of, context_problem
@@ -63,7 +62,7 @@ def _check(recipe: str, overrides: list[str], method: str | None, *, quiet: bool
     except PrefcliError as error:
         if not quiet:
             for problem in error.problems:
-                print(f"error: {problem}", file=sys.stderr)
+                print_error(f"error: {problem}\n")
         problems = [problem.as_dict() for problem in error.problems]
         return {"recipe": recipe, "valid": False, "problems": problems}
     warnings = [
@@ -76,7 +75,7 @@ def _check(recipe: str, overrides: list[str], method: str | None, *, quiet: bool
     ]
     if not quiet:
         for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            print_error(f"warning: {warning}\n")
         say(f"{recipe}: valid ({', '.join(methods)})")
     result: dict[str, Any] = {"recipe": recipe, "valid": True, "methods": methods}
     if warnings:

@@ -77,6 +77,10 @@ class Split:
         """Return the file and number of a row."""
         return row_place(self.rows, index)
 
+    def brief_lines(self) -> list[str]:
+        """Count the rows, and those that are dropped."""
+        return self.lines()[: 1 + len(self.dropped)]
+
     def lines(self) -> list[str]:
         """Describe the audit, one finding per line."""
         read = f"a sample of {self.read} of {self.available}" if self.is_sample else str(self.read)

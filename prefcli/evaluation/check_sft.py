@@ -48,6 +48,14 @@ class SftReport:
     def passed(self) -> bool:
         return self.perplexity <= self.max_perplexity
 
+    def brief_line(self) -> str:
+        """Return the verdict with its number."""
+        passed = "passed" if self.passed else "FAILED"
+        return (
+            f"check-sft: {passed}: perplexity of the responses {self.perplexity:.2f} per token "
+            f"(limit {self.max_perplexity:g})"
+        )
+
     def lines(self) -> list[str]:
         lines = [
             f"check-sft: {self.model} on {self.rows} rows ({self.tokens} tokens) of {self.data}",

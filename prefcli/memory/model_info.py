@@ -67,6 +67,11 @@ class ModelInfo:
     skipped: Sequence[str] = ()
     """Linear layers that all-linear skips, since peft cannot adapt them."""
 
+    def brief_lines(self) -> list[str]:
+        """Describe the model in one line, and an adapter in another."""
+        model, _, *others = self.lines(None)
+        return [model, *(line for line in others if line.startswith("lora: "))]
+
     def lines(self, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
         """Describe the model for the log."""
         embeddings = "tied" if self.tied else "untied"

@@ -63,6 +63,10 @@ class FastForward:
         if options.shared_prefix == "off":
             self.reason = "performance.shared_prefix is off"
 
+    def brief_lines(self) -> list[str]:
+        """Return lines only if a faster way is not used."""
+        return self.lines() if self._status != _IN_USE or self.refused else []
+
     def lines(self) -> list[str]:
         """Describe the forward for the log."""
         if self._status != _IN_USE:

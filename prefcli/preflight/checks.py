@@ -14,7 +14,7 @@ from prefcli.checkpoints.disk import check_disk_space, required_disk_space
 from prefcli.checkpoints.push_to_hub import check_push, push_warnings
 from prefcli.checkpoints.resume import check_run_dir, find_resume_checkpoint
 from prefcli.checkpoints.resume_compat import row_fingerprints
-from prefcli.console import say, warn
+from prefcli.console import say_brief, warn
 from prefcli.data.model_fit import check_model_fit, check_reference, check_rows_fit
 from prefcli.data.run_datasets import (
     load_run_datasets,
@@ -48,6 +48,8 @@ class Report(NamedTuple):
 
     lines: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    brief: Sequence[str] | None = None
+    """What a run prints of the lines on a terminal; None: all of them."""
 
 
 class Check(NamedTuple):
@@ -73,7 +75,7 @@ def run_checks(context: PreflightContext, checks: Sequence[Check]) -> None:
     """Run the checks and print their reports. Raises the first error."""
     for check in checks:
         report = check.run(context) or Report()
-        say(*report.lines)
+        say_brief(report.lines if report.brief is None else report.brief, report.lines)
         for warning in report.warnings:
             warn(warning)
 
@@ -178,7 +180,7 @@ def _check_reference(context: PreflightContext) -> None:
 def _check_architecture(context: PreflightContext) -> Report:
     info = describe_model(context.recipe, _known(context.start), _known(context.config))
     context.model_info = info
-    return Report(info.lines(context.tokenizer))
+    return Report(info.lines(context.tokenizer), brief=info.brief_lines())
 
 
 def _check_saving(context: PreflightContext) -> None:
@@ -212,9 +214,11 @@ def _check_rows(context: PreflightContext) -> Report:
         datasets = read_run_datasets(recipe, context.method, tokenizer, sample=sample)
     context.datasets = datasets
     context.method, resolved = datasets.resolve_from_data(context.method)
+    brief = [*lines]
     for split in datasets.splits:
         lines += split.lines()
-    return Report([*lines, *datasets.cache_lines(), *resolved])
+        brief += split.brief_lines()
+    return Report([*lines, *datasets.cache_lines(), *resolved], brief=[*brief, *resolved])
 
 
 def _check_data_checks(context: PreflightContext) -> Report:
@@ -263,7 +267,8 @@ def _check_automatic(context: PreflightContext) -> Report:
     context.recipe, context.target = resolved.recipe, resolved.target
     if resolved.too_large is not None and step is not None and not context.reports_memory:
         refuse_too_large(*resolved.too_large, step)
-    return Report([resolved.line] if resolved.line is not None else [])
+    lines = [resolved.line] if resolved.line is not None else []
+    return Report(lines, brief=lines if context.target.devices > 1 else ())
 
 
 def _check_plan(context: PreflightContext) -> Report:
@@ -292,7 +297,7 @@ def _check_disk_space(context: PreflightContext) -> Report:
         checkpoints=_known(context.plan).checkpoints,
     )
     context.disk_space = space
-    return Report(space.lines(), check_disk_space(space, elsewhere=context.elsewhere))
+    return Report(space.lines(), check_disk_space(space, elsewhere=context.elsewhere), brief=())
 
 
 def _known(fact: T | None) -> T:

@@ -57,13 +57,17 @@ class Change:
     def title(self) -> str:
         return METRICS[self.key].title
 
-    def __str__(self) -> str:
+    def cells(self) -> tuple[str, str, str, str]:
+        """Return the row of a table: name, first and last value, and a remark."""
         name = "eval loss" if self.key == "loss" else self.title
-        last = format_value(self.key, self.last)
-        if not self.compared:
-            return f"{name} {last}"
-        end = ", no significant change" if self.unchanged else ""
-        return f"{name} {format_value(self.key, self.first)} -> {last}{end}"
+        first = format_value(self.key, self.first) if self.compared else ""
+        remark = "no significant change" if self.unchanged else ""
+        return name, first, format_value(self.key, self.last), remark
+
+    def __str__(self) -> str:
+        name, first, last, remark = self.cells()
+        arrow = f"{first} -> " if first else ""
+        return f"{name} {arrow}{last}{f', {remark}' if remark else ''}"
 
 
 def changes(run: Run) -> list[Change]:

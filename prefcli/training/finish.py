@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -10,14 +11,14 @@ from transformers import Trainer
 
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.checkpoints.run_record import RunRecord
-from prefcli.console import is_main_process, say, warn
+from prefcli.console import detail, is_main_process, say, say_brief, warn
 from prefcli.errors import DivergedError, InterruptedRunError, PreemptedError, PrefcliError
 from prefcli.methods import Method
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.report.run_data import read_run
 from prefcli.report.verdict import verdict
-from prefcli.text import counted
+from prefcli.text import aligned, counted
 from prefcli.training.callbacks.monitor_callback import MonitorCallback
 from prefcli.training.callbacks.sampling_callback import SamplingCallback
 
@@ -65,10 +66,12 @@ def finish_run(
     record.best_step = best_step(trainer)
     if is_main_process():
         record.save()
-        say(*_closing_lines(method, record.folder, trainer.state.global_step, monitor), *lines)
-        say(*trainer.context.packed_forward.closing_lines())
+        _say_outcome(method, record.folder, trainer.state.global_step, monitor)
+        say(*lines)
+        detail(*trainer.context.packed_forward.closing_lines())
         say(*(samples.closing_lines() if samples is not None else []))
         write_report_and_card(record.folder, about=method.__doc__)
+        say(*_next_commands(record.folder))
     if world_size() > 1:
         # The first process to end may stop the launcher while another still saves.
         trainer.accelerator.wait_for_everyone()
@@ -120,12 +123,31 @@ def write_report_and_card(folder: RunDir, *, about: str | None = None) -> None:
         )
 
 
-def _closing_lines(
-    method: Method, folder: RunDir, steps: int, monitor: MonitorCallback
-) -> list[str]:
-    lines = [
-        f"{counted(steps, 'step')} of {method.name}{monitor.since} in {monitor.elapsed}; "
-        f"the model is in {folder.model}",
-        *verdict(read_run(folder.path)).lines(),
+def _say_outcome(method: Method, folder: RunDir, steps: int, monitor: MonitorCallback) -> None:
+    """Print the held-out metrics and the verdict: a table on a terminal, lines in a log."""
+    outcome = verdict(read_run(folder.path))
+    done = (
+        f"done: {counted(steps, 'step')} of {method.name}{monitor.since} in {monitor.elapsed}; "
+        f"the model is in {folder.model}"
+    )
+    table = [("held-out metric", "first", "last", ""), *(c.cells() for c in outcome.changes)]
+    brief = [f"  {line}" for line in aligned(table, right=(1, 2))] if outcome.changes else []
+    brief += [f"verdict: {line}" for line in filter(None, [outcome.judgement])]
+    brief += [f"  {line}" for line in outcome.details]
+    say_brief([done, *brief], [done, *(f"done: {line}" for line in outcome.lines())])
+
+
+def _next_commands(folder: RunDir) -> list[str]:
+    name = shlex.quote(str(folder.path))
+    return [
+        "next:",
+        *(
+            f"  {line}"
+            for line in aligned(
+                [
+                    (f'prefcli sample {name} --prompt "..."', "to read answers"),
+                    (f"prefcli report {name} OTHER_RUN", "to compare two runs"),
+                ]
+            )
+        ),
     ]
-    return [f"done: {line}" for line in lines]

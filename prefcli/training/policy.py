@@ -7,7 +7,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 
 from prefcli.checkpoints.run_record import RunRecord
-from prefcli.console import say, warn
+from prefcli.console import detail, say, say_brief, warn
 from prefcli.errors import GateError, Problem
 from prefcli.evaluation.check_sft import SftReport, measure_sft
 from prefcli.methods import Method
@@ -36,7 +36,7 @@ def start_policy(
         _check_start_weights(policy, record, resumed=resumed)
     if recipe.lora is not None:
         targets = check_targets(recipe.lora, policy)
-        say(f"lora: rank {recipe.lora.rank} on {len(targets)} layers")
+        detail(f"lora: rank {recipe.lora.rank} on {len(targets)} layers")
     elif isinstance(policy, PeftModel):
         config = policy.peft_config["default"]
         dropout = (
@@ -80,7 +80,7 @@ def check_policy(
     else:
         report = measure_sft(to_device(policy, prepared.device), prepared.tokenizer, split, recipe)
     record.check_sft = report.as_dict()
-    say(*report.lines())
+    say_brief([report.brief_line()], report.lines())
     if report.passed:
         return
     if recipe.check_sft.on_fail == "warn":
@@ -118,14 +118,14 @@ def _sft_problem(report: SftReport) -> Problem:
 def announce(recipe: Recipe, method: Method, trainer: Trainer) -> None:
     """Print what the trainer is about to do."""
     if method.needs_reference:
-        say(f"reference: {_describe_reference(recipe)}")
+        detail(f"reference: {_describe_reference(recipe)}")
     rate = learning_rate(recipe, method)
     is_default = rate == default_learning_rate(recipe, method)
     default = f" ({method.name}'s default)" if is_default else ""
     say(f"learning rate: {rate:g}{default}, {recipe.training.lr_scheduler_type}")
-    say(*trainer.context.packed_forward.lines())
-    say(*trainer.context.token_budget.lines())
-    say(*trainer.context.checkpointing.lines())
+    context = trainer.context
+    say_brief(context.packed_forward.brief_lines(), context.packed_forward.lines())
+    detail(*context.token_budget.lines(), *context.checkpointing.lines())
 
 
 def _describe_reference(recipe: Recipe) -> str:

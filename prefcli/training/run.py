@@ -18,7 +18,7 @@ from prefcli.checkpoints.resume import clean_run_dir
 from prefcli.checkpoints.resume_compat import ResumeDiff
 from prefcli.checkpoints.run_record import RunRecord, now
 from prefcli.checkpoints.saved_choices import with_saved_choices
-from prefcli.console import is_main_process, say
+from prefcli.console import detail, is_main_process, say
 from prefcli.errors import Problem, RecipeError
 from prefcli.health import Monitor, RunContext
 from prefcli.hub.commits import record_commits
@@ -210,7 +210,7 @@ def _begin(context: PreflightContext, prepared: Prepared) -> RunRecord:
     """Start the run directory and its record."""
     recipe, folder, changes = context.recipe, context.folder, context.changes
     record = RunRecord.begin(folder, recipe, prepared.method, prepared.device, changes.here)
-    say(f"lineage: {format_lineage(record.lineage, prepared.method.name)}")
+    detail(f"lineage: {format_lineage(record.lineage, prepared.method.name)}")
     record.data = {split.name: split.as_dict() for split in prepared.datasets.splits}
     record.parts = sizes_as_dict(prepared.parts)
     record.plan = {"steps": prepared.plan.steps, "warmup_steps": prepared.plan.warmup_steps}

@@ -10,7 +10,7 @@ import time
 import pytest
 from rich.console import Console
 
-from prefcli.console import is_screen, print_above, say
+from prefcli.console import detail, is_screen, print_above, say, say_brief, show_details
 from prefcli.health.base import Advice
 from prefcli.methods import METHODS
 from prefcli.training.progress import PlainProgress, RichLiveProgress
@@ -322,7 +322,7 @@ class _Terminal(io.StringIO):
     ("terminal", "environment", "drawn"),
     [
         (True, {"TERM": "xterm-256color"}, True),
-        (True, {"TERM": "xterm", "NO_COLOR": "1"}, False),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, True),
         (True, {"TERM": "dumb"}, False),
         (True, {}, False),
         (False, {"TERM": "xterm"}, False),
@@ -335,3 +335,41 @@ def test_is_screen_needs_a_capable_terminal(monkeypatch, terminal, environment, 
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stdout", _Terminal() if terminal else io.StringIO())
     assert is_screen() is drawn
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_say_on_a_terminal_colours_labels_and_keeps_words_whole(monkeypatch, colours):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("NO_COLOR", "" if colours else "1")
+    monkeypatch.setattr(sys, "stdout", _Terminal())
+    say("warning: a sentence that is longer than thirty columns", "    -> do this")
+    assert sys.stdout.getvalue().splitlines() == (
+        [
+            "\x1b[33mwarning:\x1b[0m a sentence that is",
+            "    longer than thirty columns",
+            "    \x1b[36m->\x1b[0m do this",
+        ]
+        if colours
+        else [
+            "warning: a sentence that is",
+            "    longer than thirty columns",
+            "    -> do this",
+        ]
+    )
+
+
+def test_say_brief_on_a_terminal_is_brief_unless_details_are_wanted(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    for terminal, verbose, expected in (
+        (True, False, "short\n"),
+        (True, True, "long\ndetail\n"),
+        (False, False, "long\ndetail\n"),
+    ):
+        monkeypatch.setattr(sys, "stdout", _Terminal() if terminal else io.StringIO())
+        show_details(verbose)
+        say_brief(["short"], ["long"])
+        detail("detail")
+        show_details(False)
+        assert sys.stdout.getvalue() == expected

@@ -20,7 +20,7 @@ from transformers import (
 
 from prefcli import preemption
 from prefcli.checkpoints.metrics_log import entries_of
-from prefcli.console import say, warn
+from prefcli.console import detail, say, warn
 from prefcli.data import Split
 from prefcli.data.token_text import escape_text
 from prefcli.evaluation.generate import Answer, NotANumberError, Sampling, generate
@@ -66,7 +66,7 @@ def make_samples(
         return None
     stop_ids = load_stop_tokens(recipe.model, tokenizer, adapter=recipe.trains_adapter).ids
     samples = SamplingCallback(trainer, recipe, method, tokenizer, prompts, stop_ids, path)
-    say(*samples.opening_lines())
+    detail(*samples.opening_lines())
     return samples
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from prefcli.console import print_above, stream
 from prefcli.health import Advice
@@ -72,4 +73,4 @@ class RichLiveProgress:
             self._live = None
 
     def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._console.print(Text.from_ansi(text), soft_wrap=True)
