@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from prefcli.metrics import METRICS, Row
 from prefcli.report.held_out import Change
@@ -35,7 +35,8 @@ class Tile(NamedTuple):
     """The first value as text, or why there is none."""
     change: str
     """The difference with an arrow; empty without a first value."""
-    outcome: Literal["better", "worse", "same", ""]
+    outcome: str
+    """better, worse, same, or empty where no direction is better."""
     spark: str
     """The path of a small line; empty for few values."""
 
