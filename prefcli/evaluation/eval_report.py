@@ -228,7 +228,9 @@ def _number(name: str, value: float | None, *, signed: bool) -> str:
     if name in _SHARES:
         return f"{100 * value:+.1f}" if signed else f"{value:.1%}"
     is_reward = name.startswith("rewards/")
-    digits = (".3f" if abs(value) < 10 else ".2f") if is_reward else metric(name).digits
+    digits = ".3f" if is_reward else metric(name).digits
+    if abs(value) >= 10:
+        digits = ".2f" if abs(value) < 100 else ".1f"
     return f"{value:{'+' if signed or is_reward else ''}{digits}}"
 
 

@@ -89,6 +89,11 @@ def evaluate(
     shared = scored_models.tokenizer(choices[0])
     rows = load_held_out(recipe, method, shared, data=data, columns=columns)
     say(*rows.split.lines())
+    if data is not None and shared.chat_template and not rows.split.conversational:
+        say(
+            "eval: the rows are texts, and the tokenizer has a chat template; "
+            "data.train.chat=true reads them as turns"
+        )
     scores = RowScoring(scored_models, rows, shared, recipe.data.max_length).all(choices)
     return _estimated(rows, scores, method, scored_models)
 

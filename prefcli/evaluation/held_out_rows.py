@@ -133,13 +133,13 @@ def _groups(split: Split, raw: Sequence[RawRows], columns: Sequence[str]) -> dic
     automatic = [name for name in _AUTOMATIC if name in names and name not in columns]
     places = list(zip(split.rows["_file"][:], split.rows["_row"][:], strict=True))
     groups = {}
-    wanted = set(places)
+    known = set(places)
     for column in (*columns, *automatic):
         values = {
             place: _as_text(rows.row(i).get(column))
             for rows in raw
             for i in range(len(rows))
-            if (place := rows.place(i)) in wanted
+            if (place := rows.place(i)) in known
         }
         labels = [values[place] for place in places]
         if column in columns or 1 < len(set(labels)) <= _MOST_GROUPS:

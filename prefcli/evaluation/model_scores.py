@@ -37,7 +37,7 @@ class SideScores:
 
 @dataclass(frozen=True)
 class ModelScores:
-    """What a model gives the rows."""
+    """The log-probabilities that a model gives the rows."""
 
     name: str
     sides: Mapping[str, SideScores]

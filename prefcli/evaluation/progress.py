@@ -25,15 +25,15 @@ class Progress:
         """what: the work, at the beginning of a line. done: what an earlier start has done."""
         self._what, self._noun, self._total, self._clock = what, noun, total, clock
         self._first = self._done = done
-        self._began = self._said = clock()
+        self._began = self._reported = clock()
 
     def add(self, count: int) -> None:
         """Count what is done."""
         self._done += count
         now = self._clock()
-        if now - self._said < _SECONDS or self._done >= self._total:
+        if now - self._reported < _SECONDS or self._done >= self._total:
             return
-        self._said = now
+        self._reported = now
         left = (now - self._began) * (self._total - self._done) / (self._done - self._first)
         minutes = f"{left / 60:.0f} minutes" if left >= 90 else f"{left:.0f} seconds"
         say(
