@@ -35,6 +35,8 @@ class Panel(NamedTuple):
     """A value that is drawn as a horizontal line."""
     log_scale: bool = False
     """Use a logarithmic axis if the values span decades."""
+    is_primary: bool = False
+    """Pages show it large; they fold most of the others."""
 
 
 Scope = Literal["all", "pairs", "responses", "reference", "trainer", "training"]
@@ -100,14 +102,15 @@ class Metric(NamedTuple):
 
 _WIDTHS = {"+.4f": 8, ".4f": 7, ".3f": 7, "#.3g": 8, ".2e": 8, ".0f": 6}
 
-_LOSS = Panel("Loss")
+_LOSS = Panel("Loss", is_primary=True)
 _MARGIN = Panel(
     "Reward margin",
     "Chosen minus rejected reward. It rises from about zero to a stable positive value. If it "
     "explodes, beta is too low; if it stays flat, beta is too high or the learning rate too small.",
     baseline=0.0,
+    is_primary=True,
 )
-_ACCURACY = Panel("Reward accuracy", baseline=0.5)
+_ACCURACY = Panel("Reward accuracy", baseline=0.5, is_primary=True)
 _REWARDS = Panel(
     "Rewards",
     "How much more likely each side has become since the start, in the method's units. A falling "
@@ -118,6 +121,7 @@ _LOGP_PER_TOKEN = Panel(
     "Log-probability per token",
     "In nats. Chosen stays near its start and rejected falls. The health rule collapse reports if "
     "either falls too far.",
+    is_primary=True,
 )
 _LOGP = Panel(
     "Log-probability of a response",
@@ -487,7 +491,7 @@ _ALL = (
         abs_tol=0.005,
         scope="trainer",
         watch="always",
-        panel=Panel("Token accuracy"),
+        panel=Panel("Token accuracy", is_primary=True),
     ),
     Metric(
         "grad_norm",
@@ -630,7 +634,7 @@ def is_tie(row: Row, key: str) -> bool:
 
     trl counts a tie as an error, so the accuracy reads 0.
     """
-    if not key.endswith("rewards/accuracies"):
+    if "rewards/accuracies" not in key:
         return False
     margin = row.get(key.replace("accuracies", "margins"))
     return margin is not None and abs(margin) < TIE

@@ -1,4 +1,4 @@
-"""The logs of a run, one JSON object per line: metrics.jsonl, health.jsonl, samples.jsonl."""
+"""The logs of a run, one JSON object per line: metrics, health, samples and held-out rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from prefcli.checkpoints.run_dir import RunDir
 from prefcli.console import warn
 from prefcli.health import Advice, upgrade_advice
 from prefcli.metrics import Row, is_eval
-from prefcli.report.run_data import HEALTH_FILE, METRICS_FILE, SAMPLES_FILE, read_log
+from prefcli.report.run_data import (
+    HEALTH_FILE,
+    METRICS_FILE,
+    PAIRS_FILE,
+    SAMPLES_FILE,
+    read_log,
+)
 
 
 class MetricsLog:
@@ -90,10 +96,15 @@ def _is_sample(entry: Mapping[str, Any]) -> bool:
     )
 
 
+def _is_ranked(entry: Mapping[str, Any]) -> bool:
+    return isinstance(entry.get("place"), str) and "prompt" in entry
+
+
 _VALID: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
     METRICS_FILE: _is_metrics,
     HEALTH_FILE: _is_advice,
     SAMPLES_FILE: _is_sample,
+    PAIRS_FILE: _is_ranked,
 }
 
 

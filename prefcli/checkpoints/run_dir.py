@@ -24,6 +24,7 @@ from prefcli.recipe.schema import Recipe
 from prefcli.report.run_data import (
     HEALTH_FILE,
     METRICS_FILE,
+    PAIRS_FILE,
     RECIPE_FILE,
     RECORD_FILE,
     SAMPLES_FILE,
@@ -53,6 +54,8 @@ class RunDir:
         """One line per advice of a health rule."""
         self.samples = self.path / SAMPLES_FILE
         """One line per sample prompt and evaluation."""
+        self.held_out = self.path / PAIRS_FILE
+        """The held-out rows that each evaluation ranks lowest and highest."""
         self.model = self.path / "model"
         self.below = self.path / "below"
         """A copy of the adapter that this run's adapter is stacked on."""
@@ -185,7 +188,7 @@ class RunDir:
     @property
     def logs(self) -> tuple[Path, ...]:
         """Files with one JSON object per line, each with its `step`."""
-        return self.metrics, self.health, self.samples
+        return self.metrics, self.health, self.samples, self.held_out
 
     def clear(self) -> None:
         """Start over: remove what a run left that never reached a checkpoint."""

@@ -53,6 +53,8 @@ class RunRecord:
     hub: list[dict[str, str | None]] | None = None
     """Commits of everything that comes from the hub."""
     plan: dict[str, int] | None = None
+    settings: dict[str, Any] | None = None
+    """What the recipe sets; all other settings have their defaults."""
     parts: dict[str, dict[str, int]] | None = None
     """Parameters of each part of the model: trained, frozen, not reached by rows of text."""
     check_sft: dict[str, Any] | None = None
@@ -158,6 +160,12 @@ def _damaged(folder: RunDir, what: str) -> RecipeError:
 
 def _keys(record: type[RunRecord]) -> Iterable[str]:
     return (f.name for f in fields(record) if f.name != "folder")
+
+
+def own_settings(recipe: Recipe, method: str) -> dict[str, Any]:
+    """Return what the recipe sets for one of its methods, without the defaults."""
+    others = {name for name in recipe.methods if name != method}
+    return recipe.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude=others)
 
 
 def lineage(recipe: Recipe) -> list[dict[str, Any]]:

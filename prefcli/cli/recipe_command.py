@@ -6,6 +6,7 @@ The heavy half (torch and its relatives) is imported inside commands, within `he
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,6 +109,50 @@ def open_recipe(
         raise
 
 
+RUN_OR_RECIPE = "RECIPE|RUN"
+RunOrRecipe = Annotated[
+    str, typer.Argument(metavar=RUN_OR_RECIPE, help="A YAML recipe, or the folder of a run.")
+]
+
+
+def open_run_or_recipe(
+    name: str, overrides: list[str] | None, method: str | None, *, as_json: bool
+) -> tuple[Loaded, Method]:
+    """Load a recipe, or that of a run folder, with its method. Raises RecipeError.
+
+    method: the value of `--method`; a run has its own.
+    """
+    keep_stdout_for_json(as_json)
+    if not os.path.isdir(name):
+        loaded = open_recipe(name, overrides, as_json=as_json)
+        return loaded, choose_method(loaded, method)
+    from prefcli.report.run_data import RECIPE_FILE, read_run
+
+    if not os.path.isfile(os.path.join(name, RECIPE_FILE)):
+        raise RecipeError(
+            f"the folder has no {RECIPE_FILE}",
+            place=name,
+            code="RUN100",
+            hint="name the output_dir of a run, or a recipe",
+        )
+    loaded = open_recipe(os.path.join(name, RECIPE_FILE), overrides, as_json=as_json)
+    ran = read_run(name).method
+    return loaded, choose_method(loaded, method or (ran if ran in METHODS else None))
+
+
+def split_overrides(arguments: list[str] | None) -> tuple[list[str], list[str]]:
+    """Divide arguments into KEY=VALUE and names: a file or folder may have = in its name."""
+    from prefcli.recipe.overrides import key_path
+
+    overrides: list[str] = []
+    names: list[str] = []
+    for argument in arguments or []:
+        key, equals, _ = argument.partition("=")
+        is_override = equals and not os.path.exists(argument) and key_path(key) is not None
+        (overrides if is_override else names).append(argument)
+    return overrides, names
+
+
 def choose_method(loaded: Loaded, name: str | None) -> Method:
     """The method section of `--method`, or the only one. Raises RecipeError."""
     methods = loaded.recipe.methods
@@ -164,6 +209,26 @@ def refuse_without_effect(options: list[str], on: str, hint: str) -> None:
 
 def print_json(content: Any) -> None:
     document(json.dumps(content, indent=2, default=str))
+
+
+@contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Turn a failed write to the file of --output into a RecipeError."""
+    try:
+        yield
+    except OSError as error:
+        raise RecipeError(
+            f"can't write {path or 'an empty name'}: {error.strerror}",
+            code="RCP027",
+            hint="name another file with --output",
+        ) from None
+
+
+def check_writable(path: str) -> None:
+    """Create the file of --output and its folder, before long work. Raises RecipeError."""
+    with writing(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).open("a").close()
 
 
 def write_file(path: Path, text: str, *, option: str | None = None) -> None:

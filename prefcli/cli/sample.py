@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from prefcli.cli.recipe_command import Offline, command_app, heavy_half
+from prefcli.cli.recipe_command import (
+    Offline,
+    check_writable,
+    command_app,
+    heavy_half,
+    writing,
+)
 from prefcli.console import document, say
 from prefcli.errors import RecipeError
 from prefcli.recipe.offline import go_offline
@@ -66,9 +70,7 @@ def sample(
     if offline:
         go_offline()
     if output is not None:
-        with _writing(output):  # before minutes of generation
-            Path(output).parent.mkdir(parents=True, exist_ok=True)
-            Path(output).open("a").close()
+        check_writable(output)  # before minutes of generation
     with heavy_half():
         from prefcli.evaluation.generate import Sampling, generate_answers
 
@@ -78,7 +80,7 @@ def sample(
     for rows in generate_answers(models, prompts, chat_template, sampling, texts=prompt or ()):
         if output is not None:
             lines = [redact(json.dumps(row)) + "\n" for row in rows]
-            with _writing(output):
+            with writing(output):
                 Path(output).write_text("".join(lines), encoding="utf-8")
     if output is not None:
         say(f"{len(rows)} prompts answered, written to {output}")
@@ -104,16 +106,3 @@ def _check_values(
             code="RCP033",
             hint=f"write 0 for greedy answers, or at least {LOWEST_TEMPERATURE:g}",
         )
-
-
-@contextmanager
-def _writing(path: str) -> Iterator[None]:
-    """Turn a failed write into a RecipeError."""
-    try:
-        yield
-    except OSError as error:
-        raise RecipeError(
-            f"can't write {path or 'an empty name'}: {error.strerror}",
-            code="RCP027",
-            hint="name another file with --output",
-        ) from None

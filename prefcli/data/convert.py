@@ -282,6 +282,12 @@ def _detect(
     raise _no_format(kind, rows, place, row)
 
 
+def kind_of(rows: RawRows, place: Place) -> RowKind:
+    """Return the kind of rows that a source has. Raises DataError if no format fits."""
+    row_format, _ = _detect(rows, range(len(rows)), "demonstration", place)
+    return row_format.kind
+
+
 def _is_usable(source_kind: RowKind, kind: RowKind) -> bool:
     return (
         source_kind == kind

@@ -268,6 +268,13 @@ RECIPE_CODES: tuple[ErrorCode, ...] = (
         "Write the command that the message suggests; `prefcli --help` lists all commands.",
     ),
     ErrorCode(
+        "RCP040",
+        "no-held-out-rows",
+        "`prefcli eval` compares models on rows that were not trained on, and the recipe has none.",
+        "prefcli eval recipe.yaml, without data.eval",
+        "Name a file with --data FILE, or write data.eval, e.g. data.eval={from_train: 0.05}.",
+    ),
+    ErrorCode(
         "RCP150",
         "unknown-tool",
         "`prefcli migrate` recognises a config by its keys, and this file has none of the keys of "

@@ -124,9 +124,16 @@ RUN_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "RUN100",
         "not-a-run-folder",
-        "`prefcli report` reads run folders, and the path is not in one: there is neither run.json "
-        "nor metrics.jsonl.",
+        "The command reads a run folder, and the path is not in one: there is neither run.json nor "
+        "metrics.jsonl, or no recipe.yaml.",
         "prefcli report runs",
         "Name the output_dir of a run, or a file or folder in it.",
+    ),
+    ErrorCode(
+        "RUN101",
+        "run-without-model",
+        "The command evaluates the model/ of a run, which is written when the run ends.",
+        "prefcli eval runs/dpo, while the run is training",
+        "Run it to its end, or name one of its checkpoints next to its recipe.yaml.",
     ),
 )

@@ -75,7 +75,7 @@ def generate_answers(
     columns: dict[str, list[str]] = {}
     for name in models:
         model, tokenizer = load_for_generation(
-            Model(name_or_path=_model_of_run(name), chat_template=chat_template)
+            Model(name_or_path=model_of_run(name), chat_template=chat_template)
         )
         turns: list[Prompt] = [[{"role": "user", "content": text}] for text in texts]
         given = turns + prompts[len(texts) :] if tokenizer.chat_template else prompts
@@ -91,7 +91,7 @@ def generate_answers(
         ]
 
 
-def _model_of_run(name: str) -> str:
+def model_of_run(name: str) -> str:
     """Return the model folder of a run folder, and every other name unchanged."""
     run = Path(name).expanduser()
     is_run = os.path.isfile(run / "run.json") and not os.path.isfile(run / "config.json")

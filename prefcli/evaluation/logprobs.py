@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -37,7 +37,6 @@ class Score:
         return self.logp / self.tokens
 
 
-@torch.no_grad()
 def score(
     model: PreTrainedModel | PeftModel,
     rows: Sequence[Row],
@@ -47,25 +46,59 @@ def score(
     tokens_per_batch: int | None = None,
     speed: FastForward | None = None,
 ) -> list[Score | None]:
-    """Return log p(completion | prompt) of each row, cut at `max_length`, in the order of the rows.
+    """Return log p(completion | prompt) of each row, as the function of `scoring` does."""
+    with scoring(
+        model,
+        max_length=max_length,
+        autocast=autocast,
+        tokens_per_batch=tokens_per_batch,
+        speed=speed,
+    ) as score_rows:
+        return score_rows(rows)
 
-    None for a row without scored tokens. The first token of a row without a prompt has no context
-    and is not scored.
+
+ScoreRows = Callable[..., list[Score | None]]
+"""Scores rows, in their order. `done`, an optional keyword, is called with the number of rows of
+each batch after it."""
+
+
+@contextmanager
+def scoring(
+    model: PreTrainedModel | PeftModel,
+    *,
+    max_length: int,
+    autocast: bool = False,
+    tokens_per_batch: int | None = None,
+    speed: FastForward | None = None,
+) -> Iterator[ScoreRows]:
+    """Prepare a model once, and yield a function that scores rows cut at `max_length`.
+
+    It returns None for a row without scored tokens. The first token of a row without a prompt has
+    no context and is not scored.
 
     autocast: compute in bfloat16 on a GPU. speed: use its packed forward pass if it supports the
     model; rows with the same prompt share it.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    results: list[Score | None] = [None] * len(rows)
     with eval_mode(model), speed.installed(base) if speed is not None else nullcontext():
         fast = speed is not None and speed.reason is None
         score_batch = _score_packed if fast else _score_padded
         make_batches = packed_batches if fast else padded_batches
-        for batch in make_batches(base, rows, max_length, tokens_per_batch):
-            scores = score_batch(base, [rows[i] for i in batch], max_length, autocast)
-            for i, result in zip(batch, scores, strict=True):
-                results[i] = result
-    return results
+
+        @torch.no_grad()
+        def score_rows(
+            rows: Sequence[Row], *, done: Callable[[int], None] | None = None
+        ) -> list[Score | None]:
+            results: list[Score | None] = [None] * len(rows)
+            for batch in make_batches(base, rows, max_length, tokens_per_batch):
+                scores = score_batch(base, [rows[i] for i in batch], max_length, autocast)
+                for i, result in zip(batch, scores, strict=True):
+                    results[i] = result
+                if done is not None:
+                    done(len(batch))
+            return results
+
+        yield score_rows
 
 
 def padded_batches(

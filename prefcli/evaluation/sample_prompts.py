@@ -33,7 +33,9 @@ class SamplePrompt:
     @property
     def shown(self) -> str:
         """The end of the prompt."""
-        text = self.prompt if isinstance(self.prompt, str) else self.prompt[-1]["content"]
+        text = self.prompt
+        if not isinstance(text, str):
+            text = text[-1]["content"] if text else ""
         return text if len(text) <= _SHOWN else f"... {text[-_SHOWN:].partition(' ')[2]}"
 
     def as_dict(self) -> dict[str, str]:
@@ -109,6 +111,12 @@ def choose_prompts(
     elif len(chosen) < options.prompts:
         notes.append(f"{len(chosen)} prompts, not {options.prompts}: data.eval has no more")
     return SamplePrompts(chosen, new, notes)
+
+
+def row_texts(split: Split, index: int) -> dict[str, str]:
+    """Return the place of a row, the end of its prompt, and its answers."""
+    prompt, chosen, rejected = _prompt_and_answers(split.rows[index])
+    return SamplePrompt(split.place(index), prompt, 0, _text(chosen), _text(rejected)).as_dict()
 
 
 def _sample_prompt(

@@ -25,9 +25,13 @@ def _plots(lengths: Mapping[str, Any]) -> dict[str, Plot]:
     ends, labels = shape["ends"], list(bin_labels(shape["ends"]))
     cut_after = ends.index(shape["room"]) if shape["room"] in ends else None
     label = f"max_length {lengths['max_length']}"
+    rows = shape["rows"]
+    sides = {name: counts for name, counts in rows.items() if name not in ("prompt", "row")}
+    groups = {", ".join(sides): sides} if sides else {}
+    groups |= {name: {name: rows[name]} for name in ("prompt", "row") if name in rows}
     return {
-        name: histogram(labels, counts, cut_after=cut_after, cut_label=label)
-        for name, counts in shape["rows"].items()
+        title: histogram(labels, counts, cut_after=cut_after, cut_label=label)
+        for title, counts in groups.items()
     }
 
 

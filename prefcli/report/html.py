@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from prefcli.console import visible
 from prefcli.metrics import metric
@@ -18,6 +18,18 @@ from prefcli.secrets import redact
 def metric_title(key: str) -> str:
     """Return a metric's title, by its key with or without `eval_`."""
     return metric(key).title
+
+
+def clipped(text: str, limit: int) -> Markup:
+    """Return at most so many characters of a text, with a mark where it was cut."""
+    text = redact(text.strip())
+    if len(text) <= limit:
+        return escape(visible(text))
+    start = text[:limit]
+    words = start.rsplit(None, 1)[0]
+    start = words if len(words) > 0.8 * limit else start
+    rest = f"{len(text) - len(start):,} more characters"
+    return escape(visible(start)) + Markup(' <span class="cut">... {}</span>').format(rest)
 
 
 def _shown(value: Any) -> Any:
@@ -34,6 +46,7 @@ _PAGES = Environment(
     lstrip_blocks=True,
 )
 _PAGES.filters["metric_title"] = metric_title
+_PAGES.filters["clipped"] = clipped
 _PAGES.globals["format_value"] = format_value
 _PAGES.globals["max_points"] = MAX_POINTS
 

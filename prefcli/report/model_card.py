@@ -22,27 +22,11 @@ from prefcli.report.run_data import (
     read_run,
 )
 from prefcli.report.samples import samples
+from prefcli.report.settings import main_settings
 from prefcli.report.verdict import verdict
 from prefcli.secrets import redact
 
 _MAX_SAMPLES = 4
-_SETTINGS = (
-    "training.global_batch_size",
-    "training.num_train_epochs",
-    "training.max_steps",
-    "training.lr_scheduler_type",
-    "training.warmup_ratio",
-    "training.warmup_steps",
-    "training.optim",
-    "training.weight_decay",
-    "data.max_length",
-    "model.dtype",
-    "model.quantization",
-    "sft_mix.fraction",
-    "sft_mix.weight",
-    "seed",
-)
-"""Settings that the card lists, besides all of the method's section and of lora."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _TAG = re.compile("[a-z]+")
 _DATA_FILE = (".jsonl", ".json", ".parquet", ".csv")
@@ -185,17 +169,7 @@ def _source(source: dict[str, Any]) -> str:
 
 
 def _settings(run: Run) -> Iterator[tuple[str, Any]]:
-    effective = as_dict(run.record.get("effective"))
-    rate = effective.get("learning_rate", run.recipe_value("training.learning_rate"))
-    for section in (run.method, "lora"):
-        for key, value in as_dict(run.recipe_value(section)).items():
-            if value is not None:
-                yield f"{section}.{key}", value
-    if rate is not None:
-        yield "training.learning_rate", f"{rate:g}" if isinstance(rate, float) else rate
-    for path in _SETTINGS:
-        if run.recipe_value(path) is not None:
-            yield path, run.recipe_value(path)
+    yield from main_settings(run)
     yield "steps", run.record.get("steps", run.last_step)
 
 

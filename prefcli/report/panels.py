@@ -43,6 +43,7 @@ class PanelData:
     lines: list[Line]
     baseline: float | None
     log_scale: bool
+    is_primary: bool = False
 
     @property
     def has_held_out(self) -> bool:
@@ -91,7 +92,8 @@ def _panels() -> Iterator[tuple[Panel, list[Metric]]]:
 
 def _panel(spec: Panel, title: str, caption: str, lines: list[Line]) -> PanelData:
     log_scale = spec.log_scale and _spans_decades(lines)
-    return PanelData(title, caption, lines, None if log_scale else spec.baseline, log_scale)
+    baseline = None if log_scale else spec.baseline
+    return PanelData(title, caption, lines, baseline, log_scale, spec.is_primary)
 
 
 def _is_shown(run: Run, metric: Metric) -> bool:

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import NamedTuple
+from itertools import groupby, pairwise
+from typing import NamedTuple, TypeGuard
 
-from prefcli.report.panels import PanelData, Point
+from prefcli.report.panels import Line, PanelData, Point
 
 _LARGEST = 1e38
 """Values beyond this, about the largest float32, are gaps: an axis could not show the others."""
 _TEXT = 6.3
 """Mean width of a character in units of the plot, at its font size of 12."""
+_LINE_HEIGHT = 13.0
+_NAME = 14
+"""Characters up to which the name of a line or a rule fits next to it."""
+_STRIPS = 80
+"""Parts of a plot with a text of their own."""
+_LEAST_JOINED = 3
+"""Evaluations from which a line joins them."""
 
 
 class Mark(NamedTuple):
-    """A vertical line at the step of a health advice, with the advice's number."""
+    """A vertical line at the step of a health advice."""
 
     step: float
     number: str
+    """Empty if the label of an earlier mark includes it."""
+    rule: str
+    """Its name is shown where there is room."""
     colour: str
 
 
@@ -41,13 +51,29 @@ class Rule(NamedTuple):
 
 
 class Series(NamedTuple):
-    """A line of the plot: an SVG path, and circles with the value they stand for."""
+    """A line of the plot: an SVG path and circles."""
 
     colour: str
     path: str
     dashed: bool
-    circles: list[tuple[float, float, str]]
+    circles: list[tuple[float, float]]
     radius: float
+
+
+class EndLabel(NamedTuple):
+    """The last value of a line, next to the plot."""
+
+    y: float
+    text: str
+    colour: str
+
+
+class Strip(NamedTuple):
+    """A vertical part of the plot with a text that a pointer shows."""
+
+    x: float
+    width: float
+    text: str
 
 
 class Bar(NamedTuple):
@@ -58,6 +84,7 @@ class Bar(NamedTuple):
     width: float
     height: float
     label: str
+    colour: str
 
 
 @dataclass(frozen=True)
@@ -74,12 +101,15 @@ class Plot:
     bottom: float
     x_ticks: list[Tick]
     y_ticks: list[Tick]
-    slanted: bool = False
-    """Whether the labels of the x axis are slanted."""
+    x_title: str = ""
     bars: list[Bar] = field(default_factory=list)
     series: list[Series] = field(default_factory=list)
     baseline: float | None = None
     rules: list[Rule] = field(default_factory=list)
+    ends: list[EndLabel] = field(default_factory=list)
+    names_lines: bool = False
+    """Whether the labels at the ends of lines name them, so that no legend is needed."""
+    strips: list[Strip] = field(default_factory=list)
 
 
 class _Axis:
@@ -104,26 +134,31 @@ def line_plot(panel: PanelData, marks: Sequence[Mark], steps: tuple[float, float
 
     steps: the first and last step of all plots of the page.
     """
-    width, height, top, bottom = 390, 220, 18, 196
+    width, height, top, bottom = 420, 220, 18, 196
     values = [y for line in panel.lines for _, y in line.points if _is_drawn(y)]
     values += [] if panel.baseline is None else [panel.baseline]
     low, high = _limits(values, panel)
     ticks = list(_log_ticks(low, high) if panel.log_scale else _linear_ticks(low, high, 5))
     left = 14 + _TEXT * max((len(label) for _, label in ticks), default=1)
+    names_lines = len(panel.lines) > 1 and all(len(x.label) <= _NAME for x in panel.lines)
+    labels = _last_values(panel.lines, names_lines=names_lines)
+    right = width - 12 - _TEXT * max((len(text) for _, text, _ in labels), default=len("step"))
     room = max(steps[1] - steps[0], 1) * 0.03
-    x = _Axis(steps[0] - room, steps[1] + room, left, width - 8)
+    x = _Axis(steps[0] - room, steps[1] + room, left, right)
     y = _Axis(low, high, bottom, top, log=panel.log_scale)
     x_ticks = _linear_ticks(steps[0], max(steps[1], steps[0] + 1), 5, integers=True)
+    ends = [EndLabel(y.place(value), text, colour) for value, text, colour in labels]
     return Plot(
         label=f"{panel.title} by step",
         width=width,
         height=height,
         left=left,
-        right=width - 8,
+        right=right,
         top=top,
         bottom=bottom,
         x_ticks=[Tick(x.place(value), label) for value, label in x_ticks],
         y_ticks=[Tick(y.place(value), label) for value, label in ticks],
+        x_title="step",
         series=[
             _series(points, line.colour, x, y, held_out=held_out)
             for line in panel.lines
@@ -131,46 +166,145 @@ def line_plot(panel: PanelData, marks: Sequence[Mark], steps: tuple[float, float
             if points
         ],
         baseline=None if panel.baseline is None else y.place(panel.baseline),
-        rules=[Rule(x.place(mark.step), mark.number, mark.colour) for mark in marks],
+        rules=_rules(marks, x, right),
+        ends=_spread(ends, top, bottom),
+        names_lines=names_lines and len(ends) == len(panel.lines),
+        strips=list(_strips(panel.lines, x, left, right)),
     )
 
 
+def _last_values(lines: Sequence[Line], *, names_lines: bool) -> list[tuple[float, str, str]]:
+    """Return (value, text, colour) at the end of each line: held-out rows before training rows."""
+    labels = []
+    for line in lines:
+        values = [[y for _, y in points if _is_drawn(y)] for points in (line.held_out, line.train)]
+        last = next((drawn[-1] for drawn in values if drawn), None)
+        if last is not None:
+            name = f"{line.label} " if names_lines else ""
+            labels.append((last, f"{name}{_short(last)}", line.colour))
+    return labels
+
+
+def _spread(labels: Sequence[EndLabel], top: float, bottom: float) -> list[EndLabel]:
+    """Move labels apart that would overlap; none if there are too many."""
+    if len(labels) * _LINE_HEIGHT > bottom - top:
+        return []
+    ordered = sorted(labels, key=lambda label: label.y)
+    places: list[float] = []
+    for label in ordered:
+        places.append(max(label.y, places[-1] + _LINE_HEIGHT if places else top))
+    limit = bottom
+    for at in reversed(range(len(places))):
+        places[at] = min(places[at], limit)
+        limit = places[at] - _LINE_HEIGHT
+    return [label._replace(y=round(y, 2)) for label, y in zip(ordered, places, strict=True)]
+
+
+def _rules(marks: Sequence[Mark], x: _Axis, right: float) -> list[Rule]:
+    """Lay out the marks; those with room before the next one have the name of their rule."""
+    labelled = [x.place(mark.step) for mark in marks if mark.number]
+    rules, place = [], 0
+    for mark in marks:
+        at, label, align = x.place(mark.step), mark.number, "middle"
+        if mark.number:
+            place += 1
+            before = labelled[place - 2] if place > 1 else 0.0
+            after = labelled[place] if place < len(labelled) else right
+            long = f"{mark.number} {mark.rule}"
+            width = _TEXT * len(long)
+            if at + width < after:
+                label, align = long, "start"
+            elif after == right and at - width > before + _TEXT * _NAME:
+                label, align = long, "end"
+        rules.append(Rule(at, label, mark.colour, align))
+    return rules
+
+
+def _strips(lines: Sequence[Line], x: _Axis, left: float, right: float) -> Iterator[Strip]:
+    """Yield parts of the plot, each with the values of all lines at its last step."""
+    values: dict[float, list[str]] = {}
+    for line in lines:
+        for points, kind in ((line.train, ""), (line.held_out, " (held-out)")):
+            for step, value in points:
+                text = "not finite" if value is None else f"{value:.4g}"
+                values.setdefault(step, []).append(f"{line.label}{kind}: {text}")
+    steps = sorted(values)
+    shown = steps[:: -(-len(steps) // _STRIPS)] if steps else []
+    places = [x.place(step) for step in shown]
+    edges = [left, *((a + b) / 2 for a, b in pairwise(places)), right]
+    for step, start, end in zip(shown, edges, edges[1:], strict=False):
+        text = "\n".join([f"step {step:g}", *values[step]])
+        yield Strip(round(start, 2), round(end - start, 2), text)
+
+
+def _short(value: float) -> str:
+    """Return a value with three digits."""
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return _scientific(value)
+
+
+def spark_path(values: Sequence[float | None], width: float, height: float) -> str:
+    """Return the path of a small line without axes; empty for fewer than three values."""
+    finite = [value for value in values if value is not None and _is_drawn(value)]
+    if len(finite) < _LEAST_JOINED:
+        return ""
+    low, high = min(finite), max(finite)
+    x = _Axis(0, len(finite) - 1, 1, width - 1)
+    y = _Axis(low, high if high > low else low + 1, height - 2, 2)
+    return "M" + "L".join(f"{x.place(at):g},{y.place(v):g}" for at, v in enumerate(finite))
+
+
 def histogram(
-    labels: Sequence[str], counts: Sequence[int], *, cut_after: int | None, cut_label: str
+    labels: Sequence[str],
+    counts: Mapping[str, Sequence[int]],
+    *,
+    cut_after: int | None,
+    cut_label: str,
 ) -> Plot:
-    """Lay out rows by length; a line after bin `cut_after` shows max_length."""
-    width, height, top, bottom = 420, 230, 18, 186
-    high = max(*counts, 1)
+    """Lay out rows by length as bars; a line after bin `cut_after` shows max_length.
+
+    labels: the range of each bin; the axis shows its end. counts: rows per bin, by name.
+    """
+    width, height, top, bottom = 420, 220, 18, 190
+    high = max(max(*rows, 1) for rows in counts.values())
     ticks = list(_linear_ticks(0, high, 4, integers=True))
     left = 14 + _TEXT * max(len(label) for _, label in ticks)
     x = _Axis(-0.6, len(labels) - 0.4, left, width - 8)
     y = _Axis(0, high * 1.05, bottom, top)
-    bar_width = 0.92 * (x.place(1) - x.place(0))
+    bin_width = x.place(1) - x.place(0)
+    bar_width = 0.92 * bin_width / len(counts)
+    every = -(-len(labels) * _TEXT * (len(labels[-1].rpartition("-")[2]) + 1) // (width - 8 - left))
     rules = []
     if cut_after is not None:
         edge = cut_after + 0.5
         align = "end" if edge > len(labels) / 2 else "start"
         rules.append(Rule(x.place(edge), cut_label, "mark", align))
     return Plot(
-        label=f"rows by tokens, {cut_label}",
+        label=f"{' and '.join(counts)}: rows by tokens, {cut_label}",
         width=width,
         height=height,
         left=left,
         right=width - 8,
         top=top,
         bottom=bottom,
-        x_ticks=[Tick(x.place(at), label) for at, label in enumerate(labels)],
+        x_ticks=[
+            Tick(x.place(at + 0.5), label.rpartition("-")[2])
+            for at, label in enumerate(labels)
+            if (len(labels) - 1 - at) % max(every, 1) == 0
+        ],
         y_ticks=[Tick(y.place(value), label) for value, label in ticks],
-        slanted=True,
         bars=[
             Bar(
-                round(x.place(at) - bar_width / 2, 2),
+                round(x.place(at) - 0.46 * bin_width + place * bar_width, 2),
                 y.place(count),
                 round(bar_width, 2),
                 round(bottom - y.place(count), 2),
-                f"{label} tokens: {count:,} rows",
+                f"{name}, {label} tokens: {count:,} rows",
+                name if name in ("chosen", "rejected") else "bar",
             )
-            for at, (label, count) in enumerate(zip(labels, counts, strict=True))
+            for place, (name, rows) in enumerate(counts.items())
+            for at, (label, count) in enumerate(zip(labels, rows, strict=True))
         ],
         rules=rules,
     )
@@ -178,14 +312,14 @@ def histogram(
 
 def _series(points: Sequence[Point], colour: str, x: _Axis, y: _Axis, *, held_out: bool) -> Series:
     places = [
-        (x.place(step), y.place(value), f"step {step:g}: {value:.4g}")
-        if value is not None and _is_drawn(value)
-        else None
+        (x.place(step), y.place(value)) if value is not None and _is_drawn(value) else None
         for step, value in points
     ]
     runs = [[place for place in run if place] for drawn, run in groupby(places, bool) if drawn]
+    # A straight line between two evaluations would look like a measured trend.
+    shortest = _LEAST_JOINED if held_out else 2
     path = "".join(
-        "M" + "L".join(f"{px:g},{py:g}" for px, py, _ in run) for run in runs if len(run) > 1
+        "M" + "L".join(f"{px:g},{py:g}" for px, py in run) for run in runs if len(run) >= shortest
     )
     # A single value between gaps is not a line.
     circles = [
@@ -195,7 +329,7 @@ def _series(points: Sequence[Point], colour: str, x: _Axis, y: _Axis, *, held_ou
     return Series(colour, path, held_out, circles, radius)
 
 
-def _is_drawn(value: float | None) -> bool:
+def _is_drawn(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value) and abs(value) <= _LARGEST
 
 

@@ -14,13 +14,14 @@ import yaml
 
 from prefcli.errors import RecipeError
 from prefcli.health import upgrade_advice
-from prefcli.metrics import EVAL_PREFIX, Row, is_eval, metric
+from prefcli.metrics import EVAL_PREFIX, Row, is_eval, is_tie, metric
 
 RECORD_FILE = "run.json"
 RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.jsonl"
 HEALTH_FILE = "health.jsonl"
 SAMPLES_FILE = "samples.jsonl"
+PAIRS_FILE = "held_out.jsonl"
 
 _SIGNS = (RECORD_FILE, METRICS_FILE)
 """Files that make a folder a run folder."""
@@ -43,6 +44,8 @@ class Run:
     advice: list[dict[str, Any]] = field(default_factory=list)
     """health.jsonl, by step."""
     samples: list[dict[str, Any]] = field(default_factory=list)
+    ranked: list[dict[str, Any]] = field(default_factory=list)
+    """held_out.jsonl: the held-out rows with the lowest and the highest margins."""
     unreadable: int = 0
     """Number of lines that are not JSON objects with a step, except for a truncated last one."""
     last_written: str = ""
@@ -165,6 +168,7 @@ def read_run(name: str | Path) -> Run:
     metrics.sort(key=lambda row: float(row["step"]))
     advice, broken_advice = _objects(path / HEALTH_FILE)
     samples, broken_samples = _objects(path / SAMPLES_FILE)
+    ranked, broken_ranked = _objects(path / PAIRS_FILE)
     run = Run(
         path=path,
         name=path.absolute().name,
@@ -178,7 +182,8 @@ def read_run(name: str | Path) -> Run:
         evals=[_numbers(row, run) for row in metrics if is_eval(row)],
         advice=sorted(map(upgrade_advice, advice), key=lambda entry: float(entry["step"])),
         samples=samples,
-        unreadable=broken_metrics + broken_advice + broken_samples,
+        ranked=ranked,
+        unreadable=broken_metrics + broken_advice + broken_samples + broken_ranked,
         last_written=_modified(path / METRICS_FILE),
     )
 
@@ -193,12 +198,15 @@ def _numbers(row: Mapping[str, Any], run: Run) -> Row:
     Accuracies over nothing but ties are removed: trl counts ties as errors.
     """
     # The row of the first training step shows the policy before that step.
-    tied = run.ties_at_start and row["step"] <= 1 - is_eval(row)
+    is_evaluation = is_eval(row)
+    starts = run.ties_at_start and row["step"] <= 1 - is_evaluation
     return {
         key.removeprefix(EVAL_PREFIX): value if _is_finite(value) else None
         for key, value in row.items()
         if (value is None or (isinstance(value, int | float) and not isinstance(value, bool)))
-        and not (tied and "rewards/accuracies" in key)
+        and not (
+            "rewards/accuracies" in key and (starts or (not is_evaluation and is_tie(row, key)))
+        )
     }
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from prefcli.health import LEVEL_NAMES
 from prefcli.report.html import render
 from prefcli.report.panels import MAX_POINTS, PanelData, run_panels
-from prefcli.report.plots import Mark, line_plot
+from prefcli.report.plots import Mark, Plot, line_plot
+from prefcli.report.ranked_rows import ranking
 from prefcli.report.run_data import (
     Run,
     as_dict,
@@ -19,9 +21,13 @@ from prefcli.report.run_data import (
     read_run,
 )
 from prefcli.report.samples import samples
+from prefcli.report.settings import own_settings, text
+from prefcli.report.tiles import tiles
 from prefcli.report.verdict import verdict
+from prefcli.text import counted, format_duration
 
 _COLOURS = {"note": "note", "warn": "warning", "stop": "error"}
+_LARGE_PLOTS = 4
 _LABEL_WIDTH = 0.04
 """Share of a plot's width that the number of a mark takes."""
 
@@ -34,33 +40,50 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def run_page(run: Run) -> str:
-    """Return the page of one run as HTML."""
+def run_page(run: Run, *, refresh: int | None = None) -> str:
+    """Return the page of one run as HTML. refresh: seconds after which a browser reads it again."""
     panels = list(run_panels(run))
     steps = step_range(panels)
     plot_marks = marks(run.advice, steps)
     splits = as_dict(run.record.get("data"))
+    outcome = verdict(run)
+    tiles_of, shown = tiles(run, outcome)
     return render(
         "run.html",
         {
+            "refresh": refresh,
             "name": run.name,
             "method": run.method,
             "lineage": format_lineage(run.lineage, run.method),
-            "verdict": verdict(run),
+            "summary": ", ".join(_summary(run)),
+            "verdict": outcome,
+            "tiles_of": tiles_of,
+            "tiles": shown,
+            "settings": own_settings(run),
             "expected": run.expected_results,
             "expected_source": run.expected_source,
             "advice": [_advice(at, entry) for at, entry in enumerate(run.advice, start=1)],
-            "plots": [(panel, line_plot(panel, plot_marks, steps)) for panel in panels],
+            "plots": plots(panels, plot_marks, steps),
             "has_held_out": any(panel.has_held_out for panel in panels),
             "subsampled": is_subsampled(run),
+            "ranking": ranking(run),
             "samples": samples(run),
             "data": [_split(name, as_dict(split)) for name, split in splits.items()],
             "facts": list(_facts(run)),
             "recipe": run.recipe_text,
-            "effective": [(k, _text(v)) for k, v in as_dict(run.record.get("effective")).items()],
+            "effective": [(k, text(v)) for k, v in as_dict(run.record.get("effective")).items()],
             "unreadable": run.unreadable,
         },
     )
+
+
+def plots(
+    panels: Sequence[PanelData], plot_marks: Sequence[Mark], steps: tuple[float, float]
+) -> tuple[list[tuple[PanelData, Plot]], list[tuple[PanelData, Plot]]]:
+    """Return the plots that a page shows large, and those that it folds."""
+    ordered = sorted(panels, key=lambda panel: not panel.is_primary)
+    laid_out = [(panel, line_plot(panel, plot_marks, steps)) for panel in ordered]
+    return laid_out[:_LARGE_PLOTS], laid_out[_LARGE_PLOTS:]
 
 
 def step_range(panels: Sequence[PanelData]) -> tuple[float, float]:
@@ -82,11 +105,11 @@ def marks(advice: Sequence[Mapping[str, Any]], steps: tuple[float, float]) -> li
         step, colour = float(entry["step"]), _COLOURS.get(str(entry.get("level")), "note")
         if labelled >= 0 and step - result[labelled].step < room:
             first = result[labelled].number.split("-")[0]
-            result[labelled] = result[labelled]._replace(number=f"{first}-{number}")
-            result.append(Mark(step, "", colour))
+            result[labelled] = result[labelled]._replace(number=f"{first}-{number}", rule="")
+            result.append(Mark(step, "", "", colour))
         else:
             labelled = len(result)
-            result.append(Mark(step, str(number), colour))
+            result.append(Mark(step, str(number), str(entry.get("rule", "")), colour))
     return result
 
 
@@ -129,12 +152,37 @@ def _count(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else "-"
 
 
+def _summary(run: Run) -> Iterator[str]:
+    """Yield what ran, where and for how long."""
+    steps, planned = run.record.get("steps", run.last_step), as_dict(run.record.get("plan"))
+    total = planned.get("steps")
+    unfinished = isinstance(total, int) and isinstance(steps, int) and steps < total
+    yield f"step {steps} of {total}" if unfinished else counted(int(steps), "step")
+    if (duration := _duration(run.record)) is not None:
+        yield f"{duration} in all"
+    if name := as_dict(run.record.get("device")).get("name"):
+        yield f"on {name}"
+    if started := str(run.record.get("started", "")):
+        yield f"started {started[:16].replace('T', ' ')}"
+
+
+def _duration(record: Mapping[str, Any]) -> str | None:
+    """Return the time from the first start to the end, if both are known."""
+    try:
+        start, end = (datetime.fromisoformat(record[key]) for key in ("started", "finished"))
+        return format_duration((end - start).total_seconds())
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def _facts(run: Run) -> Iterator[tuple[str, str]]:
     record = run.record
     device = as_dict(record.get("device"))
     yield "Folder", str(run.path)
     yield "Started", str(record.get("started", "-"))
     yield "Ended", str(record.get("finished", "-"))
+    if (duration := _duration(record)) is not None:
+        yield "Duration", duration
     yield "Steps", str(record.get("steps", f"{run.last_step} so far"))
     gate = as_dict(record.get("check_sft"))
     if gate.get("perplexity") is not None:
@@ -155,7 +203,3 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     versions = {"prefcli": record.get("prefcli", "-"), **as_dict(record.get("versions"))}
     yield "Versions", ", ".join(f"{name} {value}" for name, value in versions.items())
     yield "Python", str(record.get("python", "-"))
-
-
-def _text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

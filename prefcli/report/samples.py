@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from prefcli.report.run_data import Run, as_dict
+from prefcli.report.run_data import Run, as_dict, as_list
 
 
 class Answer(NamedTuple):
@@ -13,6 +13,8 @@ class Answer(NamedTuple):
     title: str
     text: str | None
     is_final: bool = False
+    is_cut: bool = False
+    """It reached samples.max_new_tokens."""
 
 
 class Sample(NamedTuple):
@@ -35,23 +37,33 @@ def samples(run: Run) -> list[Sample]:
     return [_sample(place, prompt, rows) for (place, prompt), rows in by_prompt.items()]
 
 
+def final_answers(run: Run) -> dict[tuple[str, str], Answer]:
+    """Return the last greedy answer to each prompt, by the place and the text of the prompt."""
+    return {
+        (sample.place, sample.prompt): answer
+        for sample in samples(run)
+        for answer in sample.answers
+        if answer.is_final
+    }
+
+
 def _sample(place: str, prompt: str, rows: list[dict[str, Any]]) -> Sample:
     rows = sorted(rows, key=lambda row: float(row["step"]))
     first, last = rows[0], rows[-1]
-    start = _answer(first, "policy", "greedy")
-    reference = _answer(last, "reference", "greedy")
+    start = _answer(_at(first), first, "policy", "greedy")
+    reference = _answer("reference", last, "reference", "greedy")
     answers = [
-        *([Answer(_at(first), start)] if first is not last else []),
-        Answer(_at(last), _answer(last, "policy", "greedy"), is_final=True),
+        *([start] if first is not last else []),
+        _answer(_at(last), last, "policy", "greedy")._replace(is_final=True),
         # A reference that is the starting policy gives the same answer again.
-        *([Answer("reference", reference)] if reference != start else []),
+        *([reference] if reference.text != start.text else []),
         Answer("chosen in the data", _text(last.get("chosen"))),
         Answer("rejected in the data", _text(last.get("rejected"))),
     ]
     other_answers = [
-        *(Answer(f"{_at(row)}, greedy", _answer(row, "policy", "greedy")) for row in rows[1:-1]),
-        *(Answer(f"{_at(row)}, sampled", _answer(row, "policy", "sampled")) for row in rows),
-        Answer("reference, sampled", _answer(last, "reference", "sampled")),
+        *(_answer(f"{_at(row)}, greedy", row, "policy", "greedy") for row in rows[1:-1]),
+        *(_answer(f"{_at(row)}, sampled", row, "policy", "sampled") for row in rows),
+        _answer("reference, sampled", last, "reference", "sampled"),
     ]
     return Sample(place, prompt, _given(answers), _given(other_answers))
 
@@ -64,8 +76,10 @@ def _at(row: dict[str, Any]) -> str:
     return f"step {int(row['step'])}"
 
 
-def _answer(row: dict[str, Any], model: str, decoding: str) -> str | None:
-    return _text(as_dict(row.get(model)).get(decoding))
+def _answer(title: str, row: dict[str, Any], model: str, decoding: str) -> Answer:
+    answers = as_dict(row.get(model))
+    is_cut = decoding in as_list(answers.get("cut"))
+    return Answer(title, _text(answers.get(decoding)), is_cut=is_cut)
 
 
 def _text(value: Any) -> str | None:

@@ -109,7 +109,7 @@ def write_report_and_card(folder: RunDir, *, about: str | None = None) -> None:
     about: the method in one sentence; given if there is a model/ to write a card for.
     """
     try:
-        # Imported here, since matplotlib takes most of a second.
+        # Imported here, so that a failed import can't cost a trained model either.
         from prefcli.report.model_card import write_card
         from prefcli.report.run_page import write_report
 

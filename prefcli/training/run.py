@@ -16,7 +16,7 @@ from prefcli.checkpoints.disk import disk_errors_reported
 from prefcli.checkpoints.push_to_hub import push
 from prefcli.checkpoints.resume import clean_run_dir
 from prefcli.checkpoints.resume_compat import ResumeDiff
-from prefcli.checkpoints.run_record import RunRecord, now
+from prefcli.checkpoints.run_record import RunRecord, now, own_settings
 from prefcli.checkpoints.saved_choices import with_saved_choices
 from prefcli.console import detail, is_main_process, say
 from prefcli.errors import Problem, RecipeError
@@ -39,6 +39,7 @@ from prefcli.training.callbacks.monitor_callback import MonitorCallback
 from prefcli.training.callbacks.sampling_callback import make_samples
 from prefcli.training.final_model import save_model
 from prefcli.training.finish import Outcome, best_step, failure_recorded, finish_run
+from prefcli.training.held_out_rows import HeldOutRows
 from prefcli.training.policy import announce, check_policy, placed, start_policy
 from prefcli.training.simulation import SIMULATIONS
 from prefcli.training.start_check import StartCheckCallback
@@ -171,6 +172,8 @@ def _train(context: PreflightContext, callbacks: Sequence[TrainerCallback]) -> O
         if samples is not None:
             trainer.add_callback(samples)
             trainer.add_eval_metrics(samples.eval_metrics)
+        if prepared.datasets.eval is not None and method.rows != "demonstration":
+            trainer.add_row_reader(HeldOutRows(prepared.datasets.eval, folder.held_out))
         announce(recipe, method, trainer)
         record.save()
         _train_and_evaluate(trainer, monitor, context, has_eval=has_eval)
@@ -213,6 +216,7 @@ def _begin(context: PreflightContext, prepared: Prepared) -> RunRecord:
     detail(f"lineage: {format_lineage(record.lineage, prepared.method.name)}")
     record.data = {split.name: split.as_dict() for split in prepared.datasets.splits}
     record.parts = sizes_as_dict(prepared.parts)
+    record.settings = own_settings(recipe, prepared.method.name)
     record.plan = {"steps": prepared.plan.steps, "warmup_steps": prepared.plan.warmup_steps}
     before = None
     if context.checkpoint is not None:

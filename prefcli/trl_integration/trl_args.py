@@ -124,7 +124,8 @@ def trl_options(
         "max_grad_norm": training.max_grad_norm or math.inf,
         # For auto, make_trainer may turn it off.
         "gradient_checkpointing": training.gradient_checkpointing is not False,
-        "logging_steps": training.logging_steps,
+        # transformers takes a number below 1 as a share of the steps, rounded up.
+        "logging_steps": 0.005 if training.logging_steps == "auto" else training.logging_steps,
         "logging_first_step": True,
         # The default hides a NaN behind the running mean.
         "logging_nan_inf_filter": False,

@@ -164,6 +164,25 @@ def sample_rows(*steps: int) -> list[dict[str, Any]]:
     ]
 
 
+def ranked_rows(step: int, scores: list[float]) -> list[dict[str, Any]]:
+    """The held-out pairs of an evaluation with these margins."""
+    return [
+        {
+            "step": step,
+            "score": score,
+            "chosen_reward": score,
+            "rejected_reward": 0.0,
+            "chosen_tokens": 12.0,
+            "rejected_tokens": 9.0,
+            "place": f"/home/ada/data/eval.jsonl: row {at}",
+            "prompt": f"Question {at}?",
+            "chosen": f"Good answer {at}.",
+            "rejected": f"Bad answer {at}. " + "And so on. " * 60,
+        }
+        for at, score in enumerate(scores)
+    ]
+
+
 def write_run(
     folder: Path,
     *,
@@ -172,6 +191,7 @@ def write_run(
     rows: list[dict[str, Any]] | None = None,
     health: list[dict[str, Any]] | None = None,
     samples: list[dict[str, Any]] | None = None,
+    ranked: list[dict[str, Any]] | None = None,
 ) -> Path:
     """A run folder of these files; what is None is not there."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -179,7 +199,8 @@ def write_run(
         (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
     if recipe is not None:
         (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
-    for name, entries in (("metrics", rows), ("health", health), ("samples", samples)):
+    logs = {"metrics": rows, "health": health, "samples": samples, "held_out": ranked}
+    for name, entries in logs.items():
         if entries is not None:
             text = "".join(json.dumps(entry) + "\n" for entry in entries)
             (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
@@ -197,4 +218,10 @@ def healthy_rows() -> list[dict[str, Any]]:
 
 def dpo_run(folder: Path) -> Path:
     """A finished run with everything in it."""
-    return write_run(folder, rows=healthy_rows(), health=ADVICE, samples=sample_rows(0, 100, 200))
+    return write_run(
+        folder,
+        rows=healthy_rows(),
+        health=ADVICE,
+        samples=sample_rows(0, 100, 200),
+        ranked=[*ranked_rows(100, [-9.0]), *ranked_rows(200, [-1.25, 0.5, 2.0])],
+    )

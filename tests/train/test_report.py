@@ -13,10 +13,31 @@ from huggingface_hub import ModelCard, metadata_load
 from prefcli.methods import METHODS
 from prefcli.report.model_card import write_card
 from prefcli.report.run_data import read_run
-from prefcli.report.run_page import write_report
+from prefcli.report.run_page import run_page, write_report
 from prefcli.report.verdict import verdict
 from prefcli.training.run import train
 from tests.support.pages import read
+
+
+def check_ranked_rows(run):
+    """Compare the held-out rows with the last evaluation, whose metrics are means over rows."""
+    last = run.evals[-1]
+    rows = [row for row in run.ranked if row["step"] == last["step"]]
+    assert run.record["settings"]["data"]["max_length"] == run.recipe["data"]["max_length"]
+    if run.method == "sft":
+        assert rows == []
+        return
+    scores = [row["score"] for row in rows]
+    assert scores == sorted(scores)
+    if run.method == "kto":  # 15 of 20 rows
+        assert len(rows) == 15
+        assert all(("chosen" in row) == (row["score"] == row["reward"]) for row in rows)
+    else:
+        assert len(rows) == 10
+        assert sum(scores) / 10 == pytest.approx(last["rewards/margins"], abs=1e-5)
+        assert sum(score > 0 for score in scores) / 10 == pytest.approx(last["rewards/accuracies"])
+        assert all(row["chosen"] != row["rejected"] for row in rows)
+    assert "the worst and the best" in run_page(run)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -27,6 +48,7 @@ def test_run_of_a_method_writes_a_page_and_a_card(recipe_data, make_recipe, name
     outcome = verdict(read_run(recipe.output_dir))
     assert lines[1:] == [f"done: {line}" for line in outcome.lines()]
     assert f"prefcli {name}: run" in read(write_report(Path(recipe.output_dir)).read_text()).text
+    check_ranked_rows(read_run(recipe.output_dir))
     card = ModelCard.load(write_card(Path(recipe.output_dir), type(recipe.methods[name]).__doc__))
     assert card.data.library_name == "transformers"
     assert card.data.pipeline_tag == "text-generation"

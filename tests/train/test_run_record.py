@@ -28,6 +28,7 @@ ALWAYS = {
     "hub",
     "parts",
     "plan",
+    "settings",
     "effective",
     "model",
     "finished",

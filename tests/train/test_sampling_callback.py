@@ -150,7 +150,8 @@ def test_samples_use_current_weights_without_effect_on_training(
         else:
             assert "reference" not in row
     assert rows[0]["policy"]["greedy"] != rows[6]["policy"]["greedy"]
-    assert {tuple(row["policy"]) for row in rows} == {("greedy", "sampled")}
+    assert {tuple(row["policy"]) for row in rows} == {("greedy", "sampled", "cut")}
+    assert {*rows[0]["policy"]["cut"]} <= {"greedy", "sampled"}
 
 
 def test_samples_of_the_reference_include_the_starting_adapter(data, make_recipe, tmp_path):

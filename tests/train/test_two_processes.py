@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
+from prefcli.report.run_data import read_run
 from prefcli.training import run as run_module
 from prefcli.training.run import train
 from prefcli.training.trainer import make_trainer
@@ -144,6 +145,14 @@ def test_run_with_two_processes_has_the_metrics_of_one(both, case):
             figures(row, names), rel=1e-5, abs=1e-6 if exact else 1e-5
         )
         assert len(figures(row, names)) >= (2 if "eval_loss" in row else 5)
+    ranked = [read_run(folder / case).ranked for folder in (both.alone, both.together)]
+    assert [row["place"].split()[-1] for row in ranked[0]] == [
+        row["place"].split()[-1] for row in ranked[1]
+    ]
+    assert [row["score"] for row in ranked[0]] == pytest.approx(
+        [row["score"] for row in ranked[1]], abs=1e-5
+    )
+    assert bool(ranked[0]) is (method.name != "sft")
 
 
 @pytest.mark.parametrize("case", CASES)

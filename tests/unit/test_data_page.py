@@ -124,7 +124,7 @@ def test_data_page_shows_findings_and_lengths():
     page = data_page(DOCUMENT)
     assert "12 of 1,234 rows (0.972 %): a completion is cut at max_length" in page
     assert "max_length 16" in page
-    assert "0-8 tokens: 8 rows" in page
+    assert "prompt, 0-8 tokens: 8 rows" in page
 
 
 @pytest.mark.parametrize("sampled", [True, False])

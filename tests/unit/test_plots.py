@@ -51,17 +51,53 @@ def test_line_plot_breaks_the_path_at_gaps():
     plot = line_plot(panel_of(1.0, 2.0, None, 3.0, float("nan"), 4.0, 1e308, 5.0), [], (0, 7))
     (series,) = plot.series
     assert series.path.count("M") == 1
-    assert [label for _, _, label in series.circles] == ["step 3: 3", "step 5: 4", "step 7: 5"]
+    assert len(series.circles) == 3
+    assert [strip.text for strip in plot.strips][2:4] == [
+        "step 2\nloss: not finite",
+        "step 3\nloss: 3",
+    ]
 
 
-def test_line_plot_circles_evaluations():
-    plot = line_plot(panel_of(held_out=[(0, 1.0), (100, 0.5)]), [], (0, 100))
-    (series,) = plot.series
-    assert (series.dashed, len(series.circles)) == (True, 2)
+def test_line_plot_joins_evaluations_from_the_third_on():
+    held_out = [(0, 1.0), (50, 0.7), (100, 0.5)]
+    for count, joined in ((2, False), (3, True)):
+        plot = line_plot(panel_of(held_out=held_out[:count]), [], (0, 100))
+        (series,) = plot.series
+        assert (series.dashed, len(series.circles), bool(series.path)) == (True, count, joined)
+
+
+def test_line_plot_labels_the_last_values_without_overlap():
+    lines = [Line(name, "first", [(0.0, 1.0), (9.0, 0.50004)], []) for name in ("chosen", "all")]
+    plot = line_plot(PanelData("Rewards", "", lines, None, False), [], (0, 9))
+    assert [end.text for end in plot.ends] == ["chosen 0.5", "all 0.5"]
+    assert plot.names_lines
+    assert abs(plot.ends[0].y - plot.ends[1].y) >= 13
+    assert all(plot.top <= end.y <= plot.bottom for end in plot.ends)
+
+
+def test_line_plot_of_a_long_run_has_few_strips_over_all_of_it():
+    plot = line_plot(panel_of(*range(1000)), [], (0, 999))
+    assert len(plot.strips) <= 80
+    assert sum(strip.width for strip in plot.strips) == pytest.approx(plot.right - plot.left, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("steps", "labels"),
+    [
+        ((20, 60), ["1 gradient", "2 gradient"]),
+        ((20, 25), ["1", "2 gradient"]),
+        ((20, 95), ["1 gradient", "2 gradient"]),
+        ((90, 95), ["1", "2"]),
+    ],
+)
+def test_line_plot_names_the_rule_of_a_mark_where_there_is_room(steps, labels):
+    marks = [Mark(step, str(at), "gradient", "note") for at, step in enumerate(steps, start=1)]
+    plot = line_plot(panel_of(1.0, 2.0), marks, (0, 100))
+    assert [rule.label for rule in plot.rules] == labels
 
 
 def test_line_plot_keeps_everything_inside():
-    marks = [Mark(0, "1", "note"), Mark(7, "2", "error")]
+    marks = [Mark(0, "1", "finite", "note"), Mark(7, "2", "finite", "error")]
     plot = line_plot(panel_of(*range(8), baseline=-2.0), marks, (0, 7))
     assert plot.top <= plot.baseline <= plot.bottom
     assert all(plot.left <= rule.at <= plot.right for rule in plot.rules)
@@ -69,11 +105,14 @@ def test_line_plot_keeps_everything_inside():
 
 
 def test_histogram_draws_a_rule_after_the_cut():
-    plot = histogram(["0-8", "9-16", "17"], [8, 4, 1], cut_after=1, cut_label="max_length 16")
+    counts = {"chosen": [8, 4, 1], "rejected": [7, 4, 2]}
+    plot = histogram(["0-8", "9-16", "17"], counts, cut_after=1, cut_label="max_length 16")
     (rule,) = plot.rules
-    assert plot.bars[1].x + plot.bars[1].width < rule.at < plot.bars[2].x
+    first, last = plot.bars[4], plot.bars[2]
+    assert (first.label, first.colour) == ("rejected, 9-16 tokens: 4 rows", "rejected")
+    assert first.x + first.width < rule.at < last.x
     assert labels(plot.y_ticks) == ["0", "2", "4", "6", "8"]
 
 
 def test_histogram_without_a_cut_has_no_rule():
-    assert histogram(["0-8"], [0], cut_after=None, cut_label="max_length 16").rules == []
+    assert histogram(["0-8"], {"row": [0]}, cut_after=None, cut_label="max_length 16").rules == []

@@ -13,8 +13,9 @@ from rich.console import Console
 from prefcli.console import detail, is_screen, print_above, say, say_brief, show_details
 from prefcli.health.base import Advice
 from prefcli.methods import METHODS
+from prefcli.text import format_duration
 from prefcli.training.progress import PlainProgress, RichLiveProgress
-from prefcli.training.progress.eta import Pace, format_clock, format_duration
+from prefcli.training.progress.eta import Pace, format_clock
 from prefcli.training.progress.live_view import LiveView, Sparkline
 
 DPO = METHODS["dpo"]()

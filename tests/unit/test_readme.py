@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
 
 from prefcli import cli
 from prefcli.cli.main import COMMANDS as PRODUCT_COMMANDS
 from prefcli.cli.main import command_tree
-from prefcli.formats import detect
+from prefcli.formats import FORMATS, detect
 from prefcli.methods import METHODS
 from prefcli.recipe import Recipe, load
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, *ROOT.glob("C*.md"), *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [page.name for page in PAGES if page.parent == ROOT / "docs"]
 SCRIPTS = sorted(p for p in (ROOT / "scripts").rglob("*") if p.suffix in (".sh", ".py"))
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 READER_FILES = {"recipe.yaml", "config.yaml", "SFT.yaml", "DPO.yaml", "sft.yaml", "dpo.yaml"}
@@ -108,10 +110,13 @@ def _command_tree():
 
 
 def _anchors(page: Path) -> set[str]:
-    """The anchors of the headings of a page, as GitHub makes them."""
+    """The anchors of the headings of a page that GitHub and mkdocs make equal."""
     text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S)
-    headings = re.findall(r"^#+ (.*)$", text, re.M)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    plain = [
+        re.sub(r"[^\w\- ]", "", heading.lower()) for heading in re.findall(r"^#+ (.*)$", text, re.M)
+    ]
+    github = {heading.replace(" ", "-") for heading in plain}
+    return github & {re.sub(r"[- ]+", "-", heading) for heading in plain}
 
 
 def test_examples_are_collected_from_pages_scripts_and_recipes():
@@ -160,9 +165,27 @@ def test_page_links_lead_to_existing_files_and_headings(page):
             assert heading in _anchors(path), target
 
 
-def test_page_of_docs_is_linked_from_the_readme():
-    links = set(re.findall(r"\]\((docs/[\w-]+\.md)", README.read_text("utf-8")))
-    assert links == {f"docs/{page.name}" for page in PAGES if page.parent == ROOT / "docs"}
+def _links(page: Path) -> set[str]:
+    return set(re.findall(r"\]\(([\w/-]+\.md)", page.read_text("utf-8")))
+
+
+def _pages_in(navigation) -> list[str]:
+    """The pages of a navigation of mkdocs.yml, through its sections."""
+    pages = []
+    for entry in navigation:
+        (target,) = entry.values()
+        pages += [target] if isinstance(target, str) else _pages_in(target)
+    return pages
+
+
+def test_page_of_docs_is_in_the_navigation_of_the_site_once():
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
+    assert sorted(_pages_in(site["nav"])) == sorted(DOCS)
+
+
+def test_page_of_docs_is_linked_from_the_start_page_which_the_readme_links():
+    assert "docs/index.md" in _links(README)
+    assert _links(ROOT / "docs" / "index.md") == set(DOCS) - {"index.md"}
 
 
 @pytest.mark.parametrize("argv", PREFCLI, ids=" ".join)
@@ -227,21 +250,22 @@ def test_inline_recipe_key_is_in_the_schema(page):
         node = schema
         for part in key.split("."):
             properties = _properties(node, schema["$defs"])
-            if (node is schema and part not in properties) or part == "jsonl":
+            if (node is schema and part not in properties) or part in ("jsonl", "yaml"):
                 break  # a file or a module
             assert part in properties, key
             node = properties[part]
 
 
-def test_json_rows_have_a_known_format():
+def test_json_rows_of_the_data_page_show_every_format():
     rows = [
         json.loads(line)
         for block in BLOCKS
         if block.language == "json"
         for line in block.text.splitlines()
     ]
-    assert len(rows) >= 3
-    assert None not in [detect(row) for row in rows]
+    assert {detect(row) for row in rows} == set(FORMATS)
+    for row in rows:
+        FORMATS[FORMATS.index(detect(row))].convert(row)
 
 
 def _write_reader_files(folder: Path) -> None:

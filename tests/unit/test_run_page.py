@@ -13,6 +13,7 @@ from prefcli.report.html import visible
 from prefcli.report.panels import run_panels, subsample
 from prefcli.report.run_data import read_run
 from prefcli.report.run_page import marks, run_page, write_report
+from prefcli.report.settings import own_settings
 from tests.support.pages import read
 from tests.support.run_dirs import (
     ADVICE,
@@ -48,7 +49,13 @@ def test_run_page_shows_everything_about_the_run(page):
         "prefcli dpo: zephyr",
         "mistralai/Mistral-7B-v0.1 -> sft (runs/sft/model) -> dpo (this run)",
         "the policy prefers the chosen side in 77 % of held-out pairs",
-        "perplexity 2.860 3.530",
+        "200 steps, 1:02:03 in all, on NVIDIA H200, started 2026-03-01 10:00",
+        "Held-out rows reward accuracy 0.770 all pairs tied at the start loss 0.5131 ▼ -0.1800 "
+        "better 0.6931 at step 0",
+        "perplexity 3.530 ▲ +0.670 worse 2.860 at step 0",
+        "KL to the reference 0.3100 ▲ +0.3100 0.0000 at step 0",
+        "Settings The complete recipe, with every default, is at the end of the page. "
+        "model.name_or_path runs/sft/model dpo.beta 0.1",
         "loss 0.5100 0.4868 to 0.5083 outside",
         "reward accuracy 0.770 0.730 to 0.780 within",
         "rerun by others",
@@ -74,8 +81,8 @@ def test_run_page_plots_every_measured_metric_with_marks(page):
         "Loss",
         "Reward margin",
         "Reward accuracy",
-        "Rewards",
         "Log-probability per token",
+        "Rewards",
         "Perplexity",
         "KL to the reference",
         "Gradient norm",
@@ -83,8 +90,12 @@ def test_run_page_plots_every_measured_metric_with_marks(page):
         "Tokens per response",
         "Tokens per second",
     ]
-    assert page.count("<svg") == len(titles)
-    for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+    folded = page.index("7 more metrics")
+    assert page.index("Log-probability per token</figcaption>") < folded
+    assert folded < page.index("Rewards</figcaption>")
+    pictures = re.findall(r'<svg class="plot".*?</svg>', page, re.DOTALL)
+    assert len(pictures) == len(titles)
+    for picture in pictures:
         assert "var(--warning)" in picture  # step 120
         assert "var(--note)" in picture
 
@@ -114,6 +125,51 @@ def test_run_page_shows_samples_before_and_after(page):
         "rejected in the data No idea. "
         "Sampled, and at other steps step 100, greedy Answer of step 100 to prompt 0." in text
     )
+
+
+def test_run_page_shows_the_pairs_with_the_lowest_and_highest_margins(page):
+    text = " ".join(read(page).text.split())
+    start, end = text.index("the worst and the best"), text.index("Samples")
+    section = text[start:end]
+    assert "At step 200. The margin is chosen minus rejected reward" in section
+    assert (
+        "-1.250 12 / 9 Question 0? eval.jsonl: row 0 Good answer 0. Bad answer 0. And so" in section
+    )
+    assert "And ... 315 more characters +0.500 12 / 9 Question 1?" in section
+    assert section.index("Question 1?") < section.index("Highest margins")
+    assert section.index("Highest margins") < section.index("+2.000")
+
+
+def test_run_page_marks_answers_that_were_cut(tmp_path):
+    rows = sample_rows(0)
+    rows[0]["policy"]["cut"] = ["greedy"]
+    text = " ".join(page_of(write_run(tmp_path, samples=rows)).text.split())
+    assert "to prompt 0. ... cut at max_new_tokens" in text
+    assert text.count("cut at max_new_tokens") == 1
+
+
+def test_run_page_shows_the_settings_of_the_recipe(tmp_path):
+    settings = {
+        "output_dir": "runs/x",
+        "dpo": {"beta": 5e-2},
+        "data": {"train": [{"path": "a.jsonl"}], "eval": [{"path": "b"}, {"path": "c"}]},
+        "training": {"gradient_checkpointing": False, "max_steps": None},
+    }
+    folder = write_run(tmp_path, run={**RUN, "settings": settings})
+    assert own_settings(read_run(folder)) == {
+        "dpo.beta": "0.05",
+        "data.train.path": "a.jsonl",
+        "data.eval[0].path": "b",
+        "data.eval[1].path": "c",
+        "training.gradient_checkpointing": "false",
+    }
+
+
+def test_run_page_without_evaluation_has_tiles_of_training_rows(tmp_path):
+    folder = write_run(tmp_path, rows=[eval_row(0), train_row(1), train_row(100)])
+    text = " ".join(page_of(folder).text.split())
+    assert "Training rows reward accuracy" in text
+    assert "better 0.6722 at step 1" in text.partition("Training rows")[2].partition("Settings")[0]
 
 
 def test_run_page_shows_the_answers_of_another_reference(tmp_path):
@@ -210,7 +266,8 @@ def test_compare_page_shows_settings_and_metrics_that_differ(tmp_path):
     assert ("held-out rows", "rewards/accuracies", ["0.770", "-"]) in values
     text = " ".join(read(compare_page(runs)).text.split())
     assert "dpo.beta 0.1 0.05" in text
-    assert "Loss a/run b/run" in text
+    assert "b/run 0.693 a/run 0.513" in text
+    assert "step 0 a/run (held-out): 0.6931 b/run (held-out): 0.6931" in text
 
 
 def test_compare_page_reuses_colours_after_eight_runs(tmp_path):

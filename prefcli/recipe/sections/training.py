@@ -109,8 +109,9 @@ class Training(ConfigBase):
     gradient_checkpointing: Flag | Literal["auto"] = "auto"
     """Recompute activations in the backward pass: less memory, about a third slower. auto: only if
     a step would not fit comfortably into the device's memory without it; the log says so."""
-    logging_steps: Count = 10
-    """Log the training metrics every so many steps."""
+    logging_steps: Count | Literal["auto"] = 10
+    """Log the training metrics every so many steps. auto: about 200 times in a run, and every step
+    of a run of up to 200 steps."""
     eval_steps: Count | None = None
     """Default: evaluate before the first step and after the last."""
     save_steps: Count = 500

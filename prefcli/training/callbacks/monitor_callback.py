@@ -16,8 +16,9 @@ from prefcli.errors import DivergedError, Problem
 from prefcli.health import Advice, Monitor
 from prefcli.methods import Method
 from prefcli.metrics import Row, is_eval
+from prefcli.text import format_duration
 from prefcli.training.progress import PlainProgress, ProgressDisplay, RichLiveProgress
-from prefcli.training.progress.eta import Pace, format_duration
+from prefcli.training.progress.eta import Pace
 
 
 class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped

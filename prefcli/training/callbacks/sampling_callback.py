@@ -37,8 +37,8 @@ from prefcli.text import counted
 _METRICS = ("samples_ended", "samples_repeated", "samples_distinct")
 _LINE_WIDTH = 90
 
-Answers = dict[str, str]
-"""greedy and sampled."""
+Answers = dict[str, Any]
+"""The texts `greedy` and `sampled`; `cut` names those that reached max_new_tokens."""
 
 
 def make_samples(
@@ -267,7 +267,10 @@ def repeated_4_grams(text: str) -> float | None:
 
 def _texts(answers: dict[str, dict[str, Answer]]) -> dict[str, Answers]:
     return {
-        place: {name: answer.text for name, answer in both.items()}
+        place: {
+            **{name: answer.text for name, answer in both.items()},
+            "cut": [name for name, answer in both.items() if not answer.ended],
+        }
         for place, both in answers.items()
     }
 

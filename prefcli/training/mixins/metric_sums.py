@@ -11,6 +11,9 @@ import torch
 Sums = dict[str, torch.Tensor]
 """Scalars on the device; nothing waits for them until they are read."""
 
+RowScores = dict[str, float]
+"""A held-out row: its index `row` in the eval dataset, its `score`, and the rewards and tokens."""
+
 _Sides = Sequence[torch.Tensor]
 
 SIDES = ("chosen", "rejected")
@@ -32,6 +35,37 @@ def sum_pairs(logps: _Sides, tokens: _Sides, rewards: _Sides) -> Sums:
             f"{name}_wins": (wins * rows).sum(),
         }
     return sums
+
+
+def pair_scores(tokens: _Sides, rewards: _Sides) -> dict[str, torch.Tensor]:
+    """Return values per pair; the score is the margin."""
+    return {
+        "score": rewards[0] - rewards[1],
+        **{f"{side}_reward": reward for side, reward in zip(SIDES, rewards, strict=True)},
+        **{f"{side}_tokens": count for side, count in zip(SIDES, tokens, strict=True)},
+    }
+
+
+def labelled_scores(
+    tokens: torch.Tensor, rewards: torch.Tensor, labels: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return values per labelled row; the score is the reward, negated for undesirable rows."""
+    return {
+        "score": rewards.where(labels.bool(), -rewards),
+        "reward": rewards,
+        "tokens": tokens,
+    }
+
+
+def read_scores(rows: Sequence[int], scores: Mapping[str, _Sides]) -> list[RowScores]:
+    """Read the values of rows, batch by batch, from the device at once."""
+    if not rows:
+        return []
+    columns = torch.stack([torch.cat(list(batches)).double() for batches in scores.values()])
+    return [
+        {"row": row, **dict(zip(scores, values, strict=True))}
+        for row, values in zip(rows, columns.T.tolist(), strict=True)
+    ]
 
 
 def sum_labelled(

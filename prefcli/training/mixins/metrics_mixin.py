@@ -20,11 +20,15 @@ from prefcli.training.eval_sampler import Batch, EvalBatches
 from prefcli.training.mixins.deferred_metrics import read_metrics, reads_deferred
 from prefcli.training.mixins.metric_sums import (
     SIDES,
+    RowScores,
     Sums,
     exact_metrics,
+    labelled_scores,
     ld_weights,
+    pair_scores,
     per_row,
     per_token_metrics,
+    read_scores,
     sum_ends,
     sum_labelled,
     sum_pairs,
@@ -44,6 +48,10 @@ class _Evaluation:
     batches: list[Batch]
     losses: list[torch.Tensor] = field(default_factory=list)
     at: int = -1
+    rows: list[int] = field(default_factory=list)
+    """Indices of the rows in `scores`."""
+    scores: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    """Values of the rows that this process counts, by name."""
 
     def is_counted_elsewhere(self, process: int) -> bool:
         """Return whether the main process counts the rows of the current batch."""
@@ -64,6 +72,7 @@ class MetricsMixin(PackedCollationMixin):
     _trained: Sums | None = None
     _evaluated: Sums | None = None
     _eval_sources: Sequence[Callable[[], Mapping[str, float]]] = ()
+    _row_readers: Sequence[Callable[[int, list[RowScores]], None]] = ()
     _stop_ids: torch.Tensor | None = None
     """Ids of the stop tokens, on the device."""
     _since: float | None = None
@@ -125,6 +134,7 @@ class MetricsMixin(PackedCollationMixin):
         if not method.reward_is_sum:
             logps = [mean * count for mean, count in zip(scores, tokens, strict=True)]
         rewards = [method.reward_scale * method.transform_scores(side) for side in scores]
+        self._keep_rows(pair_scores(tokens, rewards))
         self._add(sum_pairs(logps, tokens, rewards))
         if len(results) > _BALANCING:
             mode = "train" if self.model.training else "eval"
@@ -169,7 +179,9 @@ class MetricsMixin(PackedCollationMixin):
         reference = per_row(passes[1], length, weights) if len(passes) > 1 else _precomputed(inputs)
         rewards = self.context.method.reward_scale * (weighted - reference)
         if kind == "labelled":
+            self._keep_rows(labelled_scores(tokens, rewards, inputs["label"]))
             return sum_labelled(policy, tokens, rewards, inputs["label"])
+        self._keep_rows(pair_scores(tokens.chunk(2), rewards.chunk(2)))
         return sum_pairs(policy.chunk(2), tokens.chunk(2), rewards.chunk(2))
 
     def _register_hooks(self) -> None:
@@ -200,6 +212,15 @@ class MetricsMixin(PackedCollationMixin):
         else:
             self._evaluated = into
 
+    def _keep_rows(self, scores: Mapping[str, torch.Tensor]) -> None:
+        """Keep the values of the rows of an evaluation's batch on the device, if they are read."""
+        evaluation, process = self._eval, self.args.process_index
+        if evaluation is None or not self._row_readers or evaluation.is_counted_elsewhere(process):
+            return
+        evaluation.rows += evaluation.batches[evaluation.at].indices
+        for name, values in scores.items():
+            evaluation.scores.setdefault(name, []).append(values.detach())
+
     def _reduce(self, sums: Sums | None) -> dict[str, float]:
         """Add up the sums of all processes."""
         if not sums:
@@ -218,6 +239,14 @@ class MetricsMixin(PackedCollationMixin):
         It is called on every process after an evaluation, before the metrics are logged.
         """
         self._eval_sources = [*self._eval_sources, source]
+
+    def add_row_reader(self, reader: Callable[[int, list[RowScores]], None]) -> None:
+        """Add a reader of the rows of evaluations.
+
+        It is called on every process after an evaluation, with the step and the rows that this
+        process counts.
+        """
+        self._row_readers = [*self._row_readers, reader]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         read_metrics(self._logged["train"])
@@ -295,6 +324,10 @@ class MetricsMixin(PackedCollationMixin):
             # The same number on all processes, since early stopping may use it.
             metrics["reference_kl"] = self._reduce_mean(divergence)
         output.metrics.update({f"{metric_key_prefix}_{k}": value for k, value in metrics.items()})
+        if self._row_readers:
+            scores = read_scores(self._eval.rows, self._eval.scores)
+            for reader in self._row_readers:
+                reader(self.state.global_step, scores)
         self._evaluated = self._eval = None
         best_by = self.args.metric_for_best_model
         if self.args.load_best_model_at_end and best_by not in output.metrics:

@@ -1,8 +1,5 @@
-"""Exact KL(policy || reference) of the next token on a few held-out chosen responses.
-
-The sum covers the whole vocabulary at each position, so it has no sampling noise; it costs little
-compared with an evaluation.
-"""
+"""Exact KL(policy || reference) of the next token on a few held-out chosen responses, which costs
+little compared with an evaluation."""
 
 from __future__ import annotations
 
@@ -14,33 +11,28 @@ import torch
 from trl.trainer.utils import use_adapter
 
 from prefcli.data.row_sampling import spread_indices
-from prefcli.evaluation.logprobs import Row, completion_logits, padded_batches
+from prefcli.evaluation.logprobs import Row
+from prefcli.evaluation.next_token_kl import next_token_kl
 from prefcli.model.inference import eval_mode
 
 _MAX_ROWS = 32
 
 
-@torch.no_grad()
 def reference_kl(trainer: Any) -> float | None:
     """Return the mean over tokens, in nats; None if no reference is in memory."""
     rows = _chosen_rows(trainer)
     if not rows or not (trainer.context.reference_is_policy or getattr(trainer, "ref_model", None)):
         return None
-    policy, length = trainer.model, trainer.args.max_length
-    nats, tokens = 0.0, 0
-    with eval_mode(policy):
-        for batch in padded_batches(policy, rows, length):
-            some = [rows[i] for i in batch]
-            logits, *_ = completion_logits(policy, some, length, autocast=trainer.args.bf16)
-            policy_logp = logits.float().log_softmax(-1)
-            with _reference(trainer) as reference:
-                logits, *_ = completion_logits(reference, some, length, autocast=trainer.args.bf16)
-            reference_logp = logits.float().log_softmax(-1)
-            nats += (
-                (policy_logp.exp() * (policy_logp - reference_logp)).sum(dtype=torch.float64).item()
-            )
-            tokens += len(policy_logp)
-    return nats / tokens if tokens else None
+    with eval_mode(trainer.model):
+        by_row = next_token_kl(
+            trainer.model,
+            lambda: _reference(trainer),
+            rows,
+            trainer.args.max_length,
+            autocast=trainer.args.bf16,
+        )
+    tokens = sum(count for _, count in by_row)
+    return sum(nats for nats, _ in by_row) / tokens if tokens else None
 
 
 def _chosen_rows(trainer: Any) -> list[Row]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 
+from prefcli.text import format_duration
+
 _RECENT = 50
 _ENOUGH = 3
 """Intervals between steps that a forecast needs."""
@@ -97,13 +99,6 @@ class Pace:
             f"plan: at {format_step_time(self.seconds_per_step)} the run ends at about "
             f"{format_clock(wall + seconds, wall)} (in {format_duration(seconds)})"
         )
-
-
-def format_duration(seconds: float) -> str:
-    """Return h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
 
 
 def format_clock(then: float, now: float) -> str:

@@ -17,7 +17,8 @@ from rich.text import Text
 
 from prefcli.health import LEVEL_NAMES, Advice
 from prefcli.metrics import EVAL_PREFIX, Row, is_eval, is_tie, metric
-from prefcli.training.progress.eta import Pace, format_clock, format_duration, format_step_time
+from prefcli.text import format_duration
+from prefcli.training.progress.eta import Pace, format_clock, format_step_time
 
 _WIDE = 100
 """Columns from which the table includes evaluations."""

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from prefcli.console import say
 from prefcli.health import Advice
 from prefcli.metrics import EVAL_PREFIX, Row, is_eval, is_tie, metric
-from prefcli.training.progress.eta import Pace, format_duration
+from prefcli.text import format_duration
+from prefcli.training.progress.eta import Pace
 
 _MISSING = "-"
 

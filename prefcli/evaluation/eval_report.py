@@ -1,0 +1,258 @@
+"""An evaluation as tables for a terminal, and as plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from string import ascii_uppercase
+from typing import Any
+
+from prefcli.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, Estimate
+from prefcli.evaluation.evaluate import (
+    SUM_ACCURACY,
+    TOKEN_ACCURACY,
+    Evaluation,
+    GroupMetrics,
+    Metrics,
+)
+from prefcli.metrics import metric
+from prefcli.text import aligned, counted
+
+WITHIN_NOISE = "the difference is within noise"
+
+_SHARES = ("rewards/accuracies", SUM_ACCURACY, TOKEN_ACCURACY)
+_TITLES = {
+    SUM_ACCURACY: "accuracy of sums",
+    TOKEN_ACCURACY: "accuracy per token",
+}
+"""Titles of metrics that are measured only here."""
+_LABELLED = {
+    "rewards/chosen": "desirable reward",
+    "rewards/rejected": "undesirable reward",
+    "logps/chosen_per_token": "desirable logp per token",
+    "logps/rejected_per_token": "undesirable logp per token",
+}
+_HEADS = {
+    "rewards/accuracies": "accuracy",
+    TOKEN_ACCURACY: "accuracy per token",
+}
+"""The metrics that models are compared by: their heads in a table of groups."""
+_WITH_REFERENCE = (
+    "rewards/accuracies",
+    "rewards/margins",
+    "rewards/chosen",
+    "rewards/rejected",
+    "reference_kl",
+)
+_SIDE_BY_SIDE = 2
+"""Models in one table of 80 columns."""
+_LONGEST_GROUP = 20
+_POINTS = " points"
+
+
+def report_lines(evaluation: Evaluation) -> list[str]:
+    """Return the whole report for a terminal of 80 columns."""
+    lines = [*_head(evaluation), ""]
+    several = len(evaluation.models) > 1
+    for start in range(0, len(evaluation.models), _SIDE_BY_SIDE):
+        lines += _metric_table(evaluation, start, start + _SIDE_BY_SIDE)
+        lines.append("")
+    for at, metrics in enumerate(evaluation.total.differences, start=1):
+        lines += [*_difference_lines(evaluation, at, metrics), ""]
+    for name, groups in evaluation.groups.items():
+        table = _compared_groups(groups) if several else _single_groups(groups)
+        lines += [f"by {name}", *table, ""]
+    return lines[:-1]
+
+
+def as_document(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the evaluation as plain data for JSON."""
+    rows = evaluation.rows
+    return {
+        "method": evaluation.method.name,
+        "beta": evaluation.beta,
+        "reference": evaluation.reference,
+        "models": evaluation.models,
+        "data": {
+            "kind": rows.kind,
+            "files": list(dict.fromkeys(rows.split.rows["_file"][:])),
+            "fingerprint": rows.split.fingerprint,
+            "dropped": {reason: tally.count for reason, tally in rows.split.dropped.items()},
+            "unscored": evaluation.unscored,
+        },
+        "bootstrap": {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED, "over": "prompts"},
+        "kl_rows": evaluation.kl_rows,
+        "total": _group_document(evaluation, evaluation.total),
+        "groups": {
+            name: {label: _group_document(evaluation, part) for label, part in groups.items()}
+            for name, groups in evaluation.groups.items()
+        },
+    }
+
+
+def _head(evaluation: Evaluation) -> Iterator[str]:
+    total = evaluation.total
+    rows = (
+        f"{counted(total.rows, _NOUNS[evaluation.rows.kind])} of {counted(total.prompts, 'prompt')}"
+    )
+    yield f"eval: {rows}; in brackets 95 % intervals over prompts"
+    if evaluation.unscored:
+        yield f"eval: {counted(evaluation.unscored, 'row')} without scored tokens not counted"
+    if evaluation.reference is not None:
+        scale = f"{evaluation.beta:g} x " if evaluation.method.needs_reference else ""
+        yield f"eval: reward = {scale}log(policy / reference); reference {evaluation.reference}"
+    if evaluation.kl_rows:
+        yield f"eval: KL in nats per token, over {counted(evaluation.kl_rows, 'response')}"
+    if len(evaluation.models) > 1:
+        yield from (f"eval: {_letter(i)} is {name}" for i, name in enumerate(evaluation.models))
+
+
+_NOUNS = {"pair": "pair", "labelled": "labelled row", "demonstration": "demonstration"}
+
+
+def _letter(at: int) -> str:
+    return ascii_uppercase[at] if at < len(ascii_uppercase) else str(at + 1)
+
+
+def _metric_table(evaluation: Evaluation, start: int, stop: int) -> list[str]:
+    models = evaluation.total.models[start:stop]
+    heads = [_letter(start + at) if len(evaluation.models) > 1 else "" for at in range(len(models))]
+    cells = [["", *heads]] if any(heads) else []
+    for heading, names in _sections(models):
+        cells.append([heading, *([""] * len(models))])
+        for name in names:
+            values = [_cell(name, some[name]) if name in some else "-" for some in models]
+            cells.append([f"  {_title(evaluation, name)}", *values])
+    return aligned(cells)
+
+
+def _sections(models: Sequence[Metrics]) -> Iterator[tuple[str, list[str]]]:
+    names = list(dict.fromkeys(name for some in models for name in some))
+    with_reference = [name for name in names if name in _WITH_REFERENCE]
+    if with_reference:
+        yield "with the reference", with_reference
+    yield "without the reference", [name for name in names if name not in _WITH_REFERENCE]
+
+
+def _title(evaluation: Evaluation, name: str) -> str:
+    if evaluation.rows.kind == "labelled" and name in _LABELLED:
+        return _LABELLED[name]
+    return _TITLES.get(name) or metric(name).title
+
+
+def _difference_lines(evaluation: Evaluation, at: int, metrics: Metrics) -> list[str]:
+    cells = [
+        [
+            f"  {_title(evaluation, name)}",
+            _cell(name, estimate, signed=True),
+            "within noise" if estimate.contains_zero else "",
+        ]
+        for name, estimate in metrics.items()
+    ]
+    main = _main_metric([metrics])
+    title, letter = _title(evaluation, main), _letter(at)
+    difference = metrics[main].value
+    if metrics[main].contains_zero or difference is None:
+        verdict = f"{title}: {WITHIN_NOISE}"
+    else:
+        higher, lower = (letter, "A") if difference > 0 else ("A", letter)
+        verdict = f"{title}: that of {higher} is higher than that of {lower}, beyond noise"
+    return [f"{letter} minus A, on the same rows", *aligned(cells), f"  {verdict}"]
+
+
+def _main_metric(measured: Sequence[Metrics]) -> str:
+    """Return the metric by which models are compared: the first that all of them have."""
+    names = (*_HEADS, "perplexity")
+    return next(name for name in names if all(name in some for some in measured))
+
+
+def _single_groups(groups: Mapping[str, GroupMetrics]) -> list[str]:
+    """Return a table of the accuracy and the margin, or of the metrics that are measured."""
+    measured = next(iter(groups.values())).models[0]
+    heads = {**_HEADS, "rewards/margins": "margin", "perplexity": "perplexity"}
+    order = ("rewards/accuracies", "rewards/margins", TOKEN_ACCURACY, "perplexity")
+    shown = [name for name in order if name in measured][:2]
+    cells = [["", "rows", *(heads[name] for name in shown)]]
+    cells += [
+        [_short(label), str(part.rows), *(_cell(name, part.models[0][name]) for name in shown)]
+        for label, part in groups.items()
+    ]
+    return _indented(aligned(cells, right=(1,)))
+
+
+def _compared_groups(groups: Mapping[str, GroupMetrics]) -> list[str]:
+    """Return a table per model of its accuracy, as the difference from that of A."""
+    models = next(iter(groups.values())).models
+    name = _main_metric(models)
+    lines = []
+    for at in range(1, len(models)):
+        unit = " (points)" if name in _SHARES else ""
+        head = _HEADS.get(name, name)
+        cells = [["", "rows", f"{head} of A", f"{_letter(at)} minus A{unit}", ""]]
+        for label, part in groups.items():
+            difference = part.differences[at - 1][name]
+            cells.append(
+                [
+                    _short(label),
+                    str(part.rows),
+                    _cell(name, part.models[0][name]),
+                    _cell(name, difference, signed=True).removesuffix(_POINTS),
+                    "noise" if difference.contains_zero else "",
+                ]
+            )
+        lines += _indented(aligned(cells, right=(1,)))
+    return lines
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _LONGEST_GROUP else f"...{label[3 - _LONGEST_GROUP :]}"
+
+
+def _cell(name: str, estimate: Estimate, *, signed: bool = False) -> str:
+    """Return a value with its interval. signed: it is a difference."""
+    unit = _POINTS if signed and name in _SHARES else ""
+    value = _number(name, estimate.value, signed=signed)
+    if estimate.low is None or estimate.high is None:
+        return f"{value}{unit}"
+    low, high = (_number(name, end, signed=signed) for end in (estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]{unit}"
+
+
+def _number(name: str, value: float | None, *, signed: bool) -> str:
+    if value is None or math.isnan(value):
+        return "-"
+    if name in _SHARES:
+        return f"{100 * value:+.1f}" if signed else f"{value:.1%}"
+    is_reward = name.startswith("rewards/")
+    digits = ".3f" if is_reward else metric(name).digits
+    if abs(value) >= 10:
+        digits = ".2f" if abs(value) < 100 else ".1f"
+    return f"{value:{'+' if signed or is_reward else ''}{digits}}"
+
+
+def _group_document(evaluation: Evaluation, part: GroupMetrics) -> dict[str, Any]:
+    return {
+        "rows": part.rows,
+        "prompts": part.prompts,
+        "models": {
+            name: {key: _estimate(estimate) for key, estimate in metrics.items()}
+            for name, metrics in zip(evaluation.models, part.models, strict=True)
+        },
+        "differences": {
+            name: {
+                key: _estimate(estimate) | {"within_noise": estimate.contains_zero}
+                for key, estimate in metrics.items()
+            }
+            for name, metrics in zip(evaluation.models[1:], part.differences, strict=True)
+        },
+    }
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    values = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    # JSON has neither infinity nor NaN.
+    return {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}

@@ -1,0 +1,180 @@
+"""Log-probabilities of held-out rows under one model after the other, and under the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from prefcli.console import warn
+from prefcli.data import tokenize
+from prefcli.data.row_sampling import spread_indices
+from prefcli.data.tokenization import SIDES
+from prefcli.evaluation.bootstrap import Floats
+from prefcli.evaluation.held_out_rows import HeldOutRows
+from prefcli.evaluation.logprobs import Row, Score
+from prefcli.evaluation.next_token_kl import next_token_kl
+from prefcli.evaluation.progress import Progress
+from prefcli.evaluation.scored_models import ModelChoice, ScoredModel, ScoredModels
+
+KL_ROWS = 128
+"""Chosen responses over which the KL to the reference is taken: it needs all logits of both."""
+
+
+@dataclass(frozen=True)
+class SideScores:
+    """Log-probabilities of one response per row, in nats; NaN where it has no scored tokens."""
+
+    logps: Floats
+    tokens: Floats
+    reference: Floats | None
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """The log-probabilities that a model gives the rows."""
+
+    name: str
+    sides: Mapping[str, SideScores]
+    kl_nats: Floats
+    """Summed over the tokens of each row; 0 for rows without."""
+    kl_tokens: Floats
+
+    @property
+    def valid(self) -> Any:
+        """A mask of the rows whose responses all have scored tokens."""
+        return np.logical_and.reduce([~np.isnan(side.logps) for side in self.sides.values()])
+
+
+@dataclass
+class RowScoring:
+    """Scores the rows with one model after the other."""
+
+    models: ScoredModels
+    rows: HeldOutRows
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    _reference_scores: list[Score | None] | None = None
+
+    def all(self, choices: Sequence[ModelChoice]) -> list[ModelScores]:
+        """Score the rows with each model. The reference stays loaded if one needs it."""
+        tokenizers = [self.models.own_tokenizer(choice, self.tokenizer) for choice in choices]
+        needs_reference = self.models.with_reference and any(
+            tokenizer is self.tokenizer and not choice.is_adapter_on_reference
+            for choice, tokenizer in zip(choices, tokenizers, strict=True)
+        )
+        context: AbstractContextManager[ScoredModel | None] = nullcontext()
+        if needs_reference:
+            context = self.models.opened(self.models.reference_choice())
+        with context as reference:
+            return [
+                self._one(choice, tokenizer, reference)
+                for choice, tokenizer in zip(choices, tokenizers, strict=True)
+            ]
+
+    def _one(
+        self,
+        choice: ModelChoice,
+        tokenizer: PreTrainedTokenizerBase,
+        reference: ScoredModel | None,
+    ) -> ModelScores:
+        compares = self.models.with_reference and tokenizer is self.tokenizer
+        if self.models.with_reference and not compares:
+            warn(
+                f"{choice.name} has other tokens than the reference, so that it is compared "
+                "without it"
+            )
+        sides, rows = self._token_rows(tokenizer)
+        if choice.is_reference and reference is not None and compares:
+            own = self._reference(reference, rows, nullcontext)
+            zeros = [(0.0, len(rows[i][1])) for i in self._kl_rows()]
+            return self._scores(choice, sides, own, own, zeros)
+        with self.models.opened(choice) as scored:
+            own = scored.score(rows, self._progress(choice.name, rows))
+            if not compares:
+                return self._scores(choice, sides, own, None, kl=[])
+            turned_off = scored.without_adapter if scored.holds_reference else nullcontext
+            base = scored if scored.holds_reference else reference
+            assert base is not None
+            ratio_to = self._reference(base, rows, turned_off)
+
+            @contextmanager
+            def reference_module() -> Iterator[torch.nn.Module]:
+                with turned_off():
+                    yield base.model
+
+            kl = next_token_kl(
+                scored.model,
+                reference_module,
+                [rows[i] for i in self._kl_rows()],
+                self.max_length,
+                autocast=scored.autocast,
+            )
+        return self._scores(choice, sides, own, ratio_to, kl)
+
+    def _reference(
+        self,
+        base: ScoredModel,
+        rows: list[Row],
+        context: Callable[[], AbstractContextManager[Any]],
+    ) -> list[Score | None]:
+        """Score the rows with the reference, once for all models."""
+        if self._reference_scores is None:
+            name = self.models.reference.name_or_path
+            with context():
+                self._reference_scores = base.score(
+                    rows, self._progress(f"the reference {name}", rows)
+                )
+        return self._reference_scores
+
+    @staticmethod
+    def _progress(name: str, rows: list[Row]) -> Progress:
+        return Progress(f"eval: {name}", "response", len(rows))
+
+    def _token_rows(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[Row]]:
+        """Return the sides, and the rows of all sides: first all rows of the first side."""
+        ids = [tokenize(row, tokenizer) for row in self.rows.split.for_trl()]
+        sides = [side for side in SIDES if f"{side}_ids" in ids[0]]
+        return sides, [(row["prompt_ids"], row[f"{side}_ids"]) for side in sides for row in ids]
+
+    def _kl_rows(self) -> list[int]:
+        """Return the chosen or desirable rows whose KL is measured."""
+        desirable = np.flatnonzero(self.rows.labels)
+        return [int(desirable[i]) for i in spread_indices(len(desirable), KL_ROWS)]
+
+    def _scores(
+        self,
+        choice: ModelChoice,
+        sides: Sequence[str],
+        own: Sequence[Score | None],
+        reference: Sequence[Score | None] | None,
+        kl: Sequence[tuple[float, int]],
+    ) -> ModelScores:
+        """Collect what a model gives. kl: of the rows of `_kl_rows`, or none."""
+        count = len(own) // len(sides)
+        parts = [slice(at * count, (at + 1) * count) for at in range(len(sides))]
+        nats = np.zeros((count, 2))
+        for i, values in zip(self._kl_rows(), kl, strict=False):
+            nats[i] = values
+        return ModelScores(
+            choice.name,
+            {
+                side: SideScores(
+                    _logps(own[part]),
+                    np.array([s.tokens if s else 0 for s in own[part]], np.float64),
+                    None if reference is None else _logps(reference[part]),
+                )
+                for side, part in zip(sides, parts, strict=True)
+            },
+            nats[:, 0],
+            nats[:, 1],
+        )
+
+
+def _logps(scores: Sequence[Score | None]) -> Floats:
+    return np.array([np.nan if s is None else s.logp for s in scores], np.float64)
