@@ -56,6 +56,11 @@ def print_above(view: Callable[[str], None] | None) -> None:
     _above = view
 
 
+def has_live_view() -> bool:
+    """Return whether a live view is drawn at the bottom of the terminal."""
+    return _above is not None
+
+
 def visible(text: object) -> str:
     r"""Return text with control characters and text-direction marks escaped: \x1b, \u202e.
 

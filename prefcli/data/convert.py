@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from prefcli.console import say
 from prefcli.data.account import Account, InvalidRows
 from prefcli.data.canonical_tables import CanonicalTables, unify
 from prefcli.data.readers import ROWS_TRIED
@@ -33,6 +31,7 @@ from prefcli.formats.labelled import label_spelling
 from prefcli.formats.training_marks import MASKED_NOTE, MASKED_TURNS, Training, take_marks
 from prefcli.formats.unread import cure, unread
 from prefcli.methods import RowKind
+from prefcli.progress_bar import counted
 from prefcli.recipe.sections import Source
 
 COLUMNS: dict[RowKind, tuple[str, ...]] = {
@@ -43,8 +42,6 @@ COLUMNS: dict[RowKind, tuple[str, ...]] = {
 """Columns a canonical row of each kind may have."""
 
 
-PROGRESS_SECONDS = 30.0
-"""Time between lines about the rows read."""
 _TEXT_KEYS = ("content", *REASONING_KEYS)
 _CONTEXT = ("prompt", "messages", "text")
 """Columns that the model reads; an answer does not show what it was made from."""
@@ -115,11 +112,7 @@ def convert(
         else {},
         without={"label"} if kind == "demonstration" else set(),
     )
-    report_at = time.monotonic() + PROGRESS_SECONDS
-    for done, index in enumerate(indices):
-        if time.monotonic() >= report_at:
-            say(f"{place.where}: {done:,} of {len(indices):,} rows of {place.file} read")
-            report_at += PROGRESS_SECONDS
+    for index in counted(indices, f"{place.where}: {place.file}"):
         file, number = rows.place(index)
         row_place = f"{file}: row {number}"
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Protocol
@@ -25,6 +27,7 @@ from prefcli.data.turn_masks import loss_masks
 from prefcli.errors import DataError
 from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
 from prefcli.methods import RowKind
+from prefcli.progress_bar import progress
 from prefcli.text import last_line
 
 _BATCH = 1000
@@ -126,7 +129,9 @@ def compute_row_stats(
 
     comparison = Rendering(tokenizer)
 
-    def compute_batch(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def compute_batch(
+        batch: dict[str, list[Any]], *, count: Callable[[int], None] | None
+    ) -> dict[str, list[Any]]:
         columns = {name: values for name, values in batch.items() if not name.startswith("_")}
         parts = [columns]
         if kind == "labelled" and pairs:
@@ -172,23 +177,27 @@ def compute_row_stats(
                     **_keys_of(row),
                 }
             )
+        if count is not None:
+            count(len(stats))
         return {name: [entry[name] for entry in stats] for name in features}
 
     table = features.arrow_schema.empty_table()
     if len(rows):
+        alone = num_proc in (None, 1)  # or another process would have to count
         # Statistics are small; a file in the cache of datasets would never be deleted.
-        table = rows.map(
-            compute_batch,
-            batched=True,
-            batch_size=_BATCH,
-            remove_columns=rows.column_names,
-            features=features,
-            keep_in_memory=True,
-            load_from_cache_file=False,
-            # Nothing is cached, so the function need not be hashed, which takes 0.1 s.
-            new_fingerprint="row_stats",
-            num_proc=num_proc,
-        ).data
+        with progress("tokenized", len(rows)) if alone else nullcontext() as count:
+            table = rows.map(
+                functools.partial(compute_batch, count=count),
+                batched=True,
+                batch_size=_BATCH,
+                remove_columns=rows.column_names,
+                features=features,
+                keep_in_memory=True,
+                load_from_cache_file=False,
+                # Nothing is cached, so the function need not be hashed, which takes 0.1 s.
+                new_fingerprint="row_stats",
+                num_proc=num_proc,
+            ).data
     arrays = {name: table.column(name).to_numpy() for name in (*numbers, *faults)}
     return RowStats(
         drop=table.column("drop").to_pylist(),

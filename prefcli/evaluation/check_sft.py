@@ -14,11 +14,12 @@ from prefcli.data import Limits, Split, load_split, tokenize
 from prefcli.data.prompt_part import prompt_parts
 from prefcli.data.row_sampling import draw_sorted
 from prefcli.errors import DataError
-from prefcli.evaluation.logprobs import Row, Score, score
+from prefcli.evaluation.logprobs import Row, Score, scoring
 from prefcli.methods import Method, RowKind
 from prefcli.model import check_model, detect_device, load_policy, load_tokenizer, to_device
 from prefcli.model.base_model import with_merged_adapter
 from prefcli.packed_forward.install import FastForward
+from prefcli.progress_bar import progress
 from prefcli.recipe import Recipe
 
 _WORST = 5
@@ -191,7 +192,11 @@ def _score(model: PreTrainedModel, rows: list[Row], recipe: Recipe) -> list[Scor
         length,
         autocast=torch.bfloat16 if autocast else None,
     )
-    return score(model, rows, max_length=length, autocast=autocast, speed=speed)
+    with (
+        scoring(model, max_length=length, autocast=autocast, speed=speed) as score_rows,
+        progress("check-sft", len(rows)) as count,
+    ):
+        return score_rows(rows, done=count)
 
 
 def _perplexity(scores: list[Score]) -> float:

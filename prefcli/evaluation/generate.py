@@ -25,6 +25,7 @@ from prefcli.formats import RowError
 from prefcli.formats.chat import Message, to_prompt
 from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.model.base_model import with_merged_adapter
+from prefcli.progress_bar import progress
 from prefcli.recipe.sections import Model, Source
 
 Prompt = str | list[Message]
@@ -161,11 +162,14 @@ def generate(
     # Sort by length, so that padding, and with it sampling, depends on the prompts only.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     answers = [Answer("", False)] * len(ids)
-    for start in range(0, len(order), options.batch_size):
-        batch = order[start : start + options.batch_size]
-        completions = _generate_batch(model, tokenizer, [ids[i] for i in batch], options, stop_ids)
-        for i, answer in zip(batch, completions, strict=True):
-            answers[i] = answer
+    with progress("answers", len(order), "prompts") as count:
+        for start in range(0, len(order), options.batch_size):
+            batch = order[start : start + options.batch_size]
+            given = [ids[i] for i in batch]
+            completions = _generate_batch(model, tokenizer, given, options, stop_ids)
+            for i, answer in zip(batch, completions, strict=True):
+                answers[i] = answer
+            count(len(batch))
     return answers
 
 

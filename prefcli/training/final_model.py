@@ -9,7 +9,7 @@ from transformers import Trainer
 
 from prefcli.checkpoints.atomic import place, writing
 from prefcli.checkpoints.run_dir import RunDir
-from prefcli.console import is_main_process, say
+from prefcli.console import detail, is_main_process
 from prefcli.model import Device
 from prefcli.model.adapter_merge import sum_adapters
 from prefcli.model.parts import towers
@@ -48,7 +48,7 @@ def save_model(trainer: Trainer, folder: RunDir, recipe: Recipe, device: Device)
         shutil.rmtree(partial, ignore_errors=True)  # free the disk
         raise
     verification = verify_model(partial, trainer, recipe, device, rows, trained)
-    say(verification.line())
+    detail(verification.line())
     with writing("model/"):
         place(partial, folder.model)
     return verification.as_dict()

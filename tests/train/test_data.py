@@ -15,7 +15,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
-from prefcli.data import Limits, convert, judge, load_split, tokenization
+from prefcli import progress_bar
+from prefcli.data import Limits, judge, load_split, tokenization
 from prefcli.data.row_stats import measure_row
 from prefcli.data.run_datasets import load_run_datasets
 from prefcli.errors import DataError, ExitCode, PrefcliError, RecipeError
@@ -819,12 +820,12 @@ def test_load_split_template_that_does_not_end_for_a_row_names_it(read, tokenize
 
 
 def test_load_split_of_many_rows_reports_its_progress(read, monkeypatch, capsys):
-    monkeypatch.setattr(convert, "PROGRESS_SECONDS", 0.0)
-    write_jsonl(Path("rows.jsonl"), [PAIR] * 2)
+    monkeypatch.setattr(progress_bar, "LOG_SECONDS", 0.0)
+    write_jsonl(Path("rows.jsonl"), [PAIR] * 3)
     read("rows.jsonl")
     assert capsys.readouterr().out.splitlines() == [
-        "data.train: 0 of 2 rows of rows.jsonl read",
-        "data.train: 1 of 2 rows of rows.jsonl read",
+        "data.train: rows.jsonl: 1 of 3 rows, 0:00:00 left",
+        "data.train: rows.jsonl: 2 of 3 rows, 0:00:00 left",
     ]
 
 

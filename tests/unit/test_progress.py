@@ -250,7 +250,8 @@ def test_live_view_of_80_columns_has_evaluations_below_its_table():
     assert line_of(lines, "loss").split()[1:4] == ["0.5000", "0.6931", "-0.1931"]
     at = lines.index("eval at step 10 (at start):")
     text = " ".join(" ".join(lines[at + 1 : at + 4]).split())
-    assert text.startswith("loss 0.4321 (0.6931) margin +1.2500 (+0.0000) acc 0.750")
+    expected = "loss 0.4321 (0.6931) reward margin +1.2500 (+0.0000) reward accuracy 0.750"
+    assert text.startswith(expected)
     assert "ref_kl 0.0123" in text
 
 

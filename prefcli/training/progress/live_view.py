@@ -184,7 +184,7 @@ class LiveView:
         for name in filter(self._in_eval, self._names):
             first = self._eval_text(name, self._first_eval)
             start = "" if only or first in ("", "tie") else f" ({first})"
-            cells.append(f"{metric(name).label} {self._eval_text(name, self._last_eval)}{start}")
+            cells.append(f"{metric(name).title} {self._eval_text(name, self._last_eval)}{start}")
         step = int(self._last_eval["step"] or 0)
         head = Text(f"eval at step {step}{'' if only else ' (at start)'}:", "dim")
         return Group(head, Padding(Columns(cells, padding=(0, 2)), (0, 0, 0, 2)))
