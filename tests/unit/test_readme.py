@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 import subprocess
@@ -303,3 +304,21 @@ def test_architecture_page_has_the_layers_of_the_import_contract():
     contract = project["tool"]["importlinter"]["contracts"][0]
     layers = [layer.replace("prefcli.", "") for layer in contract["layers"]]
     assert "\n".join(layers) in (ROOT / "docs" / "architecture.md").read_text("utf-8")
+
+
+def test_formulas_page_cites_equations_as_the_tests_of_the_losses_do():
+    page = (ROOT / "docs" / "how-dpo-works.md").read_text("utf-8")
+    cited = re.findall(r"\[arXiv:([\d.]+)\]\(https://arxiv.org/abs/\1\), eq. (\d+)", page)
+    assert len(cited) == 5
+    tests = [p.read_text("utf-8") for p in (ROOT / "tests" / "train" / "formulas").glob("*.py")]
+    for paper, equation in cited:
+        assert any(f"arXiv:{paper}, eq. {equation}" in text for text in tests), paper
+
+
+def test_formulas_page_has_the_loss_and_weight_of_each_margin():
+    page = (ROOT / "docs" / "how-dpo-works.md").read_text("utf-8")
+    rows = re.findall(r"^\| (-?\d)[^|]* \| (\d\.\d{3}) \| (\d\.\d\d) \|$", page, re.M)
+    assert len(rows) == 5
+    for margin, loss, weight in rows:
+        wrong = 1 / (1 + math.exp(float(margin)))
+        assert f"{-math.log(1 - wrong):.3f} {wrong:.2f}" == f"{loss} {weight}"
