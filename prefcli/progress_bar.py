@@ -77,14 +77,14 @@ class _Log:
     def __init__(self, label: str, total: int, unit: str, done: int) -> None:
         self._label, self._total, self._unit = label, total, unit
         self._first = self._done = done
-        self._began = self._said = time.monotonic()
+        self._began = self._printed = time.monotonic()
 
     def add(self, number: int) -> None:
         self._done += number
         now = time.monotonic()
-        if now - self._said < LOG_SECONDS or self._done >= self._total:
+        if now - self._printed < LOG_SECONDS or self._done >= self._total:
             return
-        self._said = now
+        self._printed = now
         pace = (now - self._began) / (self._done - self._first)
         say(
             f"{self._label}: {self._done:,} of {self._total:,} {self._unit}, "

@@ -58,16 +58,16 @@ class Change:
         return METRICS[self.key].title
 
     def cells(self) -> tuple[str, str, str, str]:
-        """Return the row of a table: name, first and last value, and a remark."""
+        """Return the row of a table: name, first and last value, and whether they differ."""
         name = "eval loss" if self.key == "loss" else self.title
         first = format_value(self.key, self.first) if self.compared else ""
-        remark = "no significant change" if self.unchanged else ""
-        return name, first, format_value(self.key, self.last), remark
+        significance = "no significant change" if self.unchanged else ""
+        return name, first, format_value(self.key, self.last), significance
 
     def __str__(self) -> str:
-        name, first, last, remark = self.cells()
+        name, first, last, significance = self.cells()
         arrow = f"{first} -> " if first else ""
-        return f"{name} {arrow}{last}{f', {remark}' if remark else ''}"
+        return f"{name} {arrow}{last}{f', {significance}' if significance else ''}"
 
 
 def changes(run: Run) -> list[Change]:

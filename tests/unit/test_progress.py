@@ -252,7 +252,7 @@ def test_live_view_of_80_columns_has_evaluations_below_its_table():
     text = " ".join(" ".join(lines[at + 1 : at + 4]).split())
     expected = "loss 0.4321 (0.6931) reward margin +1.2500 (+0.0000) reward accuracy 0.750"
     assert text.startswith(expected)
-    assert "ref_kl 0.0123" in text
+    assert "KL to the reference 0.0123" in text
 
 
 def test_live_view_of_60_columns_omits_the_start():
@@ -361,7 +361,7 @@ def test_say_on_a_terminal_colours_labels_and_keeps_words_whole(monkeypatch, col
     )
 
 
-def test_say_brief_on_a_terminal_is_brief_unless_details_are_wanted(monkeypatch):
+def test_say_brief_on_a_terminal_is_brief_without_details(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")
     for terminal, verbose, expected in (
