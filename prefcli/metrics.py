@@ -97,7 +97,7 @@ class Metric(NamedTuple):
 
     @property
     def is_in_units_of_method(self) -> bool:
-        """Whether its values compare only between runs of one method with the same options."""
+        """Return whether values compare only between runs of one method with the same options."""
         return self.panel in (_LOSS, _MARGIN, _REWARDS, _LOG_ODDS) or self.key == "kl"
 
     def is_close(self, first: float, last: float) -> bool:

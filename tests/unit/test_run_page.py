@@ -352,12 +352,36 @@ def test_report_json_lists_pages_verdicts_and_settings(tmp_path, monkeypatch, ca
     assert page.is_file()
 
 
+def test_report_watch_rewrites_the_page_until_the_run_ends(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "live.html"
+    running = {**RUN, "status": "running"}
+    folder = write_run(tmp_path / "zephyr", run=running, rows=[eval_row(0), train_row(1)])
+    pages = []
+
+    def pause(seconds):
+        pages.append(page.read_text("utf-8"))
+        status = "running" if len(pages) < 2 else "finished"
+        write_run(folder, run={**RUN, "status": status}, rows=[train_row(len(pages) * 10)])
+
+    monkeypatch.setattr("prefcli.cli.report.time.sleep", pause)
+    assert run_cli(monkeypatch, folder, "--watch", "--html", page) == 0
+    assert [read(text).text.count("still running") for text in pages] == [1, 1]
+    assert all('<meta http-equiv="refresh" content="10">' in text for text in pages)
+    assert pages[0] != pages[1]
+    assert "http-equiv" not in page.read_text("utf-8")
+    out = capsys.readouterr().out
+    assert out.startswith(f"watching until the end of the run or Ctrl-C; open {page}")
+    assert "zephyr: dpo: Finished" in out
+
+
 def test_report_of_a_wrong_path_exits_with_2(tmp_path, monkeypatch, capsys):
     assert run_cli(monkeypatch, tmp_path) == 2
     assert "RUN100" in capsys.readouterr().err
     folder = write_run(tmp_path / "run", rows=[])
     assert run_cli(monkeypatch, folder, "--html", folder / "run.json" / "page.html") == 2
-    assert "can't write" in capsys.readouterr().err
+    output = capsys.readouterr()
+    assert "can't write" in output.err
+    assert not output.out  # it was found before the work
 
 
 def test_advice_has_the_keys_of_health_jsonl():
