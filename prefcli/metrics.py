@@ -95,6 +95,11 @@ class Metric(NamedTuple):
         """Return the difference of two values as text with a sign."""
         return self._replace(digits=f"+{self.digits.removeprefix('+')}").format(last - first)
 
+    @property
+    def is_in_units_of_method(self) -> bool:
+        """Return whether values compare only between runs of one method with the same options."""
+        return self.panel in (_LOSS, _MARGIN, _REWARDS, _LOG_ODDS) or self.key == "kl"
+
     def is_close(self, first: float, last: float) -> bool:
         """Return whether two values differ too little for the difference to count."""
         return abs(last - first) <= max(self.abs_tol, self.rel_tol * abs(first))
@@ -625,6 +630,9 @@ def metric(key: str) -> Metric:
     name = key.removeprefix(EVAL_PREFIX)
     return METRICS.get(name) or Metric(key, key, key, "", digits=".4g")
 
+
+DISTANCE = "reference_kl"
+"""Rises in every run that trains, so pages call it neither better nor worse."""
 
 TIE = 1e-6
 

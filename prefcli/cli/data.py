@@ -13,6 +13,7 @@ from prefcli.cli.recipe_command import (
     Offline,
     Overrides,
     RecipeArgument,
+    check_writable,
     choose_method,
     command_app,
     heavy_half,
@@ -54,10 +55,14 @@ def data(
     loaded = open_recipe(recipe, overrides, as_json=as_json)
     chosen = choose_method(loaded, method)
     resolve_offline(loaded, offline=offline)
+    if html is not None:
+        check_writable(html, "--html")
     with heavy_half(loaded):
+        from prefcli.data.example_rows import example_rows
         from prefcli.preflight.pretokenize import data_report
 
         report = data_report(loaded.recipe, chosen, sample)
+        rows = example_rows(loaded.recipe, chosen, report.datasets) if html is not None else {}
     model = loaded.recipe.model
     say(f"data of prefcli {chosen.name}: tokens of {model.tokenizer or model.name_or_path}")
     _print(report)
@@ -75,7 +80,7 @@ def data(
     if html is not None:
         from prefcli.report.data_page import data_page
 
-        write_file(Path(html), data_page(document), option="--html")
+        write_file(Path(html), data_page(document, rows), option="--html")
     if as_json:
         print_json(document)
     for problem in problems:

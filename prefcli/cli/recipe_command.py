@@ -16,7 +16,7 @@ import typer
 
 from prefcli.cli.usage import check_recipe_argument
 from prefcli.console import document, is_main_process, keep_stdout_for_json, say
-from prefcli.errors import PrefcliError, Problem, RecipeError
+from prefcli.errors import PrefcliError, RecipeError
 from prefcli.methods import METHODS, Method
 from prefcli.recipe import Loaded, load
 from prefcli.recipe.offline import go_offline, go_offline_if_unreachable
@@ -212,23 +212,27 @@ def print_json(content: Any) -> None:
 
 
 @contextmanager
-def writing(path: str) -> Iterator[None]:
-    """Turn a failed write to the file of --output into a RecipeError."""
+def writing(path: Path | str, option: str | None = "--output") -> Iterator[None]:
+    """Turn a failed write into a RecipeError. option: the option that named the file, if any."""
     try:
         yield
     except OSError as error:
         raise RecipeError(
             f"can't write {path or 'an empty name'}: {error.strerror}",
             code="RCP027",
-            hint="name another file with --output",
+            hint="name another file" + (f" with {option}" if option else ""),
         ) from None
 
 
-def check_writable(path: str) -> None:
-    """Create the file of --output and its folder, before long work. Raises RecipeError."""
-    with writing(path):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).open("a").close()
+def check_writable(path: Path | str, option: str = "--output") -> None:
+    """Raise RecipeError if an output file can't be written, before the work that fills it."""
+    if is_main_process():
+        with writing(path, option):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            is_new = not Path(path).exists()
+            Path(path).open("a").close()
+            if is_new:
+                Path(path).unlink()
 
 
 def write_file(path: Path, text: str, *, option: str | None = None) -> None:
@@ -238,15 +242,7 @@ def write_file(path: Path, text: str, *, option: str | None = None) -> None:
     """
     if not is_main_process():
         return
-    try:
+    with writing(path, option):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise RecipeError(
-            Problem(
-                f"can't write {path}: {error.strerror}",
-                hint="name another file" + (f" with {option}" if option else ""),
-                code="RCP027",
-            )
-        ) from None
     say(f"written to {path}")

@@ -38,6 +38,7 @@ class DataReport:
                 }
         return {
             "splits": splits,
+            "checks": list(DataChecks.model_fields),
             "method_notes": self.method_notes,
             "warnings": [warning.as_dict() for warning in self.warnings],
         }

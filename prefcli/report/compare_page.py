@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from prefcli.metrics import METRICS, Row
+from prefcli.metrics import DISTANCE, METRICS, Metric, Row
+from prefcli.report.held_out import COMPARED
 from prefcli.report.html import render
 from prefcli.report.panels import RUN_COLOURS, comparison_panels
-from prefcli.report.plots import line_plot
-from prefcli.report.run_data import Run, format_value
-from prefcli.report.run_page import is_subsampled, step_range
+from prefcli.report.run_data import Run, as_dict, format_value
+from prefcli.report.run_page import is_subsampled, plots, step_range
+from prefcli.report.samples import Answer, final_answers, samples
+from prefcli.report.settings import settings_of
 from prefcli.report.verdict import verdict
 
 
-def compare_page(runs: Sequence[Run]) -> str:
-    """Return the page of several runs as HTML."""
+class Values(NamedTuple):
+    """The values of a metric at the end of each run."""
+
+    key: str
+    values: list[str]
+    best: set[int]
+    """The runs with the best value; empty if the values do not compare."""
+
+    @property
+    def title(self) -> str:
+        return METRICS[self.key].title
+
+
+class SharedPrompt(NamedTuple):
+    """A prompt that several runs answered."""
+
+    place: str
+    prompt: str
+    answers: list[tuple[int, Answer]]
+    """The last greedy answer of each run, by its index."""
+    data: list[Answer]
+    """The answers in the data."""
+
+
+def compare_page(runs: Sequence[Run], *, refresh: int | None = None) -> str:
+    """Return the page of several runs as HTML.
+
+    refresh: seconds after which a browser reads it again.
+    """
     names = short_names(runs)
     panels = list(comparison_panels(runs, names))
-    steps = step_range(panels)
+    held_out = last_values(runs, held_out=True)
     return render(
         "compare.html",
         {
+            "refresh": refresh,
             "runs": [
                 {
                     "name": name,
@@ -32,13 +62,18 @@ def compare_page(runs: Sequence[Run]) -> str:
                 }
                 for at, (name, run) in enumerate(zip(names, runs, strict=True))
             ],
-            "methods": list(dict.fromkeys(run.method for run in runs)),
+            "same_rows": _have_same_rows(runs),
+            "same_units": _have_same_units(runs),
             "settings": list(differing(runs)),
-            "metrics": [
-                (group, METRICS[key].title, values) for group, key, values in last_values(runs)
-            ],
-            "plots": [(panel, line_plot(panel, [], steps)) for panel in panels],
+            "metrics": [row for row in held_out if row.key in COMPARED],
+            "more_metrics": {
+                "held-out rows": [row for row in held_out if row.key not in COMPARED],
+                "training": last_values(runs, held_out=False),
+            },
+            "plots": plots(panels, [], step_range(panels)),
             "subsampled": any(map(is_subsampled, runs)),
+            "prompts": list(shared_prompts(runs)),
+            "has_samples": sum(bool(run.samples) for run in runs) > 1,
         },
     )
 
@@ -52,43 +87,79 @@ def short_names(runs: Sequence[Run]) -> list[str]:
     return [str(Path(*path[-depth:])) for path in parts]
 
 
-def last_values(runs: Sequence[Run]) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield (kind of row, metric, its last value in each run) for the metrics with a plot."""
-    rows_by_group: dict[str, list[list[Row]]] = {
-        "held-out rows": [run.evals for run in runs],
-        "training": [run.rows for run in runs],
-    }
-    for group, rows_by_run in rows_by_group.items():
-        last = [rows[-1] if rows else {} for rows in rows_by_run]
-        for key, metric in METRICS.items():
-            shown = metric.panel is not None and key != "learning_rate"
-            if shown and any(key in row for row in last):
-                values = [format_value(key, row[key]) if key in row else "-" for row in last]
-                yield group, key, values
+def last_values(runs: Sequence[Run], *, held_out: bool) -> list[Values]:
+    """Return the last values in each run of the metrics with a plot."""
+    if held_out:
+        last: list[Row] = [run.model_eval if run.evals else {} for run in runs]
+    else:
+        last = [run.rows[-1] if run.rows else {} for run in runs]
+    compares, same_units = held_out and _have_same_rows(runs), _have_same_units(runs)
+    result = []
+    for key, metric in METRICS.items():
+        is_superseded = any(metric.superseded_by in row for row in last)
+        is_shown = metric.panel is not None and key != "learning_rate" and not is_superseded
+        if is_shown and any(key in row for row in last):
+            values = [format_value(key, row[key]) if key in row else "-" for row in last]
+            has_best = compares and (same_units or not metric.is_in_units_of_method)
+            best = _best(metric, [row.get(key) for row in last]) if has_best else set()
+            result.append(Values(key, values, best))
+    return result
+
+
+def _best(metric: Metric, values: Sequence[float | None]) -> set[int]:
+    """Return the indices of the best values, if the others are worse by more than noise."""
+    finite = [value for value in values if value is not None]
+    if metric.better is None or metric.key == DISTANCE or len(finite) < 2:
+        return set()
+    best, worst = max(finite), min(finite)
+    if metric.better == "lower":
+        best, worst = worst, best
+    if metric.is_close(worst, best):
+        return set()
+    return {at for at, value in enumerate(values) if value == best}
+
+
+def _have_same_rows(runs: Sequence[Run]) -> bool:
+    """Return whether all runs were evaluated on the same rows, as far as their files say."""
+    splits = [as_dict(as_dict(run.record.get("data")).get("eval")) for run in runs]
+    return len({split.get("fingerprint") for split in splits if split}) == 1
+
+
+def _have_same_units(runs: Sequence[Run]) -> bool:
+    """Return whether losses and rewards of all runs have the same units."""
+    return len({(run.method, repr(run.recipe_value(run.method))) for run in runs}) == 1
+
+
+def shared_prompts(runs: Sequence[Run]) -> Iterator[SharedPrompt]:
+    """Yield the prompts that more than one run answered, in the order of the first such run."""
+    answers = [final_answers(run) for run in runs]
+    for key in dict.fromkeys(key for by_prompt in answers for key in by_prompt):
+        given = [(at, by_prompt[key]) for at, by_prompt in enumerate(answers) if key in by_prompt]
+        if len(given) > 1:
+            first = runs[given[0][0]]
+            sample = next(s for s in samples(first) if (s.place, s.prompt) == key)
+            data = [answer for answer in sample.answers if answer.title.endswith("in the data")]
+            yield SharedPrompt(*key, given, data)
 
 
 def differing(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
-    """Yield (dotted path, its value in each run) for settings and versions that differ."""
-    settings = [dict(_settings(run)) for run in runs]
+    """Yield (dotted path, its value in each run) for settings and versions that differ.
+
+    A setting that none of the recipes has is a default, and is not among them.
+    """
+    recipes = [dict(settings_of(run.recipe)) for run in runs]
+    written = [dict(settings_of(run.record.get("settings"))) for run in runs]
+    methods = {run.method for run in runs}
+    settings: list[dict[str, str]] = []
+    for run, recipe in zip(runs, recipes, strict=True):
+        others = tuple(f"{method}." for method in methods - {run.method})
+        own = {key: value for key, value in recipe.items() if not key.startswith(others)}
+        facts = {name: run.record.get(name) for name in ("prefcli", "versions", "device")}
+        settings.append({"method": run.method, **own, **dict(settings_of(facts))})
+    # Runs of earlier versions do not say what was written.
+    shown = {key for own, all_keys in zip(written, recipes, strict=True) for key in own or all_keys}
     for key in dict.fromkeys(key for by_path in settings for key in by_path):
         values = [by_path.get(key, "-") for by_path in settings]
-        if len(set(values)) > 1 and key != "output_dir":
+        is_default = any(key in recipe for recipe in recipes) and key not in shown
+        if len(set(values)) > 1 and key != "output_dir" and not is_default:
             yield key, values
-
-
-def _settings(run: Run) -> Iterator[tuple[str, str]]:
-    yield "method", run.method
-    yield from _leaves(run.recipe, "")
-    for name in ("prefcli", "versions", "device"):
-        yield from _leaves(run.record.get(name), name)
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        for at, inner in enumerate(value):
-            yield from _leaves(inner, f"{path}.{at}")
-    elif value is not None:
-        yield path, str(value)

@@ -13,11 +13,14 @@ _COLUMN = _BAR + 8
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def data_page(document: Mapping[str, Any]) -> str:
-    """Return, as HTML, what `prefcli data --json` prints."""
+def data_page(document: Mapping[str, Any], rows: Mapping[str, Any] | None = None) -> str:
+    """Return, as HTML, what `prefcli data --json` prints.
+
+    rows: by split, rows with their text (`ExampleRows` in data/example_rows.py).
+    """
     splits = document["splits"].items()
     plots = {name: _plots(split["lengths"]) for name, split in splits}
-    return render("data.html", {**document, "plots": plots})
+    return render("data.html", {**document, "plots": plots, "rows": rows or {}})
 
 
 def _plots(lengths: Mapping[str, Any]) -> dict[str, Plot]:

@@ -17,7 +17,7 @@ from prefcli.report.run_data import Run, format_value
 
 Level = Literal["good", "note", "warning", "error"]
 
-_COMPARED = (
+COMPARED = (
     "loss",
     "rewards/accuracies",
     "rewards/margins",
@@ -76,7 +76,7 @@ def changes(run: Run) -> list[Change]:
         return []
     first, last = run.evals[0], run.model_eval
     result = []
-    for key in _COMPARED:
+    for key in COMPARED:
         if key not in last or METRICS[key].superseded_by in last:
             continue
         before, after = first.get(key), last[key]

@@ -80,7 +80,8 @@ def comparison_panels(runs: Sequence[Run], names: Sequence[str]) -> Iterator[Pan
                 is_main = len(metrics) == 1 or metric.line in ("all", "loss")
                 title = spec.title if is_main else f"{spec.title}: {metric.line}"
                 caption = spec.caption if is_main and spec.caption else metric.explanation
-                yield _panel(spec, title, caption, lines)
+                is_primary = len(lines) > 1 and (is_main or metric.line == "chosen")
+                yield _panel(spec, title, caption, lines, may_be_primary=is_primary)
 
 
 def _panels() -> Iterator[tuple[Panel, list[Metric]]]:
@@ -90,10 +91,12 @@ def _panels() -> Iterator[tuple[Panel, list[Metric]]]:
         yield spec, [metric for metric in METRICS.values() if metric.panel == spec]
 
 
-def _panel(spec: Panel, title: str, caption: str, lines: list[Line]) -> PanelData:
+def _panel(
+    spec: Panel, title: str, caption: str, lines: list[Line], *, may_be_primary: bool = True
+) -> PanelData:
     log_scale = spec.log_scale and _spans_decades(lines)
     baseline = None if log_scale else spec.baseline
-    return PanelData(title, caption, lines, baseline, log_scale, spec.is_primary)
+    return PanelData(title, caption, lines, baseline, log_scale, spec.is_primary and may_be_primary)
 
 
 def _is_shown(run: Run, metric: Metric) -> bool:

@@ -274,7 +274,7 @@ def histogram(
     y = _Axis(0, high * 1.05, bottom, top)
     bin_width = x.place(1) - x.place(0)
     bar_width = 0.92 * bin_width / len(counts)
-    every = -(-len(labels) * _TEXT * (len(labels[-1].rpartition("-")[2]) + 1) // (width - 8 - left))
+    every = -(-len(labels) * _TEXT * (len(labels[-1].rpartition("-")[2]) + 2) // (width - 8 - left))
     rules = []
     if cut_after is not None:
         edge = cut_after + 0.5

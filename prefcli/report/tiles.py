@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from prefcli.metrics import METRICS, Row
+from prefcli.metrics import DISTANCE, METRICS, Row
 from prefcli.report.held_out import Change
 from prefcli.report.plots import spark_path
 from prefcli.report.run_data import Run, format_value
@@ -20,8 +20,6 @@ _OF_TRAINING = (
     "logps/rejected_per_token",
     "grad_norm",
 )
-_DISTANCE = "reference_kl"
-"""Rises in every run that trains, which is neither better nor worse."""
 _WIDTH, _HEIGHT = 96, 24
 
 
@@ -94,7 +92,7 @@ def _tile(
         change = f"{'▲' if rises else '▼'} {metric.format_change(first, last)}"
         if unchanged:
             change, outcome = "=", "same"
-        elif metric.better is not None and key != _DISTANCE:
+        elif metric.better is not None and key != DISTANCE:
             outcome = "better" if rises == (metric.better == "higher") else "worse"
     return Tile(
         metric.title, metric.explanation, format_value(key, last), start, change, outcome, spark

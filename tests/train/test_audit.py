@@ -22,6 +22,7 @@ from prefcli.model import load_tokenizer
 from prefcli.recipe.sections import DataChecks, Source
 from prefcli.training import run as run_module
 from prefcli.training.run import train
+from tests.support.pages import read
 from tests.support.tiny_runs import write_jsonl
 
 
@@ -537,13 +538,18 @@ def test_data_command_html_is_written_despite_errors(crafted, prefcli_data):
     assert "written to pages/data.html" in out
     page = Path("pages/data.html").read_text("utf-8")
     assert "http" not in page
-    assert page.count("<svg") == 2 * 4
+    assert page.count("<svg") == 2 * 3
     assert "2 of 30 rows (6.67 %): the prompt&#39;s last tokens merge" in page
-    assert "zzz" not in page  # rows can be private
+    text = " ".join(read(page).text.split())
+    assert "First rows train.jsonl: row " in text
+    for count, row in ((2, "Show the first 2 rows train.jsonl: row"), (1, "Show 1 row train")):
+        assert text.count(row) >= count
+    assert "zzz" in text
 
-    code, _, err = prefcli_data(crafted, "--method", "dpo", "--html", "pages")
+    code, out, err = prefcli_data(crafted, "--method", "dpo", "--html", "pages")
     assert code == 2
     assert "can't write pages: Is a directory" in err
+    assert "rows read" not in out + err  # it was found before the audit
 
 
 def test_audit_contradictions_count_rows_with_an_earlier_opposite(crafted, make_recipe):

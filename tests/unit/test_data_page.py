@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from prefcli.report.data_page import data_page, text_histograms
@@ -62,6 +64,7 @@ DOCUMENT = {
     "method": "dpo",
     "model": "m",
     "sampled": False,
+    "checks": ["cut", "empty", "no_end"],
     "method_notes": [],
     "splits": {"train": SPLIT, "eval": {**SPLIT, "lengths": FITTING, "findings": {}}},
 }
@@ -97,6 +100,8 @@ def test_data_page_is_self_contained():
     read(page)
     assert "http" not in page
     assert page.count("<svg") == 2 + 1
+    assert "Checks without a finding: empty, no_end." in page
+    assert "verdict good" not in page
 
 
 def test_data_page_escapes_its_text():
@@ -125,6 +130,18 @@ def test_data_page_shows_findings_and_lengths():
     assert "12 of 1,234 rows (0.972 %): a completion is cut at max_length" in page
     assert "max_length 16" in page
     assert "prompt, 0-8 tokens: 8 rows" in page
+
+
+def test_data_page_shows_rows_of_findings_and_cuts_long_texts():
+    row = SimpleNamespace(
+        place="<b>.jsonl: row 1", texts={"prompt": "Why <i>?", "chosen": "word " * 200}
+    )
+    rows = {"train": SimpleNamespace(first=[row], findings={"cut": [row]}, dropped={})}
+    page = data_page(DOCUMENT, rows)
+    read(page)
+    assert page.count("Why &lt;i&gt;?") == 2
+    assert page.count(" more characters") == 2
+    assert page.index("Show 1 row") < page.index("First rows")
 
 
 @pytest.mark.parametrize("sampled", [True, False])

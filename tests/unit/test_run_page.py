@@ -261,13 +261,45 @@ def test_compare_page_shows_settings_and_metrics_that_differ(tmp_path):
     runs = [*map(read_run, two(tmp_path))]
     assert short_names(runs) == ["a/run", "b/run"]
     assert list(differing(runs)) == [("dpo.beta", ["0.1", "0.05"])]
-    values = list(last_values(runs))
-    assert ("held-out rows", "loss", ["0.5131", "0.6931"]) in values
-    assert ("held-out rows", "rewards/accuracies", ["0.770", "-"]) in values
+    values = {row.key: (row.values, row.best) for row in last_values(runs, held_out=True)}
+    assert values["loss"] == (["0.5131", "0.6931"], set())
+    assert values["rewards/accuracies"] == (["0.770", "-"], set())
+    assert values["perplexity"] == (["3.530", "2.860"], {1})
     text = " ".join(read(compare_page(runs)).text.split())
     assert "dpo.beta 0.1 0.05" in text
     assert "b/run 0.693 a/run 0.513" in text
     assert "step 0 a/run (held-out): 0.6931 b/run (held-out): 0.6931" in text
+
+
+def test_compare_page_of_runs_with_other_eval_rows_has_no_best_value(tmp_path):
+    dpo_run(tmp_path / "a")
+    data = {**RUN["data"], "eval": {"fingerprint": "f"}}
+    write_run(tmp_path / "b", run={**RUN, "data": data}, rows=[eval_row(0), eval_row(9)])
+    runs = [read_run(tmp_path / name) for name in "ab"]
+    assert not any(row.best for row in last_values(runs, held_out=True))
+    assert "not all evaluated on the same rows" in compare_page(runs)
+
+
+def test_compare_page_shows_samples_of_shared_prompts_side_by_side(tmp_path):
+    for name, steps in (("a", (0, 100)), ("b", (0, 200))):
+        write_run(tmp_path / name, rows=[train_row(1)], samples=sample_rows(*steps))
+    write_run(tmp_path / "c", rows=[train_row(1)])
+    runs = [read_run(tmp_path / name) for name in "abc"]
+    text = " ".join(read(compare_page(runs)).text.split())
+    assert (
+        "How do I boil an egg? a, step 100 Answer of step 100 to prompt 0. "
+        "b, step 200 Answer of step 200 to prompt 0. "
+        "chosen in the data Put it into boiling water for eight minutes." in text
+    )
+
+
+def test_differing_omits_defaults_of_another_version(tmp_path):
+    new = RECIPE + "added_later: 2\n"
+    settings = {"dpo": {"beta": 0.1}, "seed": 1}
+    for name, recipe in (("a", RECIPE), ("b", new.replace("seed: 42", "seed: 1"))):
+        write_run(tmp_path / name, run={**RUN, "settings": settings}, recipe=recipe)
+    runs = [read_run(tmp_path / name) for name in "ab"]
+    assert list(differing(runs)) == [("seed", ["42", "1"])]
 
 
 def test_compare_page_reuses_colours_after_eight_runs(tmp_path):
@@ -320,12 +352,36 @@ def test_report_json_lists_pages_verdicts_and_settings(tmp_path, monkeypatch, ca
     assert page.is_file()
 
 
+def test_report_watch_rewrites_the_page_until_the_run_ends(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "live.html"
+    running = {**RUN, "status": "running"}
+    folder = write_run(tmp_path / "zephyr", run=running, rows=[eval_row(0), train_row(1)])
+    pages = []
+
+    def pause(seconds):
+        pages.append(page.read_text("utf-8"))
+        status = "running" if len(pages) < 2 else "finished"
+        write_run(folder, run={**RUN, "status": status}, rows=[train_row(len(pages) * 10)])
+
+    monkeypatch.setattr("prefcli.cli.report.time.sleep", pause)
+    assert run_cli(monkeypatch, folder, "--watch", "--html", page) == 0
+    assert [read(text).text.count("still running") for text in pages] == [1, 1]
+    assert all('<meta http-equiv="refresh" content="10">' in text for text in pages)
+    assert pages[0] != pages[1]
+    assert "http-equiv" not in page.read_text("utf-8")
+    out = capsys.readouterr().out
+    assert out.startswith(f"watching until the end of the run or Ctrl-C; open {page}")
+    assert "zephyr: dpo: Finished" in out
+
+
 def test_report_of_a_wrong_path_exits_with_2(tmp_path, monkeypatch, capsys):
     assert run_cli(monkeypatch, tmp_path) == 2
     assert "RUN100" in capsys.readouterr().err
     folder = write_run(tmp_path / "run", rows=[])
     assert run_cli(monkeypatch, folder, "--html", folder / "run.json" / "page.html") == 2
-    assert "can't write" in capsys.readouterr().err
+    output = capsys.readouterr()
+    assert "can't write" in output.err
+    assert not output.out  # it was found before the work
 
 
 def test_advice_has_the_keys_of_health_jsonl():
