@@ -38,8 +38,8 @@ def _write_parquet(path: Path, rows: Rows) -> None:
     try:
         schema = pa.schema([])
         for block in _blocks(rows()):
-            found = pa.Table.from_pylist(block).schema
-            schema = pa.unify_schemas([schema, found], promote_options="permissive")
+            types = pa.Table.from_pylist(block).schema
+            schema = pa.unify_schemas([schema, types], promote_options="permissive")
         with pq.ParquetWriter(path, schema) as writer:
             for block in _blocks(rows()):
                 writer.write_table(pa.Table.from_pylist(block, schema=schema))

@@ -89,7 +89,7 @@ class Scorer:
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """What `prefcli score` wrote."""
+    """The result of `prefcli score`."""
 
     output: str
     description: str
@@ -291,7 +291,7 @@ def _write(
         raise RecipeError(
             f"can't write {output}: {error.strerror}",
             code="RCP027",
-            hint=f"make room on the disk, and start again: {partial.path} has the scores",
+            hint=f"free space on the disk, and start again: {partial.path} has the scores",
         ) from None
     finally:
         written.unlink(missing_ok=True)
