@@ -21,11 +21,10 @@ from prefcli.cli.recipe_command import (
     print_json,
     resolve_offline,
     split_overrides,
+    trained_model,
     write_file,
 )
 from prefcli.console import document, say
-from prefcli.errors import RecipeError
-from prefcli.recipe import Recipe
 
 app = command_app()
 
@@ -106,23 +105,3 @@ def evaluate(
         say(*report_lines(evaluation))
     else:
         document("\n".join(report_lines(evaluation)))
-
-
-def trained_model(recipe: Recipe, name: str) -> str:
-    """The model/ of a run, or the starting model of a recipe that has not been trained.
-
-    name: the recipe or the run on the command line.
-    """
-    folder = os.path.join(name if os.path.isdir(name) else recipe.output_dir, "model")
-    names = ("config.json", "adapter_config.json")
-    if any(os.path.isfile(os.path.join(folder, file)) for file in names):
-        return folder
-    if os.path.isdir(name):
-        raise RecipeError(
-            f"{folder} is not there: the run has not finished",
-            code="RUN101",
-            hint=f"run it to its end, or name a checkpoint as MODEL next to its recipe: "
-            f"{os.path.join(name, 'recipe.yaml')} {os.path.join(name, 'checkpoint-500')}",
-        )
-    say(f"eval: {recipe.output_dir} has no model/; evaluating the starting model")
-    return recipe.model.name_or_path

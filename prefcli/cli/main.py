@@ -44,6 +44,7 @@ COMMAND_GROUPS = {
     "Models and runs": {
         "check-sft": ("check_sft", "Measure the perplexity of chosen responses before training."),
         "eval": ("eval", "Compare models on held-out rows, with intervals."),
+        "score": ("score", "Write the rewards of responses next to them."),
         "sample": ("sample", "Generate responses with one or more models."),
         "runs": ("runs", "List the runs in a folder with their last evaluation."),
         "report": ("report", "Summarize a run as one page, or compare several."),

@@ -18,7 +18,7 @@ from prefcli.cli.usage import check_recipe_argument
 from prefcli.console import document, is_main_process, keep_stdout_for_json, say
 from prefcli.errors import PrefcliError, RecipeError
 from prefcli.methods import METHODS, Method
-from prefcli.recipe import Loaded, load
+from prefcli.recipe import Loaded, Recipe, load
 from prefcli.recipe.offline import go_offline, go_offline_if_unreachable
 from prefcli.recipe.trackers import keep_trackers_here
 from prefcli.recipe.validation_errors import missing_method
@@ -138,6 +138,26 @@ def open_run_or_recipe(
     loaded = open_recipe(os.path.join(name, RECIPE_FILE), overrides, as_json=as_json)
     ran = read_run(name).method
     return loaded, choose_method(loaded, method or (ran if ran in METHODS else None))
+
+
+def trained_model(recipe: Recipe, name: str) -> str:
+    """The model/ of a run, or the starting model of a recipe that has not been trained.
+
+    name: the recipe or the run on the command line.
+    """
+    folder = os.path.join(name if os.path.isdir(name) else recipe.output_dir, "model")
+    names = ("config.json", "adapter_config.json")
+    if any(os.path.isfile(os.path.join(folder, file)) for file in names):
+        return folder
+    if os.path.isdir(name):
+        raise RecipeError(
+            f"{folder} is not there: the run has not finished",
+            code="RUN101",
+            hint=f"run it to its end, or name a checkpoint next to its recipe: "
+            f"{os.path.join(name, 'recipe.yaml')} {os.path.join(name, 'checkpoint-500')}",
+        )
+    say(f"{recipe.output_dir} has no model/; taking the starting model")
+    return recipe.model.name_or_path
 
 
 def split_overrides(arguments: list[str] | None) -> tuple[list[str], list[str]]:

@@ -50,6 +50,11 @@ class RawRows:
         part, at = self._find(index)
         return {**dict.fromkeys(self.column_names), **self._rename(part.rows[at])}
 
+    def as_written(self, index: int) -> Raw:
+        """Return a row with the columns that it has in the data. Raises RowError."""
+        part, at = self._find(index)
+        return part.rows[at]
+
     def __getitem__(self, column: str) -> list[Any]:
         """Return all values of a column. Raises DataError if a row is invalid."""
         values = []

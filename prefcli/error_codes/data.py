@@ -143,4 +143,19 @@ DATA_CODES: tuple[ErrorCode, ...] = (
         "sft: {assistant_only_loss: true} with rows of text",
         "Remove sft.assistant_only_loss, or train on messages.",
     ),
+    ErrorCode(
+        "DAT030",
+        "column-exists",
+        "`prefcli score` adds columns such as reward and rank, and the data has one of these "
+        "names.",
+        '{"prompt": "...", "response": "...", "reward": 0.3}',
+        "Rename the column in the data.",
+    ),
+    ErrorCode(
+        "DAT031",
+        "no-common-types",
+        "A Parquet table has one type per column, and the rows have values of different types.",
+        '{"meta": 1} and {"meta": "one"} with --output out.parquet',
+        "Write .jsonl. The same command with another suffix does not score again.",
+    ),
 )

@@ -271,4 +271,27 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
         "model: {name_or_path: models/copied-without-tokenizer}",
         "Copy or download the complete folder, or name the tokenizer's folder in model.tokenizer.",
     ),
+    ErrorCode(
+        "MDL040",
+        "not-a-reward-model",
+        "`--reward-model` takes a model for sequence classification with one label, whose output "
+        "is the reward.",
+        "prefcli score runs/dpo rows.jsonl --output out.jsonl --reward-model gpt2",
+        "Name a reward model. A policy is scored by --model.",
+    ),
+    ErrorCode(
+        "MDL041",
+        "other-tokens-than-the-reference",
+        "The policy and the reference have different vocabularies, so that the probabilities of "
+        "their tokens can't be divided.",
+        "prefcli score llama-dpo.yaml rows.jsonl --output out.jsonl --model qwen",
+        "Add --no-reference, or name a reference of the same family in reference.name_or_path.",
+    ),
+    ErrorCode(
+        "MDL042",
+        "policy-is-the-reference",
+        "The model to score with is the reference of the recipe, so that every reward is 0.",
+        "prefcli score recipe.yaml rows.jsonl --output out.jsonl, before training",
+        "Name the trained model with --model or by its run, or add --no-reference.",
+    ),
 )

@@ -79,9 +79,9 @@ RUN_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "RUN012",
         "run-is-locked",
-        "Another prefcli process is writing into output_dir.",
+        "Another prefcli process is writing into output_dir, or into the file of --output.",
         "the same command started twice",
-        "Wait for the other process to end, or name another output_dir.",
+        "Wait for the other process to end, or name another output_dir or file.",
     ),
     ErrorCode(
         "RUN013",
@@ -135,5 +135,20 @@ RUN_CODES: tuple[ErrorCode, ...] = (
         "The command evaluates the model/ of a run, which is written when the run ends.",
         "prefcli eval runs/dpo, while the run is training",
         "Run it to its end, or name one of its checkpoints next to its recipe.yaml.",
+    ),
+    ErrorCode(
+        "RUN102",
+        "scores-of-other-settings",
+        "`prefcli score` keeps the scores of a stopped start in FILE.partial and continues there. "
+        "The file was written with another model, other data or other settings, or is damaged.",
+        "prefcli score runs/dpo rows.jsonl --output out.jsonl, stopped; then with runs/ipo",
+        "Start with the same arguments to continue, delete the file, or name another --output.",
+    ),
+    ErrorCode(
+        "RUN103",
+        "scoring-stopped",
+        "`prefcli score` was stopped by a signal. The scores so far are in FILE.partial.",
+        "a time limit of the scheduler, or Ctrl-C",
+        "Run the same command again: it continues after the last row.",
     ),
 )

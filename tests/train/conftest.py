@@ -15,6 +15,8 @@ import pytest
 import torch
 import yaml
 from accelerate.utils import imports
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefcli import cli
 from prefcli.checkpoints import atomic
@@ -132,3 +134,47 @@ def sft_run(tiny_model, tmp_path_factory) -> Path:
 def sft_adapter(sft_run, tmp_path) -> Path:
     """A copy of the adapter, in its run folder, which the test may change."""
     return Path(shutil.copytree(sft_run, tmp_path / "sft")) / "model"
+
+
+@pytest.fixture(scope="session")
+def tuned(tiny_model, tmp_path_factory):
+    """A full model and an adapter, both different from the tiny model that they start from."""
+    folder = tmp_path_factory.mktemp("tuned")
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(folder / "full")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder / "full")
+    config = LoraConfig(r=2, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    base.config._name_or_path = str(tiny_model)
+    adapted = get_peft_model(base, config)
+    adapted.peft_config["default"].base_model_name_or_path = str(tiny_model)
+    adapted.save_pretrained(folder / "adapter")
+    return folder
+
+
+@pytest.fixture
+def run_folder(tuned, recipe_data, tmp_path):
+    """A finished run of dpo with an adapter, without training it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe_data), encoding="utf-8")
+    (folder / "run.json").write_text(json.dumps({"method": "dpo"}), encoding="utf-8")
+    (folder / "model").symlink_to(tuned / "adapter")
+    return folder
+
+
+@pytest.fixture
+def run_json(monkeypatch, capsys):
+    """Run a command with --json: (exit code, document, standard error)."""
+
+    def run(*arguments) -> tuple[int, dict, str]:
+        monkeypatch.setattr(sys, "argv", ["prefcli", *map(str, arguments), "--json"])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), json.loads(out), err
+
+    return run

@@ -1,0 +1,136 @@
+"""Rewards of the responses in a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefcli.cli.recipe_command import (
+    Json,
+    MethodOption,
+    Offline,
+    Overrides,
+    RunOrRecipe,
+    command_app,
+    heavy_half,
+    open_run_or_recipe,
+    print_json,
+    refuse_without_effect,
+    resolve_offline,
+    trained_model,
+    writing,
+)
+from prefcli.console import say
+from prefcli.errors import RecipeError
+
+_SUFFIXES = (".jsonl", ".parquet")
+
+app = command_app()
+
+
+@app.command()
+def score(
+    recipe: RunOrRecipe,
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Rows with prompt and responses (a list), prompt and response, or pairs.",
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Option("--output", metavar="FILE", help="The rows with scores: .jsonl or .parquet."),
+    ],
+    overrides: Overrides = None,
+    method: MethodOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="MODEL", help="Score with this model instead of the run's model/."
+        ),
+    ] = None,
+    reward_model: Annotated[
+        str | None,
+        typer.Option(
+            "--reward-model",
+            metavar="MODEL",
+            help="Score with a sequence classification model instead of a policy.",
+        ),
+    ] = None,
+    reference: Annotated[
+        bool | None,
+        typer.Option(
+            "--reference/--no-reference",
+            help="Divide by the reference's probability; default: as the method does.",
+        ),
+    ] = None,
+    per_token: Annotated[
+        bool | None,
+        typer.Option(
+            "--per-token/--sum",
+            help="Divide each reward by the tokens of the response; default: as the method does.",
+        ),
+    ] = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Write the rewards of responses next to them.
+
+    The reward is beta * log(policy / reference), with the log-probabilities that it is made of, the
+    rank among the responses to the same prompt, and the best of them. A stopped start is continued
+    by the same command.
+    """
+    loaded, chosen = open_run_or_recipe(recipe, overrides, method, as_json=as_json)
+    path = _checked_output(output)
+    resolve_offline(loaded, offline=offline)
+    if reward_model is not None:
+        given = {"--model": model, "--reference": reference, "--per-token": per_token}
+        without_effect = [name for name, value in given.items() if value is not None]
+        refuse_without_effect(without_effect, "--reward-model", "remove it")
+    with heavy_half(loaded):
+        from prefcli.evaluation.score_file import (
+            RewardFormula,
+            policy_scorer,
+            reward_model_scorer,
+            score_file,
+        )
+
+        if reward_model is not None:
+            scorer = reward_model_scorer(loaded.recipe, reward_model)
+        else:
+            formula = RewardFormula(
+                beta=chosen.reward_scale,
+                with_reference=chosen.needs_reference if reference is None else reference,
+                per_token=not chosen.reward_is_sum if per_token is None else per_token,
+            )
+            name = model or trained_model(loaded.recipe, recipe)
+            scorer = policy_scorer(loaded.recipe, name, formula)
+        with scorer as opened:
+            summary = score_file(loaded.recipe, data, path, opened)
+    say(*summary.lines())
+    if as_json:
+        print_json({"exit_code": 0, "recipe": recipe, "method": chosen.name, **vars(summary)})
+
+
+def _checked_output(output: str) -> Path:
+    """Return the path of the output. Raises RecipeError before anything is loaded."""
+    path = Path(output).expanduser()
+    if path.suffix.lower() not in _SUFFIXES:
+        raise RecipeError(
+            f"--output {output}: the suffix is not one of {', '.join(_SUFFIXES)}",
+            code="RCP033",
+            hint="write FILE.jsonl or FILE.parquet",
+        )
+    if os.path.exists(path):
+        raise RecipeError(
+            f"{output} exists",
+            code="RCP027",
+            hint="delete it, or name another file with --output",
+        )
+    with writing(output):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path

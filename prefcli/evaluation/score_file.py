@@ -1,0 +1,335 @@
+"""Rewards of the responses in a file, written next to its rows."""
+
+from __future__ import annotations
+
+import math
+import os
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from prefcli import preemption
+from prefcli.console import say
+from prefcli.data.convert import Place
+from prefcli.data.digests import folder_digest, json_digest, row_key, tokenizer_digest
+from prefcli.data.sources import RawRows, read
+from prefcli.errors import DataError, InterruptedRunError, PreemptedError, RecipeError
+from prefcli.evaluation.arguments import named_by
+from prefcli.evaluation.candidates import CandidateReader, Layout
+from prefcli.evaluation.held_out_rows import data_source
+from prefcli.evaluation.logprobs import Row, Score
+from prefcli.evaluation.partial_scores import PartialScores
+from prefcli.evaluation.progress import Progress
+from prefcli.evaluation.ranks import rank, score_columns
+from prefcli.evaluation.row_writer import row_writer
+from prefcli.evaluation.scored_models import ScoredModel, ScoredModels
+from prefcli.model import detect_device, load_tokenizer, to_device
+from prefcli.model.loading import weights_digest
+from prefcli.model.reward_model import load_reward_model, rewards
+from prefcli.recipe import Recipe
+from prefcli.recipe.sections import Model
+from prefcli.text import counted
+
+DATA_ARGUMENT = "DATA"
+REWARD_MODEL_OPTION = "--reward-model"
+CHUNK = 128
+"""Rows whose scores are written at once; a restart repeats at most these."""
+
+
+@dataclass(frozen=True)
+class RewardFormula:
+    """How log-probabilities become a reward."""
+
+    beta: float
+    with_reference: bool
+    per_token: bool
+
+    def __str__(self) -> str:
+        ratio = "log(policy / reference)" if self.with_reference else "log(policy)"
+        return f"{self.beta:g} x {ratio}" + (" / tokens" if self.per_token else "")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The numbers of a response."""
+        return ("reward", "logp", *["ref_logp"] * self.with_reference, "tokens")
+
+    def numbers(self, own: Score | None, reference: Score | None) -> dict[str, Any]:
+        """Return the numbers of a response; null for one that has no scored tokens."""
+        if own is None or (self.with_reference and reference is None):
+            return {**dict.fromkeys(self.names), "tokens": 0}
+        ratio = own.logp - (reference.logp if reference is not None else 0.0)
+        reward = self.beta * (ratio / own.tokens if self.per_token else ratio)
+        numbers = {"reward": reward, "logp": own.logp}
+        if reference is not None:
+            numbers["ref_logp"] = reference.logp
+        return {**numbers, "tokens": own.tokens}
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores responses as token ids."""
+
+    tokenizer: PreTrainedTokenizerBase
+    facts: dict[str, Any]
+    """Everything that the scores depend on besides the data."""
+    description: str
+    names: tuple[str, ...]
+    """The numbers of a response."""
+    score: Callable[[list[Row]], list[dict[str, Any]]]
+    """Returns the numbers of each response."""
+    chat: bool = False
+    """Texts are read as turns of a chat."""
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """The result of `prefcli score`."""
+
+    output: str
+    description: str
+    rows: int
+    responses: int
+    prompts: int
+    unscored: int
+    """Responses whose prompt alone fills max_length."""
+    mean: float | None
+    best: float | None
+    """Mean reward of the best response of each prompt."""
+
+    def lines(self) -> list[str]:
+        """Describe the result."""
+        lines = [
+            f"score: {counted(self.responses, 'response')} to {counted(self.prompts, 'prompt')}, "
+            f"written to {self.output}",
+        ]
+        if self.mean is not None and self.best is not None:
+            lines.append(
+                f"score: mean reward {self.mean:+.3f}; of the best response to each prompt "
+                f"{self.best:+.3f}"
+            )
+        if self.unscored:
+            lines.append(
+                f"score: {counted(self.unscored, 'response')} without a reward: the prompt alone "
+                "fills data.max_length"
+            )
+        return lines
+
+
+@contextmanager
+def policy_scorer(recipe: Recipe, model: str, formula: RewardFormula) -> Iterator[Scorer]:
+    """Load a model, and its reference if the formula has one, until the block ends."""
+    models = ScoredModels(recipe, with_reference=formula.with_reference)
+    choice = models.choose(model)
+    tokenizer = models.tokenizer(choice)
+    if models.own_tokenizer(choice, tokenizer) is not tokenizer:
+        raise RecipeError(
+            f"{choice.name} has other tokens than the reference {models.reference.name_or_path}",
+            code="MDL041",
+            hint="add --no-reference, or name a reference of its family in reference.name_or_path",
+        )
+    if choice.is_reference:
+        raise RecipeError(
+            f"{choice.name} is the reference itself: all rewards would be 0",
+            code="MDL042",
+            hint="name the trained model with --model, or add --no-reference",
+        )
+    with ExitStack() as stack:
+        policy = stack.enter_context(models.opened(choice))
+        reference: ScoredModel | None = None
+        if choice.is_adapter_on_reference:
+            reference = policy
+        elif formula.with_reference:
+            reference = stack.enter_context(models.opened(models.reference_choice()))
+        base = reference
+
+        def reference_scores(rows: list[Row]) -> list[Score | None]:
+            if base is None:
+                return [None] * len(rows)
+            off: AbstractContextManager[Any] = nullcontext()
+            if base.holds_reference:
+                off = base.without_adapter()
+            with off:
+                return base.score(rows)
+
+        def score(rows: list[Row]) -> list[dict[str, Any]]:
+            return list(map(formula.numbers, policy.score(rows), reference_scores(rows)))
+
+        facts = {
+            "formula": str(formula),
+            "max_length": recipe.data.max_length,
+            "weights": weights_digest(policy.model),
+            "reference": None if reference is None else weights_digest(reference.model),
+        }
+        of = f"reward = {formula}; policy {choice.name}"
+        if reference is not None:
+            of += f", reference {models.reference.name_or_path}"
+        yield Scorer(tokenizer, facts, of, formula.names, score, _is_chat(recipe))
+
+
+@contextmanager
+def reward_model_scorer(recipe: Recipe, name: str) -> Iterator[Scorer]:
+    """Load a reward model until the block ends."""
+    options = Model(name_or_path=name, trust_remote_code=False)
+    device, length = detect_device(), recipe.data.max_length
+    with named_by(REWARD_MODEL_OPTION):
+        tokenizer = load_tokenizer(options, where=REWARD_MODEL_OPTION)
+        dtype = device.dtype(options, frozen=True)
+        model = to_device(load_reward_model(options, dtype, REWARD_MODEL_OPTION), device)
+
+    def score(rows: list[Row]) -> list[dict[str, Any]]:
+        fitting = [i for i, (prompt, _) in enumerate(rows) if len(prompt) < length]
+        values = rewards(model, [(rows[i][0] + rows[i][1])[:length] for i in fitting])
+        numbers: list[dict[str, Any]] = [{"reward": None, "tokens": 0} for _ in rows]
+        for i, value in zip(fitting, values, strict=True):
+            count = min(len(rows[i][1]), length - len(rows[i][0]))
+            numbers[i] = {"reward": value, "tokens": count}
+        return numbers
+
+    facts = {"reward_model": weights_digest(model), "max_length": length}
+    # A reward model with a chat template has seen nothing but chats.
+    chat = tokenizer.chat_template is not None
+    yield Scorer(tokenizer, facts, f"reward model {name}", ("reward", "tokens"), score, chat)
+
+
+def _is_chat(recipe: Recipe) -> bool:
+    return all(source.chat for source in recipe.data.train)
+
+
+def score_file(recipe: Recipe, data: str, output: Path, scorer: Scorer) -> ScoreSummary:
+    """Score the responses of each row, and write the rows with their scores.
+
+    An earlier start that was stopped is continued. Raises RecipeError and DataError.
+    """
+    source = data_source(data, recipe, DATA_ARGUMENT)
+    with named_by(DATA_ARGUMENT):
+        rows = read(source, DATA_ARGUMENT)
+    place = Place(source.path, DATA_ARGUMENT, chat=scorer.chat)
+    reader = CandidateReader(rows, place)
+    _refuse_columns(rows, reader.layout, scorer.names)
+    key = json_digest(
+        {
+            **scorer.facts,
+            "data": _data_digest(data, rows),
+            "rows": len(rows),
+            "chat": scorer.chat,
+            "tokenizer": tokenizer_digest(scorer.tokenizer),
+        }
+    )
+    say(f"score: {scorer.description}")
+    with PartialScores(output, key) as partial:
+        _score_rows(reader, scorer, partial)
+        summary = _write(rows, reader.layout, partial, output, scorer)
+        partial.remove()
+    return summary
+
+
+def _data_digest(data: str, rows: RawRows) -> Any:
+    path = Path(data).expanduser()
+    return folder_digest(path) if path.exists() else [part.fingerprint for part in rows.parts]
+
+
+def _score_rows(reader: CandidateReader, scorer: Scorer, partial: PartialScores) -> None:
+    """Score the rows that the file does not have yet. Raises PreemptedError if it is stopped."""
+    total, start = len(reader), partial.done
+    if start:
+        say(f"score: continuing after {start:,} of {total:,} rows")
+    progress = Progress("score", "row", total, done=start)
+    try:
+        while partial.done < total:
+            # Chunks are those of an uninterrupted start.
+            end = min((partial.done // CHUNK + 1) * CHUNK, total)
+            indices = range(partial.done, end)
+            prompts, token_rows = zip(
+                *(reader.read(i, scorer.tokenizer) for i in indices), strict=True
+            )
+            numbers = iter(scorer.score([row for some in token_rows for row in some]))
+            partial.add(
+                [[next(numbers) for _ in some] for some in token_rows], list(map(row_key, prompts))
+            )
+            progress.add(len(indices))
+    except (preemption.Stop, KeyboardInterrupt) as stop:
+        kind = PreemptedError if isinstance(stop, preemption.Stop) else InterruptedRunError
+        raise kind(
+            f"stopped after {partial.done:,} of {total:,} rows, whose scores are in "
+            f"{partial.path}; run the same command again to continue",
+            code="RUN103",
+        ) from None
+
+
+def _write(
+    rows: RawRows,
+    layout: Layout,
+    partial: PartialScores,
+    output: Path,
+    scorer: Scorer,
+) -> ScoreSummary:
+    """Write the output completely or not at all."""
+    groups, values = _groups_and_rewards(partial, by_row=layout != "single")
+    ranks, best = rank(values, groups)
+    written = output.with_name(output.name + ".writing")
+
+    def scored_rows() -> Iterator[dict[str, Any]]:
+        at = 0
+        for index, line in enumerate(partial.rows()):
+            scores = line["scores"]
+            part = slice(at, at + len(scores))
+            at += len(scores)
+            places = ranks[part].tolist(), best[part].tolist()
+            columns = score_columns(layout, scorer.names, scores, *places)
+            yield {**rows.as_written(index), **columns}
+
+    try:
+        row_writer(output.suffix)(written, scored_rows)
+        os.replace(written, output)
+    except OSError as error:
+        raise RecipeError(
+            f"can't write {output}: {error.strerror}",
+            code="RCP027",
+            hint=f"free space on the disk, and start again: {partial.path} has the scores",
+        ) from None
+    finally:
+        written.unlink(missing_ok=True)
+    valid = ~np.isnan(values)
+    return ScoreSummary(
+        output=str(output),
+        description=scorer.description,
+        rows=len(rows),
+        responses=len(values),
+        prompts=len(np.unique(groups)),
+        unscored=int((~valid).sum()),
+        mean=float(values[valid].mean()) if valid.any() else None,
+        best=float(values[best].mean()) if best.any() else None,
+    )
+
+
+def _groups_and_rewards(partial: PartialScores, *, by_row: bool) -> tuple[Any, Any]:
+    """Return the group and the reward of each response: 16 bytes of memory for each.
+
+    by_row: the responses of a row are a group, and else those of all rows with the same prompt.
+    """
+    groups, values = array("q"), array("d")
+    for index, line in enumerate(partial.rows()):
+        for one in line["scores"]:
+            groups.append(index if by_row else line["group"])
+            values.append(math.nan if one["reward"] is None else one["reward"])
+    return np.array(groups, np.int64), np.array(values, np.float64)
+
+
+def _refuse_columns(rows: RawRows, layout: Layout, names: Sequence[str]) -> None:
+    """Raise DataError if the data has a column with the name of a new one."""
+    empty = dict.fromkeys(names)
+    added = score_columns(layout, names, [empty, empty], [0, 0], [False, False])
+    for name in rows.column_names:
+        if name in added:
+            raise DataError(
+                f"the rows have a column {name!r} already",
+                code="DAT030",
+                place=rows.place(0)[0],
+                hint="rename it: the scores get this name",
+            )
