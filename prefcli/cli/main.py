@@ -46,6 +46,7 @@ COMMAND_GROUPS = {
         "eval": ("eval", "Compare models on held-out rows, with intervals."),
         "score": ("score", "Write the rewards of responses next to them."),
         "sample": ("sample", "Generate responses with one or more models."),
+        "chat": ("chat", "Talk to a model."),
         "runs": ("runs", "List the runs in a folder with their last evaluation."),
         "report": ("report", "Summarize a run as one page, or compare several."),
     },

@@ -100,6 +100,11 @@ def _check_values(
         raise RecipeError(
             f"{empty} is empty", code="RCP033", hint="check the variable that it comes from"
         )
+    check_temperature(temperature)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise RecipeError for a temperature that rounds all probabilities to 0 or is not finite."""
     if temperature and not LOWEST_TEMPERATURE <= temperature < math.inf:
         raise RecipeError(
             f"--temperature {temperature:g} is out of range",

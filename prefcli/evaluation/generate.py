@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.generation.streamers import BaseStreamer
 
 from prefcli import preemption
 from prefcli.data.sources import read
@@ -144,12 +145,14 @@ def generate(
     options: Sampling,
     *,
     stop_ids: Collection[int] | None = None,
+    streamer: BaseStreamer | None = None,
 ) -> list[Answer]:
     """Generate one completion per prompt, in order.
 
     Seeds torch's random state. Raises NotANumberError.
 
     stop_ids: ids at which an answer stops; by default those of the model's generation config.
+    streamer: takes the tokens of a single prompt as they come.
     """
     if any(isinstance(p, list) for p in prompts) and tokenizer.chat_template is None:
         raise RecipeError(
@@ -166,7 +169,7 @@ def generate(
         for start in range(0, len(order), options.batch_size):
             batch = order[start : start + options.batch_size]
             given = [ids[i] for i in batch]
-            completions = _generate_batch(model, tokenizer, given, options, stop_ids)
+            completions = _generate_batch(model, tokenizer, given, options, stop_ids, streamer)
             for i, answer in zip(batch, completions, strict=True):
                 answers[i] = answer
             count(len(batch))
@@ -201,6 +204,7 @@ def _generate_batch(
     prompts: list[Ids],
     options: Sampling,
     stop_ids: Collection[int] | None,
+    streamer: BaseStreamer | None,
 ) -> list[Answer]:
     longest = max(map(len, prompts))
     pad = tokenizer.pad_token_id
@@ -222,6 +226,7 @@ def _generate_batch(
         max_new_tokens=options.max_new_tokens,
         pad_token_id=pad,
         use_cache=True,  # training disables it
+        streamer=streamer,
         logits_processor=LogitsProcessorList([_CheckFinite(), _CheckPreemption()]),
         **sampling,
     )

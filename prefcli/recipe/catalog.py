@@ -9,6 +9,9 @@ from pathlib import Path
 from prefcli.errors import RecipeError
 from prefcli.text import did_you_mean
 
+SCHEMA_LINE = "# yaml-language-server: $schema=recipe.schema.json"
+"""Where editors find the schema, which `prefcli schema` prints."""
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -72,13 +75,16 @@ def copy(name: str, target: Path) -> list[Path]:
             shutil.copytree(source, destination)
         else:
             shutil.copyfile(source, destination)
+        copied = sorted(destination.rglob("*.yaml")) if source.is_dir() else [destination]
+        for recipe in copied:
+            recipe.write_text(f"{SCHEMA_LINE}\n{recipe.read_text('utf-8')}", "utf-8")
     except OSError as error:
         raise RecipeError(
             f"can't write {destination}: {error.strerror}",
             code="RCP027",
             hint="copy into another folder",
         ) from None
-    return sorted(destination.rglob("*.yaml")) if destination.is_dir() else [destination]
+    return copied
 
 
 def _about(path: Path) -> str:

@@ -7,12 +7,10 @@ from textwrap import wrap
 from typing import Any
 
 from prefcli.methods import METHODS
+from prefcli.recipe.catalog import SCHEMA_LINE
 from prefcli.recipe.context_length import context_of
 from prefcli.recipe.reference import recipe_keys
 from prefcli.recipe.yaml_writer import recipe_text
-
-SCHEMA_LINE = "# yaml-language-server: $schema=recipe.schema.json"
-"""What editors read for completion and checks while typing; `prefcli schema` prints the file."""
 
 _COLUMN = 40
 _WIDTH = 110

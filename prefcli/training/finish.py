@@ -145,7 +145,7 @@ def _next_commands(folder: RunDir) -> list[str]:
             f"  {line}"
             for line in aligned(
                 [
-                    (f"prefcli sample {name} --prompt TEXT", "to read answers"),
+                    (f"prefcli chat {name}", "to talk to it"),
                     (f"prefcli report {name} OTHER_RUN", "to compare two runs"),
                 ]
             )

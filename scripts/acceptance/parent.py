@@ -39,7 +39,10 @@ Row = dict[str, Any]
 class Child:
     """A process that imports everything and then waits for the signal to start."""
 
-    def __init__(self, names: list[str], options: argparse.Namespace, work: Path) -> None:
+    def __init__(
+        self, names: list[str], options: argparse.Namespace, work: Path, threads: int | None
+    ) -> None:
+        """threads: of each process on the CPU, or they would wait for each other's."""
         self.names = names
         self.log = work / f"{names[0]}.log"
         self._ended = False
@@ -51,6 +54,7 @@ class Child:
             stdout=self.log.open("ab"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env=os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}),
         )
 
     def go(self, seconds: float, skip: list[str]) -> int | None:
@@ -144,7 +148,9 @@ class Acceptance:
         return [self._child(group) for group in groups]
 
     def _child(self, names: list[str]) -> Child:
-        child = Child(names, self._options, self._work)
+        together = set(names) <= set(TOGETHER) and not self._options.cpu
+        threads = max(1, (os.cpu_count() or 1) // 8) if together else None
+        child = Child(names, self._options, self._work, threads)
         self._started.append(child)
         return child
 
