@@ -1,18 +1,37 @@
 #!/usr/bin/env bash
 # Install prefcli and train an aligned model: sft -> check-sft -> dpo on the embedded task.
 # Needs Python 3.11 or newer and no GPU. Runs are written to runs/; a second call finds them finished.
+# Prints evaluations and outcomes on one screen; the whole output is in runs/quickstart.log.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
 # A model this small gains nothing from more threads, and is much slower with them on a busy machine.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+mkdir -p runs
+log=runs/quickstart.log
+: > "$log"
 
-step() { printf '\n== %s\n' "$*"; "$@"; }
+main_lines() {
+    awk '/^(step=.* eval_loss=|check-sft: (perplexity per|chosen)|done: the |error|warning)|finished already/ {
+        line = substr($0, 1, 116)
+        if (length($0) > 116) sub(/ +[^ ]*$/, " ...", line)
+        print line
+        fflush()
+    }'
+}
+
+step() {
+    printf "== %s\n" "$*"
+    "$@" 2>&1 | tee -a "$log" | main_lines || {
+        tail -n 20 "$log" >&2
+        return 1
+    }
+}
 
 step prefcli sft recipes/quickstart/sft.yaml
 step prefcli check-sft recipes/quickstart/dpo.yaml
 step prefcli dpo recipes/quickstart/dpo.yaml
 step prefcli check-sft recipes/quickstart/dpo.yaml model.name_or_path=runs/quickstart-dpo/model
-printf '\n== Answers to five unseen prompts, before and after dpo\n'
+printf "== Answers to unseen prompts, before and after dpo\n"
 prefcli sample runs/quickstart-sft/model runs/quickstart-dpo/model \
     --prompts recipes/quickstart/data/prompts.jsonl --max-new-tokens 48
