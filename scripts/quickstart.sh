@@ -23,8 +23,9 @@ main_lines() {
 step() {
     printf "== %s\n" "$*"
     "$@" 2>&1 | tee -a "$log" | main_lines || {
+        local code=$?
         tail -n 20 "$log" >&2
-        return 1
+        return "$code"
     }
 }
 
