@@ -12,11 +12,9 @@ log=runs/quickstart.log
 : > "$log"
 
 main_lines() {
-    awk '/^(step=.* eval_loss=|check-sft: (perplexity per|chosen)|done: the |error|warning)|finished already/ {
-        line = substr($0, 1, 116)
-        if (length($0) > 116) sub(/ +[^ ]*$/, " ...", line)
-        print line
-        fflush()
+    sed -u -nE '/^(step=.* eval_loss=|check-sft: (perplexity per|chosen)|done: the |error|warning)|finished already/ {
+        s/^(.{90}[^ ]*) .*/\1 .../
+        p
     }'
 }
 
