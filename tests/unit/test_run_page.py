@@ -267,7 +267,7 @@ def test_compare_page_shows_settings_and_metrics_that_differ(tmp_path):
     assert values["perplexity"] == (["3.530", "2.860"], {1})
     text = " ".join(read(compare_page(runs)).text.split())
     assert "dpo.beta 0.1 0.05" in text
-    assert "b/run 0.693 a/run 0.513" in text
+    assert "b/run 0.672 a/run 0.513" in text
     assert "step 0 a/run (held-out): 0.6931 b/run (held-out): 0.6931" in text
 
 
