@@ -179,7 +179,7 @@ def line_plot(panel: PanelData, marks: Sequence[Mark], steps: tuple[float, float
 def _last_values(lines: Sequence[Line], *, names_lines: bool) -> list[tuple[float, str, str]]:
     """Return (value, text, colour) at the end of each line.
 
-    The value is of held-out rows, unless training went on for long after the last evaluation.
+    The value is of held-out rows, unless training continued for long after the last evaluation.
     """
     labels = []
     for line in lines:
