@@ -12,7 +12,7 @@ from prefcli.report.html import render
 from prefcli.report.panels import RUN_COLOURS, comparison_panels
 from prefcli.report.run_data import Run, as_dict, format_value
 from prefcli.report.run_page import is_subsampled, plots, step_range
-from prefcli.report.samples import Answer, final_answers, samples
+from prefcli.report.samples import Answer, samples
 from prefcli.report.settings import settings_of
 from prefcli.report.verdict import verdict
 
@@ -120,9 +120,10 @@ def _best(metric: Metric, values: Sequence[float | None]) -> set[int]:
 
 
 def _have_same_rows(runs: Sequence[Run]) -> bool:
-    """Return whether all runs were evaluated on the same rows, as far as their files say."""
-    splits = [as_dict(as_dict(run.record.get("data")).get("eval")) for run in runs]
-    return len({split.get("fingerprint") for split in splits if split}) == 1
+    """Return whether all evaluations are known to be on the same rows."""
+    splits = [as_dict(as_dict(run.record.get("data")).get("eval")) for run in runs if run.evals]
+    fingerprints = {split.get("fingerprint") for split in splits}
+    return len(fingerprints) == 1 and None not in fingerprints
 
 
 def _have_same_units(runs: Sequence[Run]) -> bool:
@@ -132,14 +133,15 @@ def _have_same_units(runs: Sequence[Run]) -> bool:
 
 def shared_prompts(runs: Sequence[Run]) -> Iterator[SharedPrompt]:
     """Yield the prompts that more than one run answered, in the order of the first such run."""
-    answers = [final_answers(run) for run in runs]
-    for key in dict.fromkeys(key for by_prompt in answers for key in by_prompt):
-        given = [(at, by_prompt[key]) for at, by_prompt in enumerate(answers) if key in by_prompt]
+    by_run = [{sample.prompt: sample for sample in samples(run)} for run in runs]
+    for prompt in dict.fromkeys(prompt for by_prompt in by_run for prompt in by_prompt):
+        given = [(at, by_run[at][prompt]) for at in range(len(runs)) if prompt in by_run[at]]
         if len(given) > 1:
-            first = runs[given[0][0]]
-            sample = next(s for s in samples(first) if (s.place, s.prompt) == key)
-            data = [answer for answer in sample.answers if answer.title.endswith("in the data")]
-            yield SharedPrompt(*key, given, data)
+            first = given[0][1]
+            answers = [(at, a) for at, sample in given for a in sample.answers if a.is_final]
+            yield SharedPrompt(
+                first.place, prompt, answers, [a for a in first.answers if a.is_data]
+            )
 
 
 def differing(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:

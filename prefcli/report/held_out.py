@@ -259,7 +259,7 @@ def _likelihood(first: Row, last: Row) -> list[str]:
         if after < before and not is_unchanged(key, before, after):
             return [
                 f"chosen responses became less likely, by {before - after:.3g}{unit}. This is "
-                "common with DPO, where rejected ones fall faster; watch it if it is large"
+                "common, since rejected ones usually fall faster; watch it if it is large"
             ]
         return []
     return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from prefcli.metrics import METRICS, Metric, Panel, Row
+from prefcli.metrics import METRICS, Metric, Panel, Row, is_tie
 from prefcli.report.run_data import Run
 
 Point = tuple[float, float | None]
@@ -113,7 +113,9 @@ def _points(run: Run, key: str) -> tuple[list[Point], list[Point]]:
 
 
 def _series(rows: Sequence[Row], key: str) -> list[Point]:
-    return [(float(row["step"] or 0), row[key]) for row in rows if key in row]
+    return [
+        (float(row["step"] or 0), row[key]) for row in rows if key in row and not is_tie(row, key)
+    ]
 
 
 def subsample(points: list[Point], limit: int = MAX_POINTS) -> list[Point]:

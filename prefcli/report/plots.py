@@ -19,6 +19,9 @@ _NAME = 14
 """Characters up to which the name of a line or a rule fits next to it."""
 _STRIPS = 80
 """Parts of a plot with a text of their own."""
+_X_TITLE = "step"
+_RECENT = 0.9
+"""Share of the steps after which an evaluation shows the end of a line."""
 _LEAST_JOINED = 3
 """Evaluations from which a line joins them."""
 
@@ -142,7 +145,7 @@ def line_plot(panel: PanelData, marks: Sequence[Mark], steps: tuple[float, float
     left = 14 + _TEXT * max((len(label) for _, label in ticks), default=1)
     names_lines = len(panel.lines) > 1 and all(len(x.label) <= _NAME for x in panel.lines)
     labels = _last_values(panel.lines, names_lines=names_lines)
-    right = width - 12 - _TEXT * max((len(text) for _, text, _ in labels), default=len("step"))
+    right = width - 12 - _TEXT * max(len(text) for text in (_X_TITLE, *(t for _, t, _ in labels)))
     room = max(steps[1] - steps[0], 1) * 0.03
     x = _Axis(steps[0] - room, steps[1] + room, left, right)
     y = _Axis(low, high, bottom, top, log=panel.log_scale)
@@ -158,7 +161,7 @@ def line_plot(panel: PanelData, marks: Sequence[Mark], steps: tuple[float, float
         bottom=bottom,
         x_ticks=[Tick(x.place(value), label) for value, label in x_ticks],
         y_ticks=[Tick(y.place(value), label) for value, label in ticks],
-        x_title="step",
+        x_title=_X_TITLE,
         series=[
             _series(points, line.colour, x, y, held_out=held_out)
             for line in panel.lines
@@ -174,14 +177,20 @@ def line_plot(panel: PanelData, marks: Sequence[Mark], steps: tuple[float, float
 
 
 def _last_values(lines: Sequence[Line], *, names_lines: bool) -> list[tuple[float, str, str]]:
-    """Return (value, text, colour) at the end of each line: held-out rows before training rows."""
+    """Return (value, text, colour) at the end of each line.
+
+    The value is of held-out rows, unless training continued for long after the last evaluation.
+    """
     labels = []
     for line in lines:
-        values = [[y for _, y in points if _is_drawn(y)] for points in (line.held_out, line.train)]
-        last = next((drawn[-1] for drawn in values if drawn), None)
-        if last is not None:
+        held_out, train = (
+            [(x, y) for x, y in points if _is_drawn(y)] for points in (line.held_out, line.train)
+        )
+        is_old = train and held_out and held_out[-1][0] < _RECENT * train[-1][0]
+        shown = train if is_old or not held_out else held_out
+        if shown:
             name = f"{line.label} " if names_lines else ""
-            labels.append((last, f"{name}{_short(last)}", line.colour))
+            labels.append((shown[-1][1], f"{name}{_short(shown[-1][1])}", line.colour))
     return labels
 
 
@@ -239,9 +248,9 @@ def _strips(lines: Sequence[Line], x: _Axis, left: float, right: float) -> Itera
 
 def _short(value: float) -> str:
     """Return a value with three digits."""
-    if 1000 <= abs(value) < 1e6:
-        return f"{value:,.0f}"
-    return _scientific(value)
+    if 1e-3 <= abs(value) < 1000:
+        return f"{value:#.3g}".rstrip(".")
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else _scientific(value)
 
 
 def spark_path(values: Sequence[float | None], width: float, height: float) -> str:

@@ -15,6 +15,7 @@ class Answer(NamedTuple):
     is_final: bool = False
     is_cut: bool = False
     """It reached samples.max_new_tokens."""
+    is_data: bool = False
 
 
 class Sample(NamedTuple):
@@ -37,16 +38,6 @@ def samples(run: Run) -> list[Sample]:
     return [_sample(place, prompt, rows) for (place, prompt), rows in by_prompt.items()]
 
 
-def final_answers(run: Run) -> dict[tuple[str, str], Answer]:
-    """Return the last greedy answer to each prompt, by the place and the text of the prompt."""
-    return {
-        (sample.place, sample.prompt): answer
-        for sample in samples(run)
-        for answer in sample.answers
-        if answer.is_final
-    }
-
-
 def _sample(place: str, prompt: str, rows: list[dict[str, Any]]) -> Sample:
     rows = sorted(rows, key=lambda row: float(row["step"]))
     first, last = rows[0], rows[-1]
@@ -57,8 +48,10 @@ def _sample(place: str, prompt: str, rows: list[dict[str, Any]]) -> Sample:
         _answer(_at(last), last, "policy", "greedy")._replace(is_final=True),
         # A reference that is the starting policy gives the same answer again.
         *([reference] if reference.text != start.text else []),
-        Answer("chosen in the data", _text(last.get("chosen"))),
-        Answer("rejected in the data", _text(last.get("rejected"))),
+        *(
+            Answer(f"{side} in the data", _text(last.get(side)), is_data=True)
+            for side in ("chosen", "rejected")
+        ),
     ]
     other_answers = [
         *(_answer(f"{_at(row)}, greedy", row, "policy", "greedy") for row in rows[1:-1]),

@@ -55,7 +55,8 @@ def _of_change(run: Run, change: Change, step: int) -> Tile:
     if change.compared:
         start = f"{format_value(change.key, change.first)} at step {step}"
     elif run.ties_at_start and change.key.startswith("rewards/") and len(run.evals) > 1:
-        start = "all pairs tied at the start"
+        is_accuracy = "accuracies" in change.key
+        start = "all pairs tied at the start" if is_accuracy else "0 at the start"
     else:
         start = ""
     first = change.first if change.compared else None

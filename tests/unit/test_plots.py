@@ -69,10 +69,16 @@ def test_line_plot_joins_evaluations_from_the_third_on():
 def test_line_plot_labels_the_last_values_without_overlap():
     lines = [Line(name, "first", [(0.0, 1.0), (9.0, 0.50004)], []) for name in ("chosen", "all")]
     plot = line_plot(PanelData("Rewards", "", lines, None, False), [], (0, 9))
-    assert [end.text for end in plot.ends] == ["chosen 0.5", "all 0.5"]
+    assert [end.text for end in plot.ends] == ["chosen 0.500", "all 0.500"]
     assert plot.names_lines
     assert abs(plot.ends[0].y - plot.ends[1].y) >= 13
     assert all(plot.top <= end.y <= plot.bottom for end in plot.ends)
+
+
+@pytest.mark.parametrize(("step", "text"), [(1, "7.00"), (7, "0.250")])
+def test_line_plot_labels_the_last_evaluation_unless_it_is_old(step, text):
+    plot = line_plot(panel_of(*range(8), held_out=[(step, 0.25)]), [], (0, 7))
+    assert [end.text for end in plot.ends] == [text]
 
 
 def test_line_plot_of_a_long_run_has_few_strips_over_all_of_it():
