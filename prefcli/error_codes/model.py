@@ -54,7 +54,7 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL007",
         "not-an-adapter",
-        "`model.adapter` is set, but name_or_path is a full model.",
+        "`model.adapter` is set, or a merge is requested, and the model is a full one.",
         "model: {name_or_path: Qwen/Qwen3-0.6B, adapter: continue}",
         "Remove model.adapter.",
     ),
@@ -270,6 +270,20 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
         "The folder of a model has no config.json, or no tokenizer.",
         "model: {name_or_path: models/copied-without-tokenizer}",
         "Copy or download the complete folder, or name the tokenizer's folder in model.tokenizer.",
+    ),
+    ErrorCode(
+        "MDL035",
+        "merge-is-not-exact",
+        "A merged model has other log-probabilities than the base with its adapter.",
+        "prefcli merge runs/dpo --output merged    # an adapter that peft cannot merge",
+        "Serve the adapter on its base model, and report the case with `prefcli env`.",
+    ),
+    ErrorCode(
+        "MDL036",
+        "quantized-base",
+        "An adapter is to be merged into a base model that is saved with few bits per weight.",
+        "prefcli merge adapter-on-a-4bit-model --output merged",
+        "Name the full-precision model in base_model_name_or_path of adapter_config.json.",
     ),
     ErrorCode(
         "MDL040",

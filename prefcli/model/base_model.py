@@ -277,7 +277,41 @@ def load_policy(
     _check_adapter(options, source.adapter, source.base, where)
     # Sum in float32 and round once: an adapter's small values would be lost.
     base_dtype = torch.float32 if options.adapter != "continue" else dtype
-    base = load_policy(source.base, base_dtype, seed, where=where)
+    policy = _on_base(options, source, base_dtype, seed, where)
+    if options.adapter == "continue":
+        return policy
+    return merged(policy, dtype)
+
+
+def load_unmerged(options: Model, dtype: torch.dtype) -> PeftModel:
+    """Load an adapter on its base, which may itself be merged from a base and an adapter.
+
+    Raises RecipeError, also for a folder that is not an adapter.
+    """
+    source = resolve_model(options)
+    if source.adapter is None:
+        raise RecipeError(
+            f"{options.name_or_path} is not an adapter",
+            code="MDL007",
+            hint="it needs no merging; name a run that trained an adapter, or an adapter's folder",
+        )
+    _check_adapter(options, source.adapter, source.base, "model")
+    return _on_base(options, source, dtype, 0, "model")
+
+
+def merged(policy: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the model with the adapter added to its weights, which takes the adapter apart."""
+    model: PreTrainedModel = policy.merge_and_unload().to(dtype)
+    model.config.dtype = dtype
+    # The adapter has frozen the weights.
+    return model.requires_grad_(True)
+
+
+def _on_base(
+    options: Model, source: ModelSource, dtype: torch.dtype, seed: int, where: str
+) -> PeftModel:
+    assert source.adapter is not None
+    base = load_policy(source.base, dtype, seed, where=where)
     with loading(options, "adapter", where):
         policy = PeftModel.from_pretrained(
             base,
@@ -290,12 +324,7 @@ def load_policy(
                 options.name_or_path, device="cpu", revision=options.revision
             )
             restore_whole_layers(policy, weights)
-    if options.adapter == "continue":
-        return policy
-    model = policy.merge_and_unload().to(dtype)
-    model.config.dtype = dtype
-    # The adapter has frozen the weights.
-    return model.requires_grad_(True)
+    return policy
 
 
 def with_merged_adapter(options: Model) -> Model:

@@ -1,0 +1,165 @@
+"""An adapter added to the weights of its base model, verified and saved as a model of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prefcli.checkpoints.atomic import place
+from prefcli.errors import RecipeError
+from prefcli.evaluation.generate import model_of_run
+from prefcli.model import load_policy, load_tokenizer
+from prefcli.model.base_model import load_base_config, load_unmerged, merged, with_merged_adapter
+from prefcli.model.stop_tokens import load_stop_tokens
+from prefcli.recipe.sections import Model
+
+_ROWS, _TOKENS = 4, 64
+"""Rows of random tokens that are scored before and after."""
+EXACT = 1e-4
+"""Nats per token by which the merged model may differ in float32."""
+
+Row = tuple[list[int], list[int]]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What a merge did."""
+
+    output: str
+    base: str
+    dtype: str
+    effect: float
+    """Nats per token by which the adapter changes the base."""
+    error: float
+    """The same by which the sum, in float32, differs from base and adapter."""
+    rounding: float
+    """The same by which the saved model differs from the sum."""
+    stop_tokens: dict[int, str]
+
+    def lines(self) -> list[str]:
+        """Describe the result, and how to serve it."""
+        ends = ", ".join(f"{text} ({i})" for i, text in self.stop_tokens.items())
+        stops = "".join(f"\nPARAMETER stop {text}" for text in self.stop_tokens.values())
+        name = Path(self.output).name
+        return [
+            f"merged: {self.output}, in {self.dtype}, from the base {self.base}",
+            f"verified: the adapter changes the log-probabilities of random tokens by "
+            f"{self.effect:.2g} nats per token; the sum differs from it by {self.error:.1g}, and "
+            f"rounding to {self.dtype} by {self.rounding:.1g}",
+            *(
+                ["warning: the adapter has no effect: it was not trained, or all of it is zero"]
+                if self.effect <= EXACT
+                else []
+            ),
+            f"stop tokens: {ends} (generation_config.json)",
+            "next:",
+            f"  prefcli chat {self.output}",
+            f"  vllm serve {self.output}",
+            f"  python convert_hf_to_gguf.py {self.output} --outfile {name}.gguf    # llama.cpp",
+            f"  ollama create {name} -f Modelfile",
+            *(f"    {line}" for line in f"FROM ./{name}.gguf{stops}".split("\n")),
+        ]
+
+
+def merge(name: str, output: Path, dtype: torch.dtype) -> Merge:
+    """Merge an adapter into its base and save the result. Raises RecipeError.
+
+    name: an adapter, or a run that trained one. output: a folder that does not exist; it appears
+    once it is complete and verified.
+    """
+    options = with_merged_adapter(Model(name_or_path=model_of_run(name)))
+    _refuse_quantized(options)
+    tokenizer = load_tokenizer(options)
+    policy = load_unmerged(options, torch.float32).eval()
+    rows = _random_rows(policy.config.get_text_config().vocab_size)
+    with policy.disable_adapter():
+        base = _per_token(policy, rows)
+    trained = _per_token(policy, rows)
+    base_name = str(policy.peft_config["default"].base_model_name_or_path)
+    model = merged(policy, torch.float32)
+    summed = _per_token(model, rows)
+    error = _apart(trained, summed)
+    if not error <= EXACT:
+        raise RecipeError(
+            f"the merged model differs from base and adapter by {error:.2g} nats per token",
+            code="MDL035",
+            hint="serve the adapter on its base instead, and report this with `prefcli env`",
+        )
+    stops = sorted(load_stop_tokens(options, tokenizer, adapter=False).ids)
+    partial = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _save(model.to(dtype), tokenizer, stops, partial, base_name)
+        del model, policy
+        saved = load_policy(Model(name_or_path=str(partial)), dtype, 0).eval()
+        rounding = _apart(summed, _per_token(saved, rows))
+        place(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Merge(
+        str(output),
+        base_name,
+        str(dtype).removeprefix("torch."),
+        effect=_apart(base, trained),
+        error=error,
+        rounding=rounding,
+        stop_tokens={i: str(tokenizer.convert_ids_to_tokens(i)) for i in stops},
+    )
+
+
+def _refuse_quantized(options: Model) -> None:
+    config = load_base_config(options)
+    if getattr(config, "quantization_config", None):
+        raise RecipeError(
+            "the base model is quantized, and the sum would be rounded to its few bits",
+            code="MDL036",
+            hint="write the name of the full-precision model into base_model_name_or_path of the "
+            "adapter_config.json, or serve the adapter on its base",
+        )
+
+
+def _save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    stops: list[int],
+    folder: Path,
+    base: str,
+) -> None:
+    model.config.dtype = model.dtype
+    if model.generation_config is not None:
+        model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    hub_base = "" if Path(base).is_absolute() else f"base_model: {base}\n"
+    (folder / "README.md").write_text(
+        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\n{hub_base}"
+        f"tags: [prefcli]\n---\n\n# {folder.name.removesuffix('.partial')}\n\n"
+        "A LoRA adapter merged into its base model by `prefcli merge`.\n",
+        "utf-8",
+    )
+
+
+def _random_rows(vocabulary: int) -> list[Row]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (_ROWS, _TOKENS), generator=generator).tolist()
+    return [(row[:1], row[1:]) for row in ids]
+
+
+@torch.no_grad()
+def _per_token(model: Any, rows: Sequence[Row]) -> torch.Tensor:
+    """Return the log-probability of each row's tokens, of shape (rows, tokens)."""
+    ids = torch.tensor([[*prompt, *answer] for prompt, answer in rows])
+    logits = model(input_ids=ids, use_cache=False).logits.float()
+    values: torch.Tensor = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])
+    return values.squeeze(-1)
+
+
+def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the mean absolute difference; NaN if a value is not finite."""
+    return (one - other).abs().mean().item()
