@@ -49,6 +49,7 @@ def compare_page(runs: Sequence[Run], *, refresh: int | None = None) -> str:
     names = short_names(runs)
     panels = list(comparison_panels(runs, names))
     held_out = last_values(runs, held_out=True)
+    large, folded = plots(panels, [], step_range(panels))
     return render(
         "compare.html",
         {
@@ -70,7 +71,8 @@ def compare_page(runs: Sequence[Run], *, refresh: int | None = None) -> str:
                 "held-out rows": [row for row in held_out if row.key not in COMPARED],
                 "training": last_values(runs, held_out=False),
             },
-            "plots": plots(panels, [], step_range(panels)),
+            "plots": (large, folded),
+            "is_smoothed": any(plot.is_smoothed for _, plot in (*large, *folded)),
             "subsampled": any(map(is_subsampled, runs)),
             "prompts": list(shared_prompts(runs)),
             "has_samples": sum(bool(run.samples) for run in runs) > 1,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from prefcli.metrics import METRICS, Metric, Panel, Row, is_tie
 from prefcli.report.run_data import Run
@@ -13,6 +15,11 @@ Point = tuple[float, float | None]
 
 MAX_POINTS = 1000
 """Points of a line; longer lines are subsampled."""
+_LEAST_SMOOTHED = 40
+"""Training rows from which a line has a trend."""
+_TREND_POINTS = 200
+_LARGEST = 1e38
+"""Values beyond this, about the largest float32, are gaps: an axis could not show the others."""
 
 RUN_COLOURS = 8
 _COLOURS = ("first", "second", "third")
@@ -28,6 +35,8 @@ class Line:
     """A colour of the style sheet, without its dashes."""
     train: list[Point]
     held_out: list[Point]
+    trend: list[Point] = field(default_factory=list)
+    """Means of the training rows; empty if they are few."""
 
     @property
     def points(self) -> list[Point]:
@@ -108,14 +117,36 @@ def _is_measured(run: Run, key: str) -> bool:
     return any(row.get(key) is not None for row in (*run.rows, *run.evals))
 
 
-def _points(run: Run, key: str) -> tuple[list[Point], list[Point]]:
-    return subsample(_series(run.rows, key)), subsample(_series(run.evals, key))
+def _points(run: Run, key: str) -> tuple[list[Point], list[Point], list[Point]]:
+    train = _series(run.rows, key)
+    return subsample(train), subsample(_series(run.evals, key)), trend(train)
 
 
 def _series(rows: Sequence[Row], key: str) -> list[Point]:
     return [
         (float(row["step"] or 0), row[key]) for row in rows if key in row and not is_tie(row, key)
     ]
+
+
+def trend(points: Sequence[Point]) -> list[Point]:
+    """Return means over a tenth of the points around some of them; gaps stay gaps."""
+    count = len(points)
+    if count < _LEAST_SMOOTHED:
+        return []
+    half = count // 20
+    means: list[Point] = []
+    for at in sorted({*range(0, count, -(-count // _TREND_POINTS)), count - 1}):
+        step, value = points[at]
+        window = points[max(at - half, 0) : at + half + 1]
+        # Some of a large window are enough.
+        drawn = [y for _, y in window[:: 1 + len(window) // _TREND_POINTS] if is_drawn(y)]
+        means.append((step, sum(drawn) / len(drawn) if drawn and is_drawn(value) else None))
+    return means
+
+
+def is_drawn(value: float | None) -> TypeGuard[float]:
+    """Return whether a plot shows a value; the others are gaps."""
+    return value is not None and math.isfinite(value) and abs(value) <= _LARGEST
 
 
 def subsample(points: list[Point], limit: int = MAX_POINTS) -> list[Point]:

@@ -6,14 +6,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
-from typing import NamedTuple, TypeGuard
+from typing import Literal, NamedTuple
 
-from prefcli.report.panels import Line, PanelData, Point
+from prefcli.report.panels import Line, PanelData, Point, is_drawn
 
-_LARGEST = 1e38
-"""Values beyond this, about the largest float32, are gaps: an axis could not show the others."""
 _TEXT = 6.3
 """Mean width of a character in units of the plot, at its font size of 12."""
+_BOLD = 7.0
 _LINE_HEIGHT = 13.0
 _NAME = 14
 """Characters up to which the name of a line or a rule fits next to it."""
@@ -58,7 +57,8 @@ class Series(NamedTuple):
 
     colour: str
     path: str
-    dashed: bool
+    style: Literal["solid", "faint", "dashed"]
+    """faint: the values of a line that is also drawn smoothed. dashed: held-out rows."""
     circles: list[tuple[float, float]]
     radius: float
 
@@ -114,6 +114,10 @@ class Plot:
     """Whether the labels at the ends of lines name them, so that no legend is needed."""
     strips: list[Strip] = field(default_factory=list)
 
+    @property
+    def is_smoothed(self) -> bool:
+        return any(series.style == "faint" for series in self.series)
+
 
 class _Axis:
     """Values on a linear or logarithmic axis."""
@@ -138,14 +142,14 @@ def line_plot(panel: PanelData, marks: Sequence[Mark], steps: tuple[float, float
     steps: the first and last step of all plots of the page.
     """
     width, height, top, bottom = 420, 220, 18, 196
-    values = [y for line in panel.lines for _, y in line.points if _is_drawn(y)]
+    values = [y for line in panel.lines for _, y in line.points if is_drawn(y)]
     values += [] if panel.baseline is None else [panel.baseline]
     low, high = _limits(values, panel)
     ticks = list(_log_ticks(low, high) if panel.log_scale else _linear_ticks(low, high, 5))
     left = 14 + _TEXT * max((len(label) for _, label in ticks), default=1)
     names_lines = len(panel.lines) > 1 and all(len(x.label) <= _NAME for x in panel.lines)
     labels = _last_values(panel.lines, names_lines=names_lines)
-    right = width - 12 - _TEXT * max(len(text) for text in (_X_TITLE, *(t for _, t, _ in labels)))
+    right = width - 10 - _BOLD * max(len(text) for text in (_X_TITLE, *(t for _, t, _ in labels)))
     room = max(steps[1] - steps[0], 1) * 0.03
     x = _Axis(steps[0] - room, steps[1] + room, left, right)
     y = _Axis(low, high, bottom, top, log=panel.log_scale)
@@ -162,12 +166,7 @@ def line_plot(panel: PanelData, marks: Sequence[Mark], steps: tuple[float, float
         x_ticks=[Tick(x.place(value), label) for value, label in x_ticks],
         y_ticks=[Tick(y.place(value), label) for value, label in ticks],
         x_title=_X_TITLE,
-        series=[
-            _series(points, line.colour, x, y, held_out=held_out)
-            for line in panel.lines
-            for points, held_out in ((line.train, False), (line.held_out, True))
-            if points
-        ],
+        series=[series for line in panel.lines for series in _series_of(line, x, y)],
         baseline=None if panel.baseline is None else y.place(panel.baseline),
         rules=_rules(marks, x, right),
         ends=_spread(ends, top, bottom),
@@ -184,7 +183,7 @@ def _last_values(lines: Sequence[Line], *, names_lines: bool) -> list[tuple[floa
     labels = []
     for line in lines:
         held_out, train = (
-            [(x, y) for x, y in points if _is_drawn(y)] for points in (line.held_out, line.train)
+            [(x, y) for x, y in points if is_drawn(y)] for points in (line.held_out, line.train)
         )
         is_old = train and held_out and held_out[-1][0] < _RECENT * train[-1][0]
         shown = train if is_old or not held_out else held_out
@@ -255,7 +254,7 @@ def _short(value: float) -> str:
 
 def spark_path(values: Sequence[float | None], width: float, height: float) -> str:
     """Return the path of a small line without axes; empty for fewer than three values."""
-    finite = [value for value in values if value is not None and _is_drawn(value)]
+    finite = [value for value in values if value is not None and is_drawn(value)]
     if len(finite) < _LEAST_JOINED:
         return ""
     low, high = min(finite), max(finite)
@@ -319,9 +318,26 @@ def histogram(
     )
 
 
-def _series(points: Sequence[Point], colour: str, x: _Axis, y: _Axis, *, held_out: bool) -> Series:
+def _series_of(line: Line, x: _Axis, y: _Axis) -> Iterator[Series]:
+    """Yield training rows, their trend if they are many, and held-out rows."""
+    if line.train:
+        yield _series(line.train, line.colour, x, y, "faint" if line.trend else "solid")
+    if line.trend:
+        yield _series(line.trend, line.colour, x, y, "solid")
+    if line.held_out:
+        yield _series(line.held_out, line.colour, x, y, "dashed")
+
+
+def _series(
+    points: Sequence[Point],
+    colour: str,
+    x: _Axis,
+    y: _Axis,
+    style: Literal["solid", "faint", "dashed"],
+) -> Series:
+    held_out = style == "dashed"
     places = [
-        (x.place(step), y.place(value)) if value is not None and _is_drawn(value) else None
+        (x.place(step), y.place(value)) if value is not None and is_drawn(value) else None
         for step, value in points
     ]
     runs = [[place for place in run if place] for drawn, run in groupby(places, bool) if drawn]
@@ -335,11 +351,7 @@ def _series(points: Sequence[Point], colour: str, x: _Axis, y: _Axis, *, held_ou
         place for run in runs if held_out or len(run) == 1 or len(points) < 3 for place in run
     ]
     radius = (3.0 if len(points) < 40 else 2.0) if held_out else 1.8
-    return Series(colour, path, held_out, circles, radius)
-
-
-def _is_drawn(value: float | None) -> TypeGuard[float]:
-    return value is not None and math.isfinite(value) and abs(value) <= _LARGEST
+    return Series(colour, path, style, circles, radius)
 
 
 def _limits(values: Sequence[float | None], panel: PanelData) -> tuple[float, float]:

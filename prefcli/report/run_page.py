@@ -48,6 +48,7 @@ def run_page(run: Run, *, refresh: int | None = None) -> str:
     splits = as_dict(run.record.get("data"))
     outcome = verdict(run)
     tiles_of, shown = tiles(run, outcome)
+    large, folded = plots(panels, plot_marks, steps)
     return render(
         "run.html",
         {
@@ -63,7 +64,8 @@ def run_page(run: Run, *, refresh: int | None = None) -> str:
             "expected": run.expected_results,
             "expected_source": run.expected_source,
             "advice": [_advice(at, entry) for at, entry in enumerate(run.advice, start=1)],
-            "plots": plots(panels, plot_marks, steps),
+            "plots": (large, folded),
+            "is_smoothed": any(plot.is_smoothed for _, plot in (*large, *folded)),
             "has_held_out": any(panel.has_held_out for panel in panels),
             "subsampled": is_subsampled(run),
             "ranking": ranking(run),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefcli.report.panels import Line, PanelData
+from prefcli.report.panels import Line, PanelData, trend
 from prefcli.report.plots import Mark, histogram, line_plot
 
 
@@ -63,7 +63,27 @@ def test_line_plot_joins_evaluations_from_the_third_on():
     for count, joined in ((2, False), (3, True)):
         plot = line_plot(panel_of(held_out=held_out[:count]), [], (0, 100))
         (series,) = plot.series
-        assert (series.dashed, len(series.circles), bool(series.path)) == (True, count, joined)
+        assert (series.style, len(series.circles), bool(series.path)) == ("dashed", count, joined)
+
+
+def test_line_plot_smooths_long_lines():
+    points = [(float(step), float(step % 2)) for step in range(41)]
+    points[30] = (30.0, None)
+    line = Line("loss", "first", points, [], trend(points))
+    plot = line_plot(PanelData("Loss", "", [line], None, False), [], (0, 40))
+    assert [series.style for series in plot.series] == ["faint", "solid"]
+    assert plot.is_smoothed
+    assert trend(points)[20] == (20.0, pytest.approx(0.4))
+    assert trend(points)[30] == (30.0, None)
+    assert trend(points[:39]) == []
+
+
+def test_trend_of_a_long_line_has_few_points_over_all_of_it():
+    points = [(float(step), float(step)) for step in range(100_000)]
+    means = trend(points)
+    assert len(means) <= 201
+    assert (means[0][0], means[-1][0]) == (0.0, 99_999.0)
+    assert means[100] == (50_000.0, pytest.approx(50_000, abs=50))
 
 
 def test_line_plot_labels_the_last_values_without_overlap():
