@@ -1,4 +1,4 @@
-"""An adapter as a model of its own."""
+"""Adapters as whole models."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def merge(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Add an adapter to the weights of its base model, for tools that serve whole models.
+    """Add an adapter to the weights of its base model.
 
-    The sum is computed in float32 and compared with base and adapter before it is saved.
+    For tools that serve whole models. The sum is computed in float32 and compared with base and
+    adapter before it is saved.
     """
     keep_stdout_for_json(as_json)
     if os.path.lexists(output):

@@ -1,4 +1,4 @@
-"""An adapter added to the weights of its base model, verified and saved as a model of its own."""
+"""An adapter added to the weights of its base model, verified and saved as a whole model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Row = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class Merge:
-    """What a merge did."""
+    """The result of a merge."""
 
     output: str
     base: str

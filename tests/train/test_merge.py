@@ -64,8 +64,8 @@ def test_merge_equals_base_and_adapter(tiny_model, tmp_path, config, is_tied):
     expected = logits(
         PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
     )
-    found = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    merged_model = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"))
+    torch.testing.assert_close(merged_model, expected, atol=1e-5, rtol=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     assert tokenizer.chat_template == AutoTokenizer.from_pretrained(base).chat_template
 
@@ -80,9 +80,9 @@ def test_merge_of_a_stacked_checkpoint_adds_both_adapters(tiny_model, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     for folder in (below, above):
         model = PeftModel.from_pretrained(model, folder).merge_and_unload()
-    found = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(logits(found.float()), logits(model), atol=0.05, rtol=0.05)
+    merged_model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert merged_model.dtype == torch.bfloat16
+    torch.testing.assert_close(logits(merged_model.float()), logits(model), atol=0.05, rtol=0.05)
 
 
 def test_merge_that_is_not_exact_leaves_nothing(tiny_model, tmp_path, monkeypatch):
