@@ -14,6 +14,7 @@ from prefcli.cli.recipe_command import (
     Offline,
     Overrides,
     RunOrRecipe,
+    check_writable,
     command_app,
     heavy_half,
     open_run_or_recipe,
@@ -21,7 +22,6 @@ from prefcli.cli.recipe_command import (
     refuse_without_effect,
     resolve_offline,
     trained_model,
-    writing,
 )
 from prefcli.console import say
 from prefcli.errors import RecipeError
@@ -92,12 +92,8 @@ def score(
         without_effect = [name for name, value in given.items() if value is not None]
         refuse_without_effect(without_effect, "--reward-model", "remove it")
     with heavy_half(loaded):
-        from prefcli.evaluation.score_file import (
-            RewardFormula,
-            policy_scorer,
-            reward_model_scorer,
-            score_file,
-        )
+        from prefcli.evaluation.score_file import score_file
+        from prefcli.evaluation.scorers import RewardFormula, policy_scorer, reward_model_scorer
 
         if reward_model is not None:
             scorer = reward_model_scorer(loaded.recipe, reward_model)
@@ -131,6 +127,5 @@ def _checked_output(output: str) -> Path:
             code="RCP027",
             hint="delete it, or name another file with --output",
         )
-    with writing(output):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path)
     return path

@@ -16,7 +16,7 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "TRN002",
         "logits-not-finite",
-        "The logits of a model are not finite, so no token can be sampled.",
+        "The logits of a model are not finite, so no token can be sampled and no response scored.",
         "prefcli sample with the model of a diverged run",
         "Check the weights of the model, or load it in a wider dtype.",
     ),

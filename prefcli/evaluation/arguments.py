@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from prefcli.errors import PrefcliError, Problem
+from pydantic import ValidationError
+
+from prefcli.errors import PrefcliError, Problem, RecipeError
+from prefcli.recipe.sections import Model
 
 
 @contextmanager
@@ -26,3 +29,16 @@ def _placed(problem: Problem, argument: str) -> Problem:
     if section != argument:
         return problem
     return replace(problem, path=None, place=problem.place or argument)
+
+
+def model_argument(name: str, argument: str) -> Model:
+    """Return the section of a model that the command line names. Raises RecipeError."""
+    try:
+        return Model(name_or_path=name)
+    except ValidationError:
+        raise RecipeError(
+            f"{name!r} is neither a hub id nor an existing folder",
+            code="MDL001",
+            place=argument,
+            hint="name the folder of a model, an adapter or a run, or a hub id OWNER/NAME",
+        ) from None

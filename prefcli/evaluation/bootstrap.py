@@ -13,6 +13,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 RESAMPLES, SEED, LEVEL = 2000, 0, 0.95
+_ROUNDING = 1e-5
+"""Differences of float32 sums that are equal but for the order of additions."""
 _CELLS = 4_000_000
 """Weights in memory at once."""
 
@@ -116,8 +118,10 @@ class Estimate:
 
     @property
     def contains_zero(self) -> bool:
-        """True if the interval contains 0, and if there is none."""
-        return self.low is None or self.high is None or self.low <= 0 <= self.high
+        """True if the interval contains 0 or what rounding makes of it, and if there is none."""
+        if self.low is None or self.high is None:
+            return True
+        return self.low <= _ROUNDING and self.high >= -_ROUNDING
 
 
 class Bootstrap:

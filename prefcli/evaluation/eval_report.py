@@ -15,6 +15,7 @@ from prefcli.evaluation.evaluate import (
     GroupMetrics,
     Metrics,
 )
+from prefcli.methods import RowKind
 from prefcli.metrics import metric
 from prefcli.text import aligned, counted
 
@@ -26,11 +27,18 @@ _TITLES = {
     TOKEN_ACCURACY: "accuracy per token",
 }
 """Titles of metrics that are measured only here."""
-_LABELLED = {
-    "rewards/chosen": "desirable reward",
-    "rewards/rejected": "undesirable reward",
-    "logps/chosen_per_token": "desirable logp per token",
-    "logps/rejected_per_token": "undesirable logp per token",
+_TITLES_OF_KIND: Mapping[RowKind, Mapping[str, str]] = {
+    "pair": {},
+    "labelled": {
+        "rewards/chosen": "desirable reward",
+        "rewards/rejected": "undesirable reward",
+        "logps/chosen_per_token": "desirable logp per token",
+        "logps/rejected_per_token": "undesirable logp per token",
+    },
+    "demonstration": {
+        "rewards/chosen": "reward",
+        "logps/chosen_per_token": "logp per token",
+    },
 }
 _HEADS = {
     "rewards/accuracies": "accuracy",
@@ -135,9 +143,8 @@ def _sections(models: Sequence[Metrics]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _title(evaluation: Evaluation, name: str) -> str:
-    if evaluation.rows.kind == "labelled" and name in _LABELLED:
-        return _LABELLED[name]
-    return _TITLES.get(name) or metric(name).title
+    titles = {**_TITLES, **_TITLES_OF_KIND[evaluation.rows.kind]}
+    return titles.get(name) or metric(name).title
 
 
 def _difference_lines(evaluation: Evaluation, at: int, metrics: Metrics) -> list[str]:
@@ -225,13 +232,16 @@ def _cell(name: str, estimate: Estimate, *, signed: bool = False) -> str:
 def _number(name: str, value: float | None, *, signed: bool) -> str:
     if value is None or math.isnan(value):
         return "-"
-    if name in _SHARES:
-        return f"{100 * value:+.1f}" if signed else f"{value:.1%}"
-    is_reward = name.startswith("rewards/")
+    is_share, is_reward = name in _SHARES, name.startswith("rewards/")
+    if is_share and not signed:
+        return f"{value:.1%}"
+    value = 100 * value if is_share else value
     digits = ".3f" if is_reward else metric(name).digits
     if abs(value) >= 10:
         digits = ".2f" if abs(value) < 100 else ".1f"
-    return f"{value:{'+' if signed or is_reward else ''}{digits}}"
+    sign = "+" if signed or is_reward else ""
+    text = f"{value:{sign}{'.1f' if is_share else digits}}"
+    return text.replace("-", sign) if float(text) == 0 else text
 
 
 def _group_document(evaluation: Evaluation, part: GroupMetrics) -> dict[str, Any]:

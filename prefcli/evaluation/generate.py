@@ -22,6 +22,7 @@ from prefcli import preemption
 from prefcli.data.sources import read
 from prefcli.data.tokenization import Ids, prompt_alone
 from prefcli.errors import DataError, RecipeError
+from prefcli.evaluation.arguments import model_argument
 from prefcli.formats import RowError
 from prefcli.formats.chat import Message, to_prompt
 from prefcli.model import detect_device, load_policy, load_tokenizer
@@ -77,7 +78,9 @@ def generate_answers(
     columns: dict[str, list[str]] = {}
     for name in models:
         model, tokenizer = load_for_generation(
-            Model(name_or_path=model_of_run(name), chat_template=chat_template)
+            model_argument(model_of_run(name), "MODEL").model_copy(
+                update={"chat_template": chat_template}
+            )
         )
         turns: list[Prompt] = [[{"role": "user", "content": text}] for text in texts]
         given = turns + prompts[len(texts) :] if tokenizer.chat_template else prompts

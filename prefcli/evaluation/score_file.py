@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from prefcli import preemption
 from prefcli.console import say
@@ -23,68 +21,17 @@ from prefcli.errors import DataError, InterruptedRunError, PreemptedError, Recip
 from prefcli.evaluation.arguments import named_by
 from prefcli.evaluation.candidates import CandidateReader, Layout
 from prefcli.evaluation.held_out_rows import data_source
-from prefcli.evaluation.logprobs import Row, Score
 from prefcli.evaluation.partial_scores import PartialScores
 from prefcli.evaluation.progress import Progress
 from prefcli.evaluation.ranks import rank, score_columns
 from prefcli.evaluation.row_writer import row_writer
-from prefcli.evaluation.scored_models import ScoredModel, ScoredModels
-from prefcli.model import detect_device, load_tokenizer, to_device
-from prefcli.model.loading import weights_digest
-from prefcli.model.reward_model import load_reward_model, rewards
+from prefcli.evaluation.scorers import Scorer
 from prefcli.recipe import Recipe
-from prefcli.recipe.sections import Model
 from prefcli.text import counted
 
 DATA_ARGUMENT = "DATA"
-REWARD_MODEL_OPTION = "--reward-model"
 CHUNK = 128
 """Rows whose scores are written at once; a restart repeats at most these."""
-
-
-@dataclass(frozen=True)
-class RewardFormula:
-    """How log-probabilities become a reward."""
-
-    beta: float
-    with_reference: bool
-    per_token: bool
-
-    def __str__(self) -> str:
-        ratio = "log(policy / reference)" if self.with_reference else "log(policy)"
-        return f"{self.beta:g} x {ratio}" + (" / tokens" if self.per_token else "")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The numbers of a response."""
-        return ("reward", "logp", *["ref_logp"] * self.with_reference, "tokens")
-
-    def numbers(self, own: Score | None, reference: Score | None) -> dict[str, Any]:
-        """Return the numbers of a response; null for one that has no scored tokens."""
-        if own is None or (self.with_reference and reference is None):
-            return {**dict.fromkeys(self.names), "tokens": 0}
-        ratio = own.logp - (reference.logp if reference is not None else 0.0)
-        reward = self.beta * (ratio / own.tokens if self.per_token else ratio)
-        numbers = {"reward": reward, "logp": own.logp}
-        if reference is not None:
-            numbers["ref_logp"] = reference.logp
-        return {**numbers, "tokens": own.tokens}
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """Scores responses as token ids."""
-
-    tokenizer: PreTrainedTokenizerBase
-    facts: dict[str, Any]
-    """Everything that the scores depend on besides the data."""
-    description: str
-    names: tuple[str, ...]
-    """The numbers of a response."""
-    score: Callable[[list[Row]], list[dict[str, Any]]]
-    """Returns the numbers of each response."""
-    chat: bool = False
-    """Texts are read as turns of a chat."""
 
 
 @dataclass(frozen=True)
@@ -119,86 +66,6 @@ class ScoreSummary:
                 "fills data.max_length"
             )
         return lines
-
-
-@contextmanager
-def policy_scorer(recipe: Recipe, model: str, formula: RewardFormula) -> Iterator[Scorer]:
-    """Load a model, and its reference if the formula has one, until the block ends."""
-    models = ScoredModels(recipe, with_reference=formula.with_reference)
-    choice = models.choose(model)
-    tokenizer = models.tokenizer(choice)
-    if models.own_tokenizer(choice, tokenizer) is not tokenizer:
-        raise RecipeError(
-            f"{choice.name} has other tokens than the reference {models.reference.name_or_path}",
-            code="MDL041",
-            hint="add --no-reference, or name a reference of its family in reference.name_or_path",
-        )
-    if choice.is_reference:
-        raise RecipeError(
-            f"{choice.name} is the reference itself: all rewards would be 0",
-            code="MDL042",
-            hint="name the trained model with --model, or add --no-reference",
-        )
-    with ExitStack() as stack:
-        policy = stack.enter_context(models.opened(choice))
-        reference: ScoredModel | None = None
-        if choice.is_adapter_on_reference:
-            reference = policy
-        elif formula.with_reference:
-            reference = stack.enter_context(models.opened(models.reference_choice()))
-        base = reference
-
-        def reference_scores(rows: list[Row]) -> list[Score | None]:
-            if base is None:
-                return [None] * len(rows)
-            off: AbstractContextManager[Any] = nullcontext()
-            if base.holds_reference:
-                off = base.without_adapter()
-            with off:
-                return base.score(rows)
-
-        def score(rows: list[Row]) -> list[dict[str, Any]]:
-            return list(map(formula.numbers, policy.score(rows), reference_scores(rows)))
-
-        facts = {
-            "formula": str(formula),
-            "max_length": recipe.data.max_length,
-            "weights": weights_digest(policy.model),
-            "reference": None if reference is None else weights_digest(reference.model),
-        }
-        of = f"reward = {formula}; policy {choice.name}"
-        if reference is not None:
-            of += f", reference {models.reference.name_or_path}"
-        yield Scorer(tokenizer, facts, of, formula.names, score, _is_chat(recipe))
-
-
-@contextmanager
-def reward_model_scorer(recipe: Recipe, name: str) -> Iterator[Scorer]:
-    """Load a reward model until the block ends."""
-    options = Model(name_or_path=name, trust_remote_code=False)
-    device, length = detect_device(), recipe.data.max_length
-    with named_by(REWARD_MODEL_OPTION):
-        tokenizer = load_tokenizer(options, where=REWARD_MODEL_OPTION)
-        dtype = device.dtype(options, frozen=True)
-        model = to_device(load_reward_model(options, dtype, REWARD_MODEL_OPTION), device)
-
-    def score(rows: list[Row]) -> list[dict[str, Any]]:
-        fitting = [i for i, (prompt, _) in enumerate(rows) if len(prompt) < length]
-        values = rewards(model, [(rows[i][0] + rows[i][1])[:length] for i in fitting])
-        numbers: list[dict[str, Any]] = [{"reward": None, "tokens": 0} for _ in rows]
-        for i, value in zip(fitting, values, strict=True):
-            count = min(len(rows[i][1]), length - len(rows[i][0]))
-            numbers[i] = {"reward": value, "tokens": count}
-        return numbers
-
-    facts = {"reward_model": weights_digest(model), "max_length": length}
-    # A reward model with a chat template has seen nothing but chats.
-    chat = tokenizer.chat_template is not None
-    yield Scorer(tokenizer, facts, f"reward model {name}", ("reward", "tokens"), score, chat)
-
-
-def _is_chat(recipe: Recipe) -> bool:
-    return all(source.chat for source in recipe.data.train)
 
 
 def score_file(recipe: Recipe, data: str, output: Path, scorer: Scorer) -> ScoreSummary:

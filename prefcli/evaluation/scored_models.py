@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.errors import RecipeError
-from prefcli.evaluation.arguments import named_by
+from prefcli.evaluation.arguments import model_argument, named_by
 from prefcli.evaluation.generate import model_of_run
 from prefcli.evaluation.logprobs import Row, Score, ScoreRows, scoring
 from prefcli.evaluation.progress import Progress
@@ -26,7 +26,7 @@ from prefcli.model import (
     to_device,
 )
 from prefcli.model.base_model import is_adapter, with_merged_adapter
-from prefcli.model.loading import absolute_name
+from prefcli.model.loading import absolute_name, check_weights_exist, loading
 from prefcli.packed_forward.install import FastForward
 from prefcli.recipe import Recipe
 from prefcli.recipe.sections import Model
@@ -51,11 +51,7 @@ class ScoredModel:
         scores = self.score_rows(rows, done=None if progress is None else progress.add)
         for score in scores:
             if score is not None and not abs(score.logp) < float("inf"):
-                raise RecipeError(
-                    f"the log-probabilities of {self.name} are not finite",
-                    code="TRN002",
-                    hint="check its weights, or load it in a wider dtype",
-                )
+                raise not_finite(self.name, "log-probabilities")
         return scores
 
     def without_adapter(self) -> AbstractContextManager[Any]:
@@ -89,7 +85,7 @@ class ScoredModels:
 
     def choose(self, name: str) -> ModelChoice:
         """Find the model behind a hub id, a folder or a run. Raises RecipeError."""
-        name = model_of_run(name)
+        name = model_argument(model_of_run(name), ARGUMENT).name_or_path
         options, where = self._start, "model"
         if absolute_name(name) != absolute_name(self._start.name_or_path):
             own = {"revision": None, "tokenizer": None, "tokenizer_revision": None}
@@ -104,6 +100,10 @@ class ScoredModels:
         elif where == ARGUMENT:
             # The recipe quantizes the base that it trains, not a finished model.
             options = with_merged_adapter(options).model_copy(update={"quantization": None})
+            if options.adapter is None:
+                # A folder that is not there, or has no weights, is found before the rows are read.
+                with named_by(ARGUMENT), loading(options, "config", where):
+                    check_weights_exist(options, where)
         is_reference = self.with_reference and options == self.reference
         return ModelChoice(name, options, where, is_reference, on_reference)
 
@@ -149,6 +149,15 @@ class ScoredModels:
         """Return the reference as a model to score."""
         where = "model" if self.reference == self._start else "reference"
         return ModelChoice(self.reference.name_or_path, self.reference, where, True, False)
+
+
+def not_finite(name: str, what: str) -> RecipeError:
+    """Return the error of a model whose numbers are not finite."""
+    return RecipeError(
+        f"the {what} of {name} are not finite",
+        code="TRN002",
+        hint="check its weights, or load it in a wider dtype",
+    )
 
 
 def _is_on(reference: Model, options: Model, where: str) -> bool:

@@ -182,6 +182,7 @@ def test_eval_command_of_a_run_compares_its_model_with_others(
         (["--group", "topik"], "DAT009"),
         (["--data", "no-such.jsonl"], "DAT003"),
         (["./no-such-model"], "MDL001"),
+        (["no model!"], "MDL001"),
         (["data.eval=null"], "RCP040"),
     ],
 )

@@ -20,7 +20,8 @@ from prefcli.errors import DataError, InterruptedRunError, RecipeError
 from prefcli.evaluation.candidates import CandidateReader
 from prefcli.evaluation.partial_scores import PartialScores
 from prefcli.evaluation.ranks import rank
-from prefcli.evaluation.score_file import CHUNK, RewardFormula, Scorer, policy_scorer, score_file
+from prefcli.evaluation.score_file import CHUNK, score_file
+from prefcli.evaluation.scorers import RewardFormula, Scorer, policy_scorer
 from prefcli.model.reward_model import load_reward_model, rewards
 from prefcli.recipe.sections import Model, Source
 from tests.support.plain_scores import log_softmax_sum
