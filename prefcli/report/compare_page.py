@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from prefcli.metrics import DISTANCE, METRICS, Metric, Row
+from prefcli.metrics import DISTANCE, METRICS, Metric, Row, is_tie
 from prefcli.report.held_out import COMPARED
 from prefcli.report.html import render
 from prefcli.report.panels import RUN_COLOURS, comparison_panels
@@ -95,6 +95,8 @@ def last_values(runs: Sequence[Run], *, held_out: bool) -> list[Values]:
         last: list[Row] = [run.model_eval if run.evals else {} for run in runs]
     else:
         last = [run.rows[-1] if run.rows else {} for run in runs]
+    # The accuracy of pairs that are all tied is not a value.
+    last = [{k: v for k, v in row.items() if not is_tie(row, k)} for row in last]
     compares, same_units = held_out and _have_same_rows(runs), _have_same_units(runs)
     result = []
     for key, metric in METRICS.items():
