@@ -47,6 +47,7 @@ COMMAND_GROUPS = {
         "score": ("score", "Write the rewards of responses next to them."),
         "sample": ("sample", "Generate responses with one or more models."),
         "chat": ("chat", "Talk to a model."),
+        "sweep": ("sweep", "Run a grid of settings, and compare the runs."),
         "merge": ("merge", "Add an adapter to the weights of its base model."),
         "runs": ("runs", "List the runs in a folder with their last evaluation."),
         "report": ("report", "Summarize a run as one page, or compare several."),

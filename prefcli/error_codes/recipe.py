@@ -268,6 +268,13 @@ RECIPE_CODES: tuple[ErrorCode, ...] = (
         "Write the command that the message suggests; `prefcli --help` lists all commands.",
     ),
     ErrorCode(
+        "RCP036",
+        "same-runs-in-a-sweep",
+        "Two runs of a sweep would have the same settings, and so the same folder.",
+        "prefcli sweep recipe.yaml beta=0.1,0.10,0.1",
+        "Write each value of a key once.",
+    ),
+    ErrorCode(
         "RCP040",
         "no-held-out-rows",
         "`prefcli eval` compares models on rows that were not trained on, and the recipe has none.",

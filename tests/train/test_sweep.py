@@ -1,0 +1,38 @@
+"""A sweep of real runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from prefcli import cli
+
+
+@pytest.mark.slow
+def test_sweep_runs_once_skips_what_has_finished_and_compares(
+    recipe_data, tmp_path, monkeypatch, capsys
+):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_data))
+    folder = tmp_path / "sweep"
+    words = ["sweep", str(recipe), "beta=0.1,0.5", f"--output-dir={folder}", "--best=accuracy"]
+
+    def run(*options: str) -> str:
+        monkeypatch.setattr("sys.argv", ["prefcli", *words, *options])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code == 0
+        return capsys.readouterr().out
+
+    first = run("--method=dpo")
+    assert "dpo-beta=0.5: exit code 0" in first
+    assert "best accuracy on held-out rows: dpo-beta=" in first
+    log = (folder / "dpo-beta=0.5.log").read_text()
+    assert "reference: log-probabilities" in log
+    assert "read from an earlier run" in log
+    assert (folder / "sweep.html").is_file()
+    report = json.loads(run("--method=dpo", "--json"))
+    assert {run["run"] for run in report["runs"]} == {"dpo-beta=0.1", "dpo-beta=0.5"}
+    assert set(report["exit_codes"].values()) == {0}
