@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prefcli.console import say
+from prefcli.console import say, say_brief
 from prefcli.errors import RecipeError
 from prefcli.evaluation.bootstrap import (
     Bootstrap,
@@ -88,7 +88,7 @@ def evaluate(
     _refuse_repeated(choices)
     shared = scored_models.tokenizer(choices[0])
     rows = load_held_out(recipe, method, shared, data=data, columns=columns)
-    say(*rows.split.lines())
+    say_brief(rows.split.brief_lines(), rows.split.lines())
     if data is not None and shared.chat_template and not rows.split.conversational:
         say(
             "eval: the rows are texts, and the tokenizer has a chat template; "

@@ -19,8 +19,8 @@ from prefcli.evaluation.bootstrap import Floats
 from prefcli.evaluation.held_out_rows import HeldOutRows
 from prefcli.evaluation.logprobs import Row, Score
 from prefcli.evaluation.next_token_kl import next_token_kl
-from prefcli.evaluation.progress import Progress
 from prefcli.evaluation.scored_models import ModelChoice, ScoredModel, ScoredModels
+from prefcli.progress_bar import progress
 
 KL_ROWS = 128
 """Chosen responses over which the KL to the reference is taken: it needs all logits of both."""
@@ -95,7 +95,7 @@ class RowScoring:
             zeros = [(0.0, len(rows[i][1])) for i in self._kl_rows()]
             return self._scores(choice, sides, own, own, zeros)
         with self.models.opened(choice) as scored:
-            own = scored.score(rows, self._progress(choice.name, rows))
+            own = _scored(scored, choice.name, rows)
             if not compares:
                 return self._scores(choice, sides, own, None, kl=[])
             turned_off = scored.without_adapter if scored.holds_reference else nullcontext
@@ -127,14 +127,8 @@ class RowScoring:
         if self._reference_scores is None:
             name = self.models.reference.name_or_path
             with context():
-                self._reference_scores = base.score(
-                    rows, self._progress(f"the reference {name}", rows)
-                )
+                self._reference_scores = _scored(base, f"the reference {name}", rows)
         return self._reference_scores
-
-    @staticmethod
-    def _progress(name: str, rows: list[Row]) -> Progress:
-        return Progress(f"eval: {name}", "response", len(rows))
 
     def _token_rows(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[Row]]:
         """Return the sides, and the rows of all sides: first all rows of the first side."""
@@ -174,6 +168,12 @@ class RowScoring:
             nats[:, 0],
             nats[:, 1],
         )
+
+
+def _scored(scored: ScoredModel, name: str, rows: Sequence[Row]) -> list[Score | None]:
+    """Score the rows, and show how many are done."""
+    with progress(f"eval: {name}", len(rows), "responses") as count:
+        return scored.score(rows, count)
 
 
 def _logps(scores: Sequence[Score | None]) -> Floats:

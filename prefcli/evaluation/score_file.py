@@ -22,10 +22,10 @@ from prefcli.evaluation.arguments import named_by
 from prefcli.evaluation.candidates import CandidateReader, Layout
 from prefcli.evaluation.held_out_rows import data_source
 from prefcli.evaluation.partial_scores import PartialScores
-from prefcli.evaluation.progress import Progress
 from prefcli.evaluation.ranks import rank, score_columns
 from prefcli.evaluation.row_writer import row_writer
 from prefcli.evaluation.scorers import Scorer
+from prefcli.progress_bar import progress
 from prefcli.recipe import Recipe
 from prefcli.text import counted
 
@@ -106,20 +106,14 @@ def _score_rows(reader: CandidateReader, scorer: Scorer, partial: PartialScores)
     total, start = len(reader), partial.done
     if start:
         say(f"score: continuing after {start:,} of {total:,} rows")
-    progress = Progress("score", "row", total, done=start)
     try:
-        while partial.done < total:
-            # Chunks are those of an uninterrupted start.
-            end = min((partial.done // CHUNK + 1) * CHUNK, total)
-            indices = range(partial.done, end)
-            prompts, token_rows = zip(
-                *(reader.read(i, scorer.tokenizer) for i in indices), strict=True
-            )
-            numbers = iter(scorer.score([row for some in token_rows for row in some]))
-            partial.add(
-                [[next(numbers) for _ in some] for some in token_rows], list(map(row_key, prompts))
-            )
-            progress.add(len(indices))
+        with progress("score", total, done=start) as count:
+            while partial.done < total:
+                # Chunks are those of an uninterrupted start.
+                end = min((partial.done // CHUNK + 1) * CHUNK, total)
+                indices = range(partial.done, end)
+                _score_chunk(reader, scorer, partial, indices)
+                count(len(indices))
     except (preemption.Stop, KeyboardInterrupt) as stop:
         kind = PreemptedError if isinstance(stop, preemption.Stop) else InterruptedRunError
         raise kind(
@@ -127,6 +121,15 @@ def _score_rows(reader: CandidateReader, scorer: Scorer, partial: PartialScores)
             f"{partial.path}; run the same command again to continue",
             code="RUN103",
         ) from None
+
+
+def _score_chunk(
+    reader: CandidateReader, scorer: Scorer, partial: PartialScores, indices: Sequence[int]
+) -> None:
+    prompts, token_rows = zip(*(reader.read(i, scorer.tokenizer) for i in indices), strict=True)
+    numbers = iter(scorer.score([row for some in token_rows for row in some]))
+    scores = [[next(numbers) for _ in some] for some in token_rows]
+    partial.add(scores, list(map(row_key, prompts)))
 
 
 def _write(

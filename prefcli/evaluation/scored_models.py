@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ from prefcli.errors import RecipeError
 from prefcli.evaluation.arguments import model_argument, named_by
 from prefcli.evaluation.generate import model_of_run
 from prefcli.evaluation.logprobs import Row, Score, ScoreRows, scoring
-from prefcli.evaluation.progress import Progress
 from prefcli.model import (
     detect_device,
     load_policy,
@@ -46,9 +45,14 @@ class ScoredModel:
     autocast: bool
     score_rows: ScoreRows
 
-    def score(self, rows: Sequence[Row], progress: Progress | None = None) -> list[Score | None]:
-        """Return the log-probability of each row. Raises RecipeError if one is not finite."""
-        scores = self.score_rows(rows, done=None if progress is None else progress.add)
+    def score(
+        self, rows: Sequence[Row], done: Callable[[int], None] | None = None
+    ) -> list[Score | None]:
+        """Return the log-probability of each row. Raises RecipeError if one is not finite.
+
+        done: is called with the number of rows of each batch after it.
+        """
+        scores = self.score_rows(rows, done=done)
         for score in scores:
             if score is not None and not abs(score.logp) < float("inf"):
                 raise not_finite(self.name, "log-probabilities")
