@@ -107,14 +107,19 @@ def usage_problem(error: Any, arguments: Sequence[str]) -> Problem:
 
 def _values_of(option: str, command: str) -> str | None:
     """The values that a command's option takes, as its help shows them."""
+    return next((p.metavar for p in _parameters(command) if option in p.opts), None)
+
+
+def _parameters(command: str) -> Sequence[Any]:
     from prefcli.cli.main import command_tree
 
-    parameters = getattr(command_tree().commands.get(command), "params", ())
-    return next((p.metavar for p in parameters if option in p.opts), None)
+    return getattr(command_tree().commands.get(command), "params", ())
 
 
 def _meant_override(option: str, command: str, arguments: Sequence[str]) -> str | None:
-    """How to write an option that is a key of the recipe: KEY=VALUE."""
+    """How to write an option that is a key of the recipe, if the command takes KEY=VALUE."""
+    if not any("KEY=VALUE" in (parameter.metavar or "") for parameter in _parameters(command)):
+        return None
     from prefcli.recipe.suggestions import all_paths
 
     name = option.lstrip("-").replace("-", "_")

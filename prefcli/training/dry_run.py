@@ -51,8 +51,9 @@ def dry_run(
     """
     recipe = resolve_defaults(recipe, method)
     target = target or target_of(launch=recipe.launch)
-    say(f"dry-run of prefcli {method.name}: {recipe.model.name_or_path}, for {target}")
     device = detect_device()
+    without = "" if device.kind == "cuda" or target.named else ", though this machine has none"
+    say(f"dry-run of prefcli {method.name}: {recipe.model.name_or_path}, for {target}{without}")
     untested = _untested_without_gpu(recipe, device.kind)
     say(*(f"note: {note}" for note in untested))
     context = PreflightContext(
