@@ -97,6 +97,7 @@ def backend(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_compiled_layers_give_trls_scores_for_any_lengths_without_recompilation(backend):
     model = tiny("qwen2")  # llama's layer, with biases
     compiled = []

@@ -42,6 +42,8 @@ CASES = {
     "simpo lora": {"lora": LORA},
 }
 SLOW = (
+    "dpo full",
+    "sft full",
     "dpo lora in bfloat16",
     "dpo mixed",
     "dpo precomputed",

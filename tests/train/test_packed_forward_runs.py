@@ -27,7 +27,7 @@ LINE = "speed: rows are scored without padding, and a shared prompt only once\n"
         # the step-0 check's 8 rows.
         ("dpo", {}, 2 * (16 + 9 + 8)),
         ("dpo", {"lora": LORA}, 2 * (16 + 9 + 8)),
-        ("kto", {}, 4 * (16 + 9 + 8)),
+        pytest.param("kto", {}, 4 * (16 + 9 + 8), marks=pytest.mark.slow),
         ("sft", {}, 16 + 9),
     ],
     ids=["dpo", "dpo lora", "kto", "sft"],

@@ -46,7 +46,7 @@ def build(make_recipe, capsys):
         pytest.param("dpo", "full", marks=pytest.mark.slow),
         ("dpo", "lora"),
         pytest.param("ipo", "continue", marks=pytest.mark.slow),
-        ("kto", "lora"),
+        pytest.param("kto", "lora", marks=pytest.mark.slow),
     ],
 )
 def test_run_with_precompute_equals_run_without(

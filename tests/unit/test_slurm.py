@@ -395,6 +395,7 @@ def pipeline(here):
     return run
 
 
+@pytest.mark.slow
 def test_pipeline_print_submits_nothing(pipeline, here):
     python = quote(sys.executable)
     lines = pipeline("--print", prefcli=f'exec {python} -m prefcli "$@"')
