@@ -43,6 +43,7 @@ CASES = {
 }
 SLOW = (
     "dpo full",
+    "kto full",
     "sft full",
     "dpo lora in bfloat16",
     "dpo mixed",

@@ -81,7 +81,8 @@ log-probabilities without a reference; AlphaPO compares means."""
 
 
 @pytest.mark.parametrize(
-    "name", ["dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("kto", "cpo", "sft"))]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) for name in ("dpo", "kto", "cpo", "sft")],
 )
 def test_healthy_run_gets_no_advice(task, make_recipe, name):
     recipe = run(task(), make_recipe, name, *LENGTH_NORMALIZED.get(name, ()))
@@ -152,6 +153,7 @@ def test_adapter_that_does_not_learn_the_stop_token_warns_and_all_weights_do(
 
 
 @pytest.mark.report
+@pytest.mark.slow
 def test_collapse_ends_the_run_and_is_in_its_report(task, make_recipe):
     """beta 0.001 and steps a hundred times too large."""
     recipe = make_recipe(task(learning_rate=5e-2), "dpo.beta=0.001").recipe
