@@ -21,7 +21,6 @@ from prefcli.report.run_data import read_run
 
 _LONGEST_NAME = 120
 """Characters of a folder's name."""
-_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -156,11 +155,14 @@ def _run(command: list[str], log: Path) -> int:
     try:
         with log.open("ab") as output:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Or Ctrl-C would reach it twice, from the terminal too, and it would not save.
+                start_new_session=True,
             )
             signals.send_to([process.pid])
-            while process.poll() is None:
-                time.sleep(_POLL_SECONDS)
-            return process.returncode
+            return process.wait()
     finally:
         signals.restore()
