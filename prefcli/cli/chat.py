@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prefcli.cli.recipe_command import Offline, command_app, heavy_half
-from prefcli.cli.sample import check_temperature
+from prefcli.cli.sample import ChatTemplate, Temperature, check_temperature
 from prefcli.console import say, visible
 from prefcli.errors import ExitCode
 from prefcli.recipe.offline import go_offline
@@ -24,15 +24,11 @@ def chat(
         str | None, typer.Option(metavar="TEXT", help="System message of the conversation.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
-    temperature: Annotated[
-        float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")
-    ] = 0.7,
+    temperature: Temperature = 0.7,
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, help="Seed of the random sampler.")
     ] = 42,
-    chat_template: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Use this chat template.")
-    ] = None,
+    chat_template: ChatTemplate = None,
     offline: Offline = False,
 ) -> None:
     """Talk to a model.

@@ -24,6 +24,9 @@ from prefcli.secrets import redact
 
 app = command_app()
 
+Temperature = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
+ChatTemplate = Annotated[str | None, typer.Option(metavar="FILE", help="Use this chat template.")]
+
 
 @app.command()
 def sample(
@@ -50,15 +53,11 @@ def sample(
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Longest completion, in tokens.")
     ] = 128,
-    temperature: Annotated[
-        float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")
-    ] = 0.0,
+    temperature: Temperature = 0.0,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random sampler.")
     ] = 42,
-    chat_template: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Use this chat template.")
-    ] = None,
+    chat_template: ChatTemplate = None,
     offline: Offline = False,
 ) -> None:
     """Generate responses with one or more models."""

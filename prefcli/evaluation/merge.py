@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ _ROWS, _TOKENS = 4, 64
 """Rows of random tokens that are scored before and after."""
 EXACT = 1e-4
 """Nats per token by which the merged model may differ in float32."""
-
-Row = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -145,16 +142,14 @@ def _save(
     )
 
 
-def _random_rows(vocabulary: int) -> list[Row]:
+def _random_rows(vocabulary: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (_ROWS, _TOKENS), generator=generator).tolist()
-    return [(row[:1], row[1:]) for row in ids]
+    return torch.randint(vocabulary, (_ROWS, _TOKENS), generator=generator)
 
 
 @torch.no_grad()
-def _per_token(model: Any, rows: Sequence[Row]) -> torch.Tensor:
-    """Return the log-probability of each row's tokens, of shape (rows, tokens)."""
-    ids = torch.tensor([[*prompt, *answer] for prompt, answer in rows])
+def _per_token(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Return the log-probabilities of all tokens but the first of each row, (rows, tokens - 1)."""
     logits = model(input_ids=ids, use_cache=False).logits.float()
     values: torch.Tensor = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])
     return values.squeeze(-1)
