@@ -48,6 +48,7 @@ def report(
     """Summarize a run as one page, or compare several."""
     keep_stdout_for_json(as_json)
     from prefcli.report.compare_page import differing, short_names
+    from prefcli.report.run_list import run_row, table
     from prefcli.report.verdict import as_document, verdict
 
     records = _read(runs)
@@ -61,10 +62,16 @@ def report(
         # The last evaluation of an unfinished run is not its end.
         at = "" if summary.state == "finished" else f" (step {summary.eval_steps[1]})"
         say(f"{name}: {run.method}: {summary.title}")
-        say(*(f"  {change}{at}" for change in summary.changes))
+        if single:
+            say(*(f"  {change}{at}" for change in summary.changes))
         say(*(f"  {line}" for detail in summary.details for line in detail.splitlines()))
     settings = dict(differing(records))
     if not single:
+        rows = [
+            {**run_row(run, run.path.parent), "run": name}
+            for name, run in zip(short_names(records), records, strict=True)
+        ]
+        say(*table(rows, omit=("method", "started")))
         say("settings that differ:" if settings else "no setting differs")
         say(*(f"  {key}: {' | '.join(values)}" for key, values in settings.items()))
     write_file(path, _page(records), option="--html")

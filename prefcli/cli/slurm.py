@@ -16,8 +16,10 @@ from prefcli.cli.recipe_command import (
     open_recipe,
     refuse_without_effect,
 )
+from prefcli.cli.sweep import RandomDraws, Seed, SweepFolder, open_sweep
 from prefcli.console import document
 from prefcli.methods import METHODS
+from prefcli.recipe import load
 from prefcli.slurm import DEFAULT_GRACE
 
 app = command_app()
@@ -103,6 +105,20 @@ def slurm(
     allow_unusual: Annotated[
         bool, typer.Option("--allow-unusual", help="Pass --allow-unusual to the run.")
     ] = False,
+    sweep: Annotated[
+        bool,
+        typer.Option(
+            "--sweep",
+            help="A job array with one task for each run of `prefcli sweep` with these settings.",
+        ),
+    ] = False,
+    output_dir: SweepFolder = None,
+    random: RandomDraws = None,
+    seed: Seed = 0,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="Tasks of the array that run at once.", metavar="N"),
+    ] = None,
 ) -> None:
     """Print a job file for a Slurm cluster.
 
@@ -111,6 +127,23 @@ def slurm(
     Nodes and GPUs come from the recipe's launch section. Slurm signals prefcli before the time
     limit; the run saves a checkpoint, exits with 75, is requeued and resumes.
     """
+    from prefcli.slurm.sbatch import SbatchOptions, sbatch_file
+
+    options = SbatchOptions.from_parameters(context.params)
+    made_by = ["prefcli", *sys.argv[1:]]
+    if sweep:
+        loaded = open_recipe(recipe, None)
+        trials, folder = open_sweep(loaded, overrides or [], method, output_dir, random, seed)
+        first, *_ = tasks = [trial.words(recipe, folder) for trial in trials]
+        text = sbatch_file(
+            load(recipe, first[2:]).recipe, first[0], first[1:], options, made_by, tasks=tasks
+        )
+        document(text.rstrip("\n"))
+        return
+    given = {"--output-dir": output_dir, "--random": random, "--seed": seed or None, "--jobs": jobs}
+    refuse_without_effect(
+        [name for name, value in given.items() if value is not None], "one run", "add --sweep"
+    )
     loaded = open_recipe(recipe, overrides)
     command = method if method == "check-sft" else choose_method(loaded, method).name
     refuse_without_effect(
@@ -118,10 +151,6 @@ def slurm(
         command,
         "remove it",
     )
-    from prefcli.slurm.sbatch import SbatchOptions, sbatch_file
-
-    options = SbatchOptions.from_parameters(context.params)
-    made_by = ["prefcli", *sys.argv[1:]]
     arguments = [recipe, *(overrides or [])]
     with located(loaded):
         text = sbatch_file(loaded.recipe, command, arguments, options, made_by)

@@ -6,6 +6,7 @@ click stops at the first one. What it can't know is what the words would mean in
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ _OTHER_METHODS = (
     "xpo",
 )
 _DATA_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".gz", ".zst")
+_CHOICES = re.compile(r"is not one of (?P<values>'.*')")
 _YAML = (".yaml", ".yml")
 
 
@@ -62,6 +64,8 @@ def _meant_command(word: str, rest: Sequence[str], commands: Collection[str]) ->
         return f"run prefcli {' '.join([*rest[:1], '--help'])}"
     if plain == "version":
         return "run prefcli --version"
+    if plain == "compare":
+        return "run prefcli report RUN RUN ..., or prefcli eval RUN RUN ... for intervals"
     if plain in _OTHER_METHODS:
         return f"prefcli trains by {', '.join(METHODS)}; use trl's own trainer for this method"
     return did_you_mean(plain, commands) or "prefcli --help lists the commands"
@@ -85,7 +89,7 @@ def _method_of(recipe: str) -> str:
 def usage_problem(error: Any, arguments: Sequence[str]) -> Problem:
     """click's error as a problem."""
     command = arguments[0] if arguments else ""
-    option = getattr(error, "option_name", None)
+    option = getattr(error, "option_name", None) or _option_of(error, arguments)
     place, hint = (
         None,
         f"prefcli {command} --help lists the arguments and options".replace("  ", " "),
@@ -99,10 +103,21 @@ def usage_problem(error: Any, arguments: Sequence[str]) -> Problem:
             possible = getattr(error, "possibilities", None) or ()
             meant = did_you_mean(option.replace("_", "-"), possible, 0.8)
             hint = meant or _meant_override(option, command, arguments) or hint
+        elif choices := _CHOICES.search(error.format_message()):
+            hint = f"write one of {choices['values']}"
         elif values := _values_of(option, command):
             hint = f"write {option} {values}"
     message = error.format_message().partition(" (Possible")[0].rstrip(".")
+    message = message.replace("Value error, ", "").replace("Input should be", "it should be")
     return Problem(message[:1].lower() + message[1:], place=place, hint=hint, code="RCP034")
+
+
+def _option_of(error: Any, arguments: Sequence[str]) -> str | None:
+    """The option with a wrong value, or the one that is missing."""
+    names = getattr(getattr(error, "param", None), "opts", ())
+    options = [name for name in names if name.startswith("-")]
+    given = [argument.partition("=")[0] for argument in arguments]
+    return next((name for name in options if name in given), next(iter(options), None))
 
 
 def _values_of(option: str, command: str) -> str | None:

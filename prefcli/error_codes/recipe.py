@@ -275,6 +275,13 @@ RECIPE_CODES: tuple[ErrorCode, ...] = (
         "Write each value of a key once.",
     ),
     ErrorCode(
+        "RCP037",
+        "range-in-a-grid",
+        "A setting of a sweep is a range, and a grid needs values.",
+        "prefcli sweep recipe.yaml beta=0.01..1",
+        "Add --random N, which draws from the range, or write values: beta=0.01,0.1,1.",
+    ),
+    ErrorCode(
         "RCP040",
         "no-held-out-rows",
         "`prefcli eval` compares models on rows that were not trained on, and the recipe has none.",

@@ -1,168 +1,163 @@
-"""A grid of runs of one recipe: what each changes, where it writes, and running them in turn."""
+"""Runs the trials of a sweep, one after the other or several at once."""
 
 from __future__ import annotations
 
-import json
-import re
-import shlex
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from prefcli.errors import ExitCode, RecipeError
 from prefcli.launcher.signal_forwarding import SignalForwarder
-from prefcli.methods import METHODS
-from prefcli.recipe.overrides import key_path
-from prefcli.report.run_data import read_run
+from prefcli.launcher.trials import Trial
+from prefcli.report.run_data import Run, read_run
+from prefcli.report.verdict import verdict
+from prefcli.text import format_duration
 
-_LONGEST_NAME = 120
-"""Characters of a folder's name."""
+_POLL_SECONDS = 0.2
+_REDRAW_SECONDS = 2.0
+_STOPPED = (ExitCode.REQUEUE, ExitCode.INTERRUPTED)
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One run of a sweep."""
+class Sweep:
+    """The trials of a recipe, and how they are run."""
 
-    name: str
-    """Of its folder."""
-    method: str
-    overrides: tuple[str, ...]
+    trials: Sequence[Trial]
+    recipe: str
+    folder: Path
+    flags: Sequence[str] = ()
+    """Options of every run."""
+    jobs: int = 1
+    """Runs at once."""
+    gpus: Sequence[str] = ()
+    """Visible GPUs, which the runs share if there are several at once."""
+    program: Sequence[str] = (sys.executable, "-m", "prefcli")
 
-    def with_sections(self, methods: Collection[str], *, precomputes: bool) -> Trial:
-        """Add what the recipe lacks: the section of the method, and precomputed references.
-
-        methods: that have a section in the recipe. precomputes: score the reference once for all.
-        """
-        added = [] if self.method in methods else [f"{self.method}={{}}"]
-        if precomputes and METHODS[self.method].needs_reference:
-            added.append("reference.precompute=true")
-        return replace(self, overrides=(*added, *self.overrides))
-
-    def command(self, recipe: str, folder: Path) -> str:
-        """Return the command as a shell reads it."""
-        return shlex.join(["prefcli", *self.words(recipe, folder)])
-
-    def words(self, recipe: str, folder: Path) -> list[str]:
-        """Return the command after `prefcli`."""
-        place = f"output_dir={json.dumps(str(folder / self.name))}"
-        return [self.method, recipe, *self.overrides, place]
-
-
-def trials_of(settings: Sequence[str], methods: Sequence[str]) -> list[Trial]:
-    """Return a trial per method and combination of values.
-
-    settings: KEY=VALUE, or KEY=VALUE,VALUE,... for a dimension of the grid. A key without a dot is
-    an option of the method, such as beta, if the method has it. Raises RecipeError.
-    """
-    dimensions = [_values(setting) for setting in settings]
-    trials = []
-    for method in methods:
-        for values in product(*(values for _, values in dimensions)):
-            chosen = [
-                (_of_method(key, method), value)
-                for (key, _), value in zip(dimensions, values, strict=True)
-            ]
-            varied = [
-                f"{key.rpartition('.')[2]}={value}"
-                for (key, value), (_, every) in zip(chosen, dimensions, strict=True)
-                if len(every) > 1
-            ]
-            name = re.sub(r"[^\w.=-]+", "_", "-".join([method, *varied]))[:_LONGEST_NAME]
-            trials.append(Trial(name, method, tuple(f"{key}={value}" for key, value in chosen)))
-    names = [trial.name for trial in trials]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise RecipeError(
-            f"two runs of the sweep would be {twice[0]}",
-            code="RCP036",
-            hint="write each value once",
-        )
-    return trials
+    def environment(self, slot: int) -> dict[str, str] | None:
+        """Return the environment of one of the runs at once; None if there is one at a time."""
+        if self.jobs == 1:
+            return None
+        share = {}
+        if "OMP_NUM_THREADS" not in os.environ:
+            share["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.jobs))
+        if self.gpus:
+            own = self.gpus[slot :: self.jobs] or [self.gpus[slot % len(self.gpus)]]
+            share["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+        return {**os.environ, **share}
 
 
-def _values(setting: str) -> tuple[str, list[str]]:
-    key, equals, text = setting.partition("=")
-    values = _split(text)
-    if not equals or key_path(key) is None or not all(values):
-        raise RecipeError(
-            f"{setting!r} is not KEY=VALUE,VALUE,...",
-            code="RCP013",
-            hint="write a key of the recipe and its values, such as dpo.beta=0.05,0.1,0.2",
-        )
-    return key, values
-
-
-def _split(text: str) -> list[str]:
-    """Split at commas outside brackets and quotes: lists and mappings are one value."""
-    values, depth, quote = [""], 0, ""
-    for character in text:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "\"'":
-            quote = character
-        elif character in "[{(":
-            depth += 1
-        elif character in "]})":
-            depth -= 1
-        if character == "," and not depth and not quote:
-            values.append("")
-        else:
-            values[-1] += character
-    return [value.strip() for value in values]
-
-
-def _of_method(key: str, method: str) -> str:
-    options = {field.alias or name for name, field in METHODS[method].model_fields.items()}
-    return f"{method}.{key}" if "." not in key and key in options else key
+@dataclass(frozen=True)
+class _Process:
+    trial: Trial
+    slot: int
+    process: subprocess.Popen[bytes]
+    began: float
 
 
 def run_trials(
-    trials: Sequence[Trial], recipe: str, folder: Path, report: Callable[[str], None]
+    sweep: Sweep, report: Callable[[str], None], redraw: Callable[[], None]
 ) -> Iterator[tuple[Trial, int]]:
-    """Run the trials that have not finished, one after the other; yield each with its exit code.
+    """Run the trials that have not ended; yield each with its exit code.
 
-    The output of a trial goes to NAME.log next to its folder. Ends after a trial that was
-    interrupted or preempted.
+    The output of a trial goes to NAME.log next to its folder. After a trial that was interrupted,
+    preempted or killed, no other is started. redraw: is called now and then while trials run.
     """
-    for at, trial in enumerate(trials, 1):
-        path, log = folder / trial.name, folder / f"{trial.name}.log"
-        head = f"sweep: {at} of {len(trials)}: {trial.name}"
-        if _has_finished(path):
-            report(f"{head}: finished before")
-            yield trial, ExitCode.DONE
-            continue
-        report(f"{head}: running, see {log}")
-        began = time.monotonic()
-        code = _run([sys.executable, "-m", "prefcli", *trial.words(recipe, folder)], log)
-        report(f"{head}: exit code {code} after {time.monotonic() - began:.0f} s")
-        yield trial, code
-        if code in (ExitCode.REQUEUE, ExitCode.INTERRUPTED) or code < 0:
-            return
-
-
-def _has_finished(folder: Path) -> bool:
-    try:
-        return read_run(folder).status == "finished"
-    except RecipeError:  # nothing is there yet
-        return False
-
-
-def _run(command: list[str], log: Path) -> int:
+    waiting = list(enumerate(sweep.trials, 1))
+    running: list[_Process] = []
+    drawn, stopped = 0.0, False
     signals = SignalForwarder()
     try:
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # Or Ctrl-C would reach it twice, from the terminal too, and it would not save.
-                start_new_session=True,
-            )
-            signals.send_to([process.pid])
-            return process.wait()
+        while running or (waiting and not stopped):
+            while waiting and len(running) < sweep.jobs and not (stopped or signals.received):
+                at, trial = waiting.pop(0)
+                head = f"sweep: {at} of {len(sweep.trials)}: {trial.name}"
+                if (ended := _ended_before(sweep.folder / trial.name)) is not None:
+                    report(f"{head}: {ended.title}")
+                    yield trial, ended.code
+                    continue
+                log = sweep.folder / f"{trial.name}.log"
+                report(f"{head}: running, see {log}")
+                slot = min(set(range(sweep.jobs)) - {one.slot for one in running})
+                running.append(_start(sweep, trial, slot, log))
+                signals.send_to(one.process.pid for one in running)
+            stopped = stopped or bool(signals.received and not running)
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                signals.send_to(other.process.pid for other in running)
+                code = one.process.returncode
+                stopped = stopped or code in _STOPPED or code < 0
+                report(_outcome(sweep, one, code))
+                yield one.trial, code
+            if running and time.monotonic() - drawn > _REDRAW_SECONDS:
+                redraw()
+                drawn = time.monotonic()
+            if running:
+                time.sleep(_POLL_SECONDS)
     finally:
         signals.restore()
+
+
+@dataclass(frozen=True)
+class _Ended:
+    title: str
+    code: int
+
+
+def _ended_before(folder: Path) -> _Ended | None:
+    """Return how an earlier start of the trial ended, if another one would end in the same way."""
+    run = run_in(folder)
+    if run is None or run.status not in ("finished", "diverged"):
+        return None
+    if run.status == "finished":
+        return _Ended("finished before", ExitCode.DONE)
+    return _Ended(
+        f"{_start_of_line(verdict(run).title)}, earlier; remove {folder} to run it again",
+        ExitCode.DIVERGED,
+    )
+
+
+def _start_of_line(title: str) -> str:
+    return title[:1].lower() + title[1:]
+
+
+def run_in(folder: Path) -> Run | None:
+    """Read a trial's run folder; None if it has not started."""
+    try:
+        return read_run(folder)
+    except RecipeError:
+        return None
+
+
+def _start(sweep: Sweep, trial: Trial, slot: int, log: Path) -> _Process:
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [*sweep.program, *trial.words(sweep.recipe, sweep.folder, sweep.flags)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=sweep.environment(slot),
+            # Or Ctrl-C would reach it twice, from the terminal too, and it would not save.
+            start_new_session=True,
+        )
+    return _Process(trial, slot, process, time.monotonic())
+
+
+def _outcome(sweep: Sweep, one: _Process, code: int) -> str:
+    """Return a line about a trial that has ended."""
+    took = format_duration(time.monotonic() - one.began)
+    run = run_in(sweep.folder / one.trial.name)
+    if code in (ExitCode.DONE, ExitCode.DIVERGED) and run is not None:
+        return f"sweep: {one.trial.name}: {_start_of_line(verdict(run).title)} ({took})"
+    line = _last_error(sweep.folder / f"{one.trial.name}.log")
+    return f"sweep: {one.trial.name}: exit code {code} after {took}{f': {line}' if line else ''}"
+
+
+def _last_error(log: Path) -> str:
+    """Return the last error in a log without its hint, or nothing."""
+    lines = log.read_text("utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    return errors[-1].removeprefix("error: ") if errors else ""

@@ -89,3 +89,11 @@ def refuse_many_gpus_without_launcher() -> None:
                 code="ENV009",
             )
         )
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs of this process as CUDA_VISIBLE_DEVICES names them."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else list(map(str, range(count)))
+    return names[:count]

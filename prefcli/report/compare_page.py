@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prefcli.metrics import DISTANCE, METRICS, Metric, Row, is_tie
+from prefcli.report.best_run import rank_runs
 from prefcli.report.held_out import COMPARED
 from prefcli.report.html import render
 from prefcli.report.panels import RUN_COLOURS, comparison_panels
@@ -14,7 +15,13 @@ from prefcli.report.run_data import Run, as_dict, format_value
 from prefcli.report.run_page import is_subsampled, plots, step_range
 from prefcli.report.samples import Answer, samples
 from prefcli.report.settings import settings_of
+from prefcli.report.tables import Cell, Head, Table
+from prefcli.report.trade_off import trade_offs
 from prefcli.report.verdict import verdict
+
+_FIRST = "rewards/accuracies"
+_FEW = 3
+"""Runs up to which each has a column, and a box for its outcome."""
 
 
 class Values(NamedTuple):
@@ -41,15 +48,41 @@ class SharedPrompt(NamedTuple):
     """The answers in the data."""
 
 
-def compare_page(runs: Sequence[Run], *, refresh: int | None = None) -> str:
+def compare_page(
+    runs: Sequence[Run], *, refresh: int | None = None, best: str | None = None
+) -> str:
     """Return the page of several runs as HTML.
 
-    refresh: seconds after which a browser reads it again.
+    best: the metric that names the best run, by its head in a table. refresh: seconds after which
+    a browser reads it again.
     """
     names = short_names(runs)
     panels = list(comparison_panels(runs, names))
     held_out = last_values(runs, held_out=True)
     large, folded = plots(panels, [], step_range(panels))
+    same_units = _have_same_units(runs)
+    heads = [Head(name, f"run{at % RUN_COLOURS}") for at, name in enumerate(names)]
+    main = _table(
+        heads,
+        # What the runs are chosen by comes first: a narrow screen shows two or three columns.
+        sorted((row for row in held_out if row.key in COMPARED), key=lambda row: row.key != _FIRST),
+    )
+    settings = Table(
+        heads,
+        [
+            (Head(key, is_text=True), [Cell(value, is_text=True) for value in values])
+            for key, values in differing(runs)
+        ],
+    )
+    folded_metrics = {
+        "held-out rows": _table(heads, [row for row in held_out if row.key not in COMPARED]),
+        "training": _table(heads, last_values(runs, held_out=False)),
+    }
+    many = len(runs) > _FEW
+    if many:  # a row per run
+        outcomes = Head("outcome", is_text=True), list(map(_outcome, runs))
+        main = Table(heads, [outcomes, *main.rows]).transposed()
+        settings = settings.transposed()
     return render(
         "compare.html",
         {
@@ -64,19 +97,38 @@ def compare_page(runs: Sequence[Run], *, refresh: int | None = None) -> str:
                 for at, (name, run) in enumerate(zip(names, runs, strict=True))
             ],
             "same_rows": _have_same_rows(runs),
-            "same_units": _have_same_units(runs),
-            "settings": list(differing(runs)),
-            "metrics": [row for row in held_out if row.key in COMPARED],
-            "more_metrics": {
-                "held-out rows": [row for row in held_out if row.key not in COMPARED],
-                "training": last_values(runs, held_out=False),
-            },
+            "same_units": same_units,
+            "outcomes_in_table": many,
+            "best": None if best is None else list(rank_runs(runs, best).lines(names)),
+            "metrics": main,
+            "settings": settings,
+            "more_metrics": {group: table for group, table in folded_metrics.items() if table.rows},
+            "trade_offs": trade_offs(runs, names, same_units=same_units),
             "plots": (large, folded),
             "is_smoothed": any(plot.is_smoothed for _, plot in (*large, *folded)),
             "subsampled": any(map(is_subsampled, runs)),
             "prompts": list(shared_prompts(runs)),
             "has_samples": sum(bool(run.samples) for run in runs) > 1,
         },
+    )
+
+
+def _table(heads: Sequence[Head], metrics: Sequence[Values]) -> Table:
+    """Return a row for each metric, and a column for each run."""
+    rows = [
+        (Head(row.title), [Cell(text, at in row.best) for at, text in enumerate(row.values)])
+        for row in metrics
+    ]
+    return Table(heads, rows)
+
+
+def _outcome(run: Run) -> Cell:
+    outcome = verdict(run)
+    return Cell(
+        outcome.state,
+        level=outcome.level,
+        details=[f"{run.method}: {outcome.title}", *outcome.details],
+        is_text=True,
     )
 
 

@@ -32,6 +32,11 @@ def clipped(text: str, limit: int) -> Markup:
     return escape(visible(start)) + Markup(' <span class="cut">... {}</span>').format(rest)
 
 
+def sentence(text: str) -> str:
+    """Return a text that begins with a capital letter; `capitalize` lowers the others."""
+    return text[:1].upper() + text[1:]
+
+
 def _shown(value: Any) -> Any:
     """Escape the control characters of a text; markup of macros is as it is."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -47,6 +52,7 @@ _PAGES = Environment(
 )
 _PAGES.filters["metric_title"] = metric_title
 _PAGES.filters["clipped"] = clipped
+_PAGES.filters["sentence"] = sentence
 _PAGES.globals["format_value"] = format_value
 _PAGES.globals["max_points"] = MAX_POINTS
 

@@ -103,7 +103,8 @@ def _panels() -> Iterator[tuple[Panel, list[Metric]]]:
 def _panel(
     spec: Panel, title: str, caption: str, lines: list[Line], *, may_be_primary: bool = True
 ) -> PanelData:
-    log_scale = spec.log_scale and _spans_decades(lines)
+    values = sorted(value for line in lines for _, value in line.points if value is not None)
+    log_scale = spec.log_scale and spans_decades(values)
     baseline = None if log_scale else spec.baseline
     return PanelData(title, caption, lines, baseline, log_scale, spec.is_primary and may_be_primary)
 
@@ -166,7 +167,6 @@ def subsample(points: list[Point], limit: int = MAX_POINTS) -> list[Point]:
     return [points[i] for i in sorted(indices)]
 
 
-def _spans_decades(lines: Sequence[Line]) -> bool:
-    """Return whether a linear axis would show little but the largest value."""
-    values = sorted(value for line in lines for _, value in line.points if value is not None)
+def spans_decades(values: Sequence[float]) -> bool:
+    """Return whether a linear axis would show little but the largest of sorted values."""
     return bool(values) and values[0] > 0 and values[-1] > 20 * values[len(values) // 2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from typing import Literal, NamedTuple
@@ -79,6 +79,21 @@ class Strip(NamedTuple):
     text: str
 
 
+class Dot(NamedTuple):
+    """A circle of a scatter plot, with its name next to it where there is room."""
+
+    x: float
+    y: float
+    colour: str
+    text: str
+    """Shown under a pointer."""
+    is_filled: bool
+    label: str = ""
+    label_x: float = 0.0
+    label_y: float = 0.0
+    align: str = "start"
+
+
 class Bar(NamedTuple):
     """A bar of a histogram."""
 
@@ -108,6 +123,7 @@ class Plot:
     bars: list[Bar] = field(default_factory=list)
     series: list[Series] = field(default_factory=list)
     baseline: float | None = None
+    dots: list[Dot] = field(default_factory=list)
     rules: list[Rule] = field(default_factory=list)
     ends: list[EndLabel] = field(default_factory=list)
     names_lines: bool = False
@@ -144,7 +160,7 @@ def line_plot(panel: PanelData, marks: Sequence[Mark], steps: tuple[float, float
     width, height, top, bottom = 420, 220, 18, 196
     values = [y for line in panel.lines for _, y in line.points if is_drawn(y)]
     values += [] if panel.baseline is None else [panel.baseline]
-    low, high = _limits(values, panel)
+    low, high = _limits(values, log_scale=panel.log_scale)
     ticks = list(_log_ticks(low, high) if panel.log_scale else _linear_ticks(low, high, 5))
     left = 14 + _TEXT * max((len(label) for _, label in ticks), default=1)
     names_lines = len(panel.lines) > 1 and all(len(x.label) <= _NAME for x in panel.lines)
@@ -173,6 +189,84 @@ def line_plot(panel: PanelData, marks: Sequence[Mark], steps: tuple[float, float
         names_lines=names_lines and len(ends) == len(panel.lines),
         strips=list(_strips(panel.lines, x, left, right)),
     )
+
+
+def scatter_plot(
+    panel: PanelData, x_title: str, y_title: str, open_lines: Collection[int] = ()
+) -> Plot:
+    """Lay out a panel whose lines have one point each, (x, y). open_lines: have open circles."""
+    width, height, top, bottom = 420, 220, 18, 196
+    points = [(line, *line.held_out[0]) for line in panel.lines]
+    xs, ys = ([x for _, x, _ in points], [y for _, _, y in points if y is not None])
+    low, high = _limits(ys, log_scale=False)
+    left_end, right_end = _limits(xs, log_scale=panel.log_scale)
+    y_ticks = list(_linear_ticks(low, high, 5))
+    left = 14 + _TEXT * max(len(label) for _, label in y_ticks)
+    right = width - 10 - _BOLD * len(x_title)
+    x = _Axis(left_end, right_end, left, right, log=panel.log_scale)
+    y = _Axis(low, high, bottom, top)
+    x_ticks = (
+        _log_ticks(left_end, right_end)
+        if panel.log_scale
+        else _linear_ticks(left_end, right_end, 5)
+    )
+    dots = [
+        Dot(
+            x.place(at),
+            y.place(value or 0.0),
+            line.colour,
+            f"{line.label}\n{x_title}: {at:.4g}\n{y_title}: {value:.4g}",
+            is_filled=place not in open_lines,
+        )
+        for place, (line, at, value) in enumerate(points)
+    ]
+    named = _named([line.label for line in panel.lines], dots, (left, right, top, bottom))
+    return Plot(
+        label=panel.title,
+        width=width,
+        height=height,
+        left=left,
+        right=right,
+        top=top,
+        bottom=bottom,
+        x_ticks=[Tick(x.place(value), label) for value, label in x_ticks],
+        y_ticks=[Tick(y.place(value), label) for value, label in y_ticks],
+        x_title=x_title,
+        dots=named,
+        names_lines=all(dot.label for dot in named),
+    )
+
+
+def _named(
+    names: Sequence[str], dots: Sequence[Dot], frame: tuple[float, float, float, float]
+) -> list[Dot]:
+    """Write each name next to its circle, if it covers nothing there."""
+    left, right, top, bottom = frame
+    covered = [(dot.x - 5, dot.y - 5, dot.x + 5, dot.y + 5) for dot in dots]
+    result = []
+    for name, dot in zip(names, dots, strict=True):
+        width = _BOLD * len(name)
+        for x, y, align, start in (
+            (dot.x + 8, dot.y + 4, "start", dot.x + 8),
+            (dot.x - 8, dot.y + 4, "end", dot.x - 8 - width),
+            (dot.x, dot.y - 9, "middle", dot.x - width / 2),
+            (dot.x, dot.y + 17, "middle", dot.x - width / 2),
+        ):
+            box = (start, y - 10, start + width, y + 2)
+            inside = left <= box[0] and box[2] <= right and top - 12 <= box[1] and box[3] <= bottom
+            if inside and not any(_overlap(box, other) for other in covered):
+                covered.append(box)
+                label_y = round(y, 2)
+                dot = dot._replace(label=name, label_x=round(x, 2), label_y=label_y, align=align)
+                break
+        result.append(dot)
+    return result
+
+
+def _overlap(
+    one: tuple[float, float, float, float], other: tuple[float, float, float, float]
+) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _last_values(lines: Sequence[Line], *, names_lines: bool) -> list[tuple[float, str, str]]:
@@ -354,11 +448,11 @@ def _series(
     return Series(colour, path, style, circles, radius)
 
 
-def _limits(values: Sequence[float | None], panel: PanelData) -> tuple[float, float]:
+def _limits(values: Sequence[float | None], *, log_scale: bool) -> tuple[float, float]:
     """Return the ends of the y axis, with some room around the values."""
     finite = [value for value in values if value is not None]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
-    if panel.log_scale:
+    if log_scale:
         return low / 1.2, high * 1.2
     room = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
     return low - room, high + room

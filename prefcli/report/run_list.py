@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ from prefcli.report.run_data import METRICS_FILE, RECORD_FILE, Run, read_run
 from prefcli.report.verdict import verdict
 from prefcli.text import aligned
 
-_METRICS = {
+METRIC_HEADS = {
     "rewards/accuracies": "accuracy",
     "rewards/margins": "margin",
     "loss": "eval loss",
     "perplexity": "perplexity",
+    "reference_kl": "KL",
 }
 """Metrics of an evaluation: the head of their column."""
-_NUMBERS = (*_METRICS.values(), "step")
+_NUMBERS = (*METRIC_HEADS.values(), "step")
 """Columns that are aligned at the right."""
 
 
@@ -45,23 +47,29 @@ def run_row(run: Run, folder: Path) -> dict[str, Any]:
         "method": run.method,
         "state": verdict(run).state,
         "step": run.last_step,
-        **{head: last.get(key) for key, head in _METRICS.items()},
+        **{head: last.get(key) for key, head in METRIC_HEADS.items()},
         "started": str(run.record.get("started", "")),
     }
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the lines of a table: a head, then a line per row."""
-    heads = list(rows[0])
+def waiting_row(name: str) -> dict[str, Any]:
+    """Return the row of a run that has not started."""
+    empty = dict.fromkeys(("method", "state", "step", *METRIC_HEADS.values(), "started"))
+    return {"run": name, **empty, "state": "waiting"}
+
+
+def table(rows: list[dict[str, Any]], omit: Collection[str] = ()) -> list[str]:
+    """Return the lines of a table: a head, then a line per row. omit: columns to omit."""
+    heads = [head for head in rows[0] if head not in omit]
     cells = [heads, *([_cell(head, row[head]) for head in heads] for row in rows)]
     return aligned(cells, [at for at, head in enumerate(heads) if head in _NUMBERS])
 
 
 def _cell(head: str, value: Any) -> str:
-    if head == "started":
-        return str(value)[:16].replace("T", " ")
     if value is None:
         return "-"
+    if head == "started":
+        return str(value)[:16].replace("T", " ")
     if head == "accuracy":
         return f"{value:.1%}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -41,6 +41,8 @@ class SbatchOptions:
     """Seconds between the signal and the time limit."""
     max_requeues: int
     gpus: int | None = None
+    jobs: int | None = None
+    """Tasks of a job array that run at once; all by default."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -102,30 +104,36 @@ def sbatch_file(
     arguments: Sequence[str],
     options: SbatchOptions,
     made_by: Sequence[str],
+    *,
+    tasks: Sequence[Sequence[str]] = (),
 ) -> str:
     """Return the text of a job file.
 
     command: a method or check-sft. arguments: the recipe's path and the overrides. made_by: the
-    words of the command line that asked for the file.
+    words of the command line that asked for the file. tasks: the words of each task's command, for
+    a job array; recipe and command are then those of the first task.
     """
     resources = find_resources(recipe, command, options.gpus)
     folder, name = _run_folder(recipe, command)
+    if tasks:
+        name = PurePath(os.path.abspath(folder)).name or name
     flags = ["--offline"] * options.offline + ["--allow-unusual"] * options.allow_unusual
     return _TEMPLATES.get_template("sbatch.jinja").render(
         command=command,
         length=format_duration(parse_time_limit(options.time)),
         made_by=command_line(made_by),
-        file=f"{command}.sbatch",
+        file="sweep.sbatch" if tasks else f"{command}.sbatch",
         mkdir=f"mkdir -p {quote(folder)} && " if folder else "",
         download=command_line(["prefcli", "download", *arguments]),
         offline=options.offline,
         modules=options.module,
         setup=_setup_lines(options),
-        options=_sbatch_options(resources, folder, name, options),
+        options=_sbatch_options(resources, folder, name, options, len(tasks)),
+        tasks=[command_line([*words, *flags]) for words in tasks],
         srun=" \\\n    ".join(
             [
                 *_srun_lines(resources, options),
-                command_line(["prefcli", command, *arguments, *flags]),
+                'prefcli "$@"' if tasks else command_line(["prefcli", command, *arguments, *flags]),
             ]
         ),
         max_requeues=options.max_requeues,
@@ -153,12 +161,15 @@ def _run_folder(recipe: Recipe, command: str) -> tuple[str, str]:
 
 
 def _sbatch_options(
-    resources: Resources, folder: str, name: str, options: SbatchOptions
+    resources: Resources, folder: str, name: str, options: SbatchOptions, tasks: int
 ) -> list[str]:
     # Slurm replaces what follows a percent sign.
-    log = os.path.join(folder, f"{name}-").replace("%", "%%") + "%j.log"
+    number = "%A_%a" if tasks else "%j"
+    log = os.path.join(folder, f"{name}-").replace("%", "%%") + f"{number}.log"
+    at_once = f"%{options.jobs}" if options.jobs else ""
     values = {
         "job-name": re.sub(r"[^\w.+-]+", "-", name, flags=re.A).strip("-") or "prefcli",
+        **({"array": f"0-{tasks - 1}{at_once}"} if tasks else {}),
         "partition": options.partition,
         "account": options.account,
         "qos": options.qos,

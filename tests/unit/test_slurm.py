@@ -157,6 +157,20 @@ def test_job_file_several_nodes_wait_for_each_other(job):
     ]
 
 
+def test_job_file_of_a_sweep_is_an_array_with_a_command_for_each_run(slurm, job):
+    text = job("beta=0.1,0.5", "--sweep", "--jobs", "2", method="dpo,ipo")
+    assert "--array=0-3%2" in options(text)
+    assert "--output=runs/zephyr-sweep/zephyr-sweep-%A_%a.log" in options(text)
+    assert run(text, SLURM_ARRAY_TASK_ID=3) == (0, "")
+    folder = 'output_dir="runs/zephyr-sweep/ipo-beta=0.5"'
+    words = ["ipo", "r.yaml", "ipo={}", "reference.precompute=true", "ipo.beta=0.5", folder]
+    assert srun_words() == ["--export=ALL", "prefcli", *words]
+    drawn = job("beta=0.1..0.5", "--sweep", "--random", "3", "--seed", "1")
+    assert "--array=0-2" in options(drawn)
+    code, _, err = slurm("--time", "1:00:00", "--random", "3")
+    assert (code, "[RCP025]" in err) == (2, True)
+
+
 def test_job_file_check_sft_is_a_single_process(job):
     text = job("launch.processes=8", "launch.nodes=4", method="check-sft")
     assert {"--nodes=1", "--gres=gpu:1", "--output=runs/zephyr-check-sft-%j.log"} <= {

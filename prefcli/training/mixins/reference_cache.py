@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers import Trainer as TransformersTrainer
 
 from prefcli.console import is_main_process, say, warn
 from prefcli.data.row_sampling import spread_indices
+from prefcli.data.run_once import file_lock
 from prefcli.errors import GateError, Problem, RecipeError
 from prefcli.model.inference import eval_mode_preserving_rng
 from prefcli.packed_forward.install import ATTENTIONS
@@ -81,8 +83,9 @@ class ReferenceCacheMixin(TransformersTrainer):  # type: ignore[misc]  # transfo
                     code="TRN065",
                 )
             )
-        hit = _from_main(cached is not None and cached.is_file())
-        scored = super()._precompute_ref_logps(keyed, name, batch_size)
+        with self._one_run_at_a_time(cached):
+            hit = _from_main(cached is not None and cached.is_file())
+            scored = super()._precompute_ref_logps(keyed, name, batch_size)
         off = _from_main(self._disagreement(scored))
         if hit and off:
             warn(f"{name}: cached reference log-probabilities are stale ({off}); recomputing them")
@@ -111,6 +114,15 @@ class ReferenceCacheMixin(TransformersTrainer):  # type: ignore[misc]  # transfo
             "trl caches reference log-probabilities elsewhere"
         )
         return scored
+
+    def _one_run_at_a_time(self, cached: Path | None) -> AbstractContextManager[object]:
+        """Let runs that start together wait for the first, whose pass they then read.
+
+        Several processes of one run would wait for each other in a collective, which times out.
+        """
+        if cached is None or cached.is_file() or self.args.world_size > 1:
+            return nullcontext()
+        return file_lock(cached.with_suffix(".lock"), "reference")
 
     def _file(self, keyed: Dataset) -> Path | None:
         """Return the file that trl will read, named as in trl; None if there is no cache."""
