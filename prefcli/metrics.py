@@ -69,6 +69,8 @@ class Metric(NamedTuple):
     panel: Panel | None = None
     line: str = ""
     """Its name in the legend of a panel with several metrics."""
+    of_tokens: bool = False
+    """It needs the probabilities of tokens, which a reward model does not have."""
     superseded_by: str | None = None
     """A metric that shows the same better; where that is measured, reports omit this one."""
 
@@ -359,6 +361,34 @@ _ALL = (
         line="rejected",
     ),
     Metric(
+        "mean_reward",
+        "mean_reward",
+        "mean reward",
+        "Mean reward of all responses. Preferences leave it open; "
+        "reward.center_rewards_coefficient keeps it near 0.",
+        "+.4f",
+        rel_tol=0.02,
+        scope="trainer",
+    ),
+    Metric(
+        "min_reward",
+        "min_reward",
+        "lowest reward",
+        "The lowest reward of a response, a mean over batches.",
+        "+.4f",
+        rel_tol=0.02,
+        scope="trainer",
+    ),
+    Metric(
+        "max_reward",
+        "max_reward",
+        "highest reward",
+        "The highest reward of a response, a mean over batches.",
+        "+.4f",
+        rel_tol=0.02,
+        scope="trainer",
+    ),
+    Metric(
         "logps/chosen_per_token",
         "chosen/tok",
         "chosen logp per token",
@@ -370,6 +400,7 @@ _ALL = (
         watch="always",
         panel=_LOGP_PER_TOKEN,
         line="chosen",
+        of_tokens=True,
     ),
     Metric(
         "logps/rejected_per_token",
@@ -383,6 +414,7 @@ _ALL = (
         watch="always",
         panel=_LOGP_PER_TOKEN,
         line="rejected",
+        of_tokens=True,
     ),
     Metric(
         "logps/chosen",
@@ -396,6 +428,7 @@ _ALL = (
         panel=_LOGP,
         line="chosen",
         superseded_by="logps/chosen_per_token",
+        of_tokens=True,
     ),
     Metric(
         "logps/rejected",
@@ -409,6 +442,7 @@ _ALL = (
         panel=_LOGP,
         line="rejected",
         superseded_by="logps/rejected_per_token",
+        of_tokens=True,
     ),
     Metric(
         "perplexity",
@@ -422,6 +456,7 @@ _ALL = (
         scope="all",
         watch="evaluations",
         panel=Panel("Perplexity", log_scale=True),
+        of_tokens=True,
     ),
     Metric(
         "reference_kl",
@@ -448,6 +483,7 @@ _ALL = (
         watch="evaluations",
         panel=_ENDING,
         line="probability",
+        of_tokens=True,
     ),
     Metric(
         "samples_ended",

@@ -37,6 +37,8 @@ class RunRecord:
 
     status: Status = "running"
     method: str = "?"
+    head: str | None = None
+    """The head of the trained model: language_model, or reward."""
     started: str | None = None
     prefcli: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
@@ -87,6 +89,7 @@ class RunRecord:
         return cls(
             folder,
             method=method.name,
+            head=method.head,
             started=now(),
             prefcli=__version__,
             versions={name: version(name) for name in _LIBRARIES},

@@ -15,6 +15,8 @@ from prefcli.formats.base import BAD_LABEL, PARTED, TURNS
 from prefcli.formats.training_marks import ALL_MASKED
 from prefcli.recipe.sections import DataChecks
 
+LONGER = "longer than max_length, and a reward model needs the end"
+
 DROPS: dict[str, str | None] = {
     "empty prompt": "empty",
     "empty chosen": "empty",
@@ -28,6 +30,7 @@ DROPS: dict[str, str | None] = {
     "chosen and rejected are identical once the chat template is applied": "identical_tokens",
     "chosen and rejected are identical once tokenized": "identical_tokens",
     "chosen and rejected are identical after the cut at max_length": "identical_after_cut",
+    LONGER: "cut",
     "several of the prompt's last tokens merge with the completion": "prompt_boundary",
     PARTED: "parted",
     TURNS: "turns",

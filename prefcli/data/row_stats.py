@@ -15,6 +15,7 @@ from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.data.digests import row_key
+from prefcli.data.findings import LONGER
 from prefcli.data.lengths import Ints
 from prefcli.data.rendered_text import Rendering
 from prefcli.data.tokenization import (
@@ -52,6 +53,8 @@ class Limits:
     """Train only on what the chat template marks as the assistant's."""
     trains_prompt: bool = False
     """Train on prompts as well."""
+    drops_longer_rows: bool = False
+    """Rows with more than max_length tokens are dropped, not cut."""
 
     @property
     def room(self) -> int:
@@ -238,6 +241,8 @@ def measure_row(
             drop = drop or "several of the prompt's last tokens merge with the completion"
         counts["prompt"] = max(counts["prompt"], prompt)
         for side, tokens in sides.items():
+            if limits.drops_longer_rows and prompt + len(tokens) > room:
+                drop = drop or LONGER
             counts |= {side: len(tokens), _end(side): prompt + len(tokens)}
             counts["tokens"] += min(prompt + len(tokens), room)
             sequences.append((ids["prompt_ids"], tokens))

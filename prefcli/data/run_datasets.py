@@ -223,6 +223,7 @@ def read_run_datasets(
             method.trainer.renders_tools,
             method.assistant_only,
             method.trains_prompt,
+            method.trainer.drops_longer_rows,
         ),
         seed=recipe.seed,
         num_proc=data.num_proc,

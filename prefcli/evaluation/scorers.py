@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcli.errors import RecipeError
 from prefcli.evaluation.arguments import model_argument, named_by
+from prefcli.evaluation.generate import model_of_run
 from prefcli.evaluation.logprobs import Row, Score
 from prefcli.evaluation.scored_models import ScoredModel, ScoredModels, not_finite
 from prefcli.model import detect_device, load_tokenizer, to_device
+from prefcli.model.base_model import with_merged_adapter
 from prefcli.model.loading import weights_digest
 from prefcli.model.reward_model import load_reward_model, rewards
 from prefcli.recipe import Recipe
@@ -121,12 +123,16 @@ def policy_scorer(recipe: Recipe, model: str, formula: RewardFormula) -> Iterato
 @contextmanager
 def reward_model_scorer(recipe: Recipe, name: str) -> Iterator[Scorer]:
     """Load a reward model until the block ends."""
-    options = model_argument(name, REWARD_MODEL_OPTION)
+    options = model_argument(model_of_run(name), REWARD_MODEL_OPTION)
     device, length = detect_device(), recipe.data.max_length
     with named_by(REWARD_MODEL_OPTION):
+        options = with_merged_adapter(options)
         tokenizer = load_tokenizer(options, where=REWARD_MODEL_OPTION)
         dtype = device.dtype(options, frozen=True)
-        model = to_device(load_reward_model(options, dtype, REWARD_MODEL_OPTION), device)
+        model = load_reward_model(
+            options, dtype, REWARD_MODEL_OPTION, pad_token_id=tokenizer.pad_token_id
+        )
+    model = to_device(model, device)
 
     def score(rows: list[Row]) -> list[dict[str, Any]]:
         fitting = [i for i, (prompt, _) in enumerate(rows) if len(prompt) < length]

@@ -7,6 +7,7 @@ weight and per optimizer state.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,7 @@ def estimate_activation_memory(
     dtype = machine.dtype(recipe.model, frozen=recipe.trains_adapter)
     half = machine.autocast(recipe.model) or machine.half(recipe.model)
     with (
+        warnings.catch_warnings(action="ignore"),  # peft copies layers that it trains whole
         torch.random.fork_rng(devices=[]),
         FakeTensorMode(allow_non_fake_inputs=True),
         modules_moved_by(to_type),
@@ -85,10 +87,13 @@ def estimate_activation_memory(
         if optim in BITSANDBYTES
         else on_disk(optim, trained) * own // 4
     )
+    logits: int
     beside = frozen - 2 * halved if half and frozen == 4 else frozen
     weights = int(frozen * (parameters - trained)) + own * trained
-    if method.trainer.concatenates_forward and packed is None:
-        logits: int = _WHOLE * rows * length * policy.config.get_text_config().vocab_size
+    if method.head == "reward":
+        logits = 0
+    elif method.trainer.concatenates_forward and packed is None:
+        logits = _WHOLE * rows * length * policy.config.get_text_config().vocab_size
     else:
         tokens: int = min(rows * length, chunked_logprob.TOKEN_CHUNK_SIZE)
         tile: int = tokens * LOGPROB_TILE_COLUMNS * (2 if half else 4)

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from prefcli.memory.fake_quantized import pack
 from prefcli.methods import Method
 from prefcli.model import Device
+from prefcli.model.loading import AUTO_CLASSES
 from prefcli.model.lora import trainable_config
 from prefcli.model.parts import freeze_towers
 from prefcli.model.precision import keep_adapter_inputs, round_projections
@@ -76,7 +77,7 @@ def model_without_weights(
     eager = recipe.model.attn_implementation == "eager"
     # Some initializations read their values, which fake tensors do not have.
     with no_init_weights():
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        model: PreTrainedModel = AUTO_CLASSES[recipe.model.head].from_config(
             config,
             dtype=device.dtype(recipe.model, frozen=recipe.trains_adapter),
             **from_config_kwargs(config, recipe.model),

@@ -10,6 +10,9 @@ from prefcli.config_base import ConfigBase
 from prefcli.methods.trainers import TrainerAdapter
 from prefcli.metrics import EVAL_PREFIX, METRICS
 
+Head = Literal["language_model", "reward"]
+"""What a model gives. language_model: logits of the next token. reward: one number for a text."""
+
 RowKind = Literal["pair", "labelled", "demonstration"]
 """pair: prompt, chosen, rejected. labelled: prompt, completion, label. demonstration: SFT rows."""
 
@@ -59,6 +62,8 @@ class Method(ConfigBase):
     rows: ClassVar[RowKind]
     trainer: ClassVar[TrainerAdapter]
     """The trl trainer that runs it."""
+    head: ClassVar[Head] = "language_model"
+    """The head of the trained model."""
     needs_reference: ClassVar[bool] = True
     needs_sft: ClassVar[bool] = True
     """It starts from an SFT policy, so `check-sft` runs before it."""
@@ -105,6 +110,7 @@ class Method(ConfigBase):
             for name, entry in METRICS.items()
             if entry.better is not None
             and name != "loss"
+            and (self.head == "language_model" or not entry.of_tokens)
             and (entry.scope in scopes or name in self.trainer.metrics)
         )
 
@@ -130,6 +136,7 @@ class Method(ConfigBase):
             if entry.watch == watch
             and name not in self.hidden_metrics
             and (entry.scope != "trainer" or name in self.trainer.metrics)
+            and (self.head == "language_model" or not entry.of_tokens)
         )
 
     @property

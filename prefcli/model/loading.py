@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,24 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     BitsAndBytesConfig,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
 from transformers import set_seed as seed_everything
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 
 from prefcli.console import warn
 from prefcli.errors import PrefcliError, Problem, RecipeError, UnreachableError
 from prefcli.hub.cache import ADAPTER, TOKENIZER, missing_files, offline, snapshot
+from prefcli.methods import Head
 from prefcli.model.remote_code import from_config_kwargs, from_pretrained_kwargs
+from prefcli.model.reward_head import add_reward_head, has_reward_head
 from prefcli.model.weight_files import (
     WeightFiles,
     check_finite,
@@ -33,6 +39,7 @@ from prefcli.model.weight_files import (
     check_model_files,
     check_values,
     has_model_files,
+    library_silenced,
     read_model_files,
 )
 from prefcli.recipe.context_length import CONTEXT_NAMES
@@ -213,21 +220,52 @@ def _hint(text: str, path: Path) -> str | None:
     return None
 
 
+AUTO_CLASSES: Mapping[Head, Any] = {
+    "language_model": AutoModelForCausalLM,
+    "reward": AutoModelForSequenceClassification,
+}
+"""transformers' loader of the models with each head."""
+
+_ARCHITECTURES: Mapping[Head, Mapping[str, Any]] = {
+    "language_model": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "reward": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+}
+
+
 def load_config(options: Model, where: str = "model") -> PretrainedConfig:
     """Load the config of a full model (for adapters, see base_model). Raises RecipeError."""
     with loading(options, "config", where):
         config = AutoConfig.from_pretrained(options.name_or_path, **from_pretrained_kwargs(options))
     has_code = bool(getattr(config, "auto_map", None))
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not has_code:
+    if config.model_type not in _ARCHITECTURES[options.head] and not has_code:
+        lacks = {
+            "language_model": "does not continue text",
+            "reward": "transformers cannot give a reward head",
+        }
         raise RecipeError(
             Problem(
-                f"{options.name_or_path} is a {config.model_type} model, which does not continue "
-                "text",
+                f"{options.name_or_path} is a {config.model_type} model, which "
+                f"{lacks[options.head]}",
                 path=f"{where}.name_or_path",
-                hint="name a model that does, such as Llama, Qwen or GPT-2",
+                hint="name a model that does, such as Llama, Qwen or GPT-2"
+                if options.head == "language_model"
+                else "name another model, such as Llama, Qwen or GPT-2",
                 code="MDL032",
             )
         )
+    if options.head == "reward":
+        if has_reward_head(config) and config.num_labels != 1:
+            raise RecipeError(
+                Problem(
+                    f"{options.name_or_path} has {config.num_labels} labels; a reward model has "
+                    "one",
+                    path=f"{where}.name_or_path",
+                    hint="name a language model, or a model for sequence classification with "
+                    "num_labels 1",
+                    code="MDL040",
+                )
+            )
+        config.num_labels = 1
     return config
 
 
@@ -251,27 +289,36 @@ def load_model(
     check_weights(options, where)
     with loading(options, "model", where):
         if options.init == "random":
-            config = AutoConfig.from_pretrained(name, **from_pretrained_kwargs(options))
+            config = load_config(options, where)
             seed_everything(seed)
-            model = AutoModelForCausalLM.from_config(
+            model = AUTO_CLASSES[options.head].from_config(
                 config, dtype=dtype, **from_config_kwargs(config, options), **attention
             )
             model.config._name_or_path = name
+            if options.head == "reward":
+                return add_reward_head(model)
             generation = load_generation_config(options, where)
             if generation is not None:
                 model.generation_config = generation
             return model
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name,
-            **from_pretrained_kwargs(options),
-            dtype=dtype,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # check_loading_info refuses them, by name
-            output_loading_info=True,
-            **attention,
-            **_quantization_kwargs(options, dtype),
-        )
-        allow_sampling(model.generation_config)
+        # It would warn about a new reward head.
+        quiet = library_silenced("transformers.modeling_utils")
+        with quiet if options.head == "reward" else nullcontext():
+            model, info = AUTO_CLASSES[options.head].from_pretrained(
+                name,
+                **from_pretrained_kwargs(options),
+                **({"num_labels": 1} if options.head == "reward" else {}),
+                dtype=dtype,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # check_loading_info refuses them, by name
+                output_loading_info=True,
+                **attention,
+                **_quantization_kwargs(options, dtype),
+            )
+        if options.head == "language_model":
+            allow_sampling(model.generation_config)
+    if options.head == "reward":
+        model = add_reward_head(model, info)
     check_loading_info(type(model).__name__, info, options.name_or_path, where)
     check_finite(model.state_dict().items(), options.name_or_path, where)
     return model
@@ -368,7 +415,8 @@ def check_weights(options: Model, where: str = "model", *, values: bool = False)
         return []
     files = [(str(file), file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
     states = tuple((name, state.st_size, state.st_mtime_ns) for name, state in files)
-    weights, warnings = _check_headers(options.model_dump_json(), folder, where, states)
+    section = type(options)
+    weights, warnings = _check_headers(section, options.model_dump_json(), folder, where, states)
     if values:
         check_values(weights, where)
     return list(warnings)
@@ -376,13 +424,17 @@ def check_weights(options: Model, where: str = "model", *, values: bool = False)
 
 @lru_cache
 def _check_headers(
-    options_json: str, folder: Path, where: str, _states: tuple[tuple[str, int, int], ...]
+    section: type[Model],
+    options_json: str,
+    folder: Path,
+    where: str,
+    _states: tuple[tuple[str, int, int], ...],
 ) -> tuple[WeightFiles, tuple[str, ...]]:
     """Compare the headers with the config: once a process for files that have not changed.
 
     A run loads the same model as policy and as reference, after the dry-run's checks.
     """
-    options = Model.model_validate_json(options_json)
+    options = section.model_validate_json(options_json)
     weights = read_model_files(folder, where)
     model = empty_model(load_config(options, where), options, where)
     with loading(options, "model", where):
@@ -430,7 +482,7 @@ def check_weights_exist(options: Model, where: str = "model") -> None:
 def empty_model(config: PretrainedConfig, options: Model, where: str = "model") -> PreTrainedModel:
     """Build the model on the meta device, to count and name its modules. Raises RecipeError."""
     with loading(options, "model", where), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, **from_config_kwargs(config, options))
+        return AUTO_CLASSES[options.head].from_config(config, **from_config_kwargs(config, options))
 
 
 @torch.no_grad()

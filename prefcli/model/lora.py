@@ -14,7 +14,11 @@ from transformers import PreTrainedModel
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.model.parts import expert_parameters, tower_of, towers
+from prefcli.model.reward_head import head_of, is_reward_model
 from prefcli.recipe.sections import Lora
+
+_HEADS_OF_PEFT = ("classifier", "score")
+"""Names of the heads that peft trains whole by itself."""
 
 
 def lora_config(options: Lora, model: PreTrainedModel, revision: str | None = None) -> LoraConfig:
@@ -28,18 +32,25 @@ def lora_config(options: Lora, model: PreTrainedModel, revision: str | None = No
         targets = _named_targets(options.target_modules, model)
     return LoraConfig(
         revision=revision,
-        task_type=TaskType.CAUSAL_LM,
+        task_type=TaskType.SEQ_CLS if is_reward_model(model) else TaskType.CAUSAL_LM,
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
         target_modules=targets,
         target_parameters=check_parameters(options, model) or None,
-        modules_to_save=list(options.modules_to_save or []) or None,  # peft adds to it
+        modules_to_save=_whole_layers(options, model) or None,
         # A head that is the embedding stays the embedding.
         ensure_weight_tying=bool(options.modules_to_save),
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
     )
+
+
+def _whole_layers(options: Lora, model: PreTrainedModel) -> list[str]:
+    """Return the layers that are trained whole: those of the recipe, and the head of rewards."""
+    heads = [*head_of(model)] if is_reward_model(model) else []
+    own = [name for name in heads if name not in _HEADS_OF_PEFT]
+    return [*(options.modules_to_save or []), *own]  # a copy, since peft adds to it
 
 
 def _named_targets(named: str | list[str], model: PreTrainedModel) -> list[str]:
@@ -110,13 +121,15 @@ def skipped_layers(options: Lora, model: PreTrainedModel) -> list[str]:
 def _linear_layers(options: Lora, model: PreTrainedModel) -> list[str]:
     """Return the linear layers except the head; those of towers only if the recipe names some."""
     named = options.target_modules
-    head = model.get_output_embeddings()
+    heads = [model.get_output_embeddings()]
+    if is_reward_model(model):
+        heads += [part for head in head_of(model).values() for part in head.modules()]
     with_towers = not isinstance(named, str) and any(tower_of(name) is not None for name in named)
     return [
         name
         for name, module in model.named_modules()
         if (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
-        and module is not head
+        and all(module is not head for head in heads)
         and (with_towers or tower_of(name) is None)
     ]
 

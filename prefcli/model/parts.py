@@ -15,6 +15,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from prefcli.model.reward_head import head_of, is_reward_model
 from prefcli.text import aligned
 
 UNREACHED = ("vision tower", "audio tower", "projector")
@@ -120,7 +121,9 @@ def freeze_towers(model: nn.Module) -> None:
 
 def _parameters(model: PreTrainedModel) -> list[tuple[str, str, nn.Parameter]]:
     """Return (part, name, parameter) of each parameter; a tied head is part of the embeddings."""
-    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embeddings, heads = model.get_input_embeddings(), [model.get_output_embeddings()]
+    if is_reward_model(model):
+        heads += head_of(model).values()
     listed: list[tuple[str, str, nn.Parameter]] = []
     seen: set[int] = set()
     paths: dict[str, tuple[nn.Module, ...]] = {}
@@ -129,16 +132,16 @@ def _parameters(model: PreTrainedModel) -> list[tuple[str, str, nn.Parameter]]:
         for key, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in seen:
                 seen.add(id(parameter))
-                part = tower_of(name) or _inner_part(name, paths[name], embeddings, head)
+                part = tower_of(name) or _inner_part(name, paths[name], embeddings, heads)
                 listed.append((part, f"{name}.{key}", parameter))
     return listed
 
 
-def _inner_part(name: str, path: Sequence[nn.Module], embeddings: Any, head: Any) -> str:
+def _inner_part(name: str, path: Sequence[nn.Module], embeddings: Any, heads: Sequence[Any]) -> str:
     """Return the part of a module of the text model. path: the modules from the root to it."""
     if any(m is embeddings or isinstance(m, nn.Embedding) for m in path):
         return "embeddings"
-    if any(m is head for m in path):
+    if any(module is head for module in path for head in heads):
         return "head"
     for word, part in (("Norm", "norms"), ("Router", "router")):
         if any(word in type(m).__name__ for m in path):

@@ -1,66 +1,67 @@
-"""A reward model: a sequence classifier with one label, loaded like every other model."""
+"""A reward model that scores: a classifier with one label, or an adapter on one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from prefcli.errors import Problem, RecipeError
-from prefcli.model.base_model import is_adapter
-from prefcli.model.loading import absolute_name, check_weights_exist, loading
-from prefcli.model.remote_code import from_pretrained_kwargs
-from prefcli.model.weight_files import check_finite, check_loading_info
-from prefcli.recipe.sections import Model
+from prefcli.model.base_model import load_policy, resolve_model, with_merged_adapter
+from prefcli.model.loading import load_config
+from prefcli.model.reward_head import has_reward_head
+from prefcli.recipe.sections import Model, RewardModel
 
 _TOKENS = {"cpu": 2048, "cuda": 32768}
 """Padded tokens of a batch."""
 
 
-def load_reward_model(options: Model, dtype: torch.dtype, where: str) -> PreTrainedModel:
-    """Load a classifier on the CPU in `dtype`. Raises RecipeError unless it gives one score."""
-    name = options.name_or_path
-    with loading(options, "config", where):
-        if is_adapter(name, options.revision):
-            raise RecipeError(
-                Problem(
-                    f"{name} is an adapter; a reward model is a full model",
-                    path=f"{where}.name_or_path",
-                    hint="merge it into its base first",
-                    code="MDL008",
-                )
-            )
-        config = AutoConfig.from_pretrained(name, **from_pretrained_kwargs(options))
-    check_weights_exist(options, where)
-    if config.num_labels != 1:
+def load_reward_model(
+    options: Model, dtype: torch.dtype, where: str, *, pad_token_id: int | None = None
+) -> PreTrainedModel:
+    """Load a reward model on the CPU in `dtype`, with its adapter merged. Raises RecipeError.
+
+    pad_token_id: of its tokenizer, for a config without one, as that of an adapter's base. The
+    reward is that of the last token which is not padding.
+    """
+    section = with_merged_adapter(RewardModel.of(options))
+    source = resolve_model(section, where=where)
+    has_head = (
+        source.adapter.task_type == "SEQ_CLS"
+        if source.adapter is not None
+        else has_reward_head(load_config(section, where))
+    )
+    if not has_head:
         raise RecipeError(
             Problem(
-                f"{name} has {config.num_labels} labels; a reward model has one",
+                f"{options.name_or_path} is a language model without a reward head",
                 path=f"{where}.name_or_path",
-                hint="name a model for sequence classification with num_labels 1",
+                hint="name a model that `prefcli reward` has trained, or one for sequence "
+                "classification with num_labels 1",
                 code="MDL040",
             )
         )
-    with loading(options, "model", where):
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            absolute_name(name),
-            **from_pretrained_kwargs(options),
-            dtype=dtype,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # check_loading_info refuses them, by name
-            output_loading_info=True,
-        )
-    check_loading_info(type(model).__name__, info, name, where)
-    check_finite(model.state_dict().items(), name, where)
-    return model.eval()
+    model: PreTrainedModel = load_policy(section, dtype, 0, where=where).eval()
+    set_padding(model, pad_token_id)
+    return model
+
+
+def set_padding(model: PreTrainedModel, pad_token_id: int | None) -> None:
+    """Give the model a padding token, if its config has none."""
+    config = model.config.get_text_config()
+    if config.pad_token_id is None:
+        config.pad_token_id = pad_token_id
 
 
 @torch.no_grad()
-def rewards(model: PreTrainedModel, rows: Sequence[list[int]]) -> list[float]:
+def rewards(
+    model: PreTrainedModel, rows: Sequence[list[int]], *, autocast: bool = False
+) -> list[float]:
     """Return the score of each sequence of token ids, in their order.
 
-    The classifier reads its padding token from its config; without one, it takes single rows only.
+    autocast: compute in bfloat16 on a GPU, except for the head. The
+    classifier reads its padding token from its config; without one, it takes single rows only.
     """
     pad = model.config.get_text_config().pad_token_id
     limit = 1 if pad is None else _TOKENS.get(model.device.type, 2048)
@@ -71,7 +72,9 @@ def rewards(model: PreTrainedModel, rows: Sequence[list[int]]) -> list[float]:
         batch.append(i)
         is_last = at + 1 == len(order)
         if is_last or len(rows[order[at + 1]]) * (len(batch) + 1) > limit:
-            for j, value in zip(batch, _score(model, [rows[k] for k in batch], pad), strict=True):
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
+                scores = _score(model, [rows[k] for k in batch], pad)
+            for j, value in zip(batch, scores, strict=True):
                 results[j] = value
             batch = []
     return results

@@ -24,6 +24,7 @@ from transformers.modeling_utils import load_state_dict
 from prefcli.errors import Problem, RecipeError
 from prefcli.hub.cache import ADAPTER_WEIGHTS, WEIGHTS, WEIGHTS_INDEX
 from prefcli.model.lora import empty_adapter
+from prefcli.model.reward_head import is_reward_model, without_new_head
 from prefcli.text import first_line
 
 _LFS_POINTER = b"version https://git-lfs"
@@ -158,7 +159,7 @@ def check_model_files(model: PreTrainedModel, weights: WeightFiles, where: str) 
     if getattr(model.config, "quantization_config", None) is not None:
         return []
     _check_types(weights, "its config.json has no quantization_config", where)
-    with _quiet("transformers.modeling_utils"):
+    with library_silenced("transformers.modeling_utils"):
         _, info = type(model).from_pretrained(
             None,
             config=model.config,
@@ -167,6 +168,8 @@ def check_model_files(model: PreTrainedModel, weights: WeightFiles, where: str) 
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    if is_reward_model(model):
+        info = without_new_head(model, info)
     return check_loading_info(type(model).__name__, info, weights.folder, where, weights)
 
 
@@ -279,7 +282,7 @@ def _compare_adapter(
         return [], []
     # Names may differ: peft converts those of earlier versions, and loads an embedding, too.
     try:
-        with _quiet("peft"), torch.device("meta"):
+        with library_silenced("peft"), torch.device("meta"):
             result = set_peft_model_state_dict(model, dict(weights.tensors), low_cpu_mem_usage=True)
     except KeyError:  # a module to save is not in the file
         return missing, unused
@@ -364,7 +367,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 @contextmanager
-def _quiet(library: str) -> Iterator[None]:
+def library_silenced(library: str) -> Iterator[None]:
     """Silence a library's report of what the caller reports itself."""
     logger = logging.getLogger(library)
     disabled, logger.disabled = logger.disabled, True

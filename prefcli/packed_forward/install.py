@@ -13,6 +13,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.model.lora import has_whole_layers
+from prefcli.model.reward_head import is_reward_model
 from prefcli.packed_forward import prefix_attention as segments
 from prefcli.packed_forward import varlen
 from prefcli.packed_forward.forward import Counts, install, settings
@@ -130,6 +131,9 @@ class FastForward:
     def is_usable(self, model: PreTrainedModel | PeftModel) -> bool:
         """Return whether the packed forward supports this model."""
         base = model.get_base_model() if isinstance(model, PeftModel) else model
+        if is_reward_model(base):
+            self._refuse("a reward model scores the end of a row, with each prompt twice")
+            return False
         with self.installed(base):
             return self.reason is None
 
@@ -159,6 +163,11 @@ class FastForward:
             reason, uninstall = self._try(model)
         if reason is None:
             return uninstall
+        self._refuse(reason)
+        return _nothing
+
+    def _refuse(self, reason: str) -> None:
+        """Fall back to trl's own forward. Raises RecipeError if the recipe excludes that."""
         if self._options.shared_prefix == "on":
             raise RecipeError(
                 Problem(
@@ -169,7 +178,6 @@ class FastForward:
                 )
             )
         self.reason = reason
-        return _nothing
 
     def _try(self, model: PreTrainedModel) -> tuple[str | None, Callable[[], None]]:
         """Return (why the model cannot use it, function that removes it)."""

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.data.audit_report import DataReport
 from prefcli.data.cache_keys import trl_map_key
@@ -15,8 +15,9 @@ from prefcli.data.run_datasets import RunDatasets
 from prefcli.data.trl_map_cache import rows_for_trl, serialized
 from prefcli.errors import RecipeError
 from prefcli.memory.hardware import Hardware
-from prefcli.methods import Method
+from prefcli.methods import Head, Method
 from prefcli.model.device import Device
+from prefcli.model.loading import AUTO_CLASSES
 from prefcli.preflight.checks import Check, checks_for
 from prefcli.preflight.context import PreflightContext
 from prefcli.recipe.defaults import resolve_defaults, with_batch_size
@@ -112,10 +113,10 @@ def _run_trl_maps(
     options = trl_options(recipe, method, _CPU, world=1)
     options |= {name: value for name, value in changed.items() if name in options}
     key = trl_map_key(recipe, method, tokenizer)
-    reference = {"ref_model": _tiny_model(tokenizer)} if method.needs_reference else {}
+    reference = {"ref_model": _tiny_model(tokenizer, method.head)} if method.needs_reference else {}
     with tempfile.TemporaryDirectory() as folder, serialized(trl_class, key):
         trl_class(
-            model=_tiny_model(tokenizer),
+            model=_tiny_model(tokenizer, method.head),
             args=build(options | {"output_dir": folder}, config_class),
             train_dataset=rows_for_trl(inputs.train, method, tokenizer, key),
             eval_dataset=rows_for_trl(inputs.eval, method, tokenizer, key) if inputs.eval else None,
@@ -124,9 +125,9 @@ def _run_trl_maps(
         )
 
 
-def _tiny_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+def _tiny_model(tokenizer: PreTrainedTokenizerBase, head: Head) -> PreTrainedModel:
     """Make the smallest model that has the tokenizer's vocabulary."""
-    return LlamaForCausalLM(
+    model: PreTrainedModel = AUTO_CLASSES[head].from_config(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=8,
@@ -134,8 +135,10 @@ def _tiny_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
             num_hidden_layers=1,
             num_attention_heads=1,
             num_key_value_heads=1,
+            num_labels=1,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+    return model

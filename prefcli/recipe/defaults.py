@@ -18,7 +18,7 @@ from prefcli.recipe.aliases import renamed
 from prefcli.recipe.compatibility import Strategy
 from prefcli.recipe.load import leaves
 from prefcli.recipe.schema import Recipe
-from prefcli.recipe.sections import Training
+from prefcli.recipe.sections import RewardModel, Training
 from prefcli.recipe.source_map import dotted
 from prefcli.text import first_line
 
@@ -58,6 +58,8 @@ def resolve_defaults(recipe: Recipe, method: Method) -> Recipe:
 
     What depends on the devices stays open (memory/automatic.py).
     """
+    if method.head == "reward":
+        recipe = recipe.model_copy(update={"model": RewardModel.of(recipe.model)})
     smallest, _ = method.smallest_batch()
     if recipe.training.per_device_train_batch_size == "auto" and smallest > 1:
         # The loss depends on the number, so that it must not depend on the machine.

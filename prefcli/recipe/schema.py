@@ -51,6 +51,7 @@ class Recipe(ConfigBase):
     orpo: shelf.Orpo | None = None
     simpo: shelf.Simpo | None = None
     cpo: shelf.Cpo | None = None
+    reward: shelf.Reward | None = None
     data: Data
     sft_mix: SftMix | None = None
     training: Training = section()
@@ -211,7 +212,8 @@ class Recipe(ConfigBase):
         peft does so for low-rank matrices, unless trl sees a quantized base, and not for whole
         layers.
         """
-        has_layers = self.lora is not None and bool(self.lora.modules_to_save)
+        has_head = self.model.head == "reward"
+        has_layers = self.lora is not None and (has_head or bool(self.lora.modules_to_save))
         quantized = self.model.quantization is not None
         return self.model.dtype != "bfloat16" and (has_layers or quantized)
 

@@ -12,7 +12,7 @@ from typing import Literal
 from prefcli.health.collapse import FLOOR
 from prefcli.health.overfitting import MAX_RATIO
 from prefcli.health.repetition import LOOPING
-from prefcli.metrics import METRICS, Row, metric
+from prefcli.metrics import METRICS, Row, is_tie, metric
 from prefcli.report.run_data import Run, format_value
 
 Level = Literal["good", "note", "warning", "error"]
@@ -81,7 +81,9 @@ def changes(run: Run) -> list[Change]:
             continue
         before, after = first.get(key), last[key]
         always_zero = run.ties_at_start and key == "rewards/margins"
-        compared = first is not last and not always_zero and before is not None
+        # A new reward head scores every text 0.
+        tie = run.trains_reward and is_tie(first, "rewards/accuracies") and "accuracies" in key
+        compared = first is not last and not always_zero and not tie and before is not None
         unchanged = (
             compared
             and before is not None
@@ -118,7 +120,8 @@ def ruined(run: Run) -> list[str]:
     elif before and after and before > 0 and after > MAX_RATIO * before:
         reasons.append(
             f"the model got much worse: its held-out loss is {after / before:.1f} times that at "
-            "the start. Lower the learning rate, raise beta or train for fewer steps"
+            f"the start. Lower the learning rate{'' if run.trains_reward else ', raise beta'} or "
+            "train for fewer steps"
         )
     rejected = last.get("logps/rejected_per_token")
     reported = any(
@@ -172,7 +175,9 @@ def judge(run: Run) -> tuple[Level, str]:
                 "the learning rate and the number of steps"
             )
         start = first.get("rewards/accuracies") if first is not last else None
-        return _judge_accuracy(accuracy, start, run.eval_rows)
+        if run.trains_reward and is_tie(first, "rewards/accuracies"):
+            start = None
+        return _judge_accuracy(accuracy, start, run)
     before, after = first.get("loss"), last.get("loss")
     if first is last or before is None or after is None:
         return "note", "there is only one evaluation, so nothing can be compared"
@@ -194,27 +199,30 @@ def _risen(first: Row, last: Row, key: str) -> bool:
     return before is not None and after is not None and after - before > METRICS[key].abs_tol
 
 
-def _judge_accuracy(accuracy: float, start: float | None, rows: int | None) -> tuple[Level, str]:
+def _judge_accuracy(accuracy: float, start: float | None, run: Run) -> tuple[Level, str]:
+    """Judge an accuracy on held-out pairs. start: that of the first evaluation, if there is one."""
+    rows, model = run.eval_rows, run.subject
     error = accuracy_error(rows)
     if abs(accuracy - 0.5) <= error and rows and rows < _FEW_ROWS:
         return "note", f"{rows} held-out pairs are too few to distinguish this accuracy from chance"
     if accuracy < 0.5 - error:
         return "warning", (
-            f"the policy prefers the rejected side of held-out pairs (accuracy {accuracy:.2f}): "
+            f"{model} prefers the rejected side of held-out pairs (accuracy {accuracy:.2f}): "
             "labels may be swapped, or train and eval pairs labelled by different rules"
         )
     if accuracy < 0.6 or accuracy <= 0.5 + error:
         return "warning", (
-            "the policy hardly separates chosen from rejected: the learning rate may be too small, "
-            "beta too high, or the labels nearly random"
+            f"{model} hardly separates chosen from rejected: the learning rate may be too small, "
+            + ("" if run.trains_reward else "beta too high, ")
+            + "or the labels nearly random"
         )
     if start is not None and is_unchanged("rewards/accuracies", start, accuracy, rows):
-        return "note", "the policy separates chosen from rejected about as well as at the start"
+        return "note", f"{model} separates chosen from rejected about as well as at the start"
     if start is not None and accuracy < start:
-        return "warning", "the policy separates chosen from rejected less well than at the start"
+        return "warning", f"{model} separates chosen from rejected less well than at the start"
     if accuracy > 0.9:
-        return "good", "the policy separates chosen from rejected on held-out pairs"
-    return "good", f"the policy prefers the chosen side in {100 * accuracy:.0f} % of held-out pairs"
+        return "good", f"{model} separates chosen from rejected on held-out pairs"
+    return "good", f"{model} prefers the chosen side in {100 * accuracy:.0f} % of held-out pairs"
 
 
 def observations(run: Run) -> list[str]:
@@ -226,7 +234,7 @@ def observations(run: Run) -> list[str]:
     if "best_step" in run.record:
         lines.append(f"early stopping restored the checkpoint of step {run.record['best_step']}")
     accuracy = last.get("rewards/accuracies")
-    if accuracy is not None and 0.6 <= accuracy <= 0.9:
+    if accuracy is not None and 0.6 <= accuracy <= 0.9 and not run.trains_reward:
         # Several reruns of huggingface/alignment-handbook's zephyr-7b-dpo-full and -qlora.
         lines.append("for comparison: 7B models reach 74 to 77 % with DPO on UltraFeedback")
     if first is not last:
@@ -239,7 +247,7 @@ def observations(run: Run) -> list[str]:
     if longer is not None and shorter is not None and abs(longer - shorter) > _LENGTH_GAP:
         lines.append(
             f"accuracy is {longer:.2f} where the chosen response is longer and {shorter:.2f} where "
-            "it is shorter: part of what the policy learned is length"
+            f"it is shorter: part of what {run.subject} learned is length"
         )
     repeated = last.get("samples_repeated")
     if repeated is not None and repeated > LOOPING and not _risen(first, last, "samples_repeated"):
@@ -284,7 +292,11 @@ def _loss(run: Run) -> list[str]:
     if MAX_RATIO * before >= after > before and not is_unchanged("loss", before, after):
         return [
             f"eval loss ended above its start ({format_value('loss', before)} -> "
-            f"{format_value('loss', after)}): the policy is overtrained. Such models can still "
-            "answer well (zephyr-7b-beta); look at the samples"
+            f"{format_value('loss', after)}): {run.subject} is overtrained"
+            + (
+                ""
+                if run.trains_reward
+                else ". Such models can still answer well (zephyr-7b-beta); look at the samples"
+            )
         ]
     return []

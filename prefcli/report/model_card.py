@@ -87,7 +87,7 @@ def _front(run: Run) -> dict[str, Any]:
     return {
         **({"base_model": base} if base else {}),
         "library_name": "transformers" if full else "peft",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-classification" if run.trains_reward else "text-generation",
         "tags": ["prefcli", "trl", *filter(_TAG.fullmatch, [run.method]), *["lora"] * (not full)],
         **({"datasets": list(dict.fromkeys(data))} if data else {}),
     }
@@ -174,6 +174,46 @@ def _settings(run: Run) -> Iterator[tuple[str, Any]]:
 
 
 def _snippet(run: Run) -> str:
+    return _reward_snippet(run) if run.trains_reward else _generation_snippet(run)
+
+
+def _reward_snippet(run: Run) -> str:
+    adapter = _adapter(run) is not None
+    model = "Auto{}ModelForSequenceClassification".format("Peft" if adapter else "")
+    inputs = (
+        [
+            "messages = [",
+            '    {"role": "user", "content": "How are you?"},',
+            '    {"role": "assistant", "content": "Fine, thank you."},',
+            "]",
+            "inputs = tokenizer.apply_chat_template(",
+            '    messages, return_dict=True, return_tensors="pt"',
+            ")",
+        ]
+        if _has_template(run)
+        else [
+            'text = "How are you? Fine, thank you." + tokenizer.eos_token',
+            'inputs = tokenizer(text, return_tensors="pt")',
+        ]
+    )
+    return "\n".join(
+        [
+            *(
+                [f"from peft import {model}", "from transformers import AutoTokenizer"]
+                if adapter
+                else [f"from transformers import {model}, AutoTokenizer"]
+            ),
+            "",
+            'folder = "."  # this folder, or its id on the hub',
+            "tokenizer = AutoTokenizer.from_pretrained(folder)",
+            f"model = {model}.from_pretrained(folder, num_labels=1)",
+            *inputs,
+            "print(model(**inputs).logits[0, 0].item())",
+        ]
+    )
+
+
+def _generation_snippet(run: Run) -> str:
     model = "AutoModelForCausalLM" if _adapter(run) is None else "AutoPeftModelForCausalLM"
     imports = (
         ["from transformers import AutoModelForCausalLM, AutoTokenizer"]

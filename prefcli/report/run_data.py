@@ -70,6 +70,16 @@ class Run:
         return max((_step(row) for row in (*self.rows, *self.evals)), default=0)
 
     @property
+    def trains_reward(self) -> bool:
+        """The run trains a reward model."""
+        return self.record.get("head") == "reward"
+
+    @property
+    def subject(self) -> str:
+        """The trained model in a sentence."""
+        return "the reward model" if self.trains_reward else "the policy"
+
+    @property
     def ties_at_start(self) -> bool:
         """The policy started as its own reference, so that all first rewards are 0."""
         return "step_zero" in self.record and not self.recipe_value("reference.name_or_path")

@@ -15,7 +15,7 @@ from prefcli.model.adapter_merge import sum_adapters
 from prefcli.model.parts import towers
 from prefcli.model.tokenizer import processor_files
 from prefcli.recipe.schema import Recipe
-from prefcli.training.verify_model import log_probabilities, probe_rows, verify_model
+from prefcli.training.verify_model import probe_rows, score_rows, verify_model
 
 
 def save_model(trainer: Trainer, folder: RunDir, recipe: Recipe, device: Device) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def save_model(trainer: Trainer, folder: RunDir, recipe: Recipe, device: Device)
     partial = folder.path / "model.partial"
     rows = probe_rows(trainer)
     # Every process takes part, since none may hold the whole model.
-    trained = log_probabilities(trainer.model, rows, autocast=device.autocast(recipe.model))
+    trained = score_rows(trainer.model, rows, autocast=device.autocast(recipe.model))
     if is_main_process():
         shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -71,7 +71,7 @@ def finish_run(
         detail(*trainer.context.packed_forward.closing_lines())
         say(*(samples.closing_lines() if samples is not None else []))
         write_report_and_card(record.folder, about=method.__doc__)
-        say(*_next_commands(record.folder))
+        say(*_next_commands(record.folder, method))
     if world_size() > 1:
         # The first process to end may stop the launcher while another still saves.
         trainer.accelerator.wait_for_everyone()
@@ -137,15 +137,20 @@ def _say_outcome(method: Method, folder: RunDir, steps: int, monitor: MonitorCal
     say_brief([done, *brief], [done, *(f"done: {line}" for line in outcome.lines())])
 
 
-def _next_commands(folder: RunDir) -> list[str]:
+def _next_commands(folder: RunDir, method: Method) -> list[str]:
     name = shlex.quote(str(folder.path))
+    use = (
+        (f"prefcli score {name} DATA --reward-model {name}", "to score responses")
+        if method.head == "reward"
+        else (f"prefcli chat {name}", "to talk to it")
+    )
     return [
         "next:",
         *(
             f"  {line}"
             for line in aligned(
                 [
-                    (f"prefcli chat {name}", "to talk to it"),
+                    use,
                     (f"prefcli report {name} OTHER_RUN", "to compare two runs"),
                 ]
             )

@@ -42,7 +42,7 @@ from prefcli.training.finish import Outcome, best_step, failure_recorded, finish
 from prefcli.training.held_out_rows import HeldOutRows
 from prefcli.training.policy import announce, check_policy, placed, start_policy
 from prefcli.training.simulation import SIMULATIONS
-from prefcli.training.start_check import StartCheckCallback
+from prefcli.training.start_check import make_start_check
 from prefcli.training.trainer import make_trainer
 
 Resume = Literal["auto", "never"]
@@ -158,8 +158,9 @@ def _train(context: PreflightContext, callbacks: Sequence[TrainerCallback]) -> O
             callbacks=[monitor, *callbacks],
         )
         check_launch_strategy(trainer.accelerator)
-        if method.needs_reference:
-            trainer.add_callback(StartCheckCallback(trainer, recipe, method, record))
+        start_check = make_start_check(trainer, recipe, method, record)
+        if start_check is not None:
+            trainer.add_callback(start_check)
         samples = make_samples(
             recipe,
             method,

@@ -200,13 +200,8 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
                 continue
             if not abs(probe.loss - probe.expected) <= self._loss_tolerance(probe):
                 raise GateError(
-                    Problem(
-                        f"step 0: the loss is {probe.loss:.5g} while policy and reference agree; "
-                        f"its formula gives {probe.expected:.5g}",
-                        path=self._method.name,
-                        hint="install the version of trl that prefcli was tested with: this one "
-                        "computes another loss than the recipe asks for",
-                        code="TRN027",
+                    _other_loss(
+                        probe.loss, probe.expected, self._method.name, "policy and reference agree"
                     )
                 )
         first = self.probes[0]
@@ -240,6 +235,69 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
                         )
                     )
         return f"resume: the reference is the one this run started with, on {len(known)} rows"
+
+
+class RewardStartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
+    """Probes a few pairs when a reward model begins to train.
+
+    A new head gives every text the reward 0, so that the loss has a known value. A head that was
+    trained before is only reported.
+    """
+
+    def __init__(self, trainer: Trainer, method: Method) -> None:
+        self._trainer = trainer
+        self._method = method
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        if state.global_step:
+            return
+        trainer = self._trainer
+        rows = [trainer.train_dataset[i] for i in spread_indices(len(trainer.train_dataset), _ROWS)]
+        logged = self._method.trainer.logged_metrics(trainer)
+        losses, margins = [], []
+        with eval_mode(trainer.model):
+            for row in rows:
+                inputs = trainer.data_collator([row])
+                loss, _, _ = trainer.prediction_step(trainer.model_wrapped, inputs, True)
+                losses.append(float(loss))
+                margins.append(logged["eval"]["margin"][-1])
+        logged["eval"].clear()
+        if any(margins):
+            right = sum(margin > 0 for margin in margins)
+            say(f"step 0: the reward head is right about {right} of {len(rows)} pairs")
+            return
+        expected = self._method.start_loss()
+        assert expected is not None
+        if not all(abs(loss - expected) <= _LOSS_TOLERANCE * expected for loss in losses):
+            raise GateError(
+                _other_loss(losses[0], expected, self._method.name, "all rewards are 0")
+            )
+        say(f"step 0: a new reward head, loss {losses[0]:.4f} matches its formula (ln 2)")
+
+
+def make_start_check(
+    trainer: Trainer, recipe: Recipe, method: Method, record: RunRecord
+) -> TrainerCallback | None:
+    """Return the check of the first step that the method has, if any."""
+    if method.needs_reference:
+        return StartCheckCallback(trainer, recipe, method, record)
+    return RewardStartCheckCallback(trainer, method) if method.head == "reward" else None
+
+
+def _other_loss(loss: float, expected: float, section: str, why: str) -> Problem:
+    return Problem(
+        f"step 0: the loss is {loss:.5g} while {why}; its formula gives {expected:.5g}",
+        path=section,
+        hint="install the version of trl that prefcli was tested with: this one computes another "
+        "loss than the recipe asks for",
+        code="TRN027",
+    )
 
 
 @contextmanager

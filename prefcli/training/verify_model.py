@@ -22,6 +22,8 @@ from prefcli.evaluation.logprobs import completion_logits
 from prefcli.model import Device, load_policy, to_device
 from prefcli.model.inference import eval_mode_preserving_rng
 from prefcli.model.lora import has_whole_layers
+from prefcli.model.reward_head import is_reward_model
+from prefcli.model.reward_model import rewards, set_padding
 from prefcli.model.tokenizer import saved_tokenizer_fault
 from prefcli.recipe.compatibility import SHARDED
 from prefcli.recipe.distributed_env import strategy_here
@@ -47,12 +49,13 @@ class ReadBack:
     """Nats per token, of the row where it is largest; None if the model was not loaded."""
     rows: int
     why_not: str = ""
+    compared: str = "log-probabilities"
 
     def line(self) -> str:
         what = f"model/ reads back: {self.tensors} tensors, {_count(self.parameters)} parameters"
         if self.difference is None:
             return f"{what}; not loaded for a trial: {self.why_not}"
-        return f"{what}, log-probabilities of {self.rows} rows within {self.difference:.0e}"
+        return f"{what}, {self.compared} of {self.rows} rows within {self.difference:.0e}"
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -71,12 +74,17 @@ def probe_rows(trainer: Trainer) -> list[list[int]]:
 
 
 @torch.no_grad()
-def log_probabilities(
+def score_rows(
     model: torch.nn.Module, rows: Sequence[list[int]], *, autocast: bool
 ) -> list[torch.Tensor]:
-    """Score each token of a row but its first; return one tensor per row, on the CPU."""
+    """Score each token of a row but its first, or with a reward model the row.
+
+    Returns one tensor per row, on the CPU.
+    """
     scores = []
     with eval_mode_preserving_rng(model):
+        if is_reward_model(model):
+            return [torch.tensor([score]) for score in rewards(model, rows, autocast=autocast)]
         for row in rows:
             logits, targets, _ = completion_logits(model, [([], row)], len(row), autocast=autocast)
             scores.append(-cross_entropy(logits.float(), targets, reduction="none").cpu())
@@ -93,7 +101,7 @@ def verify_model(
 ) -> ReadBack:
     """Verify the folder, on the main process. Raises PrefcliError with the first fault.
 
-    rows, trained: as `probe_rows` and `log_probabilities` of the trained policy gave them.
+    rows, trained: as `probe_rows` and `score_rows` of the trained policy gave them.
     """
     policy = trainer.accelerator.unwrap_model(trainer.model)
     tensors, parameters, half = _weights(folder)
@@ -108,6 +116,8 @@ def verify_model(
     if where is None:
         return ReadBack(tensors, parameters, None, 0, why_not)
     model = _load_saved(folder, recipe, device, where)
+    if recipe.model.head == "reward":
+        set_padding(model, trainer.processing_class.pad_token_id)
     loaded = _parameters(model, trained_only=recipe.trains_adapter)
     if not stacked and loaded != expected:
         odd = sorted(dict(loaded.items() ^ expected.items()))
@@ -115,18 +125,20 @@ def verify_model(
     if not stacked and strategy_here() not in SHARDED:
         check_values(folder, policy, model)
     autocast = (where == "cuda" or has_whole_layers(model)) and device.autocast(recipe.model)
-    again = log_probabilities(model, rows, autocast=autocast)
+    again = score_rows(model, rows, autocast=autocast)
     differences = [(a - b).abs().mean().item() for a, b in zip(trained, again, strict=True)]
     difference = max(differences, default=0.0)
     computed = {p.dtype for m in (policy, model) for p in m.parameters()}
     half |= device.autocast(recipe.model) or computed != {torch.float32}
+    compared = "rewards" if recipe.model.head == "reward" else "log-probabilities"
     for value, row in zip(differences, trained, strict=True):
         if not value <= (max(_HALF, _SHARE * _spread(row)) if half else _EXACT):
             raise _fault(
                 folder,
-                f"its log-probabilities differ from the policy's by {value:.2g} nats per token",
+                f"its {compared} differ from those of the trained model by {value:.2g}"
+                + (" nats per token" if compared == "log-probabilities" else ""),
             )
-    return ReadBack(tensors, parameters, difference, len(rows))
+    return ReadBack(tensors, parameters, difference, len(rows), compared=compared)
 
 
 def _spread(values: torch.Tensor) -> float:

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
     Batch = Mapping[str, torch.Tensor]
 
-BatchKind = Literal["text", "pairs", "labelled", "split_pairs"]
+BatchKind = Literal["text", "pairs", "labelled", "split_pairs", "scored_pairs"]
 """text: input_ids and labels. pairs: input_ids and completion_mask of all chosen rows, then of all
 rejected ones. labelled: input_ids, completion_mask and label. split_pairs: chosen_input_ids,
-rejected_input_ids and so on."""
+rejected_input_ids and so on. scored_pairs: input_ids of all chosen rows, then of all rejected ones,
+without a completion_mask."""
 
 IGNORED = -100
 """Label of a token that is not scored."""
@@ -47,6 +48,10 @@ class TrainerAdapter(ABC):
     """The trainer scores pairs in `concatenated_forward`, from the logits of every token."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """Metrics that this trainer logs and others do not."""
+    duplicate_metrics: ClassVar[tuple[str, ...]] = ()
+    """Metrics of this trainer that prefcli logs under the name that they have elsewhere."""
+    drops_longer_rows: ClassVar[bool] = False
+    """The trainer drops rows with more than max_length tokens instead of cutting them."""
     conditional_metrics: ClassVar[bool] = False
     """It logs some metrics only of batches with a positive count, so counts must be read."""
     supports_zero3_lora_checkpointing: ClassVar[bool] = True

@@ -14,7 +14,7 @@ from prefcli.recipe.sections.data import (
     Shares,
     Source,
 )
-from prefcli.recipe.sections.model import Lora, Model, Reference, check_pinned
+from prefcli.recipe.sections.model import Lora, Model, Reference, RewardModel, check_pinned
 from prefcli.recipe.sections.output import (
     ExpectedResults,
     Logging,
@@ -45,6 +45,7 @@ __all__ = [
     "Performance",
     "PushToHub",
     "Reference",
+    "RewardModel",
     "SampleOptions",
     "SftMix",
     "Shares",

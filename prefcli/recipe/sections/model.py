@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from prefcli.config_base import ConfigBase, Count, Flag, Positive, RuleError
+from prefcli.methods import Head
 from prefcli.recipe.paths import PathOrName, is_commit, is_local
 
 
@@ -26,6 +27,8 @@ def check_pinned(revision: str | None, key: str, name_key: str) -> None:
 
 class Model(ConfigBase):
     """The weights that training starts from."""
+
+    head: ClassVar[Head] = "language_model"
 
     name_or_path: PathOrName
     """Hub id or local folder."""
@@ -88,6 +91,17 @@ class Model(ConfigBase):
         if self.quantization and self.dtype == "float32":
             raise RuleError("dtype float32 has no effect with quantization; remove dtype")
         return self
+
+
+class RewardModel(Model):
+    """The weights of a reward model, or of a language model that gets a new head."""
+
+    head: ClassVar[Head] = "reward"
+
+    @classmethod
+    def of(cls, options: Model) -> RewardModel:
+        """Return the section of a method that trains a reward model."""
+        return cls.model_construct(**dict(options))
 
 
 class Lora(ConfigBase):

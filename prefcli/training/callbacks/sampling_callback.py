@@ -55,7 +55,7 @@ def make_samples(
     config: the policy's; path: of samples.jsonl.
     """
     prompts = sample_prompts(recipe.samples, split, tokenizer, config)
-    if prompts is None:
+    if prompts is None or method.head != "language_model":
         return None
     strategy = strategy_here()
     if strategy in SHARDED:

@@ -20,11 +20,15 @@ SIDES = ("chosen", "rejected")
 _LENGTHS = ("longer", "shorter")
 
 
-def sum_pairs(logps: _Sides, tokens: _Sides, rewards: _Sides) -> Sums:
-    """Add up pairs. Each argument: (chosen, rejected), a value per row; logps are sums in nats."""
+def sum_pairs(logps: _Sides | None, tokens: _Sides, rewards: _Sides) -> Sums:
+    """Add up pairs. Each argument: (chosen, rejected), a value per row.
+
+    logps: sums in nats; None for a reward model, which has none.
+    """
     sums: Sums = {}
-    for name, logp, count, reward in zip(SIDES, logps, tokens, rewards, strict=True):
-        sums |= _side(name, torch.ones_like(logp), logp, count, reward)
+    for at, name in enumerate(SIDES):
+        logp = None if logps is None else logps[at]
+        sums |= _side(name, torch.ones_like(rewards[at]), logp, tokens[at], rewards[at])
     margin = rewards[0] - rewards[1]
     wins = (margin > 0).float()
     sums["wins"] = wins.sum()
@@ -35,6 +39,19 @@ def sum_pairs(logps: _Sides, tokens: _Sides, rewards: _Sides) -> Sums:
             f"{name}_wins": (wins * rows).sum(),
         }
     return sums
+
+
+def count_responses(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Count the tokens of each response: those after the common beginning of both sides.
+
+    ids, mask: of all chosen rows, then of all rejected ones, padded on the right. Returns the
+    counts of (chosen, rejected).
+    """
+    lengths = mask.sum(1).chunk(2)
+    chosen, rejected = ids.chunk(2)
+    both = mask.bool().chunk(2)
+    common = ((chosen == rejected) & both[0] & both[1]).cumprod(1).sum(1)
+    return tuple(length - common for length in lengths)
 
 
 def pair_scores(tokens: _Sides, rewards: _Sides) -> dict[str, torch.Tensor]:
@@ -102,11 +119,15 @@ def sum_ends(
 
 
 def _side(
-    name: str, rows: torch.Tensor, logps: torch.Tensor, tokens: torch.Tensor, rewards: torch.Tensor
+    name: str,
+    rows: torch.Tensor,
+    logps: torch.Tensor | None,
+    tokens: torch.Tensor,
+    rewards: torch.Tensor,
 ) -> Sums:
     return {
         f"{name}_rows": rows.sum(),
-        f"{name}_logp": (logps * rows).sum(),
+        **({f"{name}_logp": (logps * rows).sum()} if logps is not None else {}),
         f"{name}_tokens": (tokens * rows).sum(),
         f"{name}_reward": (rewards * rows).sum(),
     }
@@ -117,11 +138,12 @@ def per_token_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for side in SIDES:
         if sums.get(f"{side}_tokens"):
-            mean = sums[f"{side}_logp"] / sums[f"{side}_tokens"]
-            metrics[f"logps/{side}_per_token"] = mean
+            if f"{side}_logp" in sums:
+                mean = sums[f"{side}_logp"] / sums[f"{side}_tokens"]
+                metrics[f"logps/{side}_per_token"] = mean
             metrics[f"tokens/{side}"] = sums[f"{side}_tokens"] / sums[f"{side}_rows"]
     trained = next((s for s in ("text", "chosen") if sums.get(f"{s}_tokens")), None)
-    if trained is not None:
+    if trained is not None and f"{trained}_logp" in sums:
         metrics["perplexity"] = _exp(-sums[f"{trained}_logp"] / sums[f"{trained}_tokens"])
     if ends := sums.get("ends"):
         metrics["end_probability"] = sums["ends_probability"] / ends

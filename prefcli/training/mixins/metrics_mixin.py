@@ -22,6 +22,7 @@ from prefcli.training.mixins.metric_sums import (
     SIDES,
     RowScores,
     Sums,
+    count_responses,
     exact_metrics,
     labelled_scores,
     ld_weights,
@@ -160,6 +161,11 @@ class MetricsMixin(PackedCollationMixin):
 
     def _sum_batch(self, inputs: Mapping[str, torch.Tensor], passes: list[Any]) -> Sums:
         kind = self.context.method.trainer.batches
+        if kind == "scored_pairs":
+            scores = passes[0].logits.detach()[:, 0].float().chunk(2)
+            counts = count_responses(inputs["input_ids"], inputs["attention_mask"])
+            self._keep_rows(pair_scores(counts, scores))
+            return sum_pairs(None, counts, scores)
         if kind == "text":
             packs = "attention_mask" not in inputs
             self._add_ends(passes[0].log_probs, inputs["labels"], packs=packs)
@@ -195,8 +201,12 @@ class MetricsMixin(PackedCollationMixin):
     def _keep_pass(self, module: Any, args: Any, output: Any) -> None:
         if self._passes is None:
             return
-        # trl's own forward for ORPO and CPO returns logits, from which an evaluation takes some.
-        takes_logits = not self.model.training and self.context.method.trainer.concatenates_forward
+        # trl's own forward for ORPO and CPO returns logits, from which an evaluation takes some;
+        # those of a reward model are the rewards.
+        trainer = self.context.method.trainer
+        takes_logits = (
+            trainer.concatenates_forward and not self.model.training
+        ) or trainer.batches == "scored_pairs"
         if takes_logits or getattr(output, "log_probs", None) is not None:
             self._passes.append(output)
 
@@ -268,7 +278,7 @@ class MetricsMixin(PackedCollationMixin):
         """Compute exact metrics of training rows, and remove trl's own of the same name."""
         metrics = exact_metrics(sums)
         metrics.pop("loss", None)  # the loss of a step is exact already
-        for name in metrics:
+        for name in (*metrics, *self.context.method.trainer.duplicate_metrics):
             self._logged["train"].pop(name, None)
         return metrics
 
@@ -346,6 +356,8 @@ class MetricsMixin(PackedCollationMixin):
         """Average trl's metrics of batches, weighted by their rows, and remove them from trl."""
         logged = self._logged["eval"]
         metrics = {}
+        for name in self.context.method.trainer.duplicate_metrics:
+            logged.pop(name, None)
         for name, values in logged.items():
             weights = rows if len(values) == len(rows) else [1] * len(values)
             metrics[name.removeprefix("eval_")] = _mean(values, weights)

@@ -20,8 +20,10 @@ _MAX_ROWS = 32
 
 def reference_kl(trainer: Any) -> float | None:
     """Return the mean over tokens, in nats; None if no reference is in memory."""
+    if not (trainer.context.reference_is_policy or getattr(trainer, "ref_model", None)):
+        return None
     rows = _chosen_rows(trainer)
-    if not rows or not (trainer.context.reference_is_policy or getattr(trainer, "ref_model", None)):
+    if not rows:
         return None
     with eval_mode(trainer.model):
         by_row = next_token_kl(

@@ -1,0 +1,62 @@
+"""Reward modelling, the first stage of RLHF."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from prefcli.config_base import NonNegative
+from prefcli.methods.base import Band, Head, LearningRates, Method, RowKind
+from prefcli.methods.trainers import REWARD, TrainerAdapter
+
+
+class Reward(Method):
+    """Bradley-Terry reward model (Ouyang et al. 2022, arXiv:2203.02155, eq. 1): a score of
+    responses."""
+
+    name: ClassVar[str] = "reward"
+    suits: ClassVar[str] = "pairs, for a model that scores responses"
+    rows: ClassVar[RowKind] = "pair"
+    trainer: ClassVar[TrainerAdapter] = REWARD
+    head: ClassVar[Head] = "reward"
+    needs_reference: ClassVar[bool] = False
+    needs_sft: ClassVar[bool] = False
+    learning_rates: ClassVar[LearningRates] = LearningRates(full=1e-5, lora=1e-4)
+
+    center_rewards_coefficient: NonNegative = 0.0
+    """Weight of the squared sum of both rewards, which keeps their mean near 0 (Eisenstein et al.
+    2023, arXiv:2312.09244, eq. 2); they recommend 0.01. The preference alone leaves the mean of
+    all rewards open."""
+
+    def trl_options(self) -> Mapping[str, Any]:
+        return {"center_rewards_coefficient": self.center_rewards_coefficient or None}
+
+    @property
+    def loss_saturates(self) -> bool:
+        return True
+
+    @property
+    def reward_is_linear(self) -> bool:
+        return False
+
+    @property
+    def weaken(self) -> str:
+        return "train for fewer epochs"
+
+    @property
+    def strengthen(self) -> str:
+        return "train for more epochs"
+
+    def start_loss(
+        self, labels: Sequence[bool] = (), chosen_nll: float | None = None
+    ) -> float | None:
+        """Return ln 2: a new head is zero, so that both sides of every pair have the reward 0."""
+        return math.log(2)
+
+    def rate_band(self, *, lora: bool, parameters: int) -> Band:
+        return (
+            Band(1e-5, 5e-4, "trl's examples of LoRA reward models")
+            if lora
+            else Band(1e-6, 5e-5, "InstructGPT, Llama 2 and OpenRLHF")
+        )
