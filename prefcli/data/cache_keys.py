@@ -53,6 +53,8 @@ def splits_key(
                 method.trainer.renders_tools,
                 method.assistant_only,
                 method.trainer.keeps_row_order,
+                method.trainer.drops_longer_rows,
+                method.margins_from,
                 _batch_size(recipe, method),
             ],
         }

@@ -16,7 +16,7 @@ from datasets import List as ListOf
 from datasets.table import InMemoryTable
 
 from prefcli.data.arrow_cache import store_table
-from prefcli.formats.base import Row
+from prefcli.formats.base import MARGIN, Row
 from prefcli.formats.training_marks import MASKED_TURNS
 
 _CHUNK = 1000
@@ -25,6 +25,7 @@ _WITH_KEYS = ListOf(Json())
 _OPTIONAL = {
     "tools": Value("string"),
     "chat_template_kwargs": Json(),
+    MARGIN: Value("float64"),
     MASKED_TURNS: ListOf(Value("int32")),
 }
 """Columns that a row may lack."""

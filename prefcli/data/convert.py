@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from prefcli.data.readers import ROWS_TRIED
 from prefcli.data.sources import RawRows
 from prefcli.errors import DataError, Problem
 from prefcli.formats import FORMATS, Format, RowError, detect
-from prefcli.formats.base import BAD_LABEL, Raw, Row, describe
+from prefcli.formats.base import BAD_LABEL, MARGIN, Raw, Row, describe
 from prefcli.formats.cells import prepare
 from prefcli.formats.chat import REASONING_KEYS, split_last_turn
 from prefcli.formats.chat_columns import (
@@ -35,7 +36,7 @@ from prefcli.progress_bar import counted
 from prefcli.recipe.sections import Source
 
 COLUMNS: dict[RowKind, tuple[str, ...]] = {
-    "pair": ("prompt", "chosen", "rejected", *TEMPLATE_COLUMNS),
+    "pair": ("prompt", "chosen", "rejected", MARGIN, *TEMPLATE_COLUMNS),
     "labelled": ("prompt", "completion", "label", *TEMPLATE_COLUMNS),
     "demonstration": ("messages", "prompt", "completion", "text", *TEMPLATE_COLUMNS, MASKED_TURNS),
 }
@@ -80,6 +81,7 @@ def convert(
     tools: bool = True,
     template: str = "",
     training: Training | None = None,
+    margins_from: str | None = None,
 ) -> Dataset:
     """Convert rows to canonical ones, with `_file` and `_row` (their number in the file).
 
@@ -91,6 +93,7 @@ def convert(
     tools: the trainer passes tools to the chat template.
     template: the chat template; reasoning gets the key that it reads.
     training: what is trained on of demonstrations; None if complete answers are.
+    margins_from: the column of margins.
     """
     row_format, blank = _detect(rows, indices, kind, place)
     reader = _RowReader(
@@ -103,6 +106,7 @@ def convert(
         reasoning_key(template),
         [] if row_format.kind != "pair" else score_columns(blank.keys() - row_format.reads),
         training is None or not training.assistant_only,
+        margins_from,
     )
     invalid, invalid_but_dropped = InvalidRows(), InvalidRows()
     # Every kind yields demonstrations: the chosen side of a pair, or the rows labelled true.
@@ -158,6 +162,7 @@ class _RowReader:
     scores: list[tuple[str, str]]
     """Columns that may hold the scores of chosen and rejected."""
     trains_users: bool
+    margins_from: str | None
     example: Row = field(default_factory=dict)
     """The first valid row; it decides between text and messages."""
     _example_place: str = ""
@@ -173,7 +178,7 @@ class _RowReader:
         here = functools.partial(str, place)
         if self.row_format.label_column is not None:
             notes += self._check_spelling(raw[self.row_format.label_column], place)
-        if not _is_plain(raw, self.row_format.reads):
+        if self.margins_from is not None or not _is_plain(raw, self.row_format.reads):
             row = self._read_more(raw, row, notes, here)
         for note in notes:
             self.account.note(note, here)
@@ -190,6 +195,9 @@ class _RowReader:
             row, renamed = rename_reasoning(row, self.reasoning)
             notes += renamed
         read = read.union(self.row_format.reads)
+        if self.margins_from is not None:
+            row = {**row, MARGIN: _margin(raw, self.margins_from)}
+            read |= {self.margins_from}
         if self.scores:
             read |= self._compare_scores(raw, here)
         is_chat = isinstance(row.get("messages", row.get("prompt")), list)
@@ -202,7 +210,7 @@ class _RowReader:
         if not self.example:
             self.example, self._example_place = row, place
         for name, value in row.items():
-            if name in TEMPLATE_COLUMNS:
+            if name in (*TEMPLATE_COLUMNS, MARGIN):
                 continue
             if isinstance(value, str) != isinstance(self.example[name], str):
                 raise RowError(
@@ -232,6 +240,14 @@ class _RowReader:
                 drop=BAD_LABEL,
             )
         return [] if isinstance(label, bool) else [f"labels {spelling} were read as true/false"]
+
+
+def _margin(raw: Raw, column: str) -> float:
+    """Return the margin of a pair. Raises RowError unless it is a finite number."""
+    value = raw.get(column)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RowError(f"{describe(value)} in {column!r} (reward.margin_column)", "a number")
+    return float(value)
 
 
 def pairs_to_labels(rows: Dataset) -> Dataset:

@@ -23,7 +23,7 @@ from prefcli.data.turn_masks import with_generation_markers
 from prefcli.errors import DataError, Problem, RecipeError
 from prefcli.methods import Method, Sft
 from prefcli.model.stop_tokens import StopTokens, load_stop_tokens
-from prefcli.recipe.schema import Recipe
+from prefcli.recipe.schema import Recipe, mixes_demonstrations
 from prefcli.recipe.sections import DataChecks, SftMix
 
 _SAMPLED_EPOCHS = 3
@@ -122,7 +122,7 @@ def mixed_rows(recipe: Recipe, method: Method) -> int:
 def active_sft_mix(recipe: Recipe, method: Method) -> SftMix | None:
     """Return the sft_mix section if this method mixes rows in, else None."""
     mix = recipe.sft_mix
-    if mix is None or mix.fraction == 0 or method.rows == "demonstration":
+    if mix is None or mix.fraction == 0 or not mixes_demonstrations(method):
         return None
     return mix
 
@@ -130,11 +130,10 @@ def active_sft_mix(recipe: Recipe, method: Method) -> SftMix | None:
 def shape_checks(recipe: Recipe, method: Method) -> list[Callable[[], str]]:
     """Return a check of each source's row format that needs no tokenizer; see `check_shape`."""
     data, mix = recipe.data, active_sft_mix(recipe, method)
-    checks: list[Callable[[], str]] = [
-        functools.partial(check_shape, data.train, "data.train", method.rows)
-    ]
+    of_method = functools.partial(check_shape, kind=method.rows, margins_from=method.margins_from)
+    checks: list[Callable[[], str]] = [functools.partial(of_method, data.train, "data.train")]
     if data.eval_sources:
-        checks.append(functools.partial(check_shape, data.eval_sources, "data.eval", method.rows))
+        checks.append(functools.partial(of_method, data.eval_sources, "data.eval"))
     if mix is not None:
         checks.append(
             functools.partial(
@@ -229,6 +228,7 @@ def read_run_datasets(
         num_proc=data.num_proc,
         sample=sample,
         checks=[_special_token_check(ends, method, tokenizer)],
+        margins_from=method.margins_from,
     )
     part, rest = prompt_parts(data.held_out, recipe.seed)
     train = read(data.train, "data.train", shuffle=method.trainer.keeps_row_order, part=rest)

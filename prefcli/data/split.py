@@ -127,6 +127,7 @@ def load_split(
     train_prompts: Ints | None = None,
     checks: Sequence[Callable[[bool], RowCheck]] = (),
     part: PromptPart | None = None,
+    margins_from: str | None = None,
 ) -> Split:
     """Load the rows of all sources as `kind`, without those that can't be trained on.
 
@@ -138,6 +139,7 @@ def load_split(
     sample: read at most that many rows of each source, drawn with the seed.
     train_prompts: keys of prompts that this split should not contain.
     checks: constructors of row checks; the argument is whether the rows are messages.
+    margins_from: the column of margins, for a loss that has them.
     part: only the rows whose prompts are in it. Invalid rows count where they would be trained on.
     """
     audit = Audit(limits, train_prompts)
@@ -161,6 +163,7 @@ def load_split(
             tools=limits.renders_tools,
             template=str(tokenizer.chat_template or ""),
             training=training,
+            margins_from=margins_from,
         )
         if part is not None:
             valid, rows = len(rows), part.select(rows)
@@ -229,7 +232,12 @@ def load_split(
 
 
 def check_shape(
-    sources: Sequence[Source], where: str, kind: RowKind, *, last_turn: bool = False
+    sources: Sequence[Source],
+    where: str,
+    kind: RowKind,
+    *,
+    last_turn: bool = False,
+    margins_from: str | None = None,
 ) -> str:
     """Check the format of all rows without a tokenizer, and describe the result on one line.
 
@@ -244,7 +252,16 @@ def check_shape(
         raw = read(source, place.where)
         indices = range(len(raw))
         valid += len(
-            convert(raw, indices, kind, place, account, last_turn=last_turn, training=training)
+            convert(
+                raw,
+                indices,
+                kind,
+                place,
+                account,
+                last_turn=last_turn,
+                training=training,
+                margins_from=margins_from,
+            )
         )
         total += len(raw)
     reasons = "".join(f"; {reason}: {t.count} ({t.rows})" for reason, t in account.dropped.items())

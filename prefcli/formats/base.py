@@ -18,6 +18,10 @@ BAD_LABEL = "the label is neither true nor false"
 """Reasons to drop a row instead of stopping, as public datasets have such rows."""
 
 
+MARGIN = "margin"
+"""Column of a canonical pair: by how much its chosen response is better."""
+
+
 class RowError(ValueError):
     """A row that does not have the format of its source. Equal `expected`: the same cause."""
 

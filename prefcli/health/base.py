@@ -60,6 +60,8 @@ class HealthRule(ConfigBase):
     """Metrics (`Method.metrics`) that the rule needs; it ignores methods without them."""
     needs: ClassVar[str | None] = None
     """A section of the recipe that the rule needs, as a dotted path."""
+    needs_language_model: ClassVar[bool] = False
+    """It judges texts or tokens, which a reward model does not write."""
     defers_to: ClassVar[tuple[str, ...]] = ()
     """Rules whose advice replaces this rule's, since they name a better reason."""
 
@@ -96,6 +98,8 @@ class HealthRule(ConfigBase):
     @classmethod
     def applies(cls, method: Method) -> bool:
         """Return whether the rule can check runs of a method."""
+        if cls.needs_language_model and method.head != "language_model":
+            return False
         return set(cls.reads) <= set(method.metrics)
 
     @abstractmethod

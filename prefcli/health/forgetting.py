@@ -20,6 +20,7 @@ class Forgetting(HealthRule):
     """
 
     name: ClassVar[str] = "forgetting"
+    needs_language_model: ClassVar[bool] = True
     needs: ClassVar[str | None] = "sft_mix"
     defers_to: ClassVar[tuple[str, ...]] = ("collapse",)
 

@@ -44,10 +44,13 @@ class Margin(HealthRule):
         else:
             return None
         off = "high" if run.method.stronger == "higher" else "low"
+        strength = run.method.strength_key
         return self.advice(
             history,
             seen=seen,
-            means=f"it explodes; usually {run.method.strength_key} is too {off} or the learning "
-            "rate too high, and samples degenerate",
+            means=f"it explodes; usually {strength} is too {off} or the learning rate too high, "
+            "and samples degenerate"
+            if strength is not None
+            else "it explodes; usually the learning rate is too high, or there are too many epochs",
             change=f"{run.method.weaken}, or lower training.learning_rate",
         )

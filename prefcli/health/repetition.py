@@ -21,6 +21,7 @@ class Repetition(HealthRule):
     """
 
     name: ClassVar[str] = "repetition"
+    needs_language_model: ClassVar[bool] = True
     needs: ClassVar[str | None] = "data.eval"
     defers_to: ClassVar[tuple[str, ...]] = ("finite", "collapse")
 

@@ -201,6 +201,11 @@ class Method(ConfigBase):
         return False
 
     @property
+    def margins_from(self) -> str | None:
+        """Return the column of a pair's margin; None if the loss has none."""
+        return None
+
+    @property
     def packs(self) -> bool:
         """Return whether rows are joined to sequences of max_length."""
         return False

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from prefcli.config_base import NonNegative
 from prefcli.methods.base import Band, Head, LearningRates, Method, RowKind
@@ -12,8 +14,7 @@ from prefcli.methods.trainers import REWARD, TrainerAdapter
 
 
 class Reward(Method):
-    """Bradley-Terry reward model (Ouyang et al. 2022, arXiv:2203.02155, eq. 1): a score of
-    responses."""
+    """Reward model of the Bradley-Terry kind (Ouyang et al. 2022, arXiv:2203.02155, eq. 1)."""
 
     name: ClassVar[str] = "reward"
     suits: ClassVar[str] = "pairs, for a model that scores responses"
@@ -28,6 +29,14 @@ class Reward(Method):
     """Weight of the squared sum of both rewards, which keeps their mean near 0 (Eisenstein et al.
     2023, arXiv:2312.09244, eq. 2); they recommend 0.01. The preference alone leaves the mean of
     all rewards open."""
+
+    margin_column: Annotated[str, Field(min_length=1)] | None = None
+    """Column of the data with a number for each pair: by how much the chosen response is better.
+    The reward margin must exceed it (Touvron et al. 2023, arXiv:2307.09288, eq. 2)."""
+
+    @property
+    def margins_from(self) -> str | None:
+        return self.margin_column
 
     def trl_options(self) -> Mapping[str, Any]:
         return {"center_rewards_coefficient": self.center_rewards_coefficient or None}
@@ -51,7 +60,7 @@ class Reward(Method):
     def start_loss(
         self, labels: Sequence[bool] = (), chosen_nll: float | None = None
     ) -> float | None:
-        """Return ln 2: a new head is zero, so that both sides of every pair have the reward 0."""
+        """Return ln 2: from a new head both sides of a pair have the reward 0."""
         return math.log(2)
 
     def rate_band(self, *, lora: bool, parameters: int) -> Band:

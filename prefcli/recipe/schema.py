@@ -34,6 +34,11 @@ from prefcli.recipe.sections import (
 )
 
 
+def mixes_demonstrations(method: Method) -> bool:
+    """Return whether the rows of sft_mix can be added to the loss of a method."""
+    return method.rows != "demonstration" and method.head == "language_model"
+
+
 class Recipe(ConfigBase):
     """Everything about a run, in one file."""
 
@@ -140,12 +145,15 @@ class Recipe(ConfigBase):
 
     @model_validator(mode="after")
     def _sft_mix_has_a_preference_method(self) -> Recipe:
-        if self.sft_mix is not None and set(self.methods) == {"sft"}:
-            raise RuleError(
-                "sft_mix has no effect on sft, which trains on demonstrations already; "
-                "add the rows to data.train"
-            )
-        return self
+        methods = self.methods.values()
+        if self.sft_mix is None or any(mixes_demonstrations(method) for method in methods):
+            return self
+        if all(method.head == "reward" for method in methods):
+            raise RuleError("sft_mix has no effect on reward, which trains no language model")
+        raise RuleError(
+            "sft_mix has no effect on sft, which trains on demonstrations already; "
+            "add the rows to data.train"
+        )
 
     @model_validator(mode="after")
     def _eval_batch_size_needs_eval_data(self) -> Recipe:
@@ -186,6 +194,8 @@ class Recipe(ConfigBase):
     @model_validator(mode="after")
     def _samples_need_eval_data(self) -> Recipe:
         changed = self.samples.prompts > 0 and self.samples != SampleOptions()
+        if changed and all(method.head == "reward" for method in self.methods.values()):
+            raise RuleError("samples has no effect on reward, since its model writes no text")
         if changed and self.data.eval is None:
             raise RuleError("samples has no effect without data.eval, the source of its prompts")
         return self

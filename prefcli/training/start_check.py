@@ -21,6 +21,7 @@ from prefcli.checkpoints.run_record import RunRecord
 from prefcli.console import say
 from prefcli.data.row_sampling import spread_indices
 from prefcli.errors import GateError, Problem
+from prefcli.formats.base import MARGIN
 from prefcli.methods import Method
 from prefcli.model.inference import eval_mode
 from prefcli.recipe.schema import Recipe
@@ -272,13 +273,13 @@ class RewardStartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transf
             right = sum(margin > 0 for margin in margins)
             say(f"step 0: the reward head is right about {right} of {len(rows)} pairs")
             return
-        expected = self._method.start_loss()
-        assert expected is not None
-        if not all(abs(loss - expected) <= _LOSS_TOLERANCE * expected for loss in losses):
-            raise GateError(
-                _other_loss(losses[0], expected, self._method.name, "all rewards are 0")
-            )
-        say(f"step 0: a new reward head, loss {losses[0]:.4f} matches its formula (ln 2)")
+        # Without margins that is ln 2.
+        expected = [math.log1p(math.exp(row.get(MARGIN, 0.0))) for row in rows]
+        for loss, formula in zip(losses, expected, strict=True):
+            if not abs(loss - formula) <= _LOSS_TOLERANCE * formula:
+                raise GateError(_other_loss(loss, formula, self._method.name, "all rewards are 0"))
+        why = "its margin" if MARGIN in rows[0] else "ln 2"
+        say(f"step 0: a new reward head, loss {losses[0]:.4f} matches its formula ({why})")
 
 
 def make_start_check(

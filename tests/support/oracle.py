@@ -37,7 +37,7 @@ class Oracle:
                 b = self.leaves[name.replace(".lora_A.", ".lora_B.")]
                 path = name.removeprefix("base_model.model.").replace(".lora_A.default", "")
                 weights[path] = start[path] + scale * (b @ a)
-        assert 2 * len(weights) == len(self.leaves)
+        assert 2 * len(weights) == sum(".lora_" in name for name in self.leaves)
         return weights
 
     def ids(self, prompt, completion, *, max_length, bos=False):
@@ -56,6 +56,18 @@ class Oracle:
     def reference(self, prompt, completion):
         """Return the same under the weights that training started from."""
         return self._score({}, prompt, completion)
+
+    def reward(self, prompt, completion):
+        """Return the product of the head and the last hidden state, with its graph."""
+        (head,) = (weight for name, weight in self.leaves.items() if "score" in name)
+        decoder = {
+            name.removeprefix("model."): w
+            for name, w in self.weights.items()
+            if name.startswith("model.")
+        }
+        call = {"input_ids": torch.tensor([prompt + completion]), "use_cache": False}
+        hidden = functional_call(self.net.model, decoder, (), call).last_hidden_state
+        return (head @ hidden[0, -1]).squeeze()
 
     def _score(self, weights, prompt, completion):
         ids = torch.tensor([prompt + completion])

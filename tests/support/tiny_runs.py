@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.data.run_datasets import load_run_datasets
 from prefcli.model import detect_device, load_policy, load_tokenizer
+from prefcli.recipe.defaults import resolve_defaults
 from prefcli.recipe.sections import DataChecks
 from prefcli.training.trainer import make_trainer
 
@@ -128,6 +129,7 @@ def small_recipe(model: Path, folder: Path, rows: Path | None = None) -> dict:
         "orpo": {},
         "simpo": {},
         "cpo": {},
+        "reward": {},
         "data": {
             "train": {"path": str(rows / "train.jsonl")},
             "eval": {"path": str(rows / "eval.jsonl")},
@@ -149,6 +151,7 @@ def small_recipe(model: Path, folder: Path, rows: Path | None = None) -> dict:
 
 def trainer_of(recipe, name: str, tokenizer=None):
     """Return (trainer, inputs) as a run builds them, on a fresh float32 policy."""
+    recipe = resolve_defaults(recipe, recipe.methods[name])
     tokenizer = tokenizer or load_tokenizer(recipe.model)
     inputs = load_run_datasets(recipe, recipe.methods[name], tokenizer)
     method, _ = inputs.resolve_from_data(recipe.methods[name])

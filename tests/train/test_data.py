@@ -436,8 +436,10 @@ def test_trainer_keeps_the_rows_of_the_split(recipe_data, make_recipe, tmp_path,
         ids = trainer.train_dataset.to_list()
         sides = [r["prompt_ids"] + r[s] for r in ids for s in ("chosen_ids", "rejected_ids")]
         assert split.tokens == sum(min(len(side), 16) for side in sides)
+    adapter = recipe.methods[name].trainer
+    limits = Limits(16, adapter.prompt_margin, drops_longer_rows=adapter.drops_longer_rows)
     two = load_split(
-        recipe.data.train, "data.train", recipe.methods[name].rows, tokenizer, limits=Limits(16, recipe.methods[name].trainer.prompt_margin),
+        recipe.data.train, "data.train", recipe.methods[name].rows, tokenizer, limits=limits,
         seed=recipe.seed, num_proc=2, shuffle=recipe.methods[name].trainer.keeps_row_order,
     )  # fmt: skip
     two, one = two.as_dict(), split.as_dict()

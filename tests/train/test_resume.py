@@ -54,6 +54,7 @@ CASES = {
     "dpo-lora-dropout": {"lora": {"rank": 4, "dropout": 0.1}},
     "kto-full": {},
     "sft-full": {},
+    "reward-lora-dropout": {"lora": {"rank": 4, "dropout": 0.1}},
 }
 
 

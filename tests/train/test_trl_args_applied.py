@@ -62,6 +62,7 @@ CHANGES = {
     "simpo.beta": (0.3, "beta"),
     "simpo.gamma": (0.3, "simpo_gamma"),
     "simpo.cpo_alpha": (0.3, "cpo_alpha"),
+    "reward.center_rewards_coefficient": (0.3, "center_rewards_coefficient"),
     "cpo.loss_type": ("hinge", "loss_type"),
     "cpo.beta": (0.3, "beta"),
     "cpo.cpo_alpha": (0.3, "cpo_alpha"),
@@ -87,6 +88,7 @@ ELSEWHERE = {
     "sft_mix",  # test_sft_mix.py
     "cpo.alpha",  # test_keys_of_alphapo_reach_trl
     "cpo.gamma",
+    "reward.margin_column",  # test_reward_with_margins_matches_the_formula
     "launch.strategy",  # test_automatic.py
     "launch.processes",  # test_launch.py
     "launch.nodes",

@@ -40,6 +40,7 @@ CASES = {
     # One demonstration per step, so that one of the processes has none.
     "dpo mixed": {"sft_mix": {"fraction": 0.2}},
     "dpo by tokens": {"performance": {"tokens_per_batch": 70}, "sft_mix": {"fraction": 0.5}},
+    "reward lora": {"lora": LORA},
     "orpo mixed": {"sft_mix": {"fraction": 0.4}, "lora": LORA},
 }
 

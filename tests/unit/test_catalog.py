@@ -47,7 +47,7 @@ def parameters(name: str) -> int:
 
 
 def test_shipped_recipes_are_valid_and_complete(monkeypatch, capsys):
-    assert len(LIBRARY) == 30
+    assert len(LIBRARY) == 31
     assert {r.name.rpartition("/")[2] for r in LIBRARY if "/" in r.name} == {*METHODS}
     assert run(monkeypatch, "validate", *(str(r.path) for r in LIBRARY)) == 0
     assert capsys.readouterr().out.count(": valid (") == len(LIBRARY)
@@ -57,11 +57,11 @@ def test_list_fits_a_terminal_and_starts_with_quickstart(monkeypatch, capsys):
     assert run(monkeypatch, "recipes", "list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
-    assert lines.index("") == 7
+    assert lines.index("") == 8
     names = [line.split()[0] for line in lines if line]
     assert names == [r.name for r in LIBRARY]
-    assert all(name.startswith("quickstart/") for name in names[:7])
-    assert names[7:] == sorted(names[7:])
+    assert all(name.startswith("quickstart/") for name in names[:8])
+    assert names[8:] == sorted(names[8:])
 
 
 @every

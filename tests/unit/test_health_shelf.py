@@ -66,6 +66,8 @@ def test_rules_apply_to_methods_with_their_metrics():
         "orpo": everywhere | pairs | {"orpo_odds"},
         "simpo": everywhere | pairs,
         "cpo": everywhere | pairs,
+        "reward": {"finite", "no_learning", "gradient", "overfitting"}
+        | {"margin", "accuracy", "saturation", "length"},
     }
 
 
@@ -101,7 +103,7 @@ def test_run_context_advice_names_keys_of_the_recipe():
     assert of(Kto()).keep_likelihood == "mix in demonstrations (sft_mix)"
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "sft"])
+@pytest.mark.parametrize("name", [name for name, m in METHODS.items() if m.strength_key])
 def test_run_context_advice_names_keys_of_the_method(name):
     context = RunContext.of(METHODS[name](), steps=90, warmup=9, batch=16)
     keys = {field.alias or key for key, field in METHODS[name].model_fields.items()}

@@ -25,7 +25,9 @@ def test_recipe_has_a_section_per_method():
         for name, hint in hints.items()
         if any(isinstance(t, type) and issubclass(t, Method) for t in get_args(hint))
     }
-    assert sections == set(METHODS) == {"sft", "dpo", "ipo", "kto", "orpo", "simpo", "cpo"}
+    assert (
+        sections == set(METHODS) == {"sft", "dpo", "ipo", "kto", "orpo", "simpo", "cpo", "reward"}
+    )
 
 
 @every

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from prefcli.methods import METHODS
 from prefcli.recipe.migrate.rules import is_on
 
 Data = Mapping[str, Any]
@@ -19,6 +20,7 @@ _KTO = {"desirable_weight": 1.0, "undesirable_weight": 1.0}
 _TRL: dict[str, dict[str, Any]] = {
     "all": _TRAINING_ARGUMENTS | {"learning_rate": 1e-6},
     "sft": {"learning_rate": 2e-5},
+    "reward": {"learning_rate": 1e-4},
     "kto": _KTO,
     "simpo": {"beta": 0.1, "simpo_gamma": 0.5, "cpo_alpha": 1.0},
     "simpo of its authors": {"beta": 2.0, "simpo_gamma": None, "cpo_alpha": 0.0},
@@ -83,7 +85,10 @@ _REQUIRED: dict[str, dict[str, tuple[str, ...]]] = {
 def _conditions(tool: str, method: str, data: Data) -> Iterator[str]:
     """Yield the entries of the tables that apply to a file."""
     yield "all"
-    yield "sft" if method == "sft" else "preference"
+    if method == "sft":
+        yield "sft"
+    elif METHODS[method].strength_key is not None:
+        yield "preference"
     is_authors = method == "simpo" and "gamma_beta_ratio" in data
     yield "simpo of its authors" if is_authors else method
     if method == "cpo" and data.get("loss_type") == "alphapo":

@@ -80,13 +80,16 @@ def possible_methods(tool: Tool, data: Data) -> set[str]:
     loss = data.get("loss_type")
     loss = loss[0] if isinstance(loss, list) and len(loss) == 1 else loss
     if tool.name == "axolotl":
-        kind = str(data.get("rl") or "sft")
+        kind = "reward" if is_on(data.get("reward_model")) else str(data.get("rl") or "sft")
         return {"ipo"} if (kind, loss) == ("dpo", "ipo") else {kind} & (METHODS.keys() - {"cpo"})
     if tool.name == "LLaMA-Factory":
-        kind = str(data.get("stage", "sft"))
+        stage = str(data.get("stage", "sft"))
+        kind = "reward" if stage == "rm" else stage
         # With an SFT term (pref_ftx) ipo is one loss of two, which only dpo has.
         is_method = loss in ("orpo", "simpo") or (loss == "ipo" and not data.get("rpo_alpha"))
-        return {str(loss)} if kind == "dpo" and is_method else {kind} & {"sft", "dpo", "kto"}
+        return (
+            {str(loss)} if kind == "dpo" and is_method else {kind} & {"sft", "dpo", "kto", "reward"}
+        )
     if tool.name == "oumi":
         kind = str(data.get("trainer_type")).lower().removeprefix("trl_")
         return {"ipo"} if (kind, loss) == ("dpo", "ipo") else {kind} & {"sft", "dpo", "kto"}

@@ -66,6 +66,9 @@ _SETTINGS: dict[str, Rule] = {
     """),
     "beta": Rename(*(f"{m.name}.{m.strength_key}" for m in METHODS.values() if m.strength_key)),
     "label_smoothing": Rename("dpo.label_smoothing", "cpo.label_smoothing"),
+    "center_rewards_coefficient": Rename(
+        "reward.center_rewards_coefficient", read=lambda weight: weight or None
+    ),
     "cpo_alpha": Rename("simpo.cpo_alpha", "cpo.cpo_alpha"),
     "gradient_checkpointing": Rename(
         "training.gradient_checkpointing", read=_gradient_checkpointing

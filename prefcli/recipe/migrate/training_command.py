@@ -16,7 +16,7 @@ from prefcli.recipe.migrate.tools import TOOLS, Tool
 from prefcli.recipe.source_map import Key, Places
 from prefcli.recipe.yaml_reader import parse, read_text, scalar
 
-_METHODS = "sft|dpo|ipo|kto|orpo|simpo|cpo"
+_METHODS = "sft|dpo|ipo|kto|orpo|simpo|cpo|reward"
 _COMMANDS = {
     rf"trl (?P<method>{_METHODS})": "trl",
     r"(llamafactory-cli|lmf) train": "LLaMA-Factory",
@@ -24,6 +24,7 @@ _COMMANDS = {
     r"(oumi train|oumi\.train)": "oumi",
     rf"run_(?P<method>{_METHODS})\.py": "alignment-handbook",
     rf"(?P<method>{_METHODS})\.py": "trl",
+    r"(?P<method>reward)_modeling\.py": "trl",
     r"train(_bash)?\.py": "LLaMA-Factory",
     r"swift": "ms-swift",
     r"tune": "torchtune",
