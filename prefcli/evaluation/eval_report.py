@@ -109,6 +109,10 @@ def _head(evaluation: Evaluation) -> Iterator[str]:
     if evaluation.reference is not None:
         scale = f"{evaluation.beta:g} x " if evaluation.method.needs_reference else ""
         yield f"eval: reward = {scale}log(policy / reference); reference {evaluation.reference}"
+    for name in (
+        n for n, is_one in zip(evaluation.models, evaluation.reward_models, strict=True) if is_one
+    ):
+        yield f"eval: {name} is a reward model, whose rewards have units of their own"
     if evaluation.kl_rows:
         yield f"eval: KL in nats per token, over {counted(evaluation.kl_rows, 'response')}"
     if len(evaluation.models) > 1:
@@ -137,9 +141,11 @@ def _metric_table(evaluation: Evaluation, start: int, stop: int) -> list[str]:
 def _sections(models: Sequence[Metrics]) -> Iterator[tuple[str, list[str]]]:
     names = list(dict.fromkeys(name for some in models for name in some))
     with_reference = [name for name in names if name in _WITH_REFERENCE]
+    others = [name for name in names if name not in _WITH_REFERENCE]
     if with_reference:
-        yield "with the reference", with_reference
-    yield "without the reference", [name for name in names if name not in _WITH_REFERENCE]
+        yield "with the reference" if others else "rewards", with_reference
+    if others:
+        yield "without the reference", others
 
 
 def _title(evaluation: Evaluation, name: str) -> str:

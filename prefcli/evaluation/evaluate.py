@@ -60,6 +60,8 @@ class Evaluation:
     total: GroupMetrics
     groups: dict[str, dict[str, GroupMetrics]]
     """By name of the grouping and by group."""
+    reward_models: list[bool]
+    """Whether each model is a reward model."""
     kl_rows: int
     unscored: int
     """Rows without a scored token in some model; they are not counted."""
@@ -124,13 +126,16 @@ def _estimated(
     bootstrap = Bootstrap(rows.prompts)
     flat = [statistic for some in statistics for statistic in some.values()]
     resampled = bootstrap.values(flat, members)
+    kinds = [model.is_of_reward_model for model in scores]
+    same_units = [kind == kinds[0] for kind in kinds]
     results = iter(
         [
-            _group_metrics(bootstrap, statistics, values, part)
+            _group_metrics(bootstrap, statistics, values, part, same_units)
             for values, part in zip(resampled, members, strict=True)
         ]
     )
-    reference = models.reference.name_or_path if models.with_reference else None
+    compares = any(side.reference is not None for model in scores for side in model.sides.values())
+    reference = models.reference.name_or_path if compares else None
     return Evaluation(
         rows=rows,
         method=method,
@@ -139,6 +144,7 @@ def _estimated(
         models=[model.name for model in scores],
         total=next(results),
         groups={name: {label: next(results) for label in group} for name, group in parts.items()},
+        reward_models=kinds,
         kl_rows=max((int((model.kl_tokens > 0).sum()) for model in scores), default=0),
         unscored=int((~valid).sum()),
     )
@@ -170,19 +176,15 @@ def _statistics(rows: HeldOutRows, model: ModelScores, beta: float) -> dict[str,
 def _pair_statistics(model: ModelScores, beta: float) -> dict[str, Statistic]:
     chosen, rejected = (model.sides[side] for side in ("chosen", "rejected"))
     ones = np.ones(len(chosen.logps))
+    if chosen.rewards is not None and rejected.rewards is not None:
+        return _reward_statistics(chosen.rewards, rejected.rewards)
     statistics: dict[str, Statistic] = {}
     if chosen.reference is not None and rejected.reference is not None:
-        rewards = (
+        statistics = _reward_statistics(
             beta * (chosen.logps - chosen.reference),
             beta * (rejected.logps - rejected.reference),
         )
-        statistics |= {
-            "rewards/accuracies": Mean(_wins(*rewards), ones, is_share=True),
-            "rewards/margins": Mean(rewards[0] - rewards[1], ones),
-            "rewards/chosen": Mean(rewards[0], ones),
-            "rewards/rejected": Mean(rewards[1], ones),
-            "reference_kl": Mean(model.kl_nats, model.kl_tokens),
-        }
+        statistics["reference_kl"] = Mean(model.kl_nats, model.kl_tokens)
     per_token = [divide(side.logps, side.tokens) for side in (chosen, rejected)]
     return statistics | {
         SUM_ACCURACY: Mean(_wins(chosen.logps, rejected.logps), ones, is_share=True),
@@ -190,6 +192,17 @@ def _pair_statistics(model: ModelScores, beta: float) -> dict[str, Statistic]:
         "logps/chosen_per_token": Mean(chosen.logps, chosen.tokens),
         "logps/rejected_per_token": Mean(rejected.logps, rejected.tokens),
         "perplexity": Perplexity(Mean(chosen.logps, chosen.tokens)),
+    }
+
+
+def _reward_statistics(chosen: Floats, rejected: Floats) -> dict[str, Statistic]:
+    """Return the statistics of the rewards of pairs."""
+    ones = np.ones(len(chosen))
+    return {
+        "rewards/accuracies": Mean(_wins(chosen, rejected), ones, is_share=True),
+        "rewards/margins": Mean(chosen - rejected, ones),
+        "rewards/chosen": Mean(chosen, ones),
+        "rewards/rejected": Mean(rejected, ones),
     }
 
 
@@ -201,8 +214,10 @@ def _single_statistics(
     masks = labels.astype(np.float64), (~labels).astype(np.float64)
     logps = np.nan_to_num(side.logps)  # rows without tokens are not counted
     statistics: dict[str, Statistic] = {}
+    rewards = side.rewards
     if side.reference is not None:
         rewards = beta * (logps - np.nan_to_num(side.reference))
+    if rewards is not None:
         means = Mean(rewards * masks[0], masks[0]), Mean(rewards * masks[1], masks[1])
         if compares:
             statistics |= {
@@ -212,6 +227,9 @@ def _single_statistics(
         statistics["rewards/chosen"] = means[0]
         if compares:
             statistics["rewards/rejected"] = means[1]
+    if side.rewards is not None:
+        return statistics
+    if side.reference is not None:
         statistics["reference_kl"] = Mean(model.kl_nats, model.kl_tokens)
     if compares:
         statistics |= {
@@ -237,8 +255,13 @@ def _group_metrics(
     statistics: Sequence[Mapping[str, Statistic]],
     values: Floats,
     rows: Ints,
+    same_units: Sequence[bool],
 ) -> GroupMetrics:
-    """Estimate the metrics of some rows. values: the resamples of all models' statistics."""
+    """Estimate the metrics of some rows.
+
+    values: the resamples of all models' statistics. same_units: whether the rewards of each model
+    have the units of the first one's.
+    """
     left = iter(values)
     resampled = [{name: next(left) for name in some} for some in statistics]
     models = [
@@ -252,9 +275,11 @@ def _group_metrics(
                 metrics[name], models[0][name], drawn[name] - resampled[0][name], prompts
             )
             for name in metrics
-            if name in models[0]
+            if name in models[0] and (comparable or "accuracies" in name)
         }
-        for metrics, drawn in zip(models[1:], resampled[1:], strict=True)
+        for metrics, drawn, comparable in zip(
+            models[1:], resampled[1:], same_units[1:], strict=True
+        )
     ]
     return GroupMetrics(len(rows), prompts, models, differences)
 

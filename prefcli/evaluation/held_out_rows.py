@@ -110,6 +110,7 @@ def load_held_out(
                 recipe.data.max_length,
                 method.trainer.prompt_margin,
                 renders_tools=method.trainer.renders_tools,
+                drops_longer_rows=method.trainer.drops_longer_rows,
             ),
             seed=recipe.seed,
             num_proc=recipe.data.num_proc,

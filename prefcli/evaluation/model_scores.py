@@ -33,6 +33,8 @@ class SideScores:
     logps: Floats
     tokens: Floats
     reference: Floats | None
+    rewards: Floats | None = None
+    """Of a reward model, which has no log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,14 @@ class ModelScores:
     @property
     def valid(self) -> Any:
         """A mask of the rows whose responses all have scored tokens."""
-        return np.logical_and.reduce([~np.isnan(side.logps) for side in self.sides.values()])
+        values = (
+            side.logps if side.rewards is None else side.rewards for side in self.sides.values()
+        )
+        return np.logical_and.reduce([~np.isnan(some) for some in values])
+
+    @property
+    def is_of_reward_model(self) -> bool:
+        return any(side.rewards is not None for side in self.sides.values())
 
 
 @dataclass
@@ -65,7 +74,9 @@ class RowScoring:
         """Score the rows with each model. The reference stays loaded if one needs it."""
         tokenizers = [self.models.own_tokenizer(choice, self.tokenizer) for choice in choices]
         needs_reference = self.models.with_reference and any(
-            tokenizer is self.tokenizer and not choice.is_adapter_on_reference
+            tokenizer is self.tokenizer
+            and not choice.is_adapter_on_reference
+            and not choice.is_reward_model
             for choice, tokenizer in zip(choices, tokenizers, strict=True)
         )
         context: AbstractContextManager[ScoredModel | None] = nullcontext()
@@ -83,6 +94,8 @@ class RowScoring:
         tokenizer: PreTrainedTokenizerBase,
         reference: ScoredModel | None,
     ) -> ModelScores:
+        if choice.is_reward_model:
+            return self._rewards(choice, tokenizer)
         compares = self.models.with_reference and tokenizer is self.tokenizer
         if self.models.with_reference and not compares:
             warn(
@@ -116,6 +129,25 @@ class RowScoring:
                 autocast=scored.autocast,
             )
         return self._scores(choice, sides, own, ratio_to, kl)
+
+    def _rewards(self, choice: ModelChoice, tokenizer: PreTrainedTokenizerBase) -> ModelScores:
+        """Score the rows with a reward model."""
+        sides, rows = self._token_rows(tokenizer)
+        with self.models.opened_reward_model(choice, tokenizer) as score:
+            values = np.array(score(rows), np.float64).reshape(len(sides), -1)
+        counts = np.array([len(response) for _, response in rows]).reshape(len(sides), -1)
+        none = np.zeros(values.shape[1])
+        return ModelScores(
+            choice.name,
+            {
+                side: SideScores(np.full(len(none), np.nan), tokens, None, rewards)
+                for side, tokens, rewards in zip(
+                    sides, counts.astype(np.float64), values, strict=True
+                )
+            },
+            none,
+            none,
+        )
 
     def _reference(
         self,

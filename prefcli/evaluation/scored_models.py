@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from prefcli.model import (
 )
 from prefcli.model.base_model import is_adapter, with_merged_adapter
 from prefcli.model.loading import absolute_name, check_weights_exist, loading
+from prefcli.model.reward_model import gives_rewards, load_reward_model, rewards
 from prefcli.packed_forward.install import FastForward
 from prefcli.recipe import Recipe
 from prefcli.recipe.sections import Model
@@ -76,6 +78,7 @@ class ModelChoice:
     is_reference: bool
     """It is the reference itself."""
     is_adapter_on_reference: bool
+    is_reward_model: bool = False
 
 
 class ScoredModels:
@@ -96,6 +99,9 @@ class ScoredModels:
             fixed = {"name_or_path": name, "adapter": None, "init": "pretrained"}
             options, where = self._recipe.model.model_copy(update=own | fixed), ARGUMENT
         with named_by(ARGUMENT):
+            if gives_rewards(options, where):
+                options = with_merged_adapter(options).model_copy(update={"quantization": None})
+                return ModelChoice(name, options, where, False, False, is_reward_model=True)
             on_reference = (
                 self.with_reference and where == ARGUMENT and _is_on(self.reference, options, where)
             )
@@ -148,6 +154,30 @@ class ScoredModels:
             yield ScoredModel(
                 choice.name, model, choice.is_adapter_on_reference, autocast, score_rows
             )
+
+    @contextmanager
+    def opened_reward_model(
+        self, choice: ModelChoice, tokenizer: PreTrainedTokenizerBase
+    ) -> Iterator[Callable[[Sequence[Row]], list[float]]]:
+        """Load a reward model until the block ends; yields a function that scores rows.
+
+        Raises RecipeError.
+        """
+        device, length = detect_device(), self._recipe.data.max_length
+        dtype = device.dtype(choice.options, frozen=True)
+        with named_by(ARGUMENT):
+            model = load_reward_model(
+                choice.options, dtype, choice.where, pad_token_id=tokenizer.pad_token_id
+            )
+        model = to_device(model, device)
+
+        def score(rows: Sequence[Row]) -> list[float]:
+            values = rewards(model, [(prompt + response)[:length] for prompt, response in rows])
+            if not all(map(math.isfinite, values)):
+                raise not_finite(choice.name, "rewards")
+            return values
+
+        yield score
 
     def reference_choice(self) -> ModelChoice:
         """Return the reference as a model to score."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.model.base_model import load_policy, resolve_model, with_merged_adapter
-from prefcli.model.loading import load_config
+from prefcli.model.loading import loading
+from prefcli.model.remote_code import from_pretrained_kwargs
 from prefcli.model.reward_head import has_reward_head
 from prefcli.recipe.sections import Model, RewardModel
 
@@ -26,13 +27,7 @@ def load_reward_model(
     reward is that of the last token which is not padding.
     """
     section = with_merged_adapter(RewardModel.of(options))
-    source = resolve_model(section, where=where)
-    has_head = (
-        source.adapter.task_type == "SEQ_CLS"
-        if source.adapter is not None
-        else has_reward_head(load_config(section, where))
-    )
-    if not has_head:
+    if not gives_rewards(section, where):
         raise RecipeError(
             Problem(
                 f"{options.name_or_path} is a language model without a reward head",
@@ -45,6 +40,17 @@ def load_reward_model(
     model: PreTrainedModel = load_policy(section, dtype, 0, where=where).eval()
     set_padding(model, pad_token_id)
     return model
+
+
+def gives_rewards(options: Model, where: str) -> bool:
+    """Check whether a model is a saved reward model, or an adapter on one. Raises RecipeError."""
+    section = with_merged_adapter(RewardModel.of(options))
+    source = resolve_model(section, where=where)
+    if source.adapter is not None:
+        return bool(source.adapter.task_type == "SEQ_CLS")
+    with loading(section, "config", where):
+        config = AutoConfig.from_pretrained(section.name_or_path, **from_pretrained_kwargs(section))
+    return has_reward_head(config)
 
 
 def set_padding(model: PreTrainedModel, pad_token_id: int | None) -> None:
