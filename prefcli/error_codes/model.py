@@ -62,7 +62,8 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
         "MDL008",
         "unsupported-adapter",
         "The adapter is not LoRA, or has a feature that model.adapter can't continue or stack: a "
-        "bias, saved modules, embeddings or the head, DoRA.",
+        "bias, saved modules, embeddings or the head, DoRA. A reward model continues only the "
+        "adapter of a reward model.",
         "model: {name_or_path: dora-adapter, adapter: stack}",
         "Write model.adapter: merge, or merge the adapter into its base first.",
     ),
@@ -251,8 +252,9 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL032",
         "unsupported-architecture",
-        "The config describes a model that does not continue text, such as an encoder or a "
-        "translation model.",
+        "The config describes a model that does not continue text, such as an encoder, a "
+        "translation model or a reward model. For `prefcli reward` it is one that can't get a "
+        "reward head.",
         'config.json: {"model_type": "t5"}',
         "Name a causal language model, such as Llama, Qwen or GPT-2.",
     ),
@@ -288,8 +290,8 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL040",
         "not-a-reward-model",
-        "`--reward-model` takes a model for sequence classification with one label, whose output "
-        "is the reward.",
+        "A reward model is a model for sequence classification with one label, whose output is "
+        "the reward. `prefcli reward` trains one.",
         "prefcli score runs/dpo rows.jsonl --output out.jsonl --reward-model gpt2",
         "Name a reward model. A policy is scored by --model.",
     ),

@@ -109,10 +109,9 @@ def _head(evaluation: Evaluation) -> Iterator[str]:
     if evaluation.reference is not None:
         scale = f"{evaluation.beta:g} x " if evaluation.method.needs_reference else ""
         yield f"eval: reward = {scale}log(policy / reference); reference {evaluation.reference}"
-    for name in (
-        n for n, is_one in zip(evaluation.models, evaluation.reward_models, strict=True) if is_one
-    ):
-        yield f"eval: {name} is a reward model, whose rewards have units of their own"
+    for name, is_reward in zip(evaluation.models, evaluation.reward_models, strict=True):
+        if is_reward:
+            yield f"eval: {name} is a reward model; its rewards have units of their own"
     if evaluation.kl_rows:
         yield f"eval: KL in nats per token, over {counted(evaluation.kl_rows, 'response')}"
     if len(evaluation.models) > 1:

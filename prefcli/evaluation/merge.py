@@ -15,8 +15,10 @@ from prefcli.errors import RecipeError
 from prefcli.evaluation.generate import model_of_run
 from prefcli.model import load_policy, load_tokenizer
 from prefcli.model.base_model import load_base_config, load_unmerged, merged, with_merged_adapter
+from prefcli.model.reward_head import is_reward_model
+from prefcli.model.reward_model import gives_rewards, set_padding
 from prefcli.model.stop_tokens import load_stop_tokens
-from prefcli.recipe.sections import Model
+from prefcli.recipe.sections import Model, RewardModel
 
 _ROWS, _TOKENS = 4, 64
 """Rows of random tokens that are scored before and after."""
@@ -38,22 +40,34 @@ class Merge:
     rounding: float
     """The same by which the saved model differs from the sum."""
     stop_tokens: dict[int, str]
+    is_reward_model: bool = False
 
     def lines(self) -> list[str]:
-        """Describe the result, and how to serve it."""
-        ends = ", ".join(f"{text} ({i})" for i, text in self.stop_tokens.items())
-        stops = "".join(f"\nPARAMETER stop {text}" for text in self.stop_tokens.values())
-        name = Path(self.output).name
+        """Describe the result, and how to use it."""
+        compared, unit = (
+            ("rewards", "") if self.is_reward_model else ("log-probabilities", " nats per token")
+        )
         return [
             f"merged: {self.output}, in {self.dtype}, from the base {self.base}",
-            f"verified: the adapter changes the log-probabilities of random tokens by "
-            f"{self.effect:.2g} nats per token; the sum differs from it by {self.error:.1g}, and "
+            f"verified: the adapter changes the {compared} of random tokens by "
+            f"{self.effect:.2g}{unit}; the sum differs from it by {self.error:.1g}, and "
             f"rounding to {self.dtype} by {self.rounding:.1g}",
             *(
                 ["warning: the adapter has no effect: it was not trained, or all of it is zero"]
                 if self.effect <= EXACT
                 else []
             ),
+            *(self._use_of_reward_model() if self.is_reward_model else self._serving()),
+        ]
+
+    def _use_of_reward_model(self) -> list[str]:
+        return ["next:", f"  prefcli score RECIPE DATA --reward-model {self.output}"]
+
+    def _serving(self) -> list[str]:
+        ends = ", ".join(f"{text} ({i})" for i, text in self.stop_tokens.items())
+        stops = "".join(f"\nPARAMETER stop {text}" for text in self.stop_tokens.values())
+        name = Path(self.output).name
+        return [
             f"stop tokens: {ends} (generation_config.json)",
             "next:",
             f"  prefcli chat {self.output}",
@@ -71,9 +85,13 @@ def merge(name: str, output: Path, dtype: torch.dtype) -> Merge:
     once it is complete and verified.
     """
     options = with_merged_adapter(Model(name_or_path=model_of_run(name)))
+    if gives_rewards(options, "model"):
+        options = RewardModel.of(options)
     _refuse_quantized(options)
     tokenizer = load_tokenizer(options)
     policy = load_unmerged(options, torch.float32).eval()
+    if is_reward_model(policy):
+        set_padding(policy, tokenizer.pad_token_id)
     rows = _random_rows(policy.config.get_text_config().vocab_size)
     with policy.disable_adapter():
         base = _per_token(policy, rows)
@@ -94,7 +112,7 @@ def merge(name: str, output: Path, dtype: torch.dtype) -> Merge:
     try:
         _save(model.to(dtype), tokenizer, stops, partial, base_name)
         del model, policy
-        saved = load_policy(Model(name_or_path=str(partial)), dtype, 0).eval()
+        saved = load_policy(type(options)(name_or_path=str(partial)), dtype, 0).eval()
         rounding = _apart(summed, _per_token(saved, rows))
         place(partial, output)
     finally:
@@ -107,6 +125,7 @@ def merge(name: str, output: Path, dtype: torch.dtype) -> Merge:
         error=error,
         rounding=rounding,
         stop_tokens={i: str(tokenizer.convert_ids_to_tokens(i)) for i in stops},
+        is_reward_model=options.head == "reward",
     )
 
 
@@ -129,13 +148,14 @@ def _save(
     base: str,
 ) -> None:
     model.config.dtype = model.dtype
-    if model.generation_config is not None:
+    if not is_reward_model(model) and model.generation_config is not None:
         model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     hub_base = "" if Path(base).is_absolute() else f"base_model: {base}\n"
+    task = "text-classification" if is_reward_model(model) else "text-generation"
     (folder / "README.md").write_text(
-        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\n{hub_base}"
+        f"---\nlibrary_name: transformers\npipeline_tag: {task}\n{hub_base}"
         f"tags: [prefcli]\n---\n\n# {folder.name.removesuffix('.partial')}\n\n"
         "A LoRA adapter merged into its base model by `prefcli merge`.\n",
         "utf-8",
@@ -149,8 +169,13 @@ def _random_rows(vocabulary: int) -> torch.Tensor:
 
 @torch.no_grad()
 def _per_token(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Return the log-probabilities of all tokens but the first of each row, (rows, tokens - 1)."""
-    logits = model(input_ids=ids, use_cache=False).logits.float()
+    """Return the log-probabilities of all tokens but the first of each row, (rows, tokens - 1).
+
+    Of a reward model, the reward of each row.
+    """
+    logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits.float()
+    if is_reward_model(model):
+        return logits
     values: torch.Tensor = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])
     return values.squeeze(-1)
 

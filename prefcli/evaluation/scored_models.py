@@ -30,7 +30,7 @@ from prefcli.model.loading import absolute_name, check_weights_exist, loading
 from prefcli.model.reward_model import gives_rewards, load_reward_model, rewards
 from prefcli.packed_forward.install import FastForward
 from prefcli.recipe import Recipe
-from prefcli.recipe.sections import Model
+from prefcli.recipe.sections import Model, RewardModel
 
 ARGUMENT = "MODEL"
 """Place of a model in messages that the command line names."""
@@ -100,7 +100,8 @@ class ScoredModels:
             options, where = self._recipe.model.model_copy(update=own | fixed), ARGUMENT
         with named_by(ARGUMENT):
             if gives_rewards(options, where):
-                options = with_merged_adapter(options).model_copy(update={"quantization": None})
+                section = RewardModel.of(options.model_copy(update={"quantization": None}))
+                options = with_merged_adapter(section)
                 return ModelChoice(name, options, where, False, False, is_reward_model=True)
             on_reference = (
                 self.with_reference and where == ARGUMENT and _is_on(self.reference, options, where)

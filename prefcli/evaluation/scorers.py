@@ -20,6 +20,7 @@ from prefcli.model.base_model import with_merged_adapter
 from prefcli.model.loading import weights_digest
 from prefcli.model.reward_model import load_reward_model, rewards
 from prefcli.recipe import Recipe
+from prefcli.recipe.sections import RewardModel
 
 REWARD_MODEL_OPTION = "--reward-model"
 
@@ -126,7 +127,7 @@ def reward_model_scorer(recipe: Recipe, name: str) -> Iterator[Scorer]:
     options = model_argument(model_of_run(name), REWARD_MODEL_OPTION)
     device, length = detect_device(), recipe.data.max_length
     with named_by(REWARD_MODEL_OPTION):
-        options = with_merged_adapter(options)
+        options = with_merged_adapter(RewardModel.of(options))
         tokenizer = load_tokenizer(options, where=REWARD_MODEL_OPTION)
         dtype = device.dtype(options, frozen=True)
         model = load_reward_model(

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from transformers import PreTrainedModel
+
+from prefcli.model.reward_head import head_of, is_reward_model
 
 BITS_PER_WEIGHT = {
     # NF4, one 8-bit scale for 64 weights, one 32-bit scale for 256 of those.
@@ -49,10 +52,12 @@ class PackedLinear(torch.nn.Linear):
         return y if self.bias is None else y + self.bias
 
 
-def pack(model: torch.nn.Module, bits: Literal["4bit", "8bit"]) -> None:
-    """Replace every linear layer but the output head, as bitsandbytes does."""
-    head = model.get_output_embeddings()  # type: ignore[operator]
+def pack(model: PreTrainedModel, bits: Literal["4bit", "8bit"]) -> None:
+    """Replace every linear layer but the head, as bitsandbytes does."""
+    heads = [model.get_output_embeddings()]
+    if is_reward_model(model):
+        heads += head_of(model).values()
     for name, module in list(model.named_modules()):
-        if isinstance(module, torch.nn.Linear) and module is not head:
+        if isinstance(module, torch.nn.Linear) and all(module is not head for head in heads):
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, PackedLinear(module, bits))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -107,6 +107,9 @@ def resolve_model(options: Model, *, where: str = "model") -> ModelSource:
                 code="MDL008",
             )
         )
+    _check_head(options, config, where)
+    if options.head == "reward" and config.task_type != "SEQ_CLS":
+        config = replace(config, task_type=None)  # peft would expect a language model
     _require_safetensors(options, where)
     base = config.base_model_name_or_path
     if not base or not isinstance(base, str):
@@ -154,6 +157,32 @@ def resolve_model(options: Model, *, where: str = "model") -> ModelSource:
         ),
         config,
     )
+
+
+def _check_head(options: Model, config: LoraConfig, where: str) -> None:
+    """Refuse an adapter that was trained with another head, where that is part of its use."""
+    is_of_reward_model = config.task_type == "SEQ_CLS"
+    if options.head == "language_model" and is_of_reward_model:
+        raise RecipeError(
+            Problem(
+                f"{options.name_or_path} is the adapter of a reward model, which writes no text",
+                path=f"{where}.name_or_path",
+                hint="name a language model; `prefcli eval` and `prefcli score --reward-model` use "
+                "a reward model",
+                code="MDL032",
+            )
+        )
+    if options.head == "reward" and (
+        options.adapter == "stack" or (options.adapter == "continue" and not is_of_reward_model)
+    ):
+        raise RecipeError(
+            Problem(
+                f"a reward model can't {options.adapter} this adapter, which has no reward head",
+                path="model.adapter",
+                hint="write model.adapter: merge, or merge the adapter into its base first",
+                code="MDL008",
+            )
+        )
 
 
 def resolve_base(options: Model, *, where: str = "model") -> Model:
@@ -318,6 +347,7 @@ def _on_base(
             options.name_or_path,
             revision=options.revision,
             is_trainable=options.adapter == "continue",
+            config=source.adapter,
         )
         if source.adapter.modules_to_save and options.dtype != "bfloat16":
             weights = load_peft_weights(

@@ -236,20 +236,22 @@ def load_config(options: Model, where: str = "model") -> PretrainedConfig:
     """Load the config of a full model (for adapters, see base_model). Raises RecipeError."""
     with loading(options, "config", where):
         config = AutoConfig.from_pretrained(options.name_or_path, **from_pretrained_kwargs(options))
-    has_code = bool(getattr(config, "auto_map", None))
-    if config.model_type not in _ARCHITECTURES[options.head] and not has_code:
-        lacks = {
-            "language_model": "does not continue text",
-            "reward": "transformers cannot give a reward head",
-        }
+    if fault := _other_head(options, config):
         raise RecipeError(
             Problem(
-                f"{options.name_or_path} is a {config.model_type} model, which "
-                f"{lacks[options.head]}",
+                f"{options.name_or_path} is a {config.model_type} model, which {fault}",
                 path=f"{where}.name_or_path",
-                hint="name a model that does, such as Llama, Qwen or GPT-2"
-                if options.head == "language_model"
-                else "name another model, such as Llama, Qwen or GPT-2",
+                hint="name a model that does, such as Llama, Qwen or GPT-2",
+                code="MDL032",
+            )
+        )
+    if options.head == "language_model" and has_reward_head(config):
+        raise RecipeError(
+            Problem(
+                f"{options.name_or_path} is a reward model, which writes no text",
+                path=f"{where}.name_or_path",
+                hint="name a language model; `prefcli eval` and `prefcli score --reward-model` use "
+                "a reward model",
                 code="MDL032",
             )
         )
@@ -267,6 +269,17 @@ def load_config(options: Model, where: str = "model") -> PretrainedConfig:
             )
         config.num_labels = 1
     return config
+
+
+def _other_head(options: Model, config: PretrainedConfig) -> str | None:
+    """Return what the model does not do, if its architecture does not have the head."""
+    has_code = bool(getattr(config, "auto_map", None))
+    if config.model_type in _ARCHITECTURES[options.head] or has_code:
+        return None
+    return {
+        "language_model": "does not continue text",
+        "reward": "transformers cannot give a reward head",
+    }[options.head]
 
 
 def context_length(config: PretrainedConfig) -> int | None:

@@ -7,6 +7,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from prefcli.errors import RecipeError
+from prefcli.evaluation.evaluate import evaluate
+from prefcli.evaluation.merge import merge
 from prefcli.methods import Reward
 from prefcli.model import load_tokenizer
 from prefcli.model.reward_model import load_reward_model, rewards
@@ -22,7 +24,7 @@ LORA = {"rank": 4, "dropout": 0.0}
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 def test_reward_run_starts_at_ln_2_and_its_model_gives_the_evaluated_rewards(
-    recipe_data, make_recipe, capsys, lora
+    recipe_data, make_recipe, tmp_path, capsys, lora
 ):
     recipe_data |= {"lora": lora, "samples": {}}
     recipe = make_recipe(recipe_data).recipe
@@ -45,8 +47,18 @@ def test_reward_run_starts_at_ln_2_and_its_model_gives_the_evaluated_rewards(
     ]
     chosen, rejected = (rewards(model, side) for side in rows)
     margins = [a - b for a, b in zip(chosen, rejected, strict=True)]
+    if lora:
+        result = merge(recipe.output_dir, tmp_path / "merged", torch.float32)
+        assert result.error < 1e-5 < result.effect
+        merged = load_reward_model(
+            Model(name_or_path=str(tmp_path / "merged")), torch.float32, "model"
+        )
+        assert rewards(merged, rows[0]) == pytest.approx(chosen, abs=1e-5)
     assert sum(margins) / len(margins) == pytest.approx(last["rewards/margins"], abs=1e-5)
     assert sum(m > 0 for m in margins) / len(margins) == last["rewards/accuracies"]
+    measured = evaluate(recipe, Reward(), [recipe.output_dir]).total.models[0]
+    assert measured["rewards/margins"].value == pytest.approx(last["rewards/margins"], abs=1e-5)
+    assert set(measured) == {name for name in last if name in measured}
     assert sum(chosen) / len(chosen) == pytest.approx(last["rewards/chosen"], abs=1e-5)
 
 

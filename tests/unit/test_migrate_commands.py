@@ -164,3 +164,41 @@ def test_settings_of_the_command_line_replace_what_the_file_has(tmp_path):
 def test_setting_of_the_command_line_that_the_schema_does_not_have_is_reported(tmp_path):
     (problem,) = migrate(write(tmp_path, YAML), devices=1, overrides=("dpo.betta=1",)).problems
     assert problem.code == "RCP001"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "rm.yaml",  # LLaMA-Factory
+            "model_name_or_path: org/base\nstage: rm\ndo_train: true\nfinetuning_type: full\n"
+            "dataset: pairs\ndataset_dir: .\ntemplate: default\ncutoff_len: 2048\noutput_dir: out\n"
+            "learning_rate: 1e-5\n",
+        ),
+        (
+            "reward.yaml",  # axolotl
+            "base_model: org/base\nreward_model: true\nnum_labels: 1\n"
+            "datasets:\n  - {path: org/pairs, type: bradley_terry.chat_template}\n"
+            "sequence_len: 2048\nmicro_batch_size: 1\nlearning_rate: 1e-5\noutput_dir: ./out\n",
+        ),
+    ],
+)
+def test_reward_models_of_other_tools_migrate(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    info = '{"pairs": {"file_name": "pairs.jsonl", "ranking": true}}'
+    (tmp_path / "dataset_info.json").write_text(info)
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    migration = migrate(str(tmp_path / name), devices=1)
+    recipe = recipe_of(migration)
+    assert recipe.reward is not None
+    assert recipe.training.learning_rate == 1e-5
+
+
+def test_command_of_trls_reward_trainer_migrates():
+    words = [
+        *("trl", "reward", "--model_name_or_path", "org/base", "--dataset_name", "org/pairs"),
+        *("--output_dir", "out", "--center_rewards_coefficient", "0.01", "--max_length", "2048"),
+    ]
+    recipe = recipe_of(migrate(words, devices=1))
+    assert recipe.reward.center_rewards_coefficient == 0.01
+    assert recipe.training.learning_rate == 1e-4  # trl's default

@@ -119,6 +119,9 @@ def _source(draft: Draft, key: str, i: int, entry: dict[str, Any]) -> dict[str, 
         columns = _RENDERED[shape]
         if kind == "labelled":
             columns = {name: columns[name] for name in columns.keys() & {"prompt"}}
+    elif draft.method == "reward" and row_type == "bradley_terry.chat_template":
+        source["chat"] = True
+        columns = {"prompt": "input"}
     elif row_type == "sharegpt" and entry.get("conversation") not in NAMED_TEMPLATES:
         _refuse_type(draft, kind, key, i, row_type)
     elif isinstance(row_type, str) and row_type in _FIELDS[kind]:

@@ -82,7 +82,7 @@ _DROPPED = {
     "only generation uses it": """
         temperature top_p top_k max_new_tokens do_sample generation_max_length generation_num_beams
     """,
-    "the section of the method replaces it": "stage rl trainer_type reward_model",
+    "the section of the method replaces it": "stage rl trainer_type reward_model num_labels",
     "`prefcli METHOD` trains": "do_train do_predict",
     "evaluation runs whenever data.eval is given": "do_eval eval_on_start eval_delay",
     "prefcli reads the columns that the method needs": "remove_unused_columns label_names",
