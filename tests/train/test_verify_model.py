@@ -121,13 +121,13 @@ def test_verify_model_in_bfloat16_tolerates_rounding_only(
         return scores
 
     for module in (final_model, verify_module):
-        monkeypatch.setattr(module, "log_probabilities", coarse)
+        monkeypatch.setattr(module, "score_rows", coarse)
     recipe = make_recipe(recipe_data).recipe
     if passes:
         train(recipe, recipe.dpo)
         assert RunDir(recipe.output_dir).read_run()["model"]["max_difference"] > 0.05
     else:
-        with pytest.raises(PrefcliError, match="differ from the policy's"):
+        with pytest.raises(PrefcliError, match="differ from those of the trained model"):
             train(recipe, recipe.dpo)
 
 
@@ -215,7 +215,7 @@ def test_verify_model_compares_outputs_as_well(recipe_data, make_recipe, monkeyp
     recipe = make_recipe(recipe_data).recipe
     monkeypatch.setattr("prefcli.training.verify_model.check_values", lambda *args: None)
     harm(monkeypatch, lambda folder: rewrite(folder, lambda w: w["model.norm.weight"].mul_(1.01)))
-    with pytest.raises(PrefcliError, match="differ from the policy's"):
+    with pytest.raises(PrefcliError, match="differ from those of the trained model"):
         train(recipe, recipe.dpo)
 
 
