@@ -6,7 +6,6 @@ The heavy half (torch and its relatives) is imported inside commands, within `he
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from prefcli.cli.usage import check_recipe_argument
 from prefcli.console import document, is_main_process, keep_stdout_for_json, say
 from prefcli.errors import PrefcliError, RecipeError
 from prefcli.methods import METHODS, Method
-from prefcli.recipe import Loaded, Recipe, load
+from prefcli.recipe import Loaded, load
 from prefcli.recipe.offline import go_offline, go_offline_if_unreachable
 from prefcli.recipe.trackers import keep_trackers_here
 from prefcli.recipe.validation_errors import missing_method
@@ -107,70 +106,6 @@ def open_recipe(
                 code="RCP172",
             ) from None
         raise
-
-
-RUN_OR_RECIPE = "RECIPE|RUN"
-RunOrRecipe = Annotated[
-    str, typer.Argument(metavar=RUN_OR_RECIPE, help="A YAML recipe, or the folder of a run.")
-]
-
-
-def open_run_or_recipe(
-    name: str, overrides: list[str] | None, method: str | None, *, as_json: bool
-) -> tuple[Loaded, Method]:
-    """Load a recipe, or that of a run folder, with its method. Raises RecipeError.
-
-    method: the value of `--method`; a run has its own.
-    """
-    keep_stdout_for_json(as_json)
-    if not os.path.isdir(name):
-        loaded = open_recipe(name, overrides, as_json=as_json)
-        return loaded, choose_method(loaded, method)
-    from prefcli.report.run_data import RECIPE_FILE, read_run
-
-    if not os.path.isfile(os.path.join(name, RECIPE_FILE)):
-        raise RecipeError(
-            f"the folder has no {RECIPE_FILE}",
-            place=name,
-            code="RUN100",
-            hint="name the output_dir of a run, or a recipe",
-        )
-    loaded = open_recipe(os.path.join(name, RECIPE_FILE), overrides, as_json=as_json)
-    ran = read_run(name).method
-    return loaded, choose_method(loaded, method or (ran if ran in METHODS else None))
-
-
-def trained_model(recipe: Recipe, name: str) -> str:
-    """The model/ of a run, or the starting model of a recipe that has not been trained.
-
-    name: the recipe or the run on the command line.
-    """
-    folder = os.path.join(name if os.path.isdir(name) else recipe.output_dir, "model")
-    names = ("config.json", "adapter_config.json")
-    if any(os.path.isfile(os.path.join(folder, file)) for file in names):
-        return folder
-    if os.path.isdir(name):
-        raise RecipeError(
-            f"{folder} is not there: the run has not finished",
-            code="RUN101",
-            hint=f"run it to its end, or name a checkpoint next to its recipe: "
-            f"{os.path.join(name, 'recipe.yaml')} {os.path.join(name, 'checkpoint-500')}",
-        )
-    say(f"{recipe.output_dir} has no model/; taking the starting model")
-    return recipe.model.name_or_path
-
-
-def split_overrides(arguments: list[str] | None) -> tuple[list[str], list[str]]:
-    """Divide arguments into KEY=VALUE and names: a file or folder may have = in its name."""
-    from prefcli.recipe.overrides import key_path
-
-    overrides: list[str] = []
-    names: list[str] = []
-    for argument in arguments or []:
-        key, equals, _ = argument.partition("=")
-        is_override = equals and not os.path.exists(argument) and key_path(key) is not None
-        (overrides if is_override else names).append(argument)
-    return overrides, names
 
 
 def choose_method(loaded: Loaded, name: str | None) -> Method:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +14,14 @@ from prefcli.cli.recipe_command import (
     MethodOption,
     Offline,
     Overrides,
-    RunOrRecipe,
     check_writable,
     command_app,
     heavy_half,
-    open_run_or_recipe,
     print_json,
     refuse_without_effect,
-    resolve_offline,
-    trained_model,
+    write_file,
 )
+from prefcli.cli.run_or_recipe import Page, RunOrRecipe, open_run_or_recipe, trained_model
 from prefcli.console import say
 from prefcli.errors import RecipeError
 
@@ -75,6 +74,7 @@ def score(
             help="Divide each reward by the tokens of the response; default: as the method does.",
         ),
     ] = None,
+    html: Page = None,
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
@@ -84,15 +84,17 @@ def score(
     rank among the responses to the same prompt, and the best of them. A stopped start is continued
     by the same command.
     """
-    loaded, chosen = open_run_or_recipe(recipe, overrides, method, as_json=as_json)
+    loaded, chosen = open_run_or_recipe(
+        recipe, overrides, method, html, offline=offline, as_json=as_json
+    )
     path = _checked_output(output)
-    resolve_offline(loaded, offline=offline)
     if reward_model is not None:
         given = {"--model": model, "--reference": reference, "--per-token": per_token}
         without_effect = [name for name, value in given.items() if value is not None]
         refuse_without_effect(without_effect, "--reward-model", "remove it")
     with heavy_half(loaded):
         from prefcli.evaluation.score_file import score_file
+        from prefcli.evaluation.score_page import score_page
         from prefcli.evaluation.scorers import RewardFormula, policy_scorer, reward_model_scorer
 
         if reward_model is not None:
@@ -108,8 +110,10 @@ def score(
         with scorer as opened:
             summary = score_file(loaded.recipe, data, path, opened)
     say(*summary.lines())
+    if html is not None:
+        write_file(html, score_page(summary), option="--html")
     if as_json:
-        print_json({"exit_code": 0, "recipe": recipe, "method": chosen.name, **vars(summary)})
+        print_json({"exit_code": 0, "recipe": recipe, "method": chosen.name, **asdict(summary)})
 
 
 def _checked_output(output: str) -> Path:

@@ -6,7 +6,7 @@ import math
 import os
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from prefcli.data.digests import folder_digest, json_digest, row_key, tokenizer_
 from prefcli.data.sources import RawRows, read
 from prefcli.errors import DataError, InterruptedRunError, PreemptedError, RecipeError
 from prefcli.evaluation.arguments import named_by
+from prefcli.evaluation.best_of import BestOf, Distribution, best_of, distribution
+from prefcli.evaluation.bootstrap import Floats
 from prefcli.evaluation.candidates import CandidateReader, Layout
 from prefcli.evaluation.held_out_rows import data_source
 from prefcli.evaluation.partial_scores import PartialScores
@@ -48,6 +50,10 @@ class ScoreSummary:
     mean: float | None
     best: float | None
     """Mean reward of the best response of each prompt."""
+    best_of: list[BestOf] = field(default_factory=list)
+    distribution: Distribution | None = None
+    chosen_is_best: float | None = None
+    """Share of pairs whose chosen response has the higher reward; a tie counts one half."""
 
     def lines(self) -> list[str]:
         """Describe the result."""
@@ -59,6 +65,11 @@ class ScoreSummary:
             lines.append(
                 f"score: mean reward {self.mean:+.3f}; of the best response to each prompt "
                 f"{self.best:+.3f}"
+            )
+        if self.chosen_is_best is not None:
+            lines.append(
+                f"score: the chosen response has the higher reward in {self.chosen_is_best:.1%} of "
+                "the pairs"
             )
         if self.unscored:
             lines.append(
@@ -166,6 +177,11 @@ def _write(
     finally:
         written.unlink(missing_ok=True)
     valid = ~np.isnan(values)
+    is_pair = layout == "pair"
+    parts = {"all responses": valid, "best of each prompt": best}
+    if is_pair:  # the chosen response of each comes first
+        is_chosen = np.tile([True, False], len(values) // 2)
+        parts = {"chosen": is_chosen, "rejected": ~is_chosen}
     return ScoreSummary(
         output=str(output),
         description=scorer.description,
@@ -175,7 +191,15 @@ def _write(
         unscored=int((~valid).sum()),
         mean=float(values[valid].mean()) if valid.any() else None,
         best=float(values[best].mean()) if best.any() else None,
+        best_of=[] if is_pair else best_of(values, groups),
+        distribution=distribution(values, parts),
+        chosen_is_best=_share_of_wins(values[::2], values[1::2]) if is_pair else None,
     )
+
+
+def _share_of_wins(chosen: Floats, rejected: Floats) -> float | None:
+    wins = (np.sign(chosen - rejected) + 1) / 2
+    return None if np.isnan(wins).all() else float(np.nanmean(wins))
 
 
 def _groups_and_rewards(partial: PartialScores, *, by_row: bool) -> tuple[Any, Any]:
