@@ -190,6 +190,32 @@ def check_writable(path: Path | str, option: str = "--output") -> None:
                 Path(path).unlink()
 
 
+_ROW_SUFFIXES = (".jsonl", ".parquet")
+
+
+def checked_output(output: str, *, overwrite: bool | None = None) -> Path:
+    """Return the path of a file of rows. Raises RecipeError before anything is loaded.
+
+    overwrite: the value of --overwrite; None for a command without it.
+    """
+    path = Path(output).expanduser()
+    if path.suffix.lower() not in _ROW_SUFFIXES:
+        raise RecipeError(
+            f"--output {output}: the suffix is not one of {', '.join(_ROW_SUFFIXES)}",
+            code="RCP033",
+            hint="write FILE.jsonl or FILE.parquet",
+        )
+    if os.path.exists(path) and not overwrite:
+        replace = "" if overwrite is None else ", or replace it with --overwrite"
+        raise RecipeError(
+            f"{output} exists",
+            code="RCP027",
+            hint=f"delete it, or name another file with --output{replace}",
+        )
+    check_writable(path)
+    return path
+
+
 def write_file(path: Path, text: str, *, option: str | None = None) -> None:
     """Write a text file and its folder on the main process, and print where it is.
 

@@ -47,23 +47,32 @@ def open_run_or_recipe(
     return loaded, chosen
 
 
-def _opened(
-    name: str, overrides: list[str] | None, method: str | None, *, as_json: bool
-) -> tuple[Loaded, Method]:
+def open_recipe_of(name: str, overrides: list[str] | None, *, as_json: bool) -> Loaded:
+    """Load a recipe, or that of a run folder. Raises RecipeError."""
     keep_stdout_for_json(as_json)
     if not os.path.isdir(name):
-        loaded = open_recipe(name, overrides, as_json=as_json)
-        return loaded, choose_method(loaded, method)
-    from prefcli.report.run_data import RECIPE_FILE, read_run
+        return open_recipe(name, overrides, as_json=as_json)
+    from prefcli.report.run_data import RECIPE_FILE
 
-    if not os.path.isfile(os.path.join(name, RECIPE_FILE)):
+    path = os.path.join(name, RECIPE_FILE)
+    if not os.path.isfile(path):
         raise RecipeError(
             f"the folder has no {RECIPE_FILE}",
             place=name,
             code="RUN100",
             hint="name the output_dir of a run, or a recipe",
         )
-    loaded = open_recipe(os.path.join(name, RECIPE_FILE), overrides, as_json=as_json)
+    return open_recipe(path, overrides, as_json=as_json)
+
+
+def _opened(
+    name: str, overrides: list[str] | None, method: str | None, *, as_json: bool
+) -> tuple[Loaded, Method]:
+    loaded = open_recipe_of(name, overrides, as_json=as_json)
+    if not os.path.isdir(name):
+        return loaded, choose_method(loaded, method)
+    from prefcli.report.run_data import read_run
+
     ran = read_run(name).method
     return loaded, choose_method(loaded, method or (ran if ran in METHODS else None))
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +12,7 @@ from prefcli.cli.recipe_command import (
     MethodOption,
     Offline,
     Overrides,
-    check_writable,
+    checked_output,
     command_app,
     heavy_half,
     print_json,
@@ -23,9 +21,6 @@ from prefcli.cli.recipe_command import (
 )
 from prefcli.cli.run_or_recipe import Page, RunOrRecipe, open_run_or_recipe, trained_model
 from prefcli.console import say
-from prefcli.errors import RecipeError
-
-_SUFFIXES = (".jsonl", ".parquet")
 
 app = command_app()
 
@@ -87,7 +82,7 @@ def score(
     loaded, chosen = open_run_or_recipe(
         recipe, overrides, method, html, offline=offline, as_json=as_json
     )
-    path = _checked_output(output)
+    path = checked_output(output)
     if reward_model is not None:
         given = {"--model": model, "--reference": reference, "--per-token": per_token}
         without_effect = [name for name, value in given.items() if value is not None]
@@ -114,22 +109,3 @@ def score(
         write_file(html, score_page(summary), option="--html")
     if as_json:
         print_json({"exit_code": 0, "recipe": recipe, "method": chosen.name, **asdict(summary)})
-
-
-def _checked_output(output: str) -> Path:
-    """Return the path of the output. Raises RecipeError before anything is loaded."""
-    path = Path(output).expanduser()
-    if path.suffix.lower() not in _SUFFIXES:
-        raise RecipeError(
-            f"--output {output}: the suffix is not one of {', '.join(_SUFFIXES)}",
-            code="RCP033",
-            hint="write FILE.jsonl or FILE.parquet",
-        )
-    if os.path.exists(path):
-        raise RecipeError(
-            f"{output} exists",
-            code="RCP027",
-            hint="delete it, or name another file with --output",
-        )
-    check_writable(path)
-    return path

@@ -119,14 +119,16 @@ def policy_scorer(recipe: Recipe, model: str, formula: RewardFormula) -> Iterato
 
 
 @contextmanager
-def reward_model_scorer(recipe: Recipe, name: str) -> Iterator[Scorer]:
-    """Load a reward model until the block ends."""
-    options = model_argument(name, REWARD_MODEL_OPTION)
+def reward_model_scorer(
+    recipe: Recipe, name: str, revision: str | None = None, *, where: str = REWARD_MODEL_OPTION
+) -> Iterator[Scorer]:
+    """Load a reward model until the block ends. where: what names it, in messages."""
+    options = model_argument(name, where).model_copy(update={"revision": revision})
     device, length = detect_device(), recipe.data.max_length
     with named_by(REWARD_MODEL_OPTION):
-        tokenizer = load_tokenizer(options, where=REWARD_MODEL_OPTION)
+        tokenizer = load_tokenizer(options, where=where)
         dtype = device.dtype(options, frozen=True)
-        model = to_device(load_reward_model(options, dtype, REWARD_MODEL_OPTION), device)
+        model = to_device(load_reward_model(options, dtype, where), device)
 
     def score(rows: list[Row]) -> list[dict[str, Any]]:
         fitting = [i for i, (prompt, _) in enumerate(rows) if len(prompt) < length]

@@ -20,7 +20,7 @@ from prefcli.data.sources import read
 from prefcli.errors import DataError, InterruptedRunError, RecipeError
 from prefcli.evaluation.best_of import best_of
 from prefcli.evaluation.candidates import CandidateReader
-from prefcli.evaluation.partial_scores import PartialScores
+from prefcli.evaluation.partial_file import PartialFile
 from prefcli.evaluation.ranks import rank
 from prefcli.evaluation.score_file import CHUNK, score_file
 from prefcli.evaluation.scorers import RewardFormula, Scorer, policy_scorer
@@ -154,7 +154,7 @@ def test_score_file_that_was_stopped_continues_to_the_same_output(
         score_file(recipe, data, output, fake_scorer(tokenizer, Stopping(CHUNK + 1)))
     assert not output.exists()
     with partial.open("a") as file:
-        file.write('{"group": 1, "sco')  # a torn line
+        file.write('[{"group": 1, "sco')  # a torn line
     with pytest.raises(RecipeError, match="RUN102"):
         score_file(recipe, data, output, fake_scorer(tokenizer, Stopping(), beta=0.2))
     rest = Stopping()
@@ -174,11 +174,14 @@ def test_score_file_that_was_stopped_continues_to_the_same_output(
             assert row["rank"] == 1 + sum(other["reward"] > row["reward"] for other in group)
 
 
-def test_partial_scores_of_another_process_are_locked(tmp_path):
-    with PartialScores(tmp_path / "out.jsonl", "key"), pytest.raises(RecipeError, match="RUN012"):
-        PartialScores(tmp_path / "out.parquet", "key")
-    with PartialScores(tmp_path / "out.parquet", "key") as partial:
-        assert partial.done == 0
+def test_partial_file_of_another_process_is_locked(tmp_path):
+    path = tmp_path / "out.partial"
+    with PartialFile(path, {"n": 1}, "stop"), pytest.raises(RecipeError, match="RUN012"):
+        PartialFile(path, {"n": 1}, "stop")
+    with PartialFile(path, {"n": 1}, "stop") as partial:
+        assert list(partial.values()) == []
+    with pytest.raises(RecipeError, match=r"n was 1 there and is 2 now"):
+        PartialFile(path, {"n": 2}, "stop")
 
 
 def test_score_file_writes_parquet_with_the_types_of_all_rows(

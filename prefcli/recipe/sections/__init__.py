@@ -15,6 +15,14 @@ from prefcli.recipe.sections.data import (
     Source,
 )
 from prefcli.recipe.sections.model import Lora, Model, Reference, check_pinned
+from prefcli.recipe.sections.on_policy import (
+    ExecutableJudge,
+    FunctionJudge,
+    ImplicitRewardJudge,
+    Judge,
+    Pairs,
+    RewardModelJudge,
+)
 from prefcli.recipe.sections.output import (
     ExpectedResults,
     Logging,
@@ -37,14 +45,20 @@ __all__ = [
     "Data",
     "DataChecks",
     "EarlyStopping",
+    "ExecutableJudge",
     "ExpectedResults",
+    "FunctionJudge",
+    "ImplicitRewardJudge",
+    "Judge",
     "Launch",
     "Logging",
     "Lora",
     "Model",
+    "Pairs",
     "Performance",
     "PushToHub",
     "Reference",
+    "RewardModelJudge",
     "SampleOptions",
     "SftMix",
     "Shares",
