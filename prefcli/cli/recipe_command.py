@@ -6,6 +6,7 @@ The heavy half (torch and its relatives) is imported inside commands, within `he
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
