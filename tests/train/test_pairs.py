@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 from prefcli.data import Limits, load_split
 from prefcli.errors import DataError, InterruptedRunError, RecipeError
 from prefcli.evaluation.judges import Completion, open_judge
-from prefcli.evaluation.on_policy import make_pairs
+from prefcli.evaluation.on_policy import check_pairs, make_pairs
 from prefcli.evaluation.on_policy.pairing import Candidate, Drops, ScoredPrompt, make_rows
 from prefcli.evaluation.on_policy.sampling import DrawPerRow
 from prefcli.evaluation.scorers import RewardFormula, policy_scorer
@@ -134,11 +134,8 @@ for n, line in enumerate(sys.stdin):
 
 
 def scores_of(recipe, judge: dict) -> dict[int, float | None]:
-    scores: dict[int, float | None] = {}
     with open_judge(recipe, Judge.model_validate(judge)) as opened:
-        for part in opened.score(ROWS):
-            scores |= part
-    return scores
+        return dict(enumerate(opened.score_all(ROWS)))
 
 
 @pytest.fixture(scope="module")
@@ -329,6 +326,8 @@ def test_pairs_of_other_settings_are_refused_and_start_over(on_policy, tmp_path)
         RecipeError, match=r"pairs.temperature was 1.0 there and is 0.5 now.*RUN102"
     ):
         make_pairs(other, other.model, output)
+    with pytest.raises(RecipeError, match="RUN102"):
+        check_pairs(other, other.model, output)
     fail(tmp_path, 0, "")
     summary = make_pairs(other, other.model, output, overwrite=True)
     assert summary.speed.completions == 8

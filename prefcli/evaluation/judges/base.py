@@ -50,6 +50,11 @@ class Judge(ABC):
         Scores that are yielded together depend on which rows were given together.
         """
 
+    def score_all(self, rows: Sequence[Completion]) -> list[float | None]:
+        """Return the scores of some rows, in their order. Raises RecipeError."""
+        scores = {i: score for part in self.score(rows) for i, score in part.items()}
+        return [scores[i] for i in range(len(rows))]
+
 
 def to_score(value: Any, row: Completion, judge: str) -> float | None:
     """Check what a judge gave for a row. Raises RecipeError unless it is finite or None."""

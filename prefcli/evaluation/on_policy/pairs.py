@@ -273,6 +273,9 @@ class _Work:
 
     def check(self) -> list[str]:
         """Check everything that a start needs, without sampling."""
+        if self._files.partial_samples.exists():
+            with PartialFile(self._files.partial_samples, self._settings, _START_OVER):
+                pass  # its settings are these
         warnings = check_start_weights(self._policy)
         count, free = self._total, _free_bytes(self._files.rows)
         needed = count * self._options.max_new_tokens * _BYTES_PER_TOKEN
@@ -308,10 +311,10 @@ class _Work:
             for text in _ANSWERS
         ]
         with open_judge(self._recipe, self._judge) as judge:
-            scores = {i: score for part in judge.score(texts) for i, score in part.items()}
+            scores = judge.score_all(texts)
         shown = ", ".join(
-            f"{'null' if scores[i] is None else format(scores[i], '.3g')} for {text!r}"
-            for i, text in enumerate(_ANSWERS)
+            f"{'null' if score is None else format(score, '.3g')} for {text!r}"
+            for text, score in zip(_ANSWERS, scores, strict=True)
         )
         return f"{judge.description} gives {shown} as an answer to the first prompt"
 

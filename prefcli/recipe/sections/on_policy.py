@@ -94,8 +94,8 @@ class Judge(ConfigBase):
         kinds = list(type(self).model_fields)
         given = [kind for kind in kinds if getattr(self, kind) is not None]
         if len(given) != 1:
-            what = " and ".join(given) if given else "nothing"
-            raise RuleError(f"{what} is given; write exactly one of {', '.join(kinds)}")
+            what = f"{' and '.join(given)} are given" if given else "no judge is given"
+            raise RuleError(f"{what}; write exactly one of {', '.join(kinds)}")
         return self
 
     @property
