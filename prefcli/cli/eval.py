@@ -13,16 +13,18 @@ from prefcli.cli.recipe_command import (
     Json,
     MethodOption,
     Offline,
-    RunOrRecipe,
     check_writable,
     command_app,
     heavy_half,
-    open_run_or_recipe,
     print_json,
-    resolve_offline,
+    write_file,
+)
+from prefcli.cli.run_or_recipe import (
+    Page,
+    RunOrRecipe,
+    open_run_or_recipe,
     split_overrides,
     trained_model,
-    write_file,
 )
 from prefcli.console import document, say
 
@@ -68,6 +70,7 @@ def evaluate(
         str | None,
         typer.Option("--output", metavar="FILE", help="Write what --json prints to a file."),
     ] = None,
+    html: Page = None,
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
@@ -77,13 +80,15 @@ def evaluate(
     bootstrapped over prompts. Several models are compared on the same rows with the first one.
     """
     overrides, models = split_overrides(arguments)
-    loaded, chosen = open_run_or_recipe(recipe, overrides, method, as_json=as_json)
+    loaded, chosen = open_run_or_recipe(
+        recipe, overrides, method, html, offline=offline, as_json=as_json
+    )
     if not models or os.path.isdir(recipe):
         models = [trained_model(loaded.recipe, recipe), *models]
     if output is not None:
         check_writable(output)
-    resolve_offline(loaded, offline=offline)
     with heavy_half(loaded):
+        from prefcli.evaluation.eval_page import eval_page
         from prefcli.evaluation.eval_report import as_document, report_lines
         from prefcli.evaluation.evaluate import evaluate as measure
 
@@ -105,3 +110,5 @@ def evaluate(
         say(*report_lines(evaluation))
     else:
         document("\n".join(report_lines(evaluation)))
+    if html is not None:
+        write_file(html, eval_page(evaluation), option="--html")

@@ -18,7 +18,7 @@ from prefcli.cli.usage import check_recipe_argument
 from prefcli.console import document, is_main_process, keep_stdout_for_json, say
 from prefcli.errors import PrefcliError, RecipeError
 from prefcli.methods import METHODS, Method
-from prefcli.recipe import Loaded, Recipe, load
+from prefcli.recipe import Loaded, load
 from prefcli.recipe.offline import go_offline, go_offline_if_unreachable
 from prefcli.recipe.trackers import keep_trackers_here
 from prefcli.recipe.validation_errors import missing_method
@@ -109,70 +109,6 @@ def open_recipe(
         raise
 
 
-RUN_OR_RECIPE = "RECIPE|RUN"
-RunOrRecipe = Annotated[
-    str, typer.Argument(metavar=RUN_OR_RECIPE, help="A YAML recipe, or the folder of a run.")
-]
-
-
-def open_run_or_recipe(
-    name: str, overrides: list[str] | None, method: str | None, *, as_json: bool
-) -> tuple[Loaded, Method]:
-    """Load a recipe, or that of a run folder, with its method. Raises RecipeError.
-
-    method: the value of `--method`; a run has its own.
-    """
-    keep_stdout_for_json(as_json)
-    if not os.path.isdir(name):
-        loaded = open_recipe(name, overrides, as_json=as_json)
-        return loaded, choose_method(loaded, method)
-    from prefcli.report.run_data import RECIPE_FILE, read_run
-
-    if not os.path.isfile(os.path.join(name, RECIPE_FILE)):
-        raise RecipeError(
-            f"the folder has no {RECIPE_FILE}",
-            place=name,
-            code="RUN100",
-            hint="name the output_dir of a run, or a recipe",
-        )
-    loaded = open_recipe(os.path.join(name, RECIPE_FILE), overrides, as_json=as_json)
-    ran = read_run(name).method
-    return loaded, choose_method(loaded, method or (ran if ran in METHODS else None))
-
-
-def trained_model(recipe: Recipe, name: str) -> str:
-    """The model/ of a run, or the starting model of a recipe that has not been trained.
-
-    name: the recipe or the run on the command line.
-    """
-    folder = os.path.join(name if os.path.isdir(name) else recipe.output_dir, "model")
-    names = ("config.json", "adapter_config.json")
-    if any(os.path.isfile(os.path.join(folder, file)) for file in names):
-        return folder
-    if os.path.isdir(name):
-        raise RecipeError(
-            f"{folder} is not there: the run has not finished",
-            code="RUN101",
-            hint=f"run it to its end, or name a checkpoint next to its recipe: "
-            f"{os.path.join(name, 'recipe.yaml')} {os.path.join(name, 'checkpoint-500')}",
-        )
-    say(f"{recipe.output_dir} has no model/; taking the starting model")
-    return recipe.model.name_or_path
-
-
-def split_overrides(arguments: list[str] | None) -> tuple[list[str], list[str]]:
-    """Divide arguments into KEY=VALUE and names: a file or folder may have = in its name."""
-    from prefcli.recipe.overrides import key_path
-
-    overrides: list[str] = []
-    names: list[str] = []
-    for argument in arguments or []:
-        key, equals, _ = argument.partition("=")
-        is_override = equals and not os.path.exists(argument) and key_path(key) is not None
-        (overrides if is_override else names).append(argument)
-    return overrides, names
-
-
 def choose_method(loaded: Loaded, name: str | None) -> Method:
     """The method section of `--method`, or the only one. Raises RecipeError."""
     methods = loaded.recipe.methods
@@ -253,6 +189,32 @@ def check_writable(path: Path | str, option: str = "--output") -> None:
             Path(path).open("a").close()
             if is_new:
                 Path(path).unlink()
+
+
+_ROW_SUFFIXES = (".jsonl", ".parquet")
+
+
+def checked_output(output: str, *, overwrite: bool | None = None) -> Path:
+    """Return the path of a file of rows. Raises RecipeError before anything is loaded.
+
+    overwrite: the value of --overwrite; None for a command without it.
+    """
+    path = Path(output).expanduser()
+    if path.suffix.lower() not in _ROW_SUFFIXES:
+        raise RecipeError(
+            f"--output {output}: the suffix is not one of {', '.join(_ROW_SUFFIXES)}",
+            code="RCP033",
+            hint="write FILE.jsonl or FILE.parquet",
+        )
+    if os.path.exists(path) and not overwrite:
+        replace = "" if overwrite is None else ", or replace it with --overwrite"
+        raise RecipeError(
+            f"{output} exists",
+            code="RCP027",
+            hint=f"delete it, or name another file with --output{replace}",
+        )
+    check_writable(path)
+    return path
 
 
 def write_file(path: Path, text: str, *, option: str | None = None) -> None:

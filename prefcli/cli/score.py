@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -13,20 +12,15 @@ from prefcli.cli.recipe_command import (
     MethodOption,
     Offline,
     Overrides,
-    RunOrRecipe,
-    check_writable,
+    checked_output,
     command_app,
     heavy_half,
-    open_run_or_recipe,
     print_json,
     refuse_without_effect,
-    resolve_offline,
-    trained_model,
+    write_file,
 )
+from prefcli.cli.run_or_recipe import Page, RunOrRecipe, open_run_or_recipe, trained_model
 from prefcli.console import say
-from prefcli.errors import RecipeError
-
-_SUFFIXES = (".jsonl", ".parquet")
 
 app = command_app()
 
@@ -75,6 +69,7 @@ def score(
             help="Divide each reward by the tokens of the response; default: as the method does.",
         ),
     ] = None,
+    html: Page = None,
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
@@ -84,15 +79,17 @@ def score(
     rank among the responses to the same prompt, and the best of them. A stopped start is continued
     by the same command.
     """
-    loaded, chosen = open_run_or_recipe(recipe, overrides, method, as_json=as_json)
-    path = _checked_output(output)
-    resolve_offline(loaded, offline=offline)
+    loaded, chosen = open_run_or_recipe(
+        recipe, overrides, method, html, offline=offline, as_json=as_json
+    )
+    path = checked_output(output)
     if reward_model is not None:
         given = {"--model": model, "--reference": reference, "--per-token": per_token}
         without_effect = [name for name, value in given.items() if value is not None]
         refuse_without_effect(without_effect, "--reward-model", "remove it")
     with heavy_half(loaded):
         from prefcli.evaluation.score_file import score_file
+        from prefcli.evaluation.score_page import score_page
         from prefcli.evaluation.scorers import RewardFormula, policy_scorer, reward_model_scorer
 
         if reward_model is not None:
@@ -108,24 +105,7 @@ def score(
         with scorer as opened:
             summary = score_file(loaded.recipe, data, path, opened)
     say(*summary.lines())
+    if html is not None:
+        write_file(html, score_page(summary), option="--html")
     if as_json:
-        print_json({"exit_code": 0, "recipe": recipe, "method": chosen.name, **vars(summary)})
-
-
-def _checked_output(output: str) -> Path:
-    """Return the path of the output. Raises RecipeError before anything is loaded."""
-    path = Path(output).expanduser()
-    if path.suffix.lower() not in _SUFFIXES:
-        raise RecipeError(
-            f"--output {output}: the suffix is not one of {', '.join(_SUFFIXES)}",
-            code="RCP033",
-            hint="write FILE.jsonl or FILE.parquet",
-        )
-    if os.path.exists(path):
-        raise RecipeError(
-            f"{output} exists",
-            code="RCP027",
-            hint="delete it, or name another file with --output",
-        )
-    check_writable(path)
-    return path
+        print_json({"exit_code": 0, "recipe": recipe, "method": chosen.name, **asdict(summary)})

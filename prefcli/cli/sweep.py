@@ -23,9 +23,11 @@ from prefcli.cli.recipe_command import (
     resolve_offline,
     write_file,
 )
-from prefcli.console import document, keep_stdout_for_json, say
-from prefcli.errors import ExitCode, RecipeError
-from prefcli.recipe import Loaded, load
+from prefcli.console import document, keep_stdout_for_json, say, warn
+from prefcli.errors import ExitCode, PrefcliError, RecipeError
+from prefcli.methods import Method
+from prefcli.recipe import Loaded, Recipe, load
+from prefcli.text import counted
 
 if TYPE_CHECKING:
     from prefcli.launcher.trials import Trial
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 _PAGE = "sweep.html"
 Best = Literal["accuracy", "margin", "eval loss", "perplexity"]
+_STOPPED = {ExitCode.REQUEUE, ExitCode.INTERRUPTED}
 _IN_UNITS: tuple[Best, ...] = ("margin", "eval loss")
 """Metrics whose unit depends on the method and its options."""
 
@@ -89,6 +92,10 @@ def sweep(
         bool,
         typer.Option("--compare", help="Run nothing; compare what has run, e.g. in a job array."),
     ] = False,
+    no_kl: Annotated[
+        bool,
+        typer.Option("--no-kl", help="Load no model at the end to measure the KL that runs lack."),
+    ] = False,
     allow_unusual: Annotated[
         bool, typer.Option("--allow-unusual", help="Pass --allow-unusual to the runs.")
     ] = False,
@@ -121,7 +128,9 @@ def sweep(
     if not only_compare:
         resolve_offline(loaded, offline=offline)
         codes = _run(trials, recipe, folder, flags, jobs)
-    rows, chosen = _results(trials, folder, best)
+    rows, chosen = _results(
+        trials, folder, best, measures_kl=not no_kl and not _STOPPED & {*codes.values()}
+    )
     if as_json:
         print_json({"folder": str(folder), "runs": rows, "best": chosen, "exit_codes": codes})
     failed = [code for code in codes.values() if code not in (ExitCode.DONE, ExitCode.DIVERGED)]
@@ -177,8 +186,27 @@ def _run(
         return {trial.name: code for trial, code in run_trials(todo, say, redraw)}
 
 
+def _with_kl(runs: Sequence[Run], folder: Path, *, measures_kl: bool) -> list[Run]:
+    """Return the runs with the KL that those without the reference in memory lack."""
+    from prefcli.launcher.sweep_kl import Measure, with_kl
+
+    def measure(recipe: Recipe, method: Method, models: Sequence[str]) -> list[float | None]:
+        with heavy_half():
+            from prefcli.evaluation.final_kl import final_kl
+
+        say(f"sweep: measuring the KL to the reference of {counted(len(models), 'run')}")
+        return final_kl(recipe, method, models)
+
+    chosen: Measure | None = measure if measures_kl else None
+    try:
+        return with_kl(runs, folder, chosen)
+    except PrefcliError as error:
+        warn(f"the KL was not measured: {error.problems[0]}")
+        return with_kl(runs, folder, None)
+
+
 def _results(
-    trials: Sequence[Trial], folder: Path, best: Best | None
+    trials: Sequence[Trial], folder: Path, best: Best | None, *, measures_kl: bool
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Print a table of the runs, and write their comparison; return its rows and the best run."""
     from prefcli.launcher.sweep import run_in
@@ -190,6 +218,7 @@ def _results(
     if not runs:
         say(f"{folder} has no runs yet")
         return [], None
+    runs = _with_kl(runs, folder, measures_kl=measures_kl)
     ranking = None
     if best is not None:
         ranking = rank_runs(runs, best)

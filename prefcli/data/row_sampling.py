@@ -7,6 +7,8 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from prefcli.recipe.sections import Source
+
 
 def draw_sorted(indices: Sequence[int], count: int, seed: int) -> list[int]:
     """Draw `count` indices with a seed, in ascending order; all of them if there are fewer."""
@@ -24,6 +26,12 @@ def draw_share(
     """
     indices = draw_sorted(range(rows), max(1, round(rows * fraction)), seed)
     return (indices if sample is None else draw_sorted(indices, sample, seed)), len(indices)
+
+
+def draw_rows(source: Source, rows: int, seed: int) -> list[int]:
+    """Draw the share of the rows that a source limits itself to."""
+    fraction = source.fraction if source.rows is None else min(1.0, source.rows / rows)
+    return draw_share(rows, fraction, seed)[0]
 
 
 def spread_indices(rows: int, count: int) -> list[int]:

@@ -7,6 +7,7 @@ it. A code is never reused or renumbered once it is released.
 from prefcli.error_codes.base import ErrorCode
 from prefcli.error_codes.data import DATA_CODES
 from prefcli.error_codes.environment import ENVIRONMENT_CODES
+from prefcli.error_codes.judge import JUDGE_CODES
 from prefcli.error_codes.model import MODEL_CODES
 from prefcli.error_codes.recipe import RECIPE_CODES
 from prefcli.error_codes.run import RUN_CODES
@@ -21,6 +22,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
         *ENVIRONMENT_CODES,
         *RUN_CODES,
         *TRAINING_CODES,
+        *JUDGE_CODES,
     )
 }
 

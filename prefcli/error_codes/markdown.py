@@ -13,6 +13,7 @@ _GROUPS = {
     "ENV": "Machine, packages, launcher, hub and Slurm",
     "RUN": "Run folders, resume and publishing",
     "TRN": "Training",
+    "JDG": "Judges of completions",
 }
 
 _HEADER = """\

@@ -139,16 +139,19 @@ RUN_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "RUN102",
         "scores-of-other-settings",
-        "`prefcli score` keeps the scores of a stopped start in FILE.partial and continues there. "
-        "The file was written with another model, other data or other settings, or is damaged.",
+        "`prefcli score` and `prefcli pairs` keep the results of a stopped start in a file that "
+        "ends with .partial, and continue there. The file was written with another model, other "
+        "data or other settings, which the message names, or is damaged.",
         "prefcli score runs/dpo rows.jsonl --output out.jsonl, stopped; then with runs/ipo",
-        "Start with the same arguments to continue, delete the file, or name another --output.",
+        "Start with the same settings to continue, delete the file, or name another --output; "
+        "`prefcli pairs --overwrite` starts over.",
     ),
     ErrorCode(
         "RUN103",
         "scoring-stopped",
-        "`prefcli score` was stopped by a signal. The scores so far are in FILE.partial.",
+        "`prefcli score` or `prefcli pairs` was stopped by a signal. The results so far are in a "
+        "file that ends with .partial.",
         "a time limit of the scheduler, or Ctrl-C",
-        "Run the same command again: it continues after the last row.",
+        "Run the same command again: it continues after the last result.",
     ),
 )

@@ -29,6 +29,14 @@ TRAINING_CODES: tuple[ErrorCode, ...] = (
         "prefcli check-sft with a base model and rows of chat answers",
         "Train the model on such text first (prefcli sft), or raise check_sft.max_perplexity.",
     ),
+    ErrorCode(
+        "TRN004",
+        "sampling-out-of-memory",
+        "The GPU ran out of memory while `prefcli pairs` sampled completions. Those before are in "
+        "a file that ends with .samples.partial.",
+        "pairs: {batch_size: 512}  # for a 7B model",
+        "Lower pairs.batch_size and run the same command again: it continues.",
+    ),
     # 020-059: preflight, the start of a run, and the saved model.
     ErrorCode(
         "TRN021",

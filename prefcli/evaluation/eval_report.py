@@ -60,7 +60,7 @@ _POINTS = " points"
 
 def report_lines(evaluation: Evaluation) -> list[str]:
     """Return the whole report for a terminal of 80 columns."""
-    lines = [*_head(evaluation), ""]
+    lines = [*head_lines(evaluation), ""]
     several = len(evaluation.models) > 1
     for start in range(0, len(evaluation.models), _SIDE_BY_SIDE):
         lines += _metric_table(evaluation, start, start + _SIDE_BY_SIDE)
@@ -98,7 +98,8 @@ def as_document(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _head(evaluation: Evaluation) -> Iterator[str]:
+def head_lines(evaluation: Evaluation) -> Iterator[str]:
+    """Yield what was compared, and how."""
     total = evaluation.total
     rows = (
         f"{counted(total.rows, _NOUNS[evaluation.rows.kind])} of {counted(total.prompts, 'prompt')}"
@@ -115,29 +116,31 @@ def _head(evaluation: Evaluation) -> Iterator[str]:
     if evaluation.kl_rows:
         yield f"eval: KL in nats per token, over {counted(evaluation.kl_rows, 'response')}"
     if len(evaluation.models) > 1:
-        yield from (f"eval: {_letter(i)} is {name}" for i, name in enumerate(evaluation.models))
+        yield from (f"eval: {letter(i)} is {name}" for i, name in enumerate(evaluation.models))
 
 
 _NOUNS = {"pair": "pair", "labelled": "labelled row", "demonstration": "demonstration"}
 
 
-def _letter(at: int) -> str:
+def letter(at: int) -> str:
+    """Return the name of a model in tables."""
     return ascii_uppercase[at] if at < len(ascii_uppercase) else str(at + 1)
 
 
 def _metric_table(evaluation: Evaluation, start: int, stop: int) -> list[str]:
     models = evaluation.total.models[start:stop]
-    heads = [_letter(start + at) if len(evaluation.models) > 1 else "" for at in range(len(models))]
+    heads = [letter(start + at) if len(evaluation.models) > 1 else "" for at in range(len(models))]
     cells = [["", *heads]] if any(heads) else []
-    for heading, names in _sections(models):
+    for heading, names in metric_sections(models):
         cells.append([heading, *([""] * len(models))])
         for name in names:
-            values = [_cell(name, some[name]) if name in some else "-" for some in models]
-            cells.append([f"  {_title(evaluation, name)}", *values])
+            values = [format_estimate(name, some[name]) if name in some else "-" for some in models]
+            cells.append([f"  {metric_title(evaluation, name)}", *values])
     return aligned(cells)
 
 
-def _sections(models: Sequence[Metrics]) -> Iterator[tuple[str, list[str]]]:
+def metric_sections(models: Sequence[Metrics]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the metrics with the reference, and those without it, each with a heading."""
     names = list(dict.fromkeys(name for some in models for name in some))
     with_reference = [name for name in names if name in _WITH_REFERENCE]
     others = [name for name in names if name not in _WITH_REFERENCE]
@@ -147,7 +150,8 @@ def _sections(models: Sequence[Metrics]) -> Iterator[tuple[str, list[str]]]:
         yield "without the reference", others
 
 
-def _title(evaluation: Evaluation, name: str) -> str:
+def metric_title(evaluation: Evaluation, name: str) -> str:
+    """Return the title of a metric for the kind of rows."""
     titles = {**_TITLES, **_TITLES_OF_KIND[evaluation.rows.kind]}
     return titles.get(name) or metric(name).title
 
@@ -155,24 +159,28 @@ def _title(evaluation: Evaluation, name: str) -> str:
 def _difference_lines(evaluation: Evaluation, at: int, metrics: Metrics) -> list[str]:
     cells = [
         [
-            f"  {_title(evaluation, name)}",
-            _cell(name, estimate, signed=True),
+            f"  {metric_title(evaluation, name)}",
+            format_estimate(name, estimate, signed=True),
             "within noise" if estimate.contains_zero else "",
         ]
         for name, estimate in metrics.items()
     ]
-    main = _main_metric([metrics])
-    title, letter = _title(evaluation, main), _letter(at)
+    verdict = difference_verdict(evaluation, at, metrics)
+    return [f"{letter(at)} minus A, on the same rows", *aligned(cells), f"  {verdict}"]
+
+
+def difference_verdict(evaluation: Evaluation, at: int, metrics: Metrics) -> str:
+    """Say whether a model differs from the first one beyond noise. metrics: the differences."""
+    main = main_metric([metrics])
+    title, name = metric_title(evaluation, main), letter(at)
     difference = metrics[main].value
     if metrics[main].contains_zero or difference is None:
-        verdict = f"{title}: {WITHIN_NOISE}"
-    else:
-        higher, lower = (letter, "A") if difference > 0 else ("A", letter)
-        verdict = f"{title}: that of {higher} is higher than that of {lower}, beyond noise"
-    return [f"{letter} minus A, on the same rows", *aligned(cells), f"  {verdict}"]
+        return f"{title}: {WITHIN_NOISE}"
+    higher, lower = (name, "A") if difference > 0 else ("A", name)
+    return f"{title}: that of {higher} is higher than that of {lower}, beyond noise"
 
 
-def _main_metric(measured: Sequence[Metrics]) -> str:
+def main_metric(measured: Sequence[Metrics]) -> str:
     """Return the metric by which models are compared: the first that all of them have."""
     names = (*_HEADS, "perplexity")
     return next(name for name in names if all(name in some for some in measured))
@@ -186,7 +194,11 @@ def _single_groups(groups: Mapping[str, GroupMetrics]) -> list[str]:
     shown = [name for name in order if name in measured][:2]
     cells = [["", "rows", *(heads[name] for name in shown)]]
     cells += [
-        [_short(label), str(part.rows), *(_cell(name, part.models[0][name]) for name in shown)]
+        [
+            _short(label),
+            str(part.rows),
+            *(format_estimate(name, part.models[0][name]) for name in shown),
+        ]
         for label, part in groups.items()
     ]
     return _indented(aligned(cells, right=(1,)))
@@ -195,20 +207,20 @@ def _single_groups(groups: Mapping[str, GroupMetrics]) -> list[str]:
 def _compared_groups(groups: Mapping[str, GroupMetrics]) -> list[str]:
     """Return a table per model of its accuracy, as the difference from that of A."""
     models = next(iter(groups.values())).models
-    name = _main_metric(models)
+    name = main_metric(models)
     lines = []
     for at in range(1, len(models)):
         unit = " (points)" if name in _SHARES else ""
         head = _HEADS.get(name, name)
-        cells = [["", "rows", f"{head} of A", f"{_letter(at)} minus A{unit}", ""]]
+        cells = [["", "rows", f"{head} of A", f"{letter(at)} minus A{unit}", ""]]
         for label, part in groups.items():
             difference = part.differences[at - 1][name]
             cells.append(
                 [
                     _short(label),
                     str(part.rows),
-                    _cell(name, part.models[0][name]),
-                    _cell(name, difference, signed=True).removesuffix(_POINTS),
+                    format_estimate(name, part.models[0][name]),
+                    format_estimate(name, difference, signed=True).removesuffix(_POINTS),
                     "noise" if difference.contains_zero else "",
                 ]
             )
@@ -224,7 +236,7 @@ def _short(label: str) -> str:
     return label if len(label) <= _LONGEST_GROUP else f"...{label[3 - _LONGEST_GROUP :]}"
 
 
-def _cell(name: str, estimate: Estimate, *, signed: bool = False) -> str:
+def format_estimate(name: str, estimate: Estimate, *, signed: bool = False) -> str:
     """Return a value with its interval. signed: it is a difference."""
     unit = _POINTS if signed and name in _SHARES else ""
     value = _number(name, estimate.value, signed=signed)

@@ -172,9 +172,23 @@ def generate(
         for start in range(0, len(order), options.batch_size):
             batch = order[start : start + options.batch_size]
             given = [ids[i] for i in batch]
-            completions = _generate_batch(model, tokenizer, given, options, stop_ids, streamer)
-            for i, answer in zip(batch, completions, strict=True):
-                answers[i] = answer
+            settings: dict[str, Any] = (
+                {"do_sample": True, "temperature": options.temperature, "top_k": 0, "top_p": 1.0}
+                if options.temperature > 0
+                else {"do_sample": False}
+            )
+            completions = generate_ids(
+                model,
+                given,
+                tokenizer.pad_token_id,
+                options.max_new_tokens,
+                stop_ids,
+                streamer=streamer,
+                **settings,
+            )
+            for i, (completion, ended) in zip(batch, completions, strict=True):
+                text = tokenizer.decode(completion, skip_special_tokens=True)
+                answers[i] = Answer(text, ended)
             count(len(batch))
     return answers
 
@@ -201,42 +215,46 @@ class _CheckPreemption(LogitsProcessor):  # type: ignore[misc]  # transformers i
         return scores
 
 
-def _generate_batch(
+def generate_ids(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     prompts: list[Ids],
-    options: Sampling,
-    stop_ids: Collection[int] | None,
-    streamer: BaseStreamer | None,
-) -> list[Answer]:
+    pad: int,
+    max_new_tokens: int,
+    stop_ids: Collection[int] | None = None,
+    *,
+    processors: Sequence[LogitsProcessor] = (),
+    streamer: BaseStreamer | None = None,
+    **settings: Any,
+) -> list[tuple[Ids, bool]]:
+    """Return the tokens of a completion per prompt, and whether it ends with a stop token.
+
+    All prompts are one batch. Raises NotANumberError.
+
+    stop_ids: by default those of the model's generation config. processors: change the logits after
+    all others. settings: those of transformers' `generate`.
+    """
     longest = max(map(len, prompts))
-    pad = tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-    sampling: dict[str, Any] = (
-        {"do_sample": True, "temperature": options.temperature, "top_k": 0, "top_p": 1.0}
-        if options.temperature > 0
-        else {"do_sample": False}
-    )
     if stop_ids is None:
         eos = model.generation_config.eos_token_id
         stop_ids = [eos] if isinstance(eos, int) else eos or []
     if stop_ids:
-        sampling["eos_token_id"] = sorted(stop_ids)
+        settings["eos_token_id"] = sorted(stop_ids)
     output = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
-        max_new_tokens=options.max_new_tokens,
+        max_new_tokens=max_new_tokens,
         pad_token_id=pad,
         use_cache=True,  # training disables it
         streamer=streamer,
-        logits_processor=LogitsProcessorList([_CheckFinite(), _CheckPreemption()]),
-        **sampling,
+        logits_processor=LogitsProcessorList([_CheckFinite(), _CheckPreemption(), *processors]),
+        **settings,
     )
-    return [
-        Answer(
-            tokenizer.decode(row[longest:], skip_special_tokens=True),
-            not set(stop_ids).isdisjoint(row[longest:]),
-        )
-        for row in output.tolist()
-    ]
+    return [_until_stop(row[longest:], stop_ids) for row in output.tolist()]
+
+
+def _until_stop(ids: Ids, stop_ids: Collection[int]) -> tuple[Ids, bool]:
+    """Cut off the padding after the first stop token; return whether there is one."""
+    end = next((i for i, token in enumerate(ids) if token in stop_ids), None)
+    return (ids, False) if end is None else (ids[: end + 1], True)

@@ -73,20 +73,41 @@ class RowScoring:
     def all(self, choices: Sequence[ModelChoice]) -> list[ModelScores]:
         """Score the rows with each model. The reference stays loaded if one needs it."""
         tokenizers = [self.models.own_tokenizer(choice, self.tokenizer) for choice in choices]
-        needs_reference = self.models.with_reference and any(
-            tokenizer is self.tokenizer
-            and not choice.is_adapter_on_reference
-            and not choice.is_reward_model
-            for choice, tokenizer in zip(choices, tokenizers, strict=True)
-        )
-        context: AbstractContextManager[ScoredModel | None] = nullcontext()
-        if needs_reference:
-            context = self.models.opened(self.models.reference_choice())
-        with context as reference:
-            return [
-                self._one(choice, tokenizer, reference)
-                for choice, tokenizer in zip(choices, tokenizers, strict=True)
-            ]
+        pairs = list(zip(choices, tokenizers, strict=True))
+        compared = [
+            choice
+            for choice, tokenizer in pairs
+            if self._is_compared(tokenizer) and not choice.is_reward_model
+        ]
+        with self._reference_for(compared) as reference:
+            return [self._one(choice, tokenizer, reference) for choice, tokenizer in pairs]
+
+    def kl(self, choices: Sequence[ModelChoice]) -> list[float | None]:
+        """Return the mean KL of each model to the reference; None for other tokens."""
+        _, rows = self._token_rows(self.tokenizer)
+        means: list[float | None] = []
+        with self._reference_for(choices) as reference:
+            for choice in choices:
+                own = self.models.own_tokenizer(choice, self.tokenizer)
+                if not self._is_compared(own):
+                    means.append(None)
+                    continue
+                with self.models.opened(choice) as scored:
+                    by_row = self._kl(scored, reference, rows)
+                tokens = sum(count for _, count in by_row)
+                means.append(sum(nats for nats, _ in by_row) / tokens if tokens else None)
+        return means
+
+    def _is_compared(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        return self.models.with_reference and tokenizer is self.tokenizer
+
+    def _reference_for(
+        self, choices: Sequence[ModelChoice]
+    ) -> AbstractContextManager[ScoredModel | None]:
+        """Load the reference until the block ends, unless each model holds it."""
+        if all(choice.is_adapter_on_reference for choice in choices):
+            return nullcontext()
+        return self.models.opened(self.models.reference_choice())
 
     def _one(
         self,
@@ -96,7 +117,7 @@ class RowScoring:
     ) -> ModelScores:
         if choice.is_reward_model:
             return self._rewards(choice, tokenizer)
-        compares = self.models.with_reference and tokenizer is self.tokenizer
+        compares = self._is_compared(tokenizer)
         if self.models.with_reference and not compares:
             warn(
                 f"{choice.name} has other tokens than the reference, so that it is compared "
@@ -115,19 +136,7 @@ class RowScoring:
             base = scored if scored.holds_reference else reference
             assert base is not None
             ratio_to = self._reference(base, rows, turned_off)
-
-            @contextmanager
-            def reference_module() -> Iterator[torch.nn.Module]:
-                with turned_off():
-                    yield base.model
-
-            kl = next_token_kl(
-                scored.model,
-                reference_module,
-                [rows[i] for i in self._kl_rows()],
-                self.max_length,
-                autocast=scored.autocast,
-            )
+            kl = self._kl(scored, reference, rows)
         return self._scores(choice, sides, own, ratio_to, kl)
 
     def _rewards(self, choice: ModelChoice, tokenizer: PreTrainedTokenizerBase) -> ModelScores:
@@ -147,6 +156,28 @@ class RowScoring:
             },
             none,
             none,
+        )
+
+    def _kl(
+        self, scored: ScoredModel, reference: ScoredModel | None, rows: Sequence[Row]
+    ) -> list[tuple[float, int]]:
+        """Return (nats, tokens) of the rows of `_kl_rows`."""
+
+        @contextmanager
+        def reference_module() -> Iterator[torch.nn.Module]:
+            if scored.holds_reference:
+                with scored.without_adapter():
+                    yield scored.model
+            else:
+                assert reference is not None
+                yield reference.model
+
+        return next_token_kl(
+            scored.model,
+            reference_module,
+            [rows[i] for i in self._kl_rows()],
+            self.max_length,
+            autocast=scored.autocast,
         )
 
     def _reference(

@@ -6,7 +6,7 @@ import math
 import os
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ import numpy as np
 from prefcli import preemption
 from prefcli.console import say
 from prefcli.data.convert import Place
-from prefcli.data.digests import folder_digest, json_digest, row_key, tokenizer_digest
+from prefcli.data.digests import folder_digest, row_key, tokenizer_digest
 from prefcli.data.sources import RawRows, read
 from prefcli.errors import DataError, InterruptedRunError, PreemptedError, RecipeError
 from prefcli.evaluation.arguments import named_by
+from prefcli.evaluation.best_of import BestOf, Distribution, best_of, distribution
+from prefcli.evaluation.bootstrap import Floats
 from prefcli.evaluation.candidates import CandidateReader, Layout
 from prefcli.evaluation.held_out_rows import data_source
-from prefcli.evaluation.partial_scores import PartialScores
+from prefcli.evaluation.partial_file import PartialFile
 from prefcli.evaluation.ranks import rank, score_columns
 from prefcli.evaluation.row_writer import row_writer
 from prefcli.evaluation.scorers import Scorer
@@ -32,6 +34,8 @@ from prefcli.text import counted
 DATA_ARGUMENT = "DATA"
 CHUNK = 128
 """Rows whose scores are written at once; a restart repeats at most these."""
+_PARTIAL = ".partial"
+"""Suffix of the scores while they are computed."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,10 @@ class ScoreSummary:
     mean: float | None
     best: float | None
     """Mean reward of the best response of each prompt."""
+    best_of: list[BestOf] = field(default_factory=list)
+    distribution: Distribution | None = None
+    chosen_is_best: float | None = None
+    """Share of pairs whose chosen response has the higher reward; a tie counts one half."""
 
     def lines(self) -> list[str]:
         """Describe the result."""
@@ -59,6 +67,11 @@ class ScoreSummary:
             lines.append(
                 f"score: mean reward {self.mean:+.3f}; of the best response to each prompt "
                 f"{self.best:+.3f}"
+            )
+        if self.chosen_is_best is not None:
+            lines.append(
+                f"score: the chosen response has the higher reward in {self.chosen_is_best:.1%} of "
+                "the pairs"
             )
         if self.unscored:
             lines.append(
@@ -79,17 +92,16 @@ def score_file(recipe: Recipe, data: str, output: Path, scorer: Scorer) -> Score
     place = Place(source.path, DATA_ARGUMENT, chat=scorer.chat)
     reader = CandidateReader(rows, place)
     _refuse_columns(rows, reader.layout, scorer.names)
-    key = json_digest(
-        {
-            **scorer.facts,
-            "data": _data_digest(data, rows),
-            "rows": len(rows),
-            "chat": scorer.chat,
-            "tokenizer": tokenizer_digest(scorer.tokenizer),
-        }
-    )
+    settings = {
+        **scorer.facts,
+        "data": _data_digest(data, rows),
+        "rows": len(rows),
+        "chat": scorer.chat,
+        "tokenizer": tokenizer_digest(scorer.tokenizer),
+    }
     say(f"score: {scorer.description}")
-    with PartialScores(output, key) as partial:
+    cure = "name another file with --output"
+    with PartialFile(output.with_suffix(_PARTIAL), settings, cure) as partial:
         _score_rows(reader, scorer, partial)
         summary = _write(rows, reader.layout, partial, output, scorer)
         partial.remove()
@@ -101,41 +113,49 @@ def _data_digest(data: str, rows: RawRows) -> Any:
     return folder_digest(path) if path.exists() else [part.fingerprint for part in rows.parts]
 
 
-def _score_rows(reader: CandidateReader, scorer: Scorer, partial: PartialScores) -> None:
+def _score_rows(reader: CandidateReader, scorer: Scorer, partial: PartialFile) -> None:
     """Score the rows that the file does not have yet. Raises PreemptedError if it is stopped."""
-    total, start = len(reader), partial.done
-    if start:
-        say(f"score: continuing after {start:,} of {total:,} rows")
+    total, done = len(reader), sum(1 for _ in _rows(partial))
+    if done:
+        say(f"score: continuing after {done:,} of {total:,} rows")
     try:
-        with progress("score", total, done=start) as count:
-            while partial.done < total:
-                # Chunks are those of an uninterrupted start.
-                end = min((partial.done // CHUNK + 1) * CHUNK, total)
-                indices = range(partial.done, end)
-                _score_chunk(reader, scorer, partial, indices)
+        with progress("score", total, done=done) as count:
+            while done < total:
+                indices = range(done, min(done + CHUNK, total))
+                partial.add(_score_chunk(reader, scorer, indices))
+                done += len(indices)
                 count(len(indices))
     except (preemption.Stop, KeyboardInterrupt) as stop:
         kind = PreemptedError if isinstance(stop, preemption.Stop) else InterruptedRunError
         raise kind(
-            f"stopped after {partial.done:,} of {total:,} rows, whose scores are in "
+            f"stopped after {done:,} of {total:,} rows, whose scores are in "
             f"{partial.path}; run the same command again to continue",
             code="RUN103",
         ) from None
 
 
 def _score_chunk(
-    reader: CandidateReader, scorer: Scorer, partial: PartialScores, indices: Sequence[int]
-) -> None:
+    reader: CandidateReader, scorer: Scorer, indices: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return a key of the prompt and the numbers of each response, by row."""
     prompts, token_rows = zip(*(reader.read(i, scorer.tokenizer) for i in indices), strict=True)
     numbers = iter(scorer.score([row for some in token_rows for row in some]))
-    scores = [[next(numbers) for _ in some] for some in token_rows]
-    partial.add(scores, list(map(row_key, prompts)))
+    return [
+        {"group": row_key(prompt), "scores": [next(numbers) for _ in some]}
+        for prompt, some in zip(prompts, token_rows, strict=True)
+    ]
+
+
+def _rows(partial: PartialFile) -> Iterator[dict[str, Any]]:
+    """Yield what `_score_chunk` returned for each row."""
+    for chunk in partial.values():
+        yield from chunk
 
 
 def _write(
     rows: RawRows,
     layout: Layout,
-    partial: PartialScores,
+    partial: PartialFile,
     output: Path,
     scorer: Scorer,
 ) -> ScoreSummary:
@@ -146,7 +166,7 @@ def _write(
 
     def scored_rows() -> Iterator[dict[str, Any]]:
         at = 0
-        for index, line in enumerate(partial.rows()):
+        for index, line in enumerate(_rows(partial)):
             scores = line["scores"]
             part = slice(at, at + len(scores))
             at += len(scores)
@@ -166,6 +186,11 @@ def _write(
     finally:
         written.unlink(missing_ok=True)
     valid = ~np.isnan(values)
+    is_pair = layout == "pair"
+    parts = {"all responses": valid, "best of each prompt": best}
+    if is_pair:  # the chosen response of each comes first
+        is_chosen = np.tile([True, False], len(values) // 2)
+        parts = {"chosen": is_chosen, "rejected": ~is_chosen}
     return ScoreSummary(
         output=str(output),
         description=scorer.description,
@@ -175,16 +200,24 @@ def _write(
         unscored=int((~valid).sum()),
         mean=float(values[valid].mean()) if valid.any() else None,
         best=float(values[best].mean()) if best.any() else None,
+        best_of=[] if is_pair else best_of(values, groups),
+        distribution=distribution(values, parts),
+        chosen_is_best=_share_of_wins(values[::2], values[1::2]) if is_pair else None,
     )
 
 
-def _groups_and_rewards(partial: PartialScores, *, by_row: bool) -> tuple[Any, Any]:
+def _share_of_wins(chosen: Floats, rejected: Floats) -> float | None:
+    wins = (np.sign(chosen - rejected) + 1) / 2
+    return None if np.isnan(wins).all() else float(np.nanmean(wins))
+
+
+def _groups_and_rewards(partial: PartialFile, *, by_row: bool) -> tuple[Any, Any]:
     """Return the group and the reward of each response: 16 bytes of memory for each.
 
     by_row: the responses of a row are a group, and else those of all rows with the same prompt.
     """
     groups, values = array("q"), array("d")
-    for index, line in enumerate(partial.rows()):
+    for index, line in enumerate(_rows(partial)):
         for one in line["scores"]:
             groups.append(index if by_row else line["group"])
             values.append(math.nan if one["reward"] is None else one["reward"])

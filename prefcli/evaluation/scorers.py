@@ -122,17 +122,17 @@ def policy_scorer(recipe: Recipe, model: str, formula: RewardFormula) -> Iterato
 
 
 @contextmanager
-def reward_model_scorer(recipe: Recipe, name: str) -> Iterator[Scorer]:
-    """Load a reward model until the block ends."""
-    options = model_argument(model_of_run(name), REWARD_MODEL_OPTION)
+def reward_model_scorer(
+    recipe: Recipe, name: str, revision: str | None = None, *, where: str = REWARD_MODEL_OPTION
+) -> Iterator[Scorer]:
+    """Load a reward model until the block ends. where: what names it, in messages."""
+    named = model_argument(model_of_run(name), where).model_copy(update={"revision": revision})
     device, length = detect_device(), recipe.data.max_length
     with named_by(REWARD_MODEL_OPTION):
-        options = with_merged_adapter(RewardModel.of(options))
-        tokenizer = load_tokenizer(options, where=REWARD_MODEL_OPTION)
+        options = with_merged_adapter(RewardModel.of(named))
+        tokenizer = load_tokenizer(options, where=where)
         dtype = device.dtype(options, frozen=True)
-        model = load_reward_model(
-            options, dtype, REWARD_MODEL_OPTION, pad_token_id=tokenizer.pad_token_id
-        )
+        model = load_reward_model(options, dtype, where, pad_token_id=tokenizer.pad_token_id)
     model = to_device(model, device)
 
     def score(rows: list[Row]) -> list[dict[str, Any]]:

@@ -96,6 +96,8 @@ def _tasks(recipe: Recipe) -> Iterator[tuple[object, Callable[[], Iterator[Downl
         models.append(("model.tokenizer", model.tokenizer, model.tokenizer_revision, False))
     if reference.name_or_path is not None:
         models.append(("reference.name_or_path", reference.name_or_path, reference.revision, True))
+    judges = recipe.judge_models.items()
+    models += [(path, name, revision, True) for path, (name, revision) in judges]
     for path, name, revision, weights in models:
         key: tuple[object, ...] = (name, revision, weights, model.trust_remote_code)
         repository = Repository(path, "model", name, revision)

@@ -33,6 +33,7 @@ def _names(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
         "model.name_or_path": recipe.model.name_or_path,
         "model.tokenizer": recipe.model.tokenizer,
         "reference.name_or_path": recipe.reference.name_or_path,
+        **{path: name for path, (name, _) in recipe.judge_models.items()},
     }
     yield from ((path, name, "MDL001") for path, name in models.items() if name is not None)
     for path, source in recipe.sources:

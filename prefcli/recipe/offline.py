@@ -20,7 +20,8 @@ def hub_names(recipe: Recipe) -> list[str]:
     """Models and datasets that are not local files."""
     data = [source.path for _, source in recipe.sources]
     model, reference = recipe.model, recipe.reference
-    names = [model.name_or_path, model.tokenizer, reference.name_or_path, *data]
+    judges = [name for name, _ in recipe.judge_models.values()]
+    names = [model.name_or_path, model.tokenizer, reference.name_or_path, *judges, *data]
     return [name for name in dict.fromkeys(names) if name is not None and not is_local(name)]
 
 

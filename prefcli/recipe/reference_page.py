@@ -30,7 +30,7 @@ def recipe_page(keys: Iterable[RecipeKey]) -> str:
 
 def _is_repeated(path: str) -> bool:
     """True for a section that has the keys of another one: sources, and the shares of a check."""
-    is_source = path in ("data.eval", "sft_mix.data")
+    is_source = path in ("data.eval", "sft_mix.data", "judge.scores", "pairs.prompts")
     return is_source or (path.startswith("data.checks.") and path != "data.checks.cut")
 
 

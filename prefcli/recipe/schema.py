@@ -19,10 +19,12 @@ from prefcli.recipe.sections import (
     CheckSft,
     Data,
     ExpectedResults,
+    Judge,
     Launch,
     Logging,
     Lora,
     Model,
+    Pairs,
     Performance,
     PushToHub,
     Reference,
@@ -65,6 +67,8 @@ class Recipe(ConfigBase):
     check_sft: CheckSft = section()
     health: Health = section()
     samples: SampleOptions = section()
+    judge: Judge | None = None
+    pairs: Pairs = section()
     logging: Logging = section()
     expected: ExpectedResults | None = None
     push_to_hub: PushToHub | None = None
@@ -231,14 +235,22 @@ class Recipe(ConfigBase):
     def sources(self) -> list[tuple[str, Source]]:
         """Every data source with its dotted path."""
         mix = self.sft_mix.data if self.sft_mix is not None else []
+        scores = self.judge.scores if self.judge is not None else None
         sections = (
             ("data.train", self.data.train),
             ("data.eval", self.data.eval_sources),
             ("sft_mix.data", mix),
+            ("pairs.prompts", self.pairs.prompts or []),
+            ("judge.scores", [scores] if scores is not None else []),
         )
         return [
             (f"{path}[{i}]", source) for path, group in sections for i, source in enumerate(group)
         ]
+
+    @property
+    def judge_models(self) -> dict[str, tuple[str, str | None]]:
+        """Models that the judge loads: dotted path, name and revision."""
+        return {} if self.judge is None else self.judge.models
 
     @property
     def methods(self) -> dict[str, Method]:

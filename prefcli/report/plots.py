@@ -21,6 +21,8 @@ _STRIPS = 80
 _X_TITLE = "step"
 _RECENT = 0.9
 """Share of the steps after which an evaluation shows the end of a line."""
+COLOURS_OF_VALUES = ("first", "rejected")
+"""Colours of the names in a histogram of values."""
 _LEAST_JOINED = 3
 """Evaluations from which a line joins them."""
 
@@ -152,7 +154,12 @@ class _Axis:
         return round(self._start + share * (self._end - self._start), 2)
 
 
-def line_plot(panel: PanelData, marks: Sequence[Mark], steps: tuple[float, float]) -> Plot:
+def line_plot(
+    panel: PanelData,
+    marks: Sequence[Mark],
+    steps: tuple[float, float],
+    x_title: str = _X_TITLE,
+) -> Plot:
     """Lay out a panel: training as lines, evaluations as circles, health advice as marks.
 
     steps: the first and last step of all plots of the page.
@@ -165,14 +172,14 @@ def line_plot(panel: PanelData, marks: Sequence[Mark], steps: tuple[float, float
     left = 14 + _TEXT * max((len(label) for _, label in ticks), default=1)
     names_lines = len(panel.lines) > 1 and all(len(x.label) <= _NAME for x in panel.lines)
     labels = _last_values(panel.lines, names_lines=names_lines)
-    right = width - 10 - _BOLD * max(len(text) for text in (_X_TITLE, *(t for _, t, _ in labels)))
+    right = width - 10 - _BOLD * max(len(text) for text in (x_title, *(t for _, t, _ in labels)))
     room = max(steps[1] - steps[0], 1) * 0.03
     x = _Axis(steps[0] - room, steps[1] + room, left, right)
     y = _Axis(low, high, bottom, top, log=panel.log_scale)
     x_ticks = _linear_ticks(steps[0], max(steps[1], steps[0] + 1), 5, integers=True)
     ends = [EndLabel(y.place(value), text, colour) for value, text, colour in labels]
     return Plot(
-        label=f"{panel.title} by step",
+        label=f"{panel.title} by {x_title}",
         width=width,
         height=height,
         left=left,
@@ -181,13 +188,13 @@ def line_plot(panel: PanelData, marks: Sequence[Mark], steps: tuple[float, float
         bottom=bottom,
         x_ticks=[Tick(x.place(value), label) for value, label in x_ticks],
         y_ticks=[Tick(y.place(value), label) for value, label in ticks],
-        x_title=_X_TITLE,
+        x_title=x_title,
         series=[series for line in panel.lines for series in _series_of(line, x, y)],
         baseline=None if panel.baseline is None else y.place(panel.baseline),
         rules=_rules(marks, x, right),
         ends=_spread(ends, top, bottom),
         names_lines=names_lines and len(ends) == len(panel.lines),
-        strips=list(_strips(panel.lines, x, left, right)),
+        strips=list(_strips(panel.lines, x, left, right, x_title)),
     )
 
 
@@ -322,7 +329,9 @@ def _rules(marks: Sequence[Mark], x: _Axis, right: float) -> list[Rule]:
     return rules
 
 
-def _strips(lines: Sequence[Line], x: _Axis, left: float, right: float) -> Iterator[Strip]:
+def _strips(
+    lines: Sequence[Line], x: _Axis, left: float, right: float, x_title: str
+) -> Iterator[Strip]:
     """Yield parts of the plot, each with the values of all lines at its last step."""
     values: dict[float, list[str]] = {}
     for line in lines:
@@ -335,7 +344,7 @@ def _strips(lines: Sequence[Line], x: _Axis, left: float, right: float) -> Itera
     places = [x.place(step) for step in shown]
     edges = [left, *((a + b) / 2 for a, b in pairwise(places)), right]
     for step, start, end in zip(shown, edges, edges[1:], strict=False):
-        text = "\n".join([f"step {step:g}", *values[step]])
+        text = "\n".join([f"{x_title} {step:g}", *values[step]])
         yield Strip(round(start, 2), round(end - start, 2), text)
 
 
@@ -409,6 +418,40 @@ def histogram(
             for at, (label, count) in enumerate(zip(labels, rows, strict=True))
         ],
         rules=rules,
+    )
+
+
+def value_histogram(edges: Sequence[float], counts: Mapping[str, Sequence[int]]) -> Plot:
+    """Lay out values as bars, one colour for each name. edges: of the bins, one more than those."""
+    width, height, top, bottom = 420, 220, 18, 190
+    high = max(max(*rows, 1) for rows in counts.values())
+    ticks = list(_linear_ticks(0, high, 4, integers=True))
+    left, right = 14 + _TEXT * max(len(label) for _, label in ticks), width - 8.0
+    x = _Axis(edges[0], edges[-1], left, right)
+    y = _Axis(0, high * 1.05, bottom, top)
+    share = 0.92 / len(counts)
+    return Plot(
+        label=" and ".join(counts),
+        width=width,
+        height=height,
+        left=left,
+        right=right,
+        top=top,
+        bottom=bottom,
+        x_ticks=[Tick(x.place(at), text) for at, text in _linear_ticks(edges[0], edges[-1], 6)],
+        y_ticks=[Tick(y.place(value), label) for value, label in ticks],
+        bars=[
+            Bar(
+                round(x.place(low) + place * share * (x.place(end) - x.place(low)), 2),
+                y.place(count),
+                round(share * (x.place(end) - x.place(low)), 2),
+                round(bottom - y.place(count), 2),
+                f"{name}, {low:.3g} to {end:.3g}: {count:,}",
+                COLOURS_OF_VALUES[place],
+            )
+            for place, (name, rows) in enumerate(counts.items())
+            for (low, end), count in zip(pairwise(edges), rows, strict=True)
+        ],
     )
 
 

@@ -15,6 +15,7 @@ from prefcli.errors import RecipeError
 from prefcli.evaluation.bootstrap import Bootstrap, Gap, Mean, Ordered, Perplexity
 from prefcli.evaluation.eval_report import WITHIN_NOISE, report_lines
 from prefcli.evaluation.evaluate import evaluate
+from tests.support.pages import read
 from tests.support.plain_scores import log_softmax_sum
 from tests.support.tiny_runs import labelled, pairs, write_jsonl
 
@@ -163,10 +164,16 @@ def test_eval_command_of_a_run_compares_its_model_with_others(
         for i, row in enumerate(pairs(6))
     ]
     data, output = write_jsonl(tmp_path / "bench.jsonl", rows), tmp_path / "out" / "eval.json"
+    page = tmp_path / "eval.html"
     code, document, err = run_json(
-        "eval", run_folder, tiny_model, "--data", data, "--output", output
+        "eval", run_folder, tiny_model, "--data", data, "--output", output, "--html", page
     )
     assert code == 0
+    text = " ".join(read(page.read_text("utf-8")).text.split())
+    assert f"A {run_folder / 'model'} B {tiny_model}" in text
+    assert WITHIN_NOISE in text
+    assert "By subset" in text
+    assert "a (3 rows)" in text
     assert document == json.loads(output.read_text("utf-8"))
     assert document["models"] == [str(run_folder / "model"), str(tiny_model)]
     assert document["beta"] == 0.1

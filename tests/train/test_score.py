@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,13 +18,15 @@ from transformers import (
 from prefcli.data.convert import Place
 from prefcli.data.sources import read
 from prefcli.errors import DataError, InterruptedRunError, RecipeError
+from prefcli.evaluation.best_of import best_of
 from prefcli.evaluation.candidates import CandidateReader
-from prefcli.evaluation.partial_scores import PartialScores
+from prefcli.evaluation.partial_file import PartialFile
 from prefcli.evaluation.ranks import rank
 from prefcli.evaluation.score_file import CHUNK, score_file
 from prefcli.evaluation.scorers import RewardFormula, Scorer, policy_scorer
 from prefcli.model.reward_model import load_reward_model, rewards
 from prefcli.recipe.sections import Model, Source
+from tests.support import pages
 from tests.support.plain_scores import log_softmax_sum
 from tests.support.tiny_runs import pairs, write_jsonl
 
@@ -45,8 +48,15 @@ def test_score_command_of_an_adapter_equals_a_plain_softmax(
         for i, row in enumerate(pairs(3))
     ]
     data, output = write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "new" / "out.jsonl"
-    code, document, _ = run_json("score", run_folder, data, "--output", output, "--per-token")
+    page = tmp_path / "score.html"
+    code, document, _ = run_json(
+        "score", run_folder, data, "--output", output, "--per-token", "--html", page
+    )
     assert (code, document["responses"], document["prompts"]) == (0, 9, 3)
+    curve = [one["reward"] for one in document["best_of"]]
+    assert (curve[0], curve[-1]) == pytest.approx((document["mean"], document["best"]))
+    assert sum(document["distribution"]["counts"]["best of each prompt"]) == 3
+    assert "best of 3" in " ".join(pages.read(page.read_text("utf-8")).text.split())
     start = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
     adapted = AutoModelForCausalLM.from_pretrained(tiny_model)
     adapted.load_adapter(str(tuned / "adapter"))
@@ -96,6 +106,20 @@ def test_rank_gives_ties_the_same_rank_and_nothing_to_missing_rewards():
     assert best.tolist() == [False, True, False, False, False, False, True]
 
 
+def test_best_of_equals_the_mean_over_all_choices():
+    draw = np.random.default_rng(3)
+    parts = [draw.normal(size=size) for size in (5, 4, 4, 2)]  # the last has too few
+    values = np.concatenate([*parts, [np.nan]])
+    groups = np.repeat([7, 3, 9, 1, 1], [5, 4, 4, 2, 1])
+    curve = best_of(values, groups)
+    assert [one.n for one in curve] == [1, 2, 3, 4]
+    for one in curve:
+        expected = [np.mean([max(c) for c in combinations(p, one.n)]) for p in parts[:3]]
+        assert one.reward == pytest.approx(np.mean(expected))
+        assert one.low <= one.reward <= one.high
+    assert best_of(values[:3], np.arange(3)) == []
+
+
 class Stopping:
     """Rewards of the length of responses, until a number of responses is reached."""
 
@@ -130,7 +154,7 @@ def test_score_file_that_was_stopped_continues_to_the_same_output(
         score_file(recipe, data, output, fake_scorer(tokenizer, Stopping(CHUNK + 1)))
     assert not output.exists()
     with partial.open("a") as file:
-        file.write('{"group": 1, "sco')  # a torn line
+        file.write('[{"group": 1, "sco')  # a torn line
     with pytest.raises(RecipeError, match="RUN102"):
         score_file(recipe, data, output, fake_scorer(tokenizer, Stopping(), beta=0.2))
     rest = Stopping()
@@ -150,11 +174,14 @@ def test_score_file_that_was_stopped_continues_to_the_same_output(
             assert row["rank"] == 1 + sum(other["reward"] > row["reward"] for other in group)
 
 
-def test_partial_scores_of_another_process_are_locked(tmp_path):
-    with PartialScores(tmp_path / "out.jsonl", "key"), pytest.raises(RecipeError, match="RUN012"):
-        PartialScores(tmp_path / "out.parquet", "key")
-    with PartialScores(tmp_path / "out.parquet", "key") as partial:
-        assert partial.done == 0
+def test_partial_file_of_another_process_is_locked(tmp_path):
+    path = tmp_path / "out.partial"
+    with PartialFile(path, {"n": 1}, "stop"), pytest.raises(RecipeError, match="RUN012"):
+        PartialFile(path, {"n": 1}, "stop")
+    with PartialFile(path, {"n": 1}, "stop") as partial:
+        assert list(partial.values()) == []
+    with pytest.raises(RecipeError, match=r"n was 1 there and is 2 now"):
+        PartialFile(path, {"n": 2}, "stop")
 
 
 def test_score_file_writes_parquet_with_the_types_of_all_rows(

@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from prefcli import cli
+from prefcli.evaluation.evaluate import evaluate
+from prefcli.recipe import load
 
 
 @pytest.mark.slow
@@ -39,3 +41,10 @@ def test_sweep_runs_once_skips_what_has_finished_and_compares(
     report = json.loads(run("--method=dpo", "--json"))
     assert {run["run"] for run in report["runs"]} == {"dpo-beta=0.1", "dpo-beta=0.5"}
     assert set(report["exit_codes"].values()) == {0}
+    # The runs had no reference in memory, so that their KL was measured after them.
+    assert all(run["KL"] > 0 for run in report["runs"])
+    path = folder / "dpo-beta=0.5"
+    own = load(str(path / "recipe.yaml")).recipe
+    evaluated = evaluate(own, own.dpo, [str(path)])
+    kl = {run["run"]: run["KL"] for run in report["runs"]}["dpo-beta=0.5"]
+    assert kl == pytest.approx(evaluated.total.models[0]["reference_kl"].value)

@@ -15,6 +15,7 @@ from prefcli import cli
 from prefcli.error_codes import ERROR_CODES
 from prefcli.error_codes.data import DATA_CODES
 from prefcli.error_codes.environment import ENVIRONMENT_CODES
+from prefcli.error_codes.judge import JUDGE_CODES
 from prefcli.error_codes.markdown import error_reference
 from prefcli.error_codes.model import MODEL_CODES
 from prefcli.error_codes.recipe import RECIPE_CODES
@@ -29,6 +30,7 @@ GROUPS = {
     "ENV": ENVIRONMENT_CODES,
     "RUN": RUN_CODES,
     "TRN": TRAINING_CODES,
+    "JDG": JUDGE_CODES,
 }
 CODE = re.compile(rf"({'|'.join(GROUPS)})[0-9]{{3}}")
 

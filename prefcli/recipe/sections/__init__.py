@@ -15,6 +15,14 @@ from prefcli.recipe.sections.data import (
     Source,
 )
 from prefcli.recipe.sections.model import Lora, Model, Reference, RewardModel, check_pinned
+from prefcli.recipe.sections.on_policy import (
+    ExecutableJudge,
+    FunctionJudge,
+    ImplicitRewardJudge,
+    Judge,
+    Pairs,
+    RewardModelJudge,
+)
 from prefcli.recipe.sections.output import (
     ExpectedResults,
     Logging,
@@ -37,15 +45,21 @@ __all__ = [
     "Data",
     "DataChecks",
     "EarlyStopping",
+    "ExecutableJudge",
     "ExpectedResults",
+    "FunctionJudge",
+    "ImplicitRewardJudge",
+    "Judge",
     "Launch",
     "Logging",
     "Lora",
     "Model",
+    "Pairs",
     "Performance",
     "PushToHub",
     "Reference",
     "RewardModel",
+    "RewardModelJudge",
     "SampleOptions",
     "SftMix",
     "Shares",
