@@ -18,6 +18,7 @@ from prefcli import __version__, preemption
 from prefcli.checkpoints.atomic import write_text
 from prefcli.console import say, warn
 from prefcli.data.digests import tokenizer_digest
+from prefcli.data.row_writer import row_writer
 from prefcli.errors import DataError, InterruptedRunError, PreemptedError, PrefcliError, RecipeError
 from prefcli.evaluation.generate import load_for_generation
 from prefcli.evaluation.judges import Completion, Judge, open_judge
@@ -39,7 +40,6 @@ from prefcli.evaluation.on_policy.sampling import (
 )
 from prefcli.evaluation.on_policy.stored_scores import read_stored_scores
 from prefcli.evaluation.partial_file import PartialFile
-from prefcli.evaluation.row_writer import row_writer
 from prefcli.model import load_tokenizer
 from prefcli.model.base_model import check_start_weights, load_base_config, with_merged_adapter
 from prefcli.model.loading import context_length
