@@ -25,9 +25,8 @@ def data_page(
     """
     splits = document["splits"].items()
     plots = {name: _plots(split["lengths"]) for name, split in splits}
-    return render(
-        "data.html", {**document, "plots": plots, "rows": rows or {}, "examples": examples or {}}
-    )
+    texts = {"rows": rows or {}, "examples": examples or {}}
+    return render("data.html", {"pairs": None, **document, **texts, "plots": plots})
 
 
 def _plots(lengths: Mapping[str, Any]) -> dict[str, Plot]:

@@ -39,7 +39,8 @@ class ModelJudge(Judge):
         response: Any = row.text
         if not isinstance(prompt, str):
             response = [{"role": "assistant", "content": row.text}]
-        (ids,) = Candidates(prompt, [response], row.template).token_rows(self._scorer.tokenizer)
+        completion = Candidates(prompt, [response], row.template)
+        (ids,) = completion.token_rows(self._scorer.tokenizer, row.place)
         return ids
 
 
