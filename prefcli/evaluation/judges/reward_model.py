@@ -25,7 +25,7 @@ class ModelJudge(Judge):
         self._scorer = scorer
         self._chat = chat
         self.description = scorer.description
-        self.settings = {**settings, **{f"judge: {k}": v for k, v in scorer.facts.items()}}
+        self.settings = {**settings, **{f"judge.{k}": v for k, v in scorer.facts.items()}}
 
     def score(self, rows: Sequence[Completion]) -> Iterator[Scores]:
         """Score all rows."""
