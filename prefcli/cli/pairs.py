@@ -37,7 +37,7 @@ def pairs(
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace the output and what an earlier start has done."),
+        typer.Option("--overwrite", help="Replace the output, and results of other settings."),
     ] = False,
     offline: Offline = False,
     as_json: Json = False,
@@ -57,7 +57,7 @@ def pairs(
         run_model = trained_model(loaded.recipe, recipe) if os.path.isdir(recipe) else None
         policy = policy_of(loaded.recipe, run_model)
         if dry_run:
-            lines = check_pairs(loaded.recipe, policy, path)
+            lines = check_pairs(loaded.recipe, policy, path, overwrite=overwrite)
             document = {"checks": lines}
             say(*lines, "done: no error was found; nothing was sampled")
         else:

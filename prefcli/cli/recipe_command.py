@@ -194,15 +194,16 @@ def check_writable(path: Path | str, option: str = "--output") -> None:
 _ROW_SUFFIXES = (".jsonl", ".parquet")
 
 
-def checked_output(output: str, *, overwrite: bool | None = None) -> Path:
+def checked_output(output: str, option: str = "--output", *, overwrite: bool | None = None) -> Path:
     """Return the path of a file of rows. Raises RecipeError before anything is loaded.
 
+    option: the option that named the file.
     overwrite: the value of --overwrite; None for a command without it.
     """
     path = Path(output).expanduser()
     if path.suffix.lower() not in _ROW_SUFFIXES:
         raise RecipeError(
-            f"--output {output}: the suffix is not one of {', '.join(_ROW_SUFFIXES)}",
+            f"{option} {output}: the suffix is not one of {', '.join(_ROW_SUFFIXES)}",
             code="RCP033",
             hint="write FILE.jsonl or FILE.parquet",
         )
@@ -211,9 +212,9 @@ def checked_output(output: str, *, overwrite: bool | None = None) -> Path:
         raise RecipeError(
             f"{output} exists",
             code="RCP027",
-            hint=f"delete it, or name another file with --output{replace}",
+            hint=f"delete it, or name another file with {option}{replace}",
         )
-    check_writable(path)
+    check_writable(path, option)
     return path
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefcli.data.findings import join_places, level
+from prefcli.data.prompt_diversity import PromptDiversity
 from prefcli.data.run_datasets import RunDatasets
 from prefcli.errors import Problem
 from prefcli.recipe.sections import DataChecks
@@ -16,6 +17,8 @@ class DataReport:
     """The audit of all splits, and the errors that would stop a run."""
 
     datasets: RunDatasets
+    diversity: PromptDiversity
+    """That of data.train."""
     checks: DataChecks
     method_notes: list[str]
     """Lines about the method's defaults that depend on the data."""
@@ -36,6 +39,7 @@ class DataReport:
                     "where": join_places(finding.first),
                     "level": level(finding, self.checks),
                 }
+        splits["train"]["prompts"] = self.diversity.as_dict()
         return {
             "splits": splits,
             "checks": list(DataChecks.model_fields),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prefcli.data.convert import Place
@@ -46,15 +46,18 @@ def example_rows(recipe: Recipe, method: Method, datasets: RunDatasets) -> dict[
     raw = dict(_raw_rows(recipe, method, places))
     return {
         split.name: ExampleRows(
-            [
-                ExampleRow(split.place(at), dict(_texts(split.for_trl()[at])))
-                for at in range(min(_FIRST_ROWS, len(split.rows)))
-            ],
+            rows_of(split, range(min(_FIRST_ROWS, len(split.rows)))),
             {finding.name: _known(raw, finding.first) for finding in split.findings},
             {reason: _known(raw, rows.first) for reason, rows in split.dropped.items()},
         )
         for split in datasets.splits
     }
+
+
+def rows_of(split: Split, indices: Iterable[int]) -> list[ExampleRow]:
+    """Return rows of a split as they are trained on."""
+    columns = split.for_trl()
+    return [ExampleRow(split.place(at), dict(_texts(columns[at]))) for at in indices]
 
 
 def _places(split: Split) -> Iterator[str]:

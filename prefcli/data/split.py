@@ -150,8 +150,7 @@ def load_split(
     for i, source in enumerate(sources):
         place = Place.of(sources, i, where)
         raw = read(source, place.where)
-        fraction = source.fraction if source.rows is None else min(1.0, source.rows / len(raw))
-        indices, count = draw_share(len(raw), fraction, seed, sample)
+        indices, count = draw_share(len(raw), source.share_of(len(raw)), seed, sample)
         account = Account() if part is not None and part.is_held_out else audit.account
         rows = convert(
             raw,

@@ -289,6 +289,38 @@ RECIPE_CODES: tuple[ErrorCode, ...] = (
         "Name a file with --data FILE, or write data.eval, e.g. data.eval={from_train: 0.05}.",
     ),
     ErrorCode(
+        "RCP041",
+        "scored-without-pairs",
+        "`prefcli data --scored` compares the two sides of pairs, and the method trains on "
+        "labelled rows or demonstrations.",
+        "prefcli data recipe.yaml --method kto --scored runs/dpo",
+        "Name a method of pairs with --method, e.g. --method dpo.",
+    ),
+    ErrorCode(
+        "RCP042",
+        "scored-by-its-own-rows",
+        "Every model of `prefcli data --scored` was trained on all of these prompts. A model "
+        "agrees with the labels that it was trained on, the swapped ones included.",
+        "prefcli dpo recipe.yaml, then prefcli data recipe.yaml --scored runs/dpo",
+        "Train a run on each half, with data.train.split='train[:50%]' and 'train[50%:]', and name "
+        "both. Or name a model that was trained on other rows.",
+    ),
+    ErrorCode(
+        "RCP043",
+        "clean-file-of-unlike-sources",
+        "`prefcli data --write-clean` writes one file, and the sources of data.train have "
+        "different columns, chat or prompt_template.",
+        "data: {train: [{path: a.jsonl, columns: {prompt: question}}, {path: b.jsonl}]}",
+        "Clean one source at a time, with data.train={path: FILE, ...}.",
+    ),
+    ErrorCode(
+        "RCP044",
+        "rows-that-a-model-finds",
+        "`--drop` or `--swap` names rows that only a model can find, and no model is named.",
+        "prefcli data recipe.yaml --drop easy --write-clean clean.jsonl",
+        "Name a model or runs with --scored, or a reward model with --reward-model.",
+    ),
+    ErrorCode(
         "RCP150",
         "unknown-tool",
         "`prefcli migrate` recognises a config by its keys, and this file has none of the keys of "

@@ -35,16 +35,29 @@ class Candidates:
     responses: list[Any]
     template: Mapping[str, Any]
 
-    def token_rows(self, tokenizer: PreTrainedTokenizerBase) -> list[TokenRow]:
-        """Return (prompt ids, response ids) of each response."""
+    def token_rows(self, tokenizer: PreTrainedTokenizerBase, place: str) -> list[TokenRow]:
+        """Return (prompt ids, response ids) of each response. Raises DataError.
+
+        place: the file and number of the row.
+        """
         count = len(self.responses)
         if not count:
             return []
         columns = {"prompt": [self.prompt] * count, "completion": self.responses}
         columns |= {name: [value] * count for name, value in self.template.items()}
-        return [
-            (row["prompt_ids"], row["completion_ids"]) for row in tokenize_batch(columns, tokenizer)
-        ]
+        try:
+            rows = tokenize_batch(columns, tokenizer)
+        # A chat template is the user's program and may raise any exception.
+        except Exception as error:
+            if isinstance(self.prompt, str):
+                raise
+            raise DataError(
+                f"the chat template fails on this row: {last_line(error)}",
+                code="DAT017",
+                place=place,
+                hint="change the row, or the template in model.chat_template",
+            ) from None
+        return [(row["prompt_ids"], row["completion_ids"]) for row in rows]
 
 
 class CandidateReader:
@@ -66,18 +79,7 @@ class CandidateReader:
             candidates = self._candidates(self._rows.row(index))
         except RowError as error:
             raise DataError(str(error), code="DAT010", place=place, hint=error.hint) from None
-        try:
-            return candidates.prompt, candidates.token_rows(tokenizer)
-        # A chat template is the user's program and may raise any exception.
-        except Exception as error:
-            if isinstance(candidates.prompt, str):
-                raise
-            raise DataError(
-                f"the chat template fails on this row: {last_line(error)}",
-                code="DAT017",
-                place=place,
-                hint="change the row, or the template in model.chat_template",
-            ) from None
+        return candidates.prompt, candidates.token_rows(tokenizer, place)
 
     def _find_layout(self) -> Layout:
         for index in range(min(len(self._rows), ROWS_TRIED)):

@@ -22,13 +22,16 @@ class PartialFile:
     It is locked until it is closed.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], cure: str) -> None:
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any], cure: str, *, overwrite: bool = False
+    ) -> None:
         """Open the file, and cut a torn line off. Raises RecipeError.
 
         settings: everything that the results depend on. cure: the command's way to start over.
+        overwrite: start the file again if it has results of other settings.
         """
         self.path = path
-        self._cure = cure
+        self._cure, self._overwrite = cure, overwrite
         try:
             self._file = self.path.open("a+b")
         except OSError as error:
@@ -60,6 +63,10 @@ class PartialFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock."""
         self._file.close()
 
     def add(self, value: Any) -> None:
@@ -99,19 +106,15 @@ class PartialFile:
             self.add({"settings": settings})
 
     def _is_valid(self, line: bytes, settings: dict[str, Any], *, first: bool) -> bool:
+        """Check for a value; the first has to be these settings. Raises RecipeError."""
+        problem = _problem(line, settings) if first else None
+        if problem is not None and not self._overwrite:
+            raise self._of_others(problem)
         try:
-            content = json.loads(line)
-        except ValueError as error:
-            if first:
-                raise self._of_others(f"can't be read: {first_line(error)}") from None
+            json.loads(line)
+        except ValueError:
             return False
-        if first:
-            before = content.get("settings") if isinstance(content, dict) else None
-            if not isinstance(before, dict):
-                raise self._of_others("was not written by this version of prefcli")
-            if changes := _changes(before, settings):
-                raise self._of_others(f"holds results of other settings: {'; '.join(changes)}")
-        return True
+        return problem is None
 
     def _of_others(self, what: str) -> RecipeError:
         self._file.close()
@@ -120,6 +123,20 @@ class PartialFile:
             code="RUN102",
             hint="start with the same settings to continue it, delete it, or " + self._cure,
         )
+
+
+def _problem(line: bytes, settings: Mapping[str, Any]) -> str | None:
+    """Compare the first line with the settings; return what is wrong."""
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        return f"can't be read: {first_line(error)}"
+    before = content.get("settings") if isinstance(content, dict) else None
+    if not isinstance(before, dict):
+        return "was not written by this version of prefcli"
+    if changes := _changes(before, settings):
+        return f"holds results of other settings: {'; '.join(changes)}"
+    return None
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from prefcli import preemption
 from prefcli.console import say
 from prefcli.data.convert import Place
 from prefcli.data.digests import folder_digest, row_key, tokenizer_digest
+from prefcli.data.row_writer import row_writer
 from prefcli.data.sources import RawRows, read
 from prefcli.errors import DataError, InterruptedRunError, PreemptedError, RecipeError
 from prefcli.evaluation.arguments import named_by
@@ -25,7 +26,6 @@ from prefcli.evaluation.candidates import CandidateReader, Layout
 from prefcli.evaluation.held_out_rows import data_source
 from prefcli.evaluation.partial_file import PartialFile
 from prefcli.evaluation.ranks import rank, score_columns
-from prefcli.evaluation.row_writer import row_writer
 from prefcli.evaluation.scorers import Scorer
 from prefcli.progress_bar import progress
 from prefcli.recipe import Recipe

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.data.audit_report import DataReport
 from prefcli.data.cache_keys import trl_map_key
+from prefcli.data.prompt_diversity import measure_diversity
 from prefcli.data.run_datasets import RunDatasets
 from prefcli.data.trl_map_cache import rows_for_trl, serialized
 from prefcli.errors import RecipeError
@@ -64,9 +65,11 @@ def data_report(recipe: Recipe, method: Method, sample: int | None = None) -> Da
     )
     _pass(context, checks_for("rows"))
     assert context.datasets is not None
+    assert context.tokenizer is not None
+    diversity = measure_diversity(context.datasets.train, context.tokenizer)
     _, resolved = context.datasets.resolve_from_data(method)
     warnings, errors = context.datasets.judge(recipe.data.checks)
-    return DataReport(context.datasets, recipe.data.checks, resolved, warnings, errors)
+    return DataReport(context.datasets, diversity, recipe.data.checks, resolved, warnings, errors)
 
 
 def pretokenize(recipe: Recipe, method: Method) -> Pretokenized:

@@ -13,14 +13,20 @@ _COLUMN = _BAR + 8
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
-def data_page(document: Mapping[str, Any], rows: Mapping[str, Any] | None = None) -> str:
+def data_page(
+    document: Mapping[str, Any],
+    rows: Mapping[str, Any] | None = None,
+    examples: Mapping[str, Sequence[Any]] | None = None,
+) -> str:
     """Return, as HTML, what `prefcli data --json` prints.
 
     rows: by split, rows with their text (`ExampleRows` in data/example_rows.py).
+    examples: rows of data.train by kind: near-duplicates, and those of `document["pairs"]`.
     """
     splits = document["splits"].items()
     plots = {name: _plots(split["lengths"]) for name, split in splits}
-    return render("data.html", {**document, "plots": plots, "rows": rows or {}})
+    texts = {"rows": rows or {}, "examples": examples or {}}
+    return render("data.html", {"pairs": None, **document, **texts, "plots": plots})
 
 
 def _plots(lengths: Mapping[str, Any]) -> dict[str, Plot]:

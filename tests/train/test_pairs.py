@@ -328,9 +328,11 @@ def test_pairs_of_other_settings_are_refused_and_start_over(on_policy, tmp_path)
         make_pairs(other, other.model, output)
     with pytest.raises(RecipeError, match="RUN102"):
         check_pairs(other, other.model, output)
+    with pytest.raises(RecipeError, match="JDG006"):
+        make_pairs(other, other.model, output, overwrite=True)
     fail(tmp_path, 0, "")
     summary = make_pairs(other, other.model, output, overwrite=True)
-    assert summary.speed.completions == 8
+    assert summary.speed.completions == 0  # what --overwrite has sampled is not sampled again
     assert summary.dropped["rows of prompts"] == {"the prompt is a duplicate of an earlier one": 2}
     impossible = on_policy("pairs.prompts.path=" + str(tmp_path / "p.jsonl"), min_margin=50.0)
     with pytest.raises(DataError, match=r"no difference of at least.*DAT015"):
@@ -349,6 +351,7 @@ def test_pairs_command_writes_rows_that_trainers_read_as_they_are(
 ):
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     chats = [{**row, "system": "be kind", "tools": tools} for row in pairs(6, chat=True)]
+    chats[1] = {"messages": chats[1]["prompt"], "system": "be kind", "tools": tools}
     data = write_jsonl(tmp_path / "chats.jsonl", chats)
     suffix = "parquet" if kind == "labels" else "jsonl"
     output = tmp_path / f"out.{suffix}"

@@ -151,3 +151,34 @@ def test_data_page_of_a_sample_says_so(sampled):
 
 def test_data_page_of_the_same_data_is_the_same():
     assert data_page(DOCUMENT) == data_page(DOCUMENT)
+
+
+PAIRS = {
+    "models": ["reward = 0.1 x log(policy / reference)"],
+    "pairs": 200,
+    "trained_on": 7,
+    "too_long": 0,
+    "accuracy": 0.7,
+    "label_noise": {"value": 0.2, "low": 0.15, "high": 0.25, "is_identified": True},
+    "agreement": [{"margin": 0.5, "rows": 20, "agreement": 0.6, "expected": 0.61}],
+    "kinds": {"contradicted": {"count": 12, "meaning": "the label is probably swapped"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("noise", "text"),
+    [
+        ({}, "20 % of the labels are swapped"),
+        ({"is_identified": False}, "between 15 % and 25 %, which says little"),
+        ({"low": None, "high": None}, "too few pairs"),
+    ],
+)
+def test_data_page_shows_judged_pairs_and_their_rows(noise, text):
+    row = SimpleNamespace(place="a.jsonl: row 9", texts={"chosen": "a <b> c"})
+    pairs = {**PAIRS, "label_noise": {**PAIRS["label_noise"], **noise}}
+    page = data_page({**DOCUMENT, "pairs": pairs}, None, {"contradicted": [row]})
+    read(page)
+    assert text in page
+    assert "a &lt;b&gt; c" in page
+    assert "7 not judged" in page
+    assert "What the pairs are worth" not in data_page(DOCUMENT)

@@ -40,6 +40,8 @@ class Judge(ABC):
     description: str
     settings: Mapping[str, Any]
     """Everything that the scores depend on, by key of the recipe."""
+    rows_at_once: int | None = 64
+    """Rows to score together, since their scores are rounded together; None: any number."""
     code: Mapping[str, str] = {}
     """Digests of the user's own files, which may be corrected between two starts."""
 

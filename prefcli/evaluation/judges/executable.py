@@ -26,6 +26,8 @@ _CONTINUES = "correct the program; the same command continues after the completi
 class Executable(Judge):
     """A running program. It is started for the first row, and ends with `close`."""
 
+    rows_at_once = None
+
     def __init__(self, options: ExecutableJudge) -> None:
         """Find the program. Raises RecipeError if it is not there."""
         self._options = options

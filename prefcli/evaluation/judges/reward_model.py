@@ -25,7 +25,7 @@ class ModelJudge(Judge):
         self._scorer = scorer
         self._chat = chat
         self.description = scorer.description
-        self.settings = {**settings, **{f"judge: {k}": v for k, v in scorer.facts.items()}}
+        self.settings = {**settings, **{f"judge.{k}": v for k, v in scorer.facts.items()}}
 
     def score(self, rows: Sequence[Completion]) -> Iterator[Scores]:
         """Score all rows."""
@@ -39,7 +39,8 @@ class ModelJudge(Judge):
         response: Any = row.text
         if not isinstance(prompt, str):
             response = [{"role": "assistant", "content": row.text}]
-        (ids,) = Candidates(prompt, [response], row.template).token_rows(self._scorer.tokenizer)
+        completion = Candidates(prompt, [response], row.template)
+        (ids,) = completion.token_rows(self._scorer.tokenizer, row.place)
         return ids
 
 

@@ -25,6 +25,16 @@ MARGIN = "no difference of at least pairs.min_margin"
 LENGTHS = "no two completions of similar length"
 TOO_LOW = "no score of at least pairs.desirable_threshold"
 """Reasons to drop a prompt."""
+_CURES = {
+    UNFINISHED: "write pairs.unfinished=keep, or raise pairs.max_new_tokens and add --overwrite",
+    UNSCORED: "correct the judge, which scored none of these",
+    BETWEEN: "change the thresholds",
+    TIED: "use a judge with finer scores",
+    MARGIN: "lower pairs.min_margin",
+    LENGTHS: "raise pairs.max_length_ratio",
+    TOO_LOW: "lower pairs.desirable_threshold",
+}
+"""Reason to drop: what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,11 @@ class Drops:
             for what, reasons in (("completions", self.completions), ("prompts", self.prompts))
             for reason, number in reasons.items()
         ]
+
+    def cure(self) -> str | None:
+        """Return what to do about the reasons."""
+        reasons = (*self.completions, *self.prompts)
+        return "; ".join(_CURES[reason] for reason in reasons if reason in _CURES) or None
 
 
 def usable(

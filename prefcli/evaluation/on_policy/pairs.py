@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from prefcli import __version__, preemption
 from prefcli.checkpoints.atomic import write_text
 from prefcli.console import say, warn
 from prefcli.data.digests import tokenizer_digest
+from prefcli.data.row_writer import row_writer
 from prefcli.errors import DataError, InterruptedRunError, PreemptedError, PrefcliError, RecipeError
 from prefcli.evaluation.generate import load_for_generation
 from prefcli.evaluation.judges import Completion, Judge, open_judge
@@ -39,7 +41,6 @@ from prefcli.evaluation.on_policy.sampling import (
 )
 from prefcli.evaluation.on_policy.stored_scores import read_stored_scores
 from prefcli.evaluation.partial_file import PartialFile
-from prefcli.evaluation.row_writer import row_writer
 from prefcli.model import load_tokenizer
 from prefcli.model.base_model import check_start_weights, load_base_config, with_merged_adapter
 from prefcli.model.loading import context_length
@@ -50,15 +51,13 @@ from prefcli.recipe.sections import Judge as JudgeOptions
 from prefcli.recipe.sections import Model
 from prefcli.text import counted, format_bytes
 
-GROUP = 64
-"""Completions that a judge gets at once. The groups are those of an uninterrupted start, since a
-model rounds its scores differently in other batches."""
 _BYTES_PER_TOKEN = 8
 """Bytes of a sampled token in all files of a start, at most."""
 _START_OVER = "add --overwrite to start over"
 _ANSWERS = ("yes", "no")
 """Texts that a judge is tried on."""
 _ROWS = "rows of prompts"
+_LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,6 @@ class OutputFiles:
     @property
     def partial_scores(self) -> Path:
         return self.rows.with_suffix(".scores.partial")
-
-    def remove(self) -> None:
-        """Delete the files of an earlier start."""
-        for path in (
-            *(self.rows, self.samples, self.provenance),
-            *(self.partial_samples, self.partial_scores),
-        ):
-            path.unlink(missing_ok=True)
 
 
 @dataclass
@@ -140,6 +131,8 @@ class PairsSummary:
     """Mean score of the best completion of each prompt."""
     mean_chosen: float | None = None
     mean_rejected: float | None = None
+    labels: dict[str, int] | None = None
+    """Labelled rows by label."""
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     """Counts by what is dropped (prompts and completions) and by reason."""
     speed: Speed = field(default_factory=Speed)
@@ -162,6 +155,8 @@ class PairsSummary:
                 f"mean score of chosen {self.mean_chosen:+.3f}, of rejected "
                 f"{self.mean_rejected:+.3f}"
             )
+        if self.labels is not None:
+            lines.append(f"{self.labels['true']:,} desirable, {self.labels['false']:,} undesirable")
         what = {"pairs": "pair", "labels": "labelled row", "best": "demonstration"}[self.kind]
         lines.append(
             f"{counted(self.rows, what)} of {counted(self.prompts, 'prompt')} and "
@@ -180,12 +175,11 @@ def make_pairs(
 ) -> PairsSummary:
     """Sample, judge and write rows. An earlier start that was stopped is continued.
 
-    policy: the model that answers. overwrite: start over. Raises RecipeError and DataError.
+    policy: the model that answers. overwrite: replace the output, and what an earlier start has
+    done with other settings. Raises RecipeError and DataError.
     """
     judge = required_judge(recipe)
     files = OutputFiles(output)
-    if overwrite:
-        files.remove()
     if judge.scores is not None:
         say(f"pairs: scores of {judge.scores.path}; nothing is sampled")
         stored = read_stored_scores(judge.scores, recipe.seed)
@@ -194,11 +188,12 @@ def make_pairs(
         summary = PairsSummary(str(output), recipe.pairs.kind, description, len(stored), count)
         _write(recipe, files, stored, summary, {"judge": {"description": description}})
         return summary
-    work = _Work(recipe, judge, policy, files)
-    return work.run()
+    return _Work(recipe, judge, policy, files, overwrite=overwrite).run()
 
 
-def check_pairs(recipe: Recipe, policy: Model, output: Path) -> list[str]:
+def check_pairs(
+    recipe: Recipe, policy: Model, output: Path, *, overwrite: bool = False
+) -> list[str]:
     """Check judge, prompts, model and disk without sampling, and describe them.
 
     Raises RecipeError and DataError.
@@ -208,7 +203,7 @@ def check_pairs(recipe: Recipe, policy: Model, output: Path) -> list[str]:
         stored = read_stored_scores(judge.scores, recipe.seed)
         count = sum(len(prompt.candidates) for prompt in stored)
         return [f"judge: {counted(count, 'stored score')} of {counted(len(stored), 'prompt')}"]
-    return _Work(recipe, judge, policy, OutputFiles(output)).check()
+    return _Work(recipe, judge, policy, OutputFiles(output), overwrite=overwrite).check()
 
 
 def required_judge(recipe: Recipe) -> JudgeOptions:
@@ -227,10 +222,17 @@ class _Work:
     """One start of `prefcli pairs` that samples."""
 
     def __init__(
-        self, recipe: Recipe, judge: JudgeOptions, policy: Model, files: OutputFiles
+        self,
+        recipe: Recipe,
+        judge: JudgeOptions,
+        policy: Model,
+        files: OutputFiles,
+        *,
+        overwrite: bool,
     ) -> None:
         """Read the prompts. Raises RecipeError and DataError."""
         self._recipe, self._judge, self._files = recipe, judge, files
+        self._overwrite = overwrite
         self._options = recipe.pairs
         self._policy = with_merged_adapter(policy)
         self._tokenizer = load_tokenizer(self._policy)
@@ -243,8 +245,8 @@ class _Work:
         self._speed = Speed()
         self._settings = {
             **identity(self._policy),
-            "the tokenizer": tokenizer_digest(self._tokenizer),
-            "the prompts": self._prompts.digest,
+            "tokenizer": tokenizer_digest(self._tokenizer),
+            "prompts": self._prompts.digest,
             **settings_of(self._options, self._seed),
         }
 
@@ -260,7 +262,7 @@ class _Work:
         """Sample, judge and write."""
         files = self._files
         say(*self._prompt_lines())
-        with PartialFile(files.partial_samples, self._settings, _START_OVER) as sampled:
+        with self._partial(files.partial_samples, self._settings) as sampled:
             samples = read_samples(sampled)
             if samples:
                 say(f"pairs: {len(samples):,} of {self._total:,} completions were sampled before")
@@ -273,9 +275,8 @@ class _Work:
 
     def check(self) -> list[str]:
         """Check everything that a start needs, without sampling."""
-        if self._files.partial_samples.exists():
-            with PartialFile(self._files.partial_samples, self._settings, _START_OVER):
-                pass  # its settings are these
+        if self._files.partial_samples.exists() and not self._overwrite:
+            self._partial(self._files.partial_samples, self._settings).close()
         warnings = check_start_weights(self._policy)
         count, free = self._total, _free_bytes(self._files.rows)
         needed = count * self._options.max_new_tokens * _BYTES_PER_TOKEN
@@ -346,13 +347,20 @@ class _Work:
         with open_judge(self._recipe, self._judge) as judge:
             say(f"judge: {judge.description}")
             settings = {**judge.settings, **self._settings}
-            with PartialFile(path, settings, _START_OVER) as partial:
+            with self._partial(path, settings) as partial:
                 scores = _stored(partial, judge)
                 if scores:
                     say(f"judge: {len(scores):,} of {len(completions):,} were judged before")
                 with _stoppable(path):
                     self._judge_missing(judge, completions, scores, partial)
-        return scores, {"description": judge.description, **judge.settings, **judge.code}
+        return scores, {
+            "description": judge.description,
+            **judge.settings,
+            "code": dict(judge.code),
+        }
+
+    def _partial(self, path: Path, settings: Mapping[str, Any]) -> PartialFile:
+        return PartialFile(path, settings, _START_OVER, overwrite=self._overwrite)
 
     def _judge_missing(
         self,
@@ -363,10 +371,11 @@ class _Work:
     ) -> None:
         began, total = time.monotonic(), len(completions)
         before = len(scores)
-        numbers = iter(completions)
+        # The groups are those of an uninterrupted start.
+        numbers, size = iter(completions), judge.rows_at_once or max(total, 1)
         try:
             with progress("judge", total, "completions", done=before) as count:
-                while group := list(islice(numbers, GROUP)):
+                while group := list(islice(numbers, size)):
                     missing = [number for number in group if number not in scores]
                     rows = [completions[number] for number in missing]
                     for part in judge.score(rows) if rows else ():
@@ -473,11 +482,11 @@ def _write(
             f"no rows are left: {'; '.join(drops.lines())}",
             code="DAT015",
             place=str(files.rows),
-            hint="change the settings of pairs that drop them, and run the same command again: "
-            "nothing is sampled or judged twice",
+            hint=drops.cure(),
         )
     text = {
         "prefcli": __version__,
+        "versions": {name: version(name) for name in _LIBRARIES},
         "file": files.rows.name,
         **provenance,
         "rule": options.model_dump(
@@ -509,6 +518,9 @@ def _add_means(
     if summary.kind == "pairs":
         summary.mean_chosen = _mean([row["chosen_score"] for row in rows])
         summary.mean_rejected = _mean([row["rejected_score"] for row in rows])
+    elif summary.kind == "labels":
+        desirable = sum(row["label"] for row in rows)
+        summary.labels = {"true": desirable, "false": len(rows) - desirable}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -50,7 +50,7 @@ def identity(options: Model) -> dict[str, Any]:
     return {
         "model.name_or_path": options.name_or_path,
         "model.revision": options.revision,
-        "the model's weights": parts,
+        "model.weights": parts,
     }
 
 

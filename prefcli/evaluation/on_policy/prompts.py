@@ -21,7 +21,7 @@ from prefcli.evaluation.generate import Prompt
 from prefcli.evaluation.on_policy.pairing import prompt_key
 from prefcli.formats import RowError, detect
 from prefcli.formats.base import Raw
-from prefcli.formats.chat import split_last_turn, to_prompt
+from prefcli.formats.chat import check_prompt, split_last_turn, to_messages, to_prompt
 from prefcli.formats.chat_columns import TEMPLATE_COLUMNS, add_chat_columns
 from prefcli.progress_bar import counted
 from prefcli.recipe.sections import Source
@@ -140,7 +140,10 @@ def _drop(prompts: Prompts, reason: str, place: str) -> None:
 def _prompt_columns(raw: Raw) -> dict[str, Any]:
     """Return the prompt of a row, and its columns for the chat template. Raises RowError."""
     row_format = detect(raw)
-    if row_format is not None and row_format.name != "text":
+    turns = to_messages(raw["messages"], "messages") if raw.get("messages") else []
+    if turns and turns[-1]["role"] != "assistant":
+        prompt: Prompt = check_prompt(turns)
+    elif row_format is not None and row_format.name != "text":
         row = row_format.convert(raw)
         prompt = row["prompt"] if "prompt" in row else split_last_turn(row["messages"], "")[0]
     elif "prompt" in raw:

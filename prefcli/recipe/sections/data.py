@@ -50,6 +50,10 @@ class Source(ConfigBase):
     rows: Count | None = None
     """Number of rows to use, drawn with the recipe's seed; all rows if there are fewer."""
 
+    def share_of(self, total: int) -> float:
+        """Return the share of the source's rows to use. total: their number."""
+        return self.fraction if self.rows is None else min(1.0, self.rows / total)
+
     @model_validator(mode="after")
     def _rows_or_fraction(self) -> Source:
         if self.rows is not None and self.fraction != 1.0:

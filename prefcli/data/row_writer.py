@@ -47,7 +47,7 @@ def _write_parquet(path: Path, rows: Rows) -> None:
         raise DataError(
             f"the rows don't fit into one Parquet table: {first_line(error)}",
             code="DAT031",
-            hint="write .jsonl: --output FILE.jsonl; the scores are kept for it",
+            hint="name a .jsonl file, whose rows may differ in their types",
         ) from None
 
 
