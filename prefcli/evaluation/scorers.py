@@ -126,9 +126,9 @@ def reward_model_scorer(
     options = model_argument(name, where).model_copy(update={"revision": revision})
     device, length = detect_device(), recipe.data.max_length
     with named_by(REWARD_MODEL_OPTION):
-        tokenizer = load_tokenizer(options, where=where)
         dtype = device.dtype(options, frozen=True)
         model = to_device(load_reward_model(options, dtype, where), device)
+        tokenizer = load_tokenizer(options, where=where)
 
     def score(rows: list[Row]) -> list[dict[str, Any]]:
         fitting = [i for i, (prompt, _) in enumerate(rows) if len(prompt) < length]
