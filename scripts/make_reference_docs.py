@@ -48,6 +48,7 @@ _MISTAKES = {
     "command_line": "On the command line",
     "recipe": "In a recipe",
     "data": "In data",
+    "after_training": "After training",
 }
 
 

@@ -150,6 +150,25 @@ def disk_errors_reported(folder: RunDir) -> Iterator[None]:
         raise RecipeError(problem) from None
 
 
+@contextmanager
+def write_errors_reported(path: Path) -> Iterator[None]:
+    """Turn a failed write of the output of a command, a file or a folder, into a RecipeError."""
+    try:
+        yield
+    except PrefcliError:
+        raise
+    except Exception as error:  # as above
+        number = _errno_of(error) or 0
+        if number not in _FAILURES:
+            raise
+        cause, cure = _FAILURES[number]
+        raise RecipeError(
+            f"cannot write {path}: {cause}",
+            code="ENV051",
+            hint=f"{cure}; then run the same command again",
+        ) from None
+
+
 def _disk_problem(error: Exception, folder: RunDir) -> Problem | None:
     """Explain the error if the disk caused it."""
     notes = getattr(error, "__notes__", [])

@@ -111,4 +111,4 @@ def evaluate(
     else:
         document("\n".join(report_lines(evaluation)))
     if html is not None:
-        write_file(html, eval_page(evaluation), option="--html")
+        write_file(Path(html), eval_page(evaluation), option="--html")

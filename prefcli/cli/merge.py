@@ -16,7 +16,6 @@ from prefcli.cli.recipe_command import (
     command_app,
     heavy_half,
     print_json,
-    writing,
 )
 from prefcli.console import keep_stdout_for_json, say
 from prefcli.errors import RecipeError
@@ -31,7 +30,7 @@ def merge(
         str, typer.Argument(metavar="RUN|ADAPTER", help="A run that trained an adapter, or one.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", help="Folder of the merged model.", metavar="FOLDER")
+        str, typer.Option("--output", help="Folder of the merged model.", metavar="FOLDER")
     ],
     dtype: Annotated[
         Literal["bfloat16", "float16", "float32"], typer.Option(help="Type of the saved weights.")
@@ -57,8 +56,7 @@ def merge(
 
         from prefcli.evaluation.merge import merge as merge_adapter
 
-    with writing(output):
-        result = merge_adapter(adapter, output, getattr(torch, dtype))
+    result = merge_adapter(adapter, Path(output), getattr(torch, dtype))
     say(*result.lines())
     if as_json:
         print_json(asdict(result))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +19,9 @@ from prefcli.console import document, is_main_process, keep_stdout_for_json, say
 from prefcli.errors import PrefcliError, RecipeError
 from prefcli.methods import METHODS, Method
 from prefcli.recipe import Loaded, load
+from prefcli.recipe.context_length import context_of, context_problem
 from prefcli.recipe.offline import go_offline, go_offline_if_unreachable
+from prefcli.recipe.source_map import Key
 from prefcli.recipe.trackers import keep_trackers_here
 from prefcli.recipe.validation_errors import missing_method
 
@@ -109,6 +111,20 @@ def open_recipe(
         raise
 
 
+def written_keys(loaded: Loaded) -> Set[Key]:
+    """The keys that the recipe or an override has."""
+    return loaded.places.keys.keys() | loaded.places.overrides.keys()
+
+
+def check_context(loaded: Loaded) -> None:
+    """Raise RecipeError for a max_length beyond the model's context. A default is within it."""
+    if ("data", "max_length") not in written_keys(loaded):
+        return
+    context = context_of(loaded.recipe.model.name_or_path)
+    if context and (problem := context_problem(loaded.recipe.data.max_length, context)):
+        raise RecipeError(loaded.locate(problem))
+
+
 def choose_method(loaded: Loaded, name: str | None) -> Method:
     """The method section of `--method`, or the only one. Raises RecipeError."""
     methods = loaded.recipe.methods
@@ -173,8 +189,11 @@ def writing(path: Path | str, option: str | None = "--output") -> Iterator[None]
     try:
         yield
     except OSError as error:
+        reason = error.strerror
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            reason = f"{Path(path).parent} is not a folder"
         raise RecipeError(
-            f"can't write {path or 'an empty name'}: {error.strerror}",
+            f"can't write {path or 'an empty name'}: {reason}",
             code="RCP027",
             hint="name another file" + (f" with {option}" if option else ""),
         ) from None

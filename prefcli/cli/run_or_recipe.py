@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from prefcli.cli.recipe_command import (
+    check_context,
     check_writable,
     choose_method,
     open_recipe,
@@ -23,7 +23,7 @@ RunOrRecipe = Annotated[
     str, typer.Argument(metavar="RECIPE|RUN", help="A YAML recipe, or the folder of a run.")
 ]
 Page = Annotated[
-    Path | None, typer.Option("--html", metavar="FILE", help="Also write the result as a page.")
+    str | None, typer.Option("--html", metavar="FILE", help="Also write the result as a page.")
 ]
 
 
@@ -31,7 +31,7 @@ def open_run_or_recipe(
     name: str,
     overrides: list[str] | None,
     method: str | None,
-    page: Path | None,
+    page: str | None,
     *,
     offline: bool,
     as_json: bool,
@@ -41,6 +41,7 @@ def open_run_or_recipe(
     method: the value of `--method`; a run has its own. page: is checked to be writable.
     """
     loaded, chosen = _opened(name, overrides, method, as_json=as_json)
+    check_context(loaded)
     if page is not None:
         check_writable(page, "--html")
     resolve_offline(loaded, offline=offline)

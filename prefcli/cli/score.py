@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -88,10 +89,11 @@ def score(
         without_effect = [name for name, value in given.items() if value is not None]
         refuse_without_effect(without_effect, "--reward-model", "remove it")
     with heavy_half(loaded):
-        from prefcli.evaluation.score_file import score_file
+        from prefcli.evaluation.score_file import open_rows, score_file
         from prefcli.evaluation.score_page import score_page
         from prefcli.evaluation.scorers import RewardFormula, policy_scorer, reward_model_scorer
 
+        open_rows(loaded.recipe, data)  # a file that is not there is found before the models load
         if reward_model is not None:
             scorer = reward_model_scorer(loaded.recipe, reward_model)
         else:
@@ -100,12 +102,12 @@ def score(
                 with_reference=chosen.needs_reference if reference is None else reference,
                 per_token=not chosen.reward_is_sum if per_token is None else per_token,
             )
-            name = model or trained_model(loaded.recipe, recipe)
+            name = trained_model(loaded.recipe, recipe) if model is None else model
             scorer = policy_scorer(loaded.recipe, name, formula)
         with scorer as opened:
             summary = score_file(loaded.recipe, data, path, opened)
     say(*summary.lines())
     if html is not None:
-        write_file(html, score_page(summary), option="--html")
+        write_file(Path(html), score_page(summary), option="--html")
     if as_json:
         print_json({"exit_code": 0, "recipe": recipe, "method": chosen.name, **asdict(summary)})

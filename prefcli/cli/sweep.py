@@ -12,6 +12,7 @@ from prefcli.cli.recipe_command import (
     Json,
     Offline,
     RecipeArgument,
+    check_context,
     check_method,
     check_writable,
     choose_method,
@@ -59,7 +60,7 @@ RandomDraws = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of --random.")]
 SweepFolder = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--output-dir",
         metavar="FOLDER",
@@ -141,14 +142,14 @@ def open_sweep(
     loaded: Loaded,
     settings: Sequence[str],
     method: str | None,
-    output_dir: Path | None,
+    output_dir: str | None,
     random: int | None,
     seed: int,
 ) -> tuple[list[Trial], Path]:
     """Return the runs of a sweep and their folder. Raises RecipeError for a mistake in any run."""
     from prefcli.launcher.trials import draws, grid
 
-    methods = method.split(",") if method else [choose_method(loaded, None).name]
+    methods = [choose_method(loaded, None).name] if method is None else method.split(",")
     for name in methods:
         check_method(name)
     trials = grid(settings, methods) if random is None else draws(settings, methods, random, seed)
@@ -157,9 +158,13 @@ def open_sweep(
         trial.with_sections(methods=loaded.recipe.methods, precomputes=precomputes)
         for trial in trials
     ]
-    folder = output_dir or Path(f"{loaded.recipe.output_dir}-sweep")
+    if output_dir == "":
+        raise RecipeError(
+            "--output-dir is empty", code="RCP033", hint="check the variable that it comes from"
+        )
+    folder = Path(output_dir or f"{loaded.recipe.output_dir}-sweep")
     for trial in trials:
-        load(loaded.places.source, trial.words(loaded.places.source, folder)[2:])
+        check_context(load(loaded.places.source, trial.words(loaded.places.source, folder)[2:]))
     return trials, folder
 
 

@@ -11,15 +11,16 @@ from prefcli.cli.download import split_arguments
 from prefcli.cli.recipe_command import (
     Json,
     MethodOption,
+    check_context,
     choose_method,
     command_app,
     open_recipe,
     print_json,
+    written_keys,
 )
 from prefcli.console import print_error, say
-from prefcli.errors import ExitCode, PrefcliError, Problem, RecipeError
+from prefcli.errors import ExitCode, PrefcliError, Problem
 from prefcli.recipe import Loaded
-from prefcli.recipe.context_length import context_of, context_problem
 from prefcli.recipe.local_files import missing_files
 from prefcli.recipe.trackers import tracker_problems
 
@@ -54,9 +55,7 @@ def _check(recipe: str, overrides: list[str], method: str | None, *, quiet: bool
     try:
         loaded = open_recipe(recipe, overrides, as_json=quiet)
         methods = list(loaded.recipe.methods)
-        context = context_of(loaded.recipe.model.name_or_path)
-        if context and (too_long := context_problem(loaded.recipe.data.max_length, context)):
-            raise RecipeError(loaded.locate(too_long))
+        check_context(loaded)
         if method is not None:
             methods = [choose_method(loaded, method).name]
     except PrefcliError as error:
@@ -85,8 +84,7 @@ def _check(recipe: str, overrides: list[str], method: str | None, *, quiet: bool
 
 def _steps_and_epochs(loaded: Loaded) -> list[Problem]:
     """One problem if both the number of steps and that of epochs are written."""
-    written = loaded.places.keys.keys() | loaded.places.overrides.keys()
-    both = {("training", "max_steps"), ("training", "num_train_epochs")} <= written
+    both = {("training", "max_steps"), ("training", "num_train_epochs")} <= written_keys(loaded)
     if not both or loaded.recipe.training.max_steps is None:
         return []
     return [

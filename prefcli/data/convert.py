@@ -412,7 +412,9 @@ def _wrong_kind(row_format: Format, kind: RowKind, place: Place) -> DataError:
 def _no_format(kind: RowKind, rows: RawRows, place: Place, row: Raw) -> DataError:
     """Return the error of a source whose rows have no known format. row: one of them."""
     names = set(rows.column_names)
-    hint = f"name them with {place.where}.columns: {_meant_columns(kind, rows.column_names)}"
+    hint = "rename the columns in the file"
+    if place.where.startswith("data."):  # a key of the recipe, and not an argument
+        hint = f"name them with {place.where}.columns: {_meant_columns(kind, rows.column_names)}"
     if len(names) == 1 and isinstance(row.get(rows.column_names[0]), list):
         (key,) = names
         hint = f"the rows are under the key {key!r}: `jq -c '.{key}[]' FILE > NEW.jsonl`"

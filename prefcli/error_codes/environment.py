@@ -187,10 +187,10 @@ ENVIRONMENT_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "ENV051",
         "disk-write-failed",
-        "Writing to output_dir failed: the disk is full, over its quota, read-only or gone. "
-        "The last complete checkpoint is intact.",
+        "Writing to output_dir, or the output of another command, failed: the disk is full, over "
+        "its quota, read-only or gone. The last complete checkpoint of a run is intact.",
         "a shared file system that reaches its quota during a run",
-        "Fix what the message names, then rerun the same command: it resumes from the last "
+        "Fix what the message names, then rerun the same command: a run resumes from the last "
         "complete checkpoint.",
     ),
     ErrorCode(

@@ -270,9 +270,10 @@ RECIPE_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "RCP036",
         "same-runs-in-a-sweep",
-        "Two runs of a sweep would have the same settings, and so the same folder.",
-        "prefcli sweep recipe.yaml beta=0.1,0.10,0.1",
-        "Write each value of a key once.",
+        "Two runs of a sweep would have the same settings, and so the same folder, or a key of a "
+        "sweep is named twice.",
+        "prefcli sweep recipe.yaml beta=0.1,0.2,0.1",
+        "Write each key, and each value of a key, once.",
     ),
     ErrorCode(
         "RCP037",

@@ -82,16 +82,26 @@ class CandidateReader:
         return candidates.prompt, candidates.token_rows(tokenizer, place)
 
     def _find_layout(self) -> Layout:
+        first_error: RowError | None = None
         for index in range(min(len(self._rows), ROWS_TRIED)):
             try:
                 row, _ = self._place.prepare(self._rows.row(index))
-            except RowError:
+            except RowError as error:
+                first_error = first_error or error
                 continue
             if "prompt" in row and isinstance(row.get(_LIST), list):
                 return "list"
             row_format = detect(_with_completion(row))
             if row_format is not None and row_format.name != "text":
                 return "pair" if row_format.kind == "pair" else "single"
+        if first_error is not None:
+            file, number = self._rows.place(0)
+            raise DataError(
+                str(first_error),
+                code="DAT010",
+                place=f"{file}: row {number}",
+                hint=first_error.hint,
+            )
         raise DataError(
             f"found columns {', '.join(self._rows.column_names) or 'none'}; expected {_EXPECTED}",
             code="DAT011",

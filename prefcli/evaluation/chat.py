@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from transformers import TextStreamer
 
-from prefcli.evaluation.generate import Sampling, generate, load_for_generation, model_of_run
+from prefcli.evaluation.generate import Sampling, generate, load_named
 from prefcli.formats.chat import Message
-from prefcli.recipe.sections import Model
 
 
 class Chat:
@@ -28,9 +27,7 @@ class Chat:
         system: str | None = None,
     ) -> None:
         """name: a hub id, a folder, or a run. show: takes the pieces of an answer."""
-        self._model, self.tokenizer = load_for_generation(
-            Model(name_or_path=model_of_run(name), chat_template=chat_template)
-        )
+        self._model, self.tokenizer = load_named(name, chat_template)
         self._options = options
         self._streamer = _Streamer(self.tokenizer, show)
         self._system: list[Message] = [{"role": "system", "content": system}] if system else []

@@ -27,6 +27,7 @@ from prefcli.evaluation.held_out_rows import HeldOutRows, load_held_out
 from prefcli.evaluation.model_scores import ModelScores, RowScoring
 from prefcli.evaluation.scored_models import ModelChoice, ScoredModels
 from prefcli.methods import Method
+from prefcli.model.loading import absolute_name
 from prefcli.recipe import Recipe
 
 SUM_ACCURACY, TOKEN_ACCURACY = "logps/accuracies", "logps/accuracies_per_token"
@@ -101,11 +102,11 @@ def evaluate(
 
 
 def _refuse_repeated(choices: Sequence[ModelChoice]) -> None:
-    names = [choice.name for choice in choices]
-    for name in names:
-        if names.count(name) > 1:
+    folders = [absolute_name(choice.name) for choice in choices]
+    for choice, folder in zip(choices, folders, strict=True):
+        if folders.count(folder) > 1:
             raise RecipeError(
-                f"the model {name} is named twice",
+                f"the model {choice.name} is named twice",
                 code="RCP033",
                 place="MODEL",
                 hint="name each model once",

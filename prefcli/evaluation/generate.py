@@ -22,15 +22,17 @@ from prefcli import preemption
 from prefcli.data.sources import read
 from prefcli.data.tokenization import Ids, prompt_alone
 from prefcli.errors import DataError, RecipeError
-from prefcli.evaluation.arguments import model_argument
+from prefcli.evaluation.arguments import model_argument, named_by
 from prefcli.formats import RowError
 from prefcli.formats.chat import Message, to_prompt
 from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.model.base_model import with_merged_adapter
 from prefcli.progress_bar import progress
 from prefcli.recipe.sections import Model, Source
+from prefcli.text import last_line
 
 Prompt = str | list[Message]
+MODEL_ARGUMENT = "MODEL"
 
 
 class Answer(NamedTuple):
@@ -77,11 +79,7 @@ def generate_answers(
         prompts += read_prompts(prompts_file)
     columns: dict[str, list[str]] = {}
     for name in models:
-        model, tokenizer = load_for_generation(
-            model_argument(model_of_run(name), "MODEL").model_copy(
-                update={"chat_template": chat_template}
-            )
-        )
+        model, tokenizer = load_named(name, chat_template)
         turns: list[Prompt] = [[{"role": "user", "content": text}] for text in texts]
         given = turns + prompts[len(texts) :] if tokenizer.chat_template else prompts
         columns[name] = [answer.text for answer in generate(model, tokenizer, given, options)]
@@ -131,13 +129,28 @@ def read_prompts(path: str) -> list[Prompt]:
     return prompts
 
 
-def load_for_generation(options: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_named(
+    name: str, chat_template: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the model that the command line names: a run, a folder or a hub id.
+
+    Raises RecipeError.
+    """
+    named = model_argument(model_of_run(name), MODEL_ARGUMENT)
+    options = named.model_copy(update={"chat_template": chat_template})
+    with named_by(MODEL_ARGUMENT), named_by("--chat-template", section="model"):
+        return load_for_generation(options, where=MODEL_ARGUMENT)
+
+
+def load_for_generation(
+    options: Model, *, where: str = "model"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a run's model/ folder, an adapter with its base, or a hub model."""
     device = detect_device()
     dtype = torch.bfloat16 if device.bfloat16 else torch.float32
     options = with_merged_adapter(options)
-    model = load_policy(options, dtype, seed=0)
-    return model.to(device.kind).eval(), load_tokenizer(options)
+    model = load_policy(options, dtype, seed=0, where=where)
+    return model.to(device.kind).eval(), load_tokenizer(options, where=where)
 
 
 @torch.no_grad()
@@ -164,7 +177,7 @@ def generate(
             hint="pass --chat-template FILE",
         )
     torch.manual_seed(options.seed)
-    ids = [prompt_alone({"prompt": prompt}, tokenizer) for prompt in prompts]
+    ids = [_prompt_ids(prompt, tokenizer) for prompt in prompts]
     # Sort by length, so that padding, and with it sampling, depends on the prompts only.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     answers = [Answer("", False)] * len(ids)
@@ -191,6 +204,21 @@ def generate(
                 answers[i] = Answer(text, ended)
             count(len(batch))
     return answers
+
+
+def _prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Ids:
+    """Return the ids of a prompt. Raises RecipeError if the chat template fails on it."""
+    try:
+        return prompt_alone({"prompt": prompt}, tokenizer)
+    # A chat template is the user's program and may raise any exception.
+    except Exception as error:
+        if isinstance(prompt, str):
+            raise
+        raise RecipeError(
+            f"the chat template fails on the prompt: {last_line(error)}",
+            code="MDL015",
+            hint="name another template with --chat-template FILE",
+        ) from None
 
 
 class _CheckFinite(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped

@@ -16,7 +16,7 @@ from prefcli.data.digests import row_key
 from prefcli.data.prompt_part import prompt_parts
 from prefcli.data.row_stats import prompt_of
 from prefcli.data.sources import RawRows, read
-from prefcli.errors import RecipeError
+from prefcli.errors import Problem, RecipeError
 from prefcli.evaluation.arguments import named_by
 from prefcli.evaluation.bootstrap import Ints
 from prefcli.methods import Method, RowKind
@@ -60,10 +60,13 @@ def held_out_sources(recipe: Recipe, data: str | None) -> tuple[list[Source], st
         return [data_source(data, recipe, DATA_OPTION)], DATA_OPTION
     if recipe.data.eval is None:
         raise RecipeError(
-            "the recipe has no held-out rows",
-            code="RCP040",
-            hint="name a file with --data FILE, or write data.eval in the recipe, e.g. "
-            "data.eval={from_train: 0.05}",
+            Problem(
+                "the recipe has no held-out rows",
+                path="data.eval",
+                code="RCP040",
+                hint="name a file with --data FILE, or write data.eval in the recipe, e.g. "
+                "data.eval={from_train: 0.05}",
+            )
         )
     return recipe.data.eval_sources or recipe.data.train, "data.eval"
 

@@ -11,7 +11,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.checkpoints.atomic import place
+from prefcli.checkpoints.disk import write_errors_reported
 from prefcli.errors import RecipeError
+from prefcli.evaluation.arguments import model_argument, named_by
 from prefcli.evaluation.generate import model_of_run
 from prefcli.model import load_policy, load_tokenizer
 from prefcli.model.base_model import load_base_config, load_unmerged, merged, with_merged_adapter
@@ -20,6 +22,7 @@ from prefcli.model.reward_model import gives_rewards, set_padding
 from prefcli.model.stop_tokens import load_stop_tokens
 from prefcli.recipe.sections import Model, RewardModel
 
+ARGUMENT = "RUN|ADAPTER"
 _ROWS, _TOKENS = 4, 64
 """Rows of random tokens that are scored before and after."""
 EXACT = 1e-4
@@ -84,12 +87,13 @@ def merge(name: str, output: Path, dtype: torch.dtype) -> Merge:
     name: an adapter, or a run that trained one. output: a folder that does not exist; it appears
     once it is complete and verified.
     """
-    options = with_merged_adapter(Model(name_or_path=model_of_run(name)))
-    if gives_rewards(options, "model"):
-        options = RewardModel.of(options)
-    _refuse_quantized(options)
-    tokenizer = load_tokenizer(options)
-    policy = load_unmerged(options, torch.float32).eval()
+    options = with_merged_adapter(model_argument(model_of_run(name), ARGUMENT))
+    with named_by(ARGUMENT):
+        if gives_rewards(options, ARGUMENT):
+            options = RewardModel.of(options)
+        _refuse_quantized(options)
+        tokenizer = load_tokenizer(options, where=ARGUMENT)
+        policy = load_unmerged(options, torch.float32, where=ARGUMENT).eval()
     if is_reward_model(policy):
         set_padding(policy, tokenizer.pad_token_id)
     rows = _random_rows(policy.config.get_text_config().vocab_size)
@@ -106,15 +110,18 @@ def merge(name: str, output: Path, dtype: torch.dtype) -> Merge:
             code="MDL035",
             hint="serve the adapter on its base instead, and report this with `prefcli env`",
         )
-    stops = sorted(load_stop_tokens(options, tokenizer, adapter=False).ids)
+    with named_by(ARGUMENT):
+        stops = sorted(load_stop_tokens(options, tokenizer, adapter=False, where=ARGUMENT).ids)
     partial = output.with_name(f"{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _save(model.to(dtype), tokenizer, stops, partial, base_name)
+        with write_errors_reported(output):
+            _save(model.to(dtype), tokenizer, stops, partial, base_name)
         del model, policy
         saved = load_policy(type(options)(name_or_path=str(partial)), dtype, 0).eval()
         rounding = _apart(summed, _per_token(saved, rows))
-        place(partial, output)
+        with write_errors_reported(output):
+            place(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Merge(
@@ -130,11 +137,12 @@ def merge(name: str, output: Path, dtype: torch.dtype) -> Merge:
 
 
 def _refuse_quantized(options: Model) -> None:
-    config = load_base_config(options)
+    config = load_base_config(options, where=ARGUMENT)
     if getattr(config, "quantization_config", None):
         raise RecipeError(
             "the base model is quantized, and the sum would be rounded to its few bits",
             code="MDL036",
+            place=ARGUMENT,
             hint="write the name of the full-precision model into base_model_name_or_path of the "
             "adapter_config.json, or serve the adapter on its base",
         )

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from prefcli import preemption
+from prefcli.checkpoints.disk import write_errors_reported
 from prefcli.console import say
 from prefcli.data.convert import Place
 from prefcli.data.digests import folder_digest, row_key, tokenizer_digest
 from prefcli.data.row_writer import row_writer
 from prefcli.data.sources import RawRows, read
-from prefcli.errors import DataError, InterruptedRunError, PreemptedError, RecipeError
+from prefcli.errors import DataError, InterruptedRunError, PreemptedError
 from prefcli.evaluation.arguments import named_by
 from prefcli.evaluation.best_of import BestOf, Distribution, best_of, distribution
 from prefcli.evaluation.bootstrap import Floats
@@ -81,15 +82,20 @@ class ScoreSummary:
         return lines
 
 
+def open_rows(recipe: Recipe, data: str) -> RawRows:
+    """Open the rows that the command line names. Raises RecipeError and DataError."""
+    source = data_source(data, recipe, DATA_ARGUMENT)
+    with named_by(DATA_ARGUMENT):
+        return read(source, DATA_ARGUMENT)
+
+
 def score_file(recipe: Recipe, data: str, output: Path, scorer: Scorer) -> ScoreSummary:
     """Score the responses of each row, and write the rows with their scores.
 
     An earlier start that was stopped is continued. Raises RecipeError and DataError.
     """
-    source = data_source(data, recipe, DATA_ARGUMENT)
-    with named_by(DATA_ARGUMENT):
-        rows = read(source, DATA_ARGUMENT)
-    place = Place(source.path, DATA_ARGUMENT, chat=scorer.chat)
+    rows = open_rows(recipe, data)
+    place = Place(data, DATA_ARGUMENT, chat=scorer.chat)
     reader = CandidateReader(rows, place)
     _refuse_columns(rows, reader.layout, scorer.names)
     settings = {
@@ -101,7 +107,8 @@ def score_file(recipe: Recipe, data: str, output: Path, scorer: Scorer) -> Score
     }
     say(f"score: {scorer.description}")
     cure = "name another file with --output"
-    with PartialFile(output.with_suffix(_PARTIAL), settings, cure) as partial:
+    partial_file = PartialFile(output.with_suffix(_PARTIAL), settings, cure)
+    with write_errors_reported(output), partial_file as partial:
         _score_rows(reader, scorer, partial)
         summary = _write(rows, reader.layout, partial, output, scorer)
         partial.remove()
@@ -177,12 +184,6 @@ def _write(
     try:
         row_writer(output.suffix)(written, scored_rows)
         os.replace(written, output)
-    except OSError as error:
-        raise RecipeError(
-            f"can't write {output}: {error.strerror}",
-            code="RCP027",
-            hint=f"free space on the disk, and start again: {partial.path} has the scores",
-        ) from None
     finally:
         written.unlink(missing_ok=True)
     valid = ~np.isnan(values)

@@ -18,7 +18,7 @@ from prefcli.evaluation.scored_models import ScoredModel, ScoredModels, not_fini
 from prefcli.model import detect_device, load_tokenizer, to_device
 from prefcli.model.base_model import with_merged_adapter
 from prefcli.model.loading import weights_digest
-from prefcli.model.reward_model import load_reward_model, rewards
+from prefcli.model.reward_model import load_reward_model, rewards, set_padding
 from prefcli.recipe import Recipe
 from prefcli.recipe.sections import RewardModel
 
@@ -130,10 +130,10 @@ def reward_model_scorer(
     device, length = detect_device(), recipe.data.max_length
     with named_by(REWARD_MODEL_OPTION):
         options = with_merged_adapter(RewardModel.of(named))
-        tokenizer = load_tokenizer(options, where=where)
         dtype = device.dtype(options, frozen=True)
-        model = load_reward_model(options, dtype, where, pad_token_id=tokenizer.pad_token_id)
-    model = to_device(model, device)
+        model = to_device(load_reward_model(options, dtype, where), device)
+        tokenizer = load_tokenizer(options, where=where)
+    set_padding(model, tokenizer.pad_token_id)
 
     def score(rows: list[Row]) -> list[dict[str, Any]]:
         fitting = [i for i, (prompt, _) in enumerate(rows) if len(prompt) < length]

@@ -31,7 +31,8 @@ def with_kl(runs: Sequence[Run], folder: Path, measure: Measure | None) -> list[
             values = measure(recipe, method, [str(run.path / "model") for run in some])
             known |= {_key(run): value for run, value in zip(some, values, strict=True)}
         if lacking:
-            write_text(folder / _FILE, json.dumps(known, indent=2) + "\n")
+            with suppress(OSError):  # the next comparison measures them again
+                write_text(folder / _FILE, json.dumps(known, indent=2) + "\n")
     return [_with_value(run, known) if _lacks(run) else run for run in runs]
 
 

@@ -142,6 +142,19 @@ def _trial(method: str, dimensions: Sequence[_Dimension], values: Sequence[str])
         (_of_method(dimension.key, method), value)
         for dimension, value in zip(dimensions, values, strict=True)
     ]
+    keys = [key for key, _ in chosen]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise RecipeError(
+            f"{twice[0]} is set twice",
+            code="RCP036",
+            hint=f"write all values after one key: {twice[0]}=VALUE,VALUE",
+        )
+    if "output_dir" in keys:
+        raise RecipeError(
+            "output_dir has no effect in a sweep, whose runs have folders of their own",
+            code="RCP025",
+            hint="name the folder of all runs with --output-dir",
+        )
     varied = [
         f"{key.rpartition('.')[2]}={value}"
         for (key, value), dimension in zip(chosen, dimensions, strict=True)

@@ -312,20 +312,21 @@ def load_policy(
     return merged(policy, dtype)
 
 
-def load_unmerged(options: Model, dtype: torch.dtype) -> PeftModel:
+def load_unmerged(options: Model, dtype: torch.dtype, *, where: str = "model") -> PeftModel:
     """Load an adapter on its base, which may itself be merged from a base and an adapter.
 
     Raises RecipeError, also for a folder that is not an adapter.
     """
-    source = resolve_model(options)
+    source = resolve_model(options, where=where)
     if source.adapter is None:
         raise RecipeError(
             f"{options.name_or_path} is not an adapter",
             code="MDL007",
+            place=where,
             hint="it needs no merging; name a run that trained an adapter, or an adapter's folder",
         )
-    _check_adapter(options, source.adapter, source.base, "model")
-    return _on_base(options, source, dtype, 0, "model")
+    _check_adapter(options, source.adapter, source.base, where)
+    return _on_base(options, source, dtype, 0, where)
 
 
 def merged(policy: PeftModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -32,6 +32,8 @@ _NAMES_SHOWN = 3
 _MOST_READ = 4 * 2**30
 """Bytes of weights whose values are read before a run loads them."""
 
+_WIDE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 @dataclass(frozen=True)
 class WeightFiles:
@@ -157,6 +159,7 @@ def check_model_files(model: PreTrainedModel, weights: WeightFiles, where: str) 
     """
     # The weights of a quantized checkpoint have names and types of their own.
     if getattr(model.config, "quantization_config", None) is not None:
+        _check_quantized(weights, where)
         return []
     _check_types(weights, "its config.json has no quantization_config", where)
     with library_silenced("transformers.modeling_utils"):
@@ -216,13 +219,26 @@ def check_loading_info(
     )
 
 
+def _check_quantized(weights: WeightFiles, where: str) -> None:
+    """Refuse a config of quantized weights if all weights are plain numbers."""
+    if weights.tensors and all(tensor.dtype in _WIDE for tensor in weights.tensors.values()):
+        raise RecipeError(
+            Problem(
+                f"the config.json of {weights.folder} has a quantization_config, and its weights "
+                "are not quantized",
+                path=f"{where}.name_or_path",
+                hint="remove quantization_config from the config.json, or restore the weights",
+                code="MDL027",
+            )
+        )
+
+
 def _check_types(weights: WeightFiles, why: str, where: str) -> None:
     """Refuse whole numbers and 8-bit floats, which transformers would cast without their scale."""
-    wide = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     wrong = [
         f"{name} is {str(tensor.dtype).removeprefix('torch.')} in {weights.file_of[name]}"
         for name, tensor in weights.tensors.items()
-        if name.endswith("weight") and tensor.dtype not in wide
+        if name.endswith("weight") and tensor.dtype not in _WIDE
     ]
     if wrong:
         raise RecipeError(

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prefcli.errors import RecipeError
 from prefcli.evaluation import merge as merging
 from prefcli.evaluation.merge import merge
+from tests.support.limits import file_size_limit
 
 PLAIN = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 CASES = {
@@ -105,3 +106,13 @@ def test_merge_into_a_quantized_base_is_refused(tiny_model, tmp_path):
     with pytest.raises(RecipeError) as caught:
         merge(str(adapter), tmp_path / "merged", torch.float32)
     assert caught.value.problems[0].code == "MDL036"
+
+
+def test_merge_onto_a_full_disk_is_an_error_and_leaves_nothing(tiny_model, tmp_path):
+    adapter = noisy_adapter(tiny_model, tmp_path / "adapter", **PLAIN)
+    with file_size_limit(10_000), pytest.raises(RecipeError) as caught:
+        merge(str(adapter), tmp_path / "out" / "merged", torch.float32)
+    (problem,) = caught.value.problems
+    assert problem.code == "ENV051"
+    assert "merged: a file exceeds the allowed size" in problem.message
+    assert [*(tmp_path / "out").glob("*")] == []

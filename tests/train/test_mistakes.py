@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +21,24 @@ def test_mistake_in_data_is_answered(mistake: Mistake, tiny_model, tmp_path, mon
     recipe = Path("ok.yaml").read_text("utf-8").replace("models/tiny", str(tiny_model))
     Path("ok.yaml").write_text(recipe, "utf-8")
     monkeypatch.setattr(sys, "argv", ["prefcli", "data", "ok.yaml"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    mistake.check(int(stop.value.code or 0), capsys.readouterr().err)
+
+
+@mistakes("after_training.yaml")
+def test_mistake_after_training_is_answered(
+    mistake: Mistake, tiny_model, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    mistake.make(Path())
+    Path("models", "empty").mkdir(parents=True)
+    Path("models", "empty", "config.json").write_text("{}")
+    Path("models", "tiny").symlink_to(tiny_model)
+    failing = Path(shutil.copytree(tiny_model, Path("models", "failing")))
+    (failing / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
+    monkeypatch.setattr(sys, "argv", ["prefcli", *shlex.split(mistake.command)])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
     with pytest.raises(SystemExit) as stop:
         cli.main()
     mistake.check(int(stop.value.code or 0), capsys.readouterr().err)

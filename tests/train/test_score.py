@@ -27,6 +27,7 @@ from prefcli.evaluation.scorers import RewardFormula, Scorer, policy_scorer
 from prefcli.model.reward_model import load_reward_model, rewards
 from prefcli.recipe.sections import Model, Source
 from tests.support import pages
+from tests.support.limits import file_size_limit
 from tests.support.plain_scores import log_softmax_sum
 from tests.support.tiny_runs import pairs, write_jsonl
 
@@ -257,3 +258,14 @@ def test_reward_model_gives_each_row_what_it_gives_it_alone(tiny_model, tmp_path
     assert rewards(loaded, rows) == pytest.approx(alone, abs=1e-5)
     with pytest.raises(RecipeError, match="MDL040"):
         load_reward_model(Model(name_or_path=str(tiny_model)), torch.float32, "model")
+
+
+def test_score_file_onto_a_full_disk_is_an_error(recipe_data, make_recipe, tokenizer, tmp_path):
+    recipe = make_recipe(recipe_data).recipe
+    rows = [{"prompt": row["prompt"], "response": row["chosen"] * 40} for row in pairs(6)]
+    data, output = write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl"
+    with file_size_limit(2000), pytest.raises(RecipeError, match="exceeds the allowed size"):
+        score_file(recipe, str(data), output, fake_scorer(tokenizer, Stopping()))
+    assert [path.name for path in tmp_path.glob("out.*")] == ["out.partial"]
+    score_file(recipe, str(data), output, fake_scorer(tokenizer, Stopping()))
+    assert len(read_jsonl(output)) == 6
