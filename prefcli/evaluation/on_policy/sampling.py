@@ -86,6 +86,7 @@ class Sampler:
                 self.stop_ids,
                 processors=[draw],
                 do_sample=False,  # the last processor has chosen
+                num_beams=1,
                 repetition_penalty=1.0,  # samples of the policy itself
             )
         except torch.OutOfMemoryError:
