@@ -129,9 +129,10 @@ def sweep(
     if not only_compare:
         resolve_offline(loaded, offline=offline)
         codes = _run(trials, recipe, folder, flags, jobs)
-    rows, chosen = _results(
-        trials, folder, best, measures_kl=not no_kl and not _STOPPED & {*codes.values()}
-    )
+    was_stopped = bool(_STOPPED & {*codes.values()})
+    rows, chosen = _results(trials, folder, best, measures_kl=not (no_kl or was_stopped))
+    if was_stopped:
+        say("sweep: stopped; run the same command again to continue")
     if as_json:
         print_json({"folder": str(folder), "runs": rows, "best": chosen, "exit_codes": codes})
     failed = [code for code in codes.values() if code not in (ExitCode.DONE, ExitCode.DIVERGED)]

@@ -150,7 +150,7 @@ def _outcome(sweep: Sweep, one: _Process, code: int) -> str:
     """Return a line about a trial that has ended."""
     took = format_duration(time.monotonic() - one.began)
     run = run_in(sweep.folder / one.trial.name)
-    if code in (ExitCode.DONE, ExitCode.DIVERGED) and run is not None:
+    if code in (ExitCode.DONE, ExitCode.DIVERGED, *_STOPPED) and run is not None:
         return f"sweep: {one.trial.name}: {_start_of_line(verdict(run).title)} ({took})"
     line = _last_error(sweep.folder / f"{one.trial.name}.log")
     return f"sweep: {one.trial.name}: exit code {code} after {took}{f': {line}' if line else ''}"
