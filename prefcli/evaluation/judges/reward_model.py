@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from prefcli.evaluation.candidates import Candidates
-from prefcli.evaluation.generate import model_of_run
 from prefcli.evaluation.judges.base import Completion, Judge, Scores
 from prefcli.evaluation.logprobs import Row
 from prefcli.evaluation.scorers import Scorer, reward_model_scorer
@@ -47,7 +46,7 @@ class ModelJudge(Judge):
 @contextmanager
 def reward_model_judge(recipe: Recipe, options: RewardModelJudge) -> Iterator[Judge]:
     """Load a reward model until the block ends. Raises RecipeError."""
-    name = model_of_run(options.name_or_path)
+    name = options.name_or_path
     with reward_model_scorer(recipe, name, options.revision, where=_SECTION) as scorer:
-        settings = {f"{_SECTION}.name_or_path": options.name_or_path}
+        settings = {f"{_SECTION}.name_or_path": name}
         yield ModelJudge(scorer, settings, chat=scorer.chat)

@@ -145,7 +145,8 @@ class _Start:
             if samples:
                 say(f"pairs: {len(samples):,} of {self._total:,} completions were sampled before")
             if len(samples) < self._total:
-                self._try_judge()
+                with open_judge(self._recipe, self._judge) as opened:
+                    try_judge(opened, self._prompts.rows[0])
                 with _stoppable(sampled, samples, self._total, "sampled"):
                     self._sample(samples, sampled)
             scores, judge = self._judged(samples)
@@ -169,8 +170,7 @@ class _Start:
 
     def check(self) -> list[str]:
         """Check everything that a start needs, without sampling."""
-        if self._files.partial_samples.exists() and not self._overwrite:
-            self._partial(self._files.partial_samples, self._settings).close()
+        self._check_partial(self._files.partial_samples, self._settings)
         warnings = check_start_weights(self._policy)
         needed = self._total * self._options.max_new_tokens * _BYTES_PER_TOKEN
         free = self._files.free_bytes
@@ -182,12 +182,16 @@ class _Start:
                 place="--output",
                 hint="free some space, or name a file on another disk",
             )
+        with open_judge(self._recipe, self._judge) as judge:
+            settings = {**judge.settings, **self._settings}
+            self._check_partial(self._files.partial_scores, settings)
+            tried = try_judge(judge, self._prompts.rows[0])
         return [
             *self._prompt_lines(),
             f"model: {self._policy.name_or_path}, {counted(self._total, 'completion')} of at most "
             f"{self._options.max_new_tokens} tokens",
             *(f"warning: {warning}" for warning in warnings),
-            f"judge: {self._try_judge()}",
+            f"judge: {tried}",
             f"disk: needs at most {format_bytes(needed)}; {format_bytes(free)} are free",
         ]
 
@@ -198,12 +202,13 @@ class _Start:
             *(f"prompts: {t.count} dropped: {reason} (first: {t.rows})" for reason, t in dropped),
         ]
 
-    def _try_judge(self) -> str:
-        with open_judge(self._recipe, self._judge) as judge:
-            return try_judge(judge, self._prompts.rows[0])
-
     def _partial(self, path: Path, settings: Mapping[str, Any]) -> PartialFile:
         return PartialFile(path, settings, _START_OVER, overwrite=self._overwrite)
+
+    def _check_partial(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Raise RecipeError if an earlier start had other settings."""
+        if path.exists() and not self._overwrite:
+            self._partial(path, settings).close()
 
     def _sample(self, samples: Samples, partial: PartialFile) -> None:
         """Add the completions that are missing."""

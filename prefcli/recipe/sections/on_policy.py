@@ -36,7 +36,7 @@ class RewardModelJudge(ConfigBase):
     """A sequence classification model with one label."""
 
     name_or_path: PathOrName
-    """Hub id, local folder, or a run whose model/ is a reward model."""
+    """A run of `prefcli reward`, a local folder, or a hub id."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
 
