@@ -370,6 +370,7 @@ VARIANTS = {
     "pyxis": ["--container", "a b.sqsh", "--mount", "/d:/d"],
     "apptainer": ["--container", "a.sif", "--container-runtime", "apptainer", "--mount", "/d"],
     "special-characters": ['output_dir=runs/it\'s "x" #5', "dpo.beta=\n0.2"],
+    "sweep": ["dpo.beta=0.1,0.5", "--sweep", "--jobs", "2"],
 }
 
 
