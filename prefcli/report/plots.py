@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from typing import Literal, NamedTuple
 
@@ -377,82 +377,93 @@ def histogram(
 
     labels: the range of each bin; the axis shows its end. counts: rows per bin, by name.
     """
-    width, height, top, bottom = 420, 220, 18, 190
-    high = max(max(*rows, 1) for rows in counts.values())
-    ticks = list(_linear_ticks(0, high, 4, integers=True))
-    left = 14 + _TEXT * max(len(label) for _, label in ticks)
-    x = _Axis(-0.6, len(labels) - 0.4, left, width - 8)
-    y = _Axis(0, high * 1.05, bottom, top)
-    bin_width = x.place(1) - x.place(0)
-    bar_width = 0.92 * bin_width / len(counts)
-    every = -(-len(labels) * _TEXT * (len(labels[-1].rpartition("-")[2]) + 2) // (width - 8 - left))
-    rules = []
-    if cut_after is not None:
-        edge = cut_after + 0.5
-        align = "end" if edge > len(labels) / 2 else "start"
-        rules.append(Rule(x.place(edge), cut_label, "mark", align))
-    return Plot(
-        label=f"{' and '.join(counts)}: rows by tokens, {cut_label}",
-        width=width,
-        height=height,
-        left=left,
-        right=width - 8,
-        top=top,
-        bottom=bottom,
-        x_ticks=[
-            Tick(x.place(at + 0.5), label.rpartition("-")[2])
-            for at, label in enumerate(labels)
-            if (len(labels) - 1 - at) % max(every, 1) == 0
-        ],
-        y_ticks=[Tick(y.place(value), label) for value, label in ticks],
-        bars=[
-            Bar(
-                round(x.place(at) - 0.46 * bin_width + place * bar_width, 2),
-                y.place(count),
-                round(bar_width, 2),
-                round(bottom - y.place(count), 2),
-                f"{name}, {label} tokens: {count:,} rows",
-                name if name in ("chosen", "rejected") else "bar",
-            )
-            for place, (name, rows) in enumerate(counts.items())
-            for at, (label, count) in enumerate(zip(labels, rows, strict=True))
-        ],
-        rules=rules,
+    bins = range(len(labels))
+    ends = [label.rpartition("-")[2] for label in labels]
+
+    def ticks(width: float) -> Iterator[tuple[float, str]]:
+        every = max(int(-(-len(labels) * _TEXT * (len(ends[-1]) + 2) // width)), 1)
+        return ((at + 0.5, end) for at, end in enumerate(ends) if (bins[-1] - at) % every == 0)
+
+    plot, x = _bar_plot(
+        f"{' and '.join(counts)}: rows by tokens, {cut_label}",
+        counts,
+        [(at - 0.5, at + 0.5) for at in bins],
+        (-0.6, len(labels) - 0.4),
+        ticks,
+        text=lambda name, at, count: f"{name}, {labels[at]} tokens: {count:,} rows",
+        colours=[name if name in ("chosen", "rejected") else "bar" for name in counts],
     )
+    if cut_after is None:
+        return plot
+    edge = cut_after + 0.5
+    align = "end" if edge > len(labels) / 2 else "start"
+    return replace(plot, rules=[Rule(x.place(edge), cut_label, "mark", align)])
 
 
 def value_histogram(edges: Sequence[float], counts: Mapping[str, Sequence[int]]) -> Plot:
     """Lay out values as bars, one colour for each name. edges: of the bins, one more than those."""
+    bins = list(pairwise(edges))
+    plot, _ = _bar_plot(
+        " and ".join(counts),
+        counts,
+        bins,
+        (edges[0], edges[-1]),
+        lambda width: _linear_ticks(edges[0], edges[-1], 6),
+        text=lambda name, at, count: f"{name}, {bins[at][0]:.3g} to {bins[at][1]:.3g}: {count:,}",
+        colours=COLOURS_OF_VALUES,
+    )
+    return plot
+
+
+def _bar_plot(
+    label: str,
+    counts: Mapping[str, Sequence[int]],
+    bins: Sequence[tuple[float, float]],
+    ends: tuple[float, float],
+    x_ticks: Callable[[float], Iterable[tuple[float, str]]],
+    *,
+    text: Callable[[str, int, int], str],
+    colours: Sequence[str],
+) -> tuple[Plot, _Axis]:
+    """Lay out bars, those of each name next to the others of their bin; also return the x axis.
+
+    bins: start and end of each. ends: of the axis. x_ticks: for the width of the axis. text: of a
+    bar, by name, bin and count. colours: of the names.
+    """
     width, height, top, bottom = 420, 220, 18, 190
     high = max(max(*rows, 1) for rows in counts.values())
     ticks = list(_linear_ticks(0, high, 4, integers=True))
-    left, right = 14 + _TEXT * max(len(label) for _, label in ticks), width - 8.0
-    x = _Axis(edges[0], edges[-1], left, right)
-    y = _Axis(0, high * 1.05, bottom, top)
-    share = 0.92 / len(counts)
-    return Plot(
-        label=" and ".join(counts),
+    left, right = 14 + _TEXT * max(len(name) for _, name in ticks), width - 8
+    x, y = _Axis(*ends, left, right), _Axis(0, high * 1.05, bottom, top)
+    bars = []
+    for place, ((name, rows), colour) in enumerate(zip(counts.items(), colours, strict=False)):
+        for at, ((start, end), count) in enumerate(zip(bins, rows, strict=True)):
+            room = x.place(end) - x.place(start)
+            share = 0.92 * room / len(counts)
+            from_left = x.place(start) + 0.04 * room + place * share
+            bars.append(
+                Bar(
+                    round(from_left, 2),
+                    y.place(count),
+                    round(share, 2),
+                    round(bottom - y.place(count), 2),
+                    text(name, at, count),
+                    colour,
+                )
+            )
+    plot = Plot(
+        label=label,
         width=width,
         height=height,
         left=left,
         right=right,
         top=top,
         bottom=bottom,
-        x_ticks=[Tick(x.place(at), text) for at, text in _linear_ticks(edges[0], edges[-1], 6)],
-        y_ticks=[Tick(y.place(value), label) for value, label in ticks],
-        bars=[
-            Bar(
-                round(x.place(low) + place * share * (x.place(end) - x.place(low)), 2),
-                y.place(count),
-                round(share * (x.place(end) - x.place(low)), 2),
-                round(bottom - y.place(count), 2),
-                f"{name}, {low:.3g} to {end:.3g}: {count:,}",
-                COLOURS_OF_VALUES[place],
-            )
-            for place, (name, rows) in enumerate(counts.items())
-            for (low, end), count in zip(pairwise(edges), rows, strict=True)
-        ],
+        x_ticks=[Tick(x.place(value), name) for value, name in x_ticks(right - left)],
+        y_ticks=[Tick(y.place(value), name) for value, name in ticks],
+        bars=bars,
     )
+    return plot, x
 
 
 def _series_of(line: Line, x: _Axis, y: _Axis) -> Iterator[Series]:
