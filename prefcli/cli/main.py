@@ -46,6 +46,7 @@ COMMAND_GROUPS = {
         "eval": ("eval", "Compare models on held-out rows, with intervals."),
         "score": ("score", "Write the rewards of responses next to them."),
         "pairs": ("pairs", "Sample completions, judge them and write pairs."),
+        "iterate": ("iterate", "Sample, judge, train and evaluate in rounds."),
         "sample": ("sample", "Generate responses with one or more models."),
         "chat": ("chat", "Talk to a model."),
         "sweep": ("sweep", "Run a grid of settings, and compare the runs."),

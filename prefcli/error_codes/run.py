@@ -154,4 +154,12 @@ RUN_CODES: tuple[ErrorCode, ...] = (
         "a time limit of the scheduler, or Ctrl-C",
         "Run the same command again: it continues after the last result.",
     ),
+    ErrorCode(
+        "RUN104",
+        "rounds-of-other-settings",
+        "`prefcli iterate` continues the rounds in its folder, and they were made with another "
+        "recipe, other overrides, another method or another --reference.",
+        "prefcli iterate recipe.yaml --rounds 3, then with dpo.beta=0.3",
+        "Restore the settings that the message names, or name another --output-dir.",
+    ),
 )
