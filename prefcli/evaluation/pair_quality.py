@@ -32,7 +32,7 @@ _LISTED = 10
 
 _MEANINGS: dict[PairKind, str] = {
     "contradicted": "the label is probably swapped",
-    "easy": f"the model is at least {percent(_EASY)} sure of the label, so that little can be learnt",
+    "easy": f"the model is {percent(_EASY)} sure of the label or more, so that it can learn little",
     "hard": f"the model is less than {percent(_HARD)} sure of either response",
 }
 
