@@ -94,7 +94,7 @@ def data(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Audit the rows of a run: counts, lengths, problems, and what the pairs are worth.
+    """Audit the rows of a run: counts, lengths, swapped pairs.
 
     Exits with 4 if more rows have a problem than data.checks allows, as a run would.
     """

@@ -37,7 +37,7 @@ COMMAND_GROUPS = {
         name: ("train", method.suits) for name, method in METHODS.items()
     },
     "Data": {
-        "data": ("data", "Audit the rows of a run: counts, lengths, problems."),
+        "data": ("data", "Audit the rows of a run: counts, lengths, swapped pairs."),
         "prepare": ("data", "Read, audit and tokenize the rows before a job."),
         "download": ("download", "Download models and data for --offline."),
     },

@@ -84,6 +84,8 @@ def score(
         recipe, overrides, method, html, offline=offline, as_json=as_json
     )
     path = checked_output(output)
+    if chosen.head == "reward" and model is None and reward_model is None:
+        reward_model = trained_model(loaded.recipe, recipe)
     if reward_model is not None:
         given = {"--model": model, "--reference": reference, "--per-token": per_token}
         without_effect = [name for name, value in given.items() if value is not None]

@@ -15,6 +15,7 @@ from prefcli.console import warn
 from prefcli.data import tokenize
 from prefcli.data.row_sampling import spread_indices
 from prefcli.data.tokenization import SIDES
+from prefcli.errors import RecipeError
 from prefcli.evaluation.bootstrap import Floats
 from prefcli.evaluation.held_out_rows import HeldOutRows
 from prefcli.evaluation.logprobs import Row, Score
@@ -79,6 +80,15 @@ class RowScoring:
             for choice, tokenizer in pairs
             if self._is_compared(tokenizer) and not choice.is_reward_model
         ]
+        alone = [c for c in choices if not c.is_reward_model and c not in compared]
+        if alone and any(choice.is_reward_model for choice in choices):
+            raise RecipeError(
+                f"{alone[0].name} is measured without the reference, and has no metric in common "
+                "with a reward model",
+                code="RCP025",
+                place="MODEL",
+                hint="evaluate it in another call, or with the reference",
+            )
         with self._reference_for(compared) as reference:
             return [self._one(choice, tokenizer, reference) for choice, tokenizer in pairs]
 

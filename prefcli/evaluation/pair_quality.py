@@ -32,8 +32,8 @@ _LISTED = 10
 
 _MEANINGS: dict[PairKind, str] = {
     "contradicted": "the label is probably swapped",
-    "easy": f"the model is at least {_EASY:.0%} sure of the label, so that little can be learnt",
-    "hard": f"the model is less than {_HARD:.0%} sure of either response",
+    "easy": f"the model is {percent(_EASY)} sure of the label or more, so that it can learn little",
+    "hard": f"the model is less than {percent(_HARD)} sure of either response",
 }
 
 

@@ -15,8 +15,7 @@ from prefcli.data.digests import row_key
 from prefcli.data.row_stats import prompt_of
 from prefcli.data.run_datasets import load_run_datasets
 from prefcli.data.split import Split
-from prefcli.errors import RecipeError
-from prefcli.evaluation.arguments import named_by
+from prefcli.errors import PrefcliError, RecipeError
 from prefcli.evaluation.bootstrap import Floats, Ints
 from prefcli.evaluation.candidates import Candidates
 from prefcli.evaluation.logprobs import Row as TokenRow
@@ -137,14 +136,19 @@ def _trained_prompts(model: str) -> Ints:
     model: a run, or a model or checkpoint in its folder.
     """
     folder = Path(model).expanduser()
-    for run in (folder, folder.parent):
-        if (run / RECORD_FILE).is_file() and (run / RECIPE_FILE).is_file():
-            with named_by(SCORED_OPTION):
-                recipe = load(str(run / RECIPE_FILE)).recipe
-                method = recipe.methods[read_run(str(run)).method]
-                tokenizer = load_tokenizer(recipe.model)
-                return load_run_datasets(recipe, method, tokenizer).train.prompts
-    return np.zeros(0, np.int64)
+    runs = (run for run in (folder, folder.parent) if (run / RECORD_FILE).is_file())
+    run = next((run for run in runs if (run / RECIPE_FILE).is_file()), None)
+    if run is None:
+        return np.zeros(0, np.int64)
+    loaded = load(str(run / RECIPE_FILE))
+    methods = loaded.recipe.methods
+    method = methods.get(read_run(str(run)).method) or next(iter(methods.values()))
+    try:
+        tokenizer = load_tokenizer(loaded.recipe.model)
+        return load_run_datasets(loaded.recipe, method, tokenizer).train.prompts
+    except PrefcliError as error:
+        # The keys of these problems are those of the run's recipe.
+        raise type(error)([loaded.locate(problem) for problem in error.problems]) from None
 
 
 def _margins(split: Split, rows: Ints, scorer: Scorer) -> Floats:

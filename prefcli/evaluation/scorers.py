@@ -75,6 +75,12 @@ def policy_scorer(recipe: Recipe, model: str, formula: RewardFormula) -> Iterato
     """Load a model, and its reference if the formula has one, until the block ends."""
     models = ScoredModels(recipe, with_reference=formula.with_reference)
     choice = models.choose(model)
+    if choice.is_reward_model:
+        raise RecipeError(
+            f"{choice.name} is a reward model, not a policy",
+            code="MDL032",
+            hint=f"write {REWARD_MODEL_OPTION} {choice.name}",
+        )
     tokenizer = models.tokenizer(choice)
     if models.own_tokenizer(choice, tokenizer) is not tokenizer:
         raise RecipeError(

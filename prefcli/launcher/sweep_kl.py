@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefcli.checkpoints.atomic import write_text
-from prefcli.methods import Method
+from prefcli.methods import METHODS, Method
 from prefcli.metrics import DISTANCE, Row
 from prefcli.recipe import Recipe, load
 from prefcli.report.run_data import RECIPE_FILE, Run, as_dict
@@ -37,7 +37,9 @@ def with_kl(runs: Sequence[Run], folder: Path, measure: Measure | None) -> list[
 
 
 def _lacks(run: Run) -> bool:
-    return run.status == "finished" and bool(run.evals) and DISTANCE not in run.model_eval
+    is_policy = run.method in METHODS and METHODS[run.method].head == "language_model"
+    is_evaluated = run.status == "finished" and bool(run.evals)
+    return is_policy and is_evaluated and DISTANCE not in run.model_eval
 
 
 def _key(run: Run) -> str:

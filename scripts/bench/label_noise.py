@@ -7,8 +7,9 @@
 For each share, dpo is trained on the odd and on the even rows of the noisy pairs, and each run
 scores the other rows; the table has the estimate with its interval, and precision and recall of the
 pairs that are named as swapped.
-With --train, dpo on the noisy pairs, dpo without the named pairs, dpo with these swapped back, and
-ipo on the noisy pairs are compared on the held-out pairs. The settings are those of
+With --train, dpo on the noisy pairs, dpo without the named pairs, dpo with these swapped back,
+robust dpo with the estimate as its label_smoothing, and ipo on the noisy pairs are compared on the
+held-out pairs. The settings are those of
 recipes/stories.yaml: an epoch over 2,000 pairs takes two minutes on a core. Folders with a model
 are not trained again.
 """
@@ -50,6 +51,10 @@ DETECTION = (
     "of the swapped",
 )
 TRAINED = ("seed", "method", "training pairs", "rows", "held-out accuracy", "minus the first")
+
+
+Arm = tuple[str, str, str, list[str]]
+"""A way to train: its name, its pairs, the method and its settings."""
 
 
 class Bench:
@@ -118,23 +123,26 @@ class Bench:
         }.items():
             files[clean] = rows.with_name(f"{rows.stem}-{clean.replace(' ', '-')}.jsonl")
             write_clean(recipe, quality.split, files[clean], **options)
-        arms = [("dpo", clean) for clean in files] + [("ipo", "noisy")]
+        robust = ["dpo.loss_type=robust", f"dpo.label_smoothing={quality.noise.share.value}"]
+        arms: list[Arm] = [("dpo", clean, "dpo", []) for clean in files]
+        arms += [("robust dpo", "noisy", "dpo", robust), ("ipo", "noisy", "ipo", [])]
         for seed in self._args.seeds:
             runs = [
                 self.trained(
                     files[clean],
-                    f"{name}-{method}-{clean.replace(' ', '-')}-{seed}",
+                    f"{name}-{label}-{clean}-{seed}".replace(" ", "-"),
                     method,
                     f"seed={seed}",
+                    *changes,
                 )
-                for method, clean in arms
+                for label, clean, method, changes in arms
             ]
             total = evaluate(recipe, recipe.methods["dpo"], runs).total
-            for at, (method, clean) in enumerate(arms):
+            for at, (label, clean, *_) in enumerate(arms):
                 count = len(files[clean].read_text("utf-8").splitlines())
                 accuracy = in_percent(total.models[at][ACCURACY])
                 difference = in_percent(total.differences[at - 1][ACCURACY]) if at else ""
-                yield [str(seed), method, clean, f"{count:,}", accuracy, difference]
+                yield [str(seed), label, clean, f"{count:,}", accuracy, difference]
 
 
 def half_of(path: Path, half: int) -> Path:

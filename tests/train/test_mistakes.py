@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shlex
 import shutil
 import sys
@@ -33,9 +34,13 @@ def test_mistake_after_training_is_answered(
     monkeypatch.chdir(tmp_path)
     mistake.make(Path())
     Path("models", "empty").mkdir(parents=True)
-    Path("models", "empty", "config.json").write_text("{}")
+    shutil.copy(tiny_model / "config.json", Path("models", "empty"))
     Path("models", "tiny").symlink_to(tiny_model)
     failing = Path(shutil.copytree(tiny_model, Path("models", "failing")))
+    reward = Path(shutil.copytree(tiny_model, Path("models", "reward")))
+    config = json.loads((reward / "config.json").read_text())
+    config |= {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1}
+    (reward / "config.json").write_text(json.dumps(config))
     (failing / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
     monkeypatch.setattr(sys, "argv", ["prefcli", *shlex.split(mistake.command)])
     monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prefcli.data import Limits, load_split
 from prefcli.data.clean_rows import write_clean
 from prefcli.data.prompt_diversity import measure_diversity
-from prefcli.errors import RecipeError
+from prefcli.errors import PrefcliError, RecipeError
 from prefcli.evaluation.label_noise import estimate_noise
 from prefcli.evaluation.scored_pairs import score_pairs
 from prefcli.recipe.sections import Source
@@ -178,6 +178,10 @@ def test_score_pairs_by_a_run_skips_the_prompts_that_it_was_trained_on(
         assert scored.trained_on == len(rows.rows) - len(unseen)
     with pytest.raises(RecipeError, match="RCP042"):
         score_pairs(recipe, recipe.dpo, rows, models=[complete])
+    trained.unlink()
+    with pytest.raises(PrefcliError) as gone:
+        score_pairs(recipe, recipe.dpo, rows, models=[str(half)])
+    assert str(half / "recipe.yaml") in str(gone.value.problems[0].place)
 
 
 def test_write_clean_swaps_the_columns_of_a_side_and_keeps_the_others(
