@@ -119,7 +119,7 @@ def _check(recipe: Recipe, method: Method) -> None:
         )
     elif not recipe.data.eval_sources:
         problem = (
-            "rounds need held-out prompts in files of their own",
+            "rounds need a data file with held-out prompts",
             "name them in data.eval, e.g. data.eval={path: eval.jsonl}",
         )
     elif recipe.pairs.kind not in kinds:

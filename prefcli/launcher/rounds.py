@@ -142,7 +142,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Result:
-    """What a round was measured at; round 0 is the starting model."""
+    """Measurements of a round; round 0 is the starting model."""
 
     number: int
     score: float

@@ -26,10 +26,10 @@ data: {train: {path: train.jsonl}, eval: {path: eval.jsonl}}
 # A stand-in for prefcli: it writes the files of a command, with scores that a test gives.
 PROGRAM = """
 import json, pathlib, sys
-command, words = sys.argv[2], sys.argv[3:]
+command, arguments = sys.argv[2], sys.argv[3:]
 scores = json.loads(sys.argv[1])
-options = dict(zip(words, words[1:]))
-overrides = dict(word.split("=", 1) for word in words if "=" in word)
+options = dict(zip(arguments, arguments[1:]))
+overrides = dict(word.split("=", 1) for word in arguments if "=" in word)
 with open("calls.txt", "a") as calls:
     print(command, file=calls)
 output = pathlib.Path(options.get("--output", "."))
@@ -146,7 +146,7 @@ def test_rounds_continue_after_a_failed_command(plan, tmp_path):
     ("change", "words"),
     [
         ({"judge": None}, "rounds need a judge"),
-        ({"data": {"train": {"path": "train.jsonl"}}}, "held-out prompts in files"),
+        ({"data": {"train": {"path": "train.jsonl"}}}, "a data file with held-out prompts"),
         ({"pairs": {"kind": "best"}}, "pairs.kind best makes no rows for dpo"),
         ({"dpo": None, "reward": {}}, "reward trains no model that answers"),
     ],
