@@ -75,8 +75,9 @@ def score_pairs(
 ) -> ScoredPairs:
     """Score the pairs of a split with each model. Raises RecipeError and DataError.
 
-    models: hub ids, folders and runs. A run does not score the pairs whose prompts it was trained
-    on: a model agrees with the labels that it has seen.
+    models: hub ids, folders and runs. reward_model: one of these that is a reward model. A run
+    does not score the pairs whose prompts it was trained on: a model agrees with the labels that it
+    has seen.
     """
     if "chosen" not in split.rows.column_names:
         raise RecipeError(
@@ -86,14 +87,14 @@ def score_pairs(
         )
     scorers = [_PairModel(_policy(recipe, method, name), _trained_prompts(name)) for name in models]
     if reward_model is not None:
-        no_prompts = np.zeros(0, np.int64)
-        scorers.append(_PairModel(reward_model_scorer(recipe, reward_model), no_prompts))
+        own = reward_model_scorer(recipe, reward_model)
+        scorers.append(_PairModel(own, _trained_prompts(reward_model)))
     prompts = np.array([row_key(prompt_of(row)) for row in split.for_trl()], np.int64)
     unseen = [~np.isin(prompts, scorer.trained_prompts) for scorer in scorers]
     if not np.logical_or.reduce(unseen).any():
         raise RecipeError(
-            f"{', '.join(models)} was trained on all of these prompts, and a model agrees with the "
-            "labels that it was trained on",
+            f"{', '.join([*models, *filter(None, [reward_model])])} was trained on all of these "
+            "prompts, and a model agrees with the labels that it was trained on",
             code="RCP042",
             place=SCORED_OPTION,
             hint="train a run on each half, with data.train.split='train[:50%]' and 'train[50%:]', "

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from prefcli.data import Limits, load_split
 from prefcli.data.clean_rows import write_clean
@@ -178,6 +178,15 @@ def test_score_pairs_by_a_run_skips_the_prompts_that_it_was_trained_on(
         assert scored.trained_on == len(rows.rows) - len(unseen)
     with pytest.raises(RecipeError, match="RCP042"):
         score_pairs(recipe, recipe.dpo, rows, models=[complete])
+    reward_run = shutil.copytree(half, tmp_path / "reward", symlinks=True)
+    (reward_run / "model").unlink()
+    base = recipe.model.name_or_path
+    shutil.copytree(base, reward_run / "model")
+    AutoModelForSequenceClassification.from_pretrained(base, num_labels=1).save_pretrained(
+        reward_run / "model"
+    )
+    scored = score_pairs(recipe, recipe.dpo, rows, reward_model=str(reward_run))
+    assert scored.rows.tolist() == unseen
     trained.unlink()
     with pytest.raises(PrefcliError) as gone:
         score_pairs(recipe, recipe.dpo, rows, models=[str(half)])

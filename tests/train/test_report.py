@@ -51,17 +51,22 @@ def test_run_of_a_method_writes_a_page_and_a_card(recipe_data, make_recipe, name
     check_ranked_rows(read_run(recipe.output_dir))
     card = ModelCard.load(write_card(Path(recipe.output_dir), type(recipe.methods[name]).__doc__))
     assert card.data.library_name == "transformers"
-    assert card.data.pipeline_tag == "text-generation"
+    task = "classification" if METHODS[name].head == "reward" else "generation"
+    assert card.data.pipeline_tag == f"text-{task}"
     assert card.data.tags == ["prefcli", "trl", name]
     assert str(Path(recipe.output_dir).parent) not in card.content
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_card_snippet_generates_text(recipe_data, make_recipe, monkeypatch, lora):
+@pytest.mark.parametrize(
+    ("name", "lora"), [("dpo", False), ("dpo", True), ("reward", False), ("reward", True)]
+)
+def test_card_snippet_generates_text_or_prints_a_reward(
+    recipe_data, make_recipe, monkeypatch, name, lora
+):
     if lora:
         recipe_data["lora"] = {"rank": 2}
     recipe = make_recipe(recipe_data).recipe
-    train(recipe, recipe.dpo)
+    train(recipe, recipe.methods[name])
     path = write_card(Path(recipe.output_dir), "A method.")
     assert metadata_load(path)["library_name"] == ("peft" if lora else "transformers")
     monkeypatch.chdir(path.parent)

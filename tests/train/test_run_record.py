@@ -16,6 +16,7 @@ from tests.support.problems import stops_with
 ALWAYS = {
     "status",
     "method",
+    "head",
     "started",
     "prefcli",
     "versions",

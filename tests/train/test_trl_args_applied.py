@@ -13,7 +13,7 @@ from prefcli.health import Health
 from prefcli.methods import METHODS
 from prefcli.model import Device, detect_device
 from prefcli.model.lora import lora_config
-from prefcli.recipe.sections import DataChecks
+from prefcli.recipe.sections import DataChecks, Pairs
 from prefcli.training.run import train
 from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_options
 from tests.support.tiny_runs import ANYTHING, labelled, metric_rows, pairs, trainer_of, write_jsonl
@@ -89,6 +89,8 @@ ELSEWHERE = {
     "cpo.alpha",  # test_keys_of_alphapo_reach_trl
     "cpo.gamma",
     "reward.margin_column",  # test_reward_with_margins_matches_the_formula
+    "judge",  # test_pairs.py
+    *(f"pairs.{key}" for key in Pairs.model_fields),
     "launch.strategy",  # test_automatic.py
     "launch.processes",  # test_launch.py
     "launch.nodes",
