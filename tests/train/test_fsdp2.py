@@ -172,7 +172,10 @@ def test_fsdp2_run_scores_every_batch_packed(sharded, case):
     assert speed["stock_calls"] == 0
 
 
-@pytest.mark.parametrize("case", ["dpo full", "dpo full in bfloat16", "kto full"])
+@pytest.mark.parametrize(
+    "case",
+    ["dpo full", "dpo full in bfloat16", pytest.param("kto full", marks=pytest.mark.slow)],
+)
 def test_fsdp2_run_shards_the_reference_layer_by_layer(sharded, case):
     """Check the number of units: two layers, embeddings, norm, head and the root.
 

@@ -129,6 +129,7 @@ def test_run_of_ipo_with_a_large_target_warns_of_margin(task, make_recipe):
     assert reported_by(run(data, make_recipe, "ipo", "ipo.beta=0.05")) == {"margin": "warn"}
 
 
+@pytest.mark.slow
 def test_adapter_that_does_not_learn_the_stop_token_warns_and_all_weights_do(
     task, make_recipe, tiny_model, tmp_path
 ):

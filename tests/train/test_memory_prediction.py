@@ -26,7 +26,7 @@ CASES = {
     "simpo-whole": ("simpo", {"training.gradient_checkpointing": False}),
     "dpo-mixed": ("dpo", {"sft_mix.fraction": 0.2}),
 }
-SLOW = ("kto", "orpo-one-batch", "simpo-whole", "dpo-mixed")
+SLOW = ("kto", "orpo-one-batch", "simpo-whole", "dpo-mixed", "dpo-lora")
 
 
 @pytest.fixture(scope="module")

@@ -139,6 +139,7 @@ def test_describe_model_with_an_adapter_counts_its_parameters(mistral, tmp_path)
 
 
 @pytest.mark.memory
+@pytest.mark.slow
 def test_dry_run_of_an_adapter_fits(mistral, dry_run):
     data = mistral(2) | {"lora": {"rank": 16}}
     code, document, _ = dry_run(data, "dpo", "--gpu-memory", "80GiB")

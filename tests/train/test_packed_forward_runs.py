@@ -26,7 +26,7 @@ LINE = "speed: rows are scored without padding, and a shared prompt only once\n"
         # evaluations of 10 rows in 3 batches before the first step and after steps 4 and 8, and
         # the step-0 check's 8 rows.
         ("dpo", {}, 2 * (16 + 9 + 8)),
-        ("dpo", {"lora": LORA}, 2 * (16 + 9 + 8)),
+        pytest.param("dpo", {"lora": LORA}, 2 * (16 + 9 + 8), marks=pytest.mark.slow),
         pytest.param("kto", {}, 4 * (16 + 9 + 8), marks=pytest.mark.slow),
         ("sft", {}, 16 + 9),
     ],

@@ -77,6 +77,7 @@ def test_run_with_precompute_equals_run_without(
     assert curves[0] == pytest.approx(curves[1], rel=1e-4, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_cached_scores_do_not_change_the_dropout_of_a_run(recipe_data, make_recipe):
     """The first run of a sweep must be comparable with the others."""
     recipe_data["lora"] = {**LORA, "dropout": 0.3}
