@@ -148,4 +148,4 @@ def _report(plan: Plan, outcome: Rounds) -> None:
     numbers = [result.number for result in outcome.results if result.number]
     runs = [run for number in numbers if (run := run_in(plan.run(number))) is not None]
     if len(runs) > 1:
-        write_file(plan.folder / _PAGE, compare_page(runs))
+        write_file(plan.folder / _PAGE, compare_page(runs, summary=outcome.summary()))

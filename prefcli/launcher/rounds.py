@@ -21,6 +21,8 @@ from prefcli.launcher.signal_forwarding import SignalForwarder
 from prefcli.launcher.sweep import run_in
 from prefcli.methods import Method
 from prefcli.recipe import Recipe
+from prefcli.report.compare_page import Summary
+from prefcli.report.tables import Cell, Head, Table
 from prefcli.text import aligned
 
 RoundReference = Literal["previous", "start"]
@@ -29,6 +31,11 @@ STATE_FILE = "iterate.json"
 _SAMPLES = 4
 """Completions of each held-out prompt whose scores are averaged."""
 _TWO_SIDED_95 = 1.96
+_HEADS = ("rows", "held-out score", "KL to the start", "accuracy")
+_NOTE = (
+    "Scores of new completions of held-out prompts with 95 % intervals; KL and accuracy against "
+    "the model of the recipe. Below, they are against the reference of each run."
+)
 KINDS = {"pair": "pairs", "labelled": "labels", "demonstration": "best"}
 """Rows of a method: the `pairs.kind` that makes them."""
 
@@ -156,6 +163,20 @@ class Result:
     accuracy: float | None = None
     """On the pairs of data.eval, against the starting model."""
 
+    @property
+    def name(self) -> str:
+        return f"round {self.number}" if self.number else "start"
+
+    def cells(self) -> list[str]:
+        """Return the measurements as text, in the order of `_HEADS`."""
+        low, high = self.score - self.error, self.score + self.error
+        return [
+            "" if self.rows is None else str(self.rows),
+            f"{self.score:+.3f} [{low:+.3f}, {high:+.3f}]",
+            "" if self.kl is None else f"{self.kl:.3f}",
+            "" if self.accuracy is None else f"{self.accuracy:.1%}",
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         return {**vars(self), "low": self.score - self.error, "high": self.score + self.error}
 
@@ -174,19 +195,18 @@ class Rounds:
 
     def lines(self) -> list[str]:
         """Return a table of the rounds."""
-        rows = [["round", "rows", "held-out score", "KL to the start", "accuracy"]]
-        rows += [
-            [
-                str(result.number) if result.number else "start",
-                "" if result.rows is None else str(result.rows),
-                f"{result.score:+.3f} [{result.score - result.error:+.3f}, "
-                f"{result.score + result.error:+.3f}]",
-                "" if result.kl is None else f"{result.kl:.3f}",
-                "" if result.accuracy is None else f"{result.accuracy:.1%}",
-            ]
-            for result in self.results
-        ]
+        rows = [["round", *_HEADS], *([result.name, *result.cells()] for result in self.results)]
         return aligned(rows, right=(1,))
+
+    def summary(self) -> Summary:
+        """Return the same table for the page that compares the runs."""
+        columns = zip(*(result.cells() for result in self.results), strict=True)
+        rows = [
+            (Head(head), [Cell(text) for text in column])
+            for head, column in zip(_HEADS, columns, strict=True)
+        ]
+        table = Table([Head(result.name) for result in self.results], rows)
+        return Summary("Rounds", table, _NOTE)
 
 
 def run_rounds(

@@ -48,8 +48,20 @@ class SharedPrompt(NamedTuple):
     """The answers in the data."""
 
 
+class Summary(NamedTuple):
+    """A table above all others, of what was measured outside the runs."""
+
+    title: str
+    table: Table
+    note: str
+
+
 def compare_page(
-    runs: Sequence[Run], *, refresh: int | None = None, best: str | None = None
+    runs: Sequence[Run],
+    *,
+    refresh: int | None = None,
+    best: str | None = None,
+    summary: Summary | None = None,
 ) -> str:
     """Return the page of several runs as HTML.
 
@@ -87,6 +99,7 @@ def compare_page(
         "compare.html",
         {
             "refresh": refresh,
+            "summary": summary,
             "runs": [
                 {
                     "name": name,

@@ -116,7 +116,10 @@ def test_rounds_end_when_the_score_does_not_rise(plan):
     assert outcome.best.number == 1
     assert "did not rise: +1.500, then +1.000" in outcome.end
     assert outcome.results[1] == Result(1, 1.5, 0.0, 7, 0.1, 0.8)
-    assert "1         7  +1.500 [+1.500, +1.500]" in "\n".join(outcome.lines())
+    assert "round 1     7  +1.500 [+1.500, +1.500]" in "\n".join(outcome.lines())
+    table = outcome.summary().table
+    assert [head.text for head in table.heads] == ["start", "round 1", "round 2"]
+    assert [cell.text for cell in table.rows[0][1]] == ["", "7", "7"]
 
 
 def test_rounds_end_when_the_kl_is_above_its_limit(plan):
