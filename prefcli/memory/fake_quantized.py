@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
-from prefcli.model.reward_head import head_of, is_reward_model
+from prefcli.model.reward_head import output_heads
 
 BITS_PER_WEIGHT = {
     # NF4, one 8-bit scale for 64 weights, one 32-bit scale for 256 of those.
@@ -54,9 +54,7 @@ class PackedLinear(torch.nn.Linear):
 
 def pack(model: PreTrainedModel, bits: Literal["4bit", "8bit"]) -> None:
     """Replace every linear layer but the head, as bitsandbytes does."""
-    heads = [model.get_output_embeddings()]
-    if is_reward_model(model):
-        heads += head_of(model).values()
+    heads = output_heads(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear) and all(module is not head for head in heads):
             parent, _, last = name.rpartition(".")

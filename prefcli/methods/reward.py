@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -56,12 +55,6 @@ class Reward(Method):
     @property
     def strengthen(self) -> str:
         return "train for more epochs"
-
-    def start_loss(
-        self, labels: Sequence[bool] = (), chosen_nll: float | None = None
-    ) -> float | None:
-        """Return ln 2: from a new head both sides of a pair have the reward 0."""
-        return math.log(2)
 
     def rate_band(self, *, lora: bool, parameters: int) -> Band:
         return (

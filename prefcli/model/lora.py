@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.model.parts import expert_parameters, tower_of, towers
-from prefcli.model.reward_head import head_of, is_reward_model
+from prefcli.model.reward_head import head_of, is_reward_model, output_heads
 from prefcli.recipe.sections import Lora
 
 _HEADS_OF_PEFT = ("classifier", "score")
@@ -121,9 +121,7 @@ def skipped_layers(options: Lora, model: PreTrainedModel) -> list[str]:
 def _linear_layers(options: Lora, model: PreTrainedModel) -> list[str]:
     """Return the linear layers except the head; those of towers only if the recipe names some."""
     named = options.target_modules
-    heads = [model.get_output_embeddings()]
-    if is_reward_model(model):
-        heads += [part for head in head_of(model).values() for part in head.modules()]
+    heads = [part for head in output_heads(model) for part in head.modules()]
     with_towers = not isinstance(named, str) and any(tower_of(name) is not None for name in named)
     return [
         name

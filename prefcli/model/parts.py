@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from prefcli.model.reward_head import head_of, is_reward_model
+from prefcli.model.reward_head import output_heads
 from prefcli.text import aligned
 
 UNREACHED = ("vision tower", "audio tower", "projector")
@@ -121,9 +121,7 @@ def freeze_towers(model: nn.Module) -> None:
 
 def _parameters(model: PreTrainedModel) -> list[tuple[str, str, nn.Parameter]]:
     """Return (part, name, parameter) of each parameter; a tied head is part of the embeddings."""
-    embeddings, heads = model.get_input_embeddings(), [model.get_output_embeddings()]
-    if is_reward_model(model):
-        heads += head_of(model).values()
+    embeddings, heads = model.get_input_embeddings(), output_heads(model)
     listed: list[tuple[str, str, nn.Parameter]] = []
     seen: set[int] = set()
     paths: dict[str, tuple[nn.Module, ...]] = {}

@@ -28,6 +28,14 @@ def head_of(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
     return {name: m for name, m in model.named_children() if name != model.base_model_prefix}
 
 
+def output_heads(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """Return the output head of a language model, or the modules of a reward head, outermost."""
+    if is_reward_model(model):
+        return [*head_of(model).values()]
+    head = model.get_output_embeddings()
+    return [] if head is None else [head]
+
+
 @torch.no_grad()
 def add_reward_head(model: PreTrainedModel, info: dict[str, Any] | None = None) -> PreTrainedModel:
     """Set a head that is not in the files to zero, and let every head compute in float32.

@@ -66,8 +66,8 @@ def rewards(
 ) -> list[float]:
     """Return the score of each sequence of token ids, in their order.
 
-    autocast: compute in bfloat16 on a GPU, except for the head. The
-    classifier reads its padding token from its config; without one, it takes single rows only.
+    autocast: compute in bfloat16 on a GPU, except for the head. The classifier reads its
+    padding token from its config; without one, it takes single rows only.
     """
     pad = model.config.get_text_config().pad_token_id
     limit = 1 if pad is None else _TOKENS.get(model.device.type, 2048)
