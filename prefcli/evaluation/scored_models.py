@@ -172,18 +172,25 @@ class ScoredModels:
             )
         model = to_device(model, device)
 
-        def score(rows: Sequence[Row]) -> list[float]:
-            values = rewards(model, [(prompt + response)[:length] for prompt, response in rows])
-            if not all(map(math.isfinite, values)):
-                raise not_finite(choice.name, "rewards")
-            return values
-
-        yield score
+        yield lambda rows: finite_rewards(model, rows, length, choice.name)
 
     def reference_choice(self) -> ModelChoice:
         """Return the reference as a model to score."""
         where = "model" if self.reference == self._start else "reference"
         return ModelChoice(self.reference.name_or_path, self.reference, where, True, False)
+
+
+def finite_rewards(
+    model: PreTrainedModel, rows: Sequence[Row], max_length: int, name: str
+) -> list[float]:
+    """Return the reward of each row, cut at max_length. Raises RecipeError for NaN and infinity.
+
+    name: of the reward model.
+    """
+    values = rewards(model, [(prompt + response)[:max_length] for prompt, response in rows])
+    if not all(map(math.isfinite, values)):
+        raise not_finite(name, "rewards")
+    return values
 
 
 def not_finite(name: str, what: str) -> RecipeError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from prefcli.errors import RecipeError
 from prefcli.evaluation.arguments import model_argument, named_by
 from prefcli.evaluation.generate import model_of_run
 from prefcli.evaluation.logprobs import Row, Score
-from prefcli.evaluation.scored_models import ScoredModel, ScoredModels, not_finite
+from prefcli.evaluation.scored_models import ScoredModel, ScoredModels, finite_rewards
 from prefcli.model import detect_device, load_tokenizer, to_device
 from prefcli.model.base_model import with_merged_adapter
 from prefcli.model.loading import weights_digest
-from prefcli.model.reward_model import load_reward_model, rewards, set_padding
+from prefcli.model.reward_model import load_reward_model, set_padding
 from prefcli.recipe import Recipe
 from prefcli.recipe.sections import RewardModel
 
@@ -143,11 +142,9 @@ def reward_model_scorer(
 
     def score(rows: list[Row]) -> list[dict[str, Any]]:
         fitting = [i for i, (prompt, _) in enumerate(rows) if len(prompt) < length]
-        values = rewards(model, [(rows[i][0] + rows[i][1])[:length] for i in fitting])
+        values = finite_rewards(model, [rows[i] for i in fitting], length, name)
         numbers: list[dict[str, Any]] = [{"reward": None, "tokens": 0} for _ in rows]
         for i, value in zip(fitting, values, strict=True):
-            if not math.isfinite(value):
-                raise not_finite(name, "rewards")
             count = min(len(rows[i][1]), length - len(rows[i][0]))
             numbers[i] = {"reward": value, "tokens": count}
         return numbers
