@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from prefcli.errors import RecipeError
+from prefcli import preemption
+from prefcli.errors import InterruptedRunError, PreemptedError, RecipeError
 from prefcli.text import first_line
 
 _LONGEST = 60
 """Characters of a setting that are shown."""
+
+
+@contextmanager
+def stoppable(
+    partial: PartialFile, done: Callable[[], int], total: int, what: str
+) -> Iterator[None]:
+    """Turn a signal or Ctrl-C into an error that says how to continue.
+
+    done: returns how many of `total` the file has. what: a clause between these numbers and the
+    file.
+    """
+    try:
+        yield
+    except (preemption.Stop, KeyboardInterrupt) as stop:
+        kind = PreemptedError if isinstance(stop, preemption.Stop) else InterruptedRunError
+        raise kind(
+            f"stopped after {done():,} of {total:,} {what} are in {partial.path}; run the same "
+            "command again to continue",
+            code="RUN103",
+        ) from None
 
 
 class PartialFile:

@@ -12,20 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from prefcli import preemption
 from prefcli.checkpoints.disk import write_errors_reported
 from prefcli.console import say
 from prefcli.data.convert import Place
 from prefcli.data.digests import folder_digest, row_key, tokenizer_digest
 from prefcli.data.row_writer import row_writer
 from prefcli.data.sources import RawRows, read
-from prefcli.errors import DataError, InterruptedRunError, PreemptedError
+from prefcli.errors import DataError
 from prefcli.evaluation.arguments import named_by
 from prefcli.evaluation.best_of import BestOf, Distribution, best_of, distribution
 from prefcli.evaluation.bootstrap import Floats
 from prefcli.evaluation.candidates import CandidateReader, Layout
 from prefcli.evaluation.held_out_rows import data_source
-from prefcli.evaluation.partial_file import PartialFile
+from prefcli.evaluation.partial_file import PartialFile, stoppable
 from prefcli.evaluation.ranks import rank, score_columns
 from prefcli.evaluation.scorers import Scorer
 from prefcli.progress_bar import progress
@@ -125,20 +124,15 @@ def _score_rows(reader: CandidateReader, scorer: Scorer, partial: PartialFile) -
     total, done = len(reader), sum(1 for _ in _rows(partial))
     if done:
         say(f"score: continuing after {done:,} of {total:,} rows")
-    try:
-        with progress("score", total, done=done) as count:
-            while done < total:
-                indices = range(done, min(done + CHUNK, total))
-                partial.add(_score_chunk(reader, scorer, indices))
-                done += len(indices)
-                count(len(indices))
-    except (preemption.Stop, KeyboardInterrupt) as stop:
-        kind = PreemptedError if isinstance(stop, preemption.Stop) else InterruptedRunError
-        raise kind(
-            f"stopped after {done:,} of {total:,} rows, whose scores are in "
-            f"{partial.path}; run the same command again to continue",
-            code="RUN103",
-        ) from None
+    with (
+        stoppable(partial, lambda: done, total, "rows, whose scores"),
+        progress("score", total, done=done) as count,
+    ):
+        while done < total:
+            indices = range(done, min(done + CHUNK, total))
+            partial.add(_score_chunk(reader, scorer, indices))
+            done += len(indices)
+            count(len(indices))
 
 
 def _score_chunk(

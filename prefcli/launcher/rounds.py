@@ -21,6 +21,7 @@ from prefcli.launcher.signal_forwarding import SignalForwarder
 from prefcli.launcher.sweep import run_in
 from prefcli.methods import Method
 from prefcli.recipe import Recipe
+from prefcli.recipe.source_map import dotted, leaves
 from prefcli.report.compare_page import Summary
 from prefcli.report.tables import Cell, Head, Table
 from prefcli.text import aligned
@@ -71,8 +72,7 @@ class Plan:
         here = self.place(number)
         if number:
             rows, model = here / "pairs.jsonl", self.run(number) / "model"
-            seed = self.recipe.seed if self.recipe.pairs.seed is None else self.recipe.pairs.seed
-            sampled = {**self._model(number - 1), "pairs.seed": seed + number}
+            sampled = {**self._model(number - 1), "pairs.seed": self.recipe.sampling_seed + number}
             yield rows, self._words("pairs", sampled, "--output", str(rows))
             trained = {
                 **self._trained(number),
@@ -328,11 +328,12 @@ def _check_state(plan: Plan) -> None:
         plan.folder.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(now, indent=2) + "\n")
         return
-    one, other = dict(_leaves(before)), dict(_leaves(now))
-    keys = sorted(one.keys() | other.keys())
-    if differing := [key for key in keys if one.get(key) != other.get(key)]:
+    one, other = dict(leaves(before)), dict(leaves(now))
+    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    if keys:
+        names = sorted(dotted(key).removeprefix("recipe.") for key in keys)
         raise RecipeError(
-            f"the rounds in {plan.folder} were made with other settings: {', '.join(differing)}",
+            f"the rounds in {plan.folder} were made with other settings: {', '.join(names)}",
             code="RUN104",
             place=str(path),
             hint="restore these settings to continue, or name another folder with --output-dir",
@@ -343,12 +344,3 @@ def _as_override(value: Any) -> str:
     """Return a value as it is written after KEY=."""
     is_plain = isinstance(value, str) and yaml.safe_load(value) == value
     return value if is_plain else json.dumps(value)
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted path and value of everything but mappings."""
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
-    else:
-        yield path.removeprefix("recipe."), value

@@ -232,6 +232,11 @@ class Recipe(ConfigBase):
         return self.model.dtype != "bfloat16" and (has_layers or quantized)
 
     @property
+    def sampling_seed(self) -> int:
+        """Seed of the completions of `prefcli pairs`."""
+        return self.seed if self.pairs.seed is None else self.pairs.seed
+
+    @property
     def sources(self) -> list[tuple[str, Source]]:
         """Every data source with its dotted path."""
         mix = self.sft_mix.data if self.sft_mix is not None else []

@@ -165,7 +165,7 @@ def make_rows(
 def _pair(
     candidates: Sequence[Candidate], scores: Mapping[int, float], options: Pairs, seed: int
 ) -> tuple[int, int] | str:
-    """Return (chosen, rejected), or why there is no pair. Of equal ones it is the first.
+    """Return (chosen, rejected), the first of equally good pairs, or the reason for none.
 
     seed: of a random pair.
     """

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefcli import preemption
 from prefcli.console import say
 from prefcli.data.digests import tokenizer_digest
-from prefcli.errors import DataError, InterruptedRunError, PreemptedError, RecipeError
+from prefcli.errors import DataError, RecipeError
 from prefcli.evaluation.generate import load_for_generation
 from prefcli.evaluation.judges import Completion, open_judge
 from prefcli.evaluation.on_policy.judging import (
@@ -39,7 +37,7 @@ from prefcli.evaluation.on_policy.sampling import (
 )
 from prefcli.evaluation.on_policy.stored_scores import read_stored_scores
 from prefcli.evaluation.on_policy.summary import ROWS_OF_PROMPTS, PairsSummary, Speed
-from prefcli.evaluation.partial_file import PartialFile
+from prefcli.evaluation.partial_file import PartialFile, stoppable
 from prefcli.model import load_tokenizer
 from prefcli.model.base_model import check_start_weights, load_base_config, with_merged_adapter
 from prefcli.model.loading import context_length
@@ -133,7 +131,7 @@ class _Start:
             **identity(self._policy),
             "tokenizer": tokenizer_digest(tokenizer),
             "prompts": self._prompts.digest,
-            **settings_of(self._options, _seed(recipe)),
+            **settings_of(self._options, recipe.sampling_seed),
         }
         self._speed = Speed()
 
@@ -147,7 +145,8 @@ class _Start:
             if len(samples) < self._total:
                 with open_judge(self._recipe, self._judge) as opened:
                     try_judge(opened, self._prompts.rows[0])
-                with _stoppable(sampled, samples, self._total, "sampled"):
+                what = "completions were sampled, which"
+                with stoppable(sampled, lambda: len(samples), self._total, what):
                     self._sample(samples, sampled)
             scores, judge = self._judged(samples)
             prompts = [
@@ -216,7 +215,7 @@ class _Start:
         began = time.monotonic()
         model, tokenizer = load_for_generation(self._policy)
         stop = load_stop_tokens(self._policy, tokenizer, adapter=False).ids
-        sampler = Sampler(model, tokenizer, stop, self._options, _seed(self._recipe))
+        sampler = Sampler(model, tokenizer, stop, self._options, self._recipe.sampling_seed)
         sampler.sample(self._prompts.rows, samples, partial)
         new = [sample.tokens for number, sample in samples.items() if number not in before]
         self._speed.completions, self._speed.tokens = len(new), sum(new)
@@ -233,7 +232,8 @@ class _Start:
                 before, began = len(scores), time.monotonic()
                 if before:
                     say(f"judge: {before:,} of {len(completions):,} were judged before")
-                with _stoppable(partial, scores, len(completions), "judged"):
+                what = "completions were judged, which"
+                with stoppable(partial, lambda: len(scores), len(completions), what):
                     judge_completions(judge, completions, scores, partial)
         self._speed.judged = len(scores) - before
         self._speed.judging_seconds = time.monotonic() - began
@@ -273,8 +273,8 @@ def _write(
 
     origin: how the completions and their scores were made. dropped: what was dropped before.
     """
-    options, drops = recipe.pairs, Drops()
-    rows = [row for prompt in prompts for row in make_rows(prompt, options, _seed(recipe), drops)]
+    options, seed, drops = recipe.pairs, recipe.sampling_seed, Drops()
+    rows = [row for prompt in prompts for row in make_rows(prompt, options, seed, drops)]
     if not rows:
         raise DataError(
             f"no rows are left: {'; '.join(drops.lines())}",
@@ -295,21 +295,3 @@ def _write(
     rule = options.model_dump(mode="json", include=set(_RULE))
     files.write_rows(rows, {**origin, "rule": rule, "result": result})
     return summary
-
-
-def _seed(recipe: Recipe) -> int:
-    return recipe.seed if recipe.pairs.seed is None else recipe.pairs.seed
-
-
-@contextmanager
-def _stoppable(partial: PartialFile, done: Sized, total: int, what: str) -> Iterator[None]:
-    """Turn a signal or Ctrl-C into an error that says how to continue."""
-    try:
-        yield
-    except (preemption.Stop, KeyboardInterrupt) as stop:
-        kind = PreemptedError if isinstance(stop, preemption.Stop) else InterruptedRunError
-        raise kind(
-            f"stopped after {len(done):,} of {total:,} completions were {what}, which are in "
-            f"{partial.path}; run the same command again to continue",
-            code="RUN103",
-        ) from None
