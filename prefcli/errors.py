@@ -26,6 +26,9 @@ class ExitCode(IntEnum):
         return _MEANINGS[self]
 
 
+STOPPED = (ExitCode.REQUEUE, ExitCode.INTERRUPTED)
+"""Exit codes of commands that were asked to stop: their messages are not errors."""
+
 _MEANINGS = {
     ExitCode.DONE: "done",
     ExitCode.BUG: "a bug in prefcli (traceback)",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,19 +17,19 @@ from prefcli.cli.recipe_command import (
     check_writable,
     choose_method,
     command_app,
+    folder_of_runs,
     open_recipe,
     print_json,
     resolve_offline,
     write_file,
 )
 from prefcli.console import document, keep_stdout_for_json, say
-from prefcli.errors import ExitCode, RecipeError
+from prefcli.errors import STOPPED, RecipeError
 from prefcli.launcher.rounds import KINDS, Plan, RoundReference, Rounds, run_rounds
 from prefcli.methods import Method
 from prefcli.recipe import Recipe
 
 _PAGE = "iterate.html"
-_STOPPED = {ExitCode.REQUEUE, ExitCode.INTERRUPTED}
 
 app = command_app()
 
@@ -82,11 +81,7 @@ def iterate(
     chosen = choose_method(loaded, method)
     check_context(loaded)
     _check(loaded.recipe, chosen)
-    if output_dir == "":
-        raise RecipeError(
-            "--output-dir is empty", code="RCP033", hint="check the variable that it comes from"
-        )
-    folder = Path(output_dir or f"{loaded.recipe.output_dir}-rounds")
+    folder = folder_of_runs(loaded.recipe, output_dir, "rounds")
     flags = ["--offline"] if offline else []
     plan = Plan(loaded.recipe, recipe, overrides or [], chosen, folder, reference, flags)
     if only_print:
@@ -143,7 +138,7 @@ def _report(plan: Plan, outcome: Rounds) -> None:
         where = plan.run(best.number) / "model" if best.number else "the starting model"
         say(f"iterate: best held-out score {best.score:+.3f}: {where}")
     say(f"iterate: {outcome.end}")
-    if outcome.code in _STOPPED:
+    if outcome.code in STOPPED:
         say("iterate: stopped; run the same command again to continue")
     numbers = [result.number for result in outcome.results if result.number]
     runs = [run for number in numbers if (run := run_in(plan.run(number))) is not None]

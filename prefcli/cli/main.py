@@ -18,7 +18,7 @@ from prefcli import __version__, first_failure, preemption
 from prefcli.cli.usage import CLICK_ERROR, check_command, usage_problem
 from prefcli.console import is_main_process, output_problem, print_error, say
 from prefcli.cuda_allocator import use_expandable_segments
-from prefcli.errors import ExitCode, PrefcliError, Problem, RecipeError
+from prefcli.errors import STOPPED, ExitCode, PrefcliError, Problem, RecipeError
 from prefcli.methods import METHODS
 from prefcli.secrets import is_secret, redact
 from prefcli.telemetry import no_telemetry
@@ -182,14 +182,10 @@ def main(command: Callable[[], None] = _run, *, grace: float = 0.5) -> None:
         preemption.ignore_signals()
 
 
-_STOPPED = (ExitCode.REQUEUE, ExitCode.INTERRUPTED)
-"""Exit codes of runs that were asked to stop: their messages are not errors."""
-
-
 def _print_problems(error: PrefcliError) -> None:
     for problem in error.problems:
         # Preemption is not an error.
-        start = "" if error.exit_code in _STOPPED else "error: "
+        start = "" if error.exit_code in STOPPED else "error: "
         _print_error(f"{start}{problem}\n")
     if "--json" in sys.argv:
         problems = [problem.as_dict() for problem in error.problems]
@@ -199,7 +195,7 @@ def _print_problems(error: PrefcliError) -> None:
 
 def _prints(error: PrefcliError, grace: float) -> bool:
     """True for the process that prints an error: the main one, or the first that fails alone."""
-    if error.exit_code in _STOPPED:
+    if error.exit_code in STOPPED:
         # Not marked as a failure: the other processes must save, not stop.
         return is_main_process()
     if not is_main_process():

@@ -18,7 +18,7 @@ from prefcli.cli.usage import check_recipe_argument
 from prefcli.console import document, is_main_process, keep_stdout_for_json, say
 from prefcli.errors import PrefcliError, RecipeError
 from prefcli.methods import METHODS, Method
-from prefcli.recipe import Loaded, load
+from prefcli.recipe import Loaded, Recipe, load
 from prefcli.recipe.context_length import context_of, context_problem
 from prefcli.recipe.offline import go_offline, go_offline_if_unreachable
 from prefcli.recipe.source_map import Key
@@ -167,6 +167,15 @@ def resolve_offline(loaded: Loaded, *, offline: bool) -> None:
             say(*keep_trackers_here(loaded.recipe.logging))
     elif go_offline_if_unreachable(loaded.recipe):
         say("Hugging Face Hub is unreachable; using the local cache")
+
+
+def folder_of_runs(recipe: Recipe, output_dir: str | None, suffix: str) -> Path:
+    """The folder of a command with several runs: --output-dir, or output_dir with a suffix."""
+    if output_dir == "":
+        raise RecipeError(
+            "--output-dir is empty", code="RCP033", hint="check the variable that it comes from"
+        )
+    return Path(output_dir or f"{recipe.output_dir}-{suffix}")
 
 
 def refuse_without_effect(options: list[str], on: str, hint: str) -> None:

@@ -17,6 +17,7 @@ from prefcli.cli.recipe_command import (
     check_writable,
     choose_method,
     command_app,
+    folder_of_runs,
     heavy_half,
     open_recipe,
     print_json,
@@ -25,7 +26,7 @@ from prefcli.cli.recipe_command import (
     write_file,
 )
 from prefcli.console import document, keep_stdout_for_json, say, warn
-from prefcli.errors import ExitCode, PrefcliError, RecipeError
+from prefcli.errors import STOPPED, ExitCode, PrefcliError, RecipeError
 from prefcli.methods import Method
 from prefcli.recipe import Loaded, Recipe, load
 from prefcli.text import counted
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 _PAGE = "sweep.html"
 Best = Literal["accuracy", "margin", "eval loss", "perplexity"]
-_STOPPED = {ExitCode.REQUEUE, ExitCode.INTERRUPTED}
 _IN_UNITS: tuple[Best, ...] = ("margin", "eval loss")
 """Metrics whose unit depends on the method and its options."""
 
@@ -129,7 +129,7 @@ def sweep(
     if not only_compare:
         resolve_offline(loaded, offline=offline)
         codes = _run(trials, recipe, folder, flags, jobs)
-    was_stopped = bool(_STOPPED & {*codes.values()})
+    was_stopped = any(code in STOPPED for code in codes.values())
     rows, chosen = _results(trials, folder, best, measures_kl=not (no_kl or was_stopped))
     if was_stopped:
         say("sweep: stopped; run the same command again to continue")
@@ -159,11 +159,7 @@ def open_sweep(
         trial.with_sections(methods=loaded.recipe.methods, precomputes=precomputes)
         for trial in trials
     ]
-    if output_dir == "":
-        raise RecipeError(
-            "--output-dir is empty", code="RCP033", hint="check the variable that it comes from"
-        )
-    folder = Path(output_dir or f"{loaded.recipe.output_dir}-sweep")
+    folder = folder_of_runs(loaded.recipe, output_dir, "sweep")
     for trial in trials:
         check_context(load(loaded.places.source, trial.words(loaded.places.source, folder)[2:]))
     return trials, folder

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefcli.errors import ExitCode, RecipeError
+from prefcli.errors import STOPPED, ExitCode, RecipeError
 from prefcli.launcher.signal_forwarding import SignalForwarder
 from prefcli.launcher.trials import Trial
 from prefcli.report.run_data import Run, read_run
@@ -19,7 +19,6 @@ from prefcli.text import format_duration
 
 _POLL_SECONDS = 0.2
 _REDRAW_SECONDS = 2.0
-_STOPPED = (ExitCode.REQUEUE, ExitCode.INTERRUPTED)
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def run_trials(
                 running.remove(one)
                 signals.send_to(other.process.pid for other in running)
                 code = one.process.returncode
-                stopped = stopped or code in _STOPPED or code < 0
+                stopped = stopped or code in STOPPED or code < 0
                 report(_outcome(sweep, one, code))
                 yield one.trial, code
             if running and time.monotonic() - drawn > _REDRAW_SECONDS:
@@ -150,7 +149,7 @@ def _outcome(sweep: Sweep, one: _Process, code: int) -> str:
     """Return a line about a trial that has ended."""
     took = format_duration(time.monotonic() - one.began)
     run = run_in(sweep.folder / one.trial.name)
-    if code in (ExitCode.DONE, ExitCode.DIVERGED, *_STOPPED) and run is not None:
+    if code in (ExitCode.DONE, ExitCode.DIVERGED, *STOPPED) and run is not None:
         return f"sweep: {one.trial.name}: {_start_of_line(verdict(run).title)} ({took})"
     line = _last_error(sweep.folder / f"{one.trial.name}.log")
     return f"sweep: {one.trial.name}: exit code {code} after {took}{f': {line}' if line else ''}"

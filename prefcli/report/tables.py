@@ -57,7 +57,7 @@ class Table(NamedTuple):
 def bars(
     intervals: Sequence[tuple[float, float, float] | None], *, with_zero: bool = False
 ) -> list[Bar | None]:
-    """Lay out (low, value, high) of each cell on one scale; None where there is no interval."""
+    """Lay out (low, value, high) of each cell on one scale; a cell without one has no bar."""
     ends = [end for interval in intervals if interval for end in (interval[0], interval[2])]
     if not ends:
         return [None for _ in intervals]
