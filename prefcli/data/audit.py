@@ -13,7 +13,7 @@ import numpy.typing as npt
 from datasets import Dataset
 
 from prefcli.data.account import Account
-from prefcli.data.findings import DROPS, Finding, Tally
+from prefcli.data.findings import DROPS, REPEATED, Finding, Tally
 from prefcli.data.lengths import Ints, Lengths
 from prefcli.data.row_stats import Limits, RowStats
 from prefcli.recipe.sections import DataChecks
@@ -59,11 +59,16 @@ class Audit:
     def add(self, rows: Dataset, stats: RowStats) -> list[int]:
         """Count the rows of a source and return the indices of those to keep."""
         self._add_lengths(stats)
+        reasons = np.array(stats.drop, dtype=object)
         keep = np.array([reason is None for reason in stats.drop], np.bool_)
+        if self.limits.sampled_tokens:
+            # Each prompt is answered several times in an epoch already.
+            repeated = self._occurs_earlier(stats.row_key, stats.row_key, keep)
+            reasons[repeated & keep] = REPEATED
+            keep &= ~repeated
         masks = {name: mask & keep for name, mask in self._finding_masks(stats, keep).items()}
         self._remaining.update({name: int(mask.sum()) for name, mask in masks.items()})
         place = functools.partial(row_place, rows)
-        reasons = np.array(stats.drop, dtype=object)
         for reason in dict.fromkeys(reasons[~keep].tolist()):
             dropped = reasons == reason
             self._dropped.setdefault(reason, Tally()).add_all(np.flatnonzero(dropped), place)
@@ -109,7 +114,7 @@ class Audit:
         tokens["row"] = tokens.pop("row")  # last
         if not tokens["prompt"].any():
             tokens = {"row": tokens["row"]}  # no prompts: texts or conversations
-        return Lengths(tokens, self.limits.max_length, self.limits.prompt_margin)
+        return Lengths(tokens, self.limits.max_length, self.limits.margin)
 
     def findings(self, total: int) -> list[Finding]:
         """Return the findings in the order of `data.checks`. total: rows read."""

@@ -55,6 +55,7 @@ def splits_key(
                 method.trainer.keeps_row_order,
                 method.trainer.drops_longer_rows,
                 method.margins_from,
+                method.sampled_tokens,
                 _batch_size(recipe, method),
             ],
         }

@@ -29,6 +29,7 @@ from prefcli.formats.chat_columns import (
 )
 from prefcli.formats.contents import compare_scores, holds_user_turn, score_columns
 from prefcli.formats.labelled import label_spelling
+from prefcli.formats.prompts import PROMPTS, prompt_of
 from prefcli.formats.training_marks import MASKED_NOTE, MASKED_TURNS, Training, take_marks
 from prefcli.formats.unread import cure, unread
 from prefcli.methods import RowKind
@@ -39,6 +40,7 @@ COLUMNS: dict[RowKind, tuple[str, ...]] = {
     "pair": ("prompt", "chosen", "rejected", MARGIN, *TEMPLATE_COLUMNS),
     "labelled": ("prompt", "completion", "label", *TEMPLATE_COLUMNS),
     "demonstration": ("messages", "prompt", "completion", "text", *TEMPLATE_COLUMNS, MASKED_TURNS),
+    "prompt": ("prompt", *TEMPLATE_COLUMNS),
 }
 """Columns a canonical row of each kind may have."""
 
@@ -104,9 +106,12 @@ def convert(
         tools,
         "none" in template,
         reasoning_key(template),
-        [] if row_format.kind != "pair" else score_columns(blank.keys() - row_format.reads),
+        score_columns(blank.keys() - row_format.reads)
+        if row_format.kind == "pair" and kind != "prompt"
+        else [],
         training is None or not training.assistant_only,
         margins_from,
+        prompts_only=kind == "prompt",
     )
     invalid, invalid_but_dropped = InvalidRows(), InvalidRows()
     # Every kind yields demonstrations: the chosen side of a pair, or the rows labelled true.
@@ -163,6 +168,8 @@ class _RowReader:
     """Columns that may hold the scores of chosen and rejected."""
     trains_users: bool
     margins_from: str | None
+    prompts_only: bool
+    """Ignore completions and labels, since the policy writes its own."""
     example: Row = field(default_factory=dict)
     """The first valid row; it decides between text and messages."""
     _example_place: str = ""
@@ -174,9 +181,12 @@ class _RowReader:
         if not self.blank.keys() <= raw.keys():
             raw = {**self.blank, **raw}
         raw, notes = self.source.prepare(raw)
-        row = self.row_format.convert(raw)
         here = functools.partial(str, place)
-        if self.row_format.label_column is not None:
+        if self.prompts_only:
+            row = {"prompt": prompt_of(raw, self.row_format)}
+        else:
+            row = self.row_format.convert(raw)
+        if self.row_format.label_column is not None and not self.prompts_only:
             notes += self._check_spelling(raw[self.row_format.label_column], place)
         if self.margins_from is not None or not _is_plain(raw, self.row_format.reads):
             row = self._read_more(raw, row, notes, here)
@@ -282,6 +292,8 @@ def _detect(
                 code="DAT010",
             )
             continue
+        if row_format is None and kind == "prompt" and PROMPTS.claims(row):
+            row_format = PROMPTS
         if row_format is not None and _is_usable(row_format.kind, kind):
             return row_format, dict.fromkeys(row)
         if row_format is not None:
@@ -300,7 +312,7 @@ def kind_of(rows: RawRows, place: Place) -> RowKind:
 def _is_usable(source_kind: RowKind, kind: RowKind) -> bool:
     return (
         source_kind == kind
-        or kind == "demonstration"
+        or kind in ("demonstration", "prompt")
         or (source_kind, kind) == ("pair", "labelled")
     )
 
@@ -405,6 +417,7 @@ def _wrong_kind(row_format: Format, kind: RowKind, place: Place) -> DataError:
             "labelled": "train on labelled rows with `prefcli kto`",
             "demonstration": "train on demonstrations with `prefcli sft`",
             "pair": "train on pairs with `prefcli dpo`",
+            "prompt": "train on prompts with `prefcli rloo`",
         }[row_format.kind],
     )
 
@@ -447,6 +460,7 @@ _COLUMNS: Mapping[RowKind, tuple[str, ...]] = {
     "pair": ("prompt", "chosen", "rejected"),
     "labelled": ("prompt", "completion", "label"),
     "demonstration": ("prompt", "completion"),
+    "prompt": ("prompt",),
 }
 
 
@@ -462,4 +476,5 @@ def _meant_columns(kind: RowKind, names: Sequence[str]) -> str:
 
 
 def _columns_for(kind: RowKind) -> str:
-    return "; or ".join(f.columns for f in FORMATS if _is_usable(f.kind, kind))
+    formats = (PROMPTS, *FORMATS) if kind == "prompt" else FORMATS
+    return "; or ".join(f.columns for f in formats if _is_usable(f.kind, kind))

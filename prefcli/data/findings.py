@@ -16,6 +16,8 @@ from prefcli.formats.training_marks import ALL_MASKED
 from prefcli.recipe.sections import DataChecks
 
 LONGER = "longer than max_length, and a reward model needs the end"
+NO_ROOM = "the prompt leaves no room within max_length for a completion"
+REPEATED = "the prompt is a duplicate of an earlier one"
 
 DROPS: dict[str, str | None] = {
     "empty prompt": "empty",
@@ -27,6 +29,8 @@ DROPS: dict[str, str | None] = {
     "the chat template writes nothing for a completion": "empty",
     "chosen and rejected are identical": "identical",
     "the prompt alone fills max_length": "long_prompts",
+    NO_ROOM: "long_prompts",
+    REPEATED: None,
     "chosen and rejected are identical once the chat template is applied": "identical_tokens",
     "chosen and rejected are identical once tokenized": "identical_tokens",
     "chosen and rejected are identical after the cut at max_length": "identical_after_cut",

@@ -15,7 +15,7 @@ from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.data.digests import row_key
-from prefcli.data.findings import LONGER
+from prefcli.data.findings import LONGER, NO_ROOM
 from prefcli.data.lengths import Ints
 from prefcli.data.rendered_text import Rendering
 from prefcli.data.tokenization import (
@@ -35,6 +35,7 @@ _BATCH = 1000
 _KEYS = ("row_key", "prompt_key", "opposite_key")
 """Names of the keys that `_keys_of` returns."""
 _NO_OPPOSITE = row_key(None)
+_PAIR = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,17 @@ class Limits:
     """Train on prompts as well."""
     drops_longer_rows: bool = False
     """Rows with more than max_length tokens are dropped, not cut."""
+    sampled_tokens: int = 0
+    """Tokens of a completion that is sampled for a row, which is a prompt then."""
+
+    @property
+    def margin(self) -> int:
+        """Tokens of a trained row besides those of its columns."""
+        return self.prompt_margin + self.sampled_tokens
 
     @property
     def room(self) -> int:
-        return self.max_length - self.prompt_margin
+        return self.max_length - self.margin
 
 
 class RowCheck(Protocol):
@@ -92,7 +100,7 @@ class RowStats:
     sides: dict[str, Ints]
     """Tokens of each completion, before the cut."""
     ends: dict[str, Ints]
-    """Tokens of the prompt with each completion, before the cut."""
+    """Tokens of the prompt with each completion, before the cut; of the prompt alone without."""
     faults: dict[str, npt.NDArray[np.bool_]]
     unrendered: list[str | None]
     """What of the messages is not in the rendered text, such as `text of tool`."""
@@ -116,7 +124,9 @@ def compute_row_stats(
     """Tokenize each row once. Raises DataError if the chat template fails on a row."""
     chat = are_chats(rows)
     pairs = "chosen" in rows.column_names
-    sides = ("chosen", "rejected") if pairs else ("completion",)
+    sides: tuple[str, ...] = _PAIR if pairs else ("completion",)
+    if kind == "prompt":
+        sides = ()
     boundary = "template_boundary" if chat else "prompt_boundary"
     faults = (boundary, *(name for check in checks for name in check.names))
     keys = _KEYS
@@ -208,7 +218,7 @@ def compute_row_stats(
         tokens=arrays["tokens"],
         prompt=arrays["prompt"],
         sides={side: arrays[side] for side in sides},
-        ends={side: arrays[_end(side)] for side in sides},
+        ends={side: arrays[_end(side)] for side in sides} or {"prompt": arrays["prompt"]},
         faults={name: arrays[name] for name in faults},
         row_key=arrays["row_key"],
         prompt_key=arrays["prompt_key"],
@@ -233,7 +243,10 @@ def measure_row(
         sides = sides_of(ids)
         if len(parts) == 2:
             sides = {("chosen", "rejected")[at]: ids["completion_ids"]}
-        if prompt >= room:
+        if limits.sampled_tokens:
+            drop = NO_ROOM if prompt > room else None
+            counts["tokens"] += prompt + limits.sampled_tokens
+        elif prompt >= room:
             drop = "the prompt alone fills max_length"
         elif not all(sides.values()):
             drop = drop or "the chat template writes nothing for a completion"

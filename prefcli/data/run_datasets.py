@@ -50,7 +50,7 @@ class RunDatasets:
         """Return (sequences per epoch, whether that is exact): rows, or packed sequences."""
         if method.packs:
             return math.ceil(self.tokens_per_epoch / max_length), False
-        rows = len(self.train.rows)
+        rows = len(self.train.rows) * method.completions_per_prompt
         return round(rows * self.train.scale), not self.train.is_sample
 
     @property
@@ -60,6 +60,7 @@ class RunDatasets:
 
     @property
     def tokens_per_epoch(self) -> int:
+        """Return the tokens of the rows in an epoch, each of them once."""
         return round(self.train.tokens * self.train.scale)
 
     @property
@@ -223,6 +224,7 @@ def read_run_datasets(
             method.assistant_only,
             method.trains_prompt,
             method.trainer.drops_longer_rows,
+            method.sampled_tokens,
         ),
         seed=recipe.seed,
         num_proc=data.num_proc,

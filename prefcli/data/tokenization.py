@@ -26,7 +26,7 @@ SIDES = ("chosen", "rejected", "completion")
 def tokenize(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return `prompt_ids` (empty for texts and conversations) and the ids of each completion.
 
-    The other keys depend on the row's kind: chosen_ids and rejected_ids, or completion_ids.
+    The other keys depend on the row's kind: chosen_ids and rejected_ids, completion_ids, or none.
     `merged_tokens` is the number of tokens at the end of the prompt that are different once the
     completion follows; they count as completion, as in trl.
     """
@@ -52,7 +52,7 @@ def tokenize_batch(
                 texts[column] = rendered
             return [{"prompt_ids": [], "completion_ids": ids, "merged_tokens": 0} for ids in batch]
     prompts = rows["prompt"]
-    sides = ("chosen", "rejected") if "chosen" in rows else ("completion",)
+    sides = [side for side in SIDES if side in rows]
     sequences = {}
     for side in sides:
         rendered = None if texts is None else []
@@ -123,7 +123,8 @@ def is_chat(row: Mapping[str, Any]) -> bool:
 
 
 def _divide(prompt: Ids, sequences: dict[str, Ids]) -> dict[str, Any]:
-    shared = min(_common_prefix(prompt, ids) for ids in sequences.values())
+    lengths = (_common_prefix(prompt, ids) for ids in sequences.values())
+    shared = min(lengths, default=len(prompt))
     return {
         "prompt_ids": prompt[:shared],
         **{f"{side}_ids": ids[shared:] for side, ids in sequences.items()},

@@ -11,6 +11,7 @@ from prefcli.methods.ipo import Ipo as Ipo
 from prefcli.methods.kto import Kto as Kto
 from prefcli.methods.orpo import Orpo as Orpo
 from prefcli.methods.reward import Reward as Reward
+from prefcli.methods.rloo import Rloo as Rloo
 from prefcli.methods.sft import Sft as Sft
 from prefcli.methods.simpo import Simpo as Simpo
 
@@ -23,6 +24,7 @@ _METHODS: tuple[type[Method], ...] = (
     Simpo,
     Cpo,
     Reward,
+    Rloo,
 )
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in _METHODS}

@@ -13,8 +13,9 @@ from prefcli.metrics import EVAL_PREFIX, METRICS
 Head = Literal["language_model", "reward"]
 """What a model gives. language_model: logits of the next token. reward: one number for a text."""
 
-RowKind = Literal["pair", "labelled", "demonstration"]
-"""pair: prompt, chosen, rejected. labelled: prompt, completion, label. demonstration: SFT rows."""
+RowKind = Literal["pair", "labelled", "demonstration", "prompt"]
+"""pair: prompt, chosen, rejected. labelled: prompt, completion, label. demonstration: SFT rows.
+prompt: the policy samples the completions."""
 
 
 class LearningRates(NamedTuple):
@@ -28,6 +29,7 @@ _SCOPES: Mapping[RowKind, tuple[str, ...]] = {
     "pair": ("pairs", "responses"),
     "labelled": ("responses",),
     "demonstration": (),
+    "prompt": (),
 }
 """Scopes of metrics that rows of a kind have."""
 
@@ -69,6 +71,8 @@ class Method(ConfigBase):
     """It starts from an SFT policy, so `check-sft` runs before it."""
     keeps_dropout: ClassVar[bool] = False
     """It trains with the base model's dropout; methods that compare two passes disable it."""
+    keeps_adapter_dropout: ClassVar[bool] = True
+    """It trains with lora.dropout."""
     strength_key: ClassVar[str | None] = None
     """Key of the section that sets how far the preference term moves the policy."""
     stronger: ClassVar[Literal["higher", "lower"]] = "lower"
@@ -204,6 +208,16 @@ class Method(ConfigBase):
     def margins_from(self) -> str | None:
         """Return the column of a pair's margin; None if the loss has none."""
         return None
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Return the tokens of the longest completion that is sampled for a row; 0 for none."""
+        return 0
+
+    @property
+    def completions_per_prompt(self) -> int:
+        """Return the number of completions that are trained on for each row."""
+        return 1
 
     @property
     def packs(self) -> bool:

@@ -38,7 +38,7 @@ from prefcli.recipe.sections import (
 
 def mixes_demonstrations(method: Method) -> bool:
     """Return whether the rows of sft_mix can be added to the loss of a method."""
-    return method.rows != "demonstration" and method.head == "language_model"
+    return method.rows not in ("demonstration", "prompt") and method.head == "language_model"
 
 
 class Recipe(ConfigBase):
@@ -59,6 +59,7 @@ class Recipe(ConfigBase):
     simpo: shelf.Simpo | None = None
     cpo: shelf.Cpo | None = None
     reward: shelf.Reward | None = None
+    rloo: shelf.Rloo | None = None
     data: Data
     sft_mix: SftMix | None = None
     training: Training = section()

@@ -134,8 +134,13 @@ class _DryRun:
         plan, datasets = context.plan, context.datasets
         if plan is None or datasets is None:
             return
-        tokens = datasets.tokens_per_epoch / plan.steps_per_epoch
-        say(f"plan: {tokens:,.0f} tokens per step on average, {tokens * plan.steps:,.0f} in total")
+        per_epoch = datasets.tokens_per_epoch * context.method.completions_per_prompt
+        tokens = per_epoch / plan.steps_per_epoch
+        most = "at most " if context.method.sampled_tokens else ""
+        say(
+            f"plan: {most}{tokens:,.0f} tokens per step on average, {tokens * plan.steps:,.0f} in "
+            "total"
+        )
         self.facts |= {
             "steps": plan.steps,
             "warmup_steps": plan.warmup_steps,

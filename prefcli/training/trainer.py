@@ -134,7 +134,7 @@ def make_trainer(
         and recipe.trains_adapter
         and reference_model(recipe.reference, recipe.model) is None,
         reference_digest=full_weights_digest(reference) if hashed else "",
-        defers_reads=device.kind == "cuda" and not method.trainer.conditional_metrics,
+        defers_reads=device.kind == "cuda" and not method.trainer.reads_metrics,
         recipe_overrides_checkpoint=recipe_overrides_checkpoint,
         sft_mix=_sft_mixture(recipe, datasets, tokenizer),
     )

@@ -160,12 +160,14 @@ def trl_options(
         }
     if recipe.logging.report_to:
         options["run_name"] = recipe.logging.run_name or Path(recipe.output_dir).absolute().name
-    if recipe.trains_adapter and not method.keeps_dropout:
+    if not method.keeps_dropout and (recipe.trains_adapter or not method.keeps_adapter_dropout):
         # trl would disable all dropout, including lora.dropout. make_trainer disables the base
         # model's.
-        options["disable_dropout"] = False
+        options["disable_dropout"] = not method.keeps_adapter_dropout
     if recipe.reference.precompute and method.needs_reference:
         options["precompute_ref_log_probs"] = True
+    for name in method.trainer.lacks:
+        del options[name]
     own = {**method.trainer.options, **method.trl_options()}
     assert not own.keys() & options.keys(), "a method sets an option that trl_args.py sets"
     return {**options, **own}

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from prefcli.data.account import InvalidRows
 from prefcli.data.convert import Place
 from prefcli.data.digests import json_digest
-from prefcli.data.findings import Tally
+from prefcli.data.findings import REPEATED, Tally
 from prefcli.data.row_sampling import draw_rows
 from prefcli.data.sources import read
 from prefcli.data.tokenization import Ids, prompt_alone
@@ -21,14 +21,13 @@ from prefcli.evaluation.generate import Prompt
 from prefcli.evaluation.on_policy.pairing import prompt_key
 from prefcli.formats import RowError, detect
 from prefcli.formats.base import Raw
-from prefcli.formats.chat import check_prompt, split_last_turn, to_messages, to_prompt
 from prefcli.formats.chat_columns import TEMPLATE_COLUMNS, add_chat_columns
+from prefcli.formats.prompts import prompt_of
 from prefcli.progress_bar import counted
 from prefcli.recipe.sections import Source
 from prefcli.text import last_line
 
 EMPTY = "the prompt is empty"
-REPEATED = "the prompt is a duplicate of an earlier one"
 FILLS_LENGTH = "the prompt alone fills data.max_length"
 FILLS_CONTEXT = "the prompt leaves no room for pairs.max_new_tokens in the model's context"
 
@@ -139,21 +138,7 @@ def _drop(prompts: Prompts, reason: str, place: str) -> None:
 
 def _prompt_columns(raw: Raw) -> dict[str, Any]:
     """Return the prompt of a row, and its columns for the chat template. Raises RowError."""
-    row_format = detect(raw)
-    turns = to_messages(raw["messages"], "messages") if raw.get("messages") else []
-    if turns and turns[-1]["role"] != "assistant":
-        prompt: Prompt = check_prompt(turns)
-    elif row_format is not None and row_format.name != "text":
-        row = row_format.convert(raw)
-        prompt = row["prompt"] if "prompt" in row else split_last_turn(row["messages"], "")[0]
-    elif "prompt" in raw:
-        prompt = to_prompt(raw["prompt"])
-    else:
-        raise RowError(
-            f"columns {', '.join(raw)}",
-            "a prompt column, pairs, or a prompt and its completion",
-            hint="rename the column of the prompts to prompt, e.g. with columns: {prompt: NAME}",
-        )
+    prompt = prompt_of(raw, detect(raw))
     row, _ = add_chat_columns(raw, {"prompt": prompt}, tools=True)
     return row
 

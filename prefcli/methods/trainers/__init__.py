@@ -6,6 +6,7 @@ from prefcli.methods.trainers.dpo import DPO
 from prefcli.methods.trainers.kto import KTO
 from prefcli.methods.trainers.orpo import ORPO
 from prefcli.methods.trainers.reward import REWARD
+from prefcli.methods.trainers.rloo import RLOO
 from prefcli.methods.trainers.sft import SFT
 
-__all__ = ["CPO", "DPO", "KTO", "ORPO", "REWARD", "SFT", "TrainerAdapter"]
+__all__ = ["CPO", "DPO", "KTO", "ORPO", "REWARD", "RLOO", "SFT", "TrainerAdapter"]

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
     Batch = Mapping[str, torch.Tensor]
 
-BatchKind = Literal["text", "pairs", "labelled", "split_pairs", "scored_pairs"]
+BatchKind = Literal["text", "pairs", "labelled", "split_pairs", "scored_pairs", "completions"]
 """text: input_ids and labels. pairs: input_ids and completion_mask of all chosen rows, then of all
 rejected ones. labelled: input_ids, completion_mask and label. split_pairs: chosen_input_ids,
 rejected_input_ids and so on. scored_pairs: input_ids of all chosen rows, then of all rejected ones,
-without a completion_mask."""
+without a completion_mask. completions: prompt_ids and completion_ids of sampled completions, and
+their advantages."""
 
 IGNORED = -100
 """Label of a token that is not scored."""
@@ -32,6 +33,10 @@ class TrainerAdapter(ABC):
     """Columns of token ids of a prepared row: the prompt, then the completions."""
     options: ClassVar[Mapping[str, Any]] = {}
     """Options of the trl config that every method on this trainer needs."""
+    lacks: ClassVar[frozenset[str]] = frozenset()
+    """Options that the trl configs of the other trainers have."""
+    prepares_rows: ClassVar[bool] = True
+    """The trainer tokenizes its rows when it is built."""
     prompt_margin: ClassVar[int] = 0
     """Tokens that the trainer may put before a prompt, in addition to the tokenizer's own."""
     adds_special_tokens: ClassVar[bool] = False
@@ -52,8 +57,8 @@ class TrainerAdapter(ABC):
     """Metrics of this trainer that prefcli logs under the name that they have elsewhere."""
     drops_longer_rows: ClassVar[bool] = False
     """The trainer drops rows with more than max_length tokens instead of cutting them."""
-    conditional_metrics: ClassVar[bool] = False
-    """It logs some metrics only of batches with a positive count, so counts must be read."""
+    reads_metrics: ClassVar[bool] = False
+    """It reads some metrics at once, such as counts that decide whether others are logged."""
     supports_zero3_lora_checkpointing: ClassVar[bool] = True
     """Gradient checkpointing works with LoRA under ZeRO-3: the trainer makes it reentrant."""
 

@@ -21,7 +21,7 @@ class KtoAdapter(TrainerAdapter):
     batches: ClassVar[BatchKind] = "labelled"
     token_columns: ClassVar[tuple[str, ...]] = ("prompt_ids", "completion_ids")
     keeps_row_order: ClassVar[bool] = True
-    conditional_metrics: ClassVar[bool] = True
+    reads_metrics: ClassVar[bool] = True
 
     def classes(self) -> tuple[type[Any], type[Any]]:
         from trl import KTOConfig, KTOTrainer

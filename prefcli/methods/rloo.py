@@ -1,0 +1,98 @@
+"""RLOO, reinforcement learning from the scores of a judge: the second stage of RLHF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from prefcli.config_base import Count, Fraction, Positive, RuleError
+from prefcli.methods.base import Band, LearningRates, Method, RowKind
+from prefcli.methods.trainers import RLOO, TrainerAdapter
+
+
+class Rloo(Method):
+    """REINFORCE Leave-One-Out: RLHF with a judge and without a value model (Ahmadian et al. 2024,
+    arXiv:2402.14740, sec. 3)."""
+
+    name: ClassVar[str] = "rloo"
+    suits: ClassVar[str] = "prompts and a judge"
+    rows: ClassVar[RowKind] = "prompt"
+    trainer: ClassVar[TrainerAdapter] = RLOO
+    needs_sft: ClassVar[bool] = False
+    keeps_adapter_dropout: ClassVar[bool] = False
+    strength_key: ClassVar[str | None] = "beta"
+    learning_rates: ClassVar[LearningRates] = LearningRates(full=1e-6, lora=1e-5)
+    hidden_metrics: ClassVar[tuple[str, ...]] = ("loss",)
+
+    beta: Positive = 0.05
+    """Weight of the KL divergence from the reference in the reward of a completion (eq. 2)."""
+    num_generations: Annotated[int, Field(ge=2)] = 4
+    """Completions of each prompt; the mean reward of the others is the baseline of each (eq. 8).
+    training.global_batch_size counts completions and is a multiple of it."""
+    max_completion_length: Count = 256
+    """Longest completion, in tokens."""
+    temperature: Positive = 1.0
+    """Sampling temperature, also of the log-probabilities in the loss."""
+    top_p: Fraction = 1.0
+    """Sample from the most likely tokens with this total probability. Below 1 the loss is no longer
+    that of the policy which has sampled."""
+    normalize_advantages: bool = False
+    """Divide the advantages of a step by their standard deviation."""
+    reward_clip_range: tuple[float, float] | None = None
+    """Limits of a judge's score: lowest and highest."""
+    mask_truncated_completions: bool = False
+    """Leave completions that are cut at max_completion_length out of the loss."""
+
+    @model_validator(mode="after")
+    def _clip_range_is_ordered(self) -> Rloo:
+        limits = self.reward_clip_range
+        if limits is not None and limits[0] >= limits[1]:
+            raise RuleError(
+                f"reward_clip_range: the lowest score ({limits[0]:g}) must be below the highest "
+                f"({limits[1]:g})"
+            )
+        return self
+
+    def trl_options(self) -> Mapping[str, Any]:
+        keys = (
+            *("beta", "num_generations", "max_completion_length", "temperature", "top_p"),
+            *("normalize_advantages", "mask_truncated_completions"),
+        )
+        return {
+            **{key: getattr(self, key) for key in keys},
+            "reward_clip_range": self.reward_clip_range,
+            # An evaluation answers each prompt once.
+            "num_generations_eval": 1,
+        }
+
+    @property
+    def sampled_tokens(self) -> int:
+        return self.max_completion_length
+
+    @property
+    def completions_per_prompt(self) -> int:
+        return self.num_generations
+
+    @property
+    def reward_is_linear(self) -> bool:
+        return False
+
+    def rate_band(self, *, lora: bool, parameters: int) -> Band:
+        return (
+            Band(1e-6, 1e-4, "trl's examples of RLOO with LoRA")
+            if lora
+            else Band(1e-7, 1e-5, "Ahmadian et al. 2024 and trl's examples")
+        )
+
+    def notes(self) -> list[str]:
+        return [
+            "rloo trains without dropout, also that of an adapter: what is sampled and what is "
+            "trained must be the same policy",
+            *(
+                ["rloo.top_p below 1 samples from other probabilities than the loss assumes"]
+                if self.top_p < 1
+                else []
+            ),
+        ]
