@@ -200,10 +200,26 @@ def generate(
                 **settings,
             )
             for i, (completion, ended) in zip(batch, completions, strict=True):
-                text = tokenizer.decode(completion, skip_special_tokens=True)
-                answers[i] = Answer(text, ended)
+                answers[i] = Answer(completion_text(tokenizer, ids[i], completion), ended)
             count(len(batch))
     return answers
+
+
+def completion_text(
+    tokenizer: PreTrainedTokenizerBase, prompt_ids: Ids, completion_ids: Ids
+) -> str:
+    """Return the text that a completion adds to its prompt, without special tokens.
+
+    Keeps a leading space, which SentencePiece drops from the first token of a text.
+    """
+    prompt = _decode(tokenizer, prompt_ids)
+    text = _decode(tokenizer, [*prompt_ids, *completion_ids])
+    return text[len(prompt) :] if text.startswith(prompt) else _decode(tokenizer, completion_ids)
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Ids) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=True)
+    return text
 
 
 def _prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Ids:

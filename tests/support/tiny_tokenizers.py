@@ -78,3 +78,11 @@ def never_prepended():
 def story(template=WITH_BOS):
     """Build a tokenizer like stories260K's: BOS and EOS are one token, prepended to text."""
     return letters("<s>", prepends=True, template=template, bos_token="<s>", eos_token="<s>")
+
+
+def sentencepiece():
+    """Build a tokenizer like Llama 2's: a token holds its space, and a text loses its first one."""
+    words = ("<s>", "<unk>", "▁the", "▁cat", "▁sat", "s", "!")
+    bpe = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    bpe.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", unk_token="<unk>")

@@ -13,13 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefcli.data.run_datasets import load_run_datasets
 from prefcli.errors import RecipeError
-from prefcli.evaluation.generate import NotANumberError, Sampling, generate
+from prefcli.evaluation.generate import NotANumberError, Sampling, completion_text, generate
 from prefcli.evaluation.sample_prompts import choose_prompts
 from prefcli.model import detect_device, load_base_config, load_policy, load_tokenizer
 from prefcli.recipe.sections import Model, SampleOptions
 from prefcli.training.callbacks.sampling_callback import make_samples
 from prefcli.training.trainer import make_trainer
 from tests.support.tiny_runs import UNTIMED, pairs, write_jsonl
+from tests.support.tiny_tokenizers import llama3, sentencepiece
 
 NEW = 6
 
@@ -278,6 +279,27 @@ def test_samples_of_a_policy_with_nan_are_skipped_with_a_warning(
         run(recipe, "orpo")
     assert "samples: none at step 0" in capsys.readouterr().out
     assert not (Path(recipe.output_dir) / "samples.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "expected"),
+    [
+        ("<s> ▁the ▁cat", "▁sat !", " sat!"),
+        ("<s> ▁the ▁cat", "s ▁sat <s>", "s sat"),
+        ("<s>", "▁the ▁cat", "the cat"),
+    ],
+    ids=["space", "end of a word", "no prompt"],
+)
+def test_completion_text_of_sentencepiece_is_what_follows_the_prompt(prompt, completion, expected):
+    tokenizer = sentencepiece()
+    ids = [tokenizer.convert_tokens_to_ids(text.split()) for text in (prompt, completion)]
+    assert completion_text(tokenizer, *ids) == expected
+
+
+def test_completion_text_after_half_a_character_is_the_completion_alone():
+    tokenizer = llama3()
+    ids = tokenizer("é!", add_special_tokens=False)["input_ids"]
+    assert completion_text(tokenizer, ids[:1], ids[1:]) == "\ufffd!"
 
 
 def chosen_of(data, make_recipe, rows, options, context):

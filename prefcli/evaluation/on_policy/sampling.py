@@ -10,9 +10,8 @@ import torch
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.data.digests import row_key
-from prefcli.data.tokenization import Ids
 from prefcli.errors import RecipeError
-from prefcli.evaluation.generate import generate_ids
+from prefcli.evaluation.generate import completion_text, generate_ids
 from prefcli.evaluation.on_policy.prompts import PromptRow
 from prefcli.evaluation.partial_file import PartialFile
 from prefcli.progress_bar import progress
@@ -98,19 +97,9 @@ class Sampler:
                 "that are sampled",
             ) from None
         return {
-            number: Sample(self._text(prompt, ids), len(ids), ended)
+            number: Sample(completion_text(self.tokenizer, prompt, ids), len(ids), ended)
             for number, prompt, (ids, ended) in zip(batch, given, rows, strict=True)
         }
-
-    def _text(self, prompt: Ids, completion: Ids) -> str:
-        """Return the text that follows the prompt's, with the space that it may begin with."""
-        start = self._decode(prompt)
-        text = self._decode(prompt + completion)
-        return text[len(start) :] if text.startswith(start) else self._decode(completion)
-
-    def _decode(self, ids: Ids) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return text
 
 
 class DrawPerRow(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped
