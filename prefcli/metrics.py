@@ -100,7 +100,7 @@ class Metric(NamedTuple):
     @property
     def is_in_units_of_method(self) -> bool:
         """Return whether values compare only between runs of one method with the same options."""
-        return self.panel in (_LOSS, _MARGIN, _REWARDS, _LOG_ODDS) or self.key == "kl"
+        return self.panel in (_LOSS, _MARGIN, _SCORE, _REWARDS, _LOG_ODDS) or self.key == "kl"
 
     def is_close(self, first: float, last: float) -> bool:
         """Return whether two values differ too little for the difference to count."""
@@ -110,6 +110,7 @@ class Metric(NamedTuple):
 _WIDTHS = {"+.4f": 8, ".4f": 7, ".3f": 7, "#.3g": 8, ".2e": 8, ".0f": 6}
 
 _LOSS = Panel("Loss", is_primary=True)
+_SCORE = Panel("Score of completions", is_primary=True)
 _MARGIN = Panel(
     "Reward margin",
     "Chosen minus rejected reward. It rises from about zero to a stable positive value. If it "
@@ -237,6 +238,93 @@ _ALL = (
         scope="trainer",
         watch="always",
         panel=Panel("KTO KL estimate"),
+    ),
+    Metric(
+        "reward",
+        "reward",
+        "score of completions",
+        "Mean score that the judge gives to completions of the policy.",
+        "+.4f",
+        better="higher",
+        rel_tol=0.02,
+        scope="trainer",
+        watch="always",
+        panel=_SCORE,
+        line="mean",
+    ),
+    Metric(
+        "reward_std",
+        "reward_std",
+        "spread of scores",
+        "Standard deviation of the scores of all completions of a step.",
+        scope="trainer",
+        panel=_SCORE,
+        line="standard deviation",
+    ),
+    Metric(
+        "frac_reward_zero_std",
+        "equal_scores",
+        "prompts of equal scores",
+        "Share of the prompts whose completions all have the same score, which teach nothing.",
+        ".3f",
+        scope="trainer",
+    ),
+    Metric(
+        "objective/kl",
+        "kl",
+        "KL per completion",
+        "Estimate of KL(policy || reference) on completions of the policy: the mean of their "
+        "summed log-ratios, in nats.",
+        ".3f",
+        better="lower",
+        rel_tol=0.02,
+        scope="trainer",
+        watch="always",
+        panel=Panel(
+            "KL per completion",
+            "How far the policy is from its reference. A score that rises only with much KL may "
+            "be a weakness of the judge.",
+            is_primary=True,
+        ),
+    ),
+    Metric(
+        "completions/mean_length",
+        "length",
+        "tokens per completion",
+        "Mean length of the policy's completions, with the end token.",
+        ".1f",
+        abs_tol=0.5,
+        scope="trainer",
+        watch="always",
+        panel=Panel("Tokens per completion"),
+    ),
+    Metric(
+        "completions/clipped_ratio",
+        "cut",
+        "completions cut",
+        "Share of the completions that were cut at max_completion_length.",
+        ".3f",
+        better="lower",
+        abs_tol=0.01,
+        scope="trainer",
+    ),
+    Metric(
+        "reward_length_correlation",
+        "length_corr",
+        "score and length",
+        "Correlation of score and length over the completions of a step.",
+        "+.3f",
+        scope="trainer",
+    ),
+    Metric(
+        "unscored",
+        "unscored",
+        "completions unscored",
+        "Share of the completions that the judge could not score; they teach nothing.",
+        ".3f",
+        better="lower",
+        abs_tol=0.01,
+        scope="trainer",
     ),
     Metric(
         "log_odds_chosen",

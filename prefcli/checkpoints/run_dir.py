@@ -22,6 +22,7 @@ from prefcli.errors import Problem, RecipeError
 from prefcli.recipe.defaults import read_saved_recipe
 from prefcli.recipe.schema import Recipe
 from prefcli.report.run_data import (
+    COMPLETIONS_FILE,
     HEALTH_FILE,
     METRICS_FILE,
     PAIRS_FILE,
@@ -56,6 +57,8 @@ class RunDir:
         """One line per sample prompt and evaluation."""
         self.held_out = self.path / PAIRS_FILE
         """The held-out rows that each evaluation ranks lowest and highest."""
+        self.completions = self.path / COMPLETIONS_FILE
+        """Completions that were sampled for held-out prompts, with their scores."""
         self.model = self.path / "model"
         self.below = self.path / "below"
         """A copy of the adapter that this run's adapter is stacked on."""
@@ -188,7 +191,7 @@ class RunDir:
     @property
     def logs(self) -> tuple[Path, ...]:
         """Files with one JSON object per line, each with its `step`."""
-        return self.metrics, self.health, self.samples, self.held_out
+        return self.metrics, self.health, self.samples, self.held_out, self.completions
 
     def clear(self) -> None:
         """Start over: remove what a run left that never reached a checkpoint."""

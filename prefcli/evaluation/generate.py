@@ -267,6 +267,7 @@ def generate_ids(
     stop_ids: Collection[int] | None = None,
     *,
     processors: Sequence[LogitsProcessor] = (),
+    interruptible: bool = True,
     streamer: BaseStreamer | None = None,
     **settings: Any,
 ) -> list[tuple[Ids, bool]]:
@@ -275,7 +276,8 @@ def generate_ids(
     All prompts are one batch. Raises NotANumberError.
 
     stop_ids: by default those of the model's generation config. processors: change the logits after
-    all others. settings: those of transformers' `generate`.
+    all others. interruptible: raise BreakOff after a deferred signal. settings: those of
+    transformers' `generate`.
     """
     longest = max(map(len, prompts))
     ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts])
@@ -292,7 +294,9 @@ def generate_ids(
         pad_token_id=pad,
         use_cache=True,  # training disables it
         streamer=streamer,
-        logits_processor=LogitsProcessorList([_CheckFinite(), _CheckPreemption(), *processors]),
+        logits_processor=LogitsProcessorList(
+            [_CheckFinite(), *([_CheckPreemption()] if interruptible else []), *processors]
+        ),
         **settings,
     )
     return [_until_stop(row[longest:], stop_ids) for row in output.tolist()]

@@ -138,7 +138,7 @@ class StepMemory:
     def _is_packed(self, candidate: Candidate) -> bool:
         """Return whether all rows are known and will be scored without padding."""
         recipe, method, target = candidate
-        if self.datasets is None or self.datasets.is_sample or method.packs:
+        if self.datasets is None or self.datasets.is_sample or method.packs or method.needs_judge:
             return False
         attention = recipe.model.attn_implementation
         reason = reason_against_config(

@@ -73,6 +73,8 @@ class Method(ConfigBase):
     """It trains with the base model's dropout; methods that compare two passes disable it."""
     keeps_adapter_dropout: ClassVar[bool] = True
     """It trains with lora.dropout."""
+    needs_judge: ClassVar[bool] = False
+    """It samples completions, which a judge scores during training."""
     strength_key: ClassVar[str | None] = None
     """Key of the section that sets how far the preference term moves the policy."""
     stronger: ClassVar[Literal["higher", "lower"]] = "lower"

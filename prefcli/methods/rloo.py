@@ -21,6 +21,7 @@ class Rloo(Method):
     rows: ClassVar[RowKind] = "prompt"
     trainer: ClassVar[TrainerAdapter] = RLOO
     needs_sft: ClassVar[bool] = False
+    needs_judge: ClassVar[bool] = True
     keeps_adapter_dropout: ClassVar[bool] = False
     strength_key: ClassVar[str | None] = "beta"
     learning_rates: ClassVar[LearningRates] = LearningRates(full=1e-6, lora=1e-5)

@@ -22,6 +22,7 @@ METRICS_FILE = "metrics.jsonl"
 HEALTH_FILE = "health.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 PAIRS_FILE = "held_out.jsonl"
+COMPLETIONS_FILE = "completions.jsonl"
 
 _SIGNS = (RECORD_FILE, METRICS_FILE)
 """Files that make a folder a run folder."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ from prefcli.checkpoints.run_record import RunRecord, now, own_settings
 from prefcli.checkpoints.saved_choices import with_saved_choices
 from prefcli.console import detail, is_main_process, say
 from prefcli.errors import Problem, RecipeError
+from prefcli.evaluation.judges import Judge, open_judge, required_judge
 from prefcli.health import Monitor, RunContext
 from prefcli.hub.commits import record_commits
 from prefcli.memory.hardware import machine_of, this_machine
@@ -38,6 +39,7 @@ from prefcli.text import first_line
 from prefcli.training.callbacks.monitor_callback import MonitorCallback
 from prefcli.training.callbacks.sampling_callback import make_samples
 from prefcli.training.final_model import save_model
+from prefcli.training.completions_file import CompletionsFile
 from prefcli.training.finish import Outcome, best_step, failure_recorded, finish_run
 from prefcli.training.held_out_rows import HeldOutRows
 from prefcli.training.policy import announce, check_policy, placed, start_policy
@@ -140,7 +142,9 @@ def _train(context: PreflightContext, callbacks: Sequence[TrainerCallback]) -> O
         out_of_memory_reported(),
         disk_errors_reported(folder),
         preemption.preemption_as_error(),
+        ExitStack() as scope,
     ):
+        judge = scope.enter_context(_opened_judge(recipe, method))
         policy = start_policy(recipe, prepared, record, resumed=resumed)
         if not resumed:
             check_policy(recipe, prepared, policy, record)
@@ -156,6 +160,7 @@ def _train(context: PreflightContext, callbacks: Sequence[TrainerCallback]) -> O
             eval_on_start=not resumed,
             recipe_overrides_checkpoint=context.changes.changes_optimizer,
             callbacks=[monitor, *callbacks],
+            judge=judge,
         )
         check_launch_strategy(trainer.accelerator)
         start_check = make_start_check(trainer, recipe, method, record)
@@ -173,14 +178,27 @@ def _train(context: PreflightContext, callbacks: Sequence[TrainerCallback]) -> O
         if samples is not None:
             trainer.add_callback(samples)
             trainer.add_eval_metrics(samples.eval_metrics)
-        if prepared.datasets.eval is not None and method.rows != "demonstration":
+        if prepared.datasets.eval is not None and method.rows in ("pair", "labelled"):
             trainer.add_row_reader(HeldOutRows(prepared.datasets.eval, folder.held_out))
+        if judge is not None:
+            trainer.add_answer_reader(CompletionsFile(folder.completions))
         announce(recipe, method, trainer)
         record.save()
         _train_and_evaluate(trainer, monitor, context, has_eval=has_eval)
         trainer.exit_if_preempted()
         record.model = save_model(trainer, folder, recipe, prepared.device)
         return finish_run(recipe, method, record, trainer, monitor, samples)
+
+
+@contextmanager
+def _opened_judge(recipe: Recipe, method: Method) -> Iterator[Judge | None]:
+    """Load or start the judge of a method that samples; None for the others."""
+    if not method.needs_judge:
+        yield None
+        return
+    with open_judge(recipe, required_judge(recipe)) as judge:
+        say(f"judge: {judge.description}")
+        yield judge
 
 
 @contextmanager

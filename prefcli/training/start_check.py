@@ -238,6 +238,25 @@ class StartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers
         return f"resume: the reference is the one this run started with, on {len(known)} rows"
 
 
+class PromptStartCheckCallback(StartCheckCallback):
+    """Compares policy and reference on the tokens of prompts; there are no completions yet."""
+
+    def _probe(self, row: dict[str, Any]) -> StartProbe:
+        trainer = self._trainer
+        with eval_mode(trainer.model), _float32_logprobs_required(self._models):
+            policy, reference = trainer.prompt_logps(row)
+        nats, tokens = float((policy - reference).sum().abs()), max(len(policy), 1)
+        return StartProbe(
+            loss=0.0,
+            balancing=0.0,
+            expected=None,
+            drifts=[nats / tokens],
+            tokens=[tokens],
+            nats=nats,
+            reference=[float(reference.sum())],
+        )
+
+
 class RewardStartCheckCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Probes a few pairs when a reward model begins to train.
 
@@ -286,6 +305,8 @@ def make_start_check(
     trainer: Trainer, recipe: Recipe, method: Method, record: RunRecord
 ) -> TrainerCallback | None:
     """Return the check of the first step that the method has, if any."""
+    if method.needs_judge:
+        return PromptStartCheckCallback(trainer, recipe, method, record)
     if method.needs_reference:
         return StartCheckCallback(trainer, recipe, method, record)
     return RewardStartCheckCallback(trainer, method) if method.head == "reward" else None

@@ -72,6 +72,8 @@ def choose_token_budget(
     def by_rows(why: str) -> TokenBudget:
         return TokenBudget(None, accumulation, why)
 
+    if method.needs_judge:
+        return by_rows("completions have no length before they are sampled")
     if setting == "off":
         return by_rows("performance.tokens_per_batch is off")
     if strategy in ("zero2", "zero3"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from accelerate.utils import parse_flag_from_env
@@ -24,6 +24,7 @@ from prefcli.data.cache_keys import trl_map_key
 from prefcli.data.run_datasets import RunDatasets
 from prefcli.data.trl_map_cache import rows_for_trl, serialized
 from prefcli.errors import DataError
+from prefcli.evaluation.judges import Judge
 from prefcli.memory.activations import Policy
 from prefcli.memory.gradient_checkpointing import Choice, choose, memory_here
 from prefcli.methods import Method
@@ -49,6 +50,7 @@ from prefcli.training.mixins.nonfinite import NonfiniteMixin
 from prefcli.training.mixins.packed_collation import PackedCollationMixin
 from prefcli.training.mixins.preemption_mixin import PreemptionMixin
 from prefcli.training.mixins.reference_cache import ReferenceCacheMixin, full_weights_digest
+from prefcli.training.mixins.rollouts import RolloutsMixin
 from prefcli.training.mixins.sft_mix import Demonstrations, SftMixMixin, SftMixture
 from prefcli.training.mixins.token_batches_mixin import TokenBatchesMixin
 from prefcli.training.mixins.token_weighted_sft import TokenWeightedSftMixin
@@ -71,10 +73,12 @@ def make_trainer(
     eval_on_start: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
     recipe_overrides_checkpoint: bool = False,
+    judge: Judge | None = None,
 ) -> tuple[Trainer, dict[str, Any]]:
     """Build the trainer; return it with its effective configuration, checked against the recipe.
 
-    method: resolved from the data (`RunDatasets.resolve_from_data`).
+    method: resolved from the data (`RunDatasets.resolve_from_data`). judge: scores the completions
+    of a method that samples them.
     """
     options = trl_options(recipe, method, device)
     config_class, trl_class = method.trl_classes()
@@ -88,7 +92,7 @@ def make_trainer(
         packs=method.packs,
         autocast=device.autocast_to(recipe.model),
     )
-    packed = functools.cache(lambda: packed_forward.is_usable(policy))
+    packed = functools.cache(lambda: not method.needs_judge and packed_forward.is_usable(policy))
     budget = choose_token_budget(
         recipe,
         method,
@@ -126,6 +130,8 @@ def make_trainer(
     context = TrainerContext(
         method,
         train=datasets.train,
+        held_out=datasets.eval,
+        judge=judge,
         stop_ids=datasets.stop_tokens.ids,
         packed_forward=packed_forward,
         token_budget=budget,
@@ -145,7 +151,7 @@ def make_trainer(
         references_sharded_by(shard_reference),
         model_hashes_skipped(),
         _merged_tokens_reported(datasets),
-        serialized(trl_class, key),
+        serialized(trl_class, key) if method.trainer.prepares_rows else nullcontext(),
     ):
         trainer = trainer_class_of(recipe, context)(
             context=context,
@@ -190,7 +196,8 @@ def trainer_class_of(recipe: Recipe, context: TrainerContext) -> type[Any]:
     # The order matters; each class runs around those that follow it.
     # 1. The context is set before any constructor reads it.
     # 2. A step becomes micro-batches, which all classes below see one at a time.
-    # 3. Preemption interrupts evaluations and checkpoints of all others.
+    # 3. Preemption interrupts evaluations and checkpoints of all others; completions are sampled
+    #    and judged before a step.
     # 4. The mixed-in demonstrations are added to a loss that has been checked and measured.
     # 5. Checkpoints are placed after the classes below have written theirs.
     # 6. A non-finite loss stops the run before its metrics are summed up for the log.
@@ -198,7 +205,7 @@ def trainer_class_of(recipe: Recipe, context: TrainerContext) -> type[Any]:
     bases: list[type[Any]] = [ContextMixin]
     if context.token_budget is not None and context.token_budget.tokens is not None:
         bases.append(TokenBatchesMixin)
-    bases.append(PreemptionMixin)
+    bases.append(RolloutsMixin if method.needs_judge else PreemptionMixin)
     if context.sft_mix is not None:
         bases.append(SftMixMixin)
     bases += [AtomicCheckpointsMixin, NonfiniteMixin, MetricsMixin, DistributedMixin]

@@ -7,14 +7,14 @@ before any model is loaded. Patches of library functions are here as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers.integrations import moe
 from trl.kernels import chunked_logprob
-from trl.trainer import dpo_trainer, kto_trainer, sft_trainer
+from trl.trainer import dpo_trainer, kto_trainer, rloo_trainer, sft_trainer
 from trl.trainer import utils as trl_utils
 
 from prefcli.trl_integration.hooks import Hook, check_hooks, patched, resolve
@@ -22,6 +22,7 @@ from prefcli.trl_integration.hooks import Hook, check_hooks, patched, resolve
 _TRAINER = "transformers.trainer.Trainer."
 _DPO = "trl.trainer.dpo_trainer.DPOTrainer."
 _KTO = "trl.trainer.kto_trainer.KTOTrainer."
+_RLOO = "trl.trainer.rloo_trainer.RLOOTrainer."
 _SFT = "trl.trainer.sft_trainer.SFTTrainer."
 _ORPO = "trl.experimental.orpo.orpo_trainer.ORPOTrainer."
 _CPO = "trl.experimental.cpo.cpo_trainer.CPOTrainer."
@@ -56,6 +57,15 @@ HOOKS = (
     Hook(f"{_KTO}_precompute_ref_logps", _PRECOMPUTE),
     Hook(f"{_ORPO}concatenated_forward", _RESULTS),
     Hook(f"{_CPO}concatenated_forward", _RESULTS),
+    Hook(f"{_RLOO}_prepare_inputs", ("self", "generation_batch")),
+    Hook(f"{_RLOO}_get_train_sampler", ("self", "dataset")),
+    Hook(f"{_RLOO}_tokenize_prompts", ("self", "prompts")),
+    Hook(f"{_RLOO}_generate_single_turn", ("self", "prompt_ids", "images", "multimodal_fields")),
+    Hook(f"{_RLOO}_generate_and_score_completions", ("self", "inputs")),
+    Hook(
+        f"{_RLOO}_get_per_token_logps_and_entropies",
+        ("self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"),
+    ),
     # Called or read.
     Hook(f"{_TRAINER}_determine_best_metric", ("self", "metrics", "trial")),
     Hook(f"{_TRAINER}_prepare_inputs", ("self", "inputs")),
@@ -63,6 +73,7 @@ HOOKS = (
     Hook(f"{_DPO}_metrics", set_by="__init__"),
     Hook(f"{_KTO}_metrics", set_by="__init__"),
     Hook(f"{_SFT}_metrics", set_by="__init__"),
+    Hook(f"{_RLOO}_metrics", set_by="__init__"),
     Hook(f"{_ORPO}_stored_metrics", set_by="__init__"),
     Hook(f"{_CPO}_stored_metrics", set_by="__init__"),
     Hook(f"{_DPO}_precompute_model_hash", set_by="__init__"),
@@ -87,6 +98,7 @@ HOOKS = (
     Hook("torch._subclasses.FakeTensor"),
     Hook("torch.UntypedStorage._cdata"),
     # Patched.
+    Hook("trl.trainer.rloo_trainer.create_model_from_path", ("model_id",)),
     Hook("trl.trainer.dpo_trainer.add_fused_lm_head", ("model",)),
     Hook("trl.trainer.kto_trainer.add_fused_lm_head", ("model",)),
     Hook("trl.trainer.sft_trainer.add_fused_lm_head", ("model",)),
@@ -145,6 +157,13 @@ def references_sharded_by(prepare: Callable[[Any, Any], Any]) -> Iterator[None]:
         for module in (dpo_trainer, kto_trainer):
             stack.enter_context(patched(module, "prepare_fsdp", prepare))
         yield
+
+
+def reference_of_rloo(model: Any) -> AbstractContextManager[None]:
+    """Have trl's RLOO trainer take this reference, which it would load from disk; None: its own."""
+    if model is None:
+        return nullcontext()
+    return patched(rloo_trainer, "create_model_from_path", lambda *args, **options: model)
 
 
 @contextmanager

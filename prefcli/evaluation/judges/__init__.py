@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from prefcli.errors import RecipeError
 from prefcli.evaluation.judges.base import Completion, Judge, Scores
 from prefcli.evaluation.judges.executable import Executable
 from prefcli.evaluation.judges.function import Function
@@ -10,6 +11,18 @@ from prefcli.evaluation.judges.implicit_reward import implicit_reward_judge
 from prefcli.evaluation.judges.reward_model import reward_model_judge
 from prefcli.recipe import Recipe
 from prefcli.recipe.sections import Judge as JudgeOptions
+
+
+def required_judge(recipe: Recipe) -> JudgeOptions:
+    """Return the recipe's judge. Raises RecipeError if it has none."""
+    if recipe.judge is None:
+        raise RecipeError(
+            "the recipe has no judge",
+            code="JDG008",
+            hint="add one, e.g. judge: {reward_model: {name_or_path: HUB_ID_OR_FOLDER}}, or "
+            "judge: {executable: {command: [python, judge.py]}}",
+        )
+    return recipe.judge
 
 
 @contextmanager
@@ -37,4 +50,4 @@ def open_judge(recipe: Recipe, options: JudgeOptions) -> Iterator[Judge]:
         program.close()
 
 
-__all__ = ["Completion", "Judge", "Scores", "open_judge"]
+__all__ = ["Completion", "Judge", "Scores", "open_judge", "required_judge"]

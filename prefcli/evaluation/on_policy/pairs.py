@@ -11,7 +11,7 @@ from prefcli.console import say
 from prefcli.data.digests import tokenizer_digest
 from prefcli.errors import DataError, RecipeError
 from prefcli.evaluation.generate import load_for_generation
-from prefcli.evaluation.judges import Completion, open_judge
+from prefcli.evaluation.judges import Completion, open_judge, required_judge
 from prefcli.evaluation.on_policy.judging import (
     Scores,
     judge_completions,
@@ -88,18 +88,6 @@ def check_pairs(
         count = sum(len(prompt.candidates) for prompt in stored)
         return [f"judge: {counted(count, 'stored score')} of {counted(len(stored), 'prompt')}"]
     return _Start(recipe, judge, policy, OutputFiles(output), overwrite=overwrite).check()
-
-
-def required_judge(recipe: Recipe) -> JudgeOptions:
-    """Return the recipe's judge. Raises RecipeError if it has none."""
-    if recipe.judge is None:
-        raise RecipeError(
-            "the recipe has no judge",
-            code="JDG008",
-            hint="add one, e.g. judge: {reward_model: {name_or_path: HUB_ID_OR_FOLDER}}, or "
-            "judge: {executable: {command: [python, judge.py]}}",
-        )
-    return recipe.judge
 
 
 class _Start:

@@ -17,7 +17,7 @@ class RlooAdapter(TrainerAdapter):
     """trl's RLOOTrainer."""
 
     batches: ClassVar[BatchKind] = "completions"
-    token_columns: ClassVar[tuple[str, ...]] = ("prompt_ids", "completion_ids")
+    token_columns: ClassVar[tuple[str, ...]] = ("prompt_ids",)
     lacks: ClassVar[frozenset[str]] = frozenset({"max_length", "dataset_num_proc"})
     prepares_rows: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = (
@@ -39,7 +39,7 @@ class RlooAdapter(TrainerAdapter):
         return RLOOConfig, RLOOTrainer
 
     def row_ids(self, row: Mapping[str, Any]) -> list[int]:
-        raise NotImplementedError("the rows of rloo have no tokens")
+        return list(row["prompt_ids"])
 
     def ids_and_mask(self, batch: Batch) -> None:
         """Return nothing: the rows of a batch are completions, which no file has."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import Trainer as TransformersTrainer
 
 from prefcli.data import Split
+from prefcli.evaluation.judges import Judge
 from prefcli.memory.gradient_checkpointing import Choice
 from prefcli.methods import Method
 from prefcli.packed_forward.install import FastForward
@@ -24,6 +25,10 @@ class TrainerContext:
     method: Method
     train: Split | None = None
     """Rows of the train dataset, in its order; None for the fake rows of a memory prediction."""
+    held_out: Split | None = None
+    """Rows of the eval dataset, in its order."""
+    judge: Judge | None = None
+    """Scores the completions of a method that samples them; None in a memory prediction."""
     stop_ids: frozenset[int] = frozenset()
     """Ids at which generation stops after training."""
     packed_forward: FastForward | None = None

@@ -161,6 +161,8 @@ class MetricsMixin(PackedCollationMixin):
 
     def _sum_batch(self, inputs: Mapping[str, torch.Tensor], passes: list[Any]) -> Sums:
         kind = self.context.method.trainer.batches
+        if kind == "completions":
+            return {}  # RolloutsMixin measures them when they are sampled
         if kind == "scored_pairs":
             scores = passes[0].logits.detach()[:, 0].float().chunk(2)
             counts = count_responses(inputs["input_ids"], inputs["attention_mask"])

@@ -163,15 +163,19 @@ class PreemptionMixin(TransformersTrainer):  # type: ignore[misc]  # transformer
             preemption.mark_received()
         return received
 
-    def _save_and_exit(self) -> NoReturn:
+    def save_here(self) -> str:
+        """Save a checkpoint of the last step unless there is one, and report which on a line."""
         step = self.state.global_step
-        how = f"checkpoint-{step} already existed"
-        if self._saved != step:
-            began = time.monotonic()
-            self._save_checkpoint(self.model, trial=None)
-            # A process that exits early may end the launcher while another still writes.
-            self.accelerator.wait_for_everyone()
-            how = f"saved checkpoint-{step} in {time.monotonic() - began:.1f} s"
+        if self._saved == step:
+            return f"checkpoint-{step} already existed"
+        began = time.monotonic()
+        self._save_checkpoint(self.model, trial=None)
+        # A process that exits early may end the launcher while another still writes.
+        self.accelerator.wait_for_everyone()
+        return f"saved checkpoint-{step} in {time.monotonic() - began:.1f} s"
+
+    def _save_and_exit(self) -> NoReturn:
+        step, how = self.state.global_step, self.save_here()
         if preemption.received_signal() == preemption.INTERRUPT:
             raise InterruptedRunError(
                 f"interrupted at step {step}: {how}",

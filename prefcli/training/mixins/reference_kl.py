@@ -28,7 +28,7 @@ def reference_kl(trainer: Any) -> float | None:
     with eval_mode(trainer.model):
         by_row = next_token_kl(
             trainer.model,
-            lambda: _reference(trainer),
+            lambda: reference_of(trainer),
             rows,
             trainer.args.max_length,
             autocast=trainer.args.bf16,
@@ -53,7 +53,7 @@ def _chosen_rows(trainer: Any) -> list[Row]:
 
 
 @contextmanager
-def _reference(trainer: Any) -> Iterator[torch.nn.Module]:
+def reference_of(trainer: Any) -> Iterator[torch.nn.Module]:
     """Yield the reference: a separate model, or the policy with another adapter or none."""
     if not trainer.context.reference_is_policy:
         yield trainer.ref_model

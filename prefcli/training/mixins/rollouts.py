@@ -1,0 +1,302 @@
+"""Completions that the policy samples during training, with the scores of a judge.
+
+trl computes the advantages and the loss. Here a completion depends on its step, its place in the
+step and the seed alone: a resumed run samples the same, and so do two processes instead of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.utils import add_fused_lm_head, pad
+
+from prefcli.console import say
+from prefcli.data.digests import row_key
+from prefcli.data.tokenization import Ids, tokenize_batch
+from prefcli.errors import PrefcliError
+from prefcli.evaluation.generate import completion_text, generate_ids
+from prefcli.evaluation.judges import Completion
+from prefcli.evaluation.on_policy.sampling import DrawPerRow
+from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
+from prefcli.model.inference import eval_mode
+from prefcli.training.mixins.preemption_mixin import PreemptionMixin
+from prefcli.training.mixins.reference_kl import reference_of
+from prefcli.training.prompt_sampler import PromptSampler
+from prefcli.trl_integration.trl_compat import reference_of_rloo
+
+_ROWS_AT_ONCE = 1000
+_ROW = "row"
+"""Column with the number of a row in its split."""
+_LOGGED = ("entropy", "completions/mean_length", "completions/clipped_ratio")
+"""Metrics of trl that are kept as they are."""
+_OF_GROUPS = ("reward_std", "frac_reward_zero_std")
+"""Those of several completions of one prompt, which an evaluation does not have."""
+_OWN = ("reward", "objective/kl", "unscored", "reward_length_correlation")
+
+Answer = dict[str, Any]
+"""A completion of a held-out prompt: its `row`, `place`, `prompt`, `completion`, `reward` and
+`tokens`."""
+
+
+class RolloutsMixin(PreemptionMixin):
+    """trl's RLOOTrainer with prefcli's sampling, judges, reference and evaluations."""
+
+    _rows: Sequence[Mapping[str, Any]] = ()
+    """Rows of the batch that is being answered, each as often as it is answered."""
+    _token_logps: list[torch.Tensor]
+    """Log-probabilities of the completions' tokens under the policy and the reference."""
+    _scores: torch.Tensor
+    """The judge's scores of this process's completions; NaN where it gave none."""
+    _objective: torch.Tensor
+    """Score minus beta times the log-ratio of each of them."""
+    _answers: list[Answer]
+    """Completions of an evaluation on this process."""
+    _answer_readers: Sequence[Callable[[int, list[Answer]], None]] = ()
+
+    def __init__(
+        self,
+        *args: Any,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None = None,
+        ref_model: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """ref_model: None if the policy without its adapter, or with a copy, is the reference."""
+        self._answers, self._token_logps = [], []
+        with reference_of_rloo(ref_model):
+            super().__init__(
+                *args,
+                reward_funcs=[self._judge],
+                train_dataset=_prepared(train_dataset, kwargs["processing_class"]),
+                eval_dataset=None
+                if eval_dataset is None
+                else _prepared(eval_dataset, kwargs["processing_class"]),
+                **kwargs,
+            )
+        if ref_model is not None and self.ref_model is None:  # next to an adapter
+            add_fused_lm_head(ref_model, temperature=self.temperature)
+            self.ref_model = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
+        if self.context.stop_ids:
+            self.eos_token_ids = sorted(self.context.stop_ids)
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> PromptSampler:
+        rows = self.train_dataset if dataset is None else dataset
+        return PromptSampler(
+            len(rows),
+            per_step=self.args.generation_batch_size // self.num_generations,
+            generations=self.num_generations,
+            repeats=self.args.steps_per_generation,
+            seed=self.args.seed,
+        )
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """Sample and judge the completions of rows, which are a list until then."""
+        return super()._prepare_inputs(inputs) if isinstance(inputs, list) else inputs
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._rows, self._token_logps = inputs, []
+        if self.context.judge is None:
+            return self._without_generation()
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        self._measure(batch["completion_mask"])
+        return batch
+
+    def _without_generation(self) -> dict[str, Any]:
+        """Return the longest completions without values, for the prediction of memory."""
+        count, device = len(self._rows), self.accelerator.device
+        prompts = [torch.tensor(ids) for ids in self._tokenize_prompts([])[0]]
+        prompt = pad(prompts, padding_value=0, padding_side="left").to(device)
+        completion = prompt.new_zeros(count, self.max_completion_length)
+        ids = torch.cat([prompt, completion], dim=1)
+        size = self.args.per_device_train_batch_size
+        rest = (torch.ones_like(ids), completion.size(1), size)
+        with torch.no_grad():
+            self._get_per_token_logps_and_entropies(self.model, ids, *rest)
+            if self.ref_model is not None:
+                self._get_per_token_logps_and_entropies(self.ref_model, ids, *rest)
+        zeros = torch.zeros(count, device=device)
+        return {
+            "prompt_ids": prompt,
+            "prompt_mask": torch.ones_like(prompt),
+            "completion_ids": completion,
+            "completion_mask": torch.ones_like(completion),
+            "old_logps": zeros,
+            "advantages": zeros,
+        }
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[Ids], None, dict[str, Any]]:
+        """Return the ids that the rows have, in which the tools of a chat are rendered."""
+        return [row["prompt_ids"] for row in self._rows], None, {}
+
+    def _generate_single_turn(
+        self, prompt_ids: list[Ids], images: Any, multimodal_fields: Any
+    ) -> list[Ids]:
+        draw = DrawPerRow(
+            self._seeds(), self.max_completion_length, self.temperature, self.top_p
+        )
+        accelerator = self.accelerator
+        # Not a step, whose end all processes reach together.
+        interruptible = self._evaluates and self.args.world_size == 1
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                accelerator,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+            eval_mode(model),
+            torch.no_grad(),
+            accelerator.autocast(),
+        ):
+            answers = generate_ids(
+                model,
+                prompt_ids,
+                self.processing_class.pad_token_id,
+                self.max_completion_length,
+                self.eos_token_ids,
+                processors=[draw],
+                interruptible=interruptible,
+                do_sample=False,  # the last processor has chosen
+                num_beams=1,
+                repetition_penalty=1.0,
+            )
+        return [ids for ids, _ in answers]
+
+    @property
+    def _evaluates(self) -> bool:
+        return not self.model.training
+
+    def _seeds(self) -> list[int]:
+        """Return a seed for each completion. An evaluation draws the same each time."""
+        seed = self.args.seed
+        if self._evaluates:
+            return [row_key([seed, "eval", row[_ROW]]) for row in self._rows]
+        first = self.accelerator.process_index * len(self._rows)
+        step = self.state.global_step
+        return [row_key([seed, step, first + i]) for i in range(len(self._rows))]
+
+    def _judge(
+        self, prompts: list[Any], completions: list[Any], completion_ids: list[Ids], **_: Any
+    ) -> list[float | None]:
+        """Score completions. A failure of the judge stops all processes, and loses no step."""
+        split = self.context.held_out if self._evaluates else self.context.train
+        judge = self.context.judge
+        assert judge is not None
+        assert split is not None
+        rows = []
+        prompt_ids, _, _ = self._tokenize_prompts(prompts)
+        for row, given, ids in zip(self._rows, prompt_ids, completion_ids, strict=True):
+            template = {name: row[name] for name in TEMPLATE_COLUMNS if name in row}
+            text = completion_text(self.processing_class, given, ids)
+            rows.append(Completion(row["prompt"], text, split.place(row[_ROW]), template))
+        scores: list[float | None] = []
+        error = None
+        try:
+            scores = judge.score_all(rows)
+        except PrefcliError as failed:
+            error = failed
+        errors = [one for one in gather_object([error]) if one is not None]
+        if errors:
+            if self.state.global_step:
+                say(f"judge: stopped at step {self.state.global_step}: {self.save_here()}")
+            raise errors[0]
+        nan = [float("nan") if score is None else score for score in scores]
+        self._scores = torch.tensor(nan, device=self.accelerator.device)
+        if self._evaluates:
+            self._answers += [
+                {"row": row[_ROW], "place": c.place, "prompt": c.prompt, "completion": c.text}
+                | {"reward": score, "tokens": len(ids)}
+                for row, c, score, ids in zip(self._rows, rows, scores, completion_ids, strict=True)
+            ]
+        return scores
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        results = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            self._token_logps.append(results[0].detach())
+        return results
+
+    def _measure(self, mask: torch.Tensor) -> None:
+        """Replace trl's metrics of rewards by exact ones of all processes.
+
+        mask: of the completions' tokens, shape (completions, tokens).
+        """
+        policy, reference = self._token_logps[:2]
+        log_ratio = ((policy - reference) * mask).sum(1)
+        self._objective = self._scores - self.beta * log_ratio
+        lengths = mask.sum(1)
+        values = torch.stack([self._scores, log_ratio, lengths.float()], dim=1).double()
+        scores, log_ratios, tokens = self.accelerator.gather(values).T
+        logged = self._metrics["eval" if self._evaluates else "train"]
+        kept = _LOGGED if self._evaluates else (*_LOGGED, *_OF_GROUPS)
+        for name in [name for name in logged if name not in kept and name not in _OWN]:
+            del logged[name]
+        scored = ~scores.isnan()
+        own = {
+            "reward": scores.nanmean(),
+            "objective/kl": log_ratios[tokens > 0].mean(),
+            "unscored": 1 - scored.double().mean(),
+        }
+        if not self._evaluates:
+            both = torch.stack([scores[scored], tokens[scored]])
+            own["reward_length_correlation"] = _correlation(both)
+        logged["reward"].pop()  # trl's, in float32
+        for name, value in own.items():
+            logged[name].append(value.item())
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Return trl's loss; in an evaluation minus the objective, reward minus beta times KL."""
+        loss = super().compute_loss(model, inputs, return_outputs, **kwargs)
+        logged = self._metrics["eval" if self._evaluates else "train"]
+        for name in [name for name in logged if name.startswith("clip_ratio/")]:
+            del logged[name]  # policy and sampler are the same
+        return -self._objective.nanmean() if self._evaluates else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().training_step(*args, **kwargs)
+        self._metrics["train"].pop("step_time", None)
+        return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        self._answers = []
+        metrics = super().evaluate(*args, **kwargs)
+        for reader in self._answer_readers:
+            reader(self.state.global_step, self._answers)
+        return metrics
+
+    def add_answer_reader(self, reader: Callable[[int, list[Answer]], None]) -> None:
+        """Add a reader of the step and the completions of an evaluation on this process."""
+        self._answer_readers = [*self._answer_readers, reader]
+
+    @torch.no_grad()
+    def prompt_logps(self, row: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the log-probabilities of a prompt's tokens under policy and reference, nats."""
+        ids = torch.tensor([row["prompt_ids"]], device=self.args.device)
+        rest = (ids, torch.ones_like(ids), ids.size(1) - 1)
+        policy, _, _ = self._get_per_token_logps_and_entropies(self.model, *rest)
+        with reference_of(self) as reference:
+            other, _, _ = self._get_per_token_logps_and_entropies(reference, *rest)
+        return policy[0], other[0]
+
+
+def _prepared(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Add the number and the tokens of each prompt."""
+    ids: list[Ids] = []
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        columns = rows[start : start + _ROWS_AT_ONCE]
+        ids += [row["prompt_ids"] for row in tokenize_batch(columns, tokenizer)]
+    return rows.add_column(_ROW, list(range(len(rows)))).add_column("prompt_ids", ids)
+
+
+def _correlation(both: torch.Tensor) -> torch.Tensor:
+    """Return Pearson's correlation of two rows; 0 if one of them is constant."""
+    centered = both - both.mean(1, keepdim=True)
+    norms = centered.norm(dim=1).prod()
+    return (centered[0] * centered[1]).sum() / norms if norms > 0 else norms
