@@ -25,6 +25,8 @@ def one_token_a_word() -> PreTrainedTokenizerFast:
 
 def rows_of(method: Method, count: int, length: int) -> list[dict[str, Any]]:
     """Make rows of `length` tokens with the end token; one side of each pair is one shorter."""
+    if method.rows == "prompt":
+        return [{"prompt": _text(max(length - method.sampled_tokens, 1))}] * count
     longer, shorter = _text(length - 2), _text(length - 3)
     if method.rows == "pair":
         return [{"prompt": "a", "chosen": " " + longer, "rejected": " " + shorter}] * count

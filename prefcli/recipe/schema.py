@@ -138,6 +138,36 @@ class Recipe(ConfigBase):
         return self
 
     @model_validator(mode="after")
+    def _sampling_methods_have_a_judge(self) -> Recipe:
+        for name, method in self.methods.items():
+            if not method.needs_judge:
+                continue
+            if self.judge is None or self.judge.scores is not None:
+                raise RuleError(
+                    f"{name} needs a judge that scores new completions, e.g. judge: "
+                    "{reward_model: {name_or_path: HUB_ID_OR_FOLDER}}, or judge: {executable: "
+                    "{command: [python, judge.py]}}",
+                    code="JDG008",
+                )
+            if self.training.global_batch_size % method.completions_per_prompt:
+                raise RuleError(
+                    f"training.global_batch_size ({self.training.global_batch_size}) counts "
+                    f"completions in {name}; write a multiple of {name}.num_generations "
+                    f"({method.completions_per_prompt})"
+                )
+            if method.sampled_tokens >= self.data.max_length:
+                raise RuleError(
+                    f"{name}.max_completion_length ({method.sampled_tokens}) leaves no room for a "
+                    f"prompt in data.max_length ({self.data.max_length})"
+                )
+            if self.reference.precompute:
+                raise RuleError(
+                    f"reference.precompute has no effect on {name}, whose completions are new in "
+                    "each step"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _remote_code_of_reference_is_pinned(self) -> Recipe:
         reference = self.reference
         if (
@@ -155,6 +185,10 @@ class Recipe(ConfigBase):
             return self
         if all(method.head == "reward" for method in methods):
             raise RuleError("sft_mix has no effect on reward, which trains no language model")
+        if all(method.needs_judge for method in methods):
+            raise RuleError(
+                "sft_mix has no effect on rloo, which samples its completions"
+            )
         raise RuleError(
             "sft_mix has no effect on sft, which trains on demonstrations already; "
             "add the rows to data.train"

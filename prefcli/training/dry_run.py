@@ -21,6 +21,7 @@ from prefcli.recipe.defaults import plain_batch_size, resolve_defaults, with_bat
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.text import first_line
+from prefcli.training.judge import check_judge
 from prefcli.training.simulation import SIMULATIONS
 from prefcli.trl_integration.trl_args import (
     assert_args_applied,
@@ -124,6 +125,9 @@ class _DryRun:
                 info.architectures.policy,
             )
             say(*(f"samples: {note}" for note in (prompts.notes if prompts is not None else [])))
+        if context.method.needs_judge:
+            train = datasets.train
+            self.result.try_check(lambda: check_judge(context.recipe, context.method, train))
         row = first_row_view(context.recipe, context.method, context.tokenizer, datasets.train)
         say(*row.lines())
         self.facts["row"] = row.as_dict()

@@ -20,7 +20,6 @@ from prefcli.checkpoints.run_record import RunRecord, now, own_settings
 from prefcli.checkpoints.saved_choices import with_saved_choices
 from prefcli.console import detail, is_main_process, say
 from prefcli.errors import Problem, RecipeError
-from prefcli.evaluation.judges import Judge, open_judge, required_judge
 from prefcli.health import Monitor, RunContext
 from prefcli.hub.commits import record_commits
 from prefcli.memory.hardware import machine_of, this_machine
@@ -38,10 +37,11 @@ from prefcli.report.run_data import format_lineage
 from prefcli.text import first_line
 from prefcli.training.callbacks.monitor_callback import MonitorCallback
 from prefcli.training.callbacks.sampling_callback import make_samples
-from prefcli.training.final_model import save_model
 from prefcli.training.completions_file import CompletionsFile
+from prefcli.training.final_model import save_model
 from prefcli.training.finish import Outcome, best_step, failure_recorded, finish_run
 from prefcli.training.held_out_rows import HeldOutRows
+from prefcli.training.judge import judge_of_run
 from prefcli.training.policy import announce, check_policy, placed, start_policy
 from prefcli.training.simulation import SIMULATIONS
 from prefcli.training.start_check import make_start_check
@@ -144,7 +144,7 @@ def _train(context: PreflightContext, callbacks: Sequence[TrainerCallback]) -> O
         preemption.preemption_as_error(),
         ExitStack() as scope,
     ):
-        judge = scope.enter_context(_opened_judge(recipe, method))
+        judge = scope.enter_context(judge_of_run(recipe, method, prepared.datasets.train))
         policy = start_policy(recipe, prepared, record, resumed=resumed)
         if not resumed:
             check_policy(recipe, prepared, policy, record)
@@ -188,17 +188,6 @@ def _train(context: PreflightContext, callbacks: Sequence[TrainerCallback]) -> O
         trainer.exit_if_preempted()
         record.model = save_model(trainer, folder, recipe, prepared.device)
         return finish_run(recipe, method, record, trainer, monitor, samples)
-
-
-@contextmanager
-def _opened_judge(recipe: Recipe, method: Method) -> Iterator[Judge | None]:
-    """Load or start the judge of a method that samples; None for the others."""
-    if not method.needs_judge:
-        yield None
-        return
-    with open_judge(recipe, required_judge(recipe)) as judge:
-        say(f"judge: {judge.description}")
-        yield judge
 
 
 @contextmanager

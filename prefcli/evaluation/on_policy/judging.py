@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
+from typing import Any
 
 from prefcli.console import say, warn
 from prefcli.errors import PrefcliError
+from prefcli.evaluation.generate import Prompt
 from prefcli.evaluation.judges import Completion, Judge
-from prefcli.evaluation.on_policy.prompts import PromptRow
 from prefcli.evaluation.on_policy.sampling import Number
 from prefcli.evaluation.partial_file import PartialFile
 from prefcli.progress_bar import progress
@@ -18,10 +19,13 @@ _ANSWERS = ("yes", "no")
 """Texts that a judge is tried on."""
 
 
-def try_judge(judge: Judge, row: PromptRow) -> str:
-    """Let a judge score two texts, before hours of sampling; return what it gave."""
-    place = f"a test of the judge, {row.place}"
-    scores = judge.score_all([Completion(row.prompt, t, place, row.template) for t in _ANSWERS])
+def try_judge(judge: Judge, prompt: Prompt, place: str, template: Mapping[str, Any]) -> str:
+    """Let a judge score two texts, before hours of sampling; return what it gave.
+
+    place: of the prompt. template: columns that its chat template is called with.
+    """
+    tried = f"a test of the judge, {place}"
+    scores = judge.score_all([Completion(prompt, text, tried, template) for text in _ANSWERS])
     shown = ", ".join(
         f"{'null' if score is None else format(score, '.3g')} for {text!r}"
         for text, score in zip(_ANSWERS, scores, strict=True)

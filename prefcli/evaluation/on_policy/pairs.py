@@ -11,7 +11,7 @@ from prefcli.console import say
 from prefcli.data.digests import tokenizer_digest
 from prefcli.errors import DataError, RecipeError
 from prefcli.evaluation.generate import load_for_generation
-from prefcli.evaluation.judges import Completion, open_judge, required_judge
+from prefcli.evaluation.judges import Completion, Judge, open_judge, required_judge
 from prefcli.evaluation.on_policy.judging import (
     Scores,
     judge_completions,
@@ -132,7 +132,7 @@ class _Start:
                 say(f"pairs: {len(samples):,} of {self._total:,} completions were sampled before")
             if len(samples) < self._total:
                 with open_judge(self._recipe, self._judge) as opened:
-                    try_judge(opened, self._prompts.rows[0])
+                    self._try(opened)
                 what = "completions were sampled, which"
                 with stoppable(sampled, lambda: len(samples), self._total, what):
                     self._sample(samples, sampled)
@@ -172,7 +172,7 @@ class _Start:
         with open_judge(self._recipe, self._judge) as judge:
             settings = {**judge.settings, **self._settings}
             self._check_partial(self._files.partial_scores, settings)
-            tried = try_judge(judge, self._prompts.rows[0])
+            tried = self._try(judge)
         return [
             *self._prompt_lines(),
             f"model: {self._policy.name_or_path}, {counted(self._total, 'completion')} of at most "
@@ -181,6 +181,10 @@ class _Start:
             f"judge: {tried}",
             f"disk: needs at most {format_bytes(needed)}; {format_bytes(free)} are free",
         ]
+
+    def _try(self, judge: Judge) -> str:
+        first = self._prompts.rows[0]
+        return try_judge(judge, first.prompt, first.place, first.template)
 
     def _prompt_lines(self) -> list[str]:
         dropped = self._prompts.dropped.items()

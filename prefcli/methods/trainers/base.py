@@ -62,6 +62,10 @@ class TrainerAdapter(ABC):
     supports_zero3_lora_checkpointing: ClassVar[bool] = True
     """Gradient checkpointing works with LoRA under ZeRO-3: the trainer makes it reentrant."""
 
+    def simulated_options(self, rows: int) -> dict[str, Any]:
+        """Return options of a simulated step with so many rows, in addition to a run's."""
+        return {}
+
     @abstractmethod
     def classes(self) -> tuple[type[Any], type[Any]]:
         """Import trl and return its (config, trainer)."""

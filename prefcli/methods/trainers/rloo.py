@@ -38,6 +38,10 @@ class RlooAdapter(TrainerAdapter):
 
         return RLOOConfig, RLOOTrainer
 
+    def simulated_options(self, rows: int) -> dict[str, Any]:
+        """Return one group of completions; their number has no effect on the memory."""
+        return {"num_generations": rows}
+
     def row_ids(self, row: Mapping[str, Any]) -> list[int]:
         return list(row["prompt_ids"])
 

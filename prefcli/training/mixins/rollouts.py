@@ -47,6 +47,7 @@ Answer = dict[str, Any]
 class RolloutsMixin(PreemptionMixin):
     """trl's RLOOTrainer with prefcli's sampling, judges, reference and evaluations."""
 
+    ref_model: Any
     _rows: Sequence[Mapping[str, Any]] = ()
     """Rows of the batch that is being answered, each as often as it is answered."""
     _token_logps: list[torch.Tensor]
@@ -137,9 +138,7 @@ class RolloutsMixin(PreemptionMixin):
     def _generate_single_turn(
         self, prompt_ids: list[Ids], images: Any, multimodal_fields: Any
     ) -> list[Ids]:
-        draw = DrawPerRow(
-            self._seeds(), self.max_completion_length, self.temperature, self.top_p
-        )
+        draw = DrawPerRow(self._seeds(), self.max_completion_length, self.temperature, self.top_p)
         accelerator = self.accelerator
         # Not a step, whose end all processes reach together.
         interruptible = self._evaluates and self.args.world_size == 1
@@ -191,9 +190,9 @@ class RolloutsMixin(PreemptionMixin):
         rows = []
         prompt_ids, _, _ = self._tokenize_prompts(prompts)
         for row, given, ids in zip(self._rows, prompt_ids, completion_ids, strict=True):
-            template = {name: row[name] for name in TEMPLATE_COLUMNS if name in row}
+            options = {name: row[name] for name in TEMPLATE_COLUMNS if name in row}
             text = completion_text(self.processing_class, given, ids)
-            rows.append(Completion(row["prompt"], text, split.place(row[_ROW]), template))
+            rows.append(Completion(row["prompt"], text, split.place(row[_ROW]), options))
         scores: list[float | None] = []
         error = None
         try:
@@ -238,16 +237,15 @@ class RolloutsMixin(PreemptionMixin):
             del logged[name]
         scored = ~scores.isnan()
         own = {
-            "reward": scores.nanmean(),
-            "objective/kl": log_ratios[tokens > 0].mean(),
-            "unscored": 1 - scored.double().mean(),
+            "reward": float(scores.nanmean()),
+            "objective/kl": float(log_ratios[tokens > 0].mean()),
+            "unscored": 1 - float(scored.double().mean()),
         }
         if not self._evaluates:
-            both = torch.stack([scores[scored], tokens[scored]])
-            own["reward_length_correlation"] = _correlation(both)
+            own["reward_length_correlation"] = _correlation(scores[scored], tokens[scored])
         logged["reward"].pop()  # trl's, in float32
         for name, value in own.items():
-            logged[name].append(value.item())
+            logged[name].append(value)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any
@@ -295,8 +293,8 @@ def _prepared(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     return rows.add_column(_ROW, list(range(len(rows)))).add_column("prompt_ids", ids)
 
 
-def _correlation(both: torch.Tensor) -> torch.Tensor:
-    """Return Pearson's correlation of two rows; 0 if one of them is constant."""
-    centered = both - both.mean(1, keepdim=True)
-    norms = centered.norm(dim=1).prod()
-    return (centered[0] * centered[1]).sum() / norms if norms > 0 else norms
+def _correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return Pearson's correlation; 0 if one of both is constant."""
+    a, b = a - a.mean(), b - b.mean()
+    norms = float(a.norm() * b.norm())
+    return float((a * b).sum()) / norms if norms > 0 else 0.0
