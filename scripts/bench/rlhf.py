@@ -6,10 +6,10 @@
         [--seeds 42 43] [--true-score] [--output-dir runs/rlhf]
 
 MODEL is an SFT model; with --demonstrations FILE, `prefcli sft` makes it one first. The judge is a
-program as judge.executable of a recipe takes it: its score is what both ways are to raise. Training
-never sees that score, except with --true-score: RLOO with the judge in place of the reward model.
+program as in judge.executable of a recipe, and both ways should raise its score. Training never
+sees that score, except with --true-score: RLOO with the judge in place of the reward model.
 
-Every stage is a prefcli command in a process of its own, without evaluations, on the recipe of
+Every stage is a prefcli command in a separate process, without evaluations, on the recipe of
 --recipe. Each --dpo and --rloo is one choice of settings; the one with the best score on every
 other prompt of EVAL is trained with all seeds, and measured on the remaining prompts. Its
 checkpoints give the score and the KL divergence over the cost. Finished runs are not trained again.
@@ -43,7 +43,6 @@ from rlhf_arms import (
     Point,
     Policy,
     Run,
-    estimate,
     run_process,
 )
 from rlhf_tables import print_tables, write_plots
@@ -65,7 +64,8 @@ from prefcli.library_logging import quiet_libraries
 from prefcli.recipe import load
 
 STORIES = Path(__file__).parents[2] / "recipes" / "stories.yaml"
-SETTINGS = {
+PREFCLI = [sys.executable, "-m", "prefcli"]
+SETTINGS: dict[str, list[str]] = {
     "dpo": [],
     "reward": [],
     "rloo": [
@@ -120,16 +120,14 @@ class Bench:
                 *SETTINGS.get(method, []),
             ]
             if method == "rloo":
-                judge = {"reward_model": {"name_or_path": str(reward.model)}} if reward else None
                 settings += [
-                    f"judge={json.dumps(judge or self._judge)}",
+                    f"judge={json.dumps(judge_of(reward) if reward else self._judge)}",
                     f"rloo.max_completion_length={args.max_new_tokens}",
                     f"training.max_steps={args.rloo_steps}",
                 ]
             words = [method, args.recipe, *settings, *shlex.split(choice)]
             say(f"rlhf: {place}")
-            program = [sys.executable, "-m", "prefcli"]
-            spent = run_process([*program, *words], self._folder / f"{place}.log")
+            spent = run_process([*PREFCLI, *words], self._folder / f"{place}.log")
             file.write_text(json.dumps(vars(spent)), "utf-8")
         title = f"{', '.join(filter(None, (method, name)))}, seed {seed}"
         cost = Cost(**json.loads(file.read_text("utf-8")))
@@ -138,10 +136,6 @@ class Bench:
     def start_from(self, run: Run) -> None:
         """Take the model of a run as the start of all stages after it."""
         self._start = str(run.model)
-
-    @property
-    def start(self) -> str:
-        return self._start
 
     @property
     def _judge(self) -> dict[str, Any]:
@@ -203,19 +197,11 @@ class Bench:
 
     def accuracy(self, reward: Run) -> Estimate:
         """Return the share of held-out pairs that a reward model puts in order."""
-        lines = Path(self._args.pairs[1]).read_text("utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        sides = [
-            self._judged(
-                judge_of(reward),
-                [
-                    Completion(row["prompt"], row[side], f"pair {at + 1}")
-                    for at, row in enumerate(rows)
-                ],
-            )
-            for side in ("chosen", "rejected")
-        ]
-        return estimate((sides[0] > sides[1]).astype(np.float64), share=True)
+        output = self._folder / f"{reward.name}.eval.json"
+        words = ["eval", str(reward.folder), "--data", self._args.pairs[1], "--output", str(output)]
+        run_process([*PREFCLI, *words], output.with_suffix(".log"))
+        (metrics,) = json.loads(output.read_text("utf-8"))["total"]["models"].values()
+        return Estimate(**metrics["rewards/accuracies"])
 
     def arm(self, name: str, seed: int, stages: list[Run], reward: Run) -> Arm:
         """Measure the checkpoints of an arm, also by a reward model."""

@@ -29,7 +29,7 @@ DPO, RLHF, TRUE_SCORE = "dpo", "reward, rloo", "true score"
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process took: seconds of the clock and of a processor, and its largest memory."""
+    """The cost of a process: seconds of the clock and of a processor, and its peak memory."""
 
     wall: float
     processor: float
@@ -100,10 +100,9 @@ class Run:
     @property
     def checkpoints(self) -> dict[int, Path]:
         """Folders of the checkpoints by step; that of the last step is the run's model."""
-        found = {
-            int(path.name.rpartition("-")[2]): path for path in self.folder.glob("checkpoint-*")
-        }
-        return dict(sorted((found | {self.steps: self.model}).items()))
+        folders = self.folder.glob("checkpoint-*")
+        by_step = {int(path.name.rpartition("-")[2]): path for path in folders}
+        return dict(sorted({**by_step, self.steps: self.model}.items()))
 
     @property
     def step_share(self) -> float:
@@ -152,7 +151,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Policy:
-    """What was measured of a policy: arrays of held-out prompts by completions of each."""
+    """Measurements of a policy: arrays of held-out prompts by completions of each."""
 
     scores: Floats
     log_ratios: Floats
