@@ -209,6 +209,8 @@ class Bench:
         start = self.measured(f"start-{reward.name}", self._start, "test", reward)
         arm = Arm(name, seed, stages, [Point(0, NOTHING, start)])
         for step, folder in last.checkpoints.items():
+            if step % self._args.save_steps and step != last.steps:
+                continue
             policy = self.measured(f"{last.name}-{step}", folder, "test", reward)
             arm.points.append(Point(step, arm.cost_until(step), policy))
         return arm
@@ -287,7 +289,7 @@ def main() -> None:
     )
     parser.add_argument("--max-new-tokens", type=int, default=100)
     parser.add_argument("--samples", type=int, default=2, help="completions of a held-out prompt")
-    parser.add_argument("--save-steps", type=int, default=7, help="steps between measurements")
+    parser.add_argument("--save-steps", type=int, default=14, help="steps between measurements")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43])
     parser.add_argument("--true-score", action="store_true")
     parser.add_argument("--output-dir", default="runs/rlhf")

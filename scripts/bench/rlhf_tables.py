@@ -203,8 +203,8 @@ def write_plots(arms: Sequence[Arm], folder: Path) -> None:
         by_cost.append([(0.0, start), (waiting, start), *points])
         by_kl.append([(p.policy.kl, p.policy.score) for p in arm.points])
     for name, title, lines in (
-        ("score-by-cost", "minutes", by_cost),
-        ("score-by-kl", "KL", by_kl),
+        ("score-by-cost", "processor min", by_cost),
+        ("score-by-kl", "KL, nats", by_kl),
     ):
         panel = PanelData(
             "score",
