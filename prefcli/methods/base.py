@@ -212,6 +212,11 @@ class Method(ConfigBase):
         return None
 
     @property
+    def precomputes_reference(self) -> bool:
+        """Return whether the reference can score all rows before training."""
+        return self.needs_reference and not self.needs_judge
+
+    @property
     def sampled_tokens(self) -> int:
         """Return the tokens of the longest completion that is sampled for a row; 0 for none."""
         return 0
