@@ -271,7 +271,7 @@ _ALL = (
     ),
     Metric(
         "objective/kl",
-        "kl",
+        "kl_sum",
         "KL per completion",
         "Estimate of KL(policy || reference) on completions of the policy: the mean of their "
         "summed log-ratios, in nats.",

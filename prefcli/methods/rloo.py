@@ -13,8 +13,7 @@ from prefcli.methods.trainers import RLOO, TrainerAdapter
 
 
 class Rloo(Method):
-    """REINFORCE Leave-One-Out: RLHF with a judge and without a value model (Ahmadian et al. 2024,
-    arXiv:2402.14740, sec. 3)."""
+    """REINFORCE Leave-One-Out (Ahmadian et al. 2024, arXiv:2402.14740, eq. 8): RLHF by a judge."""
 
     name: ClassVar[str] = "rloo"
     suits: ClassVar[str] = "prompts and a judge"

@@ -34,7 +34,7 @@ _ROWS_AT_ONCE = 1000
 _ROW = "row"
 """Column with the number of a row in its split."""
 _LOGGED = ("entropy", "completions/mean_length", "completions/clipped_ratio")
-"""Metrics of trl that are kept as they are."""
+"""Metrics of trl that are logged as they are."""
 _OF_GROUPS = ("reward_std", "frac_reward_zero_std")
 """Those of several completions of one prompt, which an evaluation does not have."""
 _OWN = ("reward", "objective/kl", "unscored", "reward_length_correlation")
@@ -238,8 +238,8 @@ class RolloutsMixin(PreemptionMixin):
         values = torch.stack([self._scores, log_ratio, lengths.float()], dim=1).double()
         scores, log_ratios, tokens = self.accelerator.gather(values).T
         logged = self._metrics["eval" if self._evaluates else "train"]
-        kept = _LOGGED if self._evaluates else (*_LOGGED, *_OF_GROUPS)
-        for name in [name for name in logged if name not in kept and name not in _OWN]:
+        of_trl = _LOGGED if self._evaluates else (*_LOGGED, *_OF_GROUPS)
+        for name in [name for name in logged if name not in (*of_trl, *_OWN)]:
             del logged[name]
         scored = ~scores.isnan()
         own = {
