@@ -149,14 +149,16 @@ def small_recipe(model: Path, folder: Path, rows: Path | None = None) -> dict:
     }
 
 
-def trainer_of(recipe, name: str, tokenizer=None):
+def trainer_of(recipe, name: str, tokenizer=None, judge=None):
     """Return (trainer, inputs) as a run builds them, on a fresh float32 policy."""
     recipe = resolve_defaults(recipe, recipe.methods[name])
     tokenizer = tokenizer or load_tokenizer(recipe.model)
     inputs = load_run_datasets(recipe, recipe.methods[name], tokenizer)
     method, _ = inputs.resolve_from_data(recipe.methods[name])
     policy = load_policy(recipe.model, torch.float32, recipe.seed)
-    trainer, _ = make_trainer(recipe, method, detect_device(), policy, tokenizer, inputs)
+    trainer, _ = make_trainer(
+        recipe, method, detect_device(), policy, tokenizer, inputs, judge=judge
+    )
     return trainer, inputs
 
 
