@@ -96,13 +96,14 @@ def test_judge_that_fails_in_training_loses_no_step(rloo_recipe, tmp_path, monke
     assert rewards[0] == rewards[1]
 
 
+@pytest.mark.memory
 def test_rloo_dry_run_tries_the_judge_and_predicts_the_memory(rloo_recipe, tmp_path, capsys):
     recipe = rloo_recipe()
     result = dry_run(recipe, recipe.methods["rloo"])
     assert result.exit_code == 0
     output = capsys.readouterr().out
     assert "judge: function tests.support.judge:count_vowels gives 1 for 'yes'" in output
-    assert result.facts["memory"]["parts"]["weights"] > 0
+    assert result.facts["memory"]["parts"]["reference"] > 0
     broken = {"function": {"name": f"{tmp_path}/missing.py:score"}}
     recipe = rloo_recipe(judge=broken)
     assert dry_run(recipe, recipe.methods["rloo"]).problems[0].code == "JDG001"

@@ -17,6 +17,7 @@ from prefcli.report.run_data import read_run
 from prefcli.training import run as run_module
 from prefcli.training.run import train
 from prefcli.training.trainer import make_trainer
+from tests.support.judge import RLOO
 from tests.support.processes import in_processes
 from tests.support.tiny_runs import (
     metric_rows,
@@ -41,6 +42,7 @@ CASES = {
     "dpo mixed": {"sft_mix": {"fraction": 0.2}},
     "dpo by tokens": {"performance": {"tokens_per_batch": 70}, "sft_mix": {"fraction": 0.5}},
     "reward lora": {"lora": LORA},
+    "rloo lora": {"lora": LORA, **RLOO},
     "orpo mixed": {"sft_mix": {"fraction": 0.4}, "lora": LORA},
 }
 
@@ -153,7 +155,13 @@ def test_run_with_two_processes_has_the_metrics_of_one(both, case):
     assert [row["score"] for row in ranked[0]] == pytest.approx(
         [row["score"] for row in ranked[1]], abs=1e-5
     )
-    assert bool(ranked[0]) is (method.name != "sft")
+    assert bool(ranked[0]) is (method.rows in ("pair", "labelled"))
+    if method.needs_judge:
+        one, two = (
+            (folder / case / "completions.jsonl").read_text("utf-8").replace(str(folder), "")
+            for folder in (both.alone, both.together)
+        )
+        assert one == two
 
 
 @pytest.mark.parametrize("case", CASES)
