@@ -41,7 +41,7 @@ class Trial:
         methods: that have a section in the recipe. precomputes: score the reference once for all.
         """
         added = [] if self.method in methods else [f"{self.method}={{}}"]
-        if precomputes and METHODS[self.method].needs_reference:
+        if precomputes and METHODS[self.method]().precomputes_reference:
             added.append("reference.precompute=true")
         return replace(self, overrides=(*added, *self.overrides))
 

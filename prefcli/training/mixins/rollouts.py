@@ -188,7 +188,7 @@ class RolloutsMixin(PreemptionMixin):
         return [row_key([seed, step, first + i]) for i in range(len(self._rows))]
 
     def _judge(
-        self, prompts: list[Any], completions: list[Any], completion_ids: list[Ids], **_: Any
+        self, prompts: list[Any], completions: list[Any], completion_ids: list[Ids], **columns: Any
     ) -> list[float | None]:
         """Score completions. Raises _JudgeFailedError on all processes if one of them fails."""
         split = self.context.held_out if self._evaluates else self.context.train
