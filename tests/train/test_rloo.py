@@ -75,8 +75,8 @@ def test_rloo_run_reports_scores_kl_and_completions(rloo_recipe, capsys):
 def test_judge_that_fails_in_training_loses_no_step(rloo_recipe, tmp_path, monkeypatch, capsys):
     (tmp_path / "judge.py").write_text(JUDGE)
     judge = {"function": {"name": f"{tmp_path / 'judge.py'}:score"}}
-    whole = rloo_recipe(judge=judge, lora=LORA, output_dir=str(tmp_path / "whole"))
-    train(whole, whole.methods["rloo"])
+    uninterrupted = rloo_recipe(judge=judge, lora=LORA, output_dir=str(tmp_path / "uninterrupted"))
+    train(uninterrupted, uninterrupted.methods["rloo"])
     # The first call tries the judge, three are of the evaluation before step 1.
     monkeypatch.setenv("FAIL_AT", "8")
     recipe = rloo_recipe(judge=judge, lora=LORA, output_dir=str(tmp_path / "stopped"))
@@ -87,11 +87,11 @@ def test_judge_that_fails_in_training_loses_no_step(rloo_recipe, tmp_path, monke
     monkeypatch.delenv("FAIL_AT")
     train(recipe, recipe.methods["rloo"])
     assert "resuming from" in capsys.readouterr().out
-    one, other = weights(whole.output_dir), weights(recipe.output_dir)
+    one, other = weights(uninterrupted.output_dir), weights(recipe.output_dir)
     assert all(torch.equal(one[name], other[name]) for name in one)
     rewards = [
         [row["reward"] for row in metric_rows(run.output_dir) if "loss" in row]
-        for run in (whole, recipe)
+        for run in (uninterrupted, recipe)
     ]
     assert rewards[0] == rewards[1]
 

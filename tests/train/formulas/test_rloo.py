@@ -69,10 +69,10 @@ def test_rloo_matches_the_formula(sampled, lora):
     assert batch["advantages"].double().tolist() == pytest.approx(expected.tolist(), abs=1e-5)
     assert batch["old_logps"].double().tolist() == pytest.approx(policy.tolist(), abs=1e-5)
     # On the policy itself the loss is 0, and its gradient is that of REINFORCE (eq. 6).
-    loss, found = step(case, batch)
+    loss, trl_gradients = step(case, batch)
     assert loss == pytest.approx(0.0, abs=1e-6)
     surrogate = -(expected * policy).mean()
-    assert deviation(found, case.oracle.gradients(surrogate)) < 1e-5
+    assert deviation(trl_gradients, case.oracle.gradients(surrogate)) < 1e-5
 
 
 def test_rloo_off_the_policy_is_weighted_by_the_clipped_ratio(sampled):
@@ -86,9 +86,9 @@ def test_rloo_off_the_policy_is_weighted_by_the_clipped_ratio(sampled):
     assert (ratio != clipped).any()
     assert (ratio == clipped).any()
     loss = -torch.minimum(ratio * expected, clipped * expected).mean()
-    found, found_gradients = step(case, batch)
-    assert deviation(found, loss) < 1e-5
-    assert deviation(found_gradients, case.oracle.gradients(loss)) < 1e-5
+    trl_loss, trl_gradients = step(case, batch)
+    assert deviation(trl_loss, loss) < 1e-5
+    assert deviation(trl_gradients, case.oracle.gradients(loss)) < 1e-5
 
 
 def test_rloo_normalizes_clips_and_masks(sampled):
