@@ -39,10 +39,11 @@ class Panel(NamedTuple):
     """Pages show it large; they fold most of the others."""
 
 
-Scope = Literal["all", "pairs", "responses", "reference", "trainer", "training"]
-"""Where a metric is measured. all: every evaluation. pairs: evaluations of chosen and rejected
-pairs. responses: those and labelled responses. reference: with a reference model. trainer: where
-trl's trainer logs it (`TrainerAdapter.metrics`). training: training steps only."""
+Scope = Literal["all", "given", "pairs", "responses", "reference", "trainer", "training"]
+"""Where a metric is measured. all: every evaluation. given: evaluations of responses that the data
+has. pairs: of chosen and rejected pairs. responses: those and labelled responses. reference: with a
+reference model. trainer: where trl's trainer logs it (`TrainerAdapter.metrics`). training: training
+steps only."""
 
 
 class Metric(NamedTuple):
@@ -541,7 +542,7 @@ _ALL = (
         ".3f",
         better="lower",
         rel_tol=0.02,
-        scope="all",
+        scope="given",
         watch="evaluations",
         panel=Panel("Perplexity", log_scale=True),
         of_tokens=True,
@@ -567,7 +568,7 @@ _ALL = (
         "#.3g",
         better="higher",
         abs_tol=0.01,
-        scope="all",
+        scope="given",
         watch="evaluations",
         panel=_ENDING,
         line="probability",

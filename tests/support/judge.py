@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 RLOO = {
-    "rloo": {"num_generations": 4, "max_completion_length": 8},
+    "rloo": {"num_generations": 2, "max_completion_length": 8},
     "judge": {"function": {"name": "tests.support.judge:count_vowels"}},
 }
 """Sections of a recipe for rloo on a tiny model."""

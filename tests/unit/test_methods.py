@@ -42,7 +42,7 @@ def test_method_declares_help_rows_and_learning_rates(method):
     assert method.rows in ("pair", "labelled", "demonstration", "prompt")
     assert 0 < method.learning_rates.full < method.learning_rates.lora < 1e-2
     # What is held to a reference must start from a policy worth holding to.
-    assert method.needs_sft or not method.precomputes_reference
+    assert method.needs_sft or method.needs_judge or not method.needs_reference
 
 
 @every

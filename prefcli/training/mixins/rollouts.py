@@ -106,7 +106,12 @@ class RolloutsMixin(PreemptionMixin):
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """Sample and judge the completions of rows, which are a list until then."""
-        return super()._prepare_inputs(inputs) if isinstance(inputs, list) else inputs
+        if not isinstance(inputs, list):
+            return inputs
+        with torch.random.fork_rng(devices=[]):
+            # trl shuffles the completions of a step.
+            torch.default_generator.manual_seed(row_key([self.args.seed, self.state.global_step]))
+            return super()._prepare_inputs(inputs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rows, self._token_logps = inputs, []

@@ -89,7 +89,6 @@ def build(recipe_data, make_recipe, row_files):
         rows=PAIRS,
         *,
         lora=False,
-        judge=None,
         max_length=64,
         seed=1,
         size=0.1,
@@ -117,7 +116,7 @@ def build(recipe_data, make_recipe, row_files):
         if METHODS[name].needs_judge:
             recipe_data["judge"] = RLOO["judge"]
         recipe = make_recipe(recipe_data).recipe
-        trainer, inputs = trainer_of(recipe, name, judge=judge)
+        trainer, inputs = trainer_of(recipe, name)
         move_weights(trainer.model, seed, size)
         return Case(trainer, inputs, recipe)
 

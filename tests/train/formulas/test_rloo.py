@@ -7,10 +7,8 @@ from itertools import product
 import pytest
 import torch
 
-from prefcli.evaluation.judges.function import Function
-from prefcli.recipe.sections import FunctionJudge
 from tests.support.formula_cases import gradients
-from tests.support.judge import RLOO, count_vowels
+from tests.support.judge import count_vowels
 from tests.support.oracle import deviation
 
 both = pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -23,10 +21,9 @@ def sampled(build):
     """Build a trainer, and a batch of completions of a policy that is not the reference."""
 
     def sample(lora=False, **section):
-        judge = Function(FunctionJudge.model_validate(RLOO["judge"]["function"]))
         options = {"num_generations": K, "max_completion_length": 6, "beta": 0.3, **section}
         batch = {"global_batch_size": 2 * K, "per_device_train_batch_size": 2 * K}
-        case = build("rloo", options, PROMPTS, lora=lora, judge=judge, **batch)
+        case = build("rloo", options, PROMPTS, lora=lora, **batch)
         trainer = case.trainer
         trainer.model.train()
         rows = [trainer.train_dataset[i] for i, _ in product(range(2), range(K))]
