@@ -10,6 +10,7 @@ import pytest
 
 from prefcli.errors import RecipeError
 from prefcli.launcher.sweep import Sweep, run_trials
+from prefcli.launcher.sweep_kl import with_kl
 from prefcli.launcher.trials import Trial, draws, grid
 from prefcli.report.best_run import rank_runs
 from prefcli.report.run_data import read_run
@@ -145,6 +146,16 @@ def test_rank_runs_takes_the_best_usable_run_and_names_those_within_noise(tmp_pa
     assert "stopped" in lines[3]
     assert rank_runs(ended, "perplexity").best is not None
     assert rank_runs(ended[3:], "accuracy").best is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a 2026": "low"}', "[" * 9999])
+def test_with_kl_damaged_file_measures_again(tmp_path, content):
+    rows = [{k: v for k, v in eval_row(200).items() if k != "eval_reference_kl"}]
+    run = read_run(write_run(tmp_path / "run", recipe=RECIPE.split("expected")[0], rows=rows))
+    (tmp_path / "kl.json").write_text(content)
+    (measured,) = with_kl([run], tmp_path, lambda *_: [0.25])
+    (known,) = with_kl([run], tmp_path, None)
+    assert measured.model_eval["reference_kl"] == known.model_eval["reference_kl"] == 0.25
 
 
 def test_sweep_command_writes_its_page_without_running(tmp_path, monkeypatch, capsys):
