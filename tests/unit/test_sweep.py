@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -30,7 +31,19 @@ def test_grid_of_a_list_is_one_value():
     (trial,) = grid(["dpo.loss_type=[sigmoid, sft]"], ["dpo"])
     assert trial.overrides == ("dpo.loss_type=[sigmoid, sft]",)
     two = grid(["dpo.loss_type=[sigmoid, sft],hinge"], ["dpo"])
-    assert [trial.name for trial in two] == ["dpo-loss_type=_sigmoid_sft_", "dpo-loss_type=hinge"]
+    names = [trial.name for trial in two]
+    assert names == ["dpo-loss_type=_sigmoid_sft_-595898", "dpo-loss_type=hinge"]
+
+
+def test_grid_of_values_that_differ_in_punctuation_or_at_their_end_has_distinct_names():
+    half = "{path: org/pairs, split: 'train[%s]'}"
+    long = "x" * 200
+    for values in ([half % ":50%", half % "50%:"], [f"{long}1", f"{long}2"]):
+        trials = grid([f"data.train={','.join(values)}"], ["dpo"])
+        assert len({trial.name for trial in trials}) == 2
+        assert all(re.fullmatch(r"[\w.=-]{,120}", trial.name) for trial in trials)
+        # They do not depend on the other runs, so that a sweep can be extended.
+        assert grid([f"data.train={values[1]},y"], ["dpo"])[0].name == trials[1].name
 
 
 def test_trial_adds_the_section_and_precomputed_references():
