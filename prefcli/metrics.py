@@ -115,15 +115,17 @@ _SCORE = Panel("Score of completions", is_primary=True)
 _MARGIN = Panel(
     "Reward margin",
     "Chosen minus rejected reward. It rises from about zero to a stable positive value. If it "
-    "explodes, beta is too low; if it stays flat, beta is too high or the learning rate too small.",
+    "explodes, the model moves too far; if it stays flat, it does not learn. The health rules "
+    "margin and no_learning name the option to change.",
     baseline=0.0,
     is_primary=True,
 )
 _ACCURACY = Panel("Reward accuracy", baseline=0.5, is_primary=True)
 _REWARDS = Panel(
     "Rewards",
-    "How much more likely each side has become since the start, in the method's units. A falling "
-    "chosen reward is common; the rejected reward should fall faster.",
+    "For a policy, how much more likely each side has become since the start, in the method's "
+    "units; for a reward model, its scores. A falling chosen reward is common; the rejected reward "
+    "should fall faster.",
     baseline=0.0,
 )
 _LOGP_PER_TOKEN = Panel(

@@ -35,11 +35,10 @@ process whose device batch has all those rows."""
 CASES = {
     "sft full": {},
     "dpo full": {},
-    "dpo lora": {"lora": LORA},
     KL: {},
     "dpo precomputed": {"reference": {"precompute": True}},
     # One demonstration per step, so that one of the processes has none.
-    "dpo mixed": {"sft_mix": {"fraction": 0.2}},
+    "dpo mixed": {"sft_mix": {"fraction": 0.2}, "lora": LORA},
     "dpo by tokens": {"performance": {"tokens_per_batch": 70}, "sft_mix": {"fraction": 0.5}},
     "reward lora": {"lora": LORA},
     "rloo lora": {"lora": LORA, **RLOO},
@@ -55,7 +54,7 @@ def recipes(model: Path, folder: Path) -> dict[str, Recipe]:
         "per_device_train_batch_size": 2,
         "max_steps": 3,
     }
-    data["data"]["eval"] = {"path": str(write_jsonl(folder / "eval.jsonl", pairs(47)[30:]))}
+    data["data"]["eval"] = {"path": str(write_jsonl(folder / "eval.jsonl", pairs(39)[30:]))}
     mixed = write_jsonl(folder / "mixed.jsonl", [{"text": sentence(i, 6)} for i in range(9)])
     loaded = {}
     for case, changes in CASES.items():
@@ -136,7 +135,7 @@ def figures(row: dict, names: set[str]) -> dict[str, float]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_run_with_two_processes_has_the_metrics_of_one(both, case):
-    """Also of the evaluations, whose 17 rows do not divide evenly."""
+    """Also of the evaluations, whose 9 rows do not divide evenly."""
     method = both.recipes[case].methods[case.split()[0]]
     trained = {"loss", "grad_norm", "learning_rate", "epoch", *method.metrics, *MIXED}
     names = trained | {f"eval_{name}" for name in trained}
