@@ -39,10 +39,11 @@ class Panel(NamedTuple):
     """Pages show it large; they fold most of the others."""
 
 
-Scope = Literal["all", "pairs", "responses", "reference", "trainer", "training"]
-"""Where a metric is measured. all: every evaluation. pairs: evaluations of chosen and rejected
-pairs. responses: those and labelled responses. reference: with a reference model. trainer: where
-trl's trainer logs it (`TrainerAdapter.metrics`). training: training steps only."""
+Scope = Literal["all", "given", "pairs", "responses", "reference", "trainer", "training"]
+"""Where a metric is measured. all: every evaluation. given: evaluations of responses that the data
+has. pairs: of chosen and rejected pairs. responses: those and labelled responses. reference: with a
+reference model. trainer: where trl's trainer logs it (`TrainerAdapter.metrics`). training: training
+steps only."""
 
 
 class Metric(NamedTuple):
@@ -114,15 +115,17 @@ _SCORE = Panel("Score of completions", is_primary=True)
 _MARGIN = Panel(
     "Reward margin",
     "Chosen minus rejected reward. It rises from about zero to a stable positive value. If it "
-    "explodes, beta is too low; if it stays flat, beta is too high or the learning rate too small.",
+    "explodes, the model moves too far; if it stays flat, it does not learn. The health rules "
+    "margin and no_learning name the option to change.",
     baseline=0.0,
     is_primary=True,
 )
 _ACCURACY = Panel("Reward accuracy", baseline=0.5, is_primary=True)
 _REWARDS = Panel(
     "Rewards",
-    "How much more likely each side has become since the start, in the method's units. A falling "
-    "chosen reward is common; the rejected reward should fall faster.",
+    "For a policy, how much more likely each side has become since the start, in the method's "
+    "units; for a reward model, its scores. A falling chosen reward is common; the rejected reward "
+    "should fall faster.",
     baseline=0.0,
 )
 _LOGP_PER_TOKEN = Panel(
@@ -271,7 +274,7 @@ _ALL = (
     ),
     Metric(
         "objective/kl",
-        "kl",
+        "kl_sum",
         "KL per completion",
         "Estimate of KL(policy || reference) on completions of the policy: the mean of their "
         "summed log-ratios, in nats.",
@@ -541,7 +544,7 @@ _ALL = (
         ".3f",
         better="lower",
         rel_tol=0.02,
-        scope="all",
+        scope="given",
         watch="evaluations",
         panel=Panel("Perplexity", log_scale=True),
         of_tokens=True,
@@ -567,7 +570,7 @@ _ALL = (
         "#.3g",
         better="higher",
         abs_tol=0.01,
-        scope="all",
+        scope="given",
         watch="evaluations",
         panel=_ENDING,
         line="probability",

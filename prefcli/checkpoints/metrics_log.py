@@ -14,6 +14,7 @@ from prefcli.console import warn
 from prefcli.health import Advice, upgrade_advice
 from prefcli.metrics import Row, is_eval
 from prefcli.report.run_data import (
+    COMPLETIONS_FILE,
     HEALTH_FILE,
     METRICS_FILE,
     PAIRS_FILE,
@@ -96,7 +97,7 @@ def _is_sample(entry: Mapping[str, Any]) -> bool:
     )
 
 
-def _is_ranked(entry: Mapping[str, Any]) -> bool:
+def _is_of_a_row(entry: Mapping[str, Any]) -> bool:
     return isinstance(entry.get("place"), str) and "prompt" in entry
 
 
@@ -104,7 +105,8 @@ _VALID: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
     METRICS_FILE: _is_metrics,
     HEALTH_FILE: _is_advice,
     SAMPLES_FILE: _is_sample,
-    PAIRS_FILE: _is_ranked,
+    PAIRS_FILE: _is_of_a_row,
+    COMPLETIONS_FILE: _is_of_a_row,
 }
 
 

@@ -107,6 +107,8 @@ def _check(recipe: Recipe, method: Method) -> None:
     kinds = {KINDS.get(method.rows), "pairs" if method.rows == "labelled" else None}
     if method.head != "language_model":
         problem = f"{method.name} trains no model that answers prompts", "choose another --method"
+    elif method.needs_judge:
+        problem = f"{method.name} samples new completions in each step", "run it without rounds"
     elif recipe.judge is None or recipe.judge.scores is not None:
         problem = (
             "rounds need a judge of new completions",

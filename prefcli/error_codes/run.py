@@ -108,8 +108,9 @@ RUN_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "RUN016",
         "damaged-run-file",
-        "recipe.yaml or run.json in the run folder can't be read, or holds what prefcli does not "
-        "write, so it is unknown whether the run is the same.",
+        "recipe.yaml or run.json in the run folder, or iterate.json in the folder of rounds, can't "
+        "be read or holds what prefcli does not write, so it is unknown whether the run is the "
+        "same.",
         "an empty run.json after the disk was full",
         "Restore the file from a backup, or name another output_dir.",
     ),
@@ -161,5 +162,13 @@ RUN_CODES: tuple[ErrorCode, ...] = (
         "recipe, other overrides, another method or another --reference.",
         "prefcli iterate recipe.yaml --rounds 3, then with dpo.beta=0.3",
         "Restore the settings that the message names, or name another --output-dir.",
+    ),
+    ErrorCode(
+        "RUN105",
+        "damaged-results-of-a-round",
+        "`prefcli iterate` reads the results of a round from the files that its commands have "
+        "written, and one of them is missing, can't be read or holds what prefcli does not write.",
+        "half of an eval.json that was copied to another disk",
+        "Remove the file that the hint names, and run the same command again to repeat its step.",
     ),
 )

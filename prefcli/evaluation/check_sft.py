@@ -106,7 +106,7 @@ def row_kind(methods: Sequence[Method]) -> RowKind:
     """Choose the kind of rows for several methods: pairs if any method trains on them."""
     kinds: list[RowKind] = [m.rows for m in methods]
     order: tuple[RowKind, ...] = ("pair", "labelled", "demonstration")
-    return next(kind for kind in order if kind in kinds)
+    return next((kind for kind in order if kind in kinds), "demonstration")
 
 
 def load_gate_split(recipe: Recipe, kind: RowKind, tokenizer: PreTrainedTokenizerBase) -> Split:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from prefcli.evaluation.score_file import ScoreSummary
 from prefcli.report.html import render
 from prefcli.report.panels import Line, PanelData, Point
-from prefcli.report.plots import COLOURS_OF_VALUES, Plot, line_plot, value_histogram
+from prefcli.report.plots.histograms import COLOURS_OF_VALUES, value_histogram
+from prefcli.report.plots.lines import line_plot
+from prefcli.report.plots.plot import Plot
 from prefcli.report.tables import Cell, Head, Table, bars
 from prefcli.text import counted
 

@@ -11,17 +11,20 @@ from prefcli.health.base import LEVEL_NAMES, LEVELS, Advice, HealthRule, Level, 
 from prefcli.health.collapse import Collapse
 from prefcli.health.displacement import Displacement
 from prefcli.health.end_token import EndToken
+from prefcli.health.entropy import Entropy
 from prefcli.health.finite import Finite
 from prefcli.health.forgetting import Forgetting
 from prefcli.health.gradient import Gradient
 from prefcli.health.kto_kl import KtoKl
 from prefcli.health.length import Length
+from prefcli.health.length_hacking import LengthHacking
 from prefcli.health.margin import Margin
 from prefcli.health.metric_history import History
 from prefcli.health.monitor import Monitor
 from prefcli.health.no_learning import NoLearning
 from prefcli.health.orpo_odds import OrpoOdds
 from prefcli.health.overfitting import Overfitting
+from prefcli.health.policy_kl import PolicyKl
 from prefcli.health.repetition import Repetition
 from prefcli.health.run_context import RunContext
 from prefcli.health.saturation import Saturation
@@ -44,6 +47,9 @@ class Health(ConfigBase):
     repetition: Repetition = section()
     kto_kl: KtoKl = section()
     orpo_odds: OrpoOdds = section()
+    policy_kl: PolicyKl = section()
+    length_hacking: LengthHacking = section()
+    entropy: Entropy = section()
     overfitting: Overfitting = section()
     forgetting: Forgetting = section()
 

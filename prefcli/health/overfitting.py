@@ -9,6 +9,7 @@ from prefcli.config_base import Count, NonNegative, Positive
 from prefcli.health.base import Advice, HealthRule
 from prefcli.health.metric_history import History, Point
 from prefcli.health.run_context import RunContext
+from prefcli.methods import Method
 
 MAX_RATIO = 1.5
 """Ratio to the step-0 eval loss; zephyr-7b-beta ended at 1.08 times its start and is fine."""
@@ -34,6 +35,11 @@ class Overfitting(HealthRule):
     """A loss of accuracy on data.eval since the best evaluation; a smaller one is a note."""
     max_ratio: Positive = MAX_RATIO
     """Ratio to the step-0 eval loss above which this rule always has its level."""
+
+    @classmethod
+    def applies(cls, method: Method) -> bool:
+        """Return False for a method whose training loss has no trend, as it compares samples."""
+        return not method.needs_judge
 
     def check(self, history: History, run: RunContext) -> Advice | None:
         points = history.points("eval_loss")

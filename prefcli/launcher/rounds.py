@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +15,7 @@ import yaml
 
 from prefcli.checkpoints.atomic import write_text
 from prefcli.errors import ExitCode, RecipeError
+from prefcli.launcher.round_results import EVAL, HELD_OUT, PAIRS, Result, State, read_result
 from prefcli.launcher.signal_forwarding import SignalForwarder
 from prefcli.launcher.sweep import run_in
 from prefcli.methods import Method
@@ -31,7 +30,6 @@ RoundReference = Literal["previous", "start"]
 STATE_FILE = "iterate.json"
 _SAMPLES = 4
 """Completions of each held-out prompt whose scores are averaged."""
-_TWO_SIDED_95 = 1.96
 _HEADS = ("rows", "held-out score", "KL to the start", "accuracy")
 _NOTE = (
     "Scores of new completions of held-out prompts with 95 % intervals; KL and accuracy against "
@@ -57,7 +55,7 @@ class Plan:
 
     def held_out(self, number: int) -> Path:
         """Return the file of the best completion of each held-out prompt; round 0 is the start."""
-        return self.place(number) / "held-out.jsonl"
+        return self.place(number) / HELD_OUT
 
     def place(self, number: int) -> Path:
         """Return the folder of a round."""
@@ -71,7 +69,7 @@ class Plan:
         """Yield the commands of a round, each with the file that it completes."""
         here = self.place(number)
         if number:
-            rows, model = here / "pairs.jsonl", self.run(number) / "model"
+            rows, model = here / PAIRS, self.run(number) / "model"
             sampled = {**self._model(number - 1), "pairs.seed": self.recipe.sampling_seed + number}
             yield rows, self._words("pairs", sampled, "--output", str(rows))
             trained = {
@@ -80,7 +78,7 @@ class Plan:
                 "output_dir": str(self.run(number)),
             }
             yield model, self._words(self.method.name, trained)
-            file = here / "eval.json"
+            file = here / EVAL
             words = self._words("eval", {}, str(model), "--method", self.method.name)
             yield file, [*words, "--output", str(file)]
         measured = {**self._model(number), **self._measurement()}
@@ -141,44 +139,10 @@ class Plan:
         given = self.recipe.pairs
         return {f"pairs.{k}": value for k, value in fixed.items() if getattr(given, k) != value}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return what all rounds depend on."""
         recipe = self.recipe.model_dump(mode="json", exclude={"output_dir"})
-        return {"method": self.method.name, "reference": self.reference, "recipe": recipe}
-
-
-@dataclass(frozen=True)
-class Result:
-    """Measurements of a round; round 0 is the starting model."""
-
-    number: int
-    score: float
-    """Mean score of the completions of held-out prompts."""
-    error: float
-    """Half of its 95 % interval over prompts."""
-    rows: int | None = None
-    """Rows that the round trained on."""
-    kl: float | None = None
-    """KL to the starting model, in nats per token."""
-    accuracy: float | None = None
-    """On the pairs of data.eval, against the starting model."""
-
-    @property
-    def name(self) -> str:
-        return f"round {self.number}" if self.number else "start"
-
-    def cells(self) -> list[str]:
-        """Return the measurements as text, in the order of `_HEADS`."""
-        low, high = self.score - self.error, self.score + self.error
-        return [
-            "" if self.rows is None else str(self.rows),
-            f"{self.score:+.3f} [{low:+.3f}, {high:+.3f}]",
-            "" if self.kl is None else f"{self.kl:.3f}",
-            "" if self.accuracy is None else f"{self.accuracy:.1%}",
-        ]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**vars(self), "low": self.score - self.error, "high": self.score + self.error}
+        return State(method=self.method.name, reference=self.reference, recipe=recipe)
 
 
 @dataclass
@@ -233,7 +197,7 @@ def run_rounds(
                     if code != ExitCode.DONE:
                         rounds.code, rounds.end = code, f"a command ended with exit code {code}"
                         return rounds
-            rounds.results.append(_measured(plan, number))
+            rounds.results.append(read_result(plan.place(number), number))
             if reason := _reason_to_end(rounds.results, max_kl):
                 rounds.end = reason
                 return rounds
@@ -296,39 +260,15 @@ def _run(
     return code
 
 
-def _measured(plan: Plan, number: int) -> Result:
-    """Read what the commands of a round have written."""
-    file = plan.held_out(number)
-    scores = []
-    for line in file.with_suffix(".samples.jsonl").read_text("utf-8").splitlines():
-        values = [score for score in json.loads(line)["rewards"] if score is not None]
-        if values:
-            scores.append(sum(values) / len(values))
-    mean = sum(scores) / len(scores)
-    variance = sum((score - mean) ** 2 for score in scores) / max(len(scores) - 1, 1)
-    error = _TWO_SIDED_95 * math.sqrt(variance / len(scores))
-    if not number:
-        return Result(0, mean, error)
-    made = yaml.safe_load((plan.place(number) / "pairs.provenance.yaml").read_text("utf-8"))
-    measured = json.loads((plan.place(number) / "eval.json").read_text("utf-8"))
-    (metrics,) = measured["total"]["models"].values()
-    kl, accuracy = (
-        (metrics.get(name) or {}).get("value") for name in ("reference_kl", "rewards/accuracies")
-    )
-    return Result(number, mean, error, made["result"]["rows"], kl, accuracy)
-
-
 def _check_state(plan: Plan) -> None:
     """Record what the rounds depend on. Raises RecipeError if an earlier start had another."""
     path, now = plan.folder / STATE_FILE, plan.state()
-    before: Any = None
-    with suppress(FileNotFoundError):
-        before = json.loads(path.read_text("utf-8"))
+    before = State.read(path)
     if before is None:
         plan.folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(now, indent=2) + "\n")
+        write_text(path, json.dumps(now.model_dump(), indent=2) + "\n")
         return
-    one, other = dict(leaves(before)), dict(leaves(now))
+    one, other = dict(leaves(before.model_dump())), dict(leaves(now.model_dump()))
     keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     if keys:
         names = sorted(dotted(key).removeprefix("recipe.") for key in keys)

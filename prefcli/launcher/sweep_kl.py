@@ -7,16 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from prefcli.checkpoints.atomic import write_text
 from prefcli.methods import METHODS, Method
 from prefcli.metrics import DISTANCE, Row
 from prefcli.recipe import Recipe, load
-from prefcli.report.run_data import RECIPE_FILE, Run, as_dict
+from prefcli.report.run_data import RECIPE_FILE, Run
 
 Measure = Callable[[Recipe, Method, Sequence[str]], list[float | None]]
 _FILE = "kl.json"
+_VALUES = TypeAdapter(dict[str, float | None])
 
 
 def with_kl(runs: Sequence[Run], folder: Path, measure: Measure | None) -> list[Run]:
@@ -46,9 +48,10 @@ def _key(run: Run) -> str:
     return f"{run.name} {run.record.get('finished')}"
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        return as_dict(json.loads((folder / _FILE).read_text("utf-8")))
+def _read(folder: Path) -> dict[str, float | None]:
+    """Return the values in the file; none if it is damaged, so that they are measured again."""
+    with suppress(OSError, ValidationError):
+        return _VALUES.validate_json((folder / _FILE).read_bytes())
     return {}
 
 
@@ -63,7 +66,7 @@ def _by_reference(runs: Sequence[Run]) -> list[tuple[Recipe, Method, list[Run]]]
     return list(groups.values())
 
 
-def _with_value(run: Run, known: Mapping[str, Any]) -> Run:
+def _with_value(run: Run, known: Mapping[str, float | None]) -> Run:
     value = known.get(_key(run))
     if value is None:
         return run

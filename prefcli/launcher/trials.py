@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -20,6 +21,8 @@ from prefcli.text import did_you_mean
 
 _LONGEST_NAME = 120
 """Characters of a folder's name."""
+_DIGEST = 6
+"""Characters at the end of a name that lacks some of the values' characters."""
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(rf"(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})")
 _DRAWS = 200
@@ -41,7 +44,7 @@ class Trial:
         methods: that have a section in the recipe. precomputes: score the reference once for all.
         """
         added = [] if self.method in methods else [f"{self.method}={{}}"]
-        if precomputes and METHODS[self.method].needs_reference:
+        if precomputes and METHODS[self.method]().precomputes_reference:
             added.append("reference.precompute=true")
         return replace(self, overrides=(*added, *self.overrides))
 
@@ -160,8 +163,17 @@ def _trial(method: str, dimensions: Sequence[_Dimension], values: Sequence[str])
         for (key, value), dimension in zip(chosen, dimensions, strict=True)
         if dimension.varies
     ]
-    name = re.sub(r"[^\w.=-]+", "_", "-".join([method, *varied]))[:_LONGEST_NAME]
+    name = _folder_name("-".join([method, *varied]))
     return Trial(name, method, tuple(f"{key}={value}" for key, value in chosen))
+
+
+def _folder_name(text: str) -> str:
+    """Return a folder's name that differs from those of all other texts."""
+    name = re.sub(r"[^\w.=-]+", "_", text)
+    if name == text and len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST]
+    return f"{name[: _LONGEST_NAME - _DIGEST - 1]}-{digest}"
 
 
 def _listed(dimension: _Dimension) -> tuple[str, ...]:

@@ -142,7 +142,7 @@ def _checkpointing(candidate: Candidate) -> Override | None:
 
 
 def _precompute(candidate: Candidate) -> Override | None:
-    if not candidate.method.needs_reference or candidate.recipe.reference.precompute:
+    if not candidate.method.precomputes_reference or candidate.recipe.reference.precompute:
         return None
     return _set(candidate, "reference", "precompute", True)
 

@@ -226,7 +226,7 @@ def _trainer(
     trainer.remove_callback(PrinterCallback)
     if mix is not None and method.trainer.concatenates_forward:
         add_fused_lm_head(trainer.base_policy)  # trl prepares it for the other trainers
-    if method.needs_reference and recipe.reference.precompute:
+    if method.precomputes_reference and recipe.reference.precompute:
         trainer.ref_model, trainer.precompute_ref_logps = None, True
         for name in _SCORES:
             trainer.train_dataset = trainer.train_dataset.add_column(name, [0.0] * len(rows))

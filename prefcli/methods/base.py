@@ -26,9 +26,9 @@ class LearningRates(NamedTuple):
 
 
 _SCOPES: Mapping[RowKind, tuple[str, ...]] = {
-    "pair": ("pairs", "responses"),
-    "labelled": ("responses",),
-    "demonstration": (),
+    "pair": ("given", "pairs", "responses"),
+    "labelled": ("given", "responses"),
+    "demonstration": ("given",),
     "prompt": (),
 }
 """Scopes of metrics that rows of a kind have."""
@@ -110,7 +110,7 @@ class Method(ConfigBase):
     @property
     def metrics(self) -> tuple[str, ...]:
         """Metrics of an evaluation in which one value is better than another, besides the loss."""
-        scopes = {"all", *_SCOPES[self.rows], *["reference"] * self.needs_reference}
+        scopes = {"all", *_SCOPES[self.rows], *["reference"] * self.precomputes_reference}
         return tuple(
             name
             for name, entry in METRICS.items()
@@ -210,6 +210,11 @@ class Method(ConfigBase):
     def margins_from(self) -> str | None:
         """Return the column of a pair's margin; None if the loss has none."""
         return None
+
+    @property
+    def precomputes_reference(self) -> bool:
+        """Return whether the reference can score all rows before training."""
+        return self.needs_reference and not self.needs_judge
 
     @property
     def sampled_tokens(self) -> int:

@@ -13,8 +13,7 @@ from prefcli.methods.trainers import RLOO, TrainerAdapter
 
 
 class Rloo(Method):
-    """REINFORCE Leave-One-Out: RLHF with a judge and without a value model (Ahmadian et al. 2024,
-    arXiv:2402.14740, sec. 3)."""
+    """REINFORCE Leave-One-Out (Ahmadian et al. 2024, arXiv:2402.14740, eq. 8): RLHF by a judge."""
 
     name: ClassVar[str] = "rloo"
     suits: ClassVar[str] = "prompts and a judge"
@@ -41,7 +40,7 @@ class Rloo(Method):
     that of the policy which has sampled."""
     normalize_advantages: bool = False
     """Divide the advantages of a step by their standard deviation."""
-    reward_clip_range: tuple[float, float] | None = None
+    reward_clip_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     """Limits of a judge's score: lowest and highest."""
     mask_truncated_completions: bool = False
     """Leave completions that are cut at max_completion_length out of the loss."""
@@ -63,7 +62,7 @@ class Rloo(Method):
         )
         return {
             **{key: getattr(self, key) for key in keys},
-            "reward_clip_range": self.reward_clip_range,
+            "reward_clip_range": self.reward_clip_range and tuple(self.reward_clip_range),
             # An evaluation answers each prompt once.
             "num_generations_eval": 1,
         }

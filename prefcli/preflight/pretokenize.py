@@ -108,6 +108,8 @@ def _run_trl_maps(
     recipe: Recipe, method: Method, tokenizer: PreTrainedTokenizerBase, inputs: RunDatasets
 ) -> None:
     """Build trl's trainer on a tiny model: its constructor prepares the rows and caches them."""
+    if not method.trainer.prepares_rows:
+        return
     config_class, trl_class = method.trl_classes()
     if recipe.training.per_device_train_batch_size == "auto":
         recipe = with_batch_size(recipe, 1)  # the rows do not depend on it

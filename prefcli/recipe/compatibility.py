@@ -100,6 +100,14 @@ COMBINATIONS = (
         "not tested by prefcli",
     ),
     Combination(
+        "error",
+        "launch.strategy",
+        lambda c: c.method.needs_judge and c.sharded,
+        "completions are sampled by each process with its whole model",
+        "use ddp, or train a LoRA adapter on a device with enough memory",
+        "not tested by prefcli",
+    ),
+    Combination(
         "warning",
         "lora.target_parameters",
         lambda c: c.recipe.lora is not None and bool(c.recipe.lora.target_parameters) and c.sharded,

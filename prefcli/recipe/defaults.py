@@ -64,6 +64,9 @@ def resolve_defaults(recipe: Recipe, method: Method) -> Recipe:
     if recipe.training.per_device_train_batch_size == "auto" and smallest > 1:
         # The loss depends on the number, so that it must not depend on the machine.
         recipe = with_batch_size(recipe, plain_batch_size(recipe.training, smallest=smallest))
+    if recipe.reference.precompute and not method.precomputes_reference:
+        reference = recipe.reference.model_copy(update={"precompute": False})
+        recipe = recipe.model_copy(update={"reference": reference})
     if recipe.lora is not None and not method.keeps_adapter_dropout:
         lora = recipe.lora.model_copy(update={"dropout": 0.0})
         recipe = recipe.model_copy(update={"lora": lora})

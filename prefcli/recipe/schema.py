@@ -160,11 +160,13 @@ class Recipe(ConfigBase):
                     f"{name}.max_completion_length ({method.sampled_tokens}) leaves no room for a "
                     f"prompt in data.max_length ({self.data.max_length})"
                 )
-            if self.reference.precompute:
-                raise RuleError(
-                    f"reference.precompute has no effect on {name}, whose completions are new in "
-                    "each step"
-                )
+        if self.reference.precompute and not any(
+            method.precomputes_reference for method in self.methods.values()
+        ):
+            raise RuleError(
+                f"reference.precompute has no effect on {', '.join(self.methods)}: completions are "
+                "new in each step"
+            )
         return self
 
     @model_validator(mode="after")
@@ -186,9 +188,7 @@ class Recipe(ConfigBase):
         if all(method.head == "reward" for method in methods):
             raise RuleError("sft_mix has no effect on reward, which trains no language model")
         if all(method.needs_judge for method in methods):
-            raise RuleError(
-                "sft_mix has no effect on rloo, which samples its completions"
-            )
+            raise RuleError("sft_mix has no effect on rloo, which samples its completions")
         raise RuleError(
             "sft_mix has no effect on sft, which trains on demonstrations already; "
             "add the rows to data.train"

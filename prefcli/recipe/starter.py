@@ -44,6 +44,8 @@ def starter_recipe(
         values[method] = {}
     else:
         values[f"{method}.{strength}"] = chosen().model_dump(by_alias=True)[strength]
+    if chosen.needs_judge:
+        values["judge.reward_model"] = {"name_or_path": "REWARD_MODEL"}
     if chosen.needs_sft:
         values["check_sft.max_perplexity"] = 10
     return f"{SCHEMA_LINE}\n{_commented(recipe_text(values))}"

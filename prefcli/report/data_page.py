@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prefcli.report.html import render
-from prefcli.report.plots import Plot, histogram
+from prefcli.report.plots.histograms import histogram
+from prefcli.report.plots.plot import Plot
 
 _BAR = 8
 _COLUMN = _BAR + 8

@@ -178,6 +178,8 @@ def judge(run: Run) -> tuple[Level, str]:
         if run.trains_reward and is_tie(first, "rewards/accuracies"):
             start = None
         return _judge_accuracy(accuracy, start, run)
+    if last.get("reward") is not None and first is not last:
+        return _judge_score(first, last)
     before, after = first.get("loss"), last.get("loss")
     if first is last or before is None or after is None:
         return "note", "there is only one evaluation, so nothing can be compared"
@@ -192,6 +194,23 @@ def judge(run: Run) -> tuple[Level, str]:
     if margin is not None:
         return "good", f"desirable held-out responses have {margin:.4f} more reward"
     return "good", f"the held-out loss fell {text}"
+
+
+def _judge_score(first: Row, last: Row) -> tuple[Level, str]:
+    """Judge a policy that a judge has scored before and after."""
+    before, after = first.get("reward"), last.get("reward")
+    if before is None or after is None:
+        return "warning", "the judge scored no completion of an evaluation"
+    distance = format_value("objective/kl", last.get("objective/kl"))
+    text = (
+        f"from {format_value('reward', before)} to {format_value('reward', after)}, {distance} "
+        "nats per completion from the reference"
+    )
+    if is_unchanged("reward", before, after):
+        return "warning", f"the score of held-out completions did not change: {text}"
+    if after < before:
+        return "warning", f"the score of held-out completions fell {text}"
+    return "good", f"the score of held-out completions rose {text}"
 
 
 def _risen(first: Row, last: Row, key: str) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 from prefcli.health import LEVEL_NAMES
 from prefcli.report.html import render
 from prefcli.report.panels import MAX_POINTS, PanelData, run_panels
-from prefcli.report.plots import Mark, Plot, line_plot
+from prefcli.report.plots.lines import Mark, line_plot
+from prefcli.report.plots.plot import Plot
 from prefcli.report.ranked_rows import ranking
 from prefcli.report.run_data import (
     Run,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from prefcli.metrics import DISTANCE, METRICS, Row
 from prefcli.report.held_out import Change
-from prefcli.report.plots import spark_path
+from prefcli.report.plots.lines import spark_path
 from prefcli.report.run_data import Run, format_value
 from prefcli.report.verdict import Verdict
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from prefcli.metrics import METRICS
 from prefcli.report.panels import RUN_COLOURS, Line, PanelData, is_drawn, spans_decades
-from prefcli.report.plots import Plot, scatter_plot
+from prefcli.report.plots.plot import Plot
+from prefcli.report.plots.scatter import scatter_plot
 from prefcli.report.run_data import Run
 from prefcli.report.verdict import verdict
 

@@ -10,17 +10,18 @@ from torch.utils.data import Sampler
 
 
 class PromptSampler(Sampler[int]):
-    """Indices of prompts in the order of trl's RepeatSampler, which loses its place on a resume.
+    """Indices of prompts, repeated as trl's RepeatSampler repeats them.
 
-    An epoch has every prompt: its last step is filled with the first prompts of the epoch, which
-    trl would leave out. The order of an epoch depends on the seed and the epoch alone.
+    An epoch has every prompt: its last step is filled with the first prompts of the epoch, where
+    trl drops the rest. The order of an epoch depends on the seed and the epoch alone; that of trl
+    is another one after a resume.
     """
 
     def __init__(
         self, prompts: int, *, per_step: int, generations: int, repeats: int, seed: int
     ) -> None:
-        """per_step: prompts of a step. repeats: how often the rows of a step are read, of which
-        trl uses the first."""
+        """per_step: prompts of a step. repeats: times that the rows of a step are read; trl answers
+        them the first time."""
         self._prompts, self._per_step = prompts, per_step
         self._generations, self._repeats = generations, repeats
         self._seed, self._epoch = seed, 0

@@ -220,7 +220,7 @@ def trainer_class_of(recipe: Recipe, context: TrainerContext) -> type[Any]:
 
 
 def _precomputes_reference(recipe: Recipe, method: Method) -> bool:
-    return recipe.reference.precompute and method.needs_reference
+    return recipe.reference.precompute and method.precomputes_reference
 
 
 def load_reference(recipe: Recipe, device: Device) -> dict[str, Any]:

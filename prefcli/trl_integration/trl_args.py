@@ -83,7 +83,7 @@ def notes(recipe: Recipe, method: Method) -> list[str]:
         )
     training = recipe.training
     several_epochs = training.num_train_epochs > 1 and training.max_steps is None
-    if several_epochs and method.needs_reference and not recipe.reference.precompute:
+    if several_epochs and method.precomputes_reference and not recipe.reference.precompute:
         lines.append(
             f"the reference scores its rows in each of {training.num_train_epochs:g} epochs: "
             "reference.precompute: true scores them once, also for other runs on these rows"
@@ -164,7 +164,7 @@ def trl_options(
         # trl would disable all dropout, including lora.dropout. make_trainer disables the base
         # model's.
         options["disable_dropout"] = not method.keeps_adapter_dropout
-    if recipe.reference.precompute and method.needs_reference:
+    if recipe.reference.precompute and method.precomputes_reference:
         options["precompute_ref_log_probs"] = True
     for name in method.trainer.lacks:
         del options[name]

@@ -10,19 +10,20 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.acceptance.rows import Sheet
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--part", type=lambda text: text.split(","))
     parser.add_argument("--rows", type=Path)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     began = time.monotonic()
     fault = None
     try:

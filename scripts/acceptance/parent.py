@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,31 @@ _CLOSING = 4.0
 """Seconds kept for the last table."""
 
 Row = dict[str, Any]
+Start = Callable[[Sequence[str], Path, Mapping[str, str]], "subprocess.Popen[bytes]"]
+"""Starts a part's process in a new session, from its arguments, its log and more environment."""
+
+
+def started(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> Any:
+    return subprocess.Popen(
+        [sys.executable, str(_SCRIPT), *words],
+        stdin=subprocess.PIPE,
+        stdout=log.open("ab"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env={**os.environ, **environment},
+    )
 
 
 class Child:
     """A process that imports everything and then waits for the signal to start."""
 
     def __init__(
-        self, names: list[str], options: argparse.Namespace, work: Path, threads: int | None
+        self,
+        names: list[str],
+        options: argparse.Namespace,
+        work: Path,
+        threads: int | None,
+        start: Start,
     ) -> None:
         """threads: of each process on the CPU, or they would wait for each other's."""
         self.names = names
@@ -48,14 +67,8 @@ class Child:
         self._ended = False
         words = ["--part", ",".join(names), "--rows", str(work / "rows.jsonl"), "--work", str(work)]
         words += ["--cpu"] * options.cpu + ["--quick"] * options.quick
-        self._process = subprocess.Popen(
-            [sys.executable, str(_SCRIPT), *words],
-            stdin=subprocess.PIPE,
-            stdout=self.log.open("ab"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}),
-        )
+        environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        self._process = start(words, self.log, environment)
 
     def go(self, seconds: float, skip: list[str]) -> int | None:
         """Start the cases; return the exit code, or None if the time was over."""
@@ -92,8 +105,9 @@ class Child:
 class Acceptance:
     """The parts one after another, until the time is over."""
 
-    def __init__(self, options: argparse.Namespace, work: Path) -> None:
+    def __init__(self, options: argparse.Namespace, work: Path, start: Start) -> None:
         self._options = options
+        self._start = start
         self._work = work
         self._out: Path = options.out
         self._rows = work / "rows.jsonl"
@@ -150,7 +164,7 @@ class Acceptance:
     def _child(self, names: list[str]) -> Child:
         together = set(names) <= set(TOGETHER) and not self._options.cpu
         threads = max(1, (os.cpu_count() or 1) // 8) if together else None
-        child = Child(names, self._options, self._work, threads)
+        child = Child(names, self._options, self._work, threads, self._start)
         self._started.append(child)
         return child
 
@@ -255,7 +269,7 @@ def _work_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="gpu-acceptance-", dir=memory if roomy else None))
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None, start: Start = started) -> int:
     parser = argparse.ArgumentParser(description="Is prefcli right and fast on this GPU?")
     parser.add_argument("--out", type=Path, default=Path("acceptance"))
     parser.add_argument("--seconds", type=float, default=510.0)
@@ -263,7 +277,7 @@ def main() -> int:
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, in one process")
     parser.add_argument("--separate", action="store_true", help="with --quick: a process a part")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.one_process = options.quick and not options.separate
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
@@ -272,7 +286,7 @@ def main() -> int:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     work = _work_folder()
-    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    if not options.one_process and os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
         # Each part and each run would compile all libraries again, which takes 20 seconds.
         os.environ["PYTHONPYCACHEPREFIX"] = str(work / "pycache")
     os.environ |= {
@@ -294,7 +308,7 @@ def main() -> int:
             preexec_fn=lambda: os.nice(10),
         )
     try:
-        rows = Acceptance(options, work).run()
+        rows = Acceptance(options, work, start).run()
     finally:
         if background is not None and background.poll() is None:
             os.killpg(background.pid, signal.SIGKILL)

@@ -19,8 +19,8 @@ def run(sheet: Sheet, setting: Setting) -> None:
 
 def _recipe(setting: Setting, name: str, steps: int) -> Path:
     folder = setting.work / "signals" / name
-    size = 10 if setting.quick else 60
-    rows = setting.drawn("T", 64, "signals", (5, size), (3, size))
+    count, size = (16, 10) if setting.quick else (64, 60)
+    rows = setting.drawn("T", count, "signals", (5, size), (3, size))
     path = setting.work / "signals" / "rows.jsonl"
     if not path.is_file():
         setting.written(path, rows)
@@ -44,7 +44,7 @@ def _recipe(setting: Setting, name: str, steps: int) -> Path:
 
 
 def _in_training(sheet: Sheet, setting: Setting) -> None:
-    steps, after = (20, 4) if setting.quick else (60, 10)
+    steps, after = (12, 3) if setting.quick else (60, 10)
     files = [_recipe(setting, name, steps) for name in ("reference_run", "stopped")]
     runs = [file.parent / "run" for file in files]
     uninterrupted, stopped = (

@@ -12,7 +12,8 @@ from rlhf_arms import DPO, RLHF, Arm, Comparison, Cost, Policy, Run, estimate
 
 from prefcli.evaluation.bootstrap import Estimate
 from prefcli.report.panels import Line, PanelData
-from prefcli.report.plots import Plot, line_plot
+from prefcli.report.plots.lines import line_plot
+from prefcli.report.plots.plot import Plot
 
 LEVELS = (0.25, 0.5, 0.75, 1.0)
 """Shares of dpo's gain in score, whose cost is compared."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass, field
@@ -105,16 +106,17 @@ class Case:
         return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
 
 
+@functools.cache
 def corpus() -> list[Case]:
     """Return every case of the corpus."""
     cases = []
     for path in sorted(CASES.glob("*.yaml")):
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
         for number, entry in enumerate(content["cases"]):
             base, changes = content["files"][entry.pop("file")], entry.pop("set", {})
             if isinstance(base, dict):
                 data = {k: v for k, v in (base | changes).items() if k not in entry.pop("drop", [])}
-                text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+                text = yaml.dump(data, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
             else:
                 text = "".join(f"{base}{changes.get('text', '')}")
             # A YAML tag in a case is text, which the config has without its quotes.

@@ -62,6 +62,7 @@ class Mistake:
         if self.append:
             recipe += f"{self.append}\n"
         if self.file is not None:
+            (folder / self.file).parent.mkdir(exist_ok=True)
             (folder / self.file).write_text(f"{self.text}\n" * bool(self.text), self.encoding)
         if self.file is not None or self.source is not None:
             source = self.source or f"{{path: {self.file}}}"
@@ -70,7 +71,7 @@ class Mistake:
         (folder / "ok.yaml").write_text(recipe, "utf-8")
         (folder / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
         (folder / "held_out.jsonl").write_text('{"prompt": "d", "chosen": "e", "rejected": "f"}\n')
-        (folder / "folder").mkdir()
+        (folder / "folder").mkdir(exist_ok=True)
 
     def check(self, code: int, printed: str) -> None:
         """Compare the exit code and what was printed with the answer that is expected."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import traceback
@@ -65,16 +67,7 @@ def _fork(
         return child
     code = 1
     try:
-        handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        # pytest has replaced them.
-        sys.stdout = open(1, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
-        sys.stderr = open(2, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        # A forked process has torch replace its pool of threads at the first use. That is not safe
-        # from the threads with which transformers loads weights, so do it here.
-        torch.set_num_threads(torch.get_num_threads())
+        _leave_pytest(log)
         for job, port in zip(jobs, ports, strict=True):
             _join(rank, count, port)
             job()
@@ -88,6 +81,53 @@ def _fork(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _leave_pytest(log: Path) -> None:
+    """Give a forked process its own output, signals and threads."""
+    handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    # pytest has replaced them.
+    sys.stdout = open(1, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, encoding="utf-8")  # noqa: SIM115
+    for number in (signal.SIGALRM, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    # A forked process has torch replace its pool of threads at the first use. That is not safe
+    # from the threads with which transformers loads weights, so do it here.
+    torch.set_num_threads(torch.get_num_threads())
+
+
+class Forked:
+    """A forked process in a new session, with what tests need of Popen's interface.
+
+    It has imported everything, which takes a new process longer than most jobs.
+    """
+
+    def __init__(self, job: Callable[[], object], log: Path) -> None:
+        read, write = os.pipe()
+        context = multiprocessing.get_context("fork")
+        self._process = context.Process(target=self._run, args=(job, log, read, write))
+        self._process.start()
+        os.close(read)
+        self.stdin = open(write, "wb")  # noqa: SIM115
+        self.pid = self._process.pid
+
+    @staticmethod
+    def _run(job: Callable[[], object], log: Path, read: int, write: int) -> None:
+        os.setsid()
+        os.dup2(read, 0)
+        os.close(write)
+        sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115
+        _leave_pytest(log)
+        _forget()
+        job()
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("fork", timeout or 0.0)
+        return self._process.exitcode
 
 
 def _with_compared_collectives(job: Callable[[], object]) -> None:

@@ -12,10 +12,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.data.run_datasets import load_run_datasets
+from prefcli.evaluation.judges.function import Function
 from prefcli.model import detect_device, load_policy, load_tokenizer
 from prefcli.recipe.defaults import resolve_defaults
 from prefcli.recipe.sections import DataChecks
 from prefcli.training.trainer import make_trainer
+from tests.support.judge import RLOO
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}"
@@ -130,6 +132,7 @@ def small_recipe(model: Path, folder: Path, rows: Path | None = None) -> dict:
         "simpo": {},
         "cpo": {},
         "reward": {},
+        **RLOO,
         "data": {
             "train": {"path": str(rows / "train.jsonl")},
             "eval": {"path": str(rows / "eval.jsonl")},
@@ -156,7 +159,10 @@ def trainer_of(recipe, name: str, tokenizer=None):
     inputs = load_run_datasets(recipe, recipe.methods[name], tokenizer)
     method, _ = inputs.resolve_from_data(recipe.methods[name])
     policy = load_policy(recipe.model, torch.float32, recipe.seed)
-    trainer, _ = make_trainer(recipe, method, detect_device(), policy, tokenizer, inputs)
+    judge = Function(recipe.judge.function) if method.needs_judge else None
+    trainer, _ = make_trainer(
+        recipe, method, detect_device(), policy, tokenizer, inputs, judge=judge
+    )
     return trainer, inputs
 
 

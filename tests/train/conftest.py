@@ -68,8 +68,9 @@ def _without_reports(request, monkeypatch):
 def _without_simulated_step(request, monkeypatch):
     """Skip the simulated step, which takes most of the time of a dry-run."""
 
-    def predict(*args, length: int, **kwargs) -> Memory:
-        return Memory({}, "a step that is not simulated", length, 1)
+    def predict(recipe, *args, length: int, **kwargs) -> Memory:
+        rows = recipe.training.train_batch_size
+        return Memory({}, "a step that is not simulated", length, rows)
 
     if request.node.get_closest_marker("memory") is None:
         monkeypatch.setattr(step_memory, "predict", predict)

@@ -22,6 +22,7 @@ from prefcli.model import load_tokenizer
 from prefcli.recipe.sections import DataChecks, Source
 from prefcli.training import run as run_module
 from prefcli.training.run import train
+from tests.support.judge import RLOO
 from tests.support.pages import read
 from tests.support.tiny_runs import write_jsonl
 
@@ -462,6 +463,8 @@ def test_data_command_prints_the_report_before_the_errors(crafted, prefcli_data)
 
 @pytest.mark.parametrize("method", METHODS)
 def test_data_command_valid_rows_report_no_problem(crafted, prefcli_data, method):
+    if method == "rloo":
+        crafted.update(RLOO | {"rloo": {"max_completion_length": 2}})
     crafted["data"]["train"]["split"] = "train[:8]"
     repeated = "data.checks.matched_neighbours.warn=null"  # the rows have few completions
     code, out, _ = prefcli_data(crafted, repeated, "--method", method)

@@ -74,7 +74,6 @@ def test_dry_run_without_a_tokenizer_checks_the_data(
     assert printed.splitlines()[-1] == "will not run: 1 problem above"
 
 
-@pytest.mark.memory
 def test_dry_run_of_an_uncached_dataset_is_inconclusive(recipe_data, dry_run, cache):
     recipe_data["data"]["train"]["path"] = "org/pairs"
     code, document, _ = dry_run(recipe_data)

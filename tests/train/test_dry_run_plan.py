@@ -18,7 +18,6 @@ from tests.support.tiny_runs import pairs, write_jsonl
 GIB = 2**30
 
 
-@pytest.mark.memory
 def test_dry_run_for_other_devices_changes_the_accumulation(recipe_data, dry_run):
     recipe_data["training"] |= {"global_batch_size": 24, "per_device_train_batch_size": 4}
     del recipe_data["training"]["max_steps"]
@@ -33,7 +32,6 @@ def test_dry_run_for_other_devices_changes_the_accumulation(recipe_data, dry_run
         assert memory["strategy"] == ("single" if devices == 1 else "ddp")
 
 
-@pytest.mark.memory
 def test_dry_run_for_too_many_devices_fails(recipe_data, dry_run):
     recipe_data["training"] |= {"global_batch_size": 16, "per_device_train_batch_size": 4}
     code, document, _ = dry_run(recipe_data, "dpo", "--devices", "8")

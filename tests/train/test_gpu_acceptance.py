@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from scripts.acceptance import child, parent
 from scripts.acceptance.parts import PARTS
 from scripts.acceptance.rows import Sheet
 from scripts.acceptance.tables import printed
+from tests.support.processes import Forked
 
-ROOT = Path(__file__).parents[2]
 
-
+@pytest.mark.memory
 @pytest.mark.timeout(900)
-def test_gpu_acceptance_on_a_cpu_runs_every_part(tmp_path):
+def test_gpu_acceptance_on_a_cpu_runs_every_part(tmp_path, capfd):
+    def forked(words, log, environment) -> Forked:
+        return Forked(functools.partial(child.main, words), log)
+
     arguments = ["--cpu", "--quick", "--seconds", "800", "--out", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "gpu_acceptance.py"), *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    code = parent.main(arguments, forked)
     results = json.loads((tmp_path / "results.json").read_text("utf-8"))
     rows = results["rows"]
     assert [row for row in rows if row["verdict"] == "FAIL"] == []
     assert {row["part"] for row in rows} == set(PARTS)
     skipped = {row["value"] for row in rows if row["verdict"] == "skipped"}
     assert all("CUDA" in why or "GPUs" in why or "deepspeed" in why for why in skipped), skipped
-    assert done.returncode == 0
-    assert len(done.stdout) < 12_000
+    assert code == 0
+    assert len(capfd.readouterr().out) < 12_000
 
 
 def test_sheet_when_a_case_raises_runs_the_next(tmp_path):

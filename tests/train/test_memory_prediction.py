@@ -143,7 +143,10 @@ H100 = {
     "full, checkpointing": ({"gradient_checkpointing": True}, 24.635),
     "LoRA": ({}, 20.744),
 }
-"""GiB that torch counted in a step of dpo with rows of 1,023 tokens, torch 2.11."""
+"""GiB that torch counted in a step of dpo with rows of 1,023 tokens, torch 2.11.
+
+With LoRA, gradients that are kept between micro-batches are too small to see, so one is simulated.
+"""
 
 
 @pytest.mark.parametrize(
@@ -159,7 +162,7 @@ def test_extrapolated_step_matches_the_bytes_counted_on_a_gpu(name):
             "dpo": {},
             "data": {"train": {"path": "nowhere.jsonl"}, "max_length": 1023},
             "training": {
-                "global_batch_size": 8,
+                "global_batch_size": 4 if name == "LoRA" else 8,
                 "per_device_train_batch_size": 4,
                 "gradient_checkpointing": False,
                 **changes,

@@ -83,20 +83,30 @@ PLACES = {
     ),
     "the last save": (PreemptionMixin, "_save_checkpoint", 6, "at step 6: checkpoint-6 already"),
 }
+SLOW = ("saving", "samples", "the last evaluation")
+"""For the last evaluation, there is another test below."""
 
 
 @pytest.fixture(scope="module")
-def uninterrupted() -> list[Path]:
-    """Cache the uninterrupted run, which is the same for every place."""
+def _ended() -> list[Path]:
     return []
 
 
+@pytest.fixture
+def uninterrupted(_ended, longer, make_recipe, tmp_path) -> Path:
+    """An uninterrupted run, which is the same for every place and signal."""
+    if not _ended:
+        recipe = make_recipe(longer, f"output_dir={tmp_path / 'uninterrupted'}").recipe
+        train(recipe, recipe.dpo)
+        _ended.append(Path(recipe.output_dir))
+    return _ended[0]
+
+
 def test_ctrl_c_saves_a_checkpoint_and_the_run_resumes_to_the_same_weights(
-    longer, make_recipe, tmp_path, monkeypatch, capsys
+    longer, make_recipe, monkeypatch, capsys, uninterrupted
 ):
+    preemption.install_handlers()  # forgets the uninterrupted run
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
-    expected = make_recipe({**longer, "output_dir": str(tmp_path / "expected")}).recipe
-    train(expected, expected.dpo)
     recipe = make_recipe(longer).recipe
     send_at(monkeypatch, PreemptionMixin, "training_step", 1, number=signal.SIGINT)
     with pytest.raises(InterruptedRunError, match="interrupted at step 2: saved checkpoint-2"):
@@ -109,15 +119,15 @@ def test_ctrl_c_saves_a_checkpoint_and_the_run_resumes_to_the_same_weights(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the second stops at once"
     preemption.install_handlers()
     train(recipe, recipe.dpo)
-    assert same(recipe.output_dir, expected.output_dir)
+    assert same(recipe.output_dir, uninterrupted)
 
 
 @pytest.mark.parametrize(
     "place",
-    [pytest.param(p, marks=[pytest.mark.slow] * (p in ("saving", "samples"))) for p in PLACES],
+    [pytest.param(p, marks=[pytest.mark.slow] * (p in SLOW)) for p in PLACES],
 )
 def test_run_preempted_at_any_place_equals_an_uninterrupted_run(
-    place, longer, make_recipe, monkeypatch, tmp_path, uninterrupted
+    place, longer, make_recipe, monkeypatch, uninterrupted
 ):
     owner, name, step, message = PLACES[place]
     recipe = make_recipe(longer).recipe
@@ -148,11 +158,7 @@ def test_run_preempted_at_any_place_equals_an_uninterrupted_run(
     assert [r["step"] for r in rows if "eval_loss" in r] == [0, 2, 4, 6]
     assert [row["step"] for row in read_run(folder.path).samples] == [0, 2, 4, 6]
 
-    if not uninterrupted:
-        other = make_recipe(longer, f"output_dir={tmp_path / 'uninterrupted'}").recipe
-        train(other, other.dpo)
-        uninterrupted.append(Path(other.output_dir))
-    assert same(folder.path, uninterrupted[0])
+    assert same(folder.path, uninterrupted)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from prefcli.checkpoints.completeness import is_complete
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.recipe import load
 from prefcli.training.run import train
+from tests.support.judge import RLOO
 from tests.support.problems import stops_with
 from tests.support.tiny_runs import metric_rows, small_recipe
 
@@ -55,6 +56,7 @@ CASES = {
     "kto-full": {},
     "sft-full": {},
     "reward-lora-dropout": {"lora": {"rank": 4, "dropout": 0.1}},
+    "rloo-full": RLOO,
 }
 
 

@@ -47,7 +47,7 @@ def parameters(name: str) -> int:
 
 
 def test_shipped_recipes_are_valid_and_complete(monkeypatch, capsys):
-    assert len(LIBRARY) == 31
+    assert len(LIBRARY) == 32
     assert {r.name.rpartition("/")[2] for r in LIBRARY if "/" in r.name} == {*METHODS}
     assert run(monkeypatch, "validate", *(str(r.path) for r in LIBRARY)) == 0
     assert capsys.readouterr().out.count(": valid (") == len(LIBRARY)
@@ -57,11 +57,11 @@ def test_list_fits_a_terminal_and_starts_with_quickstart(monkeypatch, capsys):
     assert run(monkeypatch, "recipes", "list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
-    assert lines.index("") == 8
+    assert lines.index("") == 9
     names = [line.split()[0] for line in lines if line]
     assert names == [r.name for r in LIBRARY]
-    assert all(name.startswith("quickstart/") for name in names[:8])
-    assert names[8:] == sorted(names[8:])
+    assert all(name.startswith("quickstart/") for name in names[:9])
+    assert names[9:] == sorted(names[9:])
 
 
 @every
@@ -166,4 +166,5 @@ def test_recipes_can_be_sharded_unless_they_are_quantized(shipped):
     loaded = load(str(shipped.path)).recipe
     if loaded.model.quantization is None:
         for method in loaded.methods.values():
-            assert check_combinations(loaded, method, "fsdp2") == []
+            strategy = "ddp" if method.needs_judge else "fsdp2"
+            assert check_combinations(loaded, method, strategy) == []

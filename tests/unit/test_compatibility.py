@@ -22,6 +22,7 @@ FIRES = [
         "single",
     ),
     ("lora.modules_to_save", {"lora": LORA | {"modules_to_save": ["lm_head"]}}, "fsdp2"),
+    ("launch.strategy", {}, "fsdp2"),
     (
         "lora.target_parameters",
         {"lora": LORA | {"target_parameters": "experts", "dropout": 0.0}},
@@ -39,6 +40,7 @@ def recipe(changes: dict | None = None) -> Recipe:
         "model": {"name_or_path": "m"},
         "data": {"train": {"path": "a.jsonl"}},
         **{name: {} for name in METHODS},
+        "judge": {"function": {"name": "judge.py:score"}},
     }
     for path, value in (changes or {}).items():
         section, _, key = path.partition(".")
@@ -55,9 +57,9 @@ def fired(recipe: Recipe, strategy: str, method: str = "dpo") -> list[int]:
 
 
 def test_every_combination_has_a_test():
-    assert len(COMBINATIONS) == len(FIRES) == 9
+    assert len(COMBINATIONS) == len(FIRES) == 10
     assert [combination.path for combination in COMBINATIONS] == [path for path, _, _ in FIRES]
-    assert [combination.level for combination in COMBINATIONS] == ["error"] * 5 + ["warning"] * 4
+    assert [combination.level for combination in COMBINATIONS] == ["error"] * 6 + ["warning"] * 4
     assert all(combination.source and combination.instead for combination in COMBINATIONS)
 
 
@@ -65,7 +67,9 @@ def test_every_combination_has_a_test():
 def test_combination_is_reported_alone(number):
     path, changes, strategy = FIRES[number]
     bad = recipe(changes)
-    method = "simpo" if strategy == "zero3" else "dpo"
+    method = {"zero3": "simpo"}.get(strategy, "dpo")
+    if path == "launch.strategy":
+        method = "rloo"
     assert fired(bad, strategy, method) == [number]
     method = bad.methods[method]
     row = COMBINATIONS[number]
@@ -80,7 +84,7 @@ def test_combination_is_reported_alone(number):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if not m.needs_judge])
 def test_plain_recipe_has_no_combination(method, strategy):
     assert fired(recipe(), strategy, method) == []
 

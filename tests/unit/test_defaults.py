@@ -38,7 +38,8 @@ def run(tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("lora", ["null", "{}"])
 def test_resolve_defaults_fills_in_the_rate_of_method_and_lora(name, lora, tmp_path):
-    recipe = resolved(tmp_path, f"lora={lora}", method=name)
+    judge = "judge={function: {name: judge.py:score}}"
+    recipe = resolved(tmp_path, f"lora={lora}", judge, method=name)
     rates = METHODS[name].learning_rates
     assert recipe.training.learning_rate == (rates.full if lora == "null" else rates.lora)
 

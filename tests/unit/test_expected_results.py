@@ -77,7 +77,8 @@ def test_expected_interval_can_be_overridden(tmp_path):
 def test_expected_accepts_every_metric_of_a_method(name, tmp_path):
     metrics = ", ".join(f"eval_{m}: [-1, 1]" for m in ("loss", *METHODS[name]().metrics))
     expected = f"{{source: s, method: {name}, metrics: {{{metrics}}}}}"
-    load(write(tmp_path, text(expected).replace("dpo: {}", f"{name}: {{}}")))
+    recipe = text(expected).replace("dpo: {}", f"{name}: {{}}")
+    load(write(tmp_path, f"{recipe}judge: {{function: {{name: 'judge.py:score'}}}}\n"))
 
 
 EXPECTED = ExpectedResults(

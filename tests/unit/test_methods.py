@@ -26,7 +26,9 @@ def test_recipe_has_a_section_per_method():
         if any(isinstance(t, type) and issubclass(t, Method) for t in get_args(hint))
     }
     assert (
-        sections == set(METHODS) == {"sft", "dpo", "ipo", "kto", "orpo", "simpo", "cpo", "reward"}
+        sections
+        == set(METHODS)
+        == {"sft", "dpo", "ipo", "kto", "orpo", "simpo", "cpo", "reward", "rloo"}
     )
 
 
@@ -37,10 +39,10 @@ def test_method_declares_help_rows_and_learning_rates(method):
     assert 20 < len(first) <= 110
     assert method.__doc__ != Method.__doc__
     assert method.name == method.__name__.lower()
-    assert method.rows in ("pair", "labelled", "demonstration")
+    assert method.rows in ("pair", "labelled", "demonstration", "prompt")
     assert 0 < method.learning_rates.full < method.learning_rates.lora < 1e-2
     # What is held to a reference must start from a policy worth holding to.
-    assert method.needs_sft or not method.needs_reference
+    assert method.needs_sft or method.needs_judge or not method.needs_reference
 
 
 @every

@@ -26,6 +26,13 @@ def test_metrics_of_a_panel_have_distinct_legends():
         assert len(lines) <= 3, "there are three colours"
 
 
+def test_caption_of_a_panel_names_no_option_that_a_method_lacks():
+    """Check all methods: ORPO has lambda in place of beta, and a reward model has neither."""
+    captions = [entry.panel.caption for entry in METRICS.values() if entry.panel is not None]
+    words = {word.strip(",.;:") for caption in captions for word in (caption or "").split()}
+    assert not words & {method.strength_key for method in METHODS.values()}
+
+
 def test_metrics_supersede_metrics_of_the_table():
     assert {entry.superseded_by for entry in METRICS.values()} - {None} <= METRICS.keys()
 

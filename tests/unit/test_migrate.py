@@ -192,8 +192,8 @@ def test_migrate_finds_the_method_by_keys_and_path(tmp_path, added, name, method
 @pytest.mark.parametrize(
     ("added", "methods"),
     [
-        ("seed: 1", "sft|dpo|ipo|kto|orpo|simpo|cpo|reward"),
-        ("beta: 0.2", "dpo|ipo|kto|orpo|simpo|cpo"),
+        ("seed: 1", "sft|dpo|ipo|kto|orpo|simpo|cpo|reward|rloo"),
+        ("beta: 0.2", "dpo|ipo|kto|orpo|simpo|cpo|rloo"),
         ("packing: true\nbeta: 0.1", "|".join(METHODS)),
     ],
 )

@@ -202,3 +202,21 @@ def test_command_of_trls_reward_trainer_migrates():
     recipe = recipe_of(migrate(words, devices=1))
     assert recipe.reward.center_rewards_coefficient == 0.01
     assert recipe.training.learning_rate == 1e-4  # trl's default
+
+
+def test_command_of_trls_rloo_trainer_migrates_with_its_reward_model():
+    words = [
+        *("trl", "rloo", "--model_name_or_path", "org/base", "--dataset_name", "org/prompts"),
+        *("--output_dir", "out", "--reward_model_name_or_path", "org/rm", "--temperature", "0.9"),
+        *("--num_generations", "4", "--use_vllm", "true", "--num_processes", "1"),
+    ]
+    recipe = recipe_of(migrate(words))
+    assert recipe.judge.reward_model.name_or_path == "org/rm"
+    rloo = recipe.rloo
+    assert (rloo.beta, rloo.num_generations, rloo.temperature) == (0.05, 4, 0.9)
+    assert recipe.data.max_length == 1024 + rloo.max_completion_length == 1536
+    refused = migrate([*words, "--reward_funcs", "accuracy_reward", "--num_iterations", "2"])
+    assert {p.path: p.code for p in refused.problems} == {
+        "reward_funcs": "RCP156",
+        "num_iterations": "RCP156",
+    }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from prefcli.report.panels import Line, PanelData, trend
-from prefcli.report.plots import Mark, histogram, line_plot
+from prefcli.report.plots.histograms import histogram
+from prefcli.report.plots.lines import Mark, line_plot
 
 
 def panel_of(*values, held_out=(), log_scale=False, baseline=None):

@@ -20,6 +20,7 @@ def recipe(lora: bool = False, training: dict | None = None, **sections) -> Reci
             "training": training or {},
             **({"lora": {}} if lora else {}),
             **{name: {} for name in METHODS},
+            "judge": {"function": {"name": "judge.py:score"}},
             **sections,
         }
     )

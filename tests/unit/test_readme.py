@@ -272,6 +272,7 @@ def test_json_rows_of_the_data_page_show_every_format():
 def _write_reader_files(folder: Path) -> None:
     (folder / "recipes").symlink_to(ROOT / "recipes")
     others = "".join(f"{name}: {{}}\n" for name in METHODS if f"\n{name}:" not in README_RECIPE)
+    others += "judge: {function: {name: 'judge.py:score'}}\n"
     launch = "launch: {strategy: ddp, processes: 2}\n"
     for name in READER_FILES - {"recipe.yaml", "config.yaml"}:
         (folder / name).write_text(README_RECIPE + others)

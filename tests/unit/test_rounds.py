@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from prefcli.launcher.rounds import Plan, Result, Rounds, run_rounds
+from prefcli.launcher.round_results import Result, read_result
+from prefcli.launcher.rounds import Plan, Rounds, run_rounds
 from prefcli.recipe.load import load_text
 from tests.support.light_half import run
 from tests.support.problems import stops_with
@@ -143,6 +144,59 @@ def test_rounds_continue_after_a_failed_command(plan, tmp_path):
     with stops_with("RUN104") as caught:
         rounds_of(other, 0.0, 1.0)
     assert "reference" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"state",
+        b'{"method": "dpo", "refer',
+        b"null",
+        b"[]",
+        b'{"seed": 1}',
+        b"\xff",
+        b"[" * 9999,
+    ],
+)
+def test_rounds_with_a_damaged_state_name_the_file_and_start_nothing(plan, tmp_path, content):
+    plan.folder.mkdir()
+    (plan.folder / "iterate.json").write_bytes(content)
+    with stops_with("RUN016") as caught:
+        rounds_of(plan, 0.0, 1.0)
+    assert str(caught.value).startswith(f"{plan.folder / 'iterate.json'} is not what prefcli")
+    assert not (tmp_path / "calls.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "step", "content"),
+    [
+        ("held-out.samples.jsonl", "held-out.jsonl", '{"rewards": [1, 2]}\n{"rewa'),
+        ("held-out.samples.jsonl", "held-out.jsonl", '{"rewards": [null]}'),
+        ("held-out.samples.jsonl", "held-out.jsonl", None),
+        ("pairs.provenance.yaml", "pairs.jsonl", "result: ["),
+        ("pairs.provenance.yaml", "pairs.jsonl", "rows: 3"),
+        ("eval.json", "eval.json", '{"total": {"models": {}}}'),
+        ("eval.json", "eval.json", '{"total": {"models": {"m": {"reference_kl": 3}}}}'),
+    ],
+)
+def test_read_result_damaged_file_names_the_step_to_repeat(tmp_path, file, step, content):
+    files = {
+        "held-out.samples.jsonl": '{"rewards": [1, 2]}',
+        "pairs.provenance.yaml": "result: {rows: 3}",
+        "eval.json": '{"total": {"models": {"m": {}}}}',
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert read_result(tmp_path, 1) == Result(1, 1.5, 0.0, 3)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text(content)
+    with stops_with("RUN105") as caught:
+        read_result(tmp_path, 1)
+    assert str(caught.value).startswith(f"{tmp_path / file} ")
+    assert f"-> remove {tmp_path / step}, and run" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from prefcli.errors import RecipeError
 from prefcli.launcher.sweep import Sweep, run_trials
+from prefcli.launcher.sweep_kl import with_kl
 from prefcli.launcher.trials import Trial, draws, grid
 from prefcli.report.best_run import rank_runs
 from prefcli.report.run_data import read_run
@@ -29,7 +31,19 @@ def test_grid_of_a_list_is_one_value():
     (trial,) = grid(["dpo.loss_type=[sigmoid, sft]"], ["dpo"])
     assert trial.overrides == ("dpo.loss_type=[sigmoid, sft]",)
     two = grid(["dpo.loss_type=[sigmoid, sft],hinge"], ["dpo"])
-    assert [trial.name for trial in two] == ["dpo-loss_type=_sigmoid_sft_", "dpo-loss_type=hinge"]
+    names = [trial.name for trial in two]
+    assert names == ["dpo-loss_type=_sigmoid_sft_-595898", "dpo-loss_type=hinge"]
+
+
+def test_grid_of_values_that_differ_in_punctuation_or_at_their_end_has_distinct_names():
+    half = "{path: org/pairs, split: 'train[%s]'}"
+    long = "x" * 200
+    for values in ([half % ":50%", half % "50%:"], [f"{long}1", f"{long}2"]):
+        trials = grid([f"data.train={','.join(values)}"], ["dpo"])
+        assert len({trial.name for trial in trials}) == 2
+        assert all(re.fullmatch(r"[\w.=-]{,120}", trial.name) for trial in trials)
+        # They do not depend on the other runs, so that a sweep can be extended.
+        assert grid([f"data.train={values[1]},y"], ["dpo"])[0].name == trials[1].name
 
 
 def test_trial_adds_the_section_and_precomputed_references():
@@ -145,6 +159,16 @@ def test_rank_runs_takes_the_best_usable_run_and_names_those_within_noise(tmp_pa
     assert "stopped" in lines[3]
     assert rank_runs(ended, "perplexity").best is not None
     assert rank_runs(ended[3:], "accuracy").best is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a 2026": "low"}', "[" * 9999])
+def test_with_kl_damaged_file_measures_again(tmp_path, content):
+    rows = [{k: v for k, v in eval_row(200).items() if k != "eval_reference_kl"}]
+    run = read_run(write_run(tmp_path / "run", recipe=RECIPE.split("expected")[0], rows=rows))
+    (tmp_path / "kl.json").write_text(content)
+    (measured,) = with_kl([run], tmp_path, lambda *_: [0.25])
+    (known,) = with_kl([run], tmp_path, None)
+    assert measured.model_eval["reference_kl"] == known.model_eval["reference_kl"] == 0.25
 
 
 def test_sweep_command_writes_its_page_without_running(tmp_path, monkeypatch, capsys):

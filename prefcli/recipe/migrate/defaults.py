@@ -22,6 +22,7 @@ _TRL: dict[str, dict[str, Any]] = {
     "sft": {"learning_rate": 2e-5},
     "reward": {"learning_rate": 1e-4},
     "kto": _KTO,
+    "rloo": {"beta": 0.05, "num_generations": 2, "max_completion_length": 512},
     "simpo": {"beta": 0.1, "simpo_gamma": 0.5, "cpo_alpha": 1.0},
     "simpo of its authors": {"beta": 2.0, "simpo_gamma": None, "cpo_alpha": 0.0},
     "alphapo": {"beta": 0.1, "simpo_gamma": 0.5},

@@ -36,6 +36,11 @@ def find_method(
         return Problem(
             f"--method {requested}, but the file's keys are for {trains}", place, code="RCP153"
         )
+    rlhf = paths.get("reward_funcs") or paths.get("num_generations")
+    if rlhf and "rloo" in methods and _method_in_path(Path(places.source)) != "rloo":
+        message = "is of GRPO, which prefcli does not train, or of RLOO"
+        hint = "pass --method rloo if it is of RLOO"
+        return Problem(message, places.key(rlhf), dotted(rlhf), hint, code="RCP152")
     if tool.method_key is None and (named := _method_in_path(Path(places.source))):
         methods = methods if methods == {"ipo"} and named == "dpo" else methods & {named}
     if tool.method_key is None and len(methods) > 1 and paths.get("max_length") == (_SFT_KEY,):
@@ -49,8 +54,8 @@ def find_method(
     if not methods and loss and possible_methods(tool, {**data, "loss_type": None}):
         message = f"no method of prefcli has the loss {data['loss_type']}"
         return Problem(message, places.value(loss), dotted(loss), code="RCP154")
-    if rlhf := paths.get("reward_funcs") or paths.get("num_generations"):
-        message = "is of GRPO or RLOO, which prefcli does not train"
+    if rlhf:
+        message = "is of GRPO, which prefcli does not train"
         return Problem(message, places.key(rlhf), dotted(rlhf), code="RCP154")
     names = [method for method in METHODS if method in methods]
     reason = f"the keys fit {', '.join(names)}" if names else "the keys contradict each other"

@@ -60,7 +60,9 @@ _SETTINGS: dict[str, Rule] = {
         training.learning_rate training.weight_decay training.max_grad_norm training.adam_beta1
         training.adam_beta2 training.adam_epsilon training.logging_steps training.save_total_limit
         model.eos_token data.max_length dpo.ld_alpha kto.desirable_weight
-        kto.undesirable_weight cpo.alpha sft.assistant_only_loss sft.completion_only_loss
+        kto.undesirable_weight rloo.num_generations rloo.normalize_advantages
+        rloo.reward_clip_range rloo.mask_truncated_completions cpo.alpha
+        sft.assistant_only_loss sft.completion_only_loss
         chat_template_path=model.chat_template precompute_ref_log_probs=reference.precompute
         ref_model_name_or_path=reference.name_or_path
     """),

@@ -9,6 +9,8 @@ from prefcli.recipe.migrate.draft import Draft
 from prefcli.recipe.migrate.rules import RuleBook, is_on
 
 RULES = RuleBook()
+_LONGEST_PROMPT = 1024
+"""Tokens of a prompt for which data.max_length has room, where a tool has no limit."""
 
 
 @RULES.together(
@@ -44,9 +46,37 @@ def packing(draft: Draft) -> None:
 def completion_length(draft: Draft) -> None:
     """Refuse max_completion_length, unless trl only reads it for encoder-decoder models."""
     key = "max_completion_length"
-    if draft.given(key) is not None and draft.method in ("sft", "dpo", "ipo"):
+    if draft.method == "rloo":
+        length = draft.value(key)
+        draft.put("rloo.max_completion_length", length, key)
+        # RLOOConfig has no limit for a prompt; prefcli drops and counts longer ones.
+        draft.put("data.max_length", max(_LONGEST_PROMPT, int(length)) + int(length), key)
+    elif draft.given(key) is not None and draft.method in ("sft", "dpo", "ipo"):
         message = "prefcli has one limit for prompt and completion, data.max_length"
         draft.refuse(key, message, code="RCP156", hint="remove it if data.max_length is enough")
+
+
+@RULES.together("temperature top_p", "only generation uses it")
+def sampling(draft: Draft) -> None:
+    """Translate how RLOO samples its completions."""
+    if draft.method == "rloo":
+        draft.put_given("rloo.temperature", "temperature")
+        draft.put_given("rloo.top_p", "top_p")
+
+
+@RULES.together("reward_model_name_or_path reward_funcs")
+def judge(draft: Draft) -> None:
+    """Translate what scores RLOO's completions."""
+    if draft.method != "rloo":
+        return
+    draft.put_given("judge.reward_model.name_or_path", "reward_model_name_or_path")
+    if draft.given("reward_funcs"):
+        draft.refuse(
+            "reward_funcs",
+            "trl calls reward functions with other arguments",
+            code="RCP156",
+            hint="name a function of (prompts, completions) in judge.function.name",
+        )
 
 
 @RULES.together("loss_type loss_weights rpo_alpha discopop_tau")

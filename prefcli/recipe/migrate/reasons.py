@@ -80,8 +80,20 @@ _DROPPED = {
         ref_adapter_name ignore_bias_buffers
     """,
     "only generation uses it": """
-        temperature top_p top_k max_new_tokens do_sample generation_max_length generation_num_beams
+        top_k min_p max_new_tokens do_sample generation_max_length generation_num_beams
     """,
+    "prefcli samples with transformers": """
+        use_vllm vllm_mode vllm_server_base_url vllm_server_host vllm_server_port
+        vllm_server_timeout vllm_group_port vllm_gpu_memory_utilization vllm_max_model_length
+        vllm_tensor_parallel_size vllm_model_impl vllm_enable_sleep_mode
+        use_transformers_continuous_batching transformers_continuous_batching_config
+        use_transformers_paged cache_implementation ds3_gather_for_generation
+    """,
+    "completions.jsonl has the completions of each evaluation": """
+        log_completions num_completions_to_print log_unique_prompts log_multimodal
+    """,
+    "an evaluation samples one completion of each prompt": "num_generations_eval",
+    "completions are new in each step, so that no ratio is clipped": "epsilon epsilon_high",
     "the section of the method replaces it": "stage rl trainer_type reward_model num_labels",
     "`prefcli METHOD` trains": "do_train do_predict",
     "evaluation runs whenever data.eval is given": "do_eval eval_on_start eval_delay",
@@ -142,6 +154,14 @@ _REFUSED = {
         "loraplus_lr_ratio embedding_lr embedding_lr_scale"
     ),
     "prefcli does not stream data": "dataset_streaming streaming",
+    "prefcli samples completions once for each step": (
+        "num_iterations=1 steps_per_generation generation_batch_size"
+    ),
+    "prefcli samples from the policy's own probabilities": (
+        "repetition_penalty=1.0,1 generation_kwargs vllm_structured_outputs_regex"
+    ),
+    "prefcli has one judge; add its scores up there": "reward_weights",
+    "prefcli takes the coefficient from the model's config": "router_aux_loss_coef",
     "prefcli truncates at the end": "truncation_mode=keep_start",
     "prefcli's packing does not split rows": "packing_strategy=bfd,ffd",
     "prefcli never updates the reference model": "sync_ref_model",

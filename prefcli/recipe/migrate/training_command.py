@@ -16,7 +16,7 @@ from prefcli.recipe.migrate.tools import TOOLS, Tool
 from prefcli.recipe.source_map import Key, Places
 from prefcli.recipe.yaml_reader import parse, read_text, scalar
 
-_METHODS = "sft|dpo|ipo|kto|orpo|simpo|cpo|reward"
+_METHODS = "sft|dpo|ipo|kto|orpo|simpo|cpo|reward|rloo"
 _COMMANDS = {
     rf"trl (?P<method>{_METHODS})": "trl",
     r"(llamafactory-cli|lmf) train": "LLaMA-Factory",

@@ -7,7 +7,7 @@ step and the seed alone: a resumed run samples the same, and so do two processes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate.utils import gather_object
@@ -34,7 +34,7 @@ _ROWS_AT_ONCE = 1000
 _ROW = "row"
 """Column with the number of a row in its split."""
 _LOGGED = ("entropy", "completions/mean_length", "completions/clipped_ratio")
-"""Metrics of trl that are kept as they are."""
+"""Metrics of trl that are logged as they are."""
 _OF_GROUPS = ("reward_std", "frac_reward_zero_std")
 """Those of several completions of one prompt, which an evaluation does not have."""
 _OWN = ("reward", "objective/kl", "unscored", "reward_length_correlation")
@@ -42,6 +42,14 @@ _OWN = ("reward", "objective/kl", "unscored", "reward_length_correlation")
 Answer = dict[str, Any]
 """A completion of a held-out prompt: its `row`, `place`, `prompt`, `completion`, `reward` and
 `tokens`."""
+
+
+class _JudgeFailedError(Exception):
+    """The judge of a process has failed."""
+
+    def __init__(self, error: PrefcliError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class RolloutsMixin(PreemptionMixin):
@@ -98,7 +106,12 @@ class RolloutsMixin(PreemptionMixin):
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """Sample and judge the completions of rows, which are a list until then."""
-        return super()._prepare_inputs(inputs) if isinstance(inputs, list) else inputs
+        if not isinstance(inputs, list):
+            return inputs
+        with torch.random.fork_rng(devices=[]):
+            # trl shuffles the completions of a step.
+            torch.default_generator.manual_seed(row_key([self.args.seed, self.state.global_step]))
+            return super()._prepare_inputs(inputs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rows, self._token_logps = inputs, []
@@ -180,9 +193,9 @@ class RolloutsMixin(PreemptionMixin):
         return [row_key([seed, step, first + i]) for i in range(len(self._rows))]
 
     def _judge(
-        self, prompts: list[Any], completions: list[Any], completion_ids: list[Ids], **_: Any
+        self, prompts: list[Any], completions: list[Any], completion_ids: list[Ids], **columns: Any
     ) -> list[float | None]:
-        """Score completions. A failure of the judge stops all processes, and loses no step."""
+        """Score completions. Raises _JudgeFailedError on all processes if one of them fails."""
         split = self.context.held_out if self._evaluates else self.context.train
         judge = self.context.judge
         assert judge is not None
@@ -194,16 +207,14 @@ class RolloutsMixin(PreemptionMixin):
             text = completion_text(self.processing_class, given, ids)
             rows.append(Completion(row["prompt"], text, split.place(row[_ROW]), options))
         scores: list[float | None] = []
-        error = None
+        error: PrefcliError | None = None
         try:
             scores = judge.score_all(rows)
         except PrefcliError as failed:
             error = failed
         errors = [one for one in gather_object([error]) if one is not None]
         if errors:
-            if self.state.global_step:
-                say(f"judge: stopped at step {self.state.global_step}: {self.save_here()}")
-            raise errors[0]
+            raise _JudgeFailedError(errors[0])
         nan = [float("nan") if score is None else score for score in scores]
         self._scores = torch.tensor(nan, device=self.accelerator.device)
         if self._evaluates:
@@ -232,8 +243,8 @@ class RolloutsMixin(PreemptionMixin):
         values = torch.stack([self._scores, log_ratio, lengths.float()], dim=1).double()
         scores, log_ratios, tokens = self.accelerator.gather(values).T
         logged = self._metrics["eval" if self._evaluates else "train"]
-        kept = _LOGGED if self._evaluates else (*_LOGGED, *_OF_GROUPS)
-        for name in [name for name in logged if name not in kept and name not in _OWN]:
+        of_trl = _LOGGED if self._evaluates else (*_LOGGED, *_OF_GROUPS)
+        for name in [name for name in logged if name not in (*of_trl, *_OWN)]:
             del logged[name]
         scored = ~scores.isnan()
         own = {
@@ -258,16 +269,29 @@ class RolloutsMixin(PreemptionMixin):
         return -self._objective.nanmean() if self._evaluates else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        loss = super().training_step(*args, **kwargs)
+        try:
+            loss = super().training_step(*args, **kwargs)
+        except _JudgeFailedError as failed:
+            self._stop(failed.error)
         self._metrics["train"].pop("step_time", None)
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         self._answers = []
-        metrics = super().evaluate(*args, **kwargs)
+        try:
+            metrics = super().evaluate(*args, **kwargs)
+        except _JudgeFailedError as failed:
+            self.control.should_evaluate = True
+            self._stop(failed.error)
         for reader in self._answer_readers:
             reader(self.state.global_step, self._answers)
         return metrics
+
+    def _stop(self, error: PrefcliError) -> NoReturn:
+        """Save the last step, so that the same command resumes from it, and raise the error."""
+        if self.state.global_step:
+            say(f"stopping at step {self.state.global_step}: {self.save_here()}")
+        raise error
 
     def add_answer_reader(self, reader: Callable[[int, list[Answer]], None]) -> None:
         """Add a reader of the step and the completions of an evaluation on this process."""

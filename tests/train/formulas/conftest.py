@@ -9,6 +9,7 @@ import pytest
 from prefcli.data.digests import json_digest
 from prefcli.methods import METHODS
 from tests.support.formula_cases import LORA, PAIRS, gradients, move_weights, total
+from tests.support.judge import RLOO
 from tests.support.oracle import Oracle, deviation
 from tests.support.tiny_runs import ANYTHING, trainer_of, write_jsonl
 
@@ -20,12 +21,21 @@ class Case:
         self.trainer = trainer
         self.rows = inputs.train.rows.to_list()
         self.max_length = recipe.data.max_length
-        lora = recipe.lora
-        self.oracle = Oracle(
-            recipe.model.name_or_path,
-            trainer.model,
+        self._recipe = recipe
+        self.oracle = self._oracle()
+
+    def _oracle(self):
+        lora = self._recipe.lora
+        return Oracle(
+            self._recipe.model.name_or_path,
+            self.trainer.model,
             lora_scale=lora.alpha / lora.rank if lora else None,
         )
+
+    def move(self, seed, size):
+        """Move the policy further."""
+        move_weights(self.trainer.model, seed, size)
+        self.oracle = self._oracle()
 
     def batch(self, rows=None):
         """Collate rows of trl's dataset by its collator; all of them by default."""
@@ -74,7 +84,15 @@ def build(recipe_data, make_recipe, row_files):
     """Build a Case, with the policy moved away from the reference."""
 
     def build(
-        name, section, rows=PAIRS, *, lora=False, max_length=64, seed=1, size=0.1, **training
+        name,
+        section,
+        rows=PAIRS,
+        *,
+        lora=False,
+        max_length=64,
+        seed=1,
+        size=0.1,
+        **training,
     ):
         data = row_files / f"{json_digest(rows)}.jsonl"
         if not data.exists():
@@ -95,6 +113,8 @@ def build(recipe_data, make_recipe, row_files):
         }
         if lora:
             recipe_data["lora"] = LORA
+        if METHODS[name].needs_judge:
+            recipe_data["judge"] = RLOO["judge"]
         recipe = make_recipe(recipe_data).recipe
         trainer, inputs = trainer_of(recipe, name)
         move_weights(trainer.model, seed, size)

@@ -1,0 +1,1 @@
+"""Plots as inline SVG, with the colours and fonts of the page."""

@@ -1,0 +1,140 @@
+"""RLOO: sampled and judged during training, stopped by its judge, resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prefcli.errors import RecipeError
+from prefcli.report.run_data import read_run
+from prefcli.training.dry_run import dry_run
+from prefcli.training.prompt_sampler import PromptSampler
+from prefcli.training.run import train
+from tests.support.judge import RLOO
+from tests.support.problems import stops_with
+from tests.support.tiny_runs import metric_rows, pairs, write_jsonl
+
+LORA = {"rank": 4, "dropout": 0.1}
+JUDGE = """
+import os
+calls = 0
+def score(prompts, completions):
+    global calls
+    calls += 1
+    if calls == int(os.environ.get("FAIL_AT", "0")):
+        raise ValueError("no quota left")
+    return [None if "z" in text else text.count("e") for text in completions]
+"""
+
+
+@pytest.fixture
+def rloo_recipe(recipe_data, make_recipe, tmp_path):
+    def make(**changes):
+        recipe_data.update(RLOO)
+        prompts = [{"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(pairs(10))]
+        recipe_data["data"]["train"] = {"path": str(write_jsonl(tmp_path / "p.jsonl", prompts))}
+        recipe_data["training"] |= {"max_steps": 7, "save_steps": 2, "logging_steps": 1}
+        for key, value in changes.items():
+            recipe_data[key] = value
+        return make_recipe(recipe_data).recipe
+
+    return make
+
+
+def weights(run):
+    return load_file(next((Path(run) / "model").glob("*.safetensors")))
+
+
+def test_rloo_run_reports_scores_kl_and_completions(rloo_recipe, capsys):
+    recipe = rloo_recipe()
+    train(recipe, recipe.methods["rloo"])
+    output = capsys.readouterr().out
+    assert "step 0: policy and reference agree on 8 rows" in output
+    assert "reads back" in output
+    run = read_run(recipe.output_dir)
+    first, last = run.evals[0], run.evals[-1]
+    assert first["objective/kl"] == pytest.approx(0.0, abs=1e-4)
+    assert last["objective/kl"] != 0.0
+    beta = recipe.methods["rloo"].beta
+    assert last["loss"] == pytest.approx(beta * last["objective/kl"] - last["reward"], abs=1e-5)
+    lines = (Path(recipe.output_dir) / "completions.jsonl").read_text("utf-8").splitlines()
+    written = [row for row in map(json.loads, lines) if row["step"] == 7]
+    assert len(written) == 10
+    scores = [row["reward"] for row in written]
+    assert sum(scores) / 10 == pytest.approx(last["reward"])
+    assert {"place", "prompt", "completion", "tokens"} < written[0].keys()
+    trained = {name for row in metric_rows(recipe.output_dir) if "loss" in row for name in row}
+    assert trained >= {"reward", "reward_std", "entropy", "reward_length_correlation", "unscored"}
+    assert not [name for name in trained if "clip_ratio" in name or name == "step_time"]
+
+
+def test_judge_that_fails_in_training_loses_no_step(rloo_recipe, tmp_path, monkeypatch, capsys):
+    (tmp_path / "judge.py").write_text(JUDGE)
+    judge = {"function": {"name": f"{tmp_path / 'judge.py'}:score"}}
+    uninterrupted = rloo_recipe(judge=judge, lora=LORA, output_dir=str(tmp_path / "uninterrupted"))
+    train(uninterrupted, uninterrupted.methods["rloo"])
+    # The first call tries the judge, three are of the evaluation before step 1.
+    monkeypatch.setenv("FAIL_AT", "8")
+    recipe = rloo_recipe(judge=judge, lora=LORA, output_dir=str(tmp_path / "stopped"))
+    with stops_with("JDG006") as caught:
+        train(recipe, recipe.methods["rloo"])
+    assert "no quota left" in str(caught.value)
+    assert "stopping at step 3: saved checkpoint-3" in capsys.readouterr().out
+    monkeypatch.delenv("FAIL_AT")
+    train(recipe, recipe.methods["rloo"])
+    assert "resuming from" in capsys.readouterr().out
+    one, other = weights(uninterrupted.output_dir), weights(recipe.output_dir)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    rewards = [
+        [row["reward"] for row in metric_rows(run.output_dir) if "loss" in row]
+        for run in (uninterrupted, recipe)
+    ]
+    assert rewards[0] == rewards[1]
+
+
+@pytest.mark.memory
+def test_rloo_dry_run_tries_the_judge_and_predicts_the_memory(rloo_recipe, tmp_path, capsys):
+    recipe = rloo_recipe()
+    result = dry_run(recipe, recipe.methods["rloo"])
+    assert result.exit_code == 0
+    output = capsys.readouterr().out
+    assert "judge: function tests.support.judge:count_vowels gives 1 for 'yes'" in output
+    assert result.facts["memory"]["parts"]["reference"] > 0
+    broken = {"function": {"name": f"{tmp_path}/missing.py:score"}}
+    recipe = rloo_recipe(judge=broken)
+    assert dry_run(recipe, recipe.methods["rloo"]).problems[0].code == "JDG001"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"judge": None}, "needs a judge"),
+        ({"judge": {"scores": {"path": "s.jsonl"}}}, "needs a judge that scores new"),
+        ({"rloo": {"num_generations": 3}}, "write a multiple of rloo.num_generations"),
+        ({"rloo": {"max_completion_length": 64}}, "leaves no room for a prompt"),
+        ({"rloo": {"reward_clip_range": [1.0, 0.0]}}, "must be below the highest"),
+    ],
+)
+def test_recipe_that_rloo_cannot_run_is_refused(rloo_recipe, changes, says):
+    with pytest.raises(RecipeError, match=says):
+        rloo_recipe(**changes)
+
+
+def test_prompt_sampler_repeats_each_prompt_and_fills_the_last_step():
+    sampler = PromptSampler(5, per_step=2, generations=3, repeats=2, seed=1)
+    rows = list(sampler)
+    assert len(rows) == len(sampler) == 3 * 2 * 3 * 2
+    steps = [rows[i : i + 12] for i in range(0, 36, 12)]
+    for step in steps:
+        assert step[:6] == step[6:]
+        assert step[0:3] == [step[0]] * 3
+    order = [step[i] for step in steps for i in (0, 3)]
+    assert sorted(order[:5]) == list(range(5))
+    assert order[5] == order[0]
+    assert list(sampler) == rows
+    sampler.set_epoch(1)
+    assert list(sampler) != rows
