@@ -171,6 +171,7 @@ _ALL = (
         watch="always",
         panel=_LOSS,
         line="loss",
+        superseded_by="reward",
     ),
     Metric(
         "aux_loss",
@@ -759,7 +760,8 @@ def metric(key: str) -> Metric:
 
 
 DISTANCE = "reference_kl"
-"""Rises in every run that trains, so pages call it neither better nor worse."""
+DISTANCES = (DISTANCE, "objective/kl")
+"""Metrics that rise in every run that trains, so pages call them neither better nor worse."""
 
 TIE = 1e-6
 

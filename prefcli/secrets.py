@@ -6,6 +6,7 @@ and all free text that is printed or saved passes `redact`.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator
@@ -80,6 +81,7 @@ def clean(value: Any) -> Any:
     return [clean(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
+@functools.cache
 def holds_secret(name: str) -> bool:
     """Return whether an environment variable of this name usually holds a secret."""
     return bool(_NAME.search(name.upper())) and not _NO_SECRET.search(name.upper())
@@ -89,12 +91,12 @@ def _spans(text: str, shortest: int) -> Iterator[tuple[int, int]]:
     for pattern in _PATTERNS:
         for match in pattern.finditer(text):
             yield match.span("secret" if "secret" in pattern.groupindex else 0)
-    for name, value in os.environ.items():
-        if len(value) >= shortest and value in text and holds_secret(name):
-            at = text.find(value)
-            while at >= 0:
-                yield at, at + len(value)
-                at = text.find(value, at + len(value))
+    for name in filter(holds_secret, os.environ):
+        value = os.environ[name]
+        at = text.find(value) if len(value) >= shortest else -1
+        while at >= 0:
+            yield at, at + len(value)
+            at = text.find(value, at + len(value))
 
 
 def _merged(spans: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:

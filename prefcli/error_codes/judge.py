@@ -66,7 +66,7 @@ JUDGE_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "JDG008",
         "no-judge",
-        "`prefcli pairs` needs a judge, and the recipe has none.",
+        "`pairs`, `iterate` and `rloo` need a judge that scores new completions.",
         "prefcli pairs dpo.yaml --output pairs.jsonl",
         "Add a section judge with a reward_model, implicit_reward, function, executable or scores.",
     ),

@@ -37,7 +37,7 @@ from prefcli.preflight.stop_token_check import tokenizer_warnings
 from prefcli.preflight.training_plan import make_plan, sft_mix_lines
 from prefcli.recipe.compatibility import check_combinations
 from prefcli.recipe.published_ranges import check_published_ranges
-from prefcli.recipe.schema import Recipe
+from prefcli.recipe.schema import JUDGE_EXAMPLE, NEEDS_JUDGE, Recipe
 from prefcli.trl_integration.trl_args import accumulate, batch_sizes, notes
 
 T = TypeVar("T")
@@ -122,6 +122,10 @@ def _check_global_batch(context: PreflightContext) -> None:
 
 def _check_settings(context: PreflightContext) -> Report:
     recipe, method = context.recipe, context.method
+    if recipe.lacks_judge(method):
+        raise RecipeError(
+            Problem(f"{method.name} {NEEDS_JUDGE}", path="judge", hint=JUDGE_EXAMPLE, code="JDG008")
+        )
     warnings = check_combinations(recipe, method, context.target.strategy)
     check_early_stopping(recipe, method)
     return Report([f"note: {note}" for note in notes(recipe, method)], warnings)

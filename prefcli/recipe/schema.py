@@ -35,6 +35,12 @@ from prefcli.recipe.sections import (
     check_pinned,
 )
 
+NEEDS_JUDGE = "needs a judge that scores new completions"
+JUDGE_EXAMPLE = (
+    "write one, e.g. judge: {reward_model: {name_or_path: HUB_ID_OR_FOLDER}}, or judge: "
+    "{executable: {command: [python, judge.py]}}"
+)
+
 
 def mixes_demonstrations(method: Method) -> bool:
     """Return whether the rows of sft_mix can be added to the loss of a method."""
@@ -142,13 +148,8 @@ class Recipe(ConfigBase):
         for name, method in self.methods.items():
             if not method.needs_judge:
                 continue
-            if self.judge is None or self.judge.scores is not None:
-                raise RuleError(
-                    f"{name} needs a judge that scores new completions, e.g. judge: "
-                    "{reward_model: {name_or_path: HUB_ID_OR_FOLDER}}, or judge: {executable: "
-                    "{command: [python, judge.py]}}",
-                    code="JDG008",
-                )
+            if self.lacks_judge(method) and len(self.methods) == 1:
+                raise RuleError(f"{name} {NEEDS_JUDGE}; {JUDGE_EXAMPLE}", code="JDG008")
             if self.training.global_batch_size % method.completions_per_prompt:
                 raise RuleError(
                     f"training.global_batch_size ({self.training.global_batch_size}) counts "
@@ -286,6 +287,10 @@ class Recipe(ConfigBase):
         return [
             (f"{path}[{i}]", source) for path, group in sections for i, source in enumerate(group)
         ]
+
+    def lacks_judge(self, method: Method) -> bool:
+        """Return whether nothing can score the completions that a method samples."""
+        return method.needs_judge and (self.judge is None or self.judge.scores is not None)
 
     @property
     def judge_models(self) -> dict[str, tuple[str, str | None]]:

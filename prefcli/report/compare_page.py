@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from prefcli.metrics import DISTANCE, METRICS, Metric, Row, is_tie
+from prefcli.metrics import DISTANCES, METRICS, Metric, Row, is_tie
 from prefcli.report.best_run import rank_runs
 from prefcli.report.held_out import COMPARED
 from prefcli.report.html import render
@@ -178,7 +178,7 @@ def last_values(runs: Sequence[Run], *, held_out: bool) -> list[Values]:
 def _best(metric: Metric, values: Sequence[float | None]) -> set[int]:
     """Return the indices of the best values, if the others are worse by more than noise."""
     finite = [value for value in values if value is not None]
-    if metric.better is None or metric.key == DISTANCE or len(finite) < 2:
+    if metric.better is None or metric.key in DISTANCES or len(finite) < 2:
         return set()
     best, worst = max(finite), min(finite)
     if metric.better == "lower":

@@ -18,6 +18,9 @@ from prefcli.report.run_data import Run, format_value
 Level = Literal["good", "note", "warning", "error"]
 
 COMPARED = (
+    "reward",
+    "objective/kl",
+    "completions/mean_length",
     "loss",
     "rewards/accuracies",
     "rewards/margins",

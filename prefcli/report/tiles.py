@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from prefcli.metrics import DISTANCE, METRICS, Row
+from prefcli.metrics import DISTANCES, METRICS, Row
 from prefcli.report.held_out import Change
 from prefcli.report.plots.lines import spark_path
 from prefcli.report.run_data import Run, format_value
@@ -93,7 +93,7 @@ def _tile(
         change = f"{'▲' if rises else '▼'} {metric.format_change(first, last)}"
         if unchanged:
             change, outcome = "=", "same"
-        elif metric.better is not None and key != DISTANCE:
+        elif metric.better is not None and key not in DISTANCES:
             outcome = "better" if rises == (metric.better == "higher") else "worse"
     return Tile(
         metric.title, metric.explanation, format_value(key, last), start, change, outcome, spark

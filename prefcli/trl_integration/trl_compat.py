@@ -63,6 +63,10 @@ HOOKS = (
     Hook(f"{_RLOO}_generate_single_turn", ("self", "prompt_ids", "images", "multimodal_fields")),
     Hook(f"{_RLOO}_generate_and_score_completions", ("self", "inputs")),
     Hook(
+        f"{_RLOO}_calculate_rewards",
+        ("self", "inputs", "prompts", "completions", "completion_ids_list"),
+    ),
+    Hook(
         f"{_RLOO}_get_per_token_logps_and_entropies",
         ("self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"),
     ),

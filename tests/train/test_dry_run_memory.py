@@ -15,6 +15,13 @@ from tests.support.tiny_runs import pairs, write_jsonl
 pytestmark = pytest.mark.memory
 
 
+@pytest.fixture
+def recipe_data(recipe_data):
+    """A recipe with one micro-batch per step: a second takes as long to simulate."""
+    recipe_data["training"]["global_batch_size"] = 4
+    return recipe_data
+
+
 @pytest.fixture(scope="module")
 def adapter(tiny_model, tmp_path_factory):
     """Save an adapter, which peft loads frozen unless it is trained further."""

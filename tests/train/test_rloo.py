@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from prefcli.errors import RecipeError
+from prefcli.methods import METHODS
 from prefcli.report.run_data import read_run
 from prefcli.training.dry_run import dry_run
 from prefcli.training.prompt_sampler import PromptSampler
@@ -112,8 +113,6 @@ def test_rloo_dry_run_tries_the_judge_and_predicts_the_memory(rloo_recipe, tmp_p
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"judge": None}, "needs a judge"),
-        ({"judge": {"scores": {"path": "s.jsonl"}}}, "needs a judge that scores new"),
         ({"rloo": {"num_generations": 3}}, "write a multiple of rloo.num_generations"),
         ({"rloo": {"max_completion_length": 64}}, "leaves no room for a prompt"),
         ({"rloo": {"reward_clip_range": [1.0, 0.0]}}, "must be below the highest"),
@@ -122,6 +121,17 @@ def test_rloo_dry_run_tries_the_judge_and_predicts_the_memory(rloo_recipe, tmp_p
 def test_recipe_that_rloo_cannot_run_is_refused(rloo_recipe, changes, says):
     with pytest.raises(RecipeError, match=says):
         rloo_recipe(**changes)
+
+
+@pytest.mark.parametrize("judge", [None, {"scores": {"path": "s.jsonl"}}])
+def test_rloo_without_a_judge_of_new_completions_is_refused(rloo_recipe, recipe_data, judge):
+    recipe = rloo_recipe(judge=judge)  # dpo, which needs none, is in this recipe, too
+    with stops_with("JDG008"):
+        train(recipe, recipe.methods["rloo"])
+    for name in set(METHODS) - {"rloo"}:
+        recipe_data.pop(name, None)
+    with pytest.raises(RecipeError, match="JDG008"):
+        rloo_recipe(judge=judge)
 
 
 def test_prompt_sampler_repeats_each_prompt_and_fills_the_last_step():

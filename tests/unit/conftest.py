@@ -1,7 +1,8 @@
 """Run and collect every test here as if the heavy libraries were not installed."""
 
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -35,11 +36,19 @@ def _light():
     sys.meta_path.insert(0, _Blocker)
     try:
         yield
-        loaded = [name for name in sys.modules if name in HEAVY]
-        assert not loaded, f"the light half loaded {', '.join(loaded)}"
+        _check()
     finally:
         sys.meta_path.remove(_Blocker)
         sys.modules.update(aside)
+
+
+def _check():
+    loaded = [name for name in HEAVY if name in sys.modules]
+    assert not loaded, f"the light half loaded {', '.join(loaded)}"
+
+
+_without_libraries = ExitStack()
+"""Entered from one test of this folder to the next, since it takes 5 ms."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -49,6 +58,25 @@ def pytest_make_collect_report(collector):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item):
-    with _light():
+def pytest_runtest_protocol(item, nextitem):
+    """Is called for the tests of other folders, too."""
+    if not _is_here(item):
         return (yield)
+    if _Blocker not in sys.meta_path:
+        _without_libraries.enter_context(_light())
+    try:
+        return (yield)
+    finally:
+        if nextitem is None or not _is_here(nextitem):
+            _without_libraries.close()
+
+
+def _is_here(item):
+    return Path(__file__).parent in item.path.parents
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    result = yield
+    _check()
+    return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import sys
@@ -35,6 +36,7 @@ GROUPS = {
 CODE = re.compile(rf"({'|'.join(GROUPS)})[0-9]{{3}}")
 
 
+@functools.cache
 def codes_in_product() -> dict[str, list[str]]:
     """Every literal error code outside prefcli/error_codes, with the places that use it."""
     places: dict[str, list[str]] = {}

@@ -3,7 +3,7 @@
 import pytest
 
 from prefcli.health import RunContext
-from prefcli.methods import Dpo, Ipo, Kto, Orpo, Sft, Simpo
+from prefcli.methods import Dpo, Ipo, Kto, Orpo, Rloo, Sft, Simpo
 from tests.support.metric_rows import advice_of, at, reported, rows
 
 DPO = RunContext(Dpo(), 300, 30, batch=32, starts_at_reference=True)
@@ -12,6 +12,7 @@ KTO = RunContext(Kto(), 300, 30, batch=32, starts_at_reference=True)
 ORPO = RunContext(Orpo(), 300, 30, batch=32)
 SIMPO = RunContext(Simpo(), 300, 30, batch=32)
 SFT = RunContext(Sft(), 300, 30, batch=32)
+RLOO = RunContext(Rloo(), 200, 10, batch=32, starts_at_reference=True)
 
 
 # --- finite
@@ -645,3 +646,45 @@ def test_forgetting_needs_a_start_of_several_steps():
     # With logging_steps 100 the second row belongs to the start as well.
     stream = rows(2, mixed(1.6), every=100, start=mixed(0.9))
     assert reported(DPO, stream) == []
+
+
+# --- policy_kl, length_hacking, entropy
+
+
+def sampled(kl=5.0, length=40.0, correlation=0.0, entropy=2.0):
+    return {
+        "reward": 1.0,
+        "objective/kl": kl,
+        "completions/mean_length": length,
+        "reward_length_correlation": correlation,
+        "entropy": entropy,
+    }
+
+
+def test_rloo_with_a_steady_policy_is_silent():
+    assert reported(RLOO, rows(20, lambda step: sampled(kl=step / 10))) == []
+
+
+def test_policy_kl_far_from_the_reference_warns_with_the_cure():
+    (advice,) = advice_of(RLOO, rows(20, lambda step: sampled(kl=step / 2)))
+    assert (advice.rule, advice.level, advice.step) == ("policy_kl", "warn", 110)
+    assert "raise rloo.beta" in advice.change
+    assert reported(RLOO, rows(20, sampled(kl=90.0)), policy_kl={"nats": 100.0}) == []
+
+
+@pytest.mark.parametrize(
+    ("growth", "correlation", "expected"),
+    [(2.0, 0.6, [("length_hacking", "warn")]), (2.0, 0.1, []), (1.2, 0.6, [])],
+)
+def test_length_hacking_needs_growth_and_correlation(growth, correlation, expected):
+    stream = rows(
+        20, lambda step: sampled(length=40 * min(growth, 1 + step / 100), correlation=correlation)
+    )
+    assert reported(RLOO, stream) == expected
+
+
+def test_entropy_below_a_tenth_of_its_start_warns():
+    stream = rows(20, lambda step: sampled(entropy=2.0 if step < 100 else 0.1))
+    assert reported(RLOO, stream) == [("entropy", "warn")]
+    stream = rows(20, lambda step: sampled(entropy=2.0 if step < 100 else 0.5))
+    assert reported(RLOO, stream) == []

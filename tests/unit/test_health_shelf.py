@@ -68,7 +68,8 @@ def test_rules_apply_to_methods_with_their_metrics():
         "cpo": everywhere | pairs,
         "reward": {"finite", "no_learning", "gradient", "overfitting"}
         | {"margin", "accuracy", "saturation", "length"},
-        "rloo": (everywhere | {"policy_kl", "length_hacking", "entropy"}) - {"overfitting"},
+        "rloo": (everywhere | {"policy_kl", "length_hacking", "entropy"})
+        - {"overfitting", "end_token"},
     }
 
 

@@ -10,6 +10,7 @@ from prefcli.evaluation.judges.function import Function
 from prefcli.evaluation.judges.implicit_reward import implicit_reward_judge
 from prefcli.evaluation.judges.reward_model import reward_model_judge
 from prefcli.recipe import Recipe
+from prefcli.recipe.schema import JUDGE_EXAMPLE
 from prefcli.recipe.sections import Judge as JudgeOptions
 
 
@@ -19,8 +20,7 @@ def required_judge(recipe: Recipe) -> JudgeOptions:
         raise RecipeError(
             "the recipe has no judge",
             code="JDG008",
-            hint="add one, e.g. judge: {reward_model: {name_or_path: HUB_ID_OR_FOLDER}}, or "
-            "judge: {executable: {command: [python, judge.py]}}",
+            hint=JUDGE_EXAMPLE,
         )
     return recipe.judge
 

@@ -20,7 +20,7 @@ _START = 10
 """The first answer may take this many times the limit: a program may load a model."""
 _SHOWN = 100
 """Characters of a wrong answer that are shown."""
-_CONTINUES = "correct the program; the same command continues after the completions that are judged"
+_CONTINUES = "correct the program; the same command continues where this one stopped"
 
 
 class Executable(Judge):
@@ -124,7 +124,7 @@ class Executable(Judge):
             code="JDG003",
             place=row.place,
             hint="flush standard output after each line, or raise judge.executable.timeout; the "
-            "same command continues after the completions that are judged",
+            "same command continues where this one stopped",
         )
 
     def _ended(self, error: NoAnswerError, row: Completion) -> RecipeError:

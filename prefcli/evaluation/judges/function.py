@@ -46,8 +46,8 @@ class Function(Judge):
                 f"first of them {rows[0].shown}",
                 code="JDG003",
                 place=rows[0].place,
-                hint="raise judge.function.timeout; the same command continues after the "
-                "completions that are judged",
+                hint="raise judge.function.timeout; the same command continues where this one "
+                "stopped",
             ) from None
         # The user's code may raise any exception.
         except Exception as error:
@@ -56,8 +56,7 @@ class Function(Judge):
                 f"for {len(rows)} completions, the first of them {rows[0].shown}",
                 code="JDG006",
                 place=rows[0].place,
-                hint="correct the function; the same command continues after the completions that "
-                "are judged",
+                hint="correct the function; the same command continues where this one stopped",
             ) from None
         if len(values) != len(rows):
             raise RecipeError(

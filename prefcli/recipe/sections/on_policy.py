@@ -79,7 +79,7 @@ class ExecutableJudge(ConfigBase):
 
 
 class Judge(ConfigBase):
-    """Scores the completions of `prefcli pairs`: exactly one of these."""
+    """Scores the completions of `pairs`, `iterate` and `rloo`: exactly one of these."""
 
     reward_model: RewardModelJudge | None = None
     implicit_reward: ImplicitRewardJudge | None = None

@@ -6,6 +6,7 @@ step and the seed alone: a resumed run samples the same, and so do two processes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -81,7 +82,7 @@ class RolloutsMixin(PreemptionMixin):
         with reference_of_rloo(ref_model):
             super().__init__(
                 *args,
-                reward_funcs=[self._judge],
+                reward_funcs=[self._judge],  # which `_calculate_rewards` calls
                 train_dataset=_prepared(train_dataset, kwargs["processing_class"]),
                 eval_dataset=None
                 if eval_dataset is None
@@ -192,19 +193,29 @@ class RolloutsMixin(PreemptionMixin):
         step = self.state.global_step
         return [row_key([seed, step, first + i]) for i in range(len(self._rows))]
 
-    def _judge(
-        self, prompts: list[Any], completions: list[Any], completion_ids: list[Ids], **columns: Any
-    ) -> list[float | None]:
+    def _calculate_rewards(
+        self,
+        inputs: list[dict[str, Any]],
+        prompts: list[Any],
+        completions: list[Any],
+        completion_ids_list: list[Ids],
+    ) -> torch.Tensor:
+        """Return the scores of all processes; shape (completions, 1)."""
+        nan = [math.nan if score is None else score for score in self._judge(completion_ids_list)]
+        self._scores = torch.tensor(nan, device=self.accelerator.device)
+        scores: torch.Tensor = self.accelerator.gather(self._scores)
+        return scores[:, None]
+
+    def _judge(self, completions: list[Ids]) -> list[float | None]:
         """Score completions. Raises _JudgeFailedError on all processes if one of them fails."""
         split = self.context.held_out if self._evaluates else self.context.train
         judge = self.context.judge
         assert judge is not None
         assert split is not None
         rows = []
-        prompt_ids, _, _ = self._tokenize_prompts(prompts)
-        for row, given, ids in zip(self._rows, prompt_ids, completion_ids, strict=True):
+        for row, ids in zip(self._rows, completions, strict=True):
             options = {name: row[name] for name in TEMPLATE_COLUMNS if name in row}
-            text = completion_text(self.processing_class, given, ids)
+            text = completion_text(self.processing_class, row["prompt_ids"], ids)
             rows.append(Completion(row["prompt"], text, split.place(row[_ROW]), options))
         scores: list[float | None] = []
         error: PrefcliError | None = None
@@ -215,13 +226,11 @@ class RolloutsMixin(PreemptionMixin):
         errors = [one for one in gather_object([error]) if one is not None]
         if errors:
             raise _JudgeFailedError(errors[0])
-        nan = [float("nan") if score is None else score for score in scores]
-        self._scores = torch.tensor(nan, device=self.accelerator.device)
         if self._evaluates:
             self._answers += [
                 {"row": row[_ROW], "place": c.place, "prompt": c.prompt, "completion": c.text}
                 | {"reward": score, "tokens": len(ids)}
-                for row, c, score, ids in zip(self._rows, rows, scores, completion_ids, strict=True)
+                for row, c, score, ids in zip(self._rows, rows, scores, completions, strict=True)
             ]
         return scores
 
