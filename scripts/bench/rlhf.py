@@ -10,10 +10,11 @@ program as in judge.executable of a recipe, and both ways should raise its score
 sees that score, except with --true-score: RLOO with the judge in place of the reward model.
 
 Every stage is a prefcli command in a separate process, without evaluations, on the recipe of
---recipe. Each --dpo and --rloo is one choice of settings; the one with the best score on every
-other prompt of EVAL is trained with all seeds, and measured on the remaining prompts. Its
-checkpoints give the score and the KL divergence over the cost. Finished runs are not trained again.
-With the settings of recipes/stories.yaml, a stage takes two to six minutes on a core.
+--recipe. Each --dpo and --rloo is one choice of settings; the defaults are for the stories recipe.
+The choice with the best score on every other prompt of EVAL is trained with all seeds, and measured
+on the remaining prompts. Its checkpoints give the score and the KL divergence over the cost.
+Finished runs are not trained again. With recipes/stories.yaml a stage takes two to six minutes on a
+core.
 """
 
 from __future__ import annotations
@@ -22,11 +23,10 @@ import argparse
 import json
 import math
 import platform
-import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ from rlhf_arms import (
 from rlhf_tables import print_tables, write_plots
 
 from prefcli.console import keep_stdout_for_json, say
-from prefcli.data.digests import row_key
+from prefcli.data.digests import json_digest, row_key
 from prefcli.data.tokenization import prompt_alone
 from prefcli.evaluation.bootstrap import Estimate, Floats
 from prefcli.evaluation.generate import (
@@ -65,18 +65,15 @@ from prefcli.recipe import load
 
 STORIES = Path(__file__).parents[2] / "recipes" / "stories.yaml"
 PREFCLI = [sys.executable, "-m", "prefcli"]
-SETTINGS: dict[str, list[str]] = {
-    "dpo": [],
-    "reward": [],
-    "rloo": [
-        "training.learning_rate=3e-4",
-        "training.global_batch_size=64",
-        "training.per_device_train_batch_size=64",
-        "rloo.num_generations=8",
-    ],
+_ROLLOUTS = (
+    "training.learning_rate=3e-4 training.global_batch_size=64 "
+    "training.per_device_train_batch_size=64 rloo.num_generations=8"
+)
+CHOICES = {
+    "dpo": ["dpo.beta=0.1", "dpo.beta=0.03"],
+    "rloo": [f"{_ROLLOUTS} rloo.beta={beta}" for beta in (0.05, 0.02)],
 }
-"""Settings of each stage besides those of the recipe; those of the command line come last."""
-CHOICES = {"dpo": ["dpo.beta=0.1", "dpo.beta=0.03"], "rloo": ["rloo.beta=0.05", "rloo.beta=0.02"]}
+"""Settings to choose from, for recipes/stories.yaml."""
 _BATCH = 64
 
 
@@ -101,33 +98,32 @@ class Bench:
     ) -> Run:
         """Run a stage, or read one that has ended. reward: the judge of rloo."""
         args = self._args
-        parts = [name or method, choice, str(seed)]
-        place = re.sub(r"[^\w.=-]+", "-", "-".join(part for part in parts if part))
+        settings = [
+            f"model.name_or_path={self._start}",
+            f"data.train.path={args.demonstrations if method == 'sft' else args.pairs[0]}",
+            "data.eval=null",
+            f"seed={seed}",
+            "samples.prompts=0",
+            "training.logging_steps=1",
+            f"training.save_steps={args.save_steps}",
+            "training.save_total_limit=null",
+        ]
+        if method == "rloo":
+            settings += [
+                f"judge={json.dumps(judge_of(reward) if reward else self._judge)}",
+                f"rloo.max_completion_length={args.max_new_tokens}",
+                f"training.max_steps={args.rloo_steps}",
+            ]
+        words = [method, args.recipe, *settings, *shlex.split(choice)]
+        place = f"{name or method}-{seed}-{json_digest(words)[:8]}"
         folder = self._folder / place
         file = self._folder / f"{place}.cost.json"
         if not file.is_file():
             shutil.rmtree(folder, ignore_errors=True)
-            settings = [
-                f"model.name_or_path={self._start}",
-                f"data.train.path={args.demonstrations if method == 'sft' else args.pairs[0]}",
-                "data.eval=null",
-                f"output_dir={folder}",
-                f"seed={seed}",
-                "samples.prompts=0",
-                "training.logging_steps=1",
-                f"training.save_steps={args.save_steps}",
-                "training.save_total_limit=null",
-                *SETTINGS.get(method, []),
-            ]
-            if method == "rloo":
-                settings += [
-                    f"judge={json.dumps(judge_of(reward) if reward else self._judge)}",
-                    f"rloo.max_completion_length={args.max_new_tokens}",
-                    f"training.max_steps={args.rloo_steps}",
-                ]
-            words = [method, args.recipe, *settings, *shlex.split(choice)]
-            say(f"rlhf: {place}")
-            spent = run_process([*PREFCLI, *words], self._folder / f"{place}.log")
+            say(f"rlhf: {place}: {method} {choice}")
+            spent = run_process(
+                [*PREFCLI, *words, f"output_dir={folder}"], self._folder / f"{place}.log"
+            )
             file.write_text(json.dumps(vars(spent)), "utf-8")
         title = f"{', '.join(filter(None, (method, name)))}, seed {seed}"
         cost = Cost(**json.loads(file.read_text("utf-8")))
@@ -143,7 +139,10 @@ class Bench:
 
     def measured(self, name: str, model: str | Path, part: str, reward: Run | None) -> Policy:
         """Sample completions of held-out prompts, and measure them; done once for each name."""
-        path = self._folder / "measured" / f"{name}-{part}.json"
+        args = self._args
+        settings = [args.pairs[1], args.judge, args.max_new_tokens, args.samples]
+        folder = self._folder / f"measured-{json_digest(settings)[:8]}"
+        path = folder / f"{name}-{part}.json"
         if not path.is_file():
             say(f"rlhf: measuring {name} on {len(self._prompts[part])} prompts")
             self._measure(str(model), part, reward).write(path)
@@ -242,8 +241,8 @@ def compare(args: argparse.Namespace) -> Comparison:
     dpo = [bench.trained("dpo", first, choice) for choice in args.dpo]
     best_dpo = bench.best(dpo)
     if args.rloo_steps is None:
-        words = [*SETTINGS["rloo"], *shlex.split(args.rloo[0])]
-        args.rloo_steps = dpo[best_dpo].completions // batch_of(words)
+        rollouts = load(args.recipe, shlex.split(args.rloo[0])).recipe.training.global_batch_size
+        args.rloo_steps = dpo[best_dpo].completions // rollouts
     reward = {seed: bench.trained("reward", seed, args.reward) for seed in args.seeds}
     rloo = [bench.trained("rloo", first, choice, reward=reward[first]) for choice in args.rloo]
     best_rloo = bench.best(rloo)
@@ -265,12 +264,6 @@ def compare(args: argparse.Namespace) -> Comparison:
         reward,
         {seed: bench.accuracy(run) for seed, run in reward.items()},
     )
-
-
-def batch_of(settings: Iterable[str]) -> int:
-    """Return the last training.global_batch_size of some settings."""
-    pairs = [setting.partition("=") for setting in settings]
-    return int([value for key, _, value in pairs if key == "training.global_batch_size"][-1])
 
 
 def main() -> None:
