@@ -142,6 +142,8 @@ def _prompt_and_answers(row: Mapping[str, Any]) -> tuple[Prompt, Any, Any]:
         desirable = row.get("label", True)
         completion = row["completion"]
         return row["prompt"], completion if desirable else None, None if desirable else completion
+    if "prompt" in row:
+        return row["prompt"], None, None
     messages = row.get("messages") or []
     last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=0)
     return messages[:last], messages[last : last + 1], None

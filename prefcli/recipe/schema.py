@@ -161,12 +161,12 @@ class Recipe(ConfigBase):
                     f"{name}.max_completion_length ({method.sampled_tokens}) leaves no room for a "
                     f"prompt in data.max_length ({self.data.max_length})"
                 )
-        if self.reference.precompute and not any(
-            method.precomputes_reference for method in self.methods.values()
-        ):
+        sampling = [name for name, method in self.methods.items() if method.needs_judge]
+        precomputed = any(method.precomputes_reference for method in self.methods.values())
+        if self.reference.precompute and sampling and not precomputed:
             raise RuleError(
-                f"reference.precompute has no effect on {', '.join(self.methods)}: completions are "
-                "new in each step"
+                f"reference.precompute has no effect on {', '.join(sampling)}: completions are new "
+                "in each step"
             )
         return self
 

@@ -21,8 +21,9 @@ for line in sys.stdin:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("reference", ["previous", "start"])
 def test_rounds_continue_the_adapter_of_the_round_before(
-    recipe_data, tiny_model, tmp_path, monkeypatch, capsys
+    recipe_data, tiny_model, tmp_path, monkeypatch, capsys, reference
 ):
     (tmp_path / "judge.py").write_text(JUDGE)
     recipe_data |= {
@@ -34,7 +35,8 @@ def test_rounds_continue_the_adapter_of_the_round_before(
     recipe_data["data"]["checks"] = ANYTHING
     recipe = tmp_path / "r.yaml"
     recipe.write_text(yaml.safe_dump(recipe_data))
-    code = run(monkeypatch, "iterate", str(recipe), "--rounds", "2", "--method", "dpo", "--json")
+    options = ("--rounds", "2", "--method", "dpo", "--reference", reference, "--json")
+    code = run(monkeypatch, "iterate", str(recipe), *options)
     captured = capsys.readouterr()
     assert code == 0, captured.err
     document = json.loads(captured.out)
@@ -45,5 +47,8 @@ def test_rounds_continue_the_adapter_of_the_round_before(
     for number in numbers[1:]:
         made = read_run(folder / f"round-{number}" / "run")
         assert made.status == "finished"
+        is_named = number > 1 and reference == "start"
+        named = str(tiny_model) if is_named else None
+        assert made.recipe_value("reference.name_or_path") == named
         assert made.recipe_value("model.adapter") == ("continue" if number > 1 else None)
         assert made.record["data"]["train"]["read"] == document["rounds"][number]["rows"]

@@ -212,6 +212,9 @@ def test_precompute_without_a_reference_is_rejected(recipe_data, make_recipe):
     for name in ("dpo", "ipo", "kto"):
         del recipe_data[name]
     recipe_data["reference"] = {"precompute": True}
+    with pytest.raises(RecipeError, match="precompute has no effect on rloo: completions are new"):
+        make_recipe(recipe_data)
+    del recipe_data["rloo"]
     with pytest.raises(RecipeError, match="reference has no effect"):
         make_recipe(recipe_data)
 

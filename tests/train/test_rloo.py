@@ -51,9 +51,10 @@ def weights(run):
 
 
 def test_rloo_run_reports_scores_kl_and_completions(rloo_recipe, capsys):
-    recipe = rloo_recipe()
+    recipe = rloo_recipe(samples={"prompts": 2, "max_new_tokens": 4})
     train(recipe, recipe.methods["rloo"])
     output = capsys.readouterr().out
+    assert "sample: step 7, greedy" in output
     assert "step 0: policy and reference agree on 8 rows" in output
     assert "reads back" in output
     run = read_run(recipe.output_dir)

@@ -13,7 +13,7 @@ from prefcli.health import Health
 from prefcli.methods import METHODS
 from prefcli.model import Device, detect_device
 from prefcli.model.lora import lora_config
-from prefcli.recipe.sections import DataChecks, Pairs
+from prefcli.recipe.sections import DataChecks, FunctionJudge, Judge, Pairs
 from prefcli.training.run import train
 from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_options
 from tests.support.tiny_runs import ANYTHING, labelled, metric_rows, pairs, trainer_of, write_jsonl
@@ -63,6 +63,14 @@ CHANGES = {
     "simpo.gamma": (0.3, "simpo_gamma"),
     "simpo.cpo_alpha": (0.3, "cpo_alpha"),
     "reward.center_rewards_coefficient": (0.3, "center_rewards_coefficient"),
+    "rloo.beta": (0.3, "beta"),
+    "rloo.num_generations": (4, "num_generations"),
+    "rloo.max_completion_length": (9, "max_completion_length"),
+    "rloo.temperature": (0.7, "temperature"),
+    "rloo.top_p": (0.9, "top_p"),
+    "rloo.normalize_advantages": (True, "normalize_advantages"),
+    "rloo.reward_clip_range": ([-1.0, 1.0], "reward_clip_range"),
+    "rloo.mask_truncated_completions": (True, "mask_truncated_completions"),
     "cpo.loss_type": ("hinge", "loss_type"),
     "cpo.beta": (0.3, "beta"),
     "cpo.cpo_alpha": (0.3, "cpo_alpha"),
@@ -89,7 +97,8 @@ ELSEWHERE = {
     "cpo.alpha",  # test_keys_of_alphapo_reach_trl
     "cpo.gamma",
     "reward.margin_column",  # test_reward_with_margins_matches_the_formula
-    "judge",  # test_pairs.py
+    *(f"judge.{key}" for key in Judge.model_fields if key != "function"),  # test_pairs.py
+    *(f"judge.function.{key}" for key in FunctionJudge.model_fields),
     *(f"pairs.{key}" for key in Pairs.model_fields),
     "launch.strategy",  # test_automatic.py
     "launch.processes",  # test_launch.py
@@ -272,11 +281,12 @@ def test_every_lora_key_reaches_peft(recipe_data, make_recipe):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_lora_dropout_is_not_changed_by_trl(recipe_data, make_recipe, name):
-    """trl's disable_dropout would set it to zero."""
+    """trl's disable_dropout would set it to zero, as rloo needs it."""
     recipe_data["lora"] = {"rank": 2, "dropout": 0.25}
     trainer, _ = trainer_of(make_recipe(recipe_data).recipe, name)
     layers = [layer for layer in trainer.model.modules() if hasattr(layer, "lora_dropout")]
-    assert {layer.lora_dropout["default"].p for layer in layers} == {0.25}
+    rates = {getattr(layer.lora_dropout["default"], "p", 0.0) for layer in layers}
+    assert rates == {0.25 if METHODS[name].keeps_adapter_dropout else 0.0}
 
 
 @pytest.mark.parametrize("name", METHODS)
