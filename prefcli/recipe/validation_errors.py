@@ -239,7 +239,7 @@ def missing_method(recipe: Recipe, name: str, places: Places) -> Problem:
     return Problem(
         f"the recipe has no {name!r} section; it has {', '.join(recipe.methods)}",
         place=f"{places.source}:1:1",
-        hint=f"add `{name}: {{}}` for the defaults, or run `prefcli "
-        f"{next(iter(recipe.methods))} {places.source}`",
+        hint=f"add `{name}: {{}}` to the recipe or `{name}={{}}` to the command for the defaults, "
+        f"or run `prefcli {next(iter(recipe.methods))} {places.source}`",
         code="RCP018",
     )
