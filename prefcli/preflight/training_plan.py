@@ -35,16 +35,16 @@ class Plan:
     repeated: int
     """Rows trained twice per epoch, to fill the last batch of every process."""
 
-    def lines(self, training: Training) -> list[str]:
-        """Describe the plan for the log."""
+    def lines(self, training: Training, rows: str = "rows") -> list[str]:
+        """Describe the plan for the log. rows: what a step trains on."""
         about = "" if self.exact else "about "
         repeated = (
-            [f"plan: {self.repeated} rows per epoch are trained twice, to fill the last batches"]
+            [f"plan: {self.repeated} {rows} per epoch are trained twice, to fill the last batches"]
             if self.repeated
             else []
         )
         return [
-            f"plan: {about}{counted(self.steps, 'step')} of {training.global_batch_size} rows "
+            f"plan: {about}{counted(self.steps, 'step')} of {training.global_batch_size} {rows} "
             f"({training.train_batch_size} per device x {counted(self.world_size, 'device')} x "
             f"{self.accumulation} accumulated), {counted(self.steps_per_epoch, 'step')} per epoch, "
             f"{counted(self.warmup_steps, 'warm-up step')}, "
