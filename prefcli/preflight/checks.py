@@ -286,9 +286,9 @@ def _check_plan(context: PreflightContext) -> Report:
         world=context.target.devices,
     )
     context.plan = plan
-    rows = "completions" if context.method.needs_judge else "rows"
+    trained = "completions" if context.method.needs_judge else "rows"
     return Report(
-        [*plan.lines(recipe.training, rows), *sft_mix_lines(recipe, datasets.sft_mix, plan)],
+        [*plan.lines(recipe.training, trained), *sft_mix_lines(recipe, datasets.sft_mix, plan)],
         plan.warnings(recipe.training),
     )
 

@@ -109,7 +109,7 @@ def test_resolve_automatic_on_a_cpu_is_a_rule(recipe_of):
     """Check the largest divisor up to 8 of the rows of each process."""
     simulate = Simulated()
     for rows, processes, expected in ((64, 1, 8), (12, 1, 6), (12, 2, 6), (7, 1, 7), (11, 1, 1)):
-        recipe = recipe_of(f"training.global_batch_size={rows}")
+        recipe = recipe_of(f"training.global_batch_size={rows}", "rloo=null")
         resolved = resolve(recipe, processes, None, CPU, simulate)
         assert resolved.recipe.training.train_batch_size == expected
         assert resolved.line.endswith(", as always on a CPU")
