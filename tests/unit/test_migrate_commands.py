@@ -215,6 +215,8 @@ def test_command_of_trls_rloo_trainer_migrates_with_its_reward_model():
     rloo = recipe.rloo
     assert (rloo.beta, rloo.num_generations, rloo.temperature) == (0.05, 4, 0.9)
     assert recipe.data.max_length == 1024 + rloo.max_completion_length == 1536
+    odd = migrate([*words, "--max_completion_length", "long"])
+    assert [p.path for p in odd.problems] == ["max_completion_length"]
     refused = migrate([*words, "--reward_funcs", "accuracy_reward", "--num_iterations", "2"])
     assert {p.path: p.code for p in refused.problems} == {
         "reward_funcs": "RCP156",

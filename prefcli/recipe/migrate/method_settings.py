@@ -49,8 +49,9 @@ def completion_length(draft: Draft) -> None:
     if draft.method == "rloo":
         length = draft.value(key)
         draft.put("rloo.max_completion_length", length, key)
-        # RLOOConfig has no limit for a prompt; prefcli drops and counts longer ones.
-        draft.put("data.max_length", max(_LONGEST_PROMPT, int(length)) + int(length), key)
+        if isinstance(length, int):
+            # RLOOConfig has no limit for a prompt; prefcli drops and counts longer ones.
+            draft.put("data.max_length", _LONGEST_PROMPT + length, key)
     elif draft.given(key) is not None and draft.method in ("sft", "dpo", "ipo"):
         message = "prefcli has one limit for prompt and completion, data.max_length"
         draft.refuse(key, message, code="RCP156", hint="remove it if data.max_length is enough")

@@ -160,7 +160,7 @@ _REFUSED = {
     "prefcli samples from the policy's own probabilities": (
         "repetition_penalty=1.0,1 generation_kwargs vllm_structured_outputs_regex"
     ),
-    "prefcli has one judge; add its scores up there": "reward_weights",
+    "prefcli has one judge; write one that adds up the scores": "reward_weights",
     "prefcli takes the coefficient from the model's config": "router_aux_loss_coef",
     "prefcli truncates at the end": "truncation_mode=keep_start",
     "prefcli's packing does not split rows": "packing_strategy=bfd,ffd",
