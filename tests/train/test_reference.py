@@ -272,7 +272,7 @@ def test_train_named_reference_is_used(recipe_data, make_recipe, sft_adapter, me
 
 
 def test_recipe_reference_without_such_a_method_raises(recipe_data, make_recipe):
-    for name in ("sft", "dpo", "ipo", "kto", "simpo"):
+    for name in ("sft", "dpo", "ipo", "kto", "simpo", "rloo"):
         del recipe_data[name]
     recipe_data["reference"] = {"precompute": True}
     with pytest.raises(RecipeError, match="no effect on orpo"):
