@@ -98,6 +98,22 @@ def test_judge_that_fails_in_training_loses_no_step(rloo_recipe, tmp_path, monke
     assert rewards[0] == rewards[1]
 
 
+def test_evaluation_skips_completions_that_the_judge_cannot_score(rloo_recipe, tmp_path):
+    """One of them is alone in its batch, which has no mean then."""
+    (tmp_path / "judge.py").write_text(
+        "def score(prompts, completions):\n"
+        "    return [None if p == 'say red rude dog' else 2.0 for p in prompts]\n"
+    )
+    judge = {"function": {"name": f"{tmp_path / 'judge.py'}:score"}}
+    recipe = rloo_recipe(judge=judge)
+    training = recipe.training.model_copy(update={"per_device_eval_batch_size": 1, "max_steps": 1})
+    recipe = recipe.model_copy(update={"training": training})
+    train(recipe, recipe.methods["rloo"])
+    last = read_run(recipe.output_dir).evals[-1]
+    assert (last["reward"], last["unscored"]) == (2.0, pytest.approx(0.1))
+    assert last["loss"] == pytest.approx(-2.0, abs=0.01)
+
+
 @pytest.mark.memory
 def test_rloo_dry_run_tries_the_judge_and_predicts_the_memory(rloo_recipe, tmp_path, capsys):
     recipe = rloo_recipe()

@@ -95,6 +95,26 @@ def sum_labelled(
     return sums
 
 
+def sum_completions(
+    scores: torch.Tensor, log_ratios: torch.Tensor, tokens: torch.Tensor, beta: float
+) -> Sums:
+    """Add up sampled completions. Each argument but beta: a value per completion.
+
+    scores: NaN where the judge gave none. log_ratios: of policy and reference, in nats. tokens: 0
+    for a completion that the loss skips.
+    """
+    scored = ~scores.isnan()
+    objective = scores - beta * log_ratios
+    return {
+        "completions": torch.ones_like(scores).sum(),
+        "scored": scored.sum(),
+        "score": scores.nansum(),
+        "objective": objective.nansum(),
+        "measured": (tokens > 0).sum(),
+        "log_ratio": log_ratios.sum(),
+    }
+
+
 def sum_text(output: Any) -> Sums:
     """Add up the tokens of demonstrations, packed or not, from the output of trl's fused head."""
     return {
@@ -157,6 +177,13 @@ def per_token_metrics(sums: Mapping[str, float]) -> dict[str, float]:
 def exact_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     """Compute as means over rows, or over tokens of text, what trl averages over batches."""
     metrics: dict[str, float] = {}
+    if completions := sums.get("completions"):
+        metrics["unscored"] = 1 - sums["scored"] / completions
+    if scored := sums.get("scored"):
+        metrics["reward"] = sums["score"] / scored
+        metrics["loss"] = -sums["objective"] / scored
+    if measured := sums.get("measured"):
+        metrics["objective/kl"] = sums["log_ratio"] / measured
     if tokens := sums.get("text_tokens"):
         metrics["loss"] = -sums["text_logp"] / tokens
         metrics["mean_token_accuracy"] = sums["text_right"] / tokens

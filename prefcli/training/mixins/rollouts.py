@@ -26,6 +26,7 @@ from prefcli.evaluation.judges import Completion
 from prefcli.evaluation.on_policy.sampling import DrawPerRow
 from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
 from prefcli.model.inference import eval_mode
+from prefcli.training.mixins.metric_sums import sum_completions
 from prefcli.training.mixins.preemption_mixin import PreemptionMixin
 from prefcli.training.mixins.reference_kl import reference_of
 from prefcli.training.prompt_sampler import PromptSampler
@@ -38,7 +39,7 @@ _LOGGED = ("entropy", "completions/mean_length", "completions/clipped_ratio")
 """Metrics of trl that are logged as they are."""
 _OF_GROUPS = ("reward_std", "frac_reward_zero_std")
 """Those of several completions of one prompt, which an evaluation does not have."""
-_OWN = ("reward", "objective/kl", "unscored", "reward_length_correlation")
+_CORRELATION = "reward_length_correlation"
 
 Answer = dict[str, Any]
 """A completion of a held-out prompt: its `row`, `place`, `prompt`, `completion`, `reward` and
@@ -63,8 +64,6 @@ class RolloutsMixin(PreemptionMixin):
     """Log-probabilities of the completions' tokens under the policy and the reference."""
     _scores: torch.Tensor
     """The judge's scores of this process's completions; NaN where it gave none."""
-    _objective: torch.Tensor
-    """Score minus beta times the log-ratio of each of them."""
     _answers: list[Answer]
     """Completions of an evaluation on this process."""
     _answer_readers: Sequence[Callable[[int, list[Answer]], None]] = ()
@@ -246,36 +245,32 @@ class RolloutsMixin(PreemptionMixin):
         mask: of the completions' tokens, shape (completions, tokens).
         """
         policy, reference = self._token_logps[:2]
-        log_ratio = ((policy - reference) * mask).sum(1)
-        self._objective = self._scores - self.beta * log_ratio
-        lengths = mask.sum(1)
-        values = torch.stack([self._scores, log_ratio, lengths.float()], dim=1).double()
-        scores, log_ratios, tokens = self.accelerator.gather(values).T
-        logged = self._metrics["eval" if self._evaluates else "train"]
+        log_ratios, tokens = ((policy - reference) * mask).sum(1), mask.sum(1)
+        self._add(sum_completions(self._scores, log_ratios, tokens, self.beta))
+        logged = self._mode_metrics
         of_trl = _LOGGED if self._evaluates else (*_LOGGED, *_OF_GROUPS)
-        for name in [name for name in logged if name not in (*of_trl, *_OWN)]:
+        for name in [name for name in logged if name not in (*of_trl, _CORRELATION)]:
             del logged[name]
-        scored = ~scores.isnan()
-        own = {
-            "reward": float(scores.nanmean()),
-            "objective/kl": float(log_ratios[tokens > 0].mean()),
-            "unscored": 1 - float(scored.double().mean()),
-        }
         if not self._evaluates:
-            own["reward_length_correlation"] = _correlation(scores[scored], tokens[scored])
-        logged["reward"].pop()  # trl's, in float32
-        for name, value in own.items():
-            logged[name].append(value)
+            values = torch.stack([self._scores.double(), tokens.double()], dim=1)
+            both = self.accelerator.gather(values)
+            scores, lengths = both[~both[:, 0].isnan()].T
+            logged[_CORRELATION].append(_correlation(scores, lengths))
+
+    @property
+    def _mode_metrics(self) -> Any:
+        """trl's metrics of training, or of the evaluation."""
+        return self._metrics["eval" if self._evaluates else "train"]
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any
     ) -> Any:
-        """Return trl's loss; in an evaluation minus the objective, reward minus beta times KL."""
+        """Return trl's loss. That of an evaluation is computed from the sums of `_measure`."""
         loss = super().compute_loss(model, inputs, return_outputs, **kwargs)
-        logged = self._metrics["eval" if self._evaluates else "train"]
+        logged = self._mode_metrics
         for name in [name for name in logged if name.startswith("clip_ratio/")]:
             del logged[name]  # policy and sampler are the same
-        return -self._objective.nanmean() if self._evaluates else loss
+        return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         try:
