@@ -26,7 +26,7 @@ from prefcli.data.tokenization import (
 )
 from prefcli.data.turn_masks import loss_masks
 from prefcli.errors import DataError
-from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
+from prefcli.formats.chat_columns import template_columns
 from prefcli.methods import RowKind
 from prefcli.progress_bar import progress
 from prefcli.text import last_line
@@ -149,7 +149,7 @@ def compute_row_stats(
         parts = [columns]
         if kind == "labelled" and pairs:
             # trl sees each side alone and may divide prompt and completion at another token.
-            rendering = {name: columns[name] for name in TEMPLATE_COLUMNS if name in columns}
+            rendering = template_columns(columns)
             parts = [
                 {"prompt": columns["prompt"], "completion": columns[side], **rendering}
                 for side in sides

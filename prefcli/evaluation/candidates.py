@@ -17,7 +17,7 @@ from prefcli.evaluation.logprobs import Row as TokenRow
 from prefcli.formats import RowError, detect
 from prefcli.formats.base import Raw, describe
 from prefcli.formats.chat import complete, is_messages, split_last_turn, to_prompt
-from prefcli.formats.chat_columns import TEMPLATE_COLUMNS, add_chat_columns
+from prefcli.formats.chat_columns import add_chat_columns, template_columns
 from prefcli.text import last_line
 
 Layout = Literal["single", "list", "pair"]
@@ -127,7 +127,7 @@ class CandidateReader:
             sides = ("chosen", "rejected") if self.layout == "pair" else ("completion",)
             row = {**row, _LIST: [row[side] for side in sides]}
         row, _ = add_chat_columns(raw, row, tools=True)
-        template = {name: row[name] for name in TEMPLATE_COLUMNS if name in row}
+        template = template_columns(row)
         return Candidates(row["prompt"], row[_LIST], template)
 
 

@@ -27,7 +27,7 @@ from prefcli.evaluation.scorers import (
 )
 from prefcli.formats import detect
 from prefcli.formats.cells import prepare
-from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
+from prefcli.formats.chat_columns import template_columns
 from prefcli.methods import Method
 from prefcli.model import load_tokenizer
 from prefcli.progress_bar import progress
@@ -174,6 +174,6 @@ def _token_rows(split: Split, index: int, scorer: Scorer) -> list[TokenRow]:
         pairs = detect(raw)
         assert pairs is not None
         row = pairs.convert(raw)
-    template = {name: row[name] for name in TEMPLATE_COLUMNS if name in row}
+    template = template_columns(row)
     pair = Candidates(row["prompt"], [row["chosen"], row["rejected"]], template)
     return pair.token_rows(scorer.tokenizer, split.place(index))

@@ -14,6 +14,11 @@ TEMPLATE_COLUMNS = ("tools", "chat_template_kwargs")
 """Columns of a canonical row that its chat template is called with, as in trl."""
 
 
+def template_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a row's columns, or of a batch's, that its chat template is called with."""
+    return {name: columns[name] for name in TEMPLATE_COLUMNS if name in columns}
+
+
 def add_chat_columns(raw: Raw, row: Row, *, tools: bool) -> tuple[Row, frozenset[str]]:
     """Add what these columns hold to a canonical row; return it with the columns that were read.
 

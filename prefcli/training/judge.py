@@ -9,7 +9,7 @@ from prefcli.console import say
 from prefcli.data import Split
 from prefcli.evaluation.judges import Judge, open_judge, required_judge
 from prefcli.evaluation.on_policy.judging import try_judge
-from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
+from prefcli.formats.chat_columns import template_columns
 from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
 
@@ -25,7 +25,7 @@ def judge_of_run(recipe: Recipe, method: Method, train: Split) -> Iterator[Judge
         return
     with open_judge(recipe, required_judge(recipe)) as judge:
         row = train.rows[0]
-        template = {name: row[name] for name in TEMPLATE_COLUMNS if name in row}
+        template = template_columns(row)
         say(f"judge: {try_judge(judge, row['prompt'], train.place(0), template)}")
         yield judge
 

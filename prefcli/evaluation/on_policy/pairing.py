@@ -9,7 +9,7 @@ from itertools import permutations
 from typing import Any
 
 from prefcli.data.digests import row_key
-from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
+from prefcli.formats.chat_columns import template_columns
 from prefcli.recipe.sections import Pairs
 
 UNFINISHED = "cut at pairs.max_new_tokens"
@@ -70,7 +70,7 @@ class ScoredPrompt:
 
 def prompt_key(columns: Mapping[str, Any]) -> int:
     """Return a number that is equal for equal prompts, whatever file they are from."""
-    template = {name: columns[name] for name in TEMPLATE_COLUMNS if name in columns}
+    template = template_columns(columns)
     return row_key([columns["prompt"], template])
 
 

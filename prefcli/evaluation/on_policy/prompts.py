@@ -21,7 +21,7 @@ from prefcli.evaluation.generate import Prompt
 from prefcli.evaluation.on_policy.pairing import prompt_key
 from prefcli.formats import RowError, detect
 from prefcli.formats.base import Raw
-from prefcli.formats.chat_columns import TEMPLATE_COLUMNS, add_chat_columns
+from prefcli.formats.chat_columns import add_chat_columns, template_columns
 from prefcli.formats.prompts import prompt_of
 from prefcli.progress_bar import counted
 from prefcli.recipe.sections import Source
@@ -165,7 +165,7 @@ def _row(columns: dict[str, Any], place: str, tokenizer: PreTrainedTokenizerBase
             place=place,
             hint="change the prompt, or the template in model.chat_template",
         ) from None
-    template = {name: columns[name] for name in TEMPLATE_COLUMNS if name in columns}
+    template = template_columns(columns)
     return PromptRow(place, prompt, template, ids, prompt_key(columns))
 
 

@@ -24,7 +24,7 @@ from prefcli.errors import PrefcliError
 from prefcli.evaluation.generate import completion_text, generate_ids
 from prefcli.evaluation.judges import Completion
 from prefcli.evaluation.on_policy.sampling import DrawPerRow
-from prefcli.formats.chat_columns import TEMPLATE_COLUMNS
+from prefcli.formats.chat_columns import template_columns
 from prefcli.model.inference import eval_mode
 from prefcli.training.mixins.metric_sums import sum_completions
 from prefcli.training.mixins.preemption_mixin import PreemptionMixin
@@ -213,7 +213,7 @@ class RolloutsMixin(PreemptionMixin):
         assert split is not None
         rows = []
         for row, ids in zip(self._rows, completions, strict=True):
-            options = {name: row[name] for name in TEMPLATE_COLUMNS if name in row}
+            options = template_columns(row)
             text = completion_text(self.processing_class, row["prompt_ids"], ids)
             rows.append(Completion(row["prompt"], text, split.place(row[_ROW]), options))
         scores: list[float | None] = []
