@@ -62,6 +62,8 @@ class HealthRule(ConfigBase):
     """A section of the recipe that the rule needs, as a dotted path."""
     needs_language_model: ClassVar[bool] = False
     """It judges texts or tokens, which a reward model does not write."""
+    of_sampled_completions: ClassVar[bool] = False
+    """It judges completions that the policy samples in training."""
     defers_to: ClassVar[tuple[str, ...]] = ()
     """Rules whose advice replaces this rule's, since they name a better reason."""
 
@@ -99,6 +101,8 @@ class HealthRule(ConfigBase):
     def applies(cls, method: Method) -> bool:
         """Return whether the rule can check runs of a method."""
         if cls.needs_language_model and method.head != "language_model":
+            return False
+        if cls.of_sampled_completions and not method.needs_judge:
             return False
         return set(cls.reads) <= set(method.metrics)
 

@@ -20,7 +20,7 @@ class Entropy(HealthRule):
     """
 
     name: ClassVar[str] = "entropy"
-    reads: ClassVar[tuple[str, ...]] = ("objective/kl",)
+    of_sampled_completions: ClassVar[bool] = True
 
     share: Fraction = 0.1
     """Share of the first ten steps' entropy below which the rest is reported."""

@@ -20,7 +20,7 @@ class LengthHacking(HealthRule):
     """
 
     name: ClassVar[str] = "length_hacking"
-    reads: ClassVar[tuple[str, ...]] = ("objective/kl",)
+    of_sampled_completions: ClassVar[bool] = True
 
     growth: Positive = 1.5
     """The mean length must be this many times that of the first ten steps."""

@@ -20,7 +20,7 @@ class PolicyKl(HealthRule):
     """
 
     name: ClassVar[str] = "policy_kl"
-    reads: ClassVar[tuple[str, ...]] = ("objective/kl",)
+    of_sampled_completions: ClassVar[bool] = True
 
     nats: Positive = 50.0
     """KL divergence per completion that is reported, as a mean of ten steps."""
