@@ -109,7 +109,7 @@ def _check(recipe: Recipe, method: Method) -> None:
         problem = f"{method.name} trains no model that answers prompts", "choose another --method"
     elif method.needs_judge:
         problem = f"{method.name} samples new completions in each step", "run it without rounds"
-    elif recipe.judge is None or recipe.judge.scores is not None:
+    elif not recipe.judges_new_completions:
         problem = (
             "rounds need a judge of new completions",
             "add one, e.g. judge: {executable: {command: [python, judge.py]}}",

@@ -194,10 +194,9 @@ def _trainer(
     rows = Dataset.from_list(rows_of(method, batch * batches, length))
     config_class, _ = method.trl_classes()
     plain = _without_preparation(recipe, batch * batches)
-    options = trl_options(plain, method, device) | _SIMULATED | {"output_dir": folder}
+    simulated = {k: v for k, v in _SIMULATED.items() if k not in method.trainer.lacks}
+    options = trl_options(plain, method, device) | simulated | {"output_dir": folder}
     options |= method.trainer.simulated_options(batch * batches)
-    for name in method.trainer.lacks:
-        options.pop(name, None)
     options["bf16"] = device.autocast(recipe.model) or device.half(recipe.model)
     options["gradient_accumulation_steps"] = batches
     for name in ("packing", "assistant_only_loss"):  # rows already have the length of packed ones

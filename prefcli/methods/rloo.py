@@ -36,8 +36,8 @@ class Rloo(Method):
     temperature: Positive = 1.0
     """Sampling temperature, also of the log-probabilities in the loss."""
     top_p: Fraction = 1.0
-    """Sample from the most likely tokens with this total probability. Below 1 the loss is no longer
-    that of the policy which has sampled."""
+    """Sample from the most likely tokens with this total probability. Below 1 the loss
+    assumes other probabilities than those that are sampled from."""
     normalize_advantages: bool = False
     """Divide the advantages of a step by their standard deviation."""
     reward_clip_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None

@@ -288,9 +288,14 @@ class Recipe(ConfigBase):
             (f"{path}[{i}]", source) for path, group in sections for i, source in enumerate(group)
         ]
 
+    @property
+    def judges_new_completions(self) -> bool:
+        """True if a judge can score completions that have no stored scores."""
+        return self.judge is not None and self.judge.scores is None
+
     def lacks_judge(self, method: Method) -> bool:
         """Return whether nothing can score the completions that a method samples."""
-        return method.needs_judge and (self.judge is None or self.judge.scores is not None)
+        return method.needs_judge and not self.judges_new_completions
 
     @property
     def judge_models(self) -> dict[str, tuple[str, str | None]]:
