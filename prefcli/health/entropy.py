@@ -26,11 +26,11 @@ class Entropy(HealthRule):
     """Share of the first ten steps' entropy below which the rest is reported."""
 
     def check(self, history: History, run: RunContext) -> Advice | None:
-        first = history.opening("entropy", _STEPS)
-        if first is None:
+        windows = history.from_opening("entropy", _STEPS, _STEPS)
+        if windows is None:
             return None
-        recent = history.recent("entropy", _STEPS, after=first.end)
-        if recent is None or recent.mean >= self.share * first.mean:
+        first, recent = windows
+        if recent.mean >= self.share * first.mean:
             return None
         equal = history.last("frac_reward_zero_std")
         same = f", and {equal.value:.0%} of the prompts have equal scores" if equal else ""

@@ -33,10 +33,10 @@ class Forgetting(HealthRule):
     """Optimizer steps that are averaged; the start is the mean of the first 10."""
 
     def check(self, history: History, run: RunContext) -> Advice | None:
-        start = history.opening("sft_mix/loss", _OPENING)
-        now = history.recent("sft_mix/loss", self.steps, after=start.end) if start else None
-        if start is None or now is None:
+        windows = history.from_opening("sft_mix/loss", _OPENING, self.steps)
+        if windows is None:
             return None
+        start, now = windows
         rise = now.mean - start.mean
         if rise <= min(self.note, self.rise):
             return None

@@ -28,13 +28,11 @@ class LengthHacking(HealthRule):
     """Correlation of score and length within a step, as a mean of ten steps."""
 
     def check(self, history: History, run: RunContext) -> Advice | None:
-        first = history.opening("completions/mean_length", _STEPS)
-        if first is None:
-            return None
-        lengths = history.recent("completions/mean_length", _STEPS, after=first.end)
+        windows = history.from_opening("completions/mean_length", _STEPS, _STEPS)
         correlation = history.recent("reward_length_correlation", _STEPS)
-        if lengths is None or correlation is None:
+        if windows is None or correlation is None:
             return None
+        first, lengths = windows
         grown = lengths.mean / max(first.mean, 1.0)
         if grown < self.growth or correlation.mean < self.correlation:
             return None

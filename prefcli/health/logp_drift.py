@@ -42,11 +42,11 @@ def logp_drift(history: History, run: RunContext, side: Side) -> LogpDrift | Non
     if first is not None and last is not None and first.step == 0 < last.step:
         return LogpDrift(last.value - first.value, "on data.eval, against step 0")
     enough = math.ceil(_MIN_ROWS / run.batch)
-    opening = history.opening(key, enough)
-    if first is not None or opening is None:
+    windows = history.from_opening(key, enough, max(enough, _STEPS))
+    if first is not None or windows is None:
         return None
-    now = history.recent(key, max(enough, _STEPS), after=opening.end)
-    return LogpDrift(now.mean - opening.mean, "against the first steps") if now else None
+    opening, now = windows
+    return LogpDrift(now.mean - opening.mean, "against the first steps")
 
 
 def margin_per_token(history: History, run: RunContext, steps: int) -> float | None:

@@ -110,6 +110,15 @@ class History:
             covered += point.steps
         return Window(points) if covered >= steps else None
 
+    def from_opening(self, key: str, opening: int, recent: int) -> tuple[Window, Window] | None:
+        """Return the windows of the first and of the last steps; None while they overlap.
+
+        opening, recent: steps that each of them covers at least.
+        """
+        first = self.opening(key, opening)
+        last = self.recent(key, recent, after=first.end) if first is not None else None
+        return (first, last) if first is not None and last is not None else None
+
 
 def finite(value: object) -> float | None:
     """Return a value as a float, or None if it is not a finite number."""
