@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
+from torch.distributed.fsdp import FSDPModule
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -161,11 +162,13 @@ def generate(
     options: Sampling,
     *,
     stop_ids: Collection[int] | None = None,
+    interruptible: bool = True,
     streamer: BaseStreamer | None = None,
 ) -> list[Answer]:
     """Generate one completion per prompt, in order.
 
-    Seeds torch's random state. Raises NotANumberError.
+    Seeds torch's random state. Raises NotANumberError, and BreakOff after a deferred signal if it
+    is interruptible.
 
     stop_ids: ids at which an answer stops; by default those of the model's generation config.
     streamer: takes the tokens of a single prompt as they come.
@@ -196,6 +199,7 @@ def generate(
                 tokenizer.pad_token_id,
                 options.max_new_tokens,
                 stop_ids,
+                interruptible=interruptible,
                 streamer=streamer,
                 **settings,
             )
@@ -294,6 +298,8 @@ def generate_ids(
         pad_token_id=pad,
         use_cache=True,  # training disables it
         streamer=streamer,
+        # Processes that share the weights make equally many passes.
+        synced_gpus=True if isinstance(model, FSDPModule) else None,
         logits_processor=LogitsProcessorList(
             [_CheckFinite(), *([_CheckPreemption()] if interruptible else []), *processors]
         ),

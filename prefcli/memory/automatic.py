@@ -91,7 +91,7 @@ def _by_memory(candidate: Candidate, sizes: Sequence[int], step: StepMemory) -> 
     target = candidate.target
     strategies: tuple[Strategy, ...] = (target.strategy,)
     if target.automatic and target.devices > 1:
-        strategies = ("ddp",) if candidate.method.needs_judge else ("ddp", "fsdp2")
+        strategies = ("ddp", "fsdp2")
     refused: list[tuple[Candidate, Memory]] = []
     for strategy in strategies:
         spread = replace(target, strategy=strategy, automatic=False)

@@ -103,9 +103,9 @@ def settings(model: PreTrainedModel) -> tuple[float, tuple[str, ...]] | None:
     if not set(_FROM_TRL) <= known.keys():
         return None
     scale, outputs, temperature, cap, precise = (known[name] for name in _FROM_TRL)
-    if temperature != 1.0 or cap is not None or precise or not set(outputs) <= SUPPORTED_OUTPUTS:
+    if cap is not None or precise or not set(outputs) <= SUPPORTED_OUTPUTS:
         return None
-    return scale, outputs
+    return scale / temperature, outputs
 
 
 def install(

@@ -102,9 +102,9 @@ COMBINATIONS = (
     Combination(
         "error",
         "launch.strategy",
-        lambda c: c.method.needs_judge and c.sharded,
-        "completions are sampled by each process with its whole model",
-        "use ddp, or train a LoRA adapter on a device with enough memory",
+        lambda c: c.method.needs_judge and c.strategy == "fsdp1",
+        "completions are sampled during training, which prefcli does not do under FSDP1",
+        "use fsdp2",
         "not tested by prefcli",
     ),
     Combination(

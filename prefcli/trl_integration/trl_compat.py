@@ -103,11 +103,14 @@ HOOKS = (
     Hook("torch.UntypedStorage._cdata"),
     # Patched.
     Hook("trl.trainer.rloo_trainer.create_model_from_path", ("model_id",)),
+    Hook("trl.trainer.rloo_trainer.shuffle_sequence_dict", ("seq_dict",)),
     Hook("trl.trainer.dpo_trainer.add_fused_lm_head", ("model",)),
     Hook("trl.trainer.kto_trainer.add_fused_lm_head", ("model",)),
+    Hook("trl.trainer.rloo_trainer.add_fused_lm_head", ("model",)),
     Hook("trl.trainer.sft_trainer.add_fused_lm_head", ("model",)),
     Hook("trl.trainer.dpo_trainer.prepare_fsdp", ("model", "accelerator")),
     Hook("trl.trainer.kto_trainer.prepare_fsdp", ("model", "accelerator")),
+    Hook("trl.trainer.rloo_trainer.prepare_fsdp", ("model", "accelerator")),
     Hook("trl.trainer.dpo_trainer.hash_module", ("module",)),
     Hook("trl.trainer.kto_trainer.hash_module", ("module",)),
     Hook("trl.trainer.dpo_trainer.global_then_local_main_first", ()),
@@ -149,7 +152,7 @@ def uses_triton(device: torch.device) -> bool:
 def fused_head_replaced(add_fused_lm_head: Callable[..., Any]) -> Iterator[None]:
     """Have trl's trainers prepare their models by this function instead of their own."""
     with ExitStack() as stack:
-        for module in (dpo_trainer, kto_trainer, sft_trainer):
+        for module in (dpo_trainer, kto_trainer, rloo_trainer, sft_trainer):
             stack.enter_context(patched(module, "add_fused_lm_head", add_fused_lm_head))
         yield
 
@@ -158,7 +161,7 @@ def fused_head_replaced(add_fused_lm_head: Callable[..., Any]) -> Iterator[None]
 def references_sharded_by(prepare: Callable[[Any, Any], Any]) -> Iterator[None]:
     """Have trl's trainers shard their references under FSDP by this function, not their own."""
     with ExitStack() as stack:
-        for module in (dpo_trainer, kto_trainer):
+        for module in (dpo_trainer, kto_trainer, rloo_trainer):
             stack.enter_context(patched(module, "prepare_fsdp", prepare))
         yield
 
@@ -168,6 +171,11 @@ def reference_of_rloo(model: Any) -> AbstractContextManager[None]:
     if model is None:
         return nullcontext()
     return patched(rloo_trainer, "create_model_from_path", lambda *args, **options: model)
+
+
+def completions_in_order() -> AbstractContextManager[None]:
+    """Have trl's RLOO trainer not shuffle the completions of a step into other micro-batches."""
+    return patched(rloo_trainer, "shuffle_sequence_dict", lambda completions: completions)
 
 
 @contextmanager

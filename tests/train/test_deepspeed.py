@@ -20,6 +20,7 @@ from prefcli.recipe.schema import Recipe
 from prefcli.training import finish
 from prefcli.training.run import train
 from tests.support.deepspeed import deepspeed_on_cpus
+from tests.support.judge import RLOO
 from tests.support.preempted_runs import train_until_signal
 from tests.support.processes import in_processes
 from tests.support.tiny_runs import metric_rows, small_recipe
@@ -27,13 +28,16 @@ from tests.support.tiny_runs import metric_rows, small_recipe
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
+SAMPLED = ("loss", "reward", "objective/kl", "entropy", "completions/mean_length")
 CASES = {
     "zero2": {},
-    "zero3": {},
+    "zero3": {"samples": {"prompts": 2, "max_new_tokens": 4}},
     "zero2 lora": {"lora": LORA},
     "zero3 lora": {"lora": LORA},
     "zero3 precomputed": {"reference": {"precompute": True}},
     "zero2 tokens": {"performance": {"tokens_per_batch": 60}},
+    "zero3 rloo": RLOO,
+    "zero3 rloo lora": RLOO | {"lora": LORA},
 }
 
 
@@ -51,6 +55,10 @@ def recipes(model: Path, folder: Path, *, launched: bool = True) -> dict[str, Re
     return loaded
 
 
+def train_case(recipe: Recipe) -> None:
+    train(recipe, recipe.methods["rloo" if "rloo" in recipe.output_dir else "dpo"])
+
+
 @pytest.fixture(scope="module")
 def no_pages():
     with pytest.MonkeyPatch.context() as patch:
@@ -66,7 +74,7 @@ def alone(tiny_model, tmp_path_factory, no_pages) -> Callable[[str], Path]:
 
     @functools.cache
     def run(case: str) -> Path:
-        train(made[case], made[case].dpo)
+        train_case(made[case])
         return folder / case
 
     return run
@@ -74,7 +82,7 @@ def alone(tiny_model, tmp_path_factory, no_pages) -> Callable[[str], Path]:
 
 def run_sharded(recipe: Recipe) -> None:
     with deepspeed_on_cpus(recipe):
-        train(recipe, recipe.dpo)
+        train_case(recipe)
 
 
 @pytest.fixture(scope="module")
@@ -93,18 +101,27 @@ def sharded(tiny_model, tmp_path_factory, no_pages) -> Callable[[str], Path]:
     return run
 
 
-def losses(run: Path) -> list[float]:
-    return [row["loss"] for row in metric_rows(run) if "loss" in row]
+def answers(run: Path) -> list[dict]:
+    lines = (run / "samples.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line)["policy"] for line in lines]
+
+
+def losses(run: Path, metric: str = "loss") -> list[float]:
+    return [row[metric] for row in metric_rows(run) if "loss" in row]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_zero_run_has_the_losses_of_one_process(alone, sharded, case):
     run = sharded(case)
     assert len(losses(run)) == 3
-    assert losses(run) == pytest.approx(losses(alone(case)), abs=1e-4)
+    for name in SAMPLED if "rloo" in case else ("loss",):
+        assert losses(run, name) == pytest.approx(losses(alone(case), name), abs=1e-4)
     record = json.loads((run / "run.json").read_text("utf-8"))
     assert record["strategy"] == case.split()[0]
     assert record["model"]["max_difference"] <= 1e-4
+    if case == "zero3":
+        assert len(answers(run)) == 4
+        assert answers(run) == answers(alone(case))
 
 
 def stopped(recipe: Recipe) -> None:

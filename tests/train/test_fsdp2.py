@@ -18,19 +18,20 @@ from torch.distributed.fsdp import FSDPModule
 from prefcli.model import Device
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
-from prefcli.training import finish
+from prefcli.training import finish, generation_model
 from prefcli.training import run as run_module
 from prefcli.training.run import train
 from prefcli.training.trainer import make_trainer
 from tests.support.fsdp2 import fsdp2_on_cpus
+from tests.support.judge import RLOO
 from tests.support.preempted_runs import train_until_signal
 from tests.support.processes import in_processes
 from tests.support.tiny_runs import metric_rows, sentence, small_recipe, write_jsonl
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 CASES = {
-    "dpo full": {},
-    "dpo lora": {"lora": LORA},
+    "dpo full": {"samples": {"prompts": 2, "max_new_tokens": 4}},
+    "dpo lora": {"lora": LORA, "samples": {"prompts": 2, "max_new_tokens": 4}},
     "dpo full in bfloat16": {},
     "dpo lora in bfloat16": {"lora": LORA},
     "dpo mixed": {"sft_mix": {"fraction": 0.5}},
@@ -42,6 +43,8 @@ CASES = {
     "simpo lora": {"lora": LORA},
     "reward full": {},
     "reward lora": {"lora": LORA},
+    "rloo full": RLOO,
+    "rloo lora": RLOO | {"lora": LORA},
 }
 SLOW = (
     "dpo full",
@@ -55,7 +58,9 @@ SLOW = (
     "simpo lora",
     "reward full",
     "reward lora",
+    "rloo full",
 )
+SAMPLED = ("loss", "grad_norm", "reward", "objective/kl", "entropy", "completions/mean_length")
 EACH = [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES]
 WHOLE = [case for case in CASES if "bfloat16" not in case]
 HALF = [case for case in CASES if "bfloat16" in case]
@@ -119,6 +124,10 @@ def run_sharded(case: str, recipe: Recipe) -> None:
 
     with fsdp2_on_cpus(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "make_trainer", make)
+        if case == "rloo full":
+            patch.setattr(
+                generation_model, "GATHERED_SHARE", 0.0
+            )  # gather each layer for each token
         run(case, recipe)
     models = (trainers[0][0].model, getattr(trainers[0][0], "ref_model", None))
     (Path(recipe.output_dir) / "units.json").write_text(json.dumps([units(m) for m in models]))
@@ -155,11 +164,12 @@ def sharded(tiny_model, tmp_path_factory, no_pages) -> Runs:
 
 @pytest.mark.parametrize("case", EACH)
 def test_fsdp2_run_has_the_losses_of_one_process(alone, sharded, case):
-    one, two = (
-        [row["loss"] for row in runs.metrics(case) if "loss" in row] for runs in (alone, sharded)
-    )
-    assert len(two) == 3
-    assert two == pytest.approx(one, abs=1e-4 if case in WHOLE else 2e-3)
+    for name in SAMPLED if case.startswith("rloo") else ("loss",):
+        one, two = (
+            [row[name] for row in runs.metrics(case) if "loss" in row] for runs in (alone, sharded)
+        )
+        assert len(two) == 3
+        assert two == pytest.approx(one, abs=1e-4 if case in WHOLE else 2e-3)
     assert sharded.record(case)["strategy"] == "fsdp2"
 
 
@@ -176,6 +186,17 @@ def test_fsdp2_run_scores_every_batch_packed(sharded, case):
     assert speed["shared_prefix"] == "in use"
     assert speed["fast_calls"] > 0
     assert speed["stock_calls"] == 0
+
+
+@pytest.mark.parametrize("case", [pytest.param("dpo full", marks=pytest.mark.slow), "dpo lora"])
+def test_fsdp2_run_samples_the_answers_of_one_process(alone, sharded, case):
+    one, two = (
+        (runs.folder(case) / "samples.jsonl").read_text("utf-8").splitlines()
+        for runs in (alone, sharded)
+    )
+    assert len(two) == 4  # two before the first step, two at the end
+    for row, other in zip(map(json.loads, one), map(json.loads, two), strict=True):
+        assert (row["step"], row["policy"]) == (other["step"], other["policy"])
 
 
 @pytest.mark.parametrize(

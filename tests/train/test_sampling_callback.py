@@ -349,7 +349,7 @@ def test_make_samples_under_sharding_is_none(data, make_recipe, monkeypatch, cap
         recipe, recipe.dpo, inputs.eval, tokenizer, config, Path("."), trainer=None
     )
     assert samples is None
-    assert "no process has the complete model under fsdp1" in capsys.readouterr().out
+    assert "prefcli does not generate under fsdp1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ FIRES = [
         "single",
     ),
     ("lora.modules_to_save", {"lora": LORA | {"modules_to_save": ["lm_head"]}}, "fsdp2"),
-    ("launch.strategy", {}, "fsdp2"),
+    ("launch.strategy", {}, "fsdp1"),
     (
         "lora.target_parameters",
         {"lora": LORA | {"target_parameters": "experts", "dropout": 0.0}},

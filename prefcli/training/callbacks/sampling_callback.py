@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from transformers import (
     PretrainedConfig,
     PreTrainedTokenizerBase,
@@ -33,6 +34,7 @@ from prefcli.recipe.distributed_env import strategy_here
 from prefcli.recipe.schema import Recipe
 from prefcli.secrets import redact
 from prefcli.text import counted
+from prefcli.training.generation_model import GenerationModel
 
 _METRICS = ("samples_ended", "samples_repeated", "samples_distinct")
 _LINE_WIDTH = 90
@@ -57,9 +59,8 @@ def make_samples(
     prompts = sample_prompts(recipe.samples, split, tokenizer, config)
     if prompts is None or method.head != "language_model":
         return None
-    strategy = strategy_here()
-    if strategy in SHARDED:
-        say(f"samples: none, since no process has the complete model under {strategy}")
+    if (strategy := strategy_here()) == "fsdp1":
+        say(f"samples: none, since prefcli does not generate under {strategy}")
         return None
     say(*(f"samples: {note}" for note in prompts.notes))
     if not prompts.prompts:
@@ -73,7 +74,8 @@ def make_samples(
 class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     """Generates answers before the first step and after each evaluation, on the main process.
 
-    The other processes wait for it at their next collective operation.
+    The other processes wait for it at their next collective operation. With shards of the model
+    they generate the same answers together with it.
     """
 
     def __init__(
@@ -109,6 +111,8 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         """Metric: (sum, count) over the last answers; empty on the other processes."""
         self._seconds = 0.0
         self._disabled = False
+        self._sharded = strategy_here() in SHARDED
+        self._generation_model = GenerationModel(trainer)
 
     def opening_lines(self) -> list[str]:
         """Return log lines about what will be sampled."""
@@ -142,22 +146,22 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any
     ) -> None:
-        if not state.is_world_process_zero:
-            return
         if state.global_step == 0:
             self._sample(0)
             return
-        self._recall()
+        if state.is_world_process_zero:
+            self._recall()
         last = state.global_step >= state.max_steps
         scheduled = last or (args.eval_steps and state.global_step % args.eval_steps == 0)
-        if scheduled and state.global_step not in {row["step"] for row in self._rows}:
+        known = [row["step"] for row in self._rows] if state.is_world_process_zero else []
+        if scheduled and state.global_step not in gather_object(known):
             # The last process was interrupted before it.
             self._sample(state.global_step)
 
     def eval_metrics(self) -> dict[str, float]:
         """Answer the prompts of an evaluation, and return its metrics on every process."""
         state, accelerator = self._trainer.state, self._trainer.accelerator
-        if state.is_world_process_zero and state.global_step != self._last_step:
+        if state.global_step != self._last_step:
             self._sample(state.global_step)
         sums = [self._sums.get(name, (0.0, 0.0)) for name in _METRICS]
         counts = torch.tensor(sums, dtype=torch.float32, device=accelerator.device)
@@ -171,11 +175,16 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
     def _sample(self, step: int) -> None:
         """Answer all prompts once. A failure is a warning and does not stop the run."""
         self._last_step, self._sums = step, {}
-        if self._disabled:
+        main = self._trainer.state.is_world_process_zero
+        if self._disabled or not (main or self._sharded):
+            return
+        against = self._generation_model.reason_against_gathering()
+        if against is not None:
+            say(f"samples: none at step {step}, since {against}")
             return
         started = time.monotonic()
         try:
-            answers = self._answers(self._trainer.model)
+            answers = self._answers(self._trainer.model_wrapped)
             policy = _texts(answers)
             if step == 0 and self._has_reference:
                 self._reference = self._reference_answers(policy)
@@ -186,6 +195,8 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             warn(f"samples: none at step {step}, since the policy's logits are not finite")
             return
         except torch.OutOfMemoryError:
+            if self._sharded:
+                raise  # the other processes may not have run out of memory
             self._disabled = True
             warn(f"samples: none from step {step} on, since the GPU is out of memory")
             return
@@ -195,6 +206,8 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             if prompt.place in self._reference:
                 row["reference"] = self._reference[prompt.place]
             rows.append(row)
+        if not main:
+            return
         self._sums = _measure(answers)
         self._rows += rows
         # At step 0, replace the file of a run that was killed before its first checkpoint.
@@ -214,13 +227,20 @@ class SamplingCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         """Return answers by place. One batch for all, so that padding is always the same."""
         prompts = self._prompts.prompts
         texts = [prompt.prompt for prompt in prompts]
-        accelerator = self._trainer.accelerator
-        model = accelerator.unwrap_model(model)
         greedy = Sampling(self._sampling.max_new_tokens, batch_size=len(prompts))
-        # peft generates past the forward that accelerate has put under autocast.
-        with eval_mode_preserving_rng(model), accelerator.autocast():
+        with (
+            self._generation_model.prepared(model, gathers=True) as unwrapped,
+            eval_mode_preserving_rng(unwrapped),
+        ):
             answers = [
-                generate(model, self._tokenizer, texts, options, stop_ids=self._stop_ids)
+                generate(
+                    unwrapped,
+                    self._tokenizer,
+                    texts,
+                    options,
+                    stop_ids=self._stop_ids,
+                    interruptible=not self._sharded,
+                )
                 for options in (greedy, self._sampling)
             ]
         return {

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from transformers import PreTrainedModel
 from transformers import Trainer as TransformersTrainer
-from trl.models.utils import prepare_fsdp
+from trl.models.utils import prepare_deepspeed, prepare_fsdp
 
 
 def shard_reference(model: PreTrainedModel, accelerator: Accelerator) -> Any:
@@ -20,6 +21,15 @@ def shard_reference(model: PreTrainedModel, accelerator: Accelerator) -> Any:
     if accelerator.state.fsdp_plugin.fsdp_version != 2:
         return prepare_fsdp(model, accelerator)
     return fsdp2_prepare_model(accelerator, model.requires_grad_(False)).eval()
+
+
+def prepare_reference(model: PreTrainedModel, accelerator: Accelerator) -> Any:
+    """Place or shard a frozen reference as trl's trainers do."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return prepare_deepspeed(model, accelerator)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        return shard_reference(model, accelerator)
+    return accelerator.prepare_model(model, evaluation_mode=True)
 
 
 class DistributedMixin(TransformersTrainer):  # type: ignore[misc]  # transformers is untyped

@@ -14,7 +14,6 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head, pad
 
 from prefcli.console import say
@@ -26,11 +25,13 @@ from prefcli.evaluation.judges import Completion
 from prefcli.evaluation.on_policy.sampling import DrawPerRow
 from prefcli.formats.chat_columns import template_columns
 from prefcli.model.inference import eval_mode
+from prefcli.training.generation_model import GenerationModel
+from prefcli.training.mixins.distributed import prepare_reference
 from prefcli.training.mixins.metric_sums import sum_completions
 from prefcli.training.mixins.preemption_mixin import PreemptionMixin
 from prefcli.training.mixins.reference_kl import reference_of
 from prefcli.training.prompt_sampler import PromptSampler
-from prefcli.trl_integration.trl_compat import reference_of_rloo
+from prefcli.trl_integration.trl_compat import completions_in_order, reference_of_rloo
 
 _ROWS_AT_ONCE = 1000
 _ROW = "row"
@@ -78,6 +79,7 @@ class RolloutsMixin(PreemptionMixin):
     ) -> None:
         """ref_model: None if the policy without its adapter, or with a copy, is the reference."""
         self._answers, self._token_logps = [], []
+        self._generation_model, self._reported = GenerationModel(self), False
         with reference_of_rloo(ref_model):
             super().__init__(
                 *args,
@@ -89,8 +91,10 @@ class RolloutsMixin(PreemptionMixin):
                 **kwargs,
             )
         if ref_model is not None and self.ref_model is None:  # next to an adapter
-            add_fused_lm_head(ref_model, temperature=self.temperature)
-            self.ref_model = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
+            packed = self.context.packed_forward
+            prepare = add_fused_lm_head if packed is None else packed.prepare
+            prepare(ref_model, temperature=self.temperature)
+            self.ref_model = prepare_reference(ref_model, self.accelerator)
         if self.context.stop_ids:
             self.eos_token_ids = sorted(self.context.stop_ids)
 
@@ -108,9 +112,7 @@ class RolloutsMixin(PreemptionMixin):
         """Sample and judge the completions of rows, which are a list until then."""
         if not isinstance(inputs, list):
             return inputs
-        with torch.random.fork_rng(devices=[]):
-            # trl shuffles the completions of a step.
-            torch.default_generator.manual_seed(row_key([self.args.seed, self.state.global_step]))
+        with completions_in_order():  # those of a prompt share it in the packed forward
             return super()._prepare_inputs(inputs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -152,18 +154,16 @@ class RolloutsMixin(PreemptionMixin):
         self, prompt_ids: list[Ids], images: Any, multimodal_fields: Any
     ) -> list[Ids]:
         draw = DrawPerRow(self._seeds(), self.max_completion_length, self.temperature, self.top_p)
-        accelerator = self.accelerator
         # Not a step, whose end all processes reach together.
         interruptible = self._evaluates and self.args.world_size == 1
+        against = self._generation_model.reason_against_gathering()
+        if against is not None and not self._reported:
+            self._reported = True
+            say(f"completions: each layer is gathered for each token, since {against}")
         with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                accelerator,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as model,
+            self._generation_model.prepared(self.model_wrapped, gathers=against is None) as model,
             eval_mode(model),
             torch.no_grad(),
-            accelerator.autocast(),
         ):
             answers = generate_ids(
                 model,
