@@ -18,6 +18,8 @@ from prefcli.trl_integration.trl_args import accumulate
 
 _WORTH = 0.01
 """Smallest saving to propose, as a share of the memory needed."""
+_SAMPLED = 8
+"""Completions to sample at once when memory is short."""
 
 
 class Candidate(NamedTuple):
@@ -154,6 +156,20 @@ def _smaller_batch(candidate: Candidate) -> Override | None:
     return _set(candidate, "training", "per_device_train_batch_size", smallest)
 
 
+def _fewer_sampled(candidate: Candidate) -> Override | None:
+    recipe, method, target = candidate
+    together = method.sampled_together(recipe.training.global_batch_size // target.devices)
+    if not method.needs_judge or together <= _SAMPLED:
+        return None
+    change = {"sampling_batch_size": _SAMPLED}
+    section = recipe.methods[method.name].model_copy(update=change)
+    changed = candidate._replace(
+        recipe=recipe.model_copy(update={method.name: section}),
+        method=method.model_copy(update=change),
+    )
+    return Override(f"{method.name}.sampling_batch_size={_SAMPLED}", changed)
+
+
 def _shard(candidate: Candidate) -> Override | None:
     target = candidate.target
     if target.devices == 1 or target.strategy != "ddp" or candidate.recipe.model.quantization:
@@ -205,6 +221,7 @@ _LADDER: tuple[tuple[Callable[[Candidate], Override | None], str], ...] = (
     (_checkpointing, "about a third slower"),
     (_precompute, "one pass over the data before training"),
     (_smaller_batch, "more accumulation, the same global batch, slower"),
+    (_fewer_sampled, "more passes of the same completions, slower"),
     (_shard, "more traffic between the devices"),
     (_eight_bits, "optimizer states in 8 bits; needs bitsandbytes"),
     (_lora, "an adapter instead of all weights, with a higher learning rate"),

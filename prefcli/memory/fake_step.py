@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +26,7 @@ from prefcli.data import Split
 from prefcli.data.run_datasets import active_sft_mix
 from prefcli.memory.activations import to_type
 from prefcli.memory.dummy_data import demonstrations, one_token_a_word, rows_of
+from prefcli.memory.fake_generation import run_generation
 from prefcli.memory.fake_models import (
     Architectures,
     compute_as_on,
@@ -78,10 +79,12 @@ class StepPeaks:
     """The optimizer's step."""
     states_follow_weights: bool
     """Whether the optimizer's states have the type of the trained weights."""
+    generation: Peak = field(default_factory=Peak)
+    """Sampling of the completions that a method trains on."""
 
     @property
     def highest(self) -> Peak:
-        return max(self.passes, self.update, key=lambda peak: peak.total)
+        return max(self.passes, self.update, self.generation, key=lambda peak: peak.total)
 
 
 def simulate_step(
@@ -120,9 +123,16 @@ def simulate_step(
         trainer.add_callback(phases)
         with tracker:
             _warm_up_optimizer(trainer, recipe, device, tracker)
+            generation = Peak()
+            if method.needs_judge:
+                tracker.begin()
+                completion = method.sampled_tokens
+                together = method.sampled_together(recipe.training.global_batch_size)
+                run_generation(trainer, together, max(length - completion, 1), completion)
+                generation = tracker.peak
             trainer.train()
         own = recipe.training.optim not in BITSANDBYTES
-        return StepPeaks(phases.passes, phases.update, own)
+        return StepPeaks(phases.passes, phases.update, own, generation)
 
 
 def extrapolate_step(
@@ -156,6 +166,7 @@ def extrapolate_step(
         low.passes.towards(high.passes, factor),
         low.update.towards(high.update, factor),
         low.states_follow_weights,
+        low.generation.towards(high.generation, factor),
     )
 
 

@@ -116,11 +116,12 @@ def predict(
     *,
     length: int,
     simulate: Callable[..., StepPeaks],
+    judge: int = 0,
 ) -> Memory:
     """Simulate a step of the run and return the memory of one device.
 
     method: resolved by the rows. length: tokens of the longest row. simulate: `simulate_step` or
-    `extrapolate_step`, with the trainer of the run.
+    `extrapolate_step`, with the trainer of the run. judge: parameters of a judge's models.
     """
     is_sharded = target.strategy not in ("single", "ddp")
     # Each process accumulates its share of the global batch.
@@ -144,6 +145,8 @@ def predict(
         )
     else:
         parts, phase = _unsharded(peaks)
+    if judge:
+        parts["judge"] = judge * (2 if target.device.bfloat16 else 4)
     return Memory(parts, phase, length, recipe.training.train_batch_size, before)
 
 
@@ -172,7 +175,8 @@ def _before_sharding(
 
 
 def _unsharded(peaks: StepPeaks) -> tuple[dict[str, int], str]:
-    if peaks.highest is peaks.passes:
-        return {name: peaks.passes.parts[name] for name in KINDS}, "the backward pass"
+    for peak, phase in ((peaks.passes, "the backward pass"), (peaks.generation, "generation")):
+        if peaks.highest is peak:
+            return {name: peak.parts[name] for name in KINDS}, phase
     parts = {name: peaks.update.parts[name] for name in KINDS[:4]}
     return parts | {"temporary": peaks.update.total - sum(parts.values())}, "the optimizer's step"

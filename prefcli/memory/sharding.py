@@ -84,10 +84,12 @@ def sharded(
             "optimizer": states,
             "gathered": 2 * live + 2 * min(trained, _BUCKET),
         }
-    passing = {name: float(run.passes.passing[name]) for name in ("activations", "logits")}
+    phase, most = "the backward pass", run.passes.passing
+    if run.generation.passing.total() > most.total() + parts["gradients"]:
+        phase, most, parts["gradients"] = "generation", run.generation.passing, 0
+    passing = {name: float(most[name]) for name in ("activations", "logits")}
     update = run.update.parts["activations"] / n * (1 if adapter else 2)
     if parts["gathered"] + sum(passing.values()) >= update:
-        phase = "the backward pass"
         parts |= passing
     else:
         phase = "the optimizer's step"

@@ -29,6 +29,8 @@ class Simulations:
     """Extrapolated from a few layers."""
     token_budget: Callable[..., Any]
     """`choose_token_budget` of the layer above."""
+    judge_parameters: Callable[[Recipe], int]
+    """Number of parameters of the models that the judge of a recipe loads."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class StepMemory:
             candidate.target,
             length=min(self._longest(candidate), recipe.data.max_length),
             simulate=simulate,
+            judge=self.simulations.judge_parameters(recipe) if method.needs_judge else 0,
         )
 
     def _longest(self, candidate: Candidate) -> int:

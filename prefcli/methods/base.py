@@ -221,6 +221,10 @@ class Method(ConfigBase):
         """Return the tokens of the longest completion that is sampled for a row; 0 for none."""
         return 0
 
+    def sampled_together(self, rows: int) -> int:
+        """Return how many of a step's `rows` completions on a device are sampled at once."""
+        return rows
+
     @property
     def completions_per_prompt(self) -> int:
         """Return the number of completions that are trained on for each row."""

@@ -33,6 +33,9 @@ class Rloo(Method):
     training.global_batch_size counts completions and is a multiple of it."""
     max_completion_length: Count = 256
     """Longest completion, in tokens."""
+    sampling_batch_size: Count | None = None
+    """Completions that a device samples at once, which limits the cache of keys and values.
+    Default: all that it trains on in a step."""
     temperature: Positive = 1.0
     """Sampling temperature, also of the log-probabilities in the loss."""
     top_p: Fraction = 1.0
@@ -70,6 +73,9 @@ class Rloo(Method):
     @property
     def sampled_tokens(self) -> int:
         return self.max_completion_length
+
+    def sampled_together(self, rows: int) -> int:
+        return min(self.sampling_batch_size or rows, rows)
 
     @property
     def completions_per_prompt(self) -> int:

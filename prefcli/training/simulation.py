@@ -12,6 +12,7 @@ from prefcli.memory.fake_step import extrapolate_step, simulate_step
 from prefcli.memory.step_memory import Simulations
 from prefcli.methods import Method
 from prefcli.recipe.schema import Recipe
+from prefcli.training.judge import judge_parameters
 from prefcli.training.mixins.context import TrainerContext
 from prefcli.training.mixins.sft_mix import Demonstrations, SftMixture
 from prefcli.training.token_batches import choose_token_budget
@@ -39,4 +40,6 @@ simulate_run_step = functools.partial(simulate_step, make_trainer=_make_trainer)
 """`simulate_step` with the trainer of a run."""
 extrapolate_run_step = functools.partial(extrapolate_step, make_trainer=_make_trainer)
 
-SIMULATIONS = Simulations(simulate_run_step, extrapolate_run_step, choose_token_budget)
+SIMULATIONS = Simulations(
+    simulate_run_step, extrapolate_run_step, choose_token_budget, judge_parameters
+)

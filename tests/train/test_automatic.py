@@ -66,7 +66,9 @@ def step_of(recipe, simulate) -> StepMemory:
     sizes = Sizes(policy=GIB, trainable=GIB, reference=GIB, layer=0, root=0)
     info = SimpleNamespace(architectures=Architectures(CONFIG), sizes=sizes)
     start = SimpleNamespace(adapter=None)
-    return StepMemory(recipe, start, info, None, Simulations(simulate, simulate, None))
+    return StepMemory(
+        recipe, start, info, None, Simulations(simulate, simulate, None, lambda recipe: 0)
+    )
 
 
 def resolve(recipe, devices, gib, device=GPU, simulate=None, **target):

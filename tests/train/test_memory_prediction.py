@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 import yaml
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
+from prefcli.evaluation.generate import generate_ids
+from prefcli.evaluation.on_policy.sampling import DrawPerRow
+from prefcli.memory.fake_generation import run_generation
 from prefcli.memory.fake_models import Architectures
+from prefcli.memory.profiler import Tracker
 from prefcli.model import Device, detect_device, load_tokenizer
 from prefcli.recipe import load
 from prefcli.recipe.schema import Recipe
@@ -127,6 +134,24 @@ def test_simulated_step_holds_the_bytes_of_a_real_one(recipe_of, name):
         recipe, resolved, Architectures(config), detect_device(), length=LENGTH
     )
     assert simulated.highest.total == pytest.approx(counted(recipe, method), rel=0.05)
+
+
+def test_simulated_generation_holds_the_bytes_of_a_real_one(small):
+    model, rows, prompt, completion = LlamaForCausalLM.from_pretrained(small), 16, 40, 12
+    with Tracker((model.config.vocab_size,)) as real:
+        generate_ids(
+            model,
+            [[3 + row % 7] * (prompt - row % 3) for row in range(rows)],
+            2,
+            completion,
+            [],
+            processors=[DrawPerRow(range(rows), completion, 1.0, 1.0)],
+            do_sample=False,
+        )
+    with Tracker((model.config.vocab_size,)) as simulated:
+        trainer = SimpleNamespace(model=model, accelerator=SimpleNamespace(autocast=nullcontext))
+        run_generation(trainer, rows, prompt, completion)
+    assert simulated.peak.total == pytest.approx(real.peak.total, rel=0.05)
 
 
 LLAMA_1B = LlamaConfig(

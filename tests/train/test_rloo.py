@@ -8,17 +8,26 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from prefcli.errors import RecipeError
+from prefcli.memory.advice import Candidate, advise
+from prefcli.memory.fake_models import Architectures
+from prefcli.memory.hardware import Hardware
+from prefcli.memory.prediction import Memory
 from prefcli.methods import METHODS
+from prefcli.model import Device, load_base_config
 from prefcli.report.run_data import read_run
 from prefcli.training.dry_run import dry_run
+from prefcli.training.judge import judge_parameters
 from prefcli.training.prompt_sampler import PromptSampler
 from prefcli.training.run import train
+from prefcli.training.simulation import simulate_run_step
 from tests.support.judge import RLOO
 from tests.support.problems import stops_with
 from tests.support.tiny_runs import metric_rows, pairs, write_jsonl
 
+GPU = Device("cuda", "a GPU", bfloat16=True)
 LORA = {"rank": 4, "dropout": 0.1}
 JUDGE = """
 import os
@@ -121,10 +130,52 @@ def test_rloo_dry_run_tries_the_judge_and_predicts_the_memory(rloo_recipe, tmp_p
     assert result.exit_code == 0
     output = capsys.readouterr().out
     assert "judge: function tests.support.judge:count_vowels gives 1 for 'yes'" in output
-    assert result.facts["memory"]["parts"]["reference"] > 0
+    memory = result.facts["memory"]
+    assert memory["parts"]["reference"] > 0
+    assert "judge" not in memory["parts"]
     broken = {"function": {"name": f"{tmp_path}/missing.py:score"}}
     recipe = rloo_recipe(judge=broken)
     assert dry_run(recipe, recipe.methods["rloo"]).problems[0].code == "JDG001"
+
+
+def test_judge_parameters_are_those_of_its_models(rloo_recipe, tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    count = sum(p.numel() for p in model.parameters())
+    judges = {
+        "reward_model": count - model.lm_head.weight.numel() + model.config.hidden_size,
+        "implicit_reward": 2 * count,
+    }
+    for kind, expected in judges.items():
+        recipe = rloo_recipe(judge={kind: {"name_or_path": str(tiny_model)}})
+        assert judge_parameters(recipe) == expected
+    assert judge_parameters(rloo_recipe()) == 0
+
+
+def with_batch(recipe, completions):
+    batch = {"global_batch_size": completions, "per_device_train_batch_size": 2}
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=batch)})
+
+
+@pytest.mark.slow
+@pytest.mark.memory
+def test_memory_of_a_generation_is_simulated_for_all_completions_of_a_step(rloo_recipe):
+    recipe = with_batch(rloo_recipe(), 512)
+    architectures = Architectures(load_base_config(recipe.model))
+    peaks = simulate_run_step(recipe, recipe.methods["rloo"], architectures, GPU, length=40)
+    assert peaks.highest is peaks.generation
+    assert peaks.passes.total < peaks.generation.total
+
+
+def test_memory_advice_samples_fewer_completions_at_once(rloo_recipe):
+    recipe = with_batch(rloo_recipe(), 64)
+    candidate = Candidate(recipe, recipe.methods["rloo"], Hardware(GPU, 1, "single", 20 * 2**30))
+
+    def estimate(candidate):
+        together = candidate.method.sampled_together(64)
+        return Memory({"activations": together * 2**30}, "generation", 64, 2)
+
+    (advice,) = advise(candidate, estimate(candidate), estimate)
+    assert advice.change == "rloo.sampling_batch_size=8"
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ ELSEWHERE = {
     "sft_mix",  # test_sft_mix.py
     "cpo.alpha",  # test_keys_of_alphapo_reach_trl
     "cpo.gamma",
+    "rloo.sampling_batch_size",  # tests/train/formulas/test_rloo.py
     "reward.margin_column",  # test_reward_with_margins_matches_the_formula
     *(f"judge.{key}" for key in Judge.model_fields if key != "function"),  # test_pairs.py
     *(f"judge.function.{key}" for key in FunctionJudge.model_fields),

@@ -153,30 +153,36 @@ class RolloutsMixin(PreemptionMixin):
     def _generate_single_turn(
         self, prompt_ids: list[Ids], images: Any, multimodal_fields: Any
     ) -> list[Ids]:
-        draw = DrawPerRow(self._seeds(), self.max_completion_length, self.temperature, self.top_p)
         # Not a step, whose end all processes reach together.
         interruptible = self._evaluates and self.args.world_size == 1
         against = self._generation_model.reason_against_gathering()
         if against is not None and not self._reported:
             self._reported = True
             say(f"completions: each layer is gathered for each token, since {against}")
+        seeds, size = self._seeds(), self.context.method.sampled_together(len(prompt_ids))
+        answers: list[tuple[Ids, bool]] = []
         with (
             self._generation_model.prepared(self.model_wrapped, gathers=against is None) as model,
             eval_mode(model),
             torch.no_grad(),
         ):
-            answers = generate_ids(
-                model,
-                prompt_ids,
-                self.processing_class.pad_token_id,
-                self.max_completion_length,
-                self.eos_token_ids,
-                processors=[draw],
-                interruptible=interruptible,
-                do_sample=False,  # the last processor has chosen
-                num_beams=1,
-                repetition_penalty=1.0,
-            )
+            for start in range(0, len(prompt_ids), size):
+                batch = slice(start, start + size)
+                draw = DrawPerRow(
+                    seeds[batch], self.max_completion_length, self.temperature, self.top_p
+                )
+                answers += generate_ids(
+                    model,
+                    prompt_ids[batch],
+                    self.processing_class.pad_token_id,
+                    self.max_completion_length,
+                    self.eos_token_ids,
+                    processors=[draw],
+                    interruptible=interruptible,
+                    do_sample=False,  # the last processor has chosen
+                    num_beams=1,
+                    repetition_penalty=1.0,
+                )
         return [ids for ids, _ in answers]
 
     @property

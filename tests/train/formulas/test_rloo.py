@@ -88,6 +88,13 @@ def test_rloo_off_the_policy_is_weighted_by_the_clipped_ratio(sampled):
     assert deviation(trl_gradients, case.oracle.gradients(loss)) < 1e-5
 
 
+def test_completions_are_the_same_in_smaller_batches(sampled):
+    _, batch = sampled()
+    _, other = sampled(sampling_batch_size=3)
+    for name in ("completion_ids", "completion_mask"):
+        assert torch.equal(batch[name], other[name])
+
+
 def test_rloo_normalizes_clips_and_masks(sampled):
     case, batch = sampled(
         normalize_advantages=True, reward_clip_range=[0.0, 1.0], mask_truncated_completions=True
