@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from prefcli.memory import step_memory
+from prefcli.methods import METHODS
 from tests.support.tiny_runs import pairs, write_jsonl
 
 pytestmark = pytest.mark.memory
@@ -142,7 +143,8 @@ def test_dry_run_cure_contains_only_needed_changes(recipe_data, dry_run, tmp_pat
 def test_dry_run_does_not_advise_invalid_batch_sizes(recipe_data, dry_run):
     """Check kto, which needs two rows per device, with nine rows per step."""
     recipe_data["training"] |= {"global_batch_size": 9, "per_device_train_batch_size": 3}
-    for other in ("sft", "dpo", "ipo", "orpo", "simpo"):
-        del recipe_data[other]
+    for other in METHODS:
+        if other != "kto":
+            recipe_data.pop(other, None)
     document = dry_run(recipe_data, "kto", "--gpu-memory", "1MiB")[1]
     assert not [r for r in document["remedies"] if "batch_size" in r["change"]]
