@@ -30,7 +30,7 @@ from prefcli.model.loading import absolute_name, check_weights_exist, loading
 from prefcli.model.reward_model import gives_rewards, load_reward_model, rewards
 from prefcli.packed_forward.install import FastForward
 from prefcli.recipe import Recipe
-from prefcli.recipe.sections import Model, RewardModel
+from prefcli.recipe.sections import Model, Performance, RewardModel
 
 ARGUMENT = "MODEL"
 """Place of a model in messages that the command line names."""
@@ -164,15 +164,14 @@ class ScoredModels:
 
         Raises RecipeError.
         """
-        device, length = detect_device(), self._recipe.data.max_length
+        device = detect_device()
         dtype = device.dtype(choice.options, frozen=True)
         with named_by(ARGUMENT):
             model = load_reward_model(
                 choice.options, dtype, choice.where, pad_token_id=tokenizer.pad_token_id
             )
-        model = to_device(model, device)
-
-        yield lambda rows: finite_rewards(model, rows, length, choice.name)
+        with scoring_rewards(to_device(model, device), self._recipe, choice.name) as score:
+            yield score
 
     def reference_choice(self) -> ModelChoice:
         """Return the reference as a model to score."""
@@ -180,17 +179,28 @@ class ScoredModels:
         return ModelChoice(self.reference.name_or_path, self.reference, where, True, False)
 
 
-def finite_rewards(
-    model: PreTrainedModel, rows: Sequence[Row], max_length: int, name: str
-) -> list[float]:
-    """Return the reward of each row, cut at max_length. Raises RecipeError for NaN and infinity.
+@contextmanager
+def scoring_rewards(
+    model: PreTrainedModel, recipe: Recipe, name: str
+) -> Iterator[Callable[[Sequence[Row]], list[float]]]:
+    """Yield a function that returns the reward of each row, cut at the recipe's max_length.
 
-    name: of the reward model.
+    It uses the packed forward if that supports the model, and raises RecipeError for NaN and
+    infinity. name: of the reward model.
     """
-    values = rewards(model, [(prompt + response)[:max_length] for prompt, response in rows])
-    if not all(map(math.isfinite, values)):
-        raise not_finite(name, "rewards")
-    return values
+    length = recipe.data.max_length
+    # on is about the policy
+    options = recipe.performance if recipe.performance.shared_prefix == "off" else Performance()
+    speed = FastForward(options, "single", length)
+
+    def score(rows: Sequence[Row]) -> list[float]:
+        values = rewards(model, [(prompt + response)[:length] for prompt, response in rows])
+        if not all(map(math.isfinite, values)):
+            raise not_finite(name, "rewards")
+        return values
+
+    with speed.installed(model):
+        yield score
 
 
 def not_finite(name: str, what: str) -> RecipeError:

@@ -13,7 +13,7 @@ from prefcli.errors import RecipeError
 from prefcli.evaluation.arguments import model_argument, named_by
 from prefcli.evaluation.generate import model_of_run
 from prefcli.evaluation.logprobs import Row, Score
-from prefcli.evaluation.scored_models import ScoredModel, ScoredModels, finite_rewards
+from prefcli.evaluation.scored_models import ScoredModel, ScoredModels, scoring_rewards
 from prefcli.model import detect_device, load_tokenizer, to_device
 from prefcli.model.base_model import with_merged_adapter
 from prefcli.model.loading import weights_digest
@@ -139,20 +139,21 @@ def reward_model_scorer(
         model = to_device(load_reward_model(options, dtype, where), device)
         tokenizer = load_tokenizer(options, where=where)
     set_padding(model, tokenizer.pad_token_id)
+    with scoring_rewards(model, recipe, name) as rewards:
 
-    def score(rows: list[Row]) -> list[dict[str, Any]]:
-        fitting = [i for i, (prompt, _) in enumerate(rows) if len(prompt) < length]
-        values = finite_rewards(model, [rows[i] for i in fitting], length, name)
-        numbers: list[dict[str, Any]] = [{"reward": None, "tokens": 0} for _ in rows]
-        for i, value in zip(fitting, values, strict=True):
-            count = min(len(rows[i][1]), length - len(rows[i][0]))
-            numbers[i] = {"reward": value, "tokens": count}
-        return numbers
+        def score(rows: list[Row]) -> list[dict[str, Any]]:
+            fitting = [i for i, (prompt, _) in enumerate(rows) if len(prompt) < length]
+            values = rewards([rows[i] for i in fitting])
+            numbers: list[dict[str, Any]] = [{"reward": None, "tokens": 0} for _ in rows]
+            for i, value in zip(fitting, values, strict=True):
+                count = min(len(rows[i][1]), length - len(rows[i][0]))
+                numbers[i] = {"reward": value, "tokens": count}
+            return numbers
 
-    facts = {"reward_model": weights_digest(model), "max_length": length}
-    # A reward model with a chat template has seen nothing but chats.
-    chat = tokenizer.chat_template is not None
-    yield Scorer(tokenizer, facts, f"reward model {name}", ("reward", "tokens"), score, chat)
+        facts = {"reward_model": weights_digest(model), "max_length": length}
+        # A reward model with a chat template has seen nothing but chats.
+        chat = tokenizer.chat_template is not None
+        yield Scorer(tokenizer, facts, f"reward model {name}", ("reward", "tokens"), score, chat)
 
 
 def _is_chat(recipe: Recipe) -> bool:

@@ -1,4 +1,4 @@
-"""trl's forward pass with a fused head, computed on a packed row: same arguments and results."""
+"""A model's forward pass, computed on a packed row: same arguments and results."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import functools
 import inspect
 import types
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -25,7 +25,6 @@ from prefcli.packed_forward.packed_batch import PackedBatch, layout_of
 from prefcli.packed_forward.prefix_attention import LAYOUT, Carrier
 from prefcli.packed_forward.varlen import COMPILED, SPANS
 
-_READ = {"input_ids", "attention_mask", "labels", "num_items_in_batch", "use_cache"}
 _FROM_TRL = (
     "logit_scale",
     "outputs",
@@ -94,28 +93,104 @@ class Counts:
         }
 
 
-def settings(model: PreTrainedModel) -> tuple[float, tuple[str, ...]] | None:
-    """Return (scale of the logits, requested outputs) of a model that trl has prepared.
+class PackedForward(Protocol):
+    """The output of a model from the hidden states of a packed row."""
 
-    None if trl requests something that the packed forward does not compute.
-    """
-    known = inspect.getclosurevars(model.forward).nonlocals
-    if not set(_FROM_TRL) <= known.keys():
-        return None
-    scale, outputs, temperature, cap, precise = (known[name] for name in _FROM_TRL)
-    if cap is not None or precise or not set(outputs) <= SUPPORTED_OUTPUTS:
-        return None
-    return scale / temperature, outputs
+    reads: ClassVar[frozenset[str]]
+    """Arguments that are read or have no effect; a call with others is not packed."""
+    unit: ClassVar[str]
+    """Of `checked`, in messages."""
+
+    def applies(self, arguments: Mapping[str, Any]) -> bool:
+        """Return whether a call is one to compute, and not one of generation."""
+
+    def labels(self, arguments: Mapping[str, Any]) -> torch.Tensor:
+        """Return the labels of a call, (rows, length); -100 for tokens without."""
+
+    def score(
+        self, model: PreTrainedModel, arguments: Mapping[str, Any], layout: PackedBatch
+    ) -> Any:
+        """Return the output of the model."""
+
+    def checked(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Call the model, and return the numbers that the self-check compares."""
+
+
+@dataclass(frozen=True)
+class LabelForward:
+    """Log-probabilities of labels by a language model that trl has given a fused head."""
+
+    scale: float
+    """Factor of the logits."""
+    outputs: tuple[str, ...]
+    reads: ClassVar[frozenset[str]] = frozenset(
+        (
+            *("input_ids", "attention_mask", "labels"),
+            *("num_items_in_batch", "use_cache", "fused_lm_head"),
+        )
+    )
+    unit: ClassVar[str] = "nats per token"
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> LabelForward | None:
+        """Read what trl requests; None if the packed forward does not compute it."""
+        known = inspect.getclosurevars(model.forward).nonlocals
+        if not set(_FROM_TRL) <= known.keys():
+            return None
+        scale, outputs, temperature, cap, precise = (known[name] for name in _FROM_TRL)
+        if cap is not None or precise or not set(outputs) <= SUPPORTED_OUTPUTS:
+            return None
+        return cls(scale / temperature, outputs)
+
+    def applies(self, arguments: Mapping[str, Any]) -> bool:
+        return bool(arguments.get("fused_lm_head"))
+
+    def labels(self, arguments: Mapping[str, Any]) -> torch.Tensor:
+        labels: torch.Tensor = arguments["labels"]
+        return labels
+
+    def score(
+        self, model: PreTrainedModel, arguments: Mapping[str, Any], layout: PackedBatch
+    ) -> FusedCausalLMOutput:
+        """Compute the outputs, (rows, length - 1) for labels (rows, length); 0 without a label."""
+        labels, num_items_in_batch = arguments["labels"], arguments.get("num_items_in_batch")
+        scale, outputs = self.scale, self.outputs
+        states = backbone(model, arguments["input_ids"], layout)[0]
+        hidden = states[layout.sources]
+        head = model.get_output_embeddings()
+        targets = labels[:, 1:].flatten()[layout.scored]
+        log_probs, entropy, mean_logits, is_top1 = label_outputs(
+            hidden, head, targets, scale, outputs
+        )
+        shape = labels[:, 1:].shape
+        everywhere = _mean_logits(states, head, scale, layout) if EVERYWHERE in outputs else None
+
+        def spread(values: torch.Tensor | None) -> torch.Tensor | None:
+            if values is None:
+                return None
+            flat = values.new_zeros(shape.numel()).index_copy(0, layout.scored, values)
+            return flat.view(shape).clone()  # FSDP hooks outputs, and torch warns of hooked views
+
+        count = max(len(layout.scored), 1) if num_items_in_batch is None else num_items_in_batch
+        return FusedCausalLMOutput(
+            loss=-log_probs.sum() / count,
+            log_probs=spread(log_probs),
+            entropy=spread(entropy),
+            mean_logits=spread(mean_logits) if everywhere is None else everywhere,
+            is_top1=spread(is_top1),
+            label_mask=labels[:, 1:] != -100,
+        )
+
+    def checked(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the log-probabilities of the labels, in nats."""
+        log_probs: torch.Tensor = model(**batch, fused_lm_head=True).log_probs
+        return log_probs.float()[batch["labels"][:, 1:] != -100]
 
 
 def install(
-    model: PreTrainedModel,
-    scale: float,
-    outputs: tuple[str, ...],
-    counts: Counts,
-    attention: str,
+    model: PreTrainedModel, packed: PackedForward, counts: Counts, attention: str
 ) -> Callable[[], None]:
-    """Replace trl's forward pass by the packed one. Returns a function that restores it.
+    """Replace a model's forward pass by the packed one. Returns a function that restores it.
 
     model: without peft's wrapper. attention: one of `ATTENTIONS`. Tokens that rows share get one
     draw of dropout, while trl draws for each row.
@@ -123,23 +198,21 @@ def install(
     stock, before = model.forward, model.config._attn_implementation
 
     @functools.wraps(stock)
-    def forward(
-        self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any
-    ) -> Any:
+    def forward(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         collated = kwargs.pop(LAYOUT, None)
-        if not fused_lm_head:
+        if not packed.applies(kwargs):
             with compiled.paused():
                 return stock(*args, **kwargs)
         given = {name for name, value in kwargs.items() if value is not None}
-        if args or not given <= _READ:
+        if args or "input_ids" not in given or not given <= packed.reads:
             counts.stock += 1
             with compiled.paused():
-                return stock(*args, fused_lm_head=True, **kwargs)
-        labels = kwargs["labels"]
-        layout = counts.layout(kwargs["input_ids"], kwargs.get("attention_mask"), labels, collated)
-        items = kwargs.get("num_items_in_batch")
+                return stock(*args, **kwargs)
+        layout = counts.layout(
+            kwargs["input_ids"], kwargs.get("attention_mask"), packed.labels(kwargs), collated
+        )
         counts.attention[attention] += len(compiled.layers)
-        return score(self, kwargs["input_ids"], labels, layout, items, scale, outputs)
+        return packed.score(self, kwargs, layout)
 
     compiled = CompiledLayers(model if attention == COMPILED else None)
 
@@ -151,41 +224,6 @@ def install(
     model.set_attn_implementation(attention)
     model.forward = types.MethodType(forward, model)
     return uninstall
-
-
-def score(
-    model: PreTrainedModel,
-    input_ids: torch.Tensor,
-    labels: torch.Tensor,
-    layout: PackedBatch,
-    num_items_in_batch: Any,
-    scale: float,
-    outputs: tuple[str, ...],
-) -> FusedCausalLMOutput:
-    """Compute the outputs, (rows, length - 1) for labels (rows, length); 0 without a label."""
-    states = backbone(model, input_ids, layout)[0]
-    hidden = states[layout.sources]
-    head = model.get_output_embeddings()
-    targets = labels[:, 1:].flatten()[layout.scored]
-    log_probs, entropy, mean_logits, is_top1 = label_outputs(hidden, head, targets, scale, outputs)
-    shape = labels[:, 1:].shape
-    everywhere = _mean_logits(states, head, scale, layout) if EVERYWHERE in outputs else None
-
-    def spread(values: torch.Tensor | None) -> torch.Tensor | None:
-        if values is None:
-            return None
-        flat = values.new_zeros(shape.numel()).index_copy(0, layout.scored, values)
-        return flat.view(shape).clone()  # FSDP hooks outputs, and torch warns of hooked views
-
-    count = max(len(layout.scored), 1) if num_items_in_batch is None else num_items_in_batch
-    return FusedCausalLMOutput(
-        loss=-log_probs.sum() / count,
-        log_probs=spread(log_probs),
-        entropy=spread(entropy),
-        mean_logits=spread(mean_logits) if everywhere is None else everywhere,
-        is_top1=spread(is_top1),
-        label_mask=labels[:, 1:] != -100,
-    )
 
 
 @torch.no_grad()

@@ -16,8 +16,9 @@ from prefcli.model.lora import has_whole_layers
 from prefcli.model.reward_head import is_reward_model
 from prefcli.packed_forward import prefix_attention as segments
 from prefcli.packed_forward import varlen
-from prefcli.packed_forward.forward import Counts, install, settings
+from prefcli.packed_forward.forward import Counts, LabelForward, PackedForward, install
 from prefcli.packed_forward.prefix_attention import Carrier
+from prefcli.packed_forward.reward_forward import RewardForward
 from prefcli.packed_forward.self_check import disagreement
 from prefcli.packed_forward.supported_models import reason_against
 from prefcli.packed_forward.truncated_model import truncated_model
@@ -124,16 +125,13 @@ class FastForward:
             yield
         finally:
             uninstall()
-            del model.forward
+            vars(model).pop("forward", None)
             if own is not None:
                 model.forward = own
 
     def is_usable(self, model: PreTrainedModel | PeftModel) -> bool:
         """Return whether the packed forward supports this model."""
         base = model.get_base_model() if isinstance(model, PeftModel) else model
-        if is_reward_model(base):
-            self._refuse("a reward model scores the end of a row, with each prompt twice")
-            return False
         with self.installed(base):
             return self.reason is None
 
@@ -149,12 +147,14 @@ class FastForward:
         return {segments.LAYOUT: Carrier(self.counts.pack(input_ids, attention_mask, labels))}
 
     def prepare(self, model: PreTrainedModel, **options: Any) -> Callable[[], None]:
-        """Add trl's fused head and, if the model supports it, the packed forward.
+        """Install the packed forward if the model supports it, on trl's fused head of a language
+        model.
 
         Returns a function that removes the packed forward. Raises RecipeError if the recipe
         requires it and the model does not support it.
         """
-        add_fused_lm_head(model, **options)
+        if not is_reward_model(model):
+            add_fused_lm_head(model, **options)
         if self._options.shared_prefix == "off":
             return _nothing
         reason = "sft.packing leaves no padding" if self._packs else None
@@ -181,39 +181,44 @@ class FastForward:
 
     def _try(self, model: PreTrainedModel) -> tuple[str | None, Callable[[], None]]:
         """Return (why the model cannot use it, function that removes it)."""
-        requested_outputs = settings(model)
-        if requested_outputs is None:
-            return "trl requests outputs that it does not compute", _nothing
+        packed: PackedForward | None
+        if is_reward_model(model):
+            packed, why = RewardForward.of(model), "its head is not a layer named score"
+        else:
+            packed, why = LabelForward.of(model), "trl requests outputs that it does not compute"
+        if packed is None:
+            return why, _nothing
         difference = None
-        checked = self._checkable(model, requested_outputs[1])
+        checked = self._checkable(model, packed)
         compiles = self._compiles
         if compiles and self._strategy == "fsdp2":
             self.refused[varlen.COMPILED] = "under fsdp2 layers are sharded and not compiled"
             compiles = False
         for attention in attentions(checked, compiled=compiles):
-            difference = self._disagreement(checked, *requested_outputs, attention)
+            difference = self._disagreement(checked, packed, attention)
             if difference is None:
                 self.attention = attention
-                return None, install(model, *requested_outputs, self.counts, attention)
+                return None, install(model, packed, self.counts, attention)
             self.refused[attention] = difference
         return difference, _nothing
 
-    def _checkable(self, model: PreTrainedModel, outputs: tuple[str, ...]) -> PreTrainedModel:
+    def _checkable(self, model: PreTrainedModel, packed: PackedForward) -> PreTrainedModel:
         """Return the model for the self-check: its first layers if it will be sharded."""
         if self._strategy != "fsdp2":
             return model
         # Before sharding it may be on the CPU; after that no process can run it alone.
         kind = "cuda" if torch.cuda.is_available() else "cpu"
         truncated = truncated_model(model, torch.device(kind), self._autocast or model.dtype)
-        add_fused_lm_head(truncated, outputs=outputs)
+        if isinstance(packed, LabelForward):
+            add_fused_lm_head(truncated, outputs=packed.outputs)
         return truncated
 
     def _disagreement(
-        self, model: PreTrainedModel, scale: float, outputs: tuple[str, ...], attention: str
+        self, model: PreTrainedModel, packed: PackedForward, attention: str
     ) -> str | None:
         @contextmanager
         def fast() -> Iterator[None]:
-            uninstall = install(model, scale, outputs, Counts(self.counts.multiple), attention)
+            uninstall = install(model, packed, Counts(self.counts.multiple), attention)
             try:
                 yield
             finally:
@@ -227,6 +232,7 @@ class FastForward:
         with torch.autocast(kind, self._autocast, enabled=cast):
             return disagreement(
                 model,
+                packed,
                 fast,
                 max_length=self._max_length,
                 precise=model.dtype == torch.float32 and not own,

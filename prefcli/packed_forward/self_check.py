@@ -1,4 +1,4 @@
-"""The self-check: the packed forward and trl's own on the same rows, before a run starts."""
+"""The self-check: the packed forward and a model's own on the same rows, before a run starts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefcli.model.inference import eval_mode
+from prefcli.packed_forward.forward import PackedForward
 from prefcli.text import first_line
 
 _SEED = 0
 _PROMPT, _ANSWER = 24, 8
-_NATS = {"whole": 1e-4, "half": 0.01}
-"""Allowed mean difference in nats per token, by precision; the order of additions differs."""
+_DIFFERENCE = {"whole": 1e-4, "half": 0.01}
+"""Allowed mean difference, by precision; the order of additions differs."""
 _SHARE = {"whole": 1e-3, "half": 0.1}
 """Allowed difference as a share of what other tokens before the labels change: the error of
 a wrong layout. In half precision large logits are far apart."""
@@ -24,6 +25,7 @@ a wrong layout. In half precision large logits are far apart."""
 
 def disagreement(
     model: PreTrainedModel,
+    packed: PackedForward,
     fast: Callable[[], AbstractContextManager[None]],
     *,
     max_length: int,
@@ -33,36 +35,30 @@ def disagreement(
 
     The rows are two answers to one prompt and one answer without a prompt, longer than any window
     of the model that rows of `max_length` tokens exceed. fast: a context in which the model uses
-    the packed forward; it uses trl's own outside. precise: all of the model is float32.
+    the packed forward; it uses its own outside. precise: all of the model is float32.
     """
     batch = rows(model, max_length)
-    labelled = batch["labels"][:, 1:] != -100
-
-    def scored(**batch: torch.Tensor) -> torch.Tensor:
-        log_probs: torch.Tensor = model(**batch, fused_lm_head=True).log_probs.float()[labelled]
-        return log_probs
-
     with torch.no_grad(), eval_mode(model):
-        there = scored(**batch)
+        there = packed.checked(model, batch)
         with fast():
             try:
                 with _last_layer(model) as calls:
-                    here = scored(**batch)
+                    here = packed.checked(model, batch)
             except Exception as error:  # whatever a model's own code makes of one packed row
                 return f"it fails: {_in_words(error)}"
             try:
                 finite = all(_gradient(*call).isfinite().all() for call in calls)
             except Exception as error:  # a kernel may have other limits backwards than forwards
                 return f"its backward pass fails: {_in_words(error)}"
-        elsewhere = scored(**_after_others(batch, model))
+        elsewhere = packed.checked(model, _after_others(batch, model))
     if not finite:
         return "its gradient is not finite on a few made-up rows"
     off = (here - there).abs().mean().item()
     matters = (elsewhere - there).abs().mean().item()
     kind = "whole" if precise else "half"
-    if off <= max(_NATS[kind], _SHARE[kind] * matters):
+    if off <= max(_DIFFERENCE[kind], _SHARE[kind] * matters):
         return None
-    return f"{off:.2g} nats per token off trl's own on a few made-up rows"
+    return f"{off:.2g} {packed.unit} off trl's own on a few made-up rows"
 
 
 _Call = tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]

@@ -153,6 +153,11 @@ def make_trainer(
         _merged_tokens_reported(datasets),
         serialized(trl_class, key) if method.trainer.prepares_rows else nullcontext(),
     ):
+        if method.head == "reward":
+            # trl's RewardTrainer does not prepare its model.
+            packed_forward.prepare(
+                policy.get_base_model() if isinstance(policy, PeftModel) else policy
+            )
         trainer = trainer_class_of(recipe, context)(
             context=context,
             model=policy,

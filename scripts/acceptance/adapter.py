@@ -110,9 +110,9 @@ def scores(
         add_fused_lm_head(model, outputs=("log_probs",))
     uninstall: Callable[[], None] = lambda: None  # noqa: E731
     if attention is not None:
-        head_settings = forward.settings(model)
-        assert head_settings is not None
-        uninstall = forward.install(model, *head_settings, forward.Counts(), attention)
+        packed = forward.LabelForward.of(model)
+        assert packed is not None
+        uninstall = forward.install(model, packed, forward.Counts(), attention)
     try:
         output = model(**batch, fused_lm_head=True)
     finally:

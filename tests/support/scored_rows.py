@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
-from prefcli.packed_forward.forward import Counts, install, settings
+from prefcli.packed_forward.forward import Counts, LabelForward, install
 from prefcli.packed_forward.prefix_attention import NAME as SEGMENTS
 
 FIGURES = ("log_probs", "entropy", "mean_logits", "is_top1")
@@ -83,12 +83,12 @@ OWN: dict[str, dict[str, Any]] = {
 """Settings that a family needs besides sizes, or that matter for these tests."""
 
 
-def tiny(family: str, **options: Any) -> PreTrainedModel:
+def tiny(family: str, auto: Any = AutoModelForCausalLM, **options: Any) -> PreTrainedModel:
     """Return a tiny model in training mode, with weights large enough that every token matters."""
     sizes = _GPT2 if family in ("gpt2", "gpt_bigcode") else _SIZES
     config = CONFIG_MAPPING[family](**{**sizes, **OWN.get(family, {}), **options})
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    model = auto.from_config(config, attn_implementation="sdpa")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -154,10 +154,10 @@ def both(
     """Return the scores of trl's forward and of the packed one, and the counts of calls."""
     add_fused_lm_head(model, outputs=figures)
     stock = scored(model, batch, autocast=autocast, **inputs)
-    arguments = settings(model)
+    arguments = LabelForward.of(model)
     assert arguments is not None
     counts = Counts()
-    uninstall = install(model, *arguments, counts, attention)
+    uninstall = install(model, arguments, counts, attention)
     fast = scored(model, batch, autocast=autocast, **inputs)
     uninstall()
     return stock, fast, counts

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from trl.trainer.utils import add_fused_lm_head
 
 from prefcli.packed_forward.chunked_lm_head import Head, label_outputs
-from prefcli.packed_forward.forward import Counts, install, settings
+from prefcli.packed_forward.forward import Counts, LabelForward, install
 from prefcli.packed_forward.prefix_attention import LAYOUT, Carrier
 from prefcli.packed_forward.prefix_attention import NAME as SEGMENTS
 from tests.support.scored_rows import (
@@ -103,7 +103,7 @@ def test_packed_forward_of_a_collated_layout_that_is_filled_up_equals_trl(family
     model, batch = tiny(family), batch_of(pairs())
     add_fused_lm_head(model, outputs=FIGURES)
     stock, counts = scored(model, batch), Counts(multiple=64)
-    install(model, *settings(model), counts, SEGMENTS)
+    install(model, LabelForward.of(model), counts, SEGMENTS)
     layout = counts.pack(batch["input_ids"], batch["attention_mask"], batch["labels"])
     fast = scored(model, {**batch, LAYOUT: Carrier(layout).to(torch.device("cpu"))})
     assert_same_scores(stock, fast)
@@ -132,7 +132,7 @@ def both_under(wrapped, base, batch):
     add_fused_lm_head(base, outputs=FIGURES)
     stock = scored(wrapped, batch)
     counts = Counts()
-    install(base, *settings(base), counts, SEGMENTS)
+    install(base, LabelForward.of(base), counts, SEGMENTS)
     return stock, scored(wrapped, batch), counts
 
 
@@ -230,7 +230,7 @@ def test_install_does_not_change_generation_or_saved_config(tmp_path):
     with torch.no_grad():
         logits = model(**given).logits
     both(model, batch_of(pairs()))
-    install(model, *settings(model), Counts(), SEGMENTS)
+    install(model, LabelForward.of(model), Counts(), SEGMENTS)
     assert torch.equal(model.generate(**given, max_new_tokens=12, do_sample=False), before)
     with torch.no_grad():
         assert torch.equal(model(**given).logits, logits)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
+from transformers import (
+    CONFIG_MAPPING,
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
 from transformers.masking_utils import sdpa_mask
 
 from prefcli.errors import RecipeError
@@ -26,6 +32,39 @@ def test_packed_forward_of_a_family_equals_trl(family):
     assert (counts.fast, counts.stock) == (1, 0)
     # 32 + 5, 10 + 15, 12, 13, 19 instead of eight rows of 32
     assert (counts.packed, counts.padded) == (106, 256)
+
+
+CLASSIFIERS = sorted(
+    family
+    for family in FAMILIES
+    if CONFIG_MAPPING[family] in AutoModelForSequenceClassification._model_mapping
+)
+
+
+def test_most_families_have_a_reward_head():
+    assert len(CLASSIFIERS) >= 25
+
+
+@pytest.mark.parametrize("family", CLASSIFIERS)
+def test_packed_forward_of_a_reward_model_equals_its_own(family):
+    model = tiny(family, AutoModelForSequenceClassification, num_labels=1, pad_token_id=0)
+    batch = batch_of(pairs())
+    del batch["labels"]
+
+    def scores():
+        model.zero_grad()
+        values = model(**batch, use_cache=False).logits
+        (values[:, 0] * torch.linspace(-1.0, 1.0, len(values))).sum().backward()
+        return [values.detach(), *(p.grad.clone() for p in model.parameters() if p.requires_grad)]
+
+    own = scores()
+    packed = speed()
+    with packed.installed(model):
+        assert (packed.reason, packed.refused) == (None, {})
+        for one, other in zip(own, scores(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert (packed.counts.packed, packed.counts.padded) == (106, 256)
+    assert torch.equal(scores()[0], own[0])
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

@@ -29,8 +29,10 @@ LINE = "speed: rows are scored without padding, and a shared prompt only once\n"
         pytest.param("dpo", {"lora": LORA}, 2 * (16 + 9 + 8), marks=pytest.mark.slow),
         pytest.param("kto", {}, 4 * (16 + 9 + 8), marks=pytest.mark.slow),
         ("sft", {}, 16 + 9),
+        ("reward", {}, 16 + 9 + 8 + 1),  # the last when model/ is read back
+        pytest.param("reward", {"lora": LORA}, 16 + 9 + 8 + 1, marks=pytest.mark.slow),
     ],
-    ids=["dpo", "dpo lora", "kto", "sft"],
+    ids=["dpo", "dpo lora", "kto", "sft", "reward", "reward lora"],
 )
 def test_run_with_the_packed_forward_equals_trl(
     recipe_data, make_recipe, tmp_path, capsys, name, sections, passes

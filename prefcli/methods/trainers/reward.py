@@ -28,7 +28,7 @@ class RewardAdapter(TrainerAdapter):
         return RewardConfig, RewardTrainer
 
     def packed_length(self, lengths: Mapping[str, Any], max_length: int) -> Any:
-        """Add up both sides: each has the prompt."""
+        """Add up both sides: the length of their common prompt is not in the columns."""
         return sum(lengths[name] for name in self.token_columns)
 
     def row_ids(self, row: Mapping[str, Any]) -> list[int]:
@@ -38,8 +38,10 @@ class RewardAdapter(TrainerAdapter):
         pairs = self.row_count(batch)
         return batch["input_ids"][:pairs], batch["attention_mask"][:pairs]
 
-    def scored_rows(self, batch: Batch) -> None:
-        """Return nothing: no token of a row has a label."""
+    def scored_rows(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return both sides; no token of them has a label."""
+        ids = batch["input_ids"]
+        return ids, batch["attention_mask"], ids.new_full(ids.shape, -100)
 
     def row_count(self, batch: Batch) -> int:
         return len(batch["input_ids"]) // 2
