@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from scripts.acceptance.commands import Command, last_lines, steps_of
+from scripts.acceptance.judge import COUNT_EVEN
 from scripts.acceptance.rows import Sheet
 from scripts.acceptance.setting import Setting
 
@@ -20,8 +21,9 @@ _RUNS = {
     "fsdp2": "fsdp2",
     "zero2": "zero2",
     "zero3": "zero3",
+    "rloo, fsdp2": "fsdp2",
 }
-"""The strategy of each run."""
+"""The strategy of each run; the method is dpo unless the name has another."""
 _APART = 2e-3
 """By how much losses may differ from those of single, next to what two runs of single differ by:
 backward passes of flash attention add up in no fixed order."""
@@ -35,10 +37,16 @@ def run(sheet: Sheet, setting: Setting) -> None:
             continue
         file = _recipe(setting, name, strategy)
         log = file.parent / "log.txt"
-        command = Command(["dpo", str(file)], log, fork=setting.quick, launched=bool(strategy))
+        command = Command(
+            [_method(name), str(file)], log, fork=setting.quick, launched=bool(strategy)
+        )
         started[name] = (file, command)
     for name, (file, command) in started.items():
         sheet.run(name, _judged, sheet, setting, name, file, command)
+
+
+def _method(name: str) -> str:
+    return "rloo" if name.startswith("rloo") else "dpo"
 
 
 def _why_not(setting: Setting, strategy: str | None) -> str | None:
@@ -58,12 +66,18 @@ def _recipe(setting: Setting, name: str, strategy: str | None) -> Path:
     path = setting.work / "sharded" / "rows.jsonl"
     if not path.is_file():
         setting.written(path, setting.drawn("S", 32, "sharded", size, size))
-    launch = {"launch": {"strategy": strategy, "processes": 1}} if strategy else {}
+    sections: dict[str, Any] = {"dpo": {}}
+    if _method(name) == "rloo":
+        sections = {
+            "rloo": {"num_generations": 2, "max_completion_length": 32},
+            "judge": {"function": {"name": COUNT_EVEN}},
+        }
+    if strategy:
+        sections["launch"] = {"strategy": strategy, "processes": 1}
     return setting.recipe(
         setting.work / "sharded" / name,
         setting.model("S"),
         path,
-        dpo={},
         training={
             "global_batch_size": 4,
             "per_device_train_batch_size": 4,
@@ -73,7 +87,7 @@ def _recipe(setting: Setting, name: str, strategy: str | None) -> Path:
             "gradient_checkpointing": False,
             "save_steps": 2 if setting.quick else 4,
         },
-        **launch,
+        **sections,
     )
 
 
@@ -93,14 +107,14 @@ def _judged(sheet: Sheet, setting: Setting, name: str, file: Path, command: Comm
     if stopped:
         # It may have been as good as done.
         sheet.equal("exit code after SIGTERM", code if code != 0 else 75, 75)
-        command = Command(["dpo", str(file)], file.parent / "log.txt")
+        command = Command([_method(name), str(file)], file.parent / "log.txt")
         code = command.wait(sheet.left - 20)
     sheet.equal("exit code", code, 0)
     if code != 0:
         sheet.note("last lines", last_lines(command.log))
     sheet.equal("model/ is there", (run / "model").is_dir(), True)
     steps, others = steps_of(run), steps_of(single)
-    if steps and others and name != "single":
+    if steps and others and name != "single" and _method(name) == "dpo":
         sheet.note("steps", len(steps))
         apart = _apart(steps, others)
         if name == "single, again":

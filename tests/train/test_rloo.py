@@ -67,6 +67,9 @@ def test_rloo_run_reports_scores_kl_and_completions(rloo_recipe, capsys):
     assert "step 0: policy and reference agree on 8 rows" in output
     assert "reads back" in output
     run = read_run(recipe.output_dir)
+    speed = run.record["speed"]
+    assert (speed["shared_prefix"], speed["stock_calls"]) == ("in use", 0)
+    assert speed["tokens"] < speed["tokens_padded"]
     first, last = run.evals[0], run.evals[-1]
     assert first["objective/kl"] == pytest.approx(0.0, abs=1e-4)
     assert last["objective/kl"] != 0.0

@@ -170,6 +170,8 @@ def test_run_with_two_processes_has_the_files_of_one(both, case):
         names = {path.name for path in (one / folder).iterdir()}
         states = {"rng_state_0.pth", "rng_state_1.pth"} if folder == "checkpoint-3" else set()
         assert {p.name for p in (two / folder).iterdir()} - states == names - {"rng_state.pth"}
+    speed = read_run(two).record["speed"]
+    assert (speed["shared_prefix"], speed["stock_calls"]) == ("in use", 0)
     (file,) = (two / "model").glob("*.safetensors")
     weights, expected = load_file(file), load_file(one / "model" / file.name)
     assert weights.keys() == expected.keys()
