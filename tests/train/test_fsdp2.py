@@ -59,6 +59,7 @@ SLOW = (
     "reward full",
     "reward lora",
     "rloo full",
+    "rloo lora",
 )
 SAMPLED = ("loss", "grad_norm", "reward", "objective/kl", "entropy", "completions/mean_length")
 EACH = [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES]
