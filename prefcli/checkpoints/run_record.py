@@ -39,6 +39,9 @@ class RunRecord:
     method: str = "?"
     head: str | None = None
     """The head of the trained model: language_model, or reward."""
+    advice: dict[str, str] | None = None
+    """How to let the preference move the policy less or further, and to add an SFT term: `weaken`,
+    `strengthen` and `sft_term`."""
     started: str | None = None
     prefcli: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
@@ -90,6 +93,8 @@ class RunRecord:
             folder,
             method=method.name,
             head=method.head,
+            advice={"weaken": method.weaken, "strengthen": method.strengthen}
+            | ({"sft_term": term} if (term := method.sft_term_advice) is not None else {}),
             started=now(),
             prefcli=__version__,
             versions={name: version(name) for name in _LIBRARIES},

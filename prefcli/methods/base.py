@@ -177,11 +177,15 @@ class Method(ConfigBase):
     @property
     def weaken(self) -> str:
         """Advice: the change of this section that lets the preference move the policy less."""
+        if self.strength_key is None:
+            return "train for fewer epochs"
         return f"{'raise' if self.stronger == 'lower' else 'lower'} {self.name}.{self.strength_key}"
 
     @property
     def strengthen(self) -> str:
         """Advice: the change of this section that lets the preference move the policy further."""
+        if self.strength_key is None:
+            return "train for more epochs"
         return (
             f"{'raise' if self.stronger == 'higher' else 'lower'} {self.name}.{self.strength_key}"
         )

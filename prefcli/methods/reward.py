@@ -48,14 +48,6 @@ class Reward(Method):
     def reward_is_linear(self) -> bool:
         return False
 
-    @property
-    def weaken(self) -> str:
-        return "train for fewer epochs"
-
-    @property
-    def strengthen(self) -> str:
-        return "train for more epochs"
-
     def rate_band(self, *, lora: bool, parameters: int) -> Band:
         return (
             Band(1e-5, 5e-4, "trl's examples of LoRA reward models")

@@ -123,8 +123,7 @@ def ruined(run: Run) -> list[str]:
     elif before and after and before > 0 and after > MAX_RATIO * before:
         reasons.append(
             f"the model got much worse: its held-out loss is {after / before:.1f} times that at "
-            f"the start. Lower the learning rate{'' if run.trains_reward else ', raise beta'} or "
-            "train for fewer steps"
+            f"the start. {_to_move_less(run)}"
         )
     rejected = last.get("logps/rejected_per_token")
     reported = any(
@@ -138,8 +137,17 @@ def ruined(run: Run) -> list[str]:
             else f" (rejected responses at {format_value('logps/rejected_per_token', rejected)} "
             "nats per token)"
         )
-        reasons.append(f"the distribution collapsed{value}. Raise beta or add an SFT term")
+        cure = _to_move_less(run, run.method_advice("sft_term"))
+        reasons.append(f"the distribution collapsed{value}. {cure}")
     return reasons
+
+
+def _to_move_less(run: Run, *others: str | None) -> str:
+    """Return a sentence on how the policy would move less. others: further changes."""
+    changes = ["lower the learning rate", run.method_advice("weaken"), *others]
+    known = [change for change in changes if change]
+    sentence = ", ".join(known[:-1]) + " or " + known[-1] if len(known) > 1 else known[0]
+    return sentence[0].upper() + sentence[1:]
 
 
 def _opposite_labels(run: Run) -> list[str]:
@@ -165,9 +173,9 @@ def judge(run: Run) -> tuple[Level, str]:
     first, last = run.evals[0], run.model_eval
     repeated = last.get("samples_repeated")
     if repeated is not None and repeated > LOOPING and _risen(first, last, "samples_repeated"):
+        cure = _to_move_less(run, run.method_advice("sft_term"))
         return "warning", (
-            f"greedy answers loop: {repeated:.0%} of their 4-grams repeat earlier ones. Lower the "
-            "learning rate, raise beta or add an SFT term"
+            f"greedy answers loop: {repeated:.0%} of their 4-grams repeat earlier ones. {cure}"
         )
     accuracy = last.get("rewards/accuracies")
     if accuracy is not None:
@@ -233,10 +241,11 @@ def _judge_accuracy(accuracy: float, start: float | None, run: Run) -> tuple[Lev
             "labels may be swapped, or train and eval pairs labelled by different rules"
         )
     if accuracy < 0.6 or accuracy <= 0.5 + error:
+        changes = ["raise the learning rate", run.method_advice("strengthen")]
+        cure = " or ".join(change for change in changes if change)
         return "warning", (
-            f"{model} hardly separates chosen from rejected: the learning rate may be too small, "
-            + ("" if run.trains_reward else "beta too high, ")
-            + "or the labels nearly random"
+            f"{model} hardly separates chosen from rejected: {cure}, unless the labels are nearly "
+            "random"
         )
     if start is not None and is_unchanged("rewards/accuracies", start, accuracy, rows):
         return "note", f"{model} separates chosen from rejected about as well as at the start"

@@ -80,6 +80,14 @@ class Run:
         """The trained model in a sentence."""
         return "the reward model" if self.trains_reward else "the policy"
 
+    def method_advice(self, name: str) -> str | None:
+        """Return a change of the method's section; None in a run of an earlier version.
+
+        name: weaken, strengthen or sft_term, in terms of how the preference moves the policy.
+        """
+        text = as_dict(self.record.get("advice")).get(name)
+        return text if isinstance(text, str) else None
+
     @property
     def ties_at_start(self) -> bool:
         """The policy started as its own reference, so that all first rewards are 0."""

@@ -17,6 +17,7 @@ ALWAYS = {
     "status",
     "method",
     "head",
+    "advice",
     "started",
     "prefcli",
     "versions",

@@ -115,6 +115,17 @@ def test_verdict_of_a_ruined_model_is_an_error(tmp_path, metrics, health, text):
     assert text in outcome.title
 
 
+def test_verdict_advises_in_the_keys_of_the_method(tmp_path):
+    advice = {"weaken": "lower orpo.lambda", "strengthen": "raise orpo.lambda"}
+    run = {**RUN, "method": "orpo", "advice": advice}
+    ruined = finished_with(tmp_path / "ruined", run=run, loss=1.05)
+    assert ruined.title.endswith("Lower the learning rate or lower orpo.lambda")
+    weak = finished_with(tmp_path / "weak", run=run, **{"rewards/accuracies": 0.55})
+    assert "raise the learning rate or raise orpo.lambda, unless the labels" in weak.title
+    older = finished_with(tmp_path / "older", loss=1.05)
+    assert older.title.endswith("Lower the learning rate")
+
+
 def test_verdict_below_the_ratio_reports_overtraining_only(tmp_path):
     outcome = finished_with(tmp_path, loss=1.03)  # 1.486 times ln 2
     assert outcome.level == "good"
