@@ -269,7 +269,8 @@ _ALL = (
         "frac_reward_zero_std",
         "equal_scores",
         "prompts of equal scores",
-        "Share of the prompts whose completions all have the same score, which teach nothing.",
+        "Share of the prompts whose completions all have the same score: only the KL penalty acts "
+        "on them.",
         ".3f",
         scope="trainer",
     ),

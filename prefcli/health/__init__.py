@@ -12,6 +12,7 @@ from prefcli.health.collapse import Collapse
 from prefcli.health.displacement import Displacement
 from prefcli.health.end_token import EndToken
 from prefcli.health.entropy import Entropy
+from prefcli.health.equal_scores import EqualScores
 from prefcli.health.finite import Finite
 from prefcli.health.forgetting import Forgetting
 from prefcli.health.gradient import Gradient
@@ -50,6 +51,7 @@ class Health(ConfigBase):
     policy_kl: PolicyKl = section()
     length_hacking: LengthHacking = section()
     entropy: Entropy = section()
+    equal_scores: EqualScores = section()
     overfitting: Overfitting = section()
     forgetting: Forgetting = section()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from prefcli.model import Device, load_base_config
 from prefcli.report.run_data import read_run
 from prefcli.training.dry_run import dry_run
 from prefcli.training.judge import judge_parameters
+from prefcli.training.mixins.metric_sums import equal_share
 from prefcli.training.prompt_sampler import PromptSampler
 from prefcli.training.run import train
 from prefcli.training.simulation import simulate_run_step
@@ -118,11 +120,13 @@ def test_evaluation_skips_completions_that_the_judge_cannot_score(rloo_recipe, t
     )
     judge = {"function": {"name": f"{tmp_path / 'judge.py'}:score"}}
     recipe = rloo_recipe(judge=judge)
-    training = recipe.training.model_copy(update={"per_device_eval_batch_size": 1, "max_steps": 1})
+    training = recipe.training.model_copy(update={"per_device_eval_batch_size": 1, "max_steps": 3})
     recipe = recipe.model_copy(update={"training": training})
     train(recipe, recipe.methods["rloo"])
     last = read_run(recipe.output_dir).evals[-1]
     assert (last["reward"], last["unscored"]) == (2.0, pytest.approx(0.1))
+    trained = [row for row in metric_rows(recipe.output_dir) if "frac_reward_zero_std" in row]
+    assert [row["frac_reward_zero_std"] for row in trained] == [1.0] * len(trained)
     assert last["loss"] == pytest.approx(-2.0, abs=0.01)
 
 
@@ -203,6 +207,13 @@ def test_rloo_without_a_judge_of_new_completions_is_refused(rloo_recipe, recipe_
         recipe_data.pop(name, None)
     with pytest.raises(RecipeError, match="JDG008"):
         rloo_recipe(judge=judge)
+
+
+def test_equal_share_skips_completions_without_a_score():
+    nan = math.nan
+    scores = [[1.0, 1.0, 1.0], [1.0, 1.0, 2.0], [nan, 3.0, 3.0], [nan, nan, 4.0], [nan, 1.0, 2.0]]
+    assert equal_share(torch.tensor(scores)) == pytest.approx(3 / 5)
+    assert equal_share(torch.full((2, 2), nan)) == 1.0
 
 
 def test_prompt_sampler_repeats_each_prompt_and_fills_the_last_step():

@@ -648,12 +648,13 @@ def test_forgetting_needs_a_start_of_several_steps():
     assert reported(DPO, stream) == []
 
 
-# --- policy_kl, length_hacking, entropy
+# --- policy_kl, length_hacking, entropy, equal_scores
 
 
-def sampled(kl=5.0, length=40.0, correlation=0.0, entropy=2.0):
+def sampled(kl=5.0, length=40.0, correlation=0.0, entropy=2.0, equal=0.1):
     return {
         "reward": 1.0,
+        "frac_reward_zero_std": equal,
         "objective/kl": kl,
         "completions/mean_length": length,
         "reward_length_correlation": correlation,
@@ -688,3 +689,11 @@ def test_entropy_below_a_tenth_of_its_start_warns():
     assert reported(RLOO, stream) == [("entropy", "warn")]
     stream = rows(20, lambda step: sampled(entropy=2.0 if step < 100 else 0.5))
     assert reported(RLOO, stream) == []
+
+
+def test_equal_scores_of_most_prompts_warn():
+    stream = rows(20, lambda step: sampled(equal=min(1.0, step / 100)))
+    (advice,) = advice_of(RLOO, stream)
+    assert (advice.rule, advice.level) == ("equal_scores", "warn")
+    assert "prompts have completions with equal scores" in advice.seen
+    assert reported(RLOO, rows(20, sampled(equal=0.7))) == []

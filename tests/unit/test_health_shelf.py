@@ -28,7 +28,7 @@ def test_rules_have_the_names_of_their_keys():
     assert {rule.name: type(rule) for rule in RULES} == {
         name: type(rule) for name, rule in Health()
     }
-    assert len(RULES) == 18
+    assert len(RULES) == 19
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
@@ -68,7 +68,7 @@ def test_rules_apply_to_methods_with_their_metrics():
         "cpo": everywhere | pairs,
         "reward": {"finite", "no_learning", "gradient", "overfitting"}
         | {"margin", "accuracy", "saturation", "length"},
-        "rloo": (everywhere | {"policy_kl", "length_hacking", "entropy"})
+        "rloo": (everywhere | {"policy_kl", "length_hacking", "entropy", "equal_scores"})
         - {"overfitting", "end_token"},
     }
 

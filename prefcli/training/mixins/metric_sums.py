@@ -115,6 +115,20 @@ def sum_completions(
     }
 
 
+def equal_share(scores: torch.Tensor) -> float:
+    """Return the share of prompts whose scored completions have one score, (prompts, each)."""
+    highest, lowest = (scores.nan_to_num(nan=fill) for fill in (-math.inf, math.inf))
+    return float((highest.amax(1) <= lowest.amin(1)).double().mean())
+
+
+def sum_entropy(output: Any) -> Sums:
+    """Add up the entropy of sampled tokens, from the output of trl's fused head."""
+    return {
+        "entropy": output.entropy.detach().double().sum(),
+        "entropy_tokens": output.label_mask.sum(),
+    }
+
+
 def sum_text(output: Any) -> Sums:
     """Add up the tokens of demonstrations, packed or not, from the output of trl's fused head."""
     return {
@@ -184,6 +198,8 @@ def exact_metrics(sums: Mapping[str, float]) -> dict[str, float]:
         metrics["loss"] = -sums["objective"] / scored
     if measured := sums.get("measured"):
         metrics["objective/kl"] = sums["log_ratio"] / measured
+    if tokens := sums.get("entropy_tokens"):
+        metrics["entropy"] = sums["entropy"] / tokens
     if tokens := sums.get("text_tokens"):
         metrics["loss"] = -sums["text_logp"] / tokens
         metrics["mean_token_accuracy"] = sums["text_right"] / tokens

@@ -31,6 +31,7 @@ from prefcli.training.mixins.metric_sums import (
     per_token_metrics,
     read_scores,
     sum_ends,
+    sum_entropy,
     sum_labelled,
     sum_pairs,
     sum_text,
@@ -162,7 +163,7 @@ class MetricsMixin(PackedCollationMixin):
     def _sum_batch(self, inputs: Mapping[str, torch.Tensor], passes: list[Any]) -> Sums:
         kind = self.context.method.trainer.batches
         if kind == "completions":
-            return {}  # RolloutsMixin measures them when they are sampled
+            return sum_entropy(passes[0])  # RolloutsMixin measures them when they are sampled
         if kind == "scored_pairs":
             scores = passes[0].logits.detach()[:, 0].float().chunk(2)
             counts = count_responses(inputs["input_ids"], inputs["attention_mask"])

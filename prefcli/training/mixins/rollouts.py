@@ -27,7 +27,7 @@ from prefcli.formats.chat_columns import template_columns
 from prefcli.model.inference import eval_mode
 from prefcli.training.generation_model import GenerationModel
 from prefcli.training.mixins.distributed import prepare_reference
-from prefcli.training.mixins.metric_sums import sum_completions
+from prefcli.training.mixins.metric_sums import equal_share, sum_completions
 from prefcli.training.mixins.preemption_mixin import PreemptionMixin
 from prefcli.training.mixins.reference_kl import reference_of
 from prefcli.training.prompt_sampler import PromptSampler
@@ -38,7 +38,8 @@ _ROW = "row"
 """Column with the number of a row in its split."""
 _LOGGED = ("entropy", "completions/mean_length", "completions/clipped_ratio")
 """Metrics of trl that are logged as they are."""
-_OF_GROUPS = ("reward_std", "frac_reward_zero_std")
+_EQUAL = "frac_reward_zero_std"
+_OF_GROUPS = ("reward_std", _EQUAL)
 """Those of several completions of one prompt, which an evaluation does not have."""
 _CORRELATION = "reward_length_correlation"
 
@@ -260,6 +261,8 @@ class RolloutsMixin(PreemptionMixin):
         if not self._evaluates:
             values = torch.stack([self._scores.double(), tokens.double()], dim=1)
             both = self.accelerator.gather(values)
+            # trl's value is of rewards, in which the KL divergence makes equal scores differ.
+            logged[_EQUAL][-1] = equal_share(both[:, 0].view(-1, self.num_generations))
             scores, lengths = both[~both[:, 0].isnan()].T
             logged[_CORRELATION].append(_correlation(scores, lengths))
 
