@@ -3,6 +3,7 @@
 import inspect
 import math
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +23,11 @@ RULES = Health().rules
 
 
 # --- what a rule is
+
+
+def test_docs_name_every_rule():
+    page = (Path(__file__).parents[2] / "docs" / "health.md").read_text("utf-8")
+    assert [rule.name for rule in RULES if f"| `{rule.name}` |" not in page] == []
 
 
 def test_rules_have_the_names_of_their_keys():
