@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,16 +100,31 @@ def choose_token_budget(
 
 
 def packed_lengths(dataset: Dataset, adapter: TrainerAdapter, max_length: int) -> Ints:
-    """Count the tokens of each row in a packed batch, from the lengths of its columns."""
+    """Count the tokens of each row in a packed batch, from its columns."""
     names = adapter.token_columns
-    parts: dict[str, list[Ints]] = {name: [] for name in names}
+    parts: defaultdict[str, list[Ints]] = defaultdict(list)
     for table in dataset.select_columns([*names]).with_format("arrow").iter(_ROWS_READ):
-        for name in names:
-            counts = table[name].combine_chunks().value_lengths()
+        columns = [table[name].combine_chunks() for name in names]
+        for name, column in zip(names, columns, strict=True):
+            counts = column.value_lengths()
             parts[name].append(counts.to_numpy(zero_copy_only=False).astype(np.int64))
+        if adapter.sides_have_prompt:
+            parts["shared"].append(_common_beginnings(*columns))
     lengths = {name: np.concatenate(counts) for name, counts in parts.items()}
     packed: Ints = adapter.packed_length(lengths, max_length)
     return packed
+
+
+def _common_beginnings(first: Any, second: Any) -> Ints:
+    """Count the tokens that both lists of each row begin with. first, second: arrow's lists."""
+    ids = [column.values.to_numpy(zero_copy_only=False) for column in (first, second)]
+    ends = [column.offsets.to_numpy().tolist() for column in (first, second)]
+    counts = []
+    for a, b, a_end, b_end in zip(*(e[:-1] for e in ends), *(e[1:] for e in ends), strict=True):
+        length = min(a_end - a, b_end - b)
+        differs = ids[0][a : a + length] != ids[1][b : b + length]
+        counts.append(int(differs.argmax()) if differs.any() else length)
+    return np.array(counts, dtype=np.int64)
 
 
 def deal_rows(

@@ -134,6 +134,7 @@ CASES = {
     "sft": {},
     "kto": {},
     "orpo": {},
+    "reward": {},
 }
 
 

@@ -51,6 +51,8 @@ class TrainerAdapter(ABC):
     """Tokens of the chosen row in the loss's SFT term: the response, or the prompt as well."""
     concatenates_forward: ClassVar[bool] = False
     """The trainer scores pairs in `concatenated_forward`, from the logits of every token."""
+    sides_have_prompt: ClassVar[bool] = False
+    """The columns of both sides begin with the prompt, which has no column of its own."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """Metrics that this trainer logs and others do not."""
     duplicate_metrics: ClassVar[tuple[str, ...]] = ()
@@ -77,7 +79,8 @@ class TrainerAdapter(ABC):
     def packed_length(self, lengths: Mapping[str, Any], max_length: int) -> Any:
         """Return the tokens of each row in a packed batch, where a pair has its prompt once.
 
-        lengths: an array per column of `token_columns`.
+        lengths: an array per column of `token_columns`, and `shared`, the tokens that both sides
+        of a row begin with, if `sides_have_prompt`.
         """
         prompt, *completions = (lengths[name] for name in self.token_columns)
         return sum((side.clip(max=max_length - prompt) for side in completions), start=prompt)

@@ -18,6 +18,7 @@ class RewardAdapter(TrainerAdapter):
 
     batches: ClassVar[BatchKind] = "scored_pairs"
     token_columns: ClassVar[tuple[str, ...]] = ("chosen_ids", "rejected_ids")
+    sides_have_prompt: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("mean_reward", "min_reward", "max_reward")
     duplicate_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
     drops_longer_rows: ClassVar[bool] = True
@@ -28,8 +29,7 @@ class RewardAdapter(TrainerAdapter):
         return RewardConfig, RewardTrainer
 
     def packed_length(self, lengths: Mapping[str, Any], max_length: int) -> Any:
-        """Add up both sides: the length of their common prompt is not in the columns."""
-        return sum(lengths[name] for name in self.token_columns)
+        return sum(lengths[name] for name in self.token_columns) - lengths["shared"]
 
     def row_ids(self, row: Mapping[str, Any]) -> list[int]:
         return list(row["chosen_ids"])
