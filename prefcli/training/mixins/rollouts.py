@@ -33,7 +33,6 @@ from prefcli.training.mixins.reference_kl import reference_of
 from prefcli.training.prompt_sampler import PromptSampler
 from prefcli.trl_integration.trl_compat import completions_in_order, reference_of_rloo
 
-_ROWS_AT_ONCE = 1000
 _ROW = "row"
 """Column with the number of a row in its split."""
 _LOGGED = ("entropy", "completions/mean_length", "completions/clipped_ratio")
@@ -322,12 +321,17 @@ class RolloutsMixin(PreemptionMixin):
 
 
 def _prepared(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Add the number and the tokens of each prompt."""
-    ids: list[Ids] = []
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        columns = rows[start : start + _ROWS_AT_ONCE]
-        ids += [row["prompt_ids"] for row in tokenize_batch(columns, tokenizer)]
-    return rows.add_column(_ROW, list(range(len(rows)))).add_column("prompt_ids", ids)
+    """Add the number and the tokens of each prompt, from the cache if they were added before."""
+    return rows.map(
+        _number_and_ids, with_indices=True, batched=True, fn_kwargs={"tokenizer": tokenizer}
+    )
+
+
+def _number_and_ids(
+    columns: dict[str, list[Any]], numbers: list[int], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list[Any]]:
+    ids = [row["prompt_ids"] for row in tokenize_batch(columns, tokenizer)]
+    return {_ROW: numbers, "prompt_ids": ids}
 
 
 def _correlation(a: torch.Tensor, b: torch.Tensor) -> float:
