@@ -7,8 +7,8 @@ import copy
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-_BASE = ".base_layer."
-"""Part of the name of a weight that peft has wrapped with an adapter."""
+_WRAPPED = (".base_layer.", ".original_module.")
+"""Parts of the names of weights that peft has wrapped: with an adapter, or with a trained copy."""
 
 
 def of_depth(config: PretrainedConfig, layers: int) -> PretrainedConfig:
@@ -34,9 +34,16 @@ def truncated_model(
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.device(device):
         truncated: PreTrainedModel = type(model)(config)
-    weights = {name.replace(_BASE, "."): value for name, value in model.state_dict().items()}
+    weights = {_plain(name): value for name, value in model.state_dict().items()}
     truncated.load_state_dict({name: weights[name] for name in truncated.state_dict()})
     return truncated.to(dtype).train(model.training)
+
+
+def _plain(name: str) -> str:
+    """Return the name that a weight has without peft."""
+    for part in _WRAPPED:
+        name = name.replace(part, ".")
+    return name
 
 
 def _depth(config: PretrainedConfig) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import LoraConfig, TaskType, get_peft_model
 from transformers import (
     CONFIG_MAPPING,
     AttentionInterface,
@@ -76,6 +77,15 @@ def test_probe_of_a_sharded_family_runs_a_few_layers(family):
     speed.prepare(model, outputs=("log_probs",))
     assert (speed.reason, speed.refused) == (None, {})
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_probe_of_a_sharded_reward_model_with_an_adapter_runs_a_few_layers():
+    """peft keeps a trained copy of the head next to it."""
+    model = tiny("llama", AutoModelForSequenceClassification, num_labels=1, pad_token_id=0)
+    get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_CLS, r=2))
+    packed = FastForward(Performance(), "fsdp2", max_length=64)
+    packed.prepare(model)
+    assert (packed.reason, packed.refused) == (None, {})
 
 
 UNSAFE = {
