@@ -154,10 +154,10 @@ def make_trainer(
         serialized(trl_class, key) if method.trainer.prepares_rows else nullcontext(),
     ):
         if method.head == "reward":
-            # trl's RewardTrainer does not prepare its model.
-            packed_forward.prepare(
-                policy.get_base_model() if isinstance(policy, PeftModel) else policy
-            )
+            # trl's RewardTrainer does not prepare its model, and sets this padding token later.
+            base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+            base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+            packed_forward.prepare(base)
         trainer = trainer_class_of(recipe, context)(
             context=context,
             model=policy,
