@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from prefcli.errors import RecipeError
 from prefcli.evaluation.evaluate import evaluate
 from prefcli.evaluation.merge import merge
+from prefcli.evaluation.scored_models import scoring_rewards
 from prefcli.methods import Reward
 from prefcli.model import load_tokenizer
 from prefcli.model.reward_model import load_reward_model, rewards
@@ -115,6 +116,16 @@ def test_models_without_a_reward_head_are_refused(tiny_model, tmp_path):
     two.save_pretrained(tmp_path / "two")
     with pytest.raises(RecipeError, match="MDL040"):
         load_reward_model(Model(name_or_path=str(tmp_path / "two")), torch.float32, "model")
+
+
+def test_reward_model_with_a_shorter_context_than_max_length_raises(
+    recipe_data, make_recipe, tiny_model
+):
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
+    model.config.max_position_embeddings = 8
+    recipe = make_recipe(recipe_data).recipe
+    with pytest.raises(RecipeError, match="MDL023"), scoring_rewards(model, recipe, "rm"):
+        pass
 
 
 def test_method_decides_what_head_the_model_gets(recipe_data, make_recipe):
