@@ -71,7 +71,8 @@ def test_reward_run_continues_a_reward_model(recipe_data, make_recipe, tmp_path,
     model.save_pretrained(tmp_path / "rm")
     load_tokenizer(Model(name_or_path=source)).save_pretrained(tmp_path / "rm")
     recipe_data["model"]["name_or_path"] = str(tmp_path / "rm")
-    train(make_recipe(recipe_data, "performance.shared_prefix=on").recipe, Reward())
+    options = ["performance.shared_prefix=on", "training.gradient_checkpointing=auto"]
+    train(make_recipe(recipe_data, *options).recipe, Reward())
     output = capsys.readouterr().out
     assert "step 0: the reward head is right about" in output
     # A saved reward model without its head is damaged, not a language model.
