@@ -105,7 +105,9 @@ def test_resume_with_another_judge_is_another_run_where_the_judge_gives_the_loss
     for method, now in (("rloo", slower), ("dpo", other)):
         ResumeDiff().judge(tmp_path, {"method": method, **before}, {"method": method, **now})
     both = {"method": "rloo", **before}, {"method": "rloo", **other}
-    with pytest.raises(RecipeError, match=r"(?s)judge\.function\.name was 'a:a' there.*--force-resume"):
+    with pytest.raises(
+        RecipeError, match=r"(?s)judge\.function\.name was 'a:a' there.*--force-resume"
+    ):
         ResumeDiff().judge(tmp_path, *both)
     forced = ResumeDiff(force=True)
     forced.judge(tmp_path, *both)
