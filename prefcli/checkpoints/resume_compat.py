@@ -14,6 +14,7 @@ from typing import Any
 
 from prefcli.console import warn
 from prefcli.errors import Problem, RecipeError
+from prefcli.methods import METHODS
 from prefcli.recipe.load import leaves
 from prefcli.recipe.source_map import dotted
 
@@ -22,16 +23,22 @@ FREE = (
     "data.num_proc",
     "expected",
     "health.",
-    "judge",
+    "judge.executable.concurrency",
+    "judge.executable.timeout",
+    "judge.function.timeout",
     "launch",
     "logging.",
     "pairs.",
     "performance.",
     "push_to_hub",
+    "rloo.sampling_batch_size",
     "samples.",
     "training.gradient_checkpointing",
 )
 """Beginnings of settings that do not change the steps of a run."""
+
+_JUDGE = "judge"
+"""A section that changes no step of a method that needs no judge."""
 
 _SCHEDULE = "the new recipe's schedule applies from the resumed step on"
 _DIVIDED = "the rows of a step are divided differently, and random states start again"
@@ -39,6 +46,7 @@ _DATA = "rows are reshuffled: some will repeat and some will be skipped"
 _NEW = "applies from here on"
 
 RESUMABLE: dict[str, str] = {
+    _JUDGE: "scores completions from here on, so that earlier rewards are not comparable",
     "training.learning_rate": _SCHEDULE,
     "training.lr_scheduler_type": _SCHEDULE,
     "training.min_lr_ratio": _SCHEDULE,
@@ -153,8 +161,10 @@ def row_fingerprints(data: Mapping[str, Any]) -> dict[str, str]:
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
     old = {dotted(path): value for path, value in leaves(before)}
     new = {dotted(path): value for path, value in leaves(now)}
+    method = METHODS.get(str(now.get("method")))
+    free = FREE if method is not None and method.needs_judge else (*FREE, _JUDGE)
     return {
         key: f"{key} was {old.get(key)!r} there and is {new.get(key)!r} now"
         for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key) and not key.startswith(FREE)
+        if old.get(key) != new.get(key) and not key.startswith(free)
     }

@@ -59,7 +59,8 @@ JUDGE_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "JDG007",
         "number-of-scores",
-        "The function of the judge returned another number of scores than it got completions.",
+        "The function of the judge returned another number of scores than it got completions, or "
+        "no list of scores.",
         "return [score(c) for c in completions if c]",
         "Return one number per completion, in their order; None for one that can't be scored.",
     ),

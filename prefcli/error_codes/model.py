@@ -182,7 +182,8 @@ MODEL_CODES: tuple[ErrorCode, ...] = (
     ErrorCode(
         "MDL023",
         "max-length-exceeds-context",
-        "`data.max_length` is larger than the context of the model.",
+        "`data.max_length` is larger than the context of the model, or of a reward model that "
+        "scores.",
         "data: {max_length: 8192} with a model of 2048 positions",
         "Write the context length of the message, or less.",
     ),

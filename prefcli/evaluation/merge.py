@@ -64,7 +64,7 @@ class Merge:
         ]
 
     def _use_of_reward_model(self) -> list[str]:
-        return ["next:", f"  prefcli score RECIPE DATA --reward-model {self.output}"]
+        return ["next:", f"  prefcli score RECIPE DATA --reward-model {self.output} --output FILE"]
 
     def _serving(self) -> list[str]:
         ends = ", ".join(f"{text} ({i})" for i, text in self.stop_tokens.items())

@@ -26,10 +26,11 @@ from prefcli.model import (
     to_device,
 )
 from prefcli.model.base_model import is_adapter, with_merged_adapter
-from prefcli.model.loading import absolute_name, check_weights_exist, loading
+from prefcli.model.loading import absolute_name, check_weights_exist, context_length, loading
 from prefcli.model.reward_model import gives_rewards, load_reward_model, rewards
 from prefcli.packed_forward.install import FastForward
 from prefcli.recipe import Recipe
+from prefcli.recipe.context_length import context_problem
 from prefcli.recipe.sections import Model, Performance, RewardModel
 
 ARGUMENT = "MODEL"
@@ -185,10 +186,13 @@ def scoring_rewards(
 ) -> Iterator[Callable[[Sequence[Row]], list[float]]]:
     """Yield a function that returns the reward of each row, cut at the recipe's max_length.
 
-    It uses the packed forward if that supports the model, and raises RecipeError for NaN and
-    infinity. name: of the reward model.
+    It uses the packed forward if that supports the model. Raises RecipeError for a max_length
+    beyond the model's context, for NaN and for infinity. name: of the reward model.
     """
     length = recipe.data.max_length
+    context = context_length(model.config)
+    if context and (problem := context_problem(length, context, f"reward model {name}")):
+        raise RecipeError(problem)
     # on is about the policy
     options = recipe.performance if recipe.performance.shared_prefix == "off" else Performance()
     speed = FastForward(options, "single", length)

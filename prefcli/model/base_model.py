@@ -24,6 +24,7 @@ from prefcli.model.loading import (
     load_model,
     loading,
     missing_folder,
+    run_folder_hint,
 )
 from prefcli.model.lora import restore_whole_layers
 from prefcli.model.weight_files import (
@@ -79,7 +80,7 @@ def resolve_model(options: Model, *, where: str = "model") -> ModelSource:
                 Problem(
                     f"{name} is not an adapter, so there is none to {options.adapter}",
                     path="model.adapter",
-                    hint="remove model.adapter",
+                    hint=run_folder_hint(Path(name).expanduser()) or "remove model.adapter",
                     code="MDL007",
                 )
             )

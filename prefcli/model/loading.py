@@ -203,9 +203,16 @@ def missing_folder(name: str) -> bool:
     return looks_like_path(name) and not Path(name).expanduser().is_dir()
 
 
-def _hint(text: str, path: Path) -> str | None:
+def run_folder_hint(path: Path) -> str | None:
+    """Return a hint to name the model in a folder of a run; None for another folder."""
     if any((path / "model" / f).is_file() for f in ("config.json", "adapter_config.json")):
         return f"this is a run folder; name its model: {path / 'model'}"
+    return None
+
+
+def _hint(text: str, path: Path) -> str | None:
+    if hint := run_folder_hint(path):
+        return hint
     if not path.exists() and path.parent != Path() and path.parent.is_dir():
         return f"if you meant a folder: {path.parent} exists, but {path} does not"
     if "gated" in text or "401" in text:

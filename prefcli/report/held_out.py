@@ -120,7 +120,9 @@ def ruined(run: Run) -> list[str]:
     before, after = first.get("loss"), last.get("loss")
     if "loss" in last and after is None:
         reasons.append("the model is broken: its held-out loss is not finite")
-    elif before and after and before > 0 and after > MAX_RATIO * before:
+    elif (
+        before and after and before > 0 and after > MAX_RATIO * before
+    ) and not run.scores_completions:
         reasons.append(
             f"the model got much worse: its held-out loss is {after / before:.1f} times that at "
             f"the start. {_to_move_less(run)}"
@@ -189,7 +191,7 @@ def judge(run: Run) -> tuple[Level, str]:
         if run.trains_reward and is_tie(first, "rewards/accuracies"):
             start = None
         return _judge_accuracy(accuracy, start, run)
-    if last.get("reward") is not None and first is not last:
+    if run.scores_completions and first is not last:
         return _judge_score(first, last)
     before, after = first.get("loss"), last.get("loss")
     if first is last or before is None or after is None:
@@ -307,7 +309,7 @@ def _likelihood(first: Row, last: Row) -> list[str]:
 def _loss(run: Run) -> list[str]:
     losses = [(row["loss"], int(row["step"] or 0)) for row in run.evals if "loss" in row]
     finite = [(loss, step) for loss, step in losses if loss is not None]
-    if len(finite) < 2 or "best_step" in run.record:
+    if len(finite) < 2 or "best_step" in run.record or run.scores_completions:
         return []
     before, after = finite[0][0], finite[-1][0]
     lowest, step = min(finite)

@@ -76,6 +76,11 @@ class Run:
         return self.record.get("head") == "reward"
 
     @property
+    def scores_completions(self) -> bool:
+        """Evaluations score completions of the policy; their loss may be near 0 on either side."""
+        return "unscored" in self.model_eval
+
+    @property
     def subject(self) -> str:
         """The trained model in a sentence."""
         return "the reward model" if self.trains_reward else "the policy"

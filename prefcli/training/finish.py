@@ -140,7 +140,7 @@ def _say_outcome(method: Method, folder: RunDir, steps: int, monitor: MonitorCal
 def _next_commands(folder: RunDir, method: Method) -> list[str]:
     name = shlex.quote(str(folder.path))
     use = (
-        (f"prefcli score {name} DATA --reward-model {name}", "to score responses")
+        (f"prefcli score {name} DATA --reward-model {name} --output FILE", "to score responses")
         if method.head == "reward"
         else (f"prefcli chat {name}", "to talk to it")
     )

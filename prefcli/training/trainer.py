@@ -85,6 +85,10 @@ def make_trainer(
     # Before the configuration of a launcher's sharding is in force.
     arguments = load_reference(recipe, device) if method.needs_reference else {}
     reference = arguments.get("ref_model", policy)
+    base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+    if method.head == "reward":
+        # trl sets it in its constructor; the packed forward is tried before that.
+        base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     packed_forward = FastForward(
         recipe.performance,
         strategy_here(),
@@ -154,10 +158,7 @@ def make_trainer(
         serialized(trl_class, key) if method.trainer.prepares_rows else nullcontext(),
     ):
         if method.head == "reward":
-            # trl's RewardTrainer does not prepare its model.
-            packed_forward.prepare(
-                policy.get_base_model() if isinstance(policy, PeftModel) else policy
-            )
+            packed_forward.prepare(base)  # trl's RewardTrainer does not prepare its model
         trainer = trainer_class_of(recipe, context)(
             context=context,
             model=policy,

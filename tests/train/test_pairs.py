@@ -201,7 +201,10 @@ for line in sys.stdin:
     ("body", "code"),
     [
         ("return [1 / (i - 2) for i in range(len(texts))]", "JDG006"),
+        ("raise SystemExit(0)", "JDG006"),
         ("return [1.0]", "JDG007"),
+        ("return None", "JDG007"),
+        ("return dict.fromkeys(texts, 1.0)", "JDG007"),
         ("return [float('inf')] * len(texts)", "JDG005"),
         ("while True: pass", "JDG003"),
     ],

@@ -78,6 +78,13 @@ def test_train_model_adapter_without_an_adapter_raises(recipe_data, make_recipe)
         train(recipe, recipe.dpo)
 
 
+def test_resolve_model_of_a_run_folder_names_the_adapter_in_it(sft_adapter, tmp_path):
+    (tmp_path / "model").symlink_to(sft_adapter)
+    with pytest.raises(RecipeError, match="this is a run folder; name its model") as caught:
+        resolve_model(Model(name_or_path=str(tmp_path), adapter="continue"))
+    assert caught.value.problems[0].code == "MDL007"
+
+
 @pytest.mark.parametrize(
     ("adapter", "lora", "expected"),
     [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prefcli.checkpoints.resume_compat import FREE, RESUMABLE
+from prefcli.checkpoints.resume_compat import FREE, RESUMABLE, ResumeDiff
 from prefcli.checkpoints.run_dir import RunDir
 from prefcli.data.digests import rows_digest
 from prefcli.errors import ExitCode, RecipeError
@@ -96,6 +96,24 @@ def test_resume_with_other_processes_needs_force_resume(half_done, make_recipe):
     launched = make_recipe(half_done, "launch.processes=1").recipe
     train(launched, launched.dpo)
     assert folder.read_run()["status"] == "finished"
+
+
+def test_resume_with_another_judge_is_another_run_where_the_judge_gives_the_loss(tmp_path):
+    before = {"judge": {"function": {"name": "a:a", "timeout": 1.0}}}
+    slower = {"judge": {"function": {"name": "a:a", "timeout": 2.0}}}
+    other = {"judge": {"function": {"name": "b:b", "timeout": 1.0}}}
+    for method, now in (("rloo", slower), ("dpo", other)):
+        ResumeDiff().judge(tmp_path, {"method": method, **before}, {"method": method, **now})
+    both = {"method": "rloo", **before}, {"method": "rloo", **other}
+    with pytest.raises(
+        RecipeError, match=r"(?s)judge\.function\.name was 'a:a' there.*--force-resume"
+    ):
+        ResumeDiff().judge(tmp_path, *both)
+    forced = ResumeDiff(force=True)
+    forced.judge(tmp_path, *both)
+    assert len(forced.accepted) == 1
+    assert not forced.changes_optimizer
+    assert not forced.changes_rows
 
 
 def test_resume_tables_name_existing_settings(recipe_data, make_recipe):

@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from prefcli.errors import RecipeError
 from prefcli.evaluation.evaluate import evaluate
 from prefcli.evaluation.merge import merge
+from prefcli.evaluation.scored_models import scoring_rewards
 from prefcli.methods import Reward
 from prefcli.model import load_tokenizer
 from prefcli.model.reward_model import load_reward_model, rewards
@@ -66,10 +67,12 @@ def test_reward_run_continues_a_reward_model(recipe_data, make_recipe, tmp_path,
     torch.manual_seed(0)
     source = recipe_data["model"]["name_or_path"]
     model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
+    model.config.pad_token_id = None  # as in Llama and Mistral; the packed forward needs it
     model.save_pretrained(tmp_path / "rm")
     load_tokenizer(Model(name_or_path=source)).save_pretrained(tmp_path / "rm")
     recipe_data["model"]["name_or_path"] = str(tmp_path / "rm")
-    train(make_recipe(recipe_data).recipe, Reward())
+    options = ["performance.shared_prefix=on", "training.gradient_checkpointing=auto"]
+    train(make_recipe(recipe_data, *options).recipe, Reward())
     output = capsys.readouterr().out
     assert "step 0: the reward head is right about" in output
     # A saved reward model without its head is damaged, not a language model.
@@ -114,6 +117,16 @@ def test_models_without_a_reward_head_are_refused(tiny_model, tmp_path):
     two.save_pretrained(tmp_path / "two")
     with pytest.raises(RecipeError, match="MDL040"):
         load_reward_model(Model(name_or_path=str(tmp_path / "two")), torch.float32, "model")
+
+
+def test_reward_model_with_a_shorter_context_than_max_length_raises(
+    recipe_data, make_recipe, tiny_model
+):
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
+    model.config.max_position_embeddings = 8
+    recipe = make_recipe(recipe_data).recipe
+    with pytest.raises(RecipeError, match="MDL023"), scoring_rewards(model, recipe, "rm"):
+        pass
 
 
 def test_method_decides_what_head_the_model_gets(recipe_data, make_recipe):

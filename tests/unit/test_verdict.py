@@ -67,6 +67,24 @@ def test_verdict_of_a_run_that_did_not_move_is_not_about_labels(tmp_path):
     assert "did not move from its reference" in outcome.title
 
 
+@pytest.mark.parametrize(
+    ("metrics", "level", "text"),
+    [
+        ({"loss": 0.02, "reward": -0.02}, "warning", "the score of held-out completions fell"),
+        ({"loss": 0.0, "unscored": 1.0}, "warning", "the judge scored no completion"),
+    ],
+    ids=["a small loss that doubles", "a judge that gives null"],
+)
+def test_verdict_of_scored_completions_is_about_their_score(tmp_path, metrics, level, text):
+    rows = [
+        {"step": 0, "eval_loss": 0.01, "eval_unscored": 0.0, "eval_reward": -0.01},
+        {"step": 9, "eval_unscored": 0.0, **{f"eval_{k}": v for k, v in metrics.items()}},
+    ]
+    outcome = verdict_of(tmp_path, rows)
+    assert (outcome.level, text in outcome.title) == (level, True)
+    assert not [detail for detail in outcome.details if "overtrained" in detail]
+
+
 def test_verdict_names_opposite_labels_before_a_ruined_model(tmp_path):
     rows = [eval_row(0), *(train_row(step) for step in range(100, 201, 20))]
     rows.append(eval_row(200, **{"rewards/accuracies": 0.1, "loss": 2.5}))

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from prefcli.errors import RecipeError
 from prefcli.evaluation.judges.base import Completion, Judge, Scores, to_score
 from prefcli.model.chat_template import TimeLimitError, time_limit
 from prefcli.recipe.sections import FunctionJudge
-from prefcli.text import first_line
+from prefcli.text import counted, first_line
 
 _KEY = "judge.function.name"
 
@@ -39,7 +39,8 @@ class Function(Judge):
         name, seconds = self._options.name, self._options.timeout
         try:
             with time_limit(seconds):
-                values = list(self._function([r.prompt for r in rows], [r.text for r in rows]))
+                returned = self._function([r.prompt for r in rows], [r.text for r in rows])
+                values = None if _is_one_value(returned) else list(returned)
         except TimeLimitError:
             raise RecipeError(
                 f"{name} did not return within {seconds:g} s for {len(rows)} completions, the "
@@ -49,8 +50,8 @@ class Function(Judge):
                 hint="raise judge.function.timeout; the same command continues where this one "
                 "stopped",
             ) from None
-        # The user's code may raise any exception.
-        except Exception as error:
+        # The user's code may raise any exception, and may call sys.exit.
+        except (Exception, SystemExit) as error:
             raise RecipeError(
                 f"{name} raised {type(error).__name__} in {_line_of(error)}: {first_line(error)}, "
                 f"for {len(rows)} completions, the first of them {rows[0].shown}",
@@ -58,9 +59,10 @@ class Function(Judge):
                 place=rows[0].place,
                 hint="correct the function; the same command continues where this one stopped",
             ) from None
-        if len(values) != len(rows):
+        if values is None or len(values) != len(rows):
+            what = counted(len(values), "score") if values is not None else f"{returned!r:.60}"
             raise RecipeError(
-                f"{name} returned {len(values)} scores for {len(rows)} completions, the first of "
+                f"{name} returned {what} for {counted(len(rows), 'completion')}, the first of "
                 f"them {rows[0].shown}",
                 code="JDG007",
                 place=rows[0].place,
@@ -75,8 +77,8 @@ def _load(name: str) -> tuple[Callable[..., Any], str]:
     try:
         module = _import_file(place) if place.endswith(".py") else importlib.import_module(place)
         function = getattr(module, attribute)
-    # The user's code may raise any exception.
-    except Exception as error:
+    # The user's code may raise any exception, and may call sys.exit.
+    except (Exception, SystemExit) as error:
         raise RecipeError(
             f"can't import {name}: {type(error).__name__}: {first_line(error)}",
             code="JDG001",
@@ -108,7 +110,18 @@ def _import_file(name: str) -> Any:
     return module
 
 
-def _line_of(error: Exception) -> str:
+def _is_one_value(returned: Any) -> bool:
+    """Check for something that is not a sequence of scores: a number, None, a text, a dict."""
+    if isinstance(returned, str | bytes | Mapping):
+        return True
+    try:
+        iter(returned)
+    except TypeError:
+        return True
+    return False
+
+
+def _line_of(error: BaseException) -> str:
     """Return the file and line where the error was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{last.filename}:{last.lineno}"

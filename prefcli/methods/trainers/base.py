@@ -52,7 +52,7 @@ class TrainerAdapter(ABC):
     concatenates_forward: ClassVar[bool] = False
     """The trainer scores pairs in `concatenated_forward`, from the logits of every token."""
     sides_have_prompt: ClassVar[bool] = False
-    """The columns of both sides begin with the prompt, which has no column of its own."""
+    """The columns of both sides begin with the prompt, which has no separate column."""
     metrics: ClassVar[tuple[str, ...]] = ()
     """Metrics that this trainer logs and others do not."""
     duplicate_metrics: ClassVar[tuple[str, ...]] = ()
