@@ -205,10 +205,16 @@ def with_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
 
 
 def disable_base_dropout(model: torch.nn.Module) -> None:
-    """Set every dropout to 0 except the adapters' own, which trl's option would disable as well."""
+    """Set every dropout to 0 except the adapters' own, which trl's option would disable as well.
+
+    trl's option skips dropout without a module: the attention of most models, and all of OPT's.
+    """
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Dropout) and ".lora_dropout." not in name:
             module.p = 0.0
+        for attribute, value in vars(module).items():
+            if "drop" in attribute and isinstance(value, float):
+                setattr(module, attribute, 0.0)
 
 
 def freeze_reference_adapter(model: torch.nn.Module) -> None:

@@ -122,7 +122,7 @@ def make_trainer(
     )
     if recipe.lora is not None:
         arguments["peft_config"] = lora_config(recipe.lora, policy, recipe.model.revision)
-    if recipe.trains_adapter and not method.keeps_dropout:
+    if not method.keeps_dropout:
         disable_base_dropout(policy)
     in_float32 = recipe.trains_adapter_in_float32
     before = (

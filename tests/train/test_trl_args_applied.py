@@ -7,15 +7,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from prefcli.health import Health
 from prefcli.methods import METHODS
 from prefcli.model import Device, detect_device
-from prefcli.model.lora import lora_config
+from prefcli.model.lora import disable_base_dropout, lora_config
 from prefcli.recipe.sections import DataChecks, FunctionJudge, Judge, Pairs
 from prefcli.training.run import train
 from prefcli.trl_integration.trl_args import assert_args_applied, build, trl_options
+from tests.support.scored_rows import tiny
 from tests.support.tiny_runs import ANYTHING, labelled, metric_rows, pairs, trainer_of, write_jsonl
 
 # Recipe keys that become a trainer argument: path -> (changed value, trl's name).
@@ -336,3 +338,19 @@ def test_optim_auto_on_a_gpu_is_fused_adamw(recipe_data, make_recipe, kind, opti
 
 def test_optim_default_is_auto(recipe_data, make_recipe):
     assert make_recipe(recipe_data).recipe.training.optim == "auto"
+
+
+@pytest.mark.parametrize("family", ["opt", "llama"])
+def test_base_dropout_without_a_module_is_disabled(family):
+    """OPT calls dropout as a function, and most models do so in their attention."""
+    rates = {"opt": {"dropout": 0.3, "layerdrop": 0.5}, "llama": {}}[family]
+    model = tiny(family, attention_dropout=0.3, **rates)
+    ids = torch.arange(3, 19)[None]
+
+    def logits():
+        return model(input_ids=ids).logits
+
+    assert not torch.equal(logits(), logits())
+    disable_base_dropout(model)
+    assert torch.equal(logits(), logits())
+    assert model.training
