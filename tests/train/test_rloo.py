@@ -17,7 +17,8 @@ from prefcli.memory.fake_models import Architectures
 from prefcli.memory.hardware import Hardware
 from prefcli.memory.prediction import Memory
 from prefcli.methods import METHODS
-from prefcli.model import Device, load_base_config
+from prefcli.model import Device, load_base_config, load_tokenizer
+from prefcli.recipe.sections import Model
 from prefcli.report.run_data import read_run
 from prefcli.training.dry_run import dry_run
 from prefcli.training.judge import judge_parameters
@@ -27,7 +28,8 @@ from prefcli.training.run import train
 from prefcli.training.simulation import simulate_run_step
 from tests.support.judge import RLOO
 from tests.support.problems import stops_with
-from tests.support.tiny_runs import metric_rows, pairs, write_jsonl
+from tests.support.scored_rows import tiny
+from tests.support.tiny_runs import metric_rows, pairs, trainer_of, write_jsonl
 
 GPU = Device("cuda", "a GPU", bfloat16=True)
 LORA = {"rank": 4, "dropout": 0.1}
@@ -207,6 +209,27 @@ def test_rloo_without_a_judge_of_new_completions_is_refused(rloo_recipe, recipe_
         recipe_data.pop(name, None)
     with pytest.raises(RecipeError, match="JDG008"):
         rloo_recipe(judge=judge)
+
+
+@pytest.mark.parametrize("packs", ["on", "off"])
+def test_prompts_padded_on_the_left_keep_their_positions(rloo_recipe, tiny_model, tmp_path, packs):
+    """Check gpt2, whose positions are absolute."""
+    model = tiny("gpt2", vocab_size=300, n_positions=128)
+    model.save_pretrained(tmp_path / "gpt2")
+    load_tokenizer(Model(name_or_path=str(tiny_model))).save_pretrained(tmp_path / "gpt2")
+    recipe = rloo_recipe(
+        model={"name_or_path": str(tmp_path / "gpt2")}, performance={"shared_prefix": packs}
+    )
+    trainer, _ = trainer_of(recipe, "rloo")
+    ids = torch.tensor([[9, 8, 7, 6, 5, 4]])
+
+    def scores(padding):
+        padded = torch.nn.functional.pad(ids, (padding, 0))
+        mask = torch.nn.functional.pad(torch.ones_like(ids), (padding, 0))
+        with torch.no_grad():
+            return trainer._get_per_token_logps_and_entropies(trainer.model, padded, mask, 3)[0]
+
+    torch.testing.assert_close(scores(5), scores(0))
 
 
 def test_equal_share_skips_completions_without_a_score():

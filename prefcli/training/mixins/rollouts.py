@@ -6,6 +6,7 @@ step and the seed alone: a resumed run samples the same, and so do two processes
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import add_fused_lm_head, pad
 
@@ -95,6 +97,11 @@ class RolloutsMixin(PreemptionMixin):
             prepare = add_fused_lm_head if packed is None else packed.prepare
             prepare(ref_model, temperature=self.temperature)
             self.ref_model = prepare_reference(ref_model, self.accelerator)
+        packed = self.context.packed_forward
+        if packed is None or not packed.is_in_use:
+            for model in (self.model, self.ref_model):
+                if model is not None:
+                    _count_positions_past_padding(self.accelerator.unwrap_model(model))
         if self.context.stop_ids:
             self.eos_token_ids = sorted(self.context.stop_ids)
 
@@ -318,6 +325,21 @@ class RolloutsMixin(PreemptionMixin):
         with reference_of(self) as reference:
             other, _, _ = self._get_per_token_logps_and_entropies(reference, *rest)
         return policy[0], other[0]
+
+
+def _count_positions_past_padding(model: Any) -> None:
+    """Have the model count positions from the first token of a row that is padded on the left, as
+    `generate` does; trl would let it count the padding, which absolute positions do not forgive."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if "position_ids" not in inspect.signature(base.forward).parameters:
+        return
+
+    def add(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if kwargs.get("fused_lm_head") and kwargs.get("position_ids") is None:
+            kwargs["position_ids"] = (kwargs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        return args, kwargs
+
+    base.register_forward_pre_hook(add, with_kwargs=True)
 
 
 def _prepared(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
