@@ -260,7 +260,7 @@ _ALL = (
         "reward_std",
         "reward_std",
         "spread of scores",
-        "Standard deviation of the scores of all completions of a step.",
+        "Standard deviation of the scores of all completions of a step, or of an evaluation.",
         scope="trainer",
         panel=_SCORE,
         line="standard deviation",

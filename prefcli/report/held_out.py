@@ -91,7 +91,10 @@ def changes(run: Run) -> list[Change]:
             compared
             and before is not None
             and after is not None
-            and is_unchanged(key, before, after, run.eval_rows)
+            and (
+                is_unchanged(key, before, after, run.eval_rows)
+                or (key == "reward" and abs(after - before) <= score_error(first, last, run))
+            )
         )
         result.append(Change(key, before, after, unchanged=unchanged, compared=compared))
     return result
@@ -109,6 +112,14 @@ def is_unchanged(key: str, before: float, after: float, rows: int | None = None)
 def accuracy_error(rows: int | None) -> float:
     """Return two standard errors of an accuracy of one half over so many pairs."""
     return 1 / math.sqrt(rows) if rows else 0.05
+
+
+def score_error(first: Row, last: Row, run: Run) -> float:
+    """Return two standard errors of the change of a mean score; 0 if its spread is not known."""
+    spreads = [row.get("reward_std") for row in (first, last)]
+    if not run.eval_rows or None in spreads:
+        return 0.0
+    return 2 * math.sqrt(sum(float(std or 0.0) ** 2 for std in spreads) / run.eval_rows)
 
 
 def ruined(run: Run) -> list[str]:
@@ -192,7 +203,7 @@ def judge(run: Run) -> tuple[Level, str]:
             start = None
         return _judge_accuracy(accuracy, start, run)
     if run.scores_completions and first is not last:
-        return _judge_score(first, last)
+        return _judge_score(first, last, run)
     before, after = first.get("loss"), last.get("loss")
     if first is last or before is None or after is None:
         return "note", "there is only one evaluation, so nothing can be compared"
@@ -209,7 +220,7 @@ def judge(run: Run) -> tuple[Level, str]:
     return "good", f"the held-out loss fell {text}"
 
 
-def _judge_score(first: Row, last: Row) -> tuple[Level, str]:
+def _judge_score(first: Row, last: Row, run: Run) -> tuple[Level, str]:
     """Judge a policy that a judge has scored before and after."""
     before, after = first.get("reward"), last.get("reward")
     if before is None or after is None:
@@ -221,6 +232,8 @@ def _judge_score(first: Row, last: Row) -> tuple[Level, str]:
     )
     if is_unchanged("reward", before, after):
         return "warning", f"the score of held-out completions did not change: {text}"
+    if abs(after - before) <= score_error(first, last, run):
+        return "note", f"the score of held-out completions changed within its error: {text}"
     if after < before:
         return "warning", f"the score of held-out completions fell {text}"
     return "good", f"the score of held-out completions rose {text}"

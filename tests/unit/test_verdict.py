@@ -72,15 +72,20 @@ def test_verdict_of_a_run_that_did_not_move_is_not_about_labels(tmp_path):
     [
         ({"loss": 0.02, "reward": -0.02}, "warning", "the score of held-out completions fell"),
         ({"loss": 0.0, "unscored": 1.0}, "warning", "the judge scored no completion"),
+        # Two standard errors over 1,000 completions: 2 sqrt(2 / 1000) = 0.089.
+        ({"reward": 0.07, "reward_std": 1.0}, "note", "completions changed within its error: from"),
+        ({"reward": 0.09, "reward_std": 1.0}, "good", "the score of held-out completions rose"),
     ],
-    ids=["a small loss that doubles", "a judge that gives null"],
+    ids=["a small loss that doubles", "a judge that gives null", "within error", "beyond error"],
 )
 def test_verdict_of_scored_completions_is_about_their_score(tmp_path, metrics, level, text):
     rows = [
-        {"step": 0, "eval_loss": 0.01, "eval_unscored": 0.0, "eval_reward": -0.01},
+        {"step": 0, "eval_loss": 0.01, "eval_unscored": 0.0, "eval_reward": -0.01}
+        | {"eval_reward_std": metrics.get("reward_std")},
         {"step": 9, "eval_unscored": 0.0, **{f"eval_{k}": v for k, v in metrics.items()}},
     ]
-    outcome = verdict_of(tmp_path, rows)
+    run = {**RUN, "data": {"eval": {"kept": 1000}}}
+    outcome = verdict_of(tmp_path, rows, run=run)
     assert (outcome.level, text in outcome.title) == (level, True)
     assert not [detail for detail in outcome.details if "overtrained" in detail]
 

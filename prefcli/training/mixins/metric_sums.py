@@ -109,6 +109,7 @@ def sum_completions(
         "completions": torch.ones_like(scores).sum(),
         "scored": scored.sum(),
         "score": scores.nansum(),
+        "score_square": scores.double().square().nansum(),
         "objective": objective.nansum(),
         "measured": (tokens > 0).sum(),
         "log_ratio": log_ratios.sum(),
@@ -194,7 +195,9 @@ def exact_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     if completions := sums.get("completions"):
         metrics["unscored"] = 1 - sums["scored"] / completions
     if scored := sums.get("scored"):
-        metrics["reward"] = sums["score"] / scored
+        metrics["reward"] = mean = sums["score"] / scored
+        squares = sums["score_square"] - scored * mean**2
+        metrics["reward_std"] = math.sqrt(max(squares, 0.0) / max(scored - 1, 1))
         metrics["loss"] = -sums["objective"] / scored
     if measured := sums.get("measured"):
         metrics["objective/kl"] = sums["log_ratio"] / measured
