@@ -164,7 +164,11 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
     method = METHODS.get(str(now.get("method")))
     free = FREE if method is not None and method.needs_judge else (*FREE, _JUDGE)
     return {
-        key: f"{key} was {old.get(key)!r} there and is {new.get(key)!r} now"
+        key: f"{key} was {_shown(old.get(key))} there and is {_shown(new.get(key))} now"
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key) and not key.startswith(free)
     }
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else repr(value)

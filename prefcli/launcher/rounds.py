@@ -203,7 +203,7 @@ def run_rounds(
                 return rounds
     finally:
         signals.restore()
-    rounds.end = f"all {count} rounds are done"
+    rounds.end = f"all {count} rounds are done" if count > 1 else "the only round is done"
     return rounds
 
 

@@ -19,6 +19,7 @@ from prefcli.recipe.defaults import default_learning_rate
 from prefcli.recipe.distributed_env import world_size
 from prefcli.recipe.schema import Recipe
 from prefcli.recipe.sections import Training
+from prefcli.text import counted
 
 
 def repeated_rows(rows: int, micro_batch: int, world: int) -> int:
@@ -32,7 +33,8 @@ def batch_sizes(training: Training, world: int, smallest: int = 1) -> list[int]:
     if rest or share < smallest:
         raise RecipeError(
             Problem(
-                f"{training.global_batch_size} rows cannot be divided over {world} devices"
+                f"{training.global_batch_size} rows cannot be divided over "
+                + counted(world, "device")
                 + (f" of at least {smallest} rows each" if smallest > 1 else ""),
                 path="training.global_batch_size",
                 hint=f"set a multiple of {world * smallest}",
@@ -54,7 +56,7 @@ def accumulate(training: Training, world: int) -> int:
         raise RecipeError(
             Problem(
                 f"{training.global_batch_size} is not a multiple of "
-                f"{training.train_batch_size} rows per device on {world} devices",
+                f"{training.train_batch_size} rows per device on {counted(world, 'device')}",
                 path="training.global_batch_size",
                 hint=f"set training.per_device_train_batch_size to {', '.join(sizes)}"
                 if sizes

@@ -160,7 +160,7 @@ class DataChecks(ConfigBase):
     long_prompts: Annotated[
         Shares,
         CheckText(
-            "the prompt alone fills max_length",
+            "the prompt leaves no room for a completion in max_length",
             "shorten or remove such prompts, or raise data.max_length",
         ),
     ] = Shares(warn=0.0, error=0.01)

@@ -169,7 +169,8 @@ class Training(ConfigBase):
         if self.early_stopping is not None and self.save_steps != self.eval_steps:
             raise RuleError(
                 "early_stopping needs a checkpoint of each evaluated model: write the same number "
-                f"for eval_steps and save_steps, not {self.eval_steps} and {self.save_steps}"
+                f"for eval_steps ({self.eval_steps or 'not set'}) and save_steps "
+                f"({self.save_steps or 'not set'})"
             )
         return self
 
