@@ -135,7 +135,7 @@ def test_choose_follows_the_recipe(auto, choice):
     ("name", "overrides"),
     [
         ("dpo", []),
-        ("dpo", ["lora.rank=4"]),
+        pytest.param("dpo", ["lora.rank=4"], marks=pytest.mark.slow),
         pytest.param("kto", [], marks=pytest.mark.slow),
         pytest.param("orpo", [], marks=pytest.mark.slow),
     ],

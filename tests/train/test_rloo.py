@@ -51,7 +51,7 @@ def rloo_recipe(recipe_data, make_recipe, tmp_path):
         recipe_data.update(RLOO)
         prompts = [{"prompt": f"{row['prompt']} {i}"} for i, row in enumerate(pairs(10))]
         recipe_data["data"]["train"] = {"path": str(write_jsonl(tmp_path / "p.jsonl", prompts))}
-        recipe_data["training"] |= {"max_steps": 7, "save_steps": 2, "logging_steps": 1}
+        recipe_data["training"] |= {"max_steps": 5, "save_steps": 2, "logging_steps": 1}
         for key, value in changes.items():
             recipe_data[key] = value
         return make_recipe(recipe_data).recipe
@@ -67,7 +67,7 @@ def test_rloo_run_reports_scores_kl_and_completions(rloo_recipe, capsys):
     recipe = rloo_recipe(samples={"prompts": 2, "max_new_tokens": 4})
     train(recipe, recipe.methods["rloo"])
     output = capsys.readouterr().out
-    assert "sample: step 7, greedy" in output
+    assert "sample: step 5, greedy" in output
     assert "step 0: policy and reference agree on 8 rows" in output
     assert "reads back" in output
     run = read_run(recipe.output_dir)
@@ -80,7 +80,7 @@ def test_rloo_run_reports_scores_kl_and_completions(rloo_recipe, capsys):
     beta = recipe.methods["rloo"].beta
     assert last["loss"] == pytest.approx(beta * last["objective/kl"] - last["reward"], abs=1e-5)
     lines = (Path(recipe.output_dir) / "completions.jsonl").read_text("utf-8").splitlines()
-    written = [row for row in map(json.loads, lines) if row["step"] == 7]
+    written = [row for row in map(json.loads, lines) if row["step"] == 5]
     assert len(written) == 10
     scores = [row["reward"] for row in written]
     assert sum(scores) / 10 == pytest.approx(last["reward"])

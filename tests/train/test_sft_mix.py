@@ -157,7 +157,7 @@ def test_mixed_step_matches_the_formula_in_loss_and_gradient(mixed_data, make_re
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=[pytest.mark.slow] * (n in ("ipo", "simpo", "cpo")))
+        pytest.param(n, marks=[pytest.mark.slow] * (n in ("ipo", "simpo", "cpo", "kto")))
         for n in PREFERENCE
     ],
 )
