@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from prefcli.model.inference import eval_mode
+from prefcli.model.peft_wrapper import base_of
 from prefcli.packed_forward.install import FastForward
 
 # Padded tokens and logits per batch: small enough for the caches of a CPU, and for the memory next
@@ -79,7 +80,7 @@ def scoring(
     autocast: compute in bfloat16 on a GPU. speed: use its packed forward pass if it supports the
     model; rows with the same prompt share it.
     """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_of(model)
     with eval_mode(model), speed.installed(base) if speed is not None else nullcontext():
         fast = speed is not None and speed.reason is None
         score_batch = _score_packed if fast else _score_padded

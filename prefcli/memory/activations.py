@@ -26,6 +26,7 @@ from prefcli.methods import Method
 from prefcli.model import Device, count_parameters, lora_config
 from prefcli.model.lora import trainable_config
 from prefcli.model.parts import freeze_towers
+from prefcli.model.peft_wrapper import base_of
 from prefcli.model.precision import projections
 from prefcli.recipe.schema import Recipe
 from prefcli.trl_integration.trl_compat import LOGPROB_TILE_COLUMNS, modules_moved_by
@@ -152,7 +153,7 @@ def _saved_bytes(model: Any, rows: int, length: int, *, half: bool, padded: bool
 
     model.train()
     ids = torch.zeros(rows, length, dtype=torch.long)
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = base_of(model)
     with (
         saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=half),

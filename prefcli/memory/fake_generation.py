@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from prefcli.model.inference import eval_mode
+from prefcli.model.peft_wrapper import base_of
 
 
 @torch.no_grad()
@@ -16,7 +17,7 @@ def run_generation(trainer: Any, rows: int, prompt: int, completion: int) -> Non
 
     rows: completions that are sampled together. prompt, completion: tokens of each.
     """
-    model = getattr(trainer.model, "get_base_model", lambda: trainer.model)()
+    model = base_of(trainer.model)
     last = {"logits_to_keep": 1} if _keeps_last(model) else {}
     ids = torch.zeros(rows, prompt, dtype=torch.long)
     with eval_mode(model), trainer.accelerator.autocast():

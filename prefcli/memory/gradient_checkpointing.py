@@ -71,9 +71,18 @@ def choose(
 
 def memory_here(machine: Device) -> int:
     """Return the bytes that this process holds or can allocate."""
-    if machine.kind == "cuda":
+    on_gpu = machine.kind == "cuda"
+    held = torch.cuda.memory_allocated() if on_gpu else psutil.Process().memory_info().rss
+    return held + free_memory_here(machine.kind)
+
+
+def free_memory_here(kind: str) -> int:
+    """Return the bytes that this process can allocate; on a CPU its share of what is available.
+
+    kind: of the device.
+    """
+    if kind == "cuda":
         free, _ = torch.cuda.mem_get_info()
-        return free + torch.cuda.memory_reserved()
+        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    own = psutil.Process().memory_info().rss
-    return int(psutil.virtual_memory().available + processes * own) // processes
+    return int(psutil.virtual_memory().available) // processes

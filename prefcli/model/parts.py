@@ -15,6 +15,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from prefcli.model.peft_wrapper import base_of
 from prefcli.model.reward_head import output_heads
 from prefcli.text import aligned
 
@@ -62,7 +63,7 @@ class PartSize:
 
 def part_sizes(model: PreTrainedModel | PeftModel) -> dict[str, PartSize]:
     """Count the parameters of each part; those of an adapter count for the part that it adapts."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_of(model)
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for part, _, parameter in _parameters(base):
         group = 2 if part in UNREACHED else 0 if parameter.requires_grad else 1

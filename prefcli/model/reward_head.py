@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import PretrainedConfig, PreTrainedModel
+
+from prefcli.model.peft_wrapper import base_of
 
 _SUFFIX = "ForSequenceClassification"
 
@@ -19,8 +20,7 @@ def has_reward_head(config: PretrainedConfig) -> bool:
 
 def is_reward_model(model: torch.nn.Module) -> bool:
     """Check for a model that gives scores instead of logits of tokens, or an adapter on one."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return type(base).__name__.endswith(_SUFFIX)
+    return type(base_of(model)).__name__.endswith(_SUFFIX)
 
 
 def head_of(model: PreTrainedModel) -> dict[str, torch.nn.Module]:

@@ -13,6 +13,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from prefcli.errors import Problem, RecipeError
 from prefcli.model.lora import has_whole_layers
+from prefcli.model.peft_wrapper import base_of
 from prefcli.model.reward_head import is_reward_model
 from prefcli.packed_forward import prefix_attention as segments
 from prefcli.packed_forward import varlen
@@ -131,7 +132,7 @@ class FastForward:
 
     def is_usable(self, model: PreTrainedModel | PeftModel) -> bool:
         """Return whether the packed forward supports this model."""
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        base = base_of(model)
         with self.installed(base):
             return self.reason is None
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
 import torch
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from transformers import PreTrainedModel, Trainer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from trl.models.utils import unwrap_model_for_generation
 
+from prefcli.memory.gradient_checkpointing import free_memory_here
 from prefcli.recipe.compatibility import SHARDED
 from prefcli.recipe.distributed_env import strategy_here
 from prefcli.text import format_bytes
@@ -41,7 +41,7 @@ class GenerationModel:
             getattr(p, "ds_numel", p.numel()) * (dtype or p.dtype).itemsize
             for p in self._trainer.model.parameters()
         )
-        free = torch.tensor(_free_memory(accelerator.device), device=accelerator.device)
+        free = torch.tensor(free_memory_here(accelerator.device.type), device=accelerator.device)
         least = int(accelerator.gather(free).min())
         if needed <= GATHERED_SHARE * least:
             return None
@@ -95,10 +95,3 @@ def _freed_units(model: Any) -> Iterator[FSDPModule]:
             or (module is embedding and module.weight is not head.weight)
         ):
             yield module
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
-    unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return torch.cuda.mem_get_info()[0] + unused

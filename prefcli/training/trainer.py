@@ -36,6 +36,7 @@ from prefcli.model.lora import (
     freeze_reference_adapter,
     train_in_float32,
 )
+from prefcli.model.peft_wrapper import base_of
 from prefcli.model.precision import keep_adapter_inputs, round_parameters, round_projections
 from prefcli.packed_forward.install import FastForward
 from prefcli.recipe.compatibility import SHARDED
@@ -85,7 +86,7 @@ def make_trainer(
     # Before the configuration of a launcher's sharding is in force.
     arguments = load_reference(recipe, device) if method.needs_reference else {}
     reference = arguments.get("ref_model", policy)
-    base = policy.get_base_model() if isinstance(policy, PeftModel) else policy
+    base = base_of(policy)
     if method.head == "reward":
         # trl sets it in its constructor; the packed forward is tried before that.
         base.config.get_text_config().pad_token_id = tokenizer.pad_token_id

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers import Trainer as TransformersTrainer
 
 from prefcli.methods.trainers.base import IGNORED
+from prefcli.model.peft_wrapper import base_of
 from prefcli.packed_forward.chunked_lm_head import EVERYWHERE
 from prefcli.packed_forward.prefix_attention import LAYOUT
 from prefcli.training.mixins.context import TrainerContext
@@ -50,8 +50,8 @@ class ConcatenatedForwardMixin(TransformersTrainer):  # type: ignore[misc]  # tr
     @property
     def base_policy(self) -> PreTrainedModel:
         """The policy without peft's wrapper."""
-        policy = self.model
-        return policy.get_base_model() if isinstance(policy, PeftModel) else policy
+        policy: PreTrainedModel = base_of(self.model)
+        return policy
 
     @property
     def _sft_term_covers_prompt(self) -> bool:

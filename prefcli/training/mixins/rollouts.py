@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import add_fused_lm_head, pad
 
@@ -27,6 +26,7 @@ from prefcli.evaluation.judges import Completion
 from prefcli.evaluation.on_policy.sampling import DrawPerRow
 from prefcli.formats.chat_columns import template_columns
 from prefcli.model.inference import eval_mode
+from prefcli.model.peft_wrapper import base_of
 from prefcli.training.generation_model import GenerationModel
 from prefcli.training.mixins.distributed import prepare_reference
 from prefcli.training.mixins.metric_sums import equal_share, sum_completions
@@ -92,12 +92,11 @@ class RolloutsMixin(PreemptionMixin):
                 else _prepared(eval_dataset, kwargs["processing_class"]),
                 **kwargs,
             )
+        packed = self.context.packed_forward
         if ref_model is not None and self.ref_model is None:  # next to an adapter
-            packed = self.context.packed_forward
             prepare = add_fused_lm_head if packed is None else packed.prepare
             prepare(ref_model, temperature=self.temperature)
             self.ref_model = prepare_reference(ref_model, self.accelerator)
-        packed = self.context.packed_forward
         if packed is None or not packed.is_in_use:
             for model in (self.model, self.ref_model):
                 if model is not None:
@@ -330,7 +329,7 @@ class RolloutsMixin(PreemptionMixin):
 def _count_positions_past_padding(model: Any) -> None:
     """Have the model count positions from the first token of a row that is padded on the left, as
     `generate` does; trl would let it count the padding, which absolute positions do not forgive."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_of(model)
     if "position_ids" not in inspect.signature(base.forward).parameters:
         return
 
