@@ -182,13 +182,13 @@ class FastForward:
 
     def _try(self, model: PreTrainedModel) -> tuple[str | None, Callable[[], None]]:
         """Return (why the model cannot use it, function that removes it)."""
-        packed: PackedForward | None
+        packed: PackedForward | str
         if is_reward_model(model):
-            packed, why = RewardForward.of(model), "its head is not a layer named score"
+            packed = RewardForward.of(model)
         else:
-            packed, why = LabelForward.of(model), "trl requests outputs that it does not compute"
-        if packed is None:
-            return why, _nothing
+            packed = LabelForward.of(model) or "trl requests outputs that it does not compute"
+        if isinstance(packed, str):
+            return packed, _nothing
         difference = None
         checked = self._checkable(model, packed)
         compiles = self._compiles

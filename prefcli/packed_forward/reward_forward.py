@@ -33,10 +33,12 @@ class RewardForward:
     unit: ClassVar[str] = "per number of the last hidden states"
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> RewardForward | None:
-        """Return how a classifier is computed; None if its head is another."""
+    def of(cls, model: PreTrainedModel) -> RewardForward | str:
+        """Return how a classifier is computed, or why it is not."""
         pad = model.config.get_text_config().pad_token_id
-        return cls(pad) if pad is not None and [*head_of(model)] == [_HEAD] else None
+        if pad is None:
+            return "it has no padding token"
+        return cls(pad) if [*head_of(model)] == [_HEAD] else "its head is not a layer named score"
 
     def applies(self, arguments: Mapping[str, Any]) -> bool:
         return True

@@ -88,6 +88,18 @@ def test_probe_of_a_sharded_reward_model_with_an_adapter_runs_a_few_layers():
     assert (packed.reason, packed.refused) == (None, {})
 
 
+def test_reward_model_that_is_not_packed_has_its_own_reason():
+    model = tiny("llama", AutoModelForSequenceClassification, num_labels=1, pad_token_id=None)
+    packed = speed()
+    packed.prepare(model)
+    assert packed.reason == "it has no padding token"
+    model.config.pad_token_id = 0
+    model.second_head = torch.nn.Linear(2, 2)
+    packed = speed()
+    packed.prepare(model)
+    assert packed.reason == "its head is not a layer named score"
+
+
 UNSAFE = {
     "nemotron": {},
     "qwen3_next": {"num_experts": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
